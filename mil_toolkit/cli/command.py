@@ -1,0 +1,70 @@
+# Floor 4.5: how every command runs: parse, call one function, print one summary, turn errors into exit codes.
+"""The frame of a command."""
+
+import argparse
+import json
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from mil_toolkit.errors import MilError
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command prints: `text` for people, `data` under --json, and its exit code."""
+
+    text: str
+    data: dict[str, Any]
+    exit_code: int = 0
+
+
+def command_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """A parser with the options that every command has."""
+    parser = argparse.ArgumentParser(
+        prog=name, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    return parser
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    command: Callable[[argparse.Namespace], Outcome],
+    argv: Sequence[str] | None,
+) -> int:
+    """Run a command and return its exit code; a MilError is printed without a traceback."""
+    arguments = parser.parse_args(argv)
+    _log_to_stderr()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        outcome = command(arguments)
+    except MilError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        print(f"{parser.prog}: this is a defect of mil_toolkit, not of your data.", file=sys.stderr)
+        return MilError.exit_code
+    print(json.dumps(outcome.data, allow_nan=False) if arguments.json else outcome.text)
+    return outcome.exit_code
+
+
+def _log_to_stderr() -> None:
+    logger = logging.getLogger("mil_toolkit")
+    logger.handlers = [logging.StreamHandler(sys.stderr)]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,32 @@
+# Floor 0: the errors that a user sees; each knows its exit code.
+"""Errors that say what was expected, what came, where, and what to do."""
+
+from collections.abc import Sequence
+
+
+class MilError(Exception):
+    """An error whose message is all that a user needs: the commands print it without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(MilError):
+    """The command was called with options that cannot work, or with a program or device that is missing."""
+
+    exit_code = 2
+
+
+class DataError(MilError):
+    """The data are not what they should be; `problems` lists everything found, one line each."""
+
+    exit_code = 3
+
+    def __init__(self, problems: str | Sequence[str]):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class BusyError(MilError):
+    """Another process holds what this one needs; trying again later will do."""
+
+    exit_code = 75
