@@ -1,14 +1,18 @@
 # Floor 0.5: the file system: atomic publishing, digests, JSON.
 """Files that are either complete under their name or not there at all."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
-from mil_toolkit.errors import DataError
+from mil_toolkit.errors import DataError, UsageError
+
+TEMPORARY_PREFIX = ".tmp-"
 
 
 def fsync_folder(folder: Path) -> None:
@@ -21,26 +25,50 @@ def fsync_folder(folder: Path) -> None:
 
 
 def publish(path: Path, content: bytes) -> None:
-    """Write `content` under `path` atomically: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write `content` under `path` atomically: a reader sees the old file or the whole new one.
+
+    Raises UsageError where the disk is full or the folder cannot be written.
+    """
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    fsync_folder(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = _locked_temporary(path.parent)
+        try:
+            _write_out(descriptor, content)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}. What was complete stays.") from None
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _write_out(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.fsync(descriptor)
+
+
+def _locked_temporary(folder: Path) -> tuple[int, Path]:
+    """A new file in `folder` under a lock that lasts as long as this process, as the sign of its being alive."""
+    while True:
+        path = folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, path
+        os.close(descriptor)  # a cleaner came between the two calls, held it for dead and removed it
+
+
+def remove_dead_temporaries(folder: Path) -> None:
+    """Remove what killed writers left in `folder`: every temporary file whose lock can be taken."""
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        with contextlib.suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def canonical_json(value: Any) -> bytes:
