@@ -16,7 +16,16 @@ POOLING_NAMES = ("attention", "gated-attention", "mean", "max", "noisy-and", "to
 METADATA_BRANCH_NAMES = ("mlp", "direct", "none")
 FUSION_NAMES = ("concat", "late")
 OPTIMIZER_NAMES = ("sgd", "adam", "adamw")
-OBJECTIVE_NAMES = ("balanced_log_loss", "log_loss", "balanced_accuracy", "accuracy", "auc")
+METRIC_NAMES = (
+    "balanced_log_loss",
+    "log_loss",
+    "accuracy",
+    "sensitivity",
+    "specificity",
+    "balanced_accuracy",
+    "auc",
+    "brier",
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ def tunables(config: type) -> dict[str, Tunable]:
     return {each.name: each.metadata["tunable"] for each in fields(config)}
 
 
-_HIDDEN_POOLINGS = ("attention", "gated-attention", "transformer")
+_HIDDEN_POOLINGS = ("attention", "gated-attention", "noisy-and", "transformer")
 
 
 @dataclass(frozen=True)
@@ -69,9 +78,8 @@ class HeadConfig:
     )
     hidden: int = tunable(
         128,
-        low=32,
-        high=256,
-        log=True,
+        choices=(32, 64, 128, 256, 512),
+        search=(32, 64, 128, 256),
         needs=("pooling", _HIDDEN_POOLINGS),
         help="width of the attention layer",
     )

@@ -1,0 +1,70 @@
+# Floor 0.7: layers with a leading member axis: K models side by side, one generator each.
+"""The building blocks of models that are trained in lockstep.
+
+Every parameter has the members first, (K, ...), and every member draws its random numbers from a generator
+of its own, so that a member is the same whether it is trained alone or among others.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def generators(seeds: Sequence[int], device: torch.device | str = "cpu") -> list[torch.Generator]:
+    """One generator per member."""
+    return [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+
+def draw(members: Sequence[torch.Generator], *shape: int) -> Tensor:
+    """Uniform numbers in [0, 1), each member's from its own generator: (K, *shape)."""
+    return torch.stack([torch.rand(shape, generator=each, device=each.device) for each in members])
+
+
+class Linear(nn.Module):
+    """K linear layers side by side, initialised as torch.nn.Linear does.
+
+    Shapes: (K, n, inputs) or, shared by all members, (1, n, inputs) -> (K, n, outputs)
+    """
+
+    def __init__(self, inputs: int, outputs: int, members: Sequence[torch.Generator], zero: bool = False):
+        super().__init__()
+        bound = 0.0 if zero else 1 / math.sqrt(inputs)
+        self.weight = nn.Parameter((2 * draw(members, inputs, outputs) - 1) * bound)
+        self.bias = nn.Parameter((2 * draw(members, 1, outputs) - 1) * bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`x @ weight + bias` for each member, with operands in the precision of `x`.
+
+    Shapes: x (K, n, I) or (1, n, I), weight (K, I, O), bias (K, 1, O) -> (K, n, O)
+    """
+    weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+    if len(x) == len(weight):
+        return torch.baddbmm(bias, x, weight)
+    members, inputs, outputs = weight.shape
+    wide = weight.transpose(0, 1).reshape(inputs, members * outputs)
+    return torch.addmm(bias.reshape(-1), x[0], wide).view(-1, members, outputs).transpose(0, 1)
+
+
+Dropout = Callable[[Tensor, float], Tensor]
+
+
+def keep_all(x: Tensor, rate: float) -> Tensor:
+    """The dropout of evaluation: none."""
+    return x
+
+
+def dropout_of(members: Sequence[torch.Generator]) -> Dropout:
+    """Dropout whose noise comes from each member's generator; x (K, ...) -> (K, ...)."""
+
+    def dropout(x: Tensor, rate: float) -> Tensor:
+        if rate == 0:
+            return x
+        return x * (draw(members, *x.shape[1:]) >= rate) / (1 - rate)
+
+    return dropout

@@ -1,0 +1,298 @@
+# Floor 1: how a bag's embeddings become one; every pooling is a class here and a line in POOLINGS.
+"""Poolings over packed bags, for K members at once.
+
+A pooling is called with `Instances` and gives (K, B, width); `attention` says what each instance weighed,
+(K, n), summing to one within each bag.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mil_toolkit.hparams import HeadConfig
+from mil_toolkit.members import Linear, linear
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The embeddings of some bags, as K members see them.
+
+    x: (K, n, D), or (1, n, D) where all members share them
+    sizes: (B,) int64 on the CPU, instances of each bag, bag after bag
+    shift, scale: (K, 1, D) where members standardise shared embeddings as (x - shift) * scale, else None;
+        they are folded into the first product, so that x is never copied
+    kept: (K, n) bool, instances that dropout left in; None keeps all
+    """
+
+    x: Tensor
+    sizes: Tensor
+    shift: Tensor | None = None
+    scale: Tensor | None = None
+    kept: Tensor | None = None
+
+    @cached_property
+    def bag(self) -> Tensor:
+        """(n,) the bag of each instance."""
+        bag = torch.repeat_interleave(torch.arange(len(self.sizes)), self.sizes)
+        return bag.to(self.x.device, non_blocking=True)
+
+    @cached_property
+    def slot(self) -> Tensor:
+        """(n,) the place of each instance among B bags that are padded to the longest."""
+        first = torch.arange(len(self.sizes)) * int(self.sizes.max()) - (self.sizes.cumsum(0) - self.sizes)
+        slot = torch.arange(int(self.sizes.sum())) + torch.repeat_interleave(first, self.sizes)
+        return slot.to(self.x.device, non_blocking=True)
+
+    def padded(self, values: Tensor) -> Tensor:
+        """Values (K, n, ...) in bags padded with zeros: (K, B, longest, ...)."""
+        bags, longest = len(self.sizes), int(self.sizes.max())
+        room = values.new_zeros(len(values), bags * longest, *values.shape[2:])
+        return room.index_copy(1, self.slot, values).unflatten(1, (bags, longest))
+
+    @cached_property
+    def outside(self) -> Tensor:
+        """(B, n) bool, true where an instance does not lie in the bag."""
+        return self.bag != torch.arange(len(self.sizes), device=self.x.device)[:, None]
+
+    def linear(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """A linear layer on the standardised embeddings: (K, n, O)."""
+        if self.shift is not None and self.scale is not None:
+            weight = weight * self.scale.transpose(1, 2)  # (K, D, O)
+            bias = bias - self.shift @ weight  # (K, 1, O)
+        return linear(self.x, weight, bias)
+
+    def softmax(self, scores: Tensor) -> Tensor:
+        """Softmax of scores (K, n) over each bag's kept instances: (K, B, n), zero outside the bag."""
+        if self.kept is not None:
+            scores = scores.masked_fill(~self.kept, -math.inf)
+        return scores[:, None].masked_fill(self.outside, -math.inf).softmax(-1)
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """Sum of the standardised embeddings under weights (K, B, n) that sum to one: (K, B, D)."""
+        members, bags, _ = weights.shape
+        weights = weights.to(self.x.dtype)
+        if len(self.x) == members:
+            pooled = torch.bmm(weights, self.x)
+        else:
+            pooled = (weights.reshape(members * bags, -1) @ self.x[0]).view(members, bags, -1)
+        return self._standardise(pooled.float())
+
+    def _standardise(self, x: Tensor) -> Tensor:
+        return x if self.shift is None or self.scale is None else (x - self.shift) * self.scale
+
+    def standardised(self, members: int) -> Tensor:
+        """The standardised embeddings themselves: (K, n, D) float32. Only max pooling needs them whole."""
+        return self._standardise(self.x.float()).expand(members, -1, -1)
+
+    def of_bags(self, weights: Tensor) -> Tensor:
+        """The weight (K, n) of each instance in its own bag, from (K, B, n)."""
+        return weights.gather(1, self.bag.expand(len(weights), 1, -1)).squeeze(1)
+
+    def present(self, members: int) -> Tensor:
+        """(K, n) bool, the instances that count."""
+        return self.kept if self.kept is not None else self.bag.new_ones(members, len(self.bag), dtype=torch.bool)
+
+    def bag_sums(self, values: Tensor) -> Tensor:
+        """Sums over each bag's instances: (K, n, O) -> (K, B, O)."""
+        total = values.new_zeros(len(values), len(self.sizes), values.shape[-1])
+        return total.index_add(1, self.bag, values)
+
+    def bag_means(self, values: Tensor) -> Tensor:
+        """Means over each bag's kept instances: (K, n, O) -> (K, B, O)."""
+        return torch.bmm(self.softmax(torch.zeros_like(values[..., 0])), values)
+
+
+class Pooling(Protocol):
+    """What a pooling offers: its output's width, the pooled bags, and each instance's share in them."""
+
+    width: int
+
+    def __call__(self, bags: Instances) -> Tensor: ...
+
+    def attention(self, bags: Instances) -> Tensor: ...
+
+
+class _Weighted(nn.Module):
+    """Poolings that are a weighted sum: sub-classes give the scores before the softmax, (K, n)."""
+
+    def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
+        super().__init__()
+        self.width, self.members = inputs, len(members)
+
+    def scores(self, bags: Instances) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, bags: Instances) -> Tensor:
+        return bags.weighted_sum(bags.softmax(self.scores(bags)))
+
+    def attention(self, bags: Instances) -> Tensor:
+        return bags.of_bags(bags.softmax(self.scores(bags)))
+
+
+class Mean(_Weighted):
+    """The mean of a bag's embeddings: attention with equal scores."""
+
+    def scores(self, bags: Instances) -> Tensor:
+        return bags.x.new_zeros(self.members, bags.x.shape[1], dtype=torch.float32)
+
+
+class Attention(_Weighted):
+    """Attention pooling: w' tanh(V x), softmax over the bag; Ilse et al. 2018, eq. 7 and 8."""
+
+    def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
+        super().__init__(inputs, config, members)
+        self.hidden = Linear(inputs, config.hidden, members)
+        self.score = Linear(config.hidden, 1, members, zero=config.zero_start)
+
+    def scores(self, bags: Instances) -> Tensor:
+        hidden = torch.tanh(bags.linear(self.hidden.weight, self.hidden.bias))  # (K, n, H)
+        return self.score(hidden).squeeze(-1).float()  # (K, n)
+
+
+class GatedAttention(Attention):
+    """Gated attention: w' (tanh(V x) * sigmoid(U x)); Ilse et al. 2018, eq. 9."""
+
+    def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
+        super().__init__(inputs, config, members)
+        self.gate = Linear(inputs, config.hidden, members)
+
+    def scores(self, bags: Instances) -> Tensor:
+        hidden = torch.tanh(bags.linear(self.hidden.weight, self.hidden.bias))
+        gate = torch.sigmoid(bags.linear(self.gate.weight, self.gate.bias))
+        return self.score(hidden * gate).squeeze(-1).float()
+
+
+class TopK(_Weighted):
+    """Attention with a linear score, over the `top_k` highest-scored instances of each bag alone."""
+
+    def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
+        super().__init__(inputs, config, members)
+        self.k = config.top_k
+        self.score = Linear(inputs, 1, members)
+
+    def scores(self, bags: Instances) -> Tensor:
+        scores = bags.linear(self.score.weight, self.score.bias).squeeze(-1).float()
+        candidates = scores if bags.kept is None else scores.masked_fill(~bags.kept, -math.inf)
+        by_bag = candidates[:, None].masked_fill(bags.outside, -math.inf)  # (K, B, n)
+        lowest = by_bag.topk(min(self.k, by_bag.shape[-1])).values[..., -1]  # (K, B), -inf in small bags
+        return scores.masked_fill(scores < lowest[:, bags.bag], -math.inf)
+
+
+class Max(nn.Module):
+    """The highest value of each column over the bag."""
+
+    def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
+        super().__init__()
+        self.width, self.members = inputs, len(members)
+
+    def forward(self, bags: Instances) -> Tensor:
+        return self._highest(bags, self._candidates(bags))
+
+    def attention(self, bags: Instances) -> Tensor:
+        """The share of columns in which an instance holds the bag's maximum."""
+        x = self._candidates(bags)
+        won = (x == self._highest(bags, x)[:, bags.bag]).float()
+        return (won / bags.bag_sums(won)[:, bags.bag]).mean(-1)
+
+    def _candidates(self, bags: Instances) -> Tensor:
+        x = bags.standardised(self.members)
+        return x if bags.kept is None else x.masked_fill(~bags.kept[..., None], -math.inf)
+
+    def _highest(self, bags: Instances, x: Tensor) -> Tensor:
+        start = x.new_full((self.members, len(bags.sizes), self.width), -math.inf)
+        return start.scatter_reduce(1, bags.bag[None, :, None].expand_as(x), x, "amax")
+
+
+class NoisyAnd(nn.Module):
+    """Noisy-and over `hidden` instance detectors; Kraus et al. 2016, eq. 4, with slope a = 10.
+
+    Each detector is a sigmoid of a linear layer; its mean p over the bag becomes
+    (s(a (p - b)) - s(-a b)) / (s(a (1 - b)) - s(-a b)), with a learned threshold b for each detector.
+    """
+
+    SLOPE = 10.0
+
+    def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
+        super().__init__()
+        self.width = config.hidden
+        self.detect = Linear(inputs, config.hidden, members)
+        self.threshold = nn.Parameter(torch.full((len(members), 1, config.hidden), 0.5, device=members[0].device))
+
+    def forward(self, bags: Instances) -> Tensor:
+        mean = bags.bag_means(self._detected(bags))  # (K, B, H)
+        low = torch.sigmoid(-self.SLOPE * self.threshold)
+        high = torch.sigmoid(self.SLOPE * (1 - self.threshold))
+        return (torch.sigmoid(self.SLOPE * (mean - self.threshold)) - low) / (high - low)
+
+    def attention(self, bags: Instances) -> Tensor:
+        """An instance's share of what the bag's detectors saw."""
+        seen = self._detected(bags).sum(-1, keepdim=True)
+        return (seen / bags.bag_sums(seen)[:, bags.bag]).squeeze(-1)
+
+    def _detected(self, bags: Instances) -> Tensor:
+        return torch.sigmoid(bags.linear(self.detect.weight, self.detect.bias).float())
+
+
+class Transformer(nn.Module):
+    """One pre-norm block in which the instances of a bag attend to each other, then attention with a linear score.
+
+    The block is that of Vaswani et al. 2017 without positions, since a bag has no order; the pair of it and
+    the pooling by attention is a small Set Transformer (Lee et al. 2019).
+    """
+
+    HEADS = 4
+
+    def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
+        super().__init__()
+        self.width = hidden = config.hidden
+        self.embed = Linear(inputs, hidden, members)
+        self.query_key_value = Linear(hidden, 3 * hidden, members)
+        self.mix = Linear(hidden, hidden, members)
+        self.widen = Linear(hidden, 2 * hidden, members)
+        self.narrow = Linear(2 * hidden, hidden, members)
+        self.score = Linear(hidden, 1, members, zero=config.zero_start)
+
+    def forward(self, bags: Instances) -> Tensor:
+        x = self._block(bags)
+        return torch.bmm(self._weights(x, bags), x)
+
+    def attention(self, bags: Instances) -> Tensor:
+        return bags.of_bags(self._weights(self._block(bags), bags))
+
+    def _weights(self, x: Tensor, bags: Instances) -> Tensor:
+        return bags.softmax(self.score(x).squeeze(-1))
+
+    def _block(self, bags: Instances) -> Tensor:
+        x = bags.linear(self.embed.weight, self.embed.bias).float()  # (K, n, H)
+        x = x + self.mix(self._attend(_normalise(x), bags))
+        return x + self.narrow(torch.relu(self.widen(_normalise(x))))
+
+    def _attend(self, x: Tensor, bags: Instances) -> Tensor:
+        """Multi-head self-attention inside each bag, (K, n, H) -> (K, n, H)."""
+        joint = bags.padded(self.query_key_value(x))  # (K, B, longest, 3H)
+        heads = joint.flatten(0, 1).unflatten(-1, (3, self.HEADS, -1))  # (KB, longest, 3, heads, H / heads)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        seen = bags.padded(bags.present(len(x))).flatten(0, 1)[:, None, None]  # (KB, 1, 1, longest)
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        return mixed.transpose(1, 2).flatten(-2).unflatten(0, (len(x), -1)).flatten(1, 2)[:, bags.slot]
+
+
+def _normalise(x: Tensor) -> Tensor:
+    return functional.layer_norm(x, x.shape[-1:])
+
+
+POOLINGS: dict[str, Callable[[int, HeadConfig, Sequence[torch.Generator]], Pooling]] = {
+    "attention": Attention,
+    "gated-attention": GatedAttention,
+    "mean": Mean,
+    "max": Max,
+    "noisy-and": NoisyAnd,
+    "top-k": TopK,
+    "transformer": Transformer,
+}
