@@ -4,7 +4,7 @@
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -258,10 +258,10 @@ def _digest_rows(digests: Sequence[bytes]) -> NDArray[np.uint8]:
 def _read_shard(path: Path, spec_digest: str, width: int) -> Shard:
     try:
         with h5py.File(path, "r", locking=False) as file:
-            _check_layout(path, file)
-            _check_origin(path, file, spec_digest)
-            shard = _shard(path, file)
-            found = file["embeddings"].shape, file["embeddings"].dtype
+            _check_origin(path, file.attrs, spec_digest)
+            datasets = _plain_datasets(path, file)
+            shard = _shard(path, file.attrs, datasets)
+            found = datasets["embeddings"].shape, datasets["embeddings"].dtype
     except FileNotFoundError:
         raise
     except _UNREADABLE as error:
@@ -272,36 +272,37 @@ def _read_shard(path: Path, spec_digest: str, width: int) -> Shard:
     return shard
 
 
-def _shard(path: Path, file: h5py.File) -> Shard:
+def _shard(path: Path, attributes: Mapping[str, Any], datasets: Mapping[str, h5py.Dataset]) -> Shard:
     return Shard(
         path=path,
-        sequence=int(file.attrs["sequence"]),
-        recorded=Recorded(file.attrs["precision"], file.attrs["decoder"]),
-        patient_ids=tuple(os.fsdecode(patient) for patient in file["patient_ids"][()].tolist()),
-        offsets=file["offsets"][()],
-        bag_digests=file["bag_digests"][()],
-        image_names=file["image_names"][()],
-        image_digests=file["image_digests"][()],
-        image_stats=file["image_stats"][()],
+        sequence=int(attributes["sequence"]),
+        recorded=Recorded(attributes["precision"], attributes["decoder"]),
+        patient_ids=tuple(os.fsdecode(patient) for patient in datasets["patient_ids"][()].tolist()),
+        offsets=datasets["offsets"][()],
+        bag_digests=datasets["bag_digests"][()],
+        image_names=datasets["image_names"][()],
+        image_digests=datasets["image_digests"][()],
+        image_stats=datasets["image_stats"][()],
     )
 
 
-def _check_layout(path: Path, file: h5py.File) -> None:
-    """Only plain datasets, as written here: a link or a virtual dataset would read another file."""
+def _plain_datasets(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
+    """Exactly the datasets written here: a link or a virtual dataset would read another file."""
     names = set(file)
     if names != _DATASETS:
         raise DataError(f"{path} is not a shard of this toolkit: it holds {sorted(names)}.")
-    for name in names:
-        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-            raise DataError(f"{path}: {name} is a link to elsewhere, which no shard may hold.")
-        if file[name].is_virtual or file[name].external:
-            raise DataError(f"{path}: {name} keeps its data in another file, which no shard may do.")
+    if not all(isinstance(file.get(name, getlink=True), h5py.HardLink) for name in names):
+        raise DataError(f"{path} holds links to elsewhere, which no shard may.")
+    datasets = {name: file[name] for name in names}
+    if any(each.is_virtual or each.external for each in datasets.values()):
+        raise DataError(f"{path} keeps data in other files, which no shard may.")
+    return datasets
 
 
-def _check_origin(path: Path, file: h5py.File, spec_digest: str) -> None:
-    if file.attrs["schema"] != SCHEMA:
-        raise DataError(f"{path} has schema {file.attrs['schema']}; this version reads {SCHEMA}.")
-    if file.attrs["spec"] != spec_digest:
+def _check_origin(path: Path, attributes: Mapping[str, Any], spec_digest: str) -> None:
+    if attributes["schema"] != SCHEMA:
+        raise DataError(f"{path} has schema {attributes['schema']}; this version reads {SCHEMA}.")
+    if attributes["spec"] != spec_digest:
         raise DataError(f"{path} belongs to another spec than {path.parent / 'spec.json'}.")
 
 
