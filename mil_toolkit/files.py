@@ -105,3 +105,9 @@ def digest_file(path: Path) -> str:
     """SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def shown(path: Path | str) -> str:
+    """A path as one readable line, whatever bytes its name holds."""
+    text = str(path)
+    return text if text.isprintable() else repr(text)
