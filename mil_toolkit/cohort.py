@@ -160,8 +160,8 @@ def read_cohort(path: Path, images: bool = True) -> Cohort:
     Raises DataError with every problem of the TOML, the table and the folders, one line each.
     """
     problems: list[str] = []
-    declared = _read_declaration(path, problems)
-    table = _read_declared_table(declared, problems)
+    declared = _read_declaration(path, images, problems)
+    table = _read_declared_table(declared, images, problems)
     problems += _column_problems(declared, table)
     ids = _patient_ids(declared, table, problems)
     labels = _labels(declared, table, problems)
@@ -216,12 +216,13 @@ class _Declaration:
         return self.source.parent / declared
 
 
-def _read_declaration(path: Path, problems: list[str]) -> _Declaration:
+def _read_declaration(path: Path, images: bool, problems: list[str]) -> _Declaration:
     document = _checked(str(path), _read_toml(path), SECTIONS, problems)
-    cohort = _checked(f"{path} [cohort]", document.get("cohort", {}), COHORT_KEYS, problems)
-    problems += [f"{path} [cohort]: {problem}" for problem in _cohort_problems(cohort)]
-    if "table" not in cohort or "id" not in cohort:
-        raise DataError(problems)
+    given = document.get("cohort", {})
+    cohort = _checked(f"{path} [cohort]", given, COHORT_KEYS, problems)
+    problems += [f"{path} [cohort]: {problem}" for problem in _cohort_problems(given, cohort)]
+    if images and "images" not in given and "image_table" not in given:
+        problems.append(f"{path} [cohort]: images (folders) or image_table is missing.")
     columns = _read_columns(path, document.get("metadata", {}), problems)
     splits = _checked(f"{path} [splits]", document.get("splits", {}), SPLIT_KEYS, problems)
     stratify = tuple(splits.get("stratify", ["label"]))
@@ -231,6 +232,8 @@ def _read_declaration(path: Path, problems: list[str]) -> _Declaration:
         for name in stratify
         if name not in known
     ]
+    if "table" not in cohort or "id" not in cohort:
+        raise DataError(problems)
     return _Declaration(path, cohort, columns, stratify)
 
 
@@ -271,11 +274,10 @@ def _nearest(word: str, known: Collection[str]) -> str:
     return f" Did you mean {nearest[0]!r}?" if nearest else f" Known: {', '.join(map(repr, known))}."
 
 
-def _cohort_problems(cohort: Mapping[str, Any]) -> Iterator[str]:
-    for key in ("name", "table", "id"):
-        if not cohort.get(key):
-            yield f"{key} is missing."
-    if cohort.get("name") and not COHORT_NAME.fullmatch(cohort["name"]):
+def _cohort_problems(given: Mapping[str, Any], cohort: Mapping[str, Any]) -> Iterator[str]:
+    needed = ("name", "table", "id", *(("positive", "negative") if "label" in given else ()))
+    yield from (f"{key} is missing." for key in needed if key not in given)
+    if not COHORT_NAME.fullmatch(cohort.get("name", "cohort")):
         yield f"name {cohort['name']!r} must be letters, digits, spaces, dots or dashes: it names a folder."
     if "images" in cohort and "image_table" in cohort:
         yield "images and image_table are both given; keep one."
@@ -283,13 +285,7 @@ def _cohort_problems(cohort: Mapping[str, Any]) -> Iterator[str]:
         yield f"separator must be one of {', '.join(map(repr, SEPARATORS))}, not {cohort['separator']!r}."
     if cohort.get("decimal", ".") not in (".", ","):
         yield f'decimal must be "." or ",", not {cohort["decimal"]!r}.'
-    yield from _label_key_problems(cohort)
-
-
-def _label_key_problems(cohort: Mapping[str, Any]) -> Iterator[str]:
     words = {key: cohort[key] for key in ("positive", "negative", "unlabelled") if key in cohort}
-    if "label" in cohort:
-        yield from (f"label needs {key}." for key in ("positive", "negative") if key not in words)
     if len({_canonical(word) for word in words.values()}) < len(words):
         yield f"{', '.join(words)} must differ; they are {', '.join(map(repr, words.values()))}."
 
@@ -412,11 +408,14 @@ def _parse_rows(text: str, separator: str, name: str) -> list[list[str]]:
         raise DataError(f"{name}, line {reader.line_num} cannot be read as CSV: {error}.") from None
 
 
-def _read_declared_table(declared: _Declaration, problems: list[str]) -> Table:
+def _read_declared_table(declared: _Declaration, images: bool, problems: list[str]) -> Table:
     try:
         table = read_table(declared.path(declared.table), declared.table, declared.cohort.get("separator"))
     except DataError as error:
-        raise DataError(problems + error.problems) from None
+        problems += error.problems
+        if images:
+            _readable_roots(declared, problems)
+        raise DataError(problems) from None
     problems += table.problems
     return table
 
@@ -533,7 +532,7 @@ def _groups(declared: _Declaration, table: Table, problems: list[str]) -> list[s
 
 
 class Unreadable(ValueError):
-    """A cell that its kind cannot read: what is wrong, and what to do about it."""
+    """A cell that its kind cannot read: what is wrong, and what to do about it in the cohort.toml."""
 
     def __init__(self, wrong: str, advice: str = ""):
         super().__init__(wrong)
@@ -545,7 +544,7 @@ def parse_number(cell: str, column: MetadataColumn, decimal: str) -> float:
     if decimal == "," and "." in cell:
         raise Unreadable('has a point where decimal = "," is declared.')
     if decimal == "." and NUMBER.fullmatch(cell.replace(",", ".")) and "," in cell:
-        advice = 'A decimal comma is read where decimal = "," stands under [cohort] in {source}.'
+        advice = 'A decimal comma is read where decimal = "," stands under [cohort]'
         raise Unreadable("has a comma.", advice)
     if not NUMBER.fullmatch(cell.replace(decimal, ".")):
         raise Unreadable("is not a finite number.")
@@ -553,7 +552,7 @@ def parse_number(cell: str, column: MetadataColumn, decimal: str) -> float:
     if not math.isfinite(value):
         raise Unreadable("is not a finite number.")
     if column.transform == "log" and value <= 0:
-        advice = f'Correct it, empty it, or take transform = "log" out of [metadata.{shown(column.name)}] in {{source}}.'
+        advice = f'Correct it, empty it, or take transform = "log" out of [metadata.{shown(column.name)}]'
         raise Unreadable("is not above 0, so that it has no logarithm.", advice)
     return value
 
@@ -568,11 +567,11 @@ def parse_birth_date(cell: str, column: MetadataColumn, decimal: str) -> float:
     readings = read_date(cell, column.formats)
     section = f"[metadata.{shown(column.name)}]"
     if not readings:
-        advice = f"Add its format to {section} formats in {{source}}."
+        advice = f"Add its format to {section} formats"
         raise Unreadable(f"matches none of {', '.join(column.formats)}.", advice)
     if len(set(readings.values())) > 1:
         both = " and ".join(f"{day} by {format}" for format, day in readings.items())
-        raise Unreadable(f"is ambiguous: {both}.", f"Leave one of these formats in {section} in {{source}}.")
+        raise Unreadable(f"is ambiguous: {both}.", f"Leave one of these formats in {section}")
     birth = next(iter(readings.values()))
     assert column.reference is not None  # _section_problems refuses a birth date without it
     age = (column.reference - birth).days / DAYS_PER_YEAR
@@ -623,8 +622,8 @@ def _values(declared: _Declaration, table: Table, column: MetadataColumn, proble
             values.append(None if is_missing(cell) else kind.parse(cell, column, decimal))
         except Unreadable as error:
             problems.append(f"{place}: {column.column} {cell!r} {error.wrong}")
-            advice[error.advice.format(source=declared.source)] = None
-    problems += [line for line in advice if line]
+            advice[error.advice] = None
+    problems += [f"{line} in {declared.source}." for line in advice if line]
     return np.array(values, dtype=np.float64 if kind.numeric else object)
 
 
@@ -650,7 +649,6 @@ def _find_images(
     elif "images" in declared.cohort:
         found = _images_of_folders(declared, patients, problems)
     else:
-        problems.append(f"{declared.source} [cohort]: images (folders) or image_table is missing.")
         return {}
     return {patient: dict(sorted(names.items())) for patient, names in found.items()}
 
@@ -674,7 +672,7 @@ def _images_of_folders(
 
 def _readable_roots(declared: _Declaration, problems: list[str]) -> dict[str, Path]:
     roots: dict[str, Path] = {}
-    for root in declared.cohort["images"]:
+    for root in declared.cohort.get("images", []):
         path = declared.path(root)
         try:
             if not path.is_dir():
@@ -704,7 +702,7 @@ def _patient_folders(
         for entry in _listing(path, problems):
             place = f"{shown(root)}/{shown(entry.name)}"
             patient = _nfc(entry.name)
-            if entry.name.startswith(".") or not entry.is_dir():
+            if entry.name.startswith(".") or not _holds(entry.is_dir):
                 _note_loose_file(entry, place, problems, others)
             elif patient not in known:
                 problems.append(f"{place} has no row in {declared.table}.")
@@ -715,8 +713,16 @@ def _patient_folders(
     return folders
 
 
+def _holds(check: Callable[[], bool]) -> bool:
+    """Whether a file is what `check` asks; what cannot be reached is not."""
+    try:
+        return check()
+    except (OSError, ValueError):  # a link to itself, a folder that may not be entered, a NUL in the path
+        return False
+
+
 def _note_loose_file(entry: os.DirEntry[str], place: str, problems: list[str], others: list[str]) -> None:
-    if entry.is_dir():  # hidden, like .ipynb_checkpoints
+    if _holds(entry.is_dir):  # hidden, like .ipynb_checkpoints
         return
     if is_image(entry.name):
         problems.append(f"{place} lies in no patient's folder. Move it, or name images in an image_table.")
@@ -749,7 +755,7 @@ def _images_of_patient(
         for name, entry in _files_below(folder.path, problems, seen):
             if not is_image(entry.name):
                 others.append(entry.path)
-            elif not entry.is_file():
+            elif not _holds(entry.is_file):
                 problems.append(f"{shown(entry.path)} is not a file, or a link that leads nowhere.")
             elif prefix + name in images:
                 problems.append(f"patient {shown(patient)} has two images named {shown(prefix + name)}.")
@@ -767,7 +773,7 @@ def _files_below(
         return
     seen.add((status.st_dev, status.st_ino))
     for entry in _listing(folder, problems):
-        if not entry.is_dir():
+        if not _holds(entry.is_dir):
             yield prefix + entry.name, entry
         elif not entry.name.startswith("."):
             yield from _files_below(Path(entry.path), problems, seen, f"{prefix}{entry.name}/")
@@ -820,13 +826,6 @@ def _image_row_problem(
         return f"path {path!r} has no image ending ({' '.join(sorted(IMAGE_ENDINGS))})."
     if os.path.normpath(path) in first:
         return f"path {path!r} already stands in row {first[os.path.normpath(path)]}."
-    if not _is_file(declared.path(path)):
+    if not _holds(declared.path(path).is_file):
         return f"path {path!r} is not a file."
     return None
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a NUL in the path, a name too long
-        return False
