@@ -45,7 +45,7 @@ def decode(content: bytes, path: Path) -> Pixels:
     except PIL.UnidentifiedImageError:
         raise DataError(f"{shown(path)}: not an image of {', '.join(FORMATS)}.") from None
     except Exception as error:  # a broken file makes Pillow's parsers raise nearly anything
-        raise DataError(f"{shown(path)}: cannot be decoded ({error}).") from None
+        raise DataError(f"{shown(path)}: cannot be decoded ({error}).") from error
 
 
 def _too_large() -> str:
