@@ -349,9 +349,9 @@ class Table:
 
     def column(self, name: str) -> list[str] | None:
         """The cells of a column, or None where the header does not name it exactly once."""
-        if self.header.count(_nfc(name)) != 1:
+        if self.header.count(normal_form(name)) != 1:
             return None
-        place = self.header.index(_nfc(name))
+        place = self.header.index(normal_form(name))
         return [row[place] for row in self.rows]
 
 
@@ -363,7 +363,7 @@ def read_table(path: Path, name: str, separator: str | None = None) -> Table:
     """
     text = _read_text(path, name)
     lines = _parse_rows(text, separator or guess_separator(text), name)
-    header = tuple(map(_nfc, lines[0])) if lines else ()
+    header = tuple(map(normal_form, lines[0])) if lines else ()
     filled = [(number, row) for number, row in enumerate(lines[1:], start=2) if any(row)]
     problems = [
         f"{name}, row {number}: {len(row)} cells where the header has {len(header)}."
@@ -396,7 +396,7 @@ def _read_text(path: Path, name: str) -> str:
 
 def guess_separator(text: str) -> str:
     """The separator that cuts the header into most cells; a comma where none cuts it."""
-    header = text.split("\n", 1)[0]
+    header = re.split(r"[\r\n]", text, maxsplit=1)[0]
     return max(SEPARATORS, key=lambda each: len(next(csv.reader([header], delimiter=each), [])))
 
 
@@ -428,7 +428,7 @@ def _column_problems(declared: _Declaration, table: Table) -> Iterator[str]:
     ]
     uses += [(f"[metadata.{shown(each.name)}] column", each.column) for each in declared.columns]
     for use, column in uses:
-        count = table.header.count(_nfc(column))
+        count = table.header.count(normal_form(column))
         if count == 0:
             yield f"{table.name} has no column {column!r} ({use}).{_nearest(column, table.header)}"
         elif count > 1:
@@ -446,7 +446,8 @@ def is_missing(cell: str) -> bool:
     return cell.strip().lower() in MISSING
 
 
-def _nfc(text: str) -> str:
+def normal_form(text: str) -> str:
+    """Unicode normal form C, by which ids, folder names and headers are compared."""
     return unicodedata.normalize("NFC", text)
 
 
@@ -474,7 +475,7 @@ def _cells(declared: _Declaration, table: Table, column: str) -> Iterator[tuple[
 def _patient_ids(declared: _Declaration, table: Table, problems: list[str]) -> list[str]:
     first: dict[str, int] = {}
     for number, cell in zip(
-        table.numbers, map(_nfc, table.column(declared.cohort["id"]) or []), strict=False
+        table.numbers, map(normal_form, table.column(declared.cohort["id"]) or []), strict=False
     ):
         if is_missing(cell):
             problems.append(f"{table.name}, row {number}: no id in column {declared.cohort['id']!r}.")
@@ -519,7 +520,7 @@ def _groups(declared: _Declaration, table: Table, problems: list[str]) -> list[s
     column = declared.cohort["group"]
     groups = []
     for place, cell in _cells(declared, table, column):
-        groups.append(_nfc(cell))
+        groups.append(normal_form(cell))
         if is_missing(cell):
             problems.append(
                 f"{place}: no group in {column!r}. Give the row one, its own where it shares none."
@@ -559,7 +560,7 @@ def parse_number(cell: str, column: MetadataColumn, decimal: str) -> float:
 
 def parse_category(cell: str, column: MetadataColumn, decimal: str) -> str:
     """A word, the same in upper and in lower case."""
-    return _nfc(cell.casefold().upper())
+    return normal_form(cell.casefold().upper())
 
 
 def parse_birth_date(cell: str, column: MetadataColumn, decimal: str) -> float:
@@ -701,7 +702,7 @@ def _patient_folders(
     for root, path in roots.items():
         for entry in _listing(path, problems):
             place = f"{shown(root)}/{shown(entry.name)}"
-            patient = _nfc(entry.name)
+            patient = normal_form(entry.name)
             if entry.name.startswith(".") or not _holds(entry.is_dir):
                 _note_loose_file(entry, place, problems, others)
             elif patient not in known:
@@ -806,7 +807,7 @@ def _images_of_table(
         return {}
     found: dict[str, dict[str, Path]] = defaultdict(dict)
     first: dict[str, int] = {}
-    for number, patient, path in zip(table.numbers, map(_nfc, ids), paths, strict=True):
+    for number, patient, path in zip(table.numbers, map(normal_form, ids), paths, strict=True):
         problem = _image_row_problem(declared, patients, patient, path, first)
         if problem:
             problems.append(f"{name}, row {number}: {problem}")
