@@ -752,7 +752,7 @@ def _images_of_patient(
     images: dict[str, Path] = {}
     seen: set[tuple[int, int]] = set()
     for folder in folders:
-        prefix = f"{folder.root}/" if len(folders) > 1 else ""
+        prefix = f"{Path(folder.root).as_posix()}/" if len(folders) > 1 else ""
         for name, entry in _files_below(folder.path, problems, seen):
             if not is_image(entry.name):
                 others.append(entry.path)
