@@ -55,6 +55,20 @@ def tunables(config: type) -> dict[str, Tunable]:
     return {each.name: each.metadata["tunable"] for each in fields(config)}
 
 
+@dataclass(frozen=True)
+class ExtractionConfig:
+    """The user's part of a cache's spec: what changes an embedding.
+
+    weights: `imagenet`, `random` or the path of a checkpoint; crop: 0 keeps the whole image
+    """
+
+    backbone: str = "resnet34"
+    weights: str = "imagenet"
+    image_size: int = 224
+    crop: int = 0
+    preprocess: str = "none"
+
+
 _HIDDEN_POOLINGS = ("attention", "gated-attention", "noisy-and", "transformer")
 
 
@@ -86,7 +100,9 @@ class HeadConfig:
     zero_start: bool = tunable(
         True, help="start the attention's last layer at zero, so that the model begins as mean pooling"
     )
-    top_k: int = tunable(8, low=1, high=64, log=True, needs=("pooling", ("top-k",)), help="instances that top-k keeps")
+    top_k: int = tunable(
+        8, low=1, high=64, log=True, needs=("pooling", ("top-k",)), help="instances that top-k keeps"
+    )
     metadata_branch: str = tunable(
         "mlp", choices=METADATA_BRANCH_NAMES, search=("mlp", "direct"), help="what the metadata pass through"
     )
@@ -109,6 +125,7 @@ class HeadConfig:
     optimizer: str = tunable(
         "adamw", choices=OPTIMIZER_NAMES, search=("adam", "adamw"), help="how the weights move"
     )
+    momentum: float = tunable(0.9, low=0.0, high=0.99, needs=("optimizer", ("sgd",)), help="momentum of sgd")
     learning_rate: float = tunable(1e-3, low=2e-4, high=1e-2, log=True, help="first learning rate")
     gamma: float = tunable(0.9, low=0.85, high=1.0, help="factor on the learning rate after each epoch")
     weight_decay: float = tunable(1e-2, low=1e-4, high=1.0, log=True, help="pull of the weights towards zero")

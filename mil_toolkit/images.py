@@ -3,7 +3,6 @@
 
 import io
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import PIL
@@ -11,56 +10,52 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from mil_toolkit.errors import DataError
-from mil_toolkit.files import shown
 
 DECODER = f"pillow {PIL.__version__}"
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 MAX_PIXELS = 2**26  # 8,192 x 8,192; refused on the header, before any memory is taken
+_TOO_LARGE = f"more than the {MAX_PIXELS:,} that are decoded. Cut it into smaller images."
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _UNSCALED = ("I", "F")
 
 Pixels = NDArray[np.uint8]
 
 
-def decode(content: bytes, path: Path) -> Pixels:
+def decode(content: bytes) -> Pixels:
     """The image in `content` as RGB, (H, W, 3) uint8, upright by its EXIF orientation.
 
     The content decides on the format, not the name's ending. Transparency is laid on white, the background
     of a smear under bright-field light. 16-bit grey is scaled by 1/257, so that 65,535 becomes 255.
 
-    Raises DataError with `path` and the reason: empty, truncated, no image of FORMATS, several frames,
+    Raises DataError with the reason: empty, truncated, no image of FORMATS, several frames,
     more than MAX_PIXELS, 32-bit values without a known range.
     """
     if not content:
-        raise DataError(f"{shown(path)}: the file is empty.")
+        raise DataError("the file is empty.")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            _refuse(image, path)
+            _refuse(image)
             ImageOps.exif_transpose(image, in_place=True)
             return _rgb(image)
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DataError(f"{shown(path)}: {_too_large()}") from None
+        raise DataError(_TOO_LARGE) from None
     except PIL.UnidentifiedImageError:
-        raise DataError(f"{shown(path)}: not an image of {', '.join(FORMATS)}.") from None
+        raise DataError(f"not an image of {', '.join(FORMATS)}.") from None
     except Exception as error:  # a broken file makes Pillow's parsers raise nearly anything
-        raise DataError(f"{shown(path)}: cannot be decoded ({error}).") from error
+        raise DataError(f"cannot be decoded ({error}).") from error
 
 
-def _too_large() -> str:
-    return f"more than {MAX_PIXELS:,} pixels. Cut it into smaller images."
-
-
-def _refuse(image: Image.Image, path: Path) -> None:
+def _refuse(image: Image.Image) -> None:
     """Refuse on the header alone what cannot be one bounded picture."""
     if image.width * image.height > MAX_PIXELS:
-        raise DataError(f"{shown(path)}: {image.width} x {image.height}, {_too_large()}")
+        raise DataError(f"{image.width} x {image.height} pixels, {_TOO_LARGE}")
     # A phone's JPEG may carry previews behind its picture (MPO): the first one is the picture.
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise DataError(f"{shown(path)}: several frames or pages. Save each as an image of its own.")
+        raise DataError("several frames or pages. Save each as an image of its own.")
     if image.mode in _UNSCALED:
-        raise DataError(f"{shown(path)}: 32-bit values without a known range. Save it with 8 or 16 bits.")
+        raise DataError("32-bit values without a known range. Save it with 8 or 16 bits.")
 
 
 def _rgb(image: Image.Image) -> Pixels:

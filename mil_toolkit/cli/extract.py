@@ -1,0 +1,102 @@
+# Floor 5: mil-extract.
+"""Embed every image of a cohort once, into the cache."""
+
+import argparse
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mil_toolkit.cli.command import Outcome, command_parser, run
+from mil_toolkit.hparams import BACKBONE_NAMES, PRECISION_NAMES, PREPROCESS_NAMES, ExtractionConfig
+
+if TYPE_CHECKING:
+    from mil_toolkit.extraction import Extraction
+
+SKIPPED = 4
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run mil-extract."""
+    return run(_parser(), _extract, argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    default = ExtractionConfig()
+    parser = command_parser(
+        "mil-extract", "Embed every image of a cohort once. Prints the folder of the cache on stdout."
+    )
+    add = parser.add_argument
+    add("cohort", type=Path, metavar="COHORT.toml", help="the cohort")
+    add("--backbone", default=default.backbone, help=f"one of {', '.join(BACKBONE_NAMES)}")
+    add("--weights", default=default.weights, help="imagenet, random (seeded) or the path of a checkpoint")
+    add("--image-size", type=int, default=default.image_size, help="images are resized to this square")
+    add("--crop", type=int, default=default.crop, help="side of a centre crop before the resize; 0: none")
+    add("--preprocess", choices=PREPROCESS_NAMES, default=default.preprocess, help="after the resize")
+    add("--cache", type=Path, default=Path("cache"), help="folder of all caches")
+    add("--precision", choices=PRECISION_NAMES, default="auto", help="auto: what the device has natively")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:i")
+    add("--batch-size", type=int, help="images in a batch (by default what was measured to be quick)")
+    add("--workers", type=int, help="threads that decode ahead (by default none on the CPU)")
+    add("--shard", metavar="I/N", help="extract share I (from 1) of N; auto: as torchrun or Slurm says")
+    add("--on-error", choices=("fail", "skip"), default="fail", help="what to do with unreadable images")
+    add("--rehash", action="store_true", help="check the content of every image, trusting no size and mtime")
+    add("--dry-run", action="store_true", help="only say what would be embedded")
+    return parser
+
+
+def _extract(arguments: argparse.Namespace) -> Outcome:
+    from mil_toolkit.cohort import read_cohort
+    from mil_toolkit.devices import use_available_cores
+    from mil_toolkit.extraction import BATCH_SIZE, extract
+    from mil_toolkit.sharding import WHOLE, parse_share
+
+    use_available_cores()
+    names = ("backbone", "weights", "image_size", "crop", "preprocess")
+    extraction = extract(
+        read_cohort(arguments.cohort),
+        ExtractionConfig(**{name: getattr(arguments, name) for name in names}),
+        arguments.cache,
+        device=arguments.device,
+        precision=arguments.precision,
+        batch_size=BATCH_SIZE if arguments.batch_size is None else arguments.batch_size,
+        workers=arguments.workers,
+        share=parse_share(arguments.shard, os.environ) if arguments.shard else WHOLE,
+        on_error=arguments.on_error,
+        rehash=arguments.rehash,
+        dry_run=arguments.dry_run,
+    )
+    _summarise(extraction, arguments.dry_run)
+    return _outcome(extraction)
+
+
+def _summarise(extraction: "Extraction", dry_run: bool) -> None:
+    for line in extraction.skipped:
+        logger.warning("skipped %s", line)
+    for patient in extraction.left_out:
+        logger.warning("patient %s has no readable image and is not in the cache.", patient)
+    logger.info(
+        "%d patients, %d images: %d %s, %d skipped%s.",
+        extraction.patients,
+        extraction.images,
+        extraction.extracted,
+        "to be embedded" if dry_run else "embedded",
+        len(extraction.skipped),
+        f" ({extraction.images_per_second:.0f} images/s)" if extraction.extracted and not dry_run else "",
+    )
+
+
+def _outcome(extraction: "Extraction") -> Outcome:
+    data = {
+        "features": str(extraction.folder),
+        "patients": extraction.patients,
+        "images": extraction.images,
+        "extracted": extraction.extracted,
+        "skipped": list(extraction.skipped),
+        "left_out": list(extraction.left_out),
+        "images_per_second": extraction.images_per_second,
+    }
+    return Outcome(str(extraction.folder), data, SKIPPED if extraction.skipped else 0)

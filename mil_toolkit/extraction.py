@@ -1,0 +1,490 @@
+# Floor 3: stage one: every image of a cohort through a backbone, into the cache.
+"""`extract`: embeds what is missing or changed, publishes as it goes, and checks at the end what it left."""
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from mil_toolkit.backbones import RANDOM_SEED, Backbone, Embedder, build_backbone
+from mil_toolkit.cohort import Cohort
+from mil_toolkit.devices import DTYPES, available_cores, pick_device, pick_precision
+from mil_toolkit.errors import DataError, UsageError
+from mil_toolkit.features import (
+    SCHEMA,
+    UNKNOWN_MTIME,
+    EmbeddedBag,
+    FeatureCache,
+    Recorded,
+    Shard,
+    StoredBag,
+    StoredImage,
+    folder_name,
+)
+from mil_toolkit.files import digest, digest_file, remove_dead_temporaries, shown
+from mil_toolkit.hparams import PREPROCESS_NAMES, ExtractionConfig
+from mil_toolkit.images import DECODER, Pixels, decode, prepare
+from mil_toolkit.rehashes import Rehashes
+from mil_toolkit.sharding import WHOLE, Share, imbalance
+
+PATIENTS_PER_SHARD, IMAGES_PER_SHARD, SECONDS_PER_SHARD = 64, 1024, 30.0
+BATCH_SIZE = 16  # the quickest for ResNet34 in bfloat16 on two cores
+ROUNDS = 3
+SETTLED_NS = 2_000_000_000
+TOLERANCE = "a cosine of at least 0.999"
+_AHEAD = 4  # images decoded ahead of the network, for each worker
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What one call of `extract` found and did.
+
+    patients, images: of the cohort's share; extracted: images embedded now, or to be embedded in a dry run
+    skipped: one line for each image left out; left_out: patients without any readable image
+    """
+
+    folder: Path
+    patients: int
+    images: int
+    extracted: int
+    seconds: float
+    skipped: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def images_per_second(self) -> float:
+        """Of the images embedded now; 0 where there were none."""
+        return self.extracted / self.seconds if self.seconds else 0.0
+
+
+def extract(
+    cohort: Cohort,
+    config: ExtractionConfig,
+    root: Path = Path("cache"),
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = BATCH_SIZE,
+    workers: int | None = None,
+    share: Share = WHOLE,
+    on_error: str = "fail",
+    rehash: bool = False,
+    dry_run: bool = False,
+) -> Extraction:
+    """Bring the cache of `config` under `root` up to date with the cohort's images.
+
+    Only what is missing or changed is embedded: an image with the size and mtime it had is known; one with
+    others is known by its content's digest. `rehash` trusts no size and mtime. `workers` threads decode ahead
+    of the network (None: as many as cores for CUDA, none on the CPU, where they would take its cores).
+
+    Raises DataError with every image that cannot be read, after everything else was published (with
+    `on_error="skip"` they are left out instead), UsageError for options that cannot work.
+    """
+    _check(config, batch_size, workers, on_error)
+    place = pick_device(device)
+    recorded = Recorded(pick_precision(precision, place), DECODER)
+    backbone = build_backbone(config.backbone, config.weights)
+    spec = make_spec(config, backbone)
+    wanted = [_wanted(cohort, patient) for patient in cohort.images if share.holds(patient)]
+    _tell_share(wanted, cohort, share)
+    folder = root / cohort.name / folder_name(spec)
+    if dry_run:
+        return _dry_run(folder, wanted, recorded, rehash)
+    features = FeatureCache.create(root, cohort.name, spec)
+    remove_dead_temporaries(folder)
+    embedder = Embedder(backbone, place, DTYPES[recorded.precision])
+    threads = workers if workers is not None else (available_cores() if place.type == "cuda" else 0)
+    run = _Run(features, recorded, embedder, place, config, batch_size, threads, on_error == "skip")
+    begun = time.monotonic()
+    left_out = _until_matching(run, wanted, rehash)
+    _tell_mixture(features, wanted)
+    seconds = time.monotonic() - begun
+    images = sum(len(each.images) for each in wanted)
+    failures = tuple(run.failures.values())
+    return Extraction(folder, len(wanted), images, run.extracted, seconds, failures, left_out)
+
+
+def _dry_run(folder: Path, wanted: Sequence["Wanted"], recorded: Recorded, rehash: bool) -> Extraction:
+    plans = [Plan(each, [None] * len(each.images)) for each in wanted]
+    if (folder / "spec.json").exists():
+        plans = plan_all(FeatureCache.open(folder), wanted, recorded, Rehashes(folder), rehash)
+    images = sum(len(each.images) for each in wanted)
+    return Extraction(folder, len(wanted), images, sum(len(each.missing) for each in plans), 0.0)
+
+
+def _tell_share(wanted: Sequence["Wanted"], cohort: Cohort, share: Share) -> None:
+    if share == WHOLE:
+        return
+    images = sum(len(each.images) for each in wanted)
+    largest = imbalance(((patient, len(each)) for patient, each in cohort.images.items()), share.count)
+    logger.info(
+        "Shard %s: %d patients, %d images. The largest shard holds %.2f times the mean share of images.",
+        share,
+        len(wanted),
+        images,
+        largest,
+    )
+
+
+def _tell_mixture(cache: FeatureCache, wanted: Sequence["Wanted"]) -> None:
+    bags = [each for patient in wanted for each in cache.versions(patient.patient_id)[:1]]
+    kinds = sorted({" with ".join(bag.shard.recorded) for bag in bags})
+    if len(kinds) > 1:
+        logger.warning(
+            "The embeddings were computed in %s. Those of one image differ little: %s.",
+            ", ".join(kinds),
+            TOLERANCE,
+        )
+
+
+def _check(config: ExtractionConfig, batch_size: int, workers: int | None, on_error: str) -> None:
+    if config.preprocess not in PREPROCESS_NAMES:
+        raise UsageError(f"--preprocess {config.preprocess!r} is none of {', '.join(PREPROCESS_NAMES)}.")
+    if on_error not in ("fail", "skip"):
+        raise UsageError(f"--on-error {on_error!r} is neither fail nor skip.")
+    if config.image_size < 32 or config.crop < 0 or batch_size < 1 or (workers or 0) < 0:
+        raise UsageError(
+            f"Expected --image-size of at least 32, --crop and --workers of at least 0 and --batch-size of at "
+            f"least 1, got {config.image_size}, {config.crop}, {workers} and {batch_size}."
+        )
+
+
+def make_spec(config: ExtractionConfig, backbone: Backbone) -> dict[str, Any]:
+    """Everything that changes an embedding; the path of the weights does not, their digest does."""
+    known = config.weights in ("imagenet", "random")
+    return {
+        "schema": SCHEMA,
+        "backbone": config.backbone,
+        "weights": config.weights if known else "file",
+        "seed": RANDOM_SEED if config.weights == "random" else None,
+        "weight_digest": backbone.weight_digest,
+        "width": backbone.width,
+        "mean": list(backbone.mean),
+        "std": list(backbone.std),
+        "image_size": config.image_size,
+        "crop": config.crop,
+        "preprocess": config.preprocess,
+    }
+
+
+# What is to be done: the cohort's images against what the cache knows of them.
+
+
+class Wanted(NamedTuple):
+    """A patient whose bag shall be these images, (name, path) each, in this order."""
+
+    patient_id: str
+    images: tuple[tuple[str, Path], ...]
+
+
+class Stored(NamedTuple):
+    """Where an image's embedding already lies; `image` as its file is now."""
+
+    image: StoredImage
+    bag: StoredBag
+    row: int
+
+
+class Plan(NamedTuple):
+    """A bag to publish; `stored` holds for each wanted image its embedding's place, or None: to be embedded."""
+
+    wanted: Wanted
+    stored: list[Stored | None]
+
+    @property
+    def missing(self) -> list[int]:
+        """Places of the images that are to be embedded."""
+        return [place for place, stored in enumerate(self.stored) if stored is None]
+
+
+def _wanted(cohort: Cohort, patient: str) -> Wanted:
+    return Wanted(patient, tuple(zip(cohort.image_names[patient], cohort.images[patient], strict=True)))
+
+
+def plan_all(
+    cache: FeatureCache, wanted: Iterable[Wanted], recorded: Recorded, rehashes: Rehashes, rehash: bool
+) -> list[Plan]:
+    """Plans of the patients whose bag that counts does not match their images."""
+    plans = (plan(each, cache.versions(each.patient_id), recorded, rehashes, rehash) for each in wanted)
+    return [each for each in plans if each is not None]
+
+
+def plan(
+    wanted: Wanted, versions: Sequence[StoredBag], recorded: Recorded, rehashes: Rehashes, rehash: bool
+) -> Plan | None:
+    """What is to be done for one patient; None where the stored bag that counts matches the images.
+
+    An embedding computed in another precision or by another decoder stays, but is not mixed into a new bag.
+    """
+    if not versions:
+        return Plan(wanted, [None] * len(wanted.images))
+    rows = [Stored(image, bag, row) for bag in versions for row, image in enumerate(bag.images)]
+    by_stat = {} if rehash else {_stat_key(each.image): each.image.digest for each in rows}
+    current = [_identify(wanted.patient_id, *each, by_stat, rehashes, rehash) for each in wanted.images]
+    if [each and each[:2] for each in current] == [each[:2] for each in versions[0].images]:
+        return None
+    usable = {each.image.digest: each for each in rows if each.bag.shard.recorded == recorded}
+    return Plan(wanted, [_reuse(image, usable) for image in current])
+
+
+def _reuse(image: StoredImage | None, usable: Mapping[bytes, Stored]) -> Stored | None:
+    stored = usable.get(image.digest) if image else None
+    return stored._replace(image=image) if image and stored else None
+
+
+def _stat_key(image: StoredImage) -> tuple[str, int, int]:
+    return image.name, image.size, image.mtime_ns
+
+
+def _identify(
+    patient: str,
+    name: str,
+    path: Path,
+    by_stat: Mapping[tuple[str, int, int], bytes],
+    rehashes: Rehashes,
+    rehash: bool,
+) -> StoredImage | None:
+    """What the file is now: by size and mtime, else by hashing it; None where it cannot be read.
+
+    A file that cannot be read becomes one to embed, and is reported when that fails.
+    """
+    try:
+        status = path.stat()
+        image = _seen(name, status, b"")
+        known = by_stat.get(key := (name, status.st_size, status.st_mtime_ns))
+        known = known or (None if rehash else rehashes.get(patient, *key))
+        if known is None:
+            known = bytes.fromhex(digest_file(path))
+            if image.mtime_ns != UNKNOWN_MTIME:
+                rehashes.remember(patient, *key, known)
+    except OSError:
+        return None
+    return image._replace(digest=known)
+
+
+def _seen(name: str, status: os.stat_result, content_digest: bytes) -> StoredImage:
+    # Within the resolution of a file system's clock, a second change could leave the mtime as it is.
+    settled = status.st_mtime_ns < time.time_ns() - SETTLED_NS
+    return StoredImage(name, content_digest, status.st_size, status.st_mtime_ns if settled else UNKNOWN_MTIME)
+
+
+# Doing it: images are read, embedded in batches across patients, and published in shards.
+
+
+class _Bag:
+    """A patient's bag in the making: an image and its embedding, or None, for each wanted image."""
+
+    def __init__(self, plan: Plan):
+        self.wanted = plan.wanted
+        self.open = len(plan.wanted.images)
+        self.images: list[StoredImage | None] = [None] * self.open
+        self.embeddings: list[NDArray[np.float16] | None] = [None] * self.open
+        read = cache(Shard.embeddings)
+        for place, stored in enumerate(plan.stored):
+            if stored:
+                self.settle(place, stored.image, read(stored.bag.shard)[stored.bag.rows][stored.row])
+
+    def settle(self, place: int, image: StoredImage | None, embedding: NDArray[np.float16] | None) -> None:
+        """Fill a place for good; with nothing where the image cannot be read."""
+        self.images[place], self.embeddings[place] = image, embedding
+        self.open -= 1
+
+    def finished(self) -> EmbeddedBag | None:
+        """The bag of what could be read, or None where that is nothing."""
+        images = tuple(image for image in self.images if image is not None)
+        rows = [row for row in self.embeddings if row is not None]
+        return EmbeddedBag(self.wanted.patient_id, images, np.stack(rows)) if rows else None
+
+
+class _Job(NamedTuple):
+    bag: _Bag
+    place: int
+    name: str
+    path: Path
+
+
+class _Loaded(NamedTuple):
+    """A job with the image's pixels (image_size, image_size, 3) uint8, or the problem with it."""
+
+    job: _Job
+    image: StoredImage | None
+    pixels: Pixels | None
+    problem: str = ""
+
+
+def _load(config: ExtractionConfig, job: _Job) -> _Loaded:
+    try:
+        with job.path.open("rb") as file:
+            status, content = os.fstat(file.fileno()), file.read()
+        pixels = prepare(decode(content), config.image_size, config.crop, config.preprocess)
+    except (OSError, DataError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return _Loaded(job, None, None, f"{shown(job.path)}: {reason}")
+    return _Loaded(job, _seen(job.name, status, bytes.fromhex(digest(content))), pixels)
+
+
+def _ahead(jobs: Iterator[_Job], config: ExtractionConfig, workers: int) -> Iterator[_Loaded]:
+    """The jobs loaded, in their order; by threads that stay a few images ahead, where there are any."""
+    load = partial(_load, config)
+    if not workers:
+        yield from map(load, jobs)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        window: deque[Future[_Loaded]] = deque()
+        for job in jobs:
+            window.append(pool.submit(load, job))
+            if len(window) > workers * _AHEAD:
+                yield window.popleft().result()
+        yield from (future.result() for future in window)
+
+
+class _Run:
+    """The state of one call of `extract`: what was embedded and what could not be read."""
+
+    def __init__(
+        self,
+        cache: FeatureCache,
+        recorded: Recorded,
+        embedder: Embedder,
+        device: torch.device,
+        config: ExtractionConfig,
+        batch_size: int,
+        workers: int,
+        skip: bool,
+    ):
+        self.cache, self.recorded, self.embedder, self.device = cache, recorded, embedder, device
+        self.config, self.batch_size, self.workers, self.skip = config, batch_size, workers, skip
+        self.extracted = 0
+        self.failures: dict[tuple[str, str], str] = {}  # by patient and image name
+
+    def carry_out(self, plans: Sequence[Plan]) -> None:
+        """Embed what is missing and publish every finished bag."""
+        pending: list[EmbeddedBag] = []
+        published = time.monotonic()
+        for bag in self._finished_bags(plans):
+            pending.append(bag)
+            if _enough(pending, time.monotonic() - published):
+                self.cache.publish(pending, self.recorded)
+                pending, published = [], time.monotonic()
+        if pending:
+            self.cache.publish(pending, self.recorded)
+
+    def _finished_bags(self, plans: Sequence[Plan]) -> Iterator[EmbeddedBag]:
+        for batch in self._batches(plans):
+            self._settle(batch)
+            bags = {each.job.bag.wanted.patient_id: each.job.bag for each in batch}
+            yield from (done for bag in bags.values() if not bag.open and (done := self._worth(bag)))
+        yield from (done for plan in plans if not plan.missing and (done := self._worth(_Bag(plan))))
+
+    def _batches(self, plans: Sequence[Plan]) -> Iterator[list[_Loaded]]:
+        """Images read and decoded, whatever patient they belong to; the last batch may be smaller."""
+        loaded = _ahead(self._jobs(plans), self.config, self.workers)
+        total = sum(len(plan.missing) for plan in plans)
+        with tqdm(total=total, unit="image", disable=None) as progress:
+            while batch := list(islice(loaded, self.batch_size)):
+                yield batch
+                progress.update(len(batch))
+
+    def _worth(self, bag: _Bag) -> EmbeddedBag | None:
+        """The finished bag, or None where it must not be published or is the one that counts already."""
+        if None in bag.images and not self.skip:
+            return None
+        finished, versions = bag.finished(), self.cache.versions(bag.wanted.patient_id)
+        same = finished and versions and finished.digest == versions[0].digest
+        return None if same else finished
+
+    @staticmethod
+    def _jobs(plans: Iterable[Plan]) -> Iterator[_Job]:
+        for plan in plans:
+            bag = _Bag(plan)
+            yield from (_Job(bag, place, *plan.wanted.images[place]) for place in plan.missing)
+
+    def _settle(self, batch: Sequence[_Loaded]) -> None:
+        """Embed the readable images of a batch and note the others."""
+        readable = [each for each in batch if each.pixels is not None]
+        for each in batch:
+            if each.pixels is None:
+                self._give_up(each.job, each.problem)
+        for each, row in zip(readable, self._embed(readable), strict=True):
+            if np.isfinite(row).all():
+                each.job.bag.settle(each.job.place, each.image, row)
+            else:
+                self._give_up(
+                    each.job, f"{shown(each.job.path)}: its embedding exceeds float16. Other weights?"
+                )
+        self.extracted += len(readable)
+
+    def _give_up(self, job: _Job, problem: str) -> None:
+        self.failures[job.bag.wanted.patient_id, job.name] = problem
+        job.bag.settle(job.place, None, None)
+
+    def _embed(self, batch: Sequence[_Loaded]) -> Sequence[NDArray[np.float16]]:
+        if not batch:
+            return ()
+        pixels = torch.from_numpy(np.stack([each.pixels for each in batch if each.pixels is not None]))
+        if self.device.type == "cuda":
+            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
+        return list(self.embedder(pixels).cpu().numpy())
+
+    def readable(self, wanted: Wanted) -> Wanted:
+        """What is wanted of a patient without the images that could not be read."""
+        images = (each for each in wanted.images if (wanted.patient_id, each[0]) not in self.failures)
+        return Wanted(wanted.patient_id, tuple(images))
+
+
+def _enough(bags: Sequence[EmbeddedBag], seconds: float) -> bool:
+    images = sum(len(bag.images) for bag in bags)
+    return len(bags) >= PATIENTS_PER_SHARD or images >= IMAGES_PER_SHARD or seconds >= SECONDS_PER_SHARD
+
+
+def _until_matching(run: _Run, wanted: Sequence[Wanted], rehash: bool) -> tuple[str, ...]:
+    """Plan and carry out until every patient's bag that counts matches the images; returns who has none.
+
+    The plan that finds nothing to do is the final check. More rounds are needed where another writer
+    published older content, or where images change while they are read.
+    """
+    rehashes = Rehashes(run.cache.folder)
+    for attempt in range(ROUNDS):
+        readable = [each for each in map(run.readable, wanted) if each.images]
+        plans = plan_all(run.cache, readable, run.recorded, rehashes, rehash and not attempt)
+        rehashes.save()
+        if not plans:
+            return _left_out(run, wanted)
+        run.carry_out(plans)
+        if run.failures and not run.skip:
+            raise DataError([*run.failures.values(), _told_to_skip(run)])
+        run.cache.refresh()
+    names = [shown(each.wanted.patient_id) for each in plans]
+    raise DataError(f"Images changed while they were read, {ROUNDS} times over: patients {', '.join(names)}.")
+
+
+def _told_to_skip(run: _Run) -> str:
+    return (
+        f"{len(run.failures)} images cannot be used. The other patients are in {run.cache.folder}. Mend or "
+        "remove these images, or leave them out with --on-error skip."
+    )
+
+
+def _left_out(run: _Run, wanted: Sequence[Wanted]) -> tuple[str, ...]:
+    """Patients without a readable image; raises DataError where the cache would still return old embeddings."""
+    patients = tuple(each.patient_id for each in wanted if not run.readable(each).images)
+    stale = [patient for patient in patients if run.cache.versions(patient)]
+    if stale:
+        raise DataError(
+            [f"patient {shown(p)}: no image is readable, and the cache holds older ones." for p in stale]
+        )
+    return patients
