@@ -664,9 +664,8 @@ def _images_of_folders(
     if others:
         named = ", ".join(map(shown, others[:10])) + (", ..." if len(others) > 10 else "")
         logger.warning("%d files without an image ending are left out: %s", len(others), named)
-    if len(roots) == len(
-        declared.cohort["images"]
-    ):  # else each patient of a missing root would be told again
+    every_root = len(roots) == len(declared.cohort["images"])
+    if every_root:  # else each patient of a missing root would be told again
         problems += _patients_without_images(declared, patients, found)
     return found
 
@@ -700,10 +699,10 @@ def _patient_folders(
     folders: dict[str, list[_Folder]] = defaultdict(list)
     known = set(patients)
     for root, path in roots.items():
-        for entry in _listing(path, problems):
+        for entry in listing(path, problems):
             place = f"{shown(root)}/{shown(entry.name)}"
             patient = normal_form(entry.name)
-            if entry.name.startswith(".") or not _holds(entry.is_dir):
+            if entry.name.startswith(".") or not holds(entry.is_dir):
                 _note_loose_file(entry, place, problems, others)
             elif patient not in known:
                 problems.append(f"{place} has no row in {declared.table}.")
@@ -714,7 +713,7 @@ def _patient_folders(
     return folders
 
 
-def _holds(check: Callable[[], bool]) -> bool:
+def holds(check: Callable[[], bool]) -> bool:
     """Whether a file is what `check` asks; what cannot be reached is not."""
     try:
         return check()
@@ -723,7 +722,7 @@ def _holds(check: Callable[[], bool]) -> bool:
 
 
 def _note_loose_file(entry: os.DirEntry[str], place: str, problems: list[str], others: list[str]) -> None:
-    if _holds(entry.is_dir):  # hidden, like .ipynb_checkpoints
+    if holds(entry.is_dir):  # hidden, like .ipynb_checkpoints
         return
     if is_image(entry.name):
         problems.append(f"{place} lies in no patient's folder. Move it, or name images in an image_table.")
@@ -736,7 +735,7 @@ def is_image(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
 
 
-def _listing(folder: Path, problems: list[str]) -> list[os.DirEntry[str]]:
+def listing(folder: Path, problems: list[str]) -> list[os.DirEntry[str]]:
     """The entries of a folder by name; not to be read is a problem."""
     try:
         with os.scandir(folder) as entries:
@@ -750,13 +749,13 @@ def _images_of_patient(
     patient: str, folders: Sequence[_Folder], problems: list[str], others: list[str]
 ) -> dict[str, Path]:
     images: dict[str, Path] = {}
-    seen: set[tuple[int, int]] = set()
+    seen: set[str] = set()
     for folder in folders:
         prefix = f"{Path(folder.root).as_posix()}/" if len(folders) > 1 else ""
         for name, entry in _files_below(folder.path, problems, seen):
             if not is_image(entry.name):
                 others.append(entry.path)
-            elif not _holds(entry.is_file):
+            elif not holds(entry.is_file):
                 problems.append(f"{shown(entry.path)} is not a file, or a link that leads nowhere.")
             elif prefix + name in images:
                 problems.append(f"patient {shown(patient)} has two images named {shown(prefix + name)}.")
@@ -766,15 +765,15 @@ def _images_of_patient(
 
 
 def _files_below(
-    folder: Path, problems: list[str], seen: set[tuple[int, int]], prefix: str = ""
+    folder: Path, problems: list[str], seen: set[str], prefix: str = ""
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Every file below `folder` with its path from there; a folder that links reach twice is entered once."""
-    status = folder.stat()
-    if (status.st_dev, status.st_ino) in seen:
+    real = os.path.realpath(folder)
+    if real in seen:
         return
-    seen.add((status.st_dev, status.st_ino))
-    for entry in _listing(folder, problems):
-        if not _holds(entry.is_dir):
+    seen.add(real)
+    for entry in listing(folder, problems):
+        if not holds(entry.is_dir):
             yield prefix + entry.name, entry
         elif not entry.name.startswith("."):
             yield from _files_below(Path(entry.path), problems, seen, f"{prefix}{entry.name}/")
@@ -807,8 +806,9 @@ def _images_of_table(
         return {}
     found: dict[str, dict[str, Path]] = defaultdict(dict)
     first: dict[str, int] = {}
+    known = set(patients)
     for number, patient, path in zip(table.numbers, map(normal_form, ids), paths, strict=True):
-        problem = _image_row_problem(declared, patients, patient, path, first)
+        problem = _image_row_problem(declared, known, patient, path, first)
         if problem:
             problems.append(f"{name}, row {number}: {problem}")
         else:
@@ -827,6 +827,6 @@ def _image_row_problem(
         return f"path {path!r} has no image ending ({' '.join(sorted(IMAGE_ENDINGS))})."
     if os.path.normpath(path) in first:
         return f"path {path!r} already stands in row {first[os.path.normpath(path)]}."
-    if not _holds(declared.path(path).is_file):
+    if not holds(declared.path(path).is_file):
         return f"path {path!r} is not a file."
     return None

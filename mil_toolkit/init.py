@@ -17,7 +17,9 @@ from mil_toolkit.cohort import (
     COHORT_NAME,
     NUMBER,
     Table,
+    holds,
     is_missing,
+    listing,
     normal_form,
     read_cohort,
     read_date,
@@ -85,9 +87,16 @@ def draft_cohort(table_path: Path, images: Sequence[Path], output: Path) -> Draf
     if table.problems:
         raise DataError(table.problems)
     lines = _draft(table, folders, _relative([table_path, *images], output), _written_on(table_path), output)
-    publish(output, "".join(f"{line}\n" for line in lines).encode())
+    _write(output, lines)
     doubts = tuple(line.removeprefix(CHECK) for line in lines if line.startswith(CHECK))
     return Draft(output, len(table.rows), doubts, tuple(_remaining_problems(output)))
+
+
+def _write(output: Path, lines: Sequence[str]) -> None:
+    try:
+        publish(output, "".join(f"{line}\n" for line in lines).encode())
+    except OSError as error:
+        raise UsageError(f"{output} cannot be written: {error.strerror}.") from None
 
 
 def _remaining_problems(output: Path) -> list[str]:
@@ -99,15 +108,13 @@ def _remaining_problems(output: Path) -> list[str]:
 
 
 def _patient_folders(images: Sequence[Path]) -> set[str]:
-    missing = [
-        f"{root} is not a folder; name the folders that hold one folder per patient."
-        for root in images
-        if not root.is_dir()
-    ]
-    if missing:
-        raise DataError(missing)
-    visible = (entry for root in images for entry in root.iterdir() if not entry.name.startswith("."))
-    return {normal_form(entry.name) for entry in visible if entry.is_dir()}
+    problems: list[str] = []
+    entries = [entry for root in images for entry in listing(root, problems)]
+    if problems:
+        raise DataError(problems)
+    return {
+        normal_form(entry.name) for entry in entries if holds(entry.is_dir) and not entry.name.startswith(".")
+    }
 
 
 def _relative(paths: Sequence[Path], output: Path) -> list[str]:

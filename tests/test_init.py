@@ -360,10 +360,17 @@ def test_bad_data_end_with_3_and_write_nothing(tmp_path: Path, capsys: pytest.Ca
     errors = capsys.readouterr().err
     assert "row 2: 3 cells" in errors and "row 3: 1 cells" in errors and "Traceback" not in errors
     assert main([str(table), str(tmp_path / "none"), str(table), *arguments[2:]]) == 3
-    assert capsys.readouterr().err.count("is not a folder") == 2
+    assert capsys.readouterr().err.count("cannot be read") == 2
     assert main([str(tmp_path / "none.csv"), *arguments[1:]]) == 3
     assert "cannot be read" in capsys.readouterr().err
     assert not (tmp_path / "cohort.toml").exists()
+
+
+def test_an_output_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, images = write(tmp_path, with_column("N", "1", "2", "5", "9"))
+    assert main([str(table), str(images), "--output", str(table / "cohort.toml")]) == 2
+    errors = capsys.readouterr().err
+    assert "cannot be written" in errors and "Traceback" not in errors
 
 
 def test_a_path_that_is_not_unicode_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
