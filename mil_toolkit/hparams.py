@@ -1,8 +1,8 @@
 # Floor 0.5: every setting: one field is its default, its help and its search range. No heavy import here.
 """The configurations. Flags, `--set` names and search spaces are made from these fields alone."""
 
-import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -30,10 +30,10 @@ METRIC_NAMES = (
 
 @dataclass(frozen=True)
 class Tunable:
-    """What a search may do with a field: an interval (`low`, `high`) or a list (`search`).
+    """What a field may be, and what a search does with it: an interval (`low`, `high`) or a list (`search`).
 
-    `choices` are the values allowed at all, `needs` another field's values without which this one has
-    no effect, so that a search leaves it out.
+    choices: the values allowed at all; numbers without them lie in [least, most], or below `most` where `open_end`
+    needs: values of other fields without which this one has no effect, so that a search leaves it out
     """
 
     help: str
@@ -42,7 +42,15 @@ class Tunable:
     log: bool = False
     choices: tuple[Any, ...] = ()
     search: tuple[Any, ...] = ()
-    needs: tuple[str, tuple[Any, ...]] | None = None
+    needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    least: float = 0
+    most: float = math.inf
+    open_end: bool = False
+
+    @property
+    def searched(self) -> bool:
+        """Whether a search moves the field unless it is told otherwise."""
+        return self.low is not None or bool(self.search)
 
 
 def tunable(default: Any, **about: Any) -> Any:
@@ -69,7 +77,8 @@ class ExtractionConfig:
     preprocess: str = "none"
 
 
-_HIDDEN_POOLINGS = ("attention", "gated-attention", "noisy-and", "transformer")
+_IMAGES = {"image_branch": (True,)}
+_RATE = {"most": 1, "open_end": True}
 
 
 @dataclass(frozen=True)
@@ -77,58 +86,191 @@ class HeadConfig:
     """Everything that fixes a head and its training, but the data and the seed."""
 
     image_branch: bool = tunable(True, help="use the images; false leaves the metadata alone")
-    standardise: bool = tunable(True, help="bring each embedding dimension to mean 0 and variance 1")
+    standardise: bool = tunable(
+        True, needs=_IMAGES, help="bring each embedding dimension to mean 0 and variance 1"
+    )
     components: int = tunable(
         64,
         choices=(0, 16, 32, 64, 128),
         search=(16, 32, 64, 128),
+        needs=_IMAGES,
         help="principal components that the embeddings are reduced to; 0 keeps them whole",
     )
     pooling: str = tunable(
         "attention",
         choices=POOLING_NAMES,
         search=("attention", "gated-attention", "mean"),
+        needs=_IMAGES,
         help="how a bag's embeddings become one",
     )
     hidden: int = tunable(
         128,
         choices=(32, 64, 128, 256, 512),
         search=(32, 64, 128, 256),
-        needs=("pooling", _HIDDEN_POOLINGS),
-        help="width of the attention layer",
+        needs={"pooling": ("attention", "gated-attention", "noisy-and", "transformer")},
+        help="width of the pooling's hidden layer",
     )
     zero_start: bool = tunable(
-        True, help="start the attention's last layer at zero, so that the model begins as mean pooling"
+        True,
+        needs={"pooling": ("attention", "gated-attention", "transformer")},
+        help="start the attention's last layer at zero, so that the model begins as mean pooling",
     )
     top_k: int = tunable(
-        8, low=1, high=64, log=True, needs=("pooling", ("top-k",)), help="instances that top-k keeps"
+        8, low=1, high=64, log=True, least=1, needs={"pooling": ("top-k",)}, help="instances that top-k keeps"
     )
     metadata_branch: str = tunable(
         "mlp", choices=METADATA_BRANCH_NAMES, search=("mlp", "direct"), help="what the metadata pass through"
     )
-    metadata_hidden: int = tunable(64, help="width of the metadata branch")
+    metadata_hidden: int = tunable(
+        64, least=1, needs={"metadata_branch": ("mlp",)}, help="width of the metadata branch"
+    )
     metadata_dropout: float = tunable(
-        0.2, low=0.0, high=0.5, needs=("metadata_branch", ("mlp",)), help="dropout in the metadata branch"
+        0.2,
+        low=0.0,
+        high=0.5,
+        **_RATE,
+        needs={"metadata_branch": ("mlp",)},
+        help="dropout in the metadata branch",
     )
     fusion: str = tunable(
         "late",
         choices=FUSION_NAMES,
         search=FUSION_NAMES,
+        needs=_IMAGES | {"metadata_branch": ("mlp", "direct")},
         help="concat: one classifier on both branches; late: sum of an image logit and a metadata logit",
     )
     auxiliary: float = tunable(
-        0.5, low=0.0, high=1.0, needs=("fusion", ("late",)), help="weight of the branches' own losses"
+        0.5, low=0.0, high=1.0, needs={"fusion": ("late",)}, help="weight of the branches' own losses"
     )
-    embedding_dropout: float = tunable(0.25, low=0.0, high=0.5, help="dropout on the embeddings' columns")
-    instance_dropout: float = tunable(0.25, low=0.0, high=0.7, help="share of a bag's instances left out")
+    embedding_dropout: float = tunable(
+        0.25, low=0.0, high=0.5, **_RATE, needs=_IMAGES, help="dropout on the columns of a bag's embedding"
+    )
+    instance_dropout: float = tunable(
+        0.25, low=0.0, high=0.7, **_RATE, needs=_IMAGES, help="share of a bag's instances left out"
+    )
     class_weights: bool = tunable(True, help="weigh both classes the same in the loss")
     optimizer: str = tunable(
         "adamw", choices=OPTIMIZER_NAMES, search=("adam", "adamw"), help="how the weights move"
     )
-    momentum: float = tunable(0.9, low=0.0, high=0.99, needs=("optimizer", ("sgd",)), help="momentum of sgd")
-    learning_rate: float = tunable(1e-3, low=2e-4, high=1e-2, log=True, help="first learning rate")
-    gamma: float = tunable(0.9, low=0.85, high=1.0, help="factor on the learning rate after each epoch")
-    weight_decay: float = tunable(1e-2, low=1e-4, high=1.0, log=True, help="pull of the weights towards zero")
-    batch_size: int = tunable(16, help="bags in a mini-batch")
-    epochs: int = tunable(50, help="epochs at most; the best one of them is used")
-    patience: int = tunable(10, help="stop after so many epochs without a better one")
+    momentum: float = tunable(
+        0.9, low=0.0, high=0.99, **_RATE, needs={"optimizer": ("sgd",)}, help="momentum of sgd"
+    )
+    learning_rate: float = tunable(3e-3, low=5e-4, high=2e-2, log=True, help="first learning rate")
+    gamma: float = tunable(
+        0.9, low=0.85, high=1.0, most=1, help="factor on the learning rate after each epoch"
+    )
+    weight_decay: float = tunable(0.1, low=1e-3, high=1.0, log=True, help="pull of the weights towards zero")
+    batch_size: int = tunable(16, least=1, help="bags in a mini-batch")
+    epochs: int = tunable(50, least=1, help="epochs at most; the best one of them is used")
+    patience: int = tunable(10, least=1, help="stop after so many epochs without a better one")
+
+
+Settings = Mapping[str, tuple[Any, ...]]  # field name -> the values it may take: one fixes it
+
+PRESETS: dict[str, Settings] = {
+    "default": {},
+    "founding": {
+        "standardise": (False,),
+        "components": (0,),
+        "pooling": ("attention",),
+        "hidden": (128,),
+        "zero_start": (False,),
+        "metadata_branch": ("mlp",),
+        "metadata_dropout": (0.2,),
+        "fusion": ("concat",),
+        "embedding_dropout": (0.0,),
+        "instance_dropout": (0.0,),
+        "class_weights": (False,),
+        "optimizer": ("sgd", "adam"),
+        "momentum": (0.0,),
+        "learning_rate": (0.001, 0.005, 0.01),
+        "gamma": (0.9,),
+        "weight_decay": (0.0,),
+    },
+}
+
+
+def parse_settings(items: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """`NAME=VALUE[,VALUE...]` items as settings; raises UsageError that lists every wrong one."""
+    settings: dict[str, tuple[Any, ...]] = {}
+    problems: list[str] = []
+    for item in items:
+        name, _, values = item.partition("=")
+        try:
+            settings[name] = tuple(_parse_value(name, value) for value in values.split(","))
+        except ValueError as error:
+            problems.append(f"--set {item}: {error}")
+    if problems:
+        raise UsageError("\n".join(problems))
+    return settings
+
+
+def _parse_value(name: str, text: str) -> Any:
+    known = tunables(HeadConfig)
+    if name not in known:
+        raise ValueError(f"{name!r} is none of {', '.join(known)}.")
+    about, kind = known[name], type(getattr(HeadConfig(), name))
+    value = _CONVERTERS[kind](text)
+    if about.choices and value not in about.choices:
+        raise ValueError(f"{text!r} is none of {', '.join(map(str, about.choices))}.")
+    if kind in (int, float) and not about.choices and not _in_range(value, about):
+        bound = "below" if about.open_end else "at most"
+        raise ValueError(f"{text} does not lie at or above {about.least} and {bound} {about.most}.")
+    return value
+
+
+def _in_range(value: float, about: Tunable) -> bool:
+    return about.least <= value < about.most if about.open_end else about.least <= value <= about.most
+
+
+def _parse_bool(text: str) -> bool:
+    words = {"true": True, "false": False}
+    if text.lower() not in words:
+        raise ValueError(f"{text!r} is neither true nor false.")
+    return words[text.lower()]
+
+
+def _parse_int(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a whole number.") from None
+
+
+def _parse_float(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number.") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is not finite.")
+    return value
+
+
+_CONVERTERS: dict[type, Callable[[str], Any]] = {
+    bool: _parse_bool,
+    int: _parse_int,
+    float: _parse_float,
+    str: str,
+}
+
+
+def is_active(values: Mapping[str, Any], about: Tunable) -> bool:
+    """Whether a field has an effect, given the values of the active fields before it."""
+    return all(values.get(name) in allowed for name, allowed in about.needs.items())
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """What a study is told, beside its data."""
+
+    trials: int = 50
+    folds: int = 5
+    repeats: int = 1
+    outer_folds: int = 5
+    members: int = 5
+    objective: str = "balanced_log_loss"
+    sampler: str = "tpe"
+    pruner: str = "median"
+    seed: int = 0
+    settings: Settings = field(default_factory=dict)

@@ -1,6 +1,7 @@
 # Floor 1: metadata as numbers: imputed, one-hot, standardised; fitted on training patients alone.
 """`MetadataEncoder`: a table of clinical values in, standardised columns out; saved as JSON."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -42,7 +43,7 @@ class CategoryEncoder:
     """
 
     name: str
-    categories: tuple[str, ...]
+    categories: Sequence[str]
     had_missing: bool
 
     @classmethod
@@ -65,7 +66,7 @@ class CategoryEncoder:
 
 def _numbers(values: pd.Series, log: bool) -> pd.Series:
     numbers = values.astype(float)
-    return np.log(numbers) if log else numbers
+    return numbers.map(math.log, na_action="ignore") if log else numbers
 
 
 ENCODERS: dict[str, type[NumberEncoder] | type[CategoryEncoder]] = {
@@ -92,7 +93,7 @@ class MetadataEncoder:
         encoders = tuple(_fit_column(metadata[name], name in log_columns) for name in metadata.columns)
         raw = _encode_columns(encoders, metadata)
         deviations = raw.std(ddof=0).replace(0.0, np.inf)
-        return cls(encoders, raw.mean().to_dict(), deviations.fillna(np.inf).to_dict())
+        return cls(encoders, _by_name(raw.mean().fillna(0.0)), _by_name(deviations.fillna(np.inf)))
 
     @property
     def columns(self) -> list[str]:
@@ -109,7 +110,9 @@ class MetadataEncoder:
         return {
             "encoders": [{"kind": _kind(encoder), **asdict(encoder)} for encoder in self.encoders],
             "means": dict(self.means),
-            "deviations": {name: None if np.isinf(value) else value for name, value in self.deviations.items()},
+            "deviations": {
+                name: None if np.isinf(value) else value for name, value in self.deviations.items()
+            },
         }
 
     @classmethod
@@ -128,9 +131,15 @@ def _fit_column(values: pd.Series, log: bool) -> NumberEncoder | CategoryEncoder
     return CategoryEncoder.fit(values)
 
 
-def _encode_columns(encoders: Sequence[NumberEncoder | CategoryEncoder], metadata: pd.DataFrame) -> pd.DataFrame:
+def _encode_columns(
+    encoders: Sequence[NumberEncoder | CategoryEncoder], metadata: pd.DataFrame
+) -> pd.DataFrame:
     columns = {name: column for each in encoders for name, column in each.encode(metadata[each.name]).items()}
     return pd.DataFrame(columns, index=metadata.index)
+
+
+def _by_name(values: pd.Series) -> dict[str, float]:
+    return {str(name): float(value) for name, value in values.items()}
 
 
 def _kind(encoder: NumberEncoder | CategoryEncoder) -> str:
@@ -138,5 +147,5 @@ def _kind(encoder: NumberEncoder | CategoryEncoder) -> str:
 
 
 def _encoder_from_json(saved: Mapping[str, Any]) -> NumberEncoder | CategoryEncoder:
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in saved.items() if key != "kind"}
+    fields: dict[str, Any] = {name: value for name, value in saved.items() if name != "kind"}
     return ENCODERS[saved["kind"]](**fields)

@@ -60,14 +60,20 @@ class MILModel(nn.Module):
     """
 
     def __init__(
-        self, config: HeadConfig, embedding_width: int, metadata_width: int, members: Sequence[torch.Generator]
+        self,
+        config: HeadConfig,
+        embedding_width: int,
+        metadata_width: int,
+        members: Sequence[torch.Generator],
     ):
         super().__init__()
         self.config = config
         images = config.image_branch and embedding_width > 0
         branch = METADATA_BRANCHES[config.metadata_branch] if metadata_width > 0 else None
         if not images and branch is None:
-            raise UsageError("the model has neither images nor metadata: set image_branch or metadata_branch.")
+            raise UsageError(
+                "the model has neither images nor metadata: set image_branch or metadata_branch."
+            )
         self.pooling = POOLINGS[config.pooling](embedding_width, config, members) if images else None
         self.branch = branch(metadata_width, config, members) if branch else None
         image_width = self.pooling.width if self.pooling else 0

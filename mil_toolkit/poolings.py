@@ -96,7 +96,11 @@ class Instances:
 
     def present(self, members: int) -> Tensor:
         """(K, n) bool, the instances that count."""
-        return self.kept if self.kept is not None else self.bag.new_ones(members, len(self.bag), dtype=torch.bool)
+        return (
+            self.kept
+            if self.kept is not None
+            else self.bag.new_ones(members, len(self.bag), dtype=torch.bool)
+        )
 
     def bag_sums(self, values: Tensor) -> Tensor:
         """Sums over each bag's instances: (K, n, O) -> (K, B, O)."""
@@ -222,7 +226,9 @@ class NoisyAnd(nn.Module):
         super().__init__()
         self.width = config.hidden
         self.detect = Linear(inputs, config.hidden, members)
-        self.threshold = nn.Parameter(torch.full((len(members), 1, config.hidden), 0.5, device=members[0].device))
+        self.threshold = nn.Parameter(
+            torch.full((len(members), 1, config.hidden), 0.5, device=members[0].device)
+        )
 
     def forward(self, bags: Instances) -> Tensor:
         mean = bags.bag_means(self._detected(bags))  # (K, B, H)

@@ -28,7 +28,9 @@ class Moments:
     origin: np.ndarray
 
     def __sub__(self, other: "Moments") -> "Moments":
-        return Moments(self.bags - other.bags, self.total - other.total, self.outer - other.outer, self.origin)
+        return Moments(
+            self.bags - other.bags, self.total - other.total, self.outer - other.outer, self.origin
+        )
 
     @property
     def mean(self) -> np.ndarray:

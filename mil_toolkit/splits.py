@@ -45,7 +45,11 @@ def _quantile_bins(labels: np.ndarray, ages: np.ndarray, count: int) -> np.ndarr
 
 
 def _smallest_cell(labels: np.ndarray, bins: np.ndarray, count: int) -> int:
-    return min(int(np.sum((labels == label) & (bins == each))) for label in np.unique(labels) for each in range(count))
+    return min(
+        int(np.sum((labels == label) & (bins == each)))
+        for label in np.unique(labels)
+        for each in range(count)
+    )
 
 
 def make_splits(
@@ -65,7 +69,9 @@ def make_splits(
     _check_enough(labels, max(folds, 2), groups)
     if groups is not None:
         return _grouped(labels, groups, folds, seed), 1
-    bins, count = age_bins(labels, ages, max(folds, 2)) if ages is not None else (np.zeros(len(labels), dtype=int), 1)
+    bins, count = (
+        age_bins(labels, ages, max(folds, 2)) if ages is not None else (np.zeros(len(labels), dtype=int), 1)
+    )
     strata = labels * count + bins
     splitter = (
         StratifiedShuffleSplit(n_splits=1, test_size=0.2, random_state=seed)
@@ -102,7 +108,9 @@ def _check_enough(labels: np.ndarray, folds: int, groups: np.ndarray | None) -> 
         count = int(chosen.sum()) if groups is None else len(np.unique(groups[chosen]))
         if count < folds:
             unit = "patients" if groups is None else "groups"
-            problems.append(f"the {name} class has {count} {unit}, fewer than the {folds} folds. Use fewer folds.")
+            problems.append(
+                f"the {name} class has {count} {unit}, fewer than the {folds} folds. Use fewer folds."
+            )
     if problems:
         raise DataError(problems)
 

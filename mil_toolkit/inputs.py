@@ -1,0 +1,160 @@
+# Floor 2: what a population of members trains on: projected embeddings and encoded metadata, one view a fold.
+"""`Inputs`: the patients of one search as the members of every trial see them; nothing is computed twice."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mil_toolkit.bags import Bags
+from mil_toolkit.hparams import HeadConfig
+from mil_toolkit.metadata import MetadataEncoder
+from mil_toolkit.poolings import Instances
+from mil_toolkit.projection import MOST_COMPONENTS, Moments, Projection, fit_projection, fold_moments
+
+
+@dataclass(frozen=True)
+class Patients:
+    """What is known of B patients: their bags (None without images), labels and raw metadata.
+
+    labels: (B,) of 0 and 1, or -1 where unknown; metadata: B rows, index patient id
+    log_columns: names of the metadata columns whose logarithm is taken
+    """
+
+    bags: Bags | None
+    labels: np.ndarray
+    metadata: pd.DataFrame
+    log_columns: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def ids(self) -> list[str]:
+        """Patient ids, in order."""
+        return list(self.metadata.index)
+
+    def take(self, indices: np.ndarray) -> "Patients":
+        """The patients at these places."""
+        metadata = self.metadata.iloc[indices]
+        bags = None if self.bags is None else self.bags.select(list(metadata.index))
+        return Patients(bags, self.labels[indices], metadata, self.log_columns)
+
+
+class Inputs:
+    """The same patients seen from several folds, each with its own fitted projection and encoder.
+
+    patients: all that are walked through, B of them
+    trains: for each of F folds, the indices of its training patients; the rest of them is held out
+    dtype: of the products (bfloat16 or float32)
+    """
+
+    def __init__(
+        self,
+        patients: Patients,
+        trains: Sequence[np.ndarray],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
+        self.patients, self.trains, self.device, self.dtype = (
+            patients,
+            list(trains),
+            torch.device(device),
+            dtype,
+        )
+        self._projected: dict[bool, Tensor] = {}
+
+    @cached_property
+    def encoders(self) -> list[MetadataEncoder]:
+        """Each fold's metadata encoder, fitted on its training patients."""
+        metadata, log_columns = self.patients.metadata, self.patients.log_columns
+        return [MetadataEncoder.fit(metadata.iloc[train], log_columns) for train in self.trains]
+
+    @cached_property
+    def metadata(self) -> Tensor:
+        """(F, B, M) encoded metadata; a column that a fold's encoder does not know is zero in it."""
+        tables = [encoder.encode(self.patients.metadata) for encoder in self.encoders]
+        columns = list(dict.fromkeys(name for table in tables for name in table.columns))
+        values = np.stack(
+            [table.reindex(columns=columns, fill_value=0.0).to_numpy(float) for table in tables]
+        )
+        return torch.from_numpy(values).float().to(self.device)
+
+    @cached_property
+    def trains_on(self) -> Tensor:
+        """(F, B) bool, the training patients of each fold."""
+        mask = torch.zeros(len(self.trains), len(self.patients), dtype=torch.bool)
+        for fold, train in enumerate(self.trains):
+            mask[fold, torch.from_numpy(train)] = True
+        return mask.to(self.device)
+
+    @cached_property
+    def moments(self) -> list[Moments]:
+        """Each fold's moments of its training embeddings."""
+        assert self.patients.bags is not None
+        return fold_moments(self.patients.bags, self.trains)
+
+    def projections(self, config: HeadConfig) -> list[Projection]:
+        """Each fold's projection under this configuration."""
+        if not config.components:
+            return [fit_projection(each, config.standardise, 0) for each in self.moments]
+        return [each.narrowed(config.components) for each in self._widest(config.standardise)]
+
+    def embedding_width(self, config: HeadConfig) -> int:
+        """Columns of the projected embeddings, 0 without images."""
+        if self.patients.bags is None or not config.image_branch:
+            return 0
+        width = self.patients.bags.instances.shape[1]
+        return min(config.components, width) if config.components else width
+
+    def instances(self, config: HeadConfig, bags: Tensor, folds: Sequence[int]) -> Instances | None:
+        """The instances of `bags` (b,) as members see them that lie in `folds` (K of them)."""
+        packed = self.patients.bags
+        if packed is None or not config.image_branch:
+            return None
+        rows, sizes = packed.rows(bags).to(self.device), packed.sizes[bags]
+        if config.components:
+            width = self.embedding_width(config)
+            views = self._project(config.standardise)[:, :, :width].index_select(1, rows)
+            return Instances(_of_members(views, folds), sizes)
+        shared = self._raw[rows][None]
+        if not config.standardise:
+            return Instances(shared, sizes)
+        shift, scale = self._scaler
+        return Instances(shared, sizes, shift[list(folds), None], scale[list(folds), None])
+
+    def _widest(self, standardise: bool) -> list[Projection]:
+        return [fit_projection(each, standardise, MOST_COMPONENTS) for each in self.moments]
+
+    def _project(self, standardise: bool) -> Tensor:
+        """(F, N, most components), computed once."""
+        if standardise not in self._projected:
+            bags = self.patients.bags
+            assert bags is not None
+            views = [projection(bags.instances).to(self.dtype) for projection in self._widest(standardise)]
+            self._projected[standardise] = torch.stack(views).to(self.device)
+        return self._projected[standardise]
+
+    @cached_property
+    def _raw(self) -> Tensor:
+        """(N, D), the embeddings themselves."""
+        assert self.patients.bags is not None
+        return self.patients.bags.instances.to(self.dtype).to(self.device)
+
+    @cached_property
+    def _scaler(self) -> tuple[Tensor, Tensor]:
+        """(F, D) shifts and (F, D) scales."""
+        fitted = [fit_projection(each, True, 0) for each in self.moments]
+        shift, scale = (
+            torch.stack(parts) for parts in ([f.shift for f in fitted], [f.scale for f in fitted])
+        )
+        return shift.to(self.device), scale.to(self.device)
+
+
+def _of_members(views: Tensor, folds: Sequence[int]) -> Tensor:
+    """Each member's view from its fold's: (F, ...) -> (K, ...), without a copy where they are the same."""
+    return views if list(folds) == list(range(len(views))) else views[list(folds)]

@@ -1,0 +1,140 @@
+# Floor 3: the nested procedure without Optuna: a trial on inner folds, the choice's members, the refit.
+"""What a search does with one configuration, and what becomes of the best one (rules of evidence, 3)."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mil_toolkit.bundle import FittedHead
+from mil_toolkit.hparams import HeadConfig
+from mil_toolkit.inputs import Inputs, Patients
+from mil_toolkit.metrics import METRICS
+from mil_toolkit.training import Member, predict, train
+
+THRESHOLD = 0.5  # where a metric needs one inside a trial
+OnEpoch = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Logits of every member for every patient after each epoch.
+
+    logits: (E, K, B); folds: (K,) each member's; trains_on: (F, B) bool; labels: (B,)
+    """
+
+    logits: np.ndarray
+    folds: np.ndarray
+    trains_on: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def held_out(self) -> np.ndarray:
+        """(B,) bool, the patients that some fold holds out."""
+        return np.logical_not(self.trains_on.all(0))
+
+    def out_of_fold(self, epoch: int) -> np.ndarray:
+        """Logits (B,) by the members that did not train on a patient, averaged; NaN where none. Epochs from 1."""
+        weights = ~self.trains_on[self.folds]  # (K, B)
+        with np.errstate(invalid="ignore"):
+            return np.asarray((self.logits[epoch - 1] * weights).sum(0) / weights.sum(0))
+
+    def validation(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and probabilities (n,) of the held-out patients, pooled over folds."""
+        kept = self.held_out
+        return self.labels[kept], sigmoid(self.out_of_fold(epoch)[kept])
+
+    def training(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and probabilities of the training patients, pooled over members."""
+        member, patient = self.trains_on[self.folds].nonzero()
+        return self.labels[patient], sigmoid(self.logits[epoch - 1, member, patient])
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration on the inner folds: its one epoch (from 1), the objective there, and all curves."""
+
+    epoch: int
+    value: float
+    curves: Curves
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of logits."""
+    return 1 / (1 + np.exp(-logits))
+
+
+def derive_seeds(count: int, *path: int) -> list[int]:
+    """Seeds that depend on (seed, repeat, outer fold, trial, ...) and on nothing else."""
+    return [int(word) for word in np.random.SeedSequence(path).generate_state(count)]
+
+
+def smooth(curve: Sequence[float]) -> np.ndarray:
+    """Mean of each epoch with its neighbours: three epochs, two at the ends."""
+    window = np.ones(3)
+    return np.convolve(curve, window, "same") / np.convolve(np.ones(len(curve)), window, "same")
+
+
+def best_epoch(curve: Sequence[float], higher_is_better: bool) -> int:
+    """The epoch (from 1) at which the smoothed curve is best; the first of several."""
+    smoothed = smooth(curve)
+    return int(np.argmax(smoothed if higher_is_better else -smoothed)) + 1
+
+
+def run_trial(
+    inputs: Inputs, config: HeadConfig, objective: str, seed: Sequence[int], on_epoch: OnEpoch | None = None
+) -> Trial:
+    """Train one member per inner fold in lockstep and choose the trial's one epoch from their pooled curve.
+
+    Stops after `config.patience` epochs without a better one. `on_epoch(epoch, value)` is told the smoothed
+    objective after each epoch, and may raise to end the trial.
+    """
+    higher = METRICS[objective].higher_is_better
+    folds = range(len(inputs.trains))
+    members = [Member(fold, each) for fold, each in zip(folds, derive_seeds(len(folds), *seed), strict=True)]
+    logits: list[np.ndarray] = []
+    curve: list[float] = []
+    for epoch, model in enumerate(train(inputs, config, members, members[0].seed), 1):
+        logits.append(predict(model, inputs, folds).numpy())
+        curves = _curves(inputs, logits, folds)
+        curve.append(METRICS[objective].score(*curves.validation(epoch), THRESHOLD))
+        if on_epoch is not None:
+            on_epoch(epoch, float(smooth(curve)[-1]))
+        if epoch - best_epoch(curve, higher) >= config.patience:
+            break
+    epoch = best_epoch(curve, higher)
+    return Trial(epoch, curve[epoch - 1], curves)
+
+
+def _curves(inputs: Inputs, logits: Sequence[np.ndarray], folds: Sequence[int]) -> Curves:
+    labels = inputs.patients.labels
+    return Curves(np.stack(logits), np.array(folds), inputs.trains_on.cpu().numpy(), labels)
+
+
+def run_again(inputs: Inputs, config: HeadConfig, epoch: int, members: int, seed: Sequence[int]) -> Curves:
+    """The inner folds once more with `members` seeds each, up to `epoch`; the curves hold that epoch alone."""
+    folds = np.repeat(np.arange(len(inputs.trains)), members).tolist()
+    seeds = derive_seeds(len(folds), *seed)
+    population = [Member(fold, each) for fold, each in zip(folds, seeds, strict=True)]
+    *_, model = train(inputs, dataclasses.replace(config, epochs=epoch), population, seeds[0])
+    return _curves(inputs, [predict(model, inputs, folds).numpy()], folds)
+
+
+def refit(
+    patients: Patients,
+    config: HeadConfig,
+    epoch: int,
+    members: int,
+    seed: Sequence[int],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> FittedHead:
+    """Fit `members` heads on all these patients for `epoch` epochs; no validation set is needed."""
+    inputs = Inputs(patients, [np.arange(len(patients))], device, dtype)
+    seeds = derive_seeds(members, *seed)
+    config = dataclasses.replace(config, epochs=epoch)
+    *_, model = train(inputs, config, [Member(0, each) for each in seeds], seeds[0])
+    projection = inputs.projections(config)[0] if inputs.embedding_width(config) else None
+    return FittedHead(model.cpu(), projection, inputs.encoders[0])

@@ -1,0 +1,173 @@
+# Floor 2.5: the one loop that trains heads: many members in lockstep over the same mini-batches.
+"""Training of K heads at once; see `train`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mil_toolkit.hparams import HeadConfig
+from mil_toolkit.inputs import Inputs
+from mil_toolkit.members import draw, dropout_of, generators
+from mil_toolkit.model import Logits, MILModel
+from mil_toolkit.poolings import Instances
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of a population: the fold whose training patients it learns from, and its seed."""
+
+    fold: int
+    seed: int
+
+
+def train(
+    inputs: Inputs, config: HeadConfig, members: Sequence[Member], order_seed: int
+) -> Iterator[MILModel]:
+    """Train K members in lockstep; yields the model after each of `config.epochs` epochs.
+
+    All members walk through the same mini-batches, which `order_seed` shuffles. A member's loss in a
+    mini-batch is the mean over its own training patients in it; it does not move where there are none.
+    The caller stops the training by not asking for the next epoch.
+    """
+    random = generators([member.seed for member in members], inputs.device)
+    folds = [member.fold for member in members]
+    metadata = inputs.metadata[folds]  # (K, B, M)
+    model = MILModel(config, inputs.embedding_width(config), metadata.shape[-1], random).to(inputs.device)
+    weights = patient_weights(inputs, config)[folds]  # (K, B)
+    labels = torch.from_numpy(inputs.patients.labels).float().to(inputs.device)
+    optimizer = Optimizer(model, config)
+    order = torch.Generator().manual_seed(order_seed)
+    dropout = dropout_of(random)
+    for epoch in range(config.epochs):
+        rate = config.learning_rate * config.gamma**epoch
+        for batch in torch.randperm(len(inputs.patients), generator=order).split(config.batch_size):
+            bags = inputs.instances(config, batch, folds)
+            bags = drop_instances(bags, config.instance_dropout, random)
+            logits = model(bags, metadata[:, batch], dropout)
+            member_losses(logits, labels[batch], weights[:, batch], config).sum().backward()
+            optimizer.step(rate, (weights[:, batch] > 0).any(1))
+        yield model
+
+
+def patient_weights(inputs: Inputs, config: HeadConfig) -> Tensor:
+    """(F, B) the weight of each patient in each fold's loss: 0 held out, else 1 or its class's weight.
+
+    Class weights are n / (2 n_class) among the fold's training patients, so that their mean is one.
+    """
+    trains_on = inputs.trains_on.float()
+    if not config.class_weights:
+        return trains_on
+    labels = torch.from_numpy(inputs.patients.labels).to(inputs.device)
+    weights = torch.zeros_like(trains_on)
+    for label in (0, 1):
+        of_class = trains_on * (labels == label)
+        weights += (
+            of_class * trains_on.sum(1, keepdim=True) / (2 * of_class.sum(1, keepdim=True)).clamp(min=1)
+        )
+    return weights
+
+
+def member_losses(logits: Logits, labels: Tensor, weights: Tensor, config: HeadConfig) -> Tensor:
+    """Each member's mean weighted cross-entropy over its own training patients: (K,).
+
+    Shapes: logits (K, b), labels (b,), weights (K, b)
+    Under late fusion each branch's own cross-entropy is added, times `config.auxiliary`.
+    """
+    losses = _cross_entropy(logits.total, labels)
+    for branch in (logits.image, logits.metadata):
+        if branch is not None:
+            losses = losses + config.auxiliary * _cross_entropy(branch, labels)
+    return (losses * weights).sum(1) / (weights > 0).sum(1).clamp(min=1)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(logits, labels.expand_as(logits), reduction="none")
+
+
+def drop_instances(
+    bags: Instances | None, rate: float, random: Sequence[torch.Generator]
+) -> Instances | None:
+    """Leave each instance out with probability `rate`, but one of each bag, drawn at random, always in."""
+    if bags is None or rate == 0:
+        return bags
+    kept = draw(random, bags.x.shape[1]) >= rate  # (K, n)
+    sizes = bags.sizes.to(bags.x.device, non_blocking=True)
+    spared = (draw(random, len(sizes)) * sizes).long() + sizes.cumsum(0) - sizes  # (K, B)
+    return replace(bags, kept=kept.scatter(1, spared, True))
+
+
+@torch.inference_mode()
+def predict(model: MILModel, inputs: Inputs, folds: Sequence[int]) -> Tensor:
+    """Logits of every patient by every member: (K, B) on the CPU; `folds` are the members' own."""
+    config = model.config
+    metadata = inputs.metadata[list(folds)]
+    parts = [
+        model(inputs.instances(config, bags, folds), metadata[:, bags]).total
+        for bags in torch.arange(len(inputs.patients)).split(config.batch_size)
+    ]
+    return torch.cat(parts, 1).float().cpu()
+
+
+class Optimizer:
+    """SGD with momentum, Adam or AdamW over all parameters as one flat tensor.
+
+    The update is that of torch.optim with its default constants (a test holds them equal); here a member without
+    training patients in a mini-batch keeps its weights, its moments and its step count.
+    """
+
+    BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+    def __init__(self, model: nn.Module, config: HeadConfig):
+        self.config = config
+        self.values, self.gradients, self.owner = flatten(model)
+        self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
+        self.steps = torch.zeros(int(self.owner.max()) + 1, device=self.values.device)  # (K,)
+
+    @torch.no_grad()
+    def step(self, rate: float, active: Tensor) -> None:
+        """Move the members that are `active` (K,) bool, and clear the gradients."""
+        self.steps += active
+        rates = rate * active.float()
+        moving = active.float()[self.owner]
+        if self.config.optimizer == "adamw":
+            self.values.mul_(1 - (rates * self.config.weight_decay)[self.owner])
+        else:
+            self.gradients.add_(self.values, alpha=self.config.weight_decay)
+        if self.config.optimizer == "sgd":
+            self._sgd(rates, moving)
+        else:
+            self._adam(rates, moving)
+        self.gradients.zero_()
+
+    def _sgd(self, rates: Tensor, moving: Tensor) -> None:
+        self.first.mul_(1 - (1 - self.config.momentum) * moving).addcmul_(self.gradients, moving)
+        self.values.addcmul_(rates[self.owner], self.first, value=-1)
+
+    def _adam(self, rates: Tensor, moving: Tensor) -> None:
+        beta, gamma = self.BETAS
+        self.first.lerp_(self.gradients, (1 - beta) * moving)
+        self.second.lerp_(self.gradients.square(), (1 - gamma) * moving)
+        steps = self.steps.clamp(min=1)  # a member that has not moved yet has moments of zero
+        spread = (1 - gamma**steps).rsqrt()[self.owner] * self.second.sqrt() + self.EPSILON
+        self.values.addcdiv_(self.first * (rates / (1 - beta**steps))[self.owner], spread, value=-1)
+
+
+def flatten(model: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+    """Move all parameters (K, ...) of a model into one flat tensor, and their gradients into another.
+
+    The parameters become views of it, so that an optimizer needs a handful of operations a step. The third
+    tensor says which member each element belongs to.
+    """
+    parameters = list(model.parameters())
+    values = torch.cat([each.detach().flatten() for each in parameters])
+    gradients = torch.zeros_like(values)
+    sizes = [each.numel() for each in parameters]
+    for each, value, gradient in zip(parameters, values.split(sizes), gradients.split(sizes), strict=True):
+        each.data, each.grad = value.view(each.shape), gradient.view(each.shape)
+    owners = [
+        torch.arange(len(each), device=each.device).repeat_interleave(each[0].numel()) for each in parameters
+    ]
+    return values, gradients, torch.cat(owners)
