@@ -51,7 +51,7 @@ def run(
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except Exception:
+    except Exception:  # noqa: BLE001 - the last stop before the interpreter, which prints all of it
         traceback.print_exc()
         print(f"{parser.prog}: this is a defect of mil_toolkit, not of your data.", file=sys.stderr)
         return MilError.exit_code
