@@ -1,0 +1,73 @@
+"""Layers with a leading member axis against torch's own, one member at a time."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from mil_toolkit.members import Linear, draw, dropout_of, generators, keep_all
+
+SEEDS = [3, 1, 4]
+
+
+def test_linear_is_each_members_own_linear() -> None:
+    layer = Linear(5, 7, generators(SEEDS))
+    x = torch.randn(3, 11, 5)
+    for k in range(3):
+        expected = functional.linear(x[k], layer.weight[k].T, layer.bias[k, 0])
+        torch.testing.assert_close(layer(x)[k], expected)
+
+
+def test_linear_on_shared_input_is_linear_on_copies() -> None:
+    layer = Linear(5, 7, generators(SEEDS))
+    x = torch.randn(1, 11, 5)
+    torch.testing.assert_close(layer(x), layer(x.expand(3, -1, -1).contiguous()))
+
+
+def test_linear_passes_the_gradients_of_copies_to_shared_input() -> None:
+    layer = Linear(5, 7, generators(SEEDS))
+    x = torch.randn(1, 11, 5, requires_grad=True)
+    weights = torch.randn(3, 11, 7)
+    shared = torch.autograd.grad((layer(x) * weights).sum(), [x, layer.weight, layer.bias])
+    copies = torch.autograd.grad((layer(x.expand(3, -1, -1)) * weights).sum(), [x, layer.weight, layer.bias])
+    for one, other in zip(shared, copies, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_linear_computes_in_the_precision_of_its_input_and_keeps_its_weights() -> None:
+    layer = Linear(5, 7, generators(SEEDS))
+    out = layer(torch.randn(3, 11, 5).bfloat16())
+    out.sum().backward()
+    assert out.dtype == torch.bfloat16
+    assert layer.weight.dtype == torch.float32
+    assert layer.weight.grad is not None and layer.weight.grad.dtype == torch.float32
+
+
+def test_linear_starts_within_the_bound_of_torch_and_spreads_over_it() -> None:
+    layer = Linear(100, 200, generators(SEEDS))
+    bound = 1 / math.sqrt(100)
+    assert layer.weight.abs().max() <= bound
+    assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
+    assert Linear(5, 7, generators(SEEDS), zero=True).weight.count_nonzero() == 0
+
+
+def test_a_member_draws_the_same_alone_and_among_others() -> None:
+    together = draw(generators(SEEDS), 4, 2)
+    for k, seed in enumerate(SEEDS):
+        assert torch.equal(draw(generators([seed]), 4, 2)[0], together[k])
+
+
+def test_dropout_zeroes_its_share_and_keeps_the_mean() -> None:
+    x = torch.ones(3, 10_000)
+    dropped = dropout_of(generators(SEEDS))(x, 0.25)
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    assert dropped.unique().tolist() == pytest.approx([0, 1 / 0.75])
+
+
+def test_dropout_of_rate_zero_draws_nothing() -> None:
+    members = generators([0])
+    x = torch.randn(1, 8)
+    assert dropout_of(members)(x, 0.0) is x
+    assert torch.equal(draw(members, 2), draw(generators([0]), 2))
+    assert keep_all(x, 0.9) is x
