@@ -224,7 +224,7 @@ class NoisyAnd(nn.Module):
 
     def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
         super().__init__()
-        self.width = config.hidden
+        self.width, self.members = config.hidden, len(members)
         self.detect = Linear(inputs, config.hidden, members)
         self.threshold = nn.Parameter(
             torch.full((len(members), 1, config.hidden), 0.5, device=members[0].device)
@@ -238,7 +238,7 @@ class NoisyAnd(nn.Module):
 
     def attention(self, bags: Instances) -> Tensor:
         """An instance's share of what the bag's detectors saw."""
-        seen = self._detected(bags).sum(-1, keepdim=True)
+        seen = self._detected(bags).sum(-1, keepdim=True) * bags.present(self.members)[..., None]
         return (seen / bags.bag_sums(seen)[:, bags.bag]).squeeze(-1)
 
     def _detected(self, bags: Instances) -> Tensor:
