@@ -25,14 +25,28 @@ def draw(members: Sequence[torch.Generator], *shape: int) -> Tensor:
 class Linear(nn.Module):
     """K linear layers side by side, initialised as torch.nn.Linear does.
 
+    zero: start at zero; bias: false where nothing could tell it, as on scores that go into a softmax: its gradient
+        would be rounding alone, which Adam turns into steps
     Shapes: (K, n, inputs) or, shared by all members, (1, n, inputs) -> (K, n, outputs)
     """
 
-    def __init__(self, inputs: int, outputs: int, members: Sequence[torch.Generator], zero: bool = False):
+    bias: Tensor
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        members: Sequence[torch.Generator],
+        zero: bool = False,
+        bias: bool = True,
+    ):
         super().__init__()
         bound = 0.0 if zero else 1 / math.sqrt(inputs)
         self.weight = nn.Parameter((2 * draw(members, inputs, outputs) - 1) * bound)
-        self.bias = nn.Parameter((2 * draw(members, 1, outputs) - 1) * bound)
+        if bias:
+            self.bias = nn.Parameter((2 * draw(members, 1, outputs) - 1) * bound)
+        else:
+            self.register_buffer("bias", self.weight.new_zeros(len(members), 1, outputs), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)

@@ -152,7 +152,7 @@ class Attention(_Weighted):
     def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
         super().__init__(inputs, config, members)
         self.hidden = Linear(inputs, config.hidden, members)
-        self.score = Linear(config.hidden, 1, members, zero=config.zero_start)
+        self.score = Linear(config.hidden, 1, members, zero=config.zero_start, bias=False)
 
     def scores(self, bags: Instances) -> Tensor:
         hidden = torch.tanh(bags.linear(self.hidden.weight, self.hidden.bias))  # (K, n, H)
@@ -178,7 +178,7 @@ class TopK(_Weighted):
     def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
         super().__init__(inputs, config, members)
         self.k = config.top_k
-        self.score = Linear(inputs, 1, members)
+        self.score = Linear(inputs, 1, members, bias=False)
 
     def scores(self, bags: Instances) -> Tensor:
         scores = bags.linear(self.score.weight, self.score.bias).squeeze(-1).float()
@@ -262,7 +262,7 @@ class Transformer(nn.Module):
         self.mix = Linear(hidden, hidden, members)
         self.widen = Linear(hidden, 2 * hidden, members)
         self.narrow = Linear(2 * hidden, hidden, members)
-        self.score = Linear(hidden, 1, members, zero=config.zero_start)
+        self.score = Linear(hidden, 1, members, zero=config.zero_start, bias=False)
 
     def forward(self, bags: Instances) -> Tensor:
         x = self._block(bags)
