@@ -56,6 +56,14 @@ def _cpu_has_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def training_dtype(device: torch.device) -> torch.dtype:
+    """The precision of the products in training: bfloat16 where it is native, else float32.
+
+    float16 would need its losses scaled, and bfloat16 that is emulated is slow.
+    """
+    return torch.bfloat16 if pick_precision("auto", device) == "bfloat16" else torch.float32
+
+
 def available_cores() -> int:
     """Cores that this process may use: its affinity, and the quota of its control group."""
     return min(len(os.sched_getaffinity(0)), _quota_cores())

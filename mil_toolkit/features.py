@@ -334,3 +334,10 @@ def find_cache(cohort_name: str, root: Path = Path("cache")) -> Path:
         raise UsageError(f"{root / cohort_name} holds no features. Run mil-extract first.")
     listed = "\n".join(f"  --features {folder}" for folder in folders)
     raise UsageError(f"{root / cohort_name} holds several caches. Choose one:\n{listed}")
+
+
+def open_features(features: str | None, cohort_name: str) -> FeatureCache | None:
+    """What `--features` names: a cache folder, `none`, or left out the cohort's only cache."""
+    if features == "none":
+        return None
+    return FeatureCache.open(Path(features) if features else find_cache(cohort_name))

@@ -7,10 +7,12 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mil_toolkit.errors import DataError, UsageError
+from mil_toolkit.errors import BusyError, DataError, UsageError
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -69,6 +71,45 @@ def remove_dead_temporaries(folder: Path) -> None:
         with contextlib.suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, made where there is none; raises BusyError where another process holds it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written: {error.strerror}.") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise BusyError(f"{folder} is in use by another process. Try again when it has ended.") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def published_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which takes the name `folder` when all of it is there; an older one is replaced."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = folder.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+    building.mkdir()
+    try:
+        yield building
+        if folder.exists():
+            retired = building.with_suffix(".old")
+            folder.rename(retired)
+            building.rename(folder)
+            shutil.rmtree(retired)
+        else:
+            building.rename(folder)
+        fsync_folder(folder.parent)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
 def canonical_json(value: Any) -> bytes:

@@ -260,9 +260,18 @@ def is_active(values: Mapping[str, Any], about: Tunable) -> bool:
     return all(values.get(name) in allowed for name, allowed in about.needs.items())
 
 
+SAMPLER_NAMES = ("tpe", "random", "grid", "gp")
+PRUNER_NAMES = ("median", "hyperband", "none")
+
+
 @dataclass(frozen=True)
 class StudyConfig:
-    """What a study is told, beside its data."""
+    """What a study is told, beside its data.
+
+    trials: in each search; folds: inner folds, 1 for a single 80/20 split; repeats, outer_folds: of the nested
+    cross-validation, 0 outer folds for none; members: seeds that are averaged in a fitted model
+    settings: what `--set` and `--preset` say
+    """
 
     trials: int = 50
     folds: int = 5
@@ -274,3 +283,15 @@ class StudyConfig:
     pruner: str = "median"
     seed: int = 0
     settings: Settings = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        least = {"trials": 1, "folds": 1, "repeats": 1, "outer_folds": 0, "members": 1, "seed": 0}
+        low = [
+            f"--{name.replace('_', '-')} must be at least {bound}, not {getattr(self, name)}."
+            for name, bound in least.items()
+            if getattr(self, name) < bound
+        ]
+        if self.outer_folds == 1:
+            low.append("--outer-folds must be 0 (none) or at least 2, not 1.")
+        if low:
+            raise UsageError("\n".join(low))

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from mil_toolkit.bags import Bags
+from mil_toolkit.cohort import Cohort
+from mil_toolkit.features import FeatureCache
 from mil_toolkit.hparams import HeadConfig
 from mil_toolkit.metadata import MetadataEncoder
 from mil_toolkit.poolings import Instances
@@ -29,6 +31,13 @@ class Patients:
     labels: np.ndarray
     metadata: pd.DataFrame
     log_columns: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, cohort: Cohort, cache: FeatureCache | None) -> "Patients":
+        """All patients of a cohort; raises DataError for those without embeddings. Without a cache: no images."""
+        bags = None if cache is None else cache.bags(cohort.patient_ids)
+        log_columns = tuple(column.name for column in cohort.columns if column.transform == "log")
+        return cls(bags, cohort.labels.astype(np.int64), cohort.metadata, log_columns)
 
     def __len__(self) -> int:
         return len(self.labels)

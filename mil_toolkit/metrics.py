@@ -13,10 +13,11 @@ Score = Callable[[np.ndarray, np.ndarray, float], float]
 
 @dataclass(frozen=True)
 class Metric:
-    """A score of labels (n,), probabilities (n,) and a threshold."""
+    """A score of labels (n,), probabilities (n,) and a threshold; `thresholded` where it looks at the last."""
 
     score: Score
     higher_is_better: bool = True
+    thresholded: bool = False
 
 
 def balanced_log_loss(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> float:
@@ -63,10 +64,10 @@ def brier(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5)
 METRICS: dict[str, Metric] = {
     "balanced_log_loss": Metric(balanced_log_loss, higher_is_better=False),
     "log_loss": Metric(log_loss, higher_is_better=False),
-    "accuracy": Metric(accuracy),
-    "sensitivity": Metric(sensitivity),
-    "specificity": Metric(specificity),
-    "balanced_accuracy": Metric(balanced_accuracy),
+    "accuracy": Metric(accuracy, thresholded=True),
+    "sensitivity": Metric(sensitivity, thresholded=True),
+    "specificity": Metric(specificity, thresholded=True),
+    "balanced_accuracy": Metric(balanced_accuracy, thresholded=True),
     "auc": Metric(auc),
     "brier": Metric(brier, higher_is_better=False),
 }

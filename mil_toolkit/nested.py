@@ -18,6 +18,10 @@ THRESHOLD = 0.5  # where a metric needs one inside a trial
 OnEpoch = Callable[[int, float], None]
 
 
+class Diverged(ArithmeticError):
+    """A configuration whose weights left the finite numbers."""
+
+
 @dataclass(frozen=True)
 class Curves:
     """Logits of every member for every patient after each epoch.
@@ -98,6 +102,8 @@ def run_trial(
     curve: list[float] = []
     for epoch, model in enumerate(train(inputs, config, members, members[0].seed), 1):
         logits.append(predict(model, inputs, folds).numpy())
+        if not np.isfinite(logits[-1]).all():
+            raise Diverged(f"the logits are no longer finite after epoch {epoch}.")
         curves = _curves(inputs, logits, folds)
         curve.append(METRICS[objective].score(*curves.validation(epoch), THRESHOLD))
         if on_epoch is not None:

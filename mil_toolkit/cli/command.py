@@ -34,6 +34,15 @@ def command_parser(name: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def add_features(parser: argparse.ArgumentParser) -> None:
+    """The option that names the features, or does without images."""
+    parser.add_argument(
+        "--features",
+        metavar="CACHE_FOLDER",
+        help="folder that mil-extract printed; none: metadata alone; by default the cohort's only one in cache/",
+    )
+
+
 def run(
     parser: argparse.ArgumentParser,
     command: Callable[[argparse.Namespace], Outcome],

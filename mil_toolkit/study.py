@@ -1,0 +1,183 @@
+# Floor 3: the study folder: what a study was told, its splits, what its searches chose.
+"""`Study`: a folder of `mil-tune`, written once and readable without the command line that made it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mil_toolkit.cohort import Cohort
+from mil_toolkit.errors import DataError
+from mil_toolkit.features import FeatureCache
+from mil_toolkit.files import publish_json, read_json
+from mil_toolkit.hparams import HeadConfig, StudyConfig
+from mil_toolkit.nested import derive_seeds
+from mil_toolkit.splits import Split, make_splits
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search: the patients it may see and those it never sees, by place among the labelled patients.
+
+    path: (repeat, outer fold) from 1, or (0, 0) for the final search on all; its seeds derive from it
+    inner: splits of `patients`, by place within them
+    """
+
+    path: tuple[int, int]
+    patients: np.ndarray
+    test: np.ndarray
+    inner: list[Split]
+
+    @property
+    def name(self) -> str:
+        """The search's name in the storage and, for an outer fold, its folder below `outer/`."""
+        return "repeat{}-fold{}".format(*self.path) if len(self.test) else "final"
+
+
+@dataclass(frozen=True)
+class Best:
+    """What a search chose: the configuration and its one epoch, the objective there, and its scores.
+
+    inner: on the held-out patients of the inner folds, which chose it; training: on the training patients
+    patients: held-out patients of the inner folds; parameters: those that the search moved
+    """
+
+    config: HeadConfig
+    epoch: int
+    value: float
+    inner: Mapping[str, float]
+    training: Mapping[str, float]
+    patients: int
+    parameters: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "Best":
+        """Read a best.json; raises DataError where there is none."""
+        saved = read_json(path)
+        return cls(**{**saved, "config": HeadConfig(**saved["config"])})
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study folder with what it was told."""
+
+    folder: Path
+    config: StudyConfig
+    described: Mapping[str, Any]
+
+    @classmethod
+    def begin(cls, folder: Path, config: StudyConfig, cohort: Cohort, cache: FeatureCache | None) -> "Study":
+        """Begin a study, or go on with the one that stands there.
+
+        Raises DataError where that one was told something else; the message names each difference.
+        """
+        described = describe(config, cohort, cache)
+        path = folder / "config.json"
+        if path.exists():
+            _refuse_other(path, read_json(path), described)
+        else:
+            publish_json(path, described)
+        return cls(folder, config, described)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Study":
+        """Open a finished study; raises DataError where there is none or it has not ended."""
+        described = read_json(folder / "config.json")
+        if described.get("schema") != SCHEMA:
+            raise DataError(f"{folder / 'config.json'} is not of schema {SCHEMA}, which this version reads.")
+        if not (folder / "DONE").exists():
+            raise DataError(
+                f"{folder} has not ended. Run its mil-tune command again: it goes on where it stopped."
+            )
+        settings = {name: tuple(values) for name, values in described["study"]["settings"].items()}
+        return cls(folder, StudyConfig(**{**described["study"], "settings": settings}), described)
+
+    def check(self, cohort: Cohort, cache: FeatureCache | None) -> None:
+        """Raise DataError where the study was made of another cohort or other features."""
+        _refuse_other(self.folder / "config.json", self.described, describe(self.config, cohort, cache))
+
+    def folder_of(self, search: Search) -> Path:
+        """Where a search keeps its trials and its choice: the final one in the study folder itself."""
+        return self.folder / "outer" / search.name if len(search.test) else self.folder
+
+    @property
+    def best(self) -> Best:
+        """What the final search chose."""
+        return Best.read(self.folder / "best.json")
+
+
+def describe(config: StudyConfig, cohort: Cohort, cache: FeatureCache | None) -> dict[str, Any]:
+    """All that fixes a study, as JSON: the options, and digests of the labelled patients and their embeddings."""
+    labelled = cohort.labelled()
+    features = None
+    if cache is not None:
+        features = {
+            "name": cache.folder.name,
+            "digest": cache.digest(labelled.patient_ids),
+            "spec": cache.spec,
+        }
+    settings = {name: list(values) for name, values in config.settings.items()}
+    return {
+        "schema": SCHEMA,
+        "study": asdict(config) | {"settings": settings},
+        "cohort": {"name": cohort.name, "digest": labelled.digest(), "patients": len(labelled)},
+        "features": features,
+    }
+
+
+def _refuse_other(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    there, here = _flat(found), _flat(asked)
+    names = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
+    if names:
+        lines = [f"{name}: {there.get(name)!r} there, {here.get(name)!r} now." for name in names]
+        advice = "Use another --study, or the cohort, features and options that it was made with."
+        raise DataError([f"{path} describes another study:", *lines, advice])
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], dict[str, Any]]:
+    """Every search of a study on the labelled patients of a cohort, the final one last, and splits.json.
+
+    Raises DataError where a class has fewer patients than folds.
+    """
+    everyone = np.arange(len(cohort))
+    searches: list[Search] = []
+    bins: dict[str, int] = {}
+    for repeat in range(1, config.repeats + 1 if config.outer_folds else 1):
+        splits, bins[f"repeat{repeat}"] = _split(
+            cohort, everyone, config.outer_folds, (config.seed, repeat, 0)
+        )
+        for fold, split in enumerate(splits, 1):
+            inner, _ = _split(cohort, split.train, config.folds, (config.seed, repeat, fold))
+            searches.append(Search((repeat, fold), split.train, split.test, inner))
+    inner, bins["final"] = _split(cohort, everyone, config.folds, (config.seed, 0, 0))
+    searches.append(Search((0, 0), everyone, everyone[:0], inner))
+    saved = {
+        "age_bins": bins,
+        "searches": {each.name: _describe(each, cohort.patient_ids) for each in searches},
+    }
+    return searches, saved
+
+
+def _split(cohort: Cohort, patients: np.ndarray, folds: int, path: Sequence[int]) -> tuple[list[Split], int]:
+    by_age = "age" in cohort.stratify and "age" in cohort.metadata
+    ages = cohort.metadata["age"].to_numpy(float)[patients] if by_age else None
+    groups = None if cohort.groups is None else cohort.groups[patients]
+    labels = cohort.labels[patients].astype(int)
+    return make_splits(labels, folds, derive_seeds(1, *path)[0], ages, groups)
+
+
+def _describe(search: Search, patient_ids: Sequence[str]) -> dict[str, Any]:
+    """The held-out patients of a search and of each of its inner folds, by id."""
+    inner = [[patient_ids[search.patients[place]] for place in split.test] for split in search.inner]
+    return {"test": [patient_ids[place] for place in search.test], "inner": inner}
