@@ -44,7 +44,7 @@ class FittedHead:
     @torch.inference_mode()
     def apply(self, patients: Patients) -> Applied:
         """Logits of B patients by K members, and what each image weighed; labels are not looked at."""
-        metadata = torch.from_numpy(self.encoder.encode(patients.metadata).to_numpy(np.float32))
+        metadata = torch.tensor(self.encoder.encode(patients.metadata).to_numpy(np.float32))
         logits, attention = [], []
         for places in torch.arange(len(patients)).split(_BAGS_AT_ONCE):
             bags = self._instances(patients, places)
@@ -72,8 +72,8 @@ class FittedHead:
 class ModelBundle:
     """A fitted head with what it must be told by, and told about.
 
-    about: JSON values: `cohort`, `class_names`, `columns` (the metadata as declared), `features` (spec and digest of
-        the cache), `threshold` on the probability, `epoch`, `seeds`, `versions`
+    about: JSON values: `study`, `cohort`, `patients` and their digests `fitted_on`, `class_names`, `columns` (the metadata as declared), `features` (spec and digest of the cache),
+        `threshold` on the probability, `epoch`, `versions`
     scores: as in the study's scores.json
     """
 

@@ -15,7 +15,6 @@ from mil_toolkit.metrics import METRICS
 from mil_toolkit.training import Member, predict, train
 
 THRESHOLD = 0.5  # where a metric needs one inside a trial
-OnEpoch = Callable[[int, float], None]
 
 
 class Diverged(ArithmeticError):
@@ -56,6 +55,9 @@ class Curves:
         return self.labels[patient], sigmoid(self.logits[epoch - 1, member, patient])
 
 
+OnEpoch = Callable[[Curves, float], None]
+
+
 @dataclass(frozen=True)
 class Trial:
     """One configuration on the inner folds: its one epoch (from 1), the objective there, and all curves."""
@@ -92,8 +94,8 @@ def run_trial(
 ) -> Trial:
     """Train one member per inner fold in lockstep and choose the trial's one epoch from their pooled curve.
 
-    Stops after `config.patience` epochs without a better one. `on_epoch(epoch, value)` is told the smoothed
-    objective after each epoch, and may raise to end the trial.
+    Stops after `config.patience` epochs without a better one. `on_epoch(curves, value)` is told the curves so far
+    and the smoothed objective after each epoch, and may raise to end the trial.
     """
     higher = METRICS[objective].higher_is_better
     folds = range(len(inputs.trains))
@@ -107,7 +109,7 @@ def run_trial(
         curves = _curves(inputs, logits, folds)
         curve.append(METRICS[objective].score(*curves.validation(epoch), THRESHOLD))
         if on_epoch is not None:
-            on_epoch(epoch, float(smooth(curve)[-1]))
+            on_epoch(curves, float(smooth(curve)[-1]))
         if epoch - best_epoch(curve, higher) >= config.patience:
             break
     epoch = best_epoch(curve, higher)

@@ -170,8 +170,11 @@ class _Run:
         config = self.space.suggest(trial)
         seed = (self.config.seed, *search.path, trial.number)
 
-        def on_epoch(epoch: int, value: float) -> None:
-            trial.report(value, epoch)
+        walked: list[Curves] = []
+
+        def on_epoch(curves: Curves, value: float) -> None:
+            walked[:] = [curves]
+            trial.report(value, len(curves.logits))
             if trial.should_prune():
                 raise optuna.TrialPruned
 
@@ -180,12 +183,13 @@ class _Run:
         except Diverged:
             trial.set_user_attr("diverged", True)
             raise
+        finally:
+            self._log_epochs(search, trial.number, walked)
         trial.set_user_attr("epoch", result.epoch)
-        self._log_epochs(search, trial.number, result.curves)
         return result.value
 
-    def _log_epochs(self, search: Search, number: int, curves: Curves) -> None:
-        lines = [json.dumps(each) for each in epoch_scores(curves)]
+    def _log_epochs(self, search: Search, number: int, walked: Sequence[Curves]) -> None:
+        lines = [json.dumps(each) for curves in walked for each in epoch_scores(curves)]
         folder = self.study.folder_of(search) / "epochs"
         publish(folder / f"trial{number:04d}.jsonl", ("\n".join(lines) + "\n").encode())
 

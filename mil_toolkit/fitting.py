@@ -1,0 +1,65 @@
+# Floor 3.5: the final model: what a study chose, on all labelled patients.
+"""`fit`: the best configuration of a study refitted on every labelled patient, as a bundle."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mil_toolkit.bundle import ModelBundle
+from mil_toolkit.cohort import Cohort, MetadataColumn
+from mil_toolkit.devices import pick_device, training_dtype
+from mil_toolkit.features import FeatureCache
+from mil_toolkit.files import digest_json, published_folder, read_json
+from mil_toolkit.inputs import Patients
+from mil_toolkit.nested import THRESHOLD, refit
+from mil_toolkit.study import Study
+
+PACKAGES = ("mil_toolkit", "torch", "numpy", "pillow")
+
+
+def fit(
+    cohort: Cohort, cache: FeatureCache | None, study_folder: Path, output: Path, device: str = "auto"
+) -> ModelBundle:
+    """Refit what the study chose on all labelled patients, the study's `members` seeds side by side.
+
+    The bundle takes the name `output` when it is complete; an older one is replaced. Raises DataError where
+    the study has not ended or was made of another cohort or other features.
+    """
+    study = Study.open(study_folder)
+    study.check(cohort, cache)
+    best, config = study.best, study.config
+    seed = (config.seed, 0, 0, config.trials)
+    place = pick_device(device)
+    patients = Patients.of(cohort.labelled(), cache)
+    head = refit(patients, best.config, best.epoch, config.members, seed, place, training_dtype(place))
+    about = {
+        "study": study_folder.name,
+        "cohort": cohort.name,
+        "patients": len(patients),
+        "fitted_on": fingerprints(patients),
+        "class_names": list(cohort.class_names),
+        "columns": [declared(column) for column in cohort.columns],
+        "features": study.described["features"],
+        "epoch": best.epoch,
+        "threshold": THRESHOLD,
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    bundle = ModelBundle(head, about, read_json(study_folder / "scores.json"))
+    with published_folder(output) as folder:
+        bundle.save(folder)
+    return bundle
+
+
+def declared(column: MetadataColumn) -> Mapping[str, Any]:
+    """What of a metadata column must be the same where the model is applied; the table's heading may differ."""
+    return {name: asdict(column)[name] for name in ("name", "kind", "transform", "unit")}
+
+
+def fingerprints(patients: Patients) -> list[str]:
+    """A digest of each patient's id, label and metadata, by which a model knows whom it was fitted on."""
+    rows = zip(
+        patients.ids, patients.labels.tolist(), patients.metadata.astype(str).to_numpy().tolist(), strict=True
+    )
+    return [digest_json(row)[:16] for row in rows]
