@@ -232,7 +232,8 @@ def plan(
     """
     if not versions:
         return Plan(wanted, [None] * len(wanted.images))
-    rows = [Stored(image, bag, row) for bag in versions for row, image in enumerate(bag.images)]
+    # The bag that counts comes last, so that of two contents with one size and mtime the newer is believed.
+    rows = [Stored(image, bag, row) for bag in reversed(versions) for row, image in enumerate(bag.images)]
     by_stat = {} if rehash else {_stat_key(each.image): each.image.digest for each in rows}
     current = [_identify(wanted.patient_id, *each, by_stat, rehashes, rehash) for each in wanted.images]
     if [each and each[:2] for each in current] == [each[:2] for each in versions[0].images]:
@@ -318,33 +319,39 @@ class _Job(NamedTuple):
 
 
 class _Loaded(NamedTuple):
-    """A job with the image's pixels (image_size, image_size, 3) uint8, or the problem with it."""
+    """A job with its image as pixels (image_size, image_size, 3) uint8."""
 
     job: _Job
-    image: StoredImage | None
-    pixels: Pixels | None
-    problem: str = ""
+    image: StoredImage
+    pixels: Pixels
 
 
-def _load(config: ExtractionConfig, job: _Job) -> _Loaded:
+class _Failed(NamedTuple):
+    """A job whose image cannot be read."""
+
+    job: _Job
+    problem: str
+
+
+def _load(config: ExtractionConfig, job: _Job) -> _Loaded | _Failed:
     try:
         with job.path.open("rb") as file:
             status, content = os.fstat(file.fileno()), file.read()
         pixels = prepare(decode(content), config.image_size, config.crop, config.preprocess)
     except (OSError, DataError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        return _Loaded(job, None, None, f"{shown(job.path)}: {reason}")
+        return _Failed(job, f"{shown(job.path)}: {reason}")
     return _Loaded(job, _seen(job.name, status, bytes.fromhex(digest(content))), pixels)
 
 
-def _ahead(jobs: Iterator[_Job], config: ExtractionConfig, workers: int) -> Iterator[_Loaded]:
+def _ahead(jobs: Iterator[_Job], config: ExtractionConfig, workers: int) -> Iterator[_Loaded | _Failed]:
     """The jobs loaded, in their order; by threads that stay a few images ahead, where there are any."""
     load = partial(_load, config)
     if not workers:
         yield from map(load, jobs)
         return
     with ThreadPoolExecutor(workers) as pool:
-        window: deque[Future[_Loaded]] = deque()
+        window: deque[Future[_Loaded | _Failed]] = deque()
         for job in jobs:
             window.append(pool.submit(load, job))
             if len(window) > workers * _AHEAD:
@@ -390,7 +397,7 @@ class _Run:
             yield from (done for bag in bags.values() if not bag.open and (done := self._worth(bag)))
         yield from (done for plan in plans if not plan.missing and (done := self._worth(_Bag(plan))))
 
-    def _batches(self, plans: Sequence[Plan]) -> Iterator[list[_Loaded]]:
+    def _batches(self, plans: Sequence[Plan]) -> Iterator[list[_Loaded | _Failed]]:
         """Images read and decoded, whatever patient they belong to; the last batch may be smaller."""
         loaded = _ahead(self._jobs(plans), self.config, self.workers)
         total = sum(len(plan.missing) for plan in plans)
@@ -413,18 +420,18 @@ class _Run:
             bag = _Bag(plan)
             yield from (_Job(bag, place, *plan.wanted.images[place]) for place in plan.missing)
 
-    def _settle(self, batch: Sequence[_Loaded]) -> None:
+    def _settle(self, batch: Sequence[_Loaded | _Failed]) -> None:
         """Embed the readable images of a batch and note the others."""
-        readable = [each for each in batch if each.pixels is not None]
+        readable = [each for each in batch if isinstance(each, _Loaded)]
         for each in batch:
-            if each.pixels is None:
+            if isinstance(each, _Failed):
                 self._give_up(each.job, each.problem)
-        for each, row in zip(readable, self._embed(readable), strict=True):
+        for done, row in zip(readable, self._embed(readable), strict=True):
             if np.isfinite(row).all():
-                each.job.bag.settle(each.job.place, each.image, row)
+                done.job.bag.settle(done.job.place, done.image, row)
             else:
                 self._give_up(
-                    each.job, f"{shown(each.job.path)}: its embedding exceeds float16. Other weights?"
+                    done.job, f"{shown(done.job.path)}: its embedding exceeds float16. Other weights?"
                 )
         self.extracted += len(readable)
 
@@ -433,12 +440,19 @@ class _Run:
         job.bag.settle(job.place, None, None)
 
     def _embed(self, batch: Sequence[_Loaded]) -> Sequence[NDArray[np.float16]]:
+        """One row an image; the network always sees whole batches, since its kernels depend on their size.
+
+        So an image's embedding is the same in any company, and a resumed run gives an uninterrupted one's bits.
+        """
         if not batch:
             return ()
-        pixels = torch.from_numpy(np.stack([each.pixels for each in batch if each.pixels is not None]))
+        size = self.config.image_size
+        whole = np.zeros((self.batch_size, size, size, 3), dtype=np.uint8)
+        whole[: len(batch)] = [each.pixels for each in batch]
+        pixels = torch.from_numpy(whole)
         if self.device.type == "cuda":
             pixels = pixels.pin_memory().to(self.device, non_blocking=True)
-        return list(self.embedder(pixels).cpu().numpy())
+        return list(self.embedder(pixels)[: len(batch)].cpu().numpy())
 
     def readable(self, wanted: Wanted) -> Wanted:
         """What is wanted of a patient without the images that could not be read."""
