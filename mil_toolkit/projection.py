@@ -12,6 +12,7 @@ from torch import Tensor
 from mil_toolkit.bags import Bags
 
 MOST_COMPONENTS = 128
+_LEADING = 16  # components whose mean variance becomes one
 _CHUNK = 8192  # rows in float32 at once
 
 
@@ -104,10 +105,10 @@ def fit_projection(of: Moments, standardise: bool, components: int) -> Projectio
 
 def _principal_axes(covariance: np.ndarray, components: int) -> np.ndarray:
     last = len(covariance) - 1
-    first = max(0, last + 1 - components)
+    first = max(0, last + 1 - max(components, _LEADING))
     values, axes = scipy.linalg.eigh(covariance, subset_by_index=(first, last))
-    leading = np.clip(values[::-1][:16], 0, None).mean()
-    return axes[:, ::-1] / np.sqrt(leading or 1.0)
+    leading = np.clip(values[::-1][:_LEADING], 0, None).mean()
+    return axes[:, ::-1][:, :components] / np.sqrt(leading or 1.0)
 
 
 def _reciprocal(deviation: np.ndarray) -> np.ndarray:
