@@ -1,0 +1,104 @@
+"""What members train on: views of folds, computed once."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from mil_toolkit.hparams import HeadConfig
+from mil_toolkit.inputs import Inputs, Patients
+from mil_toolkit.metadata import MetadataEncoder
+from mil_toolkit.projection import fit_projection, fold_moments
+
+MakePatients = Callable[..., Patients]
+TRAINS = [np.arange(8), np.arange(4, 12)]
+FOLDS = [0, 1, 1]
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+@pytest.mark.parametrize("components", [0, 4])
+def test_a_member_sees_its_folds_projection(
+    components: int, standardise: bool, make_patients: MakePatients
+) -> None:
+    patients = make_patients()
+    assert patients.bags is not None
+    config = HeadConfig(components=components, standardise=standardise)
+    chosen = torch.tensor([7, 2])
+    bags = Inputs(patients, TRAINS).instances(config, chosen, FOLDS)
+    assert bags is not None
+    embeddings = patients.bags.instances[patients.bags.rows(chosen)]
+    for k, fold in enumerate(FOLDS):
+        projection = fit_projection(fold_moments(patients.bags, TRAINS)[fold], standardise, components)
+        seen = bags.standardised(len(FOLDS))[k]
+        expected = projection(embeddings) if components or standardise else embeddings
+        torch.testing.assert_close(seen, expected, rtol=1e-3, atol=1e-4)
+    assert bags.sizes.tolist() == patients.bags.sizes[chosen].tolist()
+
+
+def test_the_projections_of_a_refit_are_those_of_the_training(make_patients: MakePatients) -> None:
+    patients = make_patients()
+    assert patients.bags is not None
+    inputs = Inputs(patients, TRAINS)
+    for config in (HeadConfig(components=4), HeadConfig(components=0)):
+        bags = inputs.instances(config, torch.arange(12), [0, 1])
+        assert bags is not None
+        for fold, projection in enumerate(inputs.projections(config)):
+            seen = projection(patients.bags.instances)
+            torch.testing.assert_close(bags.standardised(2)[fold], seen, rtol=1e-3, atol=1e-4)
+            assert projection.width == inputs.embedding_width(config)
+
+
+def test_projected_embeddings_are_computed_once(
+    make_patients: MakePatients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = Inputs(make_patients(), TRAINS)
+    first = inputs.instances(HeadConfig(components=4), torch.tensor([0]), FOLDS)
+    monkeypatch.setattr("mil_toolkit.inputs.fit_projection", None)
+    again = inputs.instances(HeadConfig(components=2), torch.tensor([0]), FOLDS)
+    assert first is not None and again is not None
+    assert torch.equal(first.x[..., :2], again.x)
+
+
+def test_metadata_are_encoded_by_each_fold(make_patients: MakePatients) -> None:
+    patients = make_patients()
+    metadata = Inputs(patients, TRAINS).metadata
+    for fold, train in enumerate(TRAINS):
+        encoder = MetadataEncoder.fit(patients.metadata.iloc[train])
+        expected = encoder.encode(patients.metadata).to_numpy(np.float32)
+        torch.testing.assert_close(metadata[fold], torch.tensor(expected))
+
+
+def test_a_column_that_a_fold_does_not_know_is_zero_in_it(make_patients: MakePatients) -> None:
+    patients = make_patients()
+    patients.metadata["sex"] = ["U"] * 4 + ["F", "M"] * 4
+    metadata = Inputs(patients, TRAINS).metadata
+    first, second = (MetadataEncoder.fit(patients.metadata.iloc[train]).columns for train in TRAINS)
+    assert first == ["age", "sex F", "sex M", "sex U"] and second == ["age", "sex M"]
+    assert metadata.shape == (2, 12, 4)
+    assert metadata[1, :, [1, 3]].count_nonzero() == 0
+    assert metadata[1, :, 2].count_nonzero() > 0
+
+
+def test_patients_without_any_metadata_have_no_columns(make_patients: MakePatients) -> None:
+    patients = make_patients()
+    bare = Patients(patients.bags, patients.labels, patients.metadata[[]])
+    assert Inputs(bare, TRAINS).metadata.shape == (2, 12, 0)
+
+
+def test_without_images_there_are_no_instances(make_patients: MakePatients) -> None:
+    without = Inputs(make_patients(images=False), TRAINS)
+    assert without.instances(HeadConfig(), torch.tensor([0]), FOLDS) is None
+    assert without.embedding_width(HeadConfig()) == 0
+    switched_off = Inputs(make_patients(), TRAINS)
+    assert switched_off.instances(HeadConfig(image_branch=False), torch.tensor([0]), FOLDS) is None
+    assert switched_off.embedding_width(HeadConfig(image_branch=False)) == 0
+
+
+def test_taking_patients_takes_all_that_is_known_of_them(make_patients: MakePatients) -> None:
+    patients = make_patients()
+    taken = patients.take(np.array([5, 1]))
+    assert taken.ids == ["P5", "P1"]
+    assert taken.labels.tolist() == [1, 1]
+    assert taken.bags is not None and taken.bags.patient_ids == ("P5", "P1")
+    assert len(taken) == 2
