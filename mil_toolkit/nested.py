@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import expit
 
 from mil_toolkit.bundle import FittedHead
 from mil_toolkit.hparams import HeadConfig
@@ -69,18 +70,19 @@ class Trial:
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """Probabilities of logits."""
-    return 1 / (1 + np.exp(-logits))
+    return np.asarray(expit(logits))
 
 
 def derive_seeds(count: int, *path: int) -> list[int]:
     """Seeds that depend on (seed, repeat, outer fold, trial, ...) and on nothing else."""
-    return [int(word) for word in np.random.SeedSequence(path).generate_state(count)]
+    # The length goes in too: SeedSequence takes (1, 2) and (1, 2, 0) for the same.
+    return [int(word) for word in np.random.SeedSequence((len(path), *path)).generate_state(count)]
 
 
 def smooth(curve: Sequence[float]) -> np.ndarray:
     """Mean of each epoch with its neighbours: three epochs, two at the ends."""
-    window = np.ones(3)
-    return np.convolve(curve, window, "same") / np.convolve(np.ones(len(curve)), window, "same")
+    total, count = (np.convolve(each, np.ones(3))[1:-1] for each in (curve, np.ones(len(curve))))
+    return total / count
 
 
 def best_epoch(curve: Sequence[float], higher_is_better: bool) -> int:
