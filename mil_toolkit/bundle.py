@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
+from scipy.special import expit
 from torch import Tensor
 
 from mil_toolkit.errors import DataError
-from mil_toolkit.files import digest, publish, publish_json, read_json
+from mil_toolkit.files import digest, digest_json, publish, publish_json, read_json
 from mil_toolkit.hparams import HeadConfig
 from mil_toolkit.inputs import Patients
 from mil_toolkit.members import generators
@@ -85,7 +85,7 @@ class ModelBundle:
         """Probability (B,) of the positive class from the members' mean logit, the standard deviation (B,) of the
         members' own probabilities, and the attention (N,) or None."""
         logits, attention = self.head.apply(patients)
-        return _sigmoid(logits.mean(0)), _sigmoid(logits).std(0), attention
+        return expit(logits.mean(0)), expit(logits).std(0), attention
 
     def save(self, folder: Path) -> None:
         """Write the bundle's files into `folder`."""
@@ -99,26 +99,15 @@ class ModelBundle:
         publish(folder / "model.safetensors", tensors)
         publish_json(folder / "scores.json", self.scores)
         publish(folder / "README.md", model_card(self).encode())
-        publish_json(
-            folder / "config.json",
-            {"schema": SCHEMA, "tensors": digest(tensors), "head": head, "about": dict(self.about)},
-        )
+        config = {"schema": SCHEMA, "tensors": digest(tensors), "head": head, "about": dict(self.about)}
+        publish_json(folder / "config.json", {**config, "digest": digest_json(config)})
 
     @classmethod
     def load(cls, folder: Path) -> "ModelBundle":
         """Read a bundle; raises DataError where a file is missing, damaged, foreign or of a newer schema."""
-        config = read_json(folder / "config.json")
-        if not isinstance(config, dict) or config.get("schema") != SCHEMA:
-            found = config.get("schema") if isinstance(config, dict) else None
-            raise DataError(
-                f"{folder / 'config.json'} is of schema {found}, this version reads schema {SCHEMA}."
-            )
+        config = _read_config(folder / "config.json")
         tensors = _read_tensors(folder / "model.safetensors", config["tensors"])
         return cls(_head(config["head"], tensors), config["about"], read_json(folder / "scores.json"))
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logits))
 
 
 def _tensors(head: FittedHead) -> dict[str, Tensor]:
@@ -131,6 +120,16 @@ def _tensors(head: FittedHead) -> dict[str, Tensor]:
     return {name: value.detach().clone().cpu() for name, value in tensors.items()}
 
 
+def _read_config(path: Path) -> dict[str, Any]:
+    config = read_json(path)
+    found = config.pop("schema", None) if isinstance(config, dict) else None
+    if found != SCHEMA:
+        raise DataError(f"{path} is of schema {found}, this version reads schema {SCHEMA}.")
+    if config.pop("digest", None) != digest_json({"schema": SCHEMA, **config}):
+        raise DataError(f"{path} is damaged, or was edited: it is not the file that was written.")
+    return dict(config)
+
+
 def _read_tensors(path: Path, expected: str) -> dict[str, Tensor]:
     try:
         content = path.read_bytes()
@@ -140,10 +139,7 @@ def _read_tensors(path: Path, expected: str) -> dict[str, Tensor]:
         raise DataError(
             f"{path} is not the file that config.json was written with: it is damaged or foreign."
         )
-    try:
-        return dict(load(content))
-    except SafetensorError as error:
-        raise DataError(f"{path} is no safetensors file: {error}.") from None
+    return dict(load(content))
 
 
 def _head(saved: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FittedHead:
