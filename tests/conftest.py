@@ -10,6 +10,8 @@ import torch
 from mil_toolkit.bags import Bags
 from mil_toolkit.inputs import Patients
 
+torch.set_num_threads(1)  # what is this small waits longer for a second thread than it gains from it
+
 
 def make_patients(count: int = 12, width: int = 6, seed: int = 0, images: bool = True) -> Patients:
     """Patients with alternating labels, bags of 1 to 5 embeddings and two metadata columns."""
