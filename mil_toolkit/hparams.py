@@ -149,9 +149,7 @@ class HeadConfig:
         0.25, low=0.0, high=0.7, **_RATE, needs=_IMAGES, help="share of a bag's instances left out"
     )
     class_weights: bool = tunable(True, help="weigh both classes the same in the loss")
-    optimizer: str = tunable(
-        "adamw", choices=OPTIMIZER_NAMES, search=("adam", "adamw"), help="how the weights move"
-    )
+    optimizer: str = tunable("adamw", choices=OPTIMIZER_NAMES, help="how the weights move")
     momentum: float = tunable(
         0.9, low=0.0, high=0.99, **_RATE, needs={"optimizer": ("sgd",)}, help="momentum of sgd"
     )
