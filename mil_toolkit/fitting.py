@@ -59,7 +59,6 @@ def declared(column: MetadataColumn) -> Mapping[str, Any]:
 
 def fingerprints(patients: Patients) -> list[str]:
     """A digest of each patient's id, label and metadata, by which a model knows whom it was fitted on."""
-    rows = zip(
-        patients.ids, patients.labels.tolist(), patients.metadata.astype(str).to_numpy().tolist(), strict=True
-    )
+    values = [[str(value) for value in row] for row in patients.metadata.itertuples(index=False)]
+    rows = zip(patients.ids, patients.labels.tolist(), values, strict=True)
     return [digest_json(row)[:16] for row in rows]

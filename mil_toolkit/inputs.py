@@ -18,6 +18,8 @@ from mil_toolkit.metadata import MetadataEncoder
 from mil_toolkit.poolings import Instances
 from mil_toolkit.projection import MOST_COMPONENTS, Moments, Projection, fit_projection, fold_moments
 
+_ROUND = 128  # rows
+
 
 @dataclass(frozen=True)
 class Patients:
@@ -76,6 +78,7 @@ class Inputs:
             dtype,
         )
         self._projected: dict[bool, Tensor] = {}
+        self._narrowed: dict[tuple[bool, int], Tensor] = {}
 
     @cached_property
     def encoders(self) -> list[MetadataEncoder]:
@@ -125,19 +128,40 @@ class Inputs:
         packed = self.patients.bags
         if packed is None or not config.image_branch:
             return None
-        rows, sizes = packed.rows(bags).to(self.device), packed.sizes[bags]
+        rows, sizes = self._fill(packed.rows(bags), packed.sizes[bags])
+        rows, views = rows.to(self.device), torch.tensor(folds, device=self.device)
         if config.components:
-            width = self.embedding_width(config)
-            views = self._project(config.standardise)[:, :, :width].index_select(1, rows)
-            return Instances(_of_members(views, folds), sizes)
-        shared = self._raw[rows][None]
+            view = self._view(config)
+            of_members = (views[:, None] * len(packed.instances) + rows).flatten()
+            x = view.flatten(0, 1).index_select(0, of_members)
+            return Instances(x.view(len(folds), len(rows), -1), sizes)
+        shared = self._raw.index_select(0, rows)[None]
         if not config.standardise:
             return Instances(shared, sizes)
         shift, scale = self._scaler
-        return Instances(shared, sizes, shift[list(folds), None], scale[list(folds), None])
+        return Instances(shared, sizes, shift[views, None], scale[views, None])
+
+    def _fill(self, rows: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows up to a multiple of `_ROUND`, the additional ones in a last bag, which the model drops.
+
+        A bfloat16 product is compiled for each shape that comes; mini-batches of any number of rows never end
+        to bring new ones.
+        """
+        filler = -len(rows) % (1 if self.dtype == torch.float32 else _ROUND)
+        if not filler:
+            return rows, sizes
+        return torch.cat([rows, rows.new_zeros(filler)]), torch.cat([sizes, sizes.new_tensor([filler])])
 
     def _widest(self, standardise: bool) -> list[Projection]:
         return [fit_projection(each, standardise, MOST_COMPONENTS) for each in self.moments]
+
+    def _view(self, config: HeadConfig) -> Tensor:
+        """(F, N, components), as rows one behind the other; kept for the configuration that asked last."""
+        key = config.standardise, config.components
+        if key not in self._narrowed:
+            widest = self._project(config.standardise)
+            self._narrowed = {key: widest[..., : self.embedding_width(config)].contiguous()}
+        return self._narrowed[key]
 
     def _project(self, standardise: bool) -> Tensor:
         """(F, N, most components), computed once."""
@@ -162,8 +186,3 @@ class Inputs:
             torch.stack(parts) for parts in ([f.shift for f in fitted], [f.scale for f in fitted])
         )
         return shift.to(self.device), scale.to(self.device)
-
-
-def _of_members(views: Tensor, folds: Sequence[int]) -> Tensor:
-    """Each member's view from its fold's: (F, ...) -> (K, ...), without a copy where they are the same."""
-    return views if list(folds) == list(range(len(views))) else views[list(folds)]

@@ -89,11 +89,13 @@ class MILModel(nn.Module):
         """Logits of B bags.
 
         Shapes: bags of n instances or None without images, metadata (K, B, M) -> (K, B)
+        Bags beyond the B rows of metadata are dropped: they fill up the instances to a round number.
         """
         parts = []
         if self.pooling is not None:
             assert bags is not None
-            parts.append(dropout(self.pooling(bags), self.config.embedding_dropout))
+            pooled = self.pooling(bags)[:, : metadata.shape[1]]
+            parts.append(dropout(pooled, self.config.embedding_dropout))
         if self.branch is not None:
             parts.append(self.branch(metadata, dropout))
         if not self.late:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mil_toolkit.hparams import HeadConfig
-from mil_toolkit.members import Linear, linear
+from mil_toolkit.members import Linear, linear, tanh
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Attention(_Weighted):
         self.score = Linear(config.hidden, 1, members, zero=config.zero_start, bias=False)
 
     def scores(self, bags: Instances) -> Tensor:
-        hidden = torch.tanh(bags.linear(self.hidden.weight, self.hidden.bias))  # (K, n, H)
+        hidden = tanh(bags.linear(self.hidden.weight, self.hidden.bias))  # (K, n, H)
         return self.score(hidden).squeeze(-1).float()  # (K, n)
 
 
@@ -167,7 +167,7 @@ class GatedAttention(Attention):
         self.gate = Linear(inputs, config.hidden, members)
 
     def scores(self, bags: Instances) -> Tensor:
-        hidden = torch.tanh(bags.linear(self.hidden.weight, self.hidden.bias))
+        hidden = tanh(bags.linear(self.hidden.weight, self.hidden.bias))
         gate = torch.sigmoid(bags.linear(self.gate.weight, self.gate.bias))
         return self.score(hidden * gate).squeeze(-1).float()
 
@@ -275,9 +275,10 @@ class Transformer(nn.Module):
         return bags.softmax(self.score(x).squeeze(-1))
 
     def _block(self, bags: Instances) -> Tensor:
+        precision = bags.x.dtype  # of the products; what is added up stays in float32
         x = bags.linear(self.embed.weight, self.embed.bias).float()  # (K, n, H)
-        x = x + self.mix(self._attend(_normalise(x), bags))
-        return x + self.narrow(torch.relu(self.widen(_normalise(x))))
+        x = x + self.mix(self._attend(_normalise(x).to(precision), bags))
+        return x + self.narrow(torch.relu(self.widen(_normalise(x).to(precision))))
 
     def _attend(self, x: Tensor, bags: Instances) -> Tensor:
         """Multi-head self-attention inside each bag, (K, n, H) -> (K, n, H)."""

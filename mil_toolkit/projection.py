@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 import torch
 from torch import Tensor
 
 from mil_toolkit.bags import Bags
 
 MOST_COMPONENTS = 128
+SCALED_BY = 16  # leading components, whose mean variance becomes one
+LEAST_DEVIATION = 0.01  # of a column, as a share of the mean over columns
 _LEADING = 16  # components whose mean variance becomes one
 _CHUNK = 8192  # rows in float32 at once
 
@@ -94,7 +95,7 @@ def fit_projection(of: Moments, standardise: bool, components: int) -> Projectio
 
     standardise: each column to variance one, before the components are sought; a constant column becomes zero
     components: principal components at most, 0 for none. They come out by falling variance, their mean variance
-        over the first 16 being one, so that a head finds the same scale whatever the backbone.
+        over the first SCALED_BY being one, so that a head finds the same scale whatever the backbone.
     """
     covariance, mean = of.covariance, of.mean
     variance = np.clip(covariance.diagonal(), 0, None)
@@ -104,16 +105,15 @@ def fit_projection(of: Moments, standardise: bool, components: int) -> Projectio
 
 
 def _principal_axes(covariance: np.ndarray, components: int) -> np.ndarray:
-    last = len(covariance) - 1
-    first = max(0, last + 1 - max(components, _LEADING))
-    values, axes = scipy.linalg.eigh(covariance, subset_by_index=(first, last))
-    leading = np.clip(values[::-1][:_LEADING], 0, None).mean()
-    return axes[:, ::-1][:, :components] / np.sqrt(leading or 1.0)
+    values, axes = torch.linalg.eigh(torch.from_numpy(covariance))  # ascending
+    leading = float(values[-SCALED_BY:].clamp(min=0).mean())
+    return axes.flip(1)[:, :components].numpy() / np.sqrt(leading or 1.0)
 
 
 def _reciprocal(deviation: np.ndarray) -> np.ndarray:
-    tiny = 1e-6 * max(float(deviation.max()), 1e-30)
-    return np.where(deviation > tiny, 1 / np.maximum(deviation, tiny), 0.0)
+    # A feature that fires on hardly any image would outweigh all others where it does: it is held to the floor.
+    floor = LEAST_DEVIATION * float(deviation.mean())
+    return 1 / np.maximum(deviation, floor) if floor else np.ones_like(deviation)
 
 
 def _tensor(values: np.ndarray) -> Tensor:

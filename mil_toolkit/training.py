@@ -112,7 +112,7 @@ def predict(model: MILModel, inputs: Inputs, folds: Sequence[int]) -> Tensor:
 
 
 class Optimizer:
-    """SGD with momentum, Adam or AdamW over all parameters as one flat tensor.
+    """SGD with momentum, Adam or AdamW over all parameters as one tensor (K, P).
 
     The update is that of torch.optim with its default constants (a test holds them equal); here a member without
     training patients in a mini-batch keeps its weights, its moments and its step count.
@@ -122,18 +122,18 @@ class Optimizer:
 
     def __init__(self, model: nn.Module, config: HeadConfig):
         self.config = config
-        self.values, self.gradients, self.owner = flatten(model)
+        self.values, self.gradients = flatten(model)
         self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
-        self.steps = torch.zeros(int(self.owner.max()) + 1, device=self.values.device)  # (K,)
+        self.steps = self.values.new_zeros(len(self.values), 1)
 
     @torch.no_grad()
     def step(self, rate: float, active: Tensor) -> None:
         """Move the members that are `active` (K,) bool, and clear the gradients."""
-        self.steps += active
-        rates = rate * active.float()
-        moving = active.float()[self.owner]
+        moving = active.float()[:, None]  # (K, 1), as all that follows
+        rates = rate * moving
+        self.steps += moving
         if self.config.optimizer == "adamw":
-            self.values.mul_(1 - (rates * self.config.weight_decay)[self.owner])
+            self.values.mul_(1 - rates * self.config.weight_decay)
         else:
             self.gradients.add_(self.values, alpha=self.config.weight_decay)
         if self.config.optimizer == "sgd":
@@ -144,30 +144,28 @@ class Optimizer:
 
     def _sgd(self, rates: Tensor, moving: Tensor) -> None:
         self.first.mul_(1 - (1 - self.config.momentum) * moving).addcmul_(self.gradients, moving)
-        self.values.addcmul_(rates[self.owner], self.first, value=-1)
+        self.values.addcmul_(rates, self.first, value=-1)
 
     def _adam(self, rates: Tensor, moving: Tensor) -> None:
         beta, gamma = self.BETAS
         self.first.lerp_(self.gradients, (1 - beta) * moving)
         self.second.lerp_(self.gradients.square(), (1 - gamma) * moving)
         steps = self.steps.clamp(min=1)  # a member that has not moved yet has moments of zero
-        spread = (1 - gamma**steps).rsqrt()[self.owner] * self.second.sqrt() + self.EPSILON
-        self.values.addcdiv_(self.first * (rates / (1 - beta**steps))[self.owner], spread, value=-1)
+        spread = self.second.sqrt().mul_((1 - gamma**steps).rsqrt()).add_(self.EPSILON)
+        self.values.addcdiv_(self.first * (rates / (1 - beta**steps)), spread, value=-1)
 
 
-def flatten(model: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
-    """Move all parameters (K, ...) of a model into one flat tensor, and their gradients into another.
+def flatten(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Move all parameters (K, ...) of a model into one tensor (K, P), and their gradients into another.
 
-    The parameters become views of it, so that an optimizer needs a handful of operations a step. The third
-    tensor says which member each element belongs to.
+    The parameters become views of it, so that an optimizer needs a handful of operations a step.
     """
     parameters = list(model.parameters())
-    values = torch.cat([each.detach().flatten() for each in parameters])
+    values = torch.cat([each.detach().flatten(1) for each in parameters], 1)
     gradients = torch.zeros_like(values)
-    sizes = [each.numel() for each in parameters]
-    for each, value, gradient in zip(parameters, values.split(sizes), gradients.split(sizes), strict=True):
+    sizes = [each[0].numel() for each in parameters]
+    for each, value, gradient in zip(
+        parameters, values.split(sizes, 1), gradients.split(sizes, 1), strict=True
+    ):
         each.data, each.grad = value.view(each.shape), gradient.view(each.shape)
-    owners = [
-        torch.arange(len(each), device=each.device).repeat_interleave(each[0].numel()) for each in parameters
-    ]
-    return values, gradients, torch.cat(owners)
+    return values, gradients
