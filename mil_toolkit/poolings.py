@@ -57,8 +57,9 @@ class Instances:
 
     @cached_property
     def outside(self) -> Tensor:
-        """(B, n) bool, true where an instance does not lie in the bag."""
-        return self.bag != torch.arange(len(self.sizes), device=self.x.device)[:, None]
+        """(B, n) zero where an instance lies in the bag, minus infinity where not: what a softmax adds to scores."""
+        outside = self.bag != torch.arange(len(self.sizes), device=self.x.device)[:, None]
+        return torch.zeros(outside.shape, device=outside.device).masked_fill_(outside, -math.inf)
 
     def linear(self, weight: Tensor, bias: Tensor) -> Tensor:
         """A linear layer on the standardised embeddings: (K, n, O)."""
@@ -71,7 +72,7 @@ class Instances:
         """Softmax of scores (K, n) over each bag's kept instances: (K, B, n), zero outside the bag."""
         if self.kept is not None:
             scores = scores.masked_fill(~self.kept, -math.inf)
-        return scores[:, None].masked_fill(self.outside, -math.inf).softmax(-1)
+        return (scores[:, None] + self.outside).softmax(-1)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """Sum of the standardised embeddings under weights (K, B, n) that sum to one: (K, B, D)."""
@@ -183,7 +184,7 @@ class TopK(_Weighted):
     def scores(self, bags: Instances) -> Tensor:
         scores = bags.linear(self.score.weight, self.score.bias).squeeze(-1).float()
         candidates = scores if bags.kept is None else scores.masked_fill(~bags.kept, -math.inf)
-        by_bag = candidates[:, None].masked_fill(bags.outside, -math.inf)  # (K, B, n)
+        by_bag = candidates[:, None] + bags.outside  # (K, B, n)
         lowest = by_bag.topk(min(self.k, by_bag.shape[-1])).values[..., -1]  # (K, B), -inf in small bags
         return scores.masked_fill(scores < lowest[:, bags.bag], -math.inf)
 

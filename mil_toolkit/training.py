@@ -47,8 +47,8 @@ def train(
             bags = inputs.instances(config, batch, folds)
             bags = drop_instances(bags, config.instance_dropout, random)
             logits = model(bags, metadata[:, batch], dropout)
-            member_losses(logits, labels[batch], weights[:, batch], config).sum().backward()
-            optimizer.step(rate, (weights[:, batch] > 0).any(1))
+            loss = member_losses(logits, labels[batch], weights[:, batch], config).sum()
+            optimizer.step(loss, rate, (weights[:, batch] > 0).any(1))
         yield model
 
 
@@ -122,50 +122,49 @@ class Optimizer:
 
     def __init__(self, model: nn.Module, config: HeadConfig):
         self.config = config
-        self.values, self.gradients = flatten(model)
+        self.parameters = list(model.parameters())
+        self.values = flatten(self.parameters)
         self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
         self.steps = self.values.new_zeros(len(self.values), 1)
 
     @torch.no_grad()
-    def step(self, rate: float, active: Tensor) -> None:
-        """Move the members that are `active` (K,) bool, and clear the gradients."""
+    def step(self, loss: Tensor, rate: float, active: Tensor) -> None:
+        """Move the members that are `active` (K,) bool against the gradient of `loss`, the sum over members."""
+        gradients = torch.autograd.grad(loss, self.parameters)
+        gradient = torch.cat([each.flatten(1) for each in gradients], 1)  # (K, P)
         moving = active.float()[:, None]  # (K, 1), as all that follows
         rates = rate * moving
-        self.steps += moving
         if self.config.optimizer == "adamw":
             self.values.mul_(1 - rates * self.config.weight_decay)
         else:
-            self.gradients.add_(self.values, alpha=self.config.weight_decay)
+            gradient.add_(self.values, alpha=self.config.weight_decay)
         if self.config.optimizer == "sgd":
-            self._sgd(rates, moving)
+            self._sgd(gradient, rates, moving)
         else:
-            self._adam(rates, moving)
-        self.gradients.zero_()
+            self._adam(gradient, rates, moving)
 
-    def _sgd(self, rates: Tensor, moving: Tensor) -> None:
-        self.first.mul_(1 - (1 - self.config.momentum) * moving).addcmul_(self.gradients, moving)
+    def _sgd(self, gradient: Tensor, rates: Tensor, moving: Tensor) -> None:
+        self.first.mul_(1 - (1 - self.config.momentum) * moving).addcmul_(gradient, moving)
         self.values.addcmul_(rates, self.first, value=-1)
 
-    def _adam(self, rates: Tensor, moving: Tensor) -> None:
+    def _adam(self, gradient: Tensor, rates: Tensor, moving: Tensor) -> None:
         beta, gamma = self.BETAS
-        self.first.lerp_(self.gradients, (1 - beta) * moving)
-        self.second.lerp_(self.gradients.square(), (1 - gamma) * moving)
+        self.steps += moving
+        self.first.lerp_(gradient, (1 - beta) * moving)
+        self.second.lerp_(gradient.square_(), (1 - gamma) * moving)
         steps = self.steps.clamp(min=1)  # a member that has not moved yet has moments of zero
         spread = self.second.sqrt().mul_((1 - gamma**steps).rsqrt()).add_(self.EPSILON)
         self.values.addcdiv_(self.first * (rates / (1 - beta**steps)), spread, value=-1)
 
 
-def flatten(model: nn.Module) -> tuple[Tensor, Tensor]:
-    """Move all parameters (K, ...) of a model into one tensor (K, P), and their gradients into another.
+def flatten(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Move parameters (K, ...) into one tensor (K, P), of which they become views.
 
-    The parameters become views of it, so that an optimizer needs a handful of operations a step.
+    An optimizer then needs a handful of operations a step.
     """
-    parameters = list(model.parameters())
     values = torch.cat([each.detach().flatten(1) for each in parameters], 1)
-    gradients = torch.zeros_like(values)
-    sizes = [each[0].numel() for each in parameters]
-    for each, value, gradient in zip(
-        parameters, values.split(sizes, 1), gradients.split(sizes, 1), strict=True
+    for each, value in zip(
+        parameters, values.split([each[0].numel() for each in parameters], 1), strict=True
     ):
-        each.data, each.grad = value.view(each.shape), gradient.view(each.shape)
-    return values, gradients
+        each.data = value.view(each.shape)
+    return values

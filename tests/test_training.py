@@ -208,9 +208,8 @@ def test_the_optimizer_is_that_of_torch(
     expected = reference(theirs.parameters(), lr=1.0, weight_decay=0.1, **arguments)  # type: ignore[call-arg]
     for step in range(5):
         rate = 0.01 * 0.8**step
-        for model in (ours, theirs):
-            loss_of(model, step).backward()
-        optimizer.step(rate, torch.tensor([True, True]))
+        optimizer.step(loss_of(ours, step), rate, torch.tensor([True, True]))
+        loss_of(theirs, step).backward()
         expected.param_groups[0]["lr"] = rate
         expected.step()
         expected.zero_grad()
@@ -225,11 +224,9 @@ def test_an_inactive_member_keeps_everything(name: str) -> None:
     paused, short = small_model(), small_model()
     optimizers = Optimizer(paused, config), Optimizer(short, config)
     for step in range(6):
-        loss_of(paused, step).backward()
-        optimizers[0].step(0.01, torch.tensor([True, step % 2 == 0]))
+        optimizers[0].step(loss_of(paused, step), 0.01, torch.tensor([True, step % 2 == 0]))
         if step % 2 == 0:
-            loss_of(short, step).backward()
-            optimizers[1].step(0.01, torch.tensor([True, True]))
+            optimizers[1].step(loss_of(short, step), 0.01, torch.tensor([True, True]))
     for one, other in zip(paused.parameters(), short.parameters(), strict=True):
         torch.testing.assert_close(one[1], other[1], rtol=0, atol=0)
         assert not torch.equal(one[0], other[0])
