@@ -43,7 +43,7 @@ PATIENTS_PER_SHARD, IMAGES_PER_SHARD, SECONDS_PER_SHARD = 64, 1024, 30.0
 BATCH_SIZE = 16  # the quickest for ResNet34 in bfloat16 on two cores
 ROUNDS = 3
 SETTLED_NS = 2_000_000_000
-TOLERANCE = "a cosine of at least 0.999"
+TOLERANCE = "a cosine of 0.995 or more between bfloat16 and float32, over 1,000 smear images"
 _AHEAD = 4  # images decoded ahead of the network, for each worker
 
 logger = logging.getLogger(__name__)

@@ -64,7 +64,7 @@ def _rgb(image: Image.Image) -> Pixels:
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return np.array(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _eight_bit(values: NDArray[np.uint16]) -> Pixels:
