@@ -1,16 +1,36 @@
-"""Small cohorts of random embeddings that several tests train on."""
+"""Small cohorts that several tests work on: of random embeddings, of synthetic images, and the real one."""
 
-from collections.abc import Callable
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from support import ROOT, Command, Done, Tiny, required
 
 from mil_toolkit.bags import Bags
+from mil_toolkit.cohort import read_cohort
+from mil_toolkit.hparams import ExtractionConfig, StudyConfig
 from mil_toolkit.inputs import Patients
 
-torch.set_num_threads(1)  # what is this small waits longer for a second thread than it gains from it
+# What is this small waits longer for a second thread than it gains from it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands, which ask it, and for processes
+torch.set_num_threads(1)
+
+TINY_EXTRACTION = ExtractionConfig("resnet18", "random", image_size=32)
+TINY_STUDY = StudyConfig(
+    trials=2,
+    folds=2,
+    outer_folds=2,
+    members=2,
+    settings={"epochs": (3,), "hidden": (32,), "pooling": ("attention",)},
+)
 
 
 def make_patients(count: int = 12, width: int = 6, seed: int = 0, images: bool = True) -> Patients:
@@ -32,3 +52,69 @@ def make_patients(count: int = 12, width: int = 6, seed: int = 0, images: bool =
 @pytest.fixture(name="make_patients")
 def _make_patients() -> Callable[..., Patients]:
     return make_patients
+
+
+@pytest.fixture(name="command")
+def _command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """`command("tune", *argv)` runs mil-tune in this process, as its entry point does."""
+    logger = logging.getLogger("mil_toolkit")
+    before = logger.handlers, logger.level, logger.propagate, signal.getsignal(signal.SIGTERM)
+
+    def run(name: str, *argv: object) -> Done:
+        capsys.readouterr()
+        try:
+            code = import_module(f"mil_toolkit.cli.{name}").main([str(each) for each in argv])
+        except SystemExit as stop:  # argparse: help, or options that do not parse
+            code = stop.code
+        return Done(code, *capsys.readouterr())
+
+    yield run
+    logger.handlers, logger.level, logger.propagate = before[:3]
+    signal.signal(signal.SIGTERM, before[3])
+
+
+@pytest.fixture(scope="session", name="tiny")
+def _tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    # Imported here, so that a defect of a stage does not keep the tests of what lies below it from running.
+    from mil_toolkit.extraction import extract
+    from mil_toolkit.features import FeatureCache
+    from mil_toolkit.fitting import fit
+    from mil_toolkit.synthetic import draw_cohort
+    from mil_toolkit.tuning import tune
+
+    folder = tmp_path_factory.mktemp("tiny")
+    toml = draw_cohort(folder / "cohort", patients=24, unlabelled=3, image_size=32, images=(2, 4))
+    cohort = read_cohort(toml)
+    features = extract(cohort, TINY_EXTRACTION, folder / "cache", device="cpu").folder
+    study = folder / "studies" / "tiny"
+    tune(cohort, FeatureCache.open(features), study, TINY_STUDY, "cpu")
+    fit(cohort, FeatureCache.open(features), study, study / "model", "cpu")
+    return Tiny(folder, toml, features, study)
+
+
+@pytest.fixture(name="tiny_options")
+def _tiny_options(tiny: Tiny) -> Sequence[object]:
+    """What makes mil-tune quick on the tiny cohort, its positional argument included."""
+    numbers = ("--trials", 2, "--epochs", 2, "--folds", 2, "--members", 2)
+    return (tiny.cohort_toml, "--features", tiny.features, *numbers, "--set", "hidden=32")
+
+
+@pytest.fixture(name="edit_cohort")
+def _edit_cohort(tiny: Tiny, tmp_path: Path) -> Callable[[Callable[[pd.DataFrame], object]], Path]:
+    """Copy the tiny cohort with another table, and give the copy's cohort.toml."""
+
+    def edit(change: Callable[[pd.DataFrame], object]) -> Path:
+        copy = tmp_path / "edited"
+        shutil.copytree(tiny.cohort_toml.parent, copy)
+        table = pd.read_csv(copy / "patients.csv", dtype=str, keep_default_na=False)
+        change(table)
+        table.to_csv(copy / "patients.csv", index=False)
+        return copy / "cohort.toml"
+
+    return edit
+
+
+@pytest.fixture(scope="session", name="lymphocytosis")
+def _lymphocytosis() -> Path:
+    """The folder of the real cohort."""
+    return required(ROOT.parent / "shared" / "lymphocytosis")

@@ -26,11 +26,16 @@ class Outcome:
     exit_code: int = 0
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows each default that says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+
+
 def command_parser(name: str, description: str) -> argparse.ArgumentParser:
     """A parser with the options that every command has."""
-    parser = argparse.ArgumentParser(
-        prog=name, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog=name, description=description, formatter_class=_Formatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return parser
 
