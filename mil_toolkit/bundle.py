@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from safetensors.torch import load, save
-from scipy.special import expit
 from torch import Tensor
 
+from mil_toolkit.calibration import Decision
 from mil_toolkit.errors import DataError
 from mil_toolkit.files import digest, digest_json, publish, publish_json, read_json
 from mil_toolkit.hparams import HeadConfig
@@ -72,8 +72,9 @@ class FittedHead:
 class ModelBundle:
     """A fitted head with what it must be told by, and told about.
 
-    about: JSON values: `study`, `cohort`, `patients` and their digests `fitted_on`, `class_names`, `columns` (the metadata as declared), `features` (spec and digest of the cache),
-        `threshold` on the probability, `epoch`, `versions`
+    about: JSON values: `study`, `cohort`, `patients` and their digests `fitted_on`, `class_names`, `columns` (the
+        metadata as declared), `features` (spec and digest of the cache), `decision` (see `Decision`), `epoch`,
+        `versions`
     scores: as in the study's scores.json
     """
 
@@ -85,7 +86,13 @@ class ModelBundle:
         """Probability (B,) of the positive class from the members' mean logit, the standard deviation (B,) of the
         members' own probabilities, and the attention (N,) or None."""
         logits, attention = self.head.apply(patients)
-        return expit(logits.mean(0)), expit(logits).std(0), attention
+        decision = self.decision
+        return decision.probabilities(logits.mean(0)), decision.probabilities(logits).std(0), attention
+
+    @property
+    def decision(self) -> Decision:
+        """How its logits become probabilities and predictions."""
+        return Decision(**self.about["decision"])
 
     def save(self, folder: Path) -> None:
         """Write the bundle's files into `folder`."""
@@ -163,7 +170,7 @@ a blood smear and {", ".join(column["name"] for column in about["columns"]) or "
 
 - Training patients: {about["patients"]}; members averaged: {bundle.head.members}; epochs: {about["epoch"]}.
 - Features: {about["features"]["name"] if about["features"] else "none, metadata alone"}.
-- Threshold on the probability: {about["threshold"]}.
+- Threshold on the probability: {bundle.decision.threshold:.3f}.
 - {_expected(bundle.scores)}
 
 Apply it with `mil-predict`. It knows one hospital's staining, camera and patients; on others it has to be

@@ -13,7 +13,7 @@ from mil_toolkit.devices import pick_device, training_dtype
 from mil_toolkit.features import FeatureCache
 from mil_toolkit.files import digest_json, published_folder, read_json
 from mil_toolkit.inputs import Patients
-from mil_toolkit.nested import THRESHOLD, refit
+from mil_toolkit.nested import refit
 from mil_toolkit.study import Study
 
 PACKAGES = ("mil_toolkit", "torch", "numpy", "pillow")
@@ -43,7 +43,7 @@ def fit(
         "columns": [declared(column) for column in cohort.columns],
         "features": study.described["features"],
         "epoch": best.epoch,
-        "threshold": THRESHOLD,
+        "decision": asdict(best.decision),
         "versions": {name: version(name) for name in PACKAGES},
     }
     bundle = ModelBundle(head, about, read_json(study_folder / "scores.json"))

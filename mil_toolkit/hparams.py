@@ -24,7 +24,12 @@ METRIC_NAMES = (
     "specificity",
     "balanced_accuracy",
     "auc",
+    "auc_pooled",
     "brier",
+    "calibration_error",
+    "referred",
+    "ppv",
+    "npv",
 )
 
 
@@ -258,6 +263,7 @@ def is_active(values: Mapping[str, Any], about: Tunable) -> bool:
     return all(values.get(name) in allowed for name, allowed in about.needs.items())
 
 
+THRESHOLD_NAMES = ("balanced", "half")
 SAMPLER_NAMES = ("tpe", "random", "grid", "gp")
 PRUNER_NAMES = ("median", "hyperband", "none")
 
@@ -268,6 +274,8 @@ class StudyConfig:
 
     trials: in each search; folds: inner folds, 1 for a single 80/20 split; repeats, outer_folds: of the nested
     cross-validation, 0 outer folds for none; members: seeds that are averaged in a fitted model
+    threshold: the rule that chooses it, unless a `sensitivity` is required; prevalence: of positives where the model
+    will be used, for the predictive values; None takes the cohort's
     settings: what `--set` and `--preset` say
     """
 
@@ -277,6 +285,9 @@ class StudyConfig:
     outer_folds: int = 5
     members: int = 5
     objective: str = "balanced_log_loss"
+    threshold: str = "balanced"
+    sensitivity: float | None = None
+    prevalence: float | None = None
     sampler: str = "tpe"
     pruner: str = "median"
     seed: int = 0
@@ -291,5 +302,9 @@ class StudyConfig:
         ]
         if self.outer_folds == 1:
             low.append("--outer-folds must be 0 (none) or at least 2, not 1.")
+        for name in ("sensitivity", "prevalence"):
+            share = getattr(self, name)
+            if share is not None and not 0 < share < 1:
+                low.append(f"--{name} must lie between 0 and 1, not {share}.")
         if low:
             raise UsageError("\n".join(low))

@@ -1,78 +1,188 @@
-# Floor 0.7: scores: thin calls of scikit-learn.
-"""`METRICS`: what a set of predictions is worth. The unit is always the patient."""
+# Floor 0.7: scores of predictions, under any weights of the patients.
+"""`METRICS`: what a set of predictions is worth. The unit is always the patient.
+
+A metric takes `Predicted` and weights of the patients, and both may have leading axes: two thousand draws of the
+patients, or as many swaps of two methods, are scored in one call. That is why these are not scikit-learn's own
+functions, which take one set of weights at a time; the tests hold them equal to those.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn import metrics as sk
-from sklearn.utils.class_weight import compute_sample_weight
 
-Score = Callable[[np.ndarray, np.ndarray, float], float]
+BINS = 10  # of equal width, for the calibration error
+_LEAST = np.finfo(float).eps  # of a probability under a logarithm, as in scikit-learn
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Predictions for n patients.
+
+    labels: (n,) of 0 and 1; folds: (n,) the outer fold each was predicted in
+    probabilities: (..., n) of the positive class; decisions: (..., n) bool
+    prevalence: share of positives for the predictive values; None takes that of the weighted patients
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    decisions: np.ndarray
+    folds: np.ndarray
+    prevalence: float | None = None
+
+
+Score = Callable[[Predicted, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A score of labels (n,), probabilities (n,) and a threshold; `thresholded` where it looks at the last."""
+    """A score of predictions under weights (..., n) of the patients.
 
-    score: Score
+    proportions: for shares of patients, the label of those each is a share of; -1: all patients
+    """
+
+    of: Score
     higher_is_better: bool = True
-    thresholded: bool = False
+    proportions: tuple[int, ...] = ()
+
+    def score(self, labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> float:
+        """The score of plain predictions, all in one fold: labels (n,), probabilities (n,)."""
+        decisions, folds = probabilities >= threshold, np.zeros(len(labels))
+        return float(self.of(Predicted(labels, probabilities, decisions, folds), np.ones(len(labels))))
 
 
-def balanced_log_loss(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> float:
-    """Log-loss in nats with both classes of the same total weight."""
-    weights = compute_sample_weight("balanced", labels)
-    return float(sk.log_loss(labels, probabilities, sample_weight=weights, labels=[0, 1]))
+def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return (values * weights).sum(-1) / weights.sum(-1)
 
 
-def log_loss(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> float:
+def _of_class(label: int, predicted: Predicted, weights: np.ndarray) -> np.ndarray:
+    return weights * (predicted.labels == label)
+
+
+def _losses(predicted: Predicted) -> np.ndarray:
+    of_label = np.where(predicted.labels == 1, predicted.probabilities, 1 - predicted.probabilities)
+    return -np.log(np.clip(of_label, _LEAST, 1 - _LEAST))
+
+
+def log_loss(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     """Mean log-loss in nats."""
-    return float(sk.log_loss(labels, probabilities, labels=[0, 1]))
+    return _mean(_losses(predicted), weights)
 
 
-def accuracy(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> float:
+def balanced_log_loss(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
+    """Log-loss in nats with both classes of the same total weight."""
+    losses = _losses(predicted)
+    negative, positive = (_mean(losses, _of_class(label, predicted, weights)) for label in (0, 1))
+    return (negative + positive) / 2
+
+
+def accuracy(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     """Share of patients predicted rightly."""
-    return float(sk.accuracy_score(labels, probabilities >= threshold))
+    return _mean(predicted.decisions == predicted.labels, weights)
 
 
-def sensitivity(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> float:
+def sensitivity(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     """Share of the positive patients that are predicted positive."""
-    return float(sk.recall_score(labels, probabilities >= threshold, pos_label=1))
+    return _mean(predicted.decisions, _of_class(1, predicted, weights))
 
 
-def specificity(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> float:
+def specificity(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     """Share of the negative patients that are predicted negative."""
-    return float(sk.recall_score(labels, probabilities >= threshold, pos_label=0))
+    return _mean(~predicted.decisions, _of_class(0, predicted, weights))
 
 
-def balanced_accuracy(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> float:
+def balanced_accuracy(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     """Mean of sensitivity and specificity."""
-    return float(sk.balanced_accuracy_score(labels, probabilities >= threshold))
+    return (sensitivity(predicted, weights) + specificity(predicted, weights)) / 2
 
 
-def auc(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> float:
-    """Area under the ROC curve: the share of pairs in which the positive patient has the higher probability."""
-    return float(sk.roc_auc_score(labels, probabilities))
+def auc(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
+    """Share of concordant pairs of a positive and a negative patient of the same fold, ties counting a half.
+
+    Models of different folds have different scales, so that a pair across folds says nothing.
+    """
+    positive, negative = predicted.labels == 1, predicted.labels == 0
+    together = predicted.folds[positive][:, None] == predicted.folds[negative]
+    return _concordance(predicted, weights, together)
 
 
-def brier(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> float:
+def auc_pooled(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of all patients, pairs across folds included."""
+    return _concordance(predicted, weights, np.array(1.0))
+
+
+def _concordance(predicted: Predicted, weights: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    positive, negative = predicted.labels == 1, predicted.labels == 0
+    high = predicted.probabilities[..., positive][..., :, None]
+    low = predicted.probabilities[..., negative][..., None, :]
+    wins = ((high > low) + 0.5 * (high == low)) * counted  # (..., positives, negatives)
+    pairs = np.broadcast_to(counted, wins.shape[-2:]).astype(float)
+    rows, columns = weights[..., positive][..., None, :], weights[..., negative]
+    return ((rows @ wins)[..., 0, :] * columns).sum(-1) / ((rows @ pairs)[..., 0, :] * columns).sum(-1)
+
+
+def brier(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     """Mean squared difference of probability and label."""
-    return float(sk.brier_score_loss(labels, probabilities))
+    return _mean((predicted.probabilities - predicted.labels) ** 2, weights)
+
+
+def calibration_error(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
+    """Expected calibration error over ten bins of equal width; Naeini et al. 2015."""
+    bins = np.minimum((predicted.probabilities * BINS).astype(int), BINS - 1)
+    surplus = (predicted.probabilities - predicted.labels) * weights
+    gaps = [np.abs((surplus * (bins == each)).sum(-1)) for each in range(BINS)]
+    return sum(gaps) / weights.sum(-1)
+
+
+def _rates(predicted: Predicted, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of all patients at the stated prevalence: positive and referred, negative and referred."""
+    prevalence = predicted.prevalence
+    share = _mean(predicted.labels == 1, weights) if prevalence is None else np.float64(prevalence)
+    missed = 1 - specificity(predicted, weights)
+    return sensitivity(predicted, weights) * share, missed * (1 - share)
+
+
+def referred(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
+    """Share of patients referred to flow cytometry (predicted positive), at the stated prevalence."""
+    true, false = _rates(predicted, weights)
+    return true + false
+
+
+def ppv(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
+    """Share of positives among the referred, at the stated prevalence; NaN where nobody is referred."""
+    true, false = _rates(predicted, weights)
+    return _ratio(true, true + false)
+
+
+def npv(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
+    """Share of negatives among those not referred, at the stated prevalence; NaN where all are referred."""
+    true, false = _rates(predicted, weights)
+    prevalence = predicted.prevalence
+    share = _mean(predicted.labels == 1, weights) if prevalence is None else np.float64(prevalence)
+    return _ratio(1 - share - false, 1 - true - false)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.where(whole > 0, part / np.where(whole > 0, whole, 1), np.nan)
 
 
 METRICS: dict[str, Metric] = {
     "balanced_log_loss": Metric(balanced_log_loss, higher_is_better=False),
     "log_loss": Metric(log_loss, higher_is_better=False),
-    "accuracy": Metric(accuracy, thresholded=True),
-    "sensitivity": Metric(sensitivity, thresholded=True),
-    "specificity": Metric(specificity, thresholded=True),
-    "balanced_accuracy": Metric(balanced_accuracy, thresholded=True),
+    "accuracy": Metric(accuracy, proportions=(-1,)),
+    "sensitivity": Metric(sensitivity, proportions=(1,)),
+    "specificity": Metric(specificity, proportions=(0,)),
+    "balanced_accuracy": Metric(balanced_accuracy, proportions=(0, 1)),
     "auc": Metric(auc),
+    "auc_pooled": Metric(auc_pooled),
     "brier": Metric(brier, higher_is_better=False),
+    "calibration_error": Metric(calibration_error, higher_is_better=False),
+    "referred": Metric(referred, higher_is_better=False),
+    "ppv": Metric(ppv),
+    "npv": Metric(npv),
 }
 
 
 def score_all(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> dict[str, float]:
-    """Every metric of `METRICS`, by name."""
+    """Every metric of plain predictions, by name; see `Metric.score`."""
     return {name: metric.score(labels, probabilities, threshold) for name, metric in METRICS.items()}

@@ -10,6 +10,7 @@ import torch
 from scipy.special import expit
 
 from mil_toolkit.bundle import FittedHead
+from mil_toolkit.calibration import Decision, fit_decision
 from mil_toolkit.hparams import HeadConfig
 from mil_toolkit.inputs import Inputs, Patients
 from mil_toolkit.metrics import METRICS
@@ -35,6 +36,11 @@ class Curves:
     labels: np.ndarray
 
     @property
+    def held_by(self) -> np.ndarray:
+        """(B,) the first fold that holds each patient out; meaningless where none does."""
+        return self.trains_on.argmin(0)
+
+    @property
     def held_out(self) -> np.ndarray:
         """(B,) bool, the patients that some fold holds out."""
         return np.logical_not(self.trains_on.all(0))
@@ -48,12 +54,17 @@ class Curves:
     def validation(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Labels and probabilities (n,) of the held-out patients, pooled over folds."""
         kept = self.held_out
-        return self.labels[kept], sigmoid(self.out_of_fold(epoch)[kept])
+        return self.labels[kept], expit(self.out_of_fold(epoch)[kept])
 
     def training(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Labels and probabilities of the training patients, pooled over members."""
+        labels, logits = self.training_logits(epoch)
+        return labels, expit(logits)
+
+    def training_logits(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and logits of the training patients, pooled over members."""
         member, patient = self.trains_on[self.folds].nonzero()
-        return self.labels[patient], sigmoid(self.logits[epoch - 1, member, patient])
+        return self.labels[patient], self.logits[epoch - 1, member, patient]
 
 
 OnEpoch = Callable[[Curves, float], None]
@@ -66,11 +77,6 @@ class Trial:
     epoch: int
     value: float
     curves: Curves
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of logits."""
-    return np.asarray(expit(logits))
 
 
 def derive_seeds(count: int, *path: int) -> list[int]:
@@ -124,12 +130,20 @@ def _curves(inputs: Inputs, logits: Sequence[np.ndarray], folds: Sequence[int]) 
 
 
 def run_again(inputs: Inputs, config: HeadConfig, epoch: int, members: int, seed: Sequence[int]) -> Curves:
-    """The inner folds once more with `members` seeds each, up to `epoch`; the curves hold that epoch alone."""
-    folds = np.repeat(np.arange(len(inputs.trains)), members).tolist()
-    seeds = derive_seeds(len(folds), *seed)
-    population = [Member(fold, each) for fold, each in zip(folds, seeds, strict=True)]
-    *_, model = train(inputs, dataclasses.replace(config, epochs=epoch), population, seeds[0])
+    """The inner folds once more with the same `members` seeds in each, up to `epoch`; curves of that epoch alone."""
+    population = [
+        Member(fold, each) for fold in range(len(inputs.trains)) for each in derive_seeds(members, *seed)
+    ]
+    folds = [member.fold for member in population]
+    config = dataclasses.replace(config, epochs=epoch)
+    *_, model = train(inputs, config, population, population[0].seed)
     return _curves(inputs, [predict(model, inputs, folds).numpy()], folds)
+
+
+def decide(curves: Curves, rule: str, sensitivity: float | None) -> Decision:
+    """Calibration and threshold from the out-of-fold logits of the first epoch of some curves."""
+    kept = curves.held_out
+    return fit_decision(curves.out_of_fold(1)[kept], curves.labels[kept], rule, sensitivity)
 
 
 def refit(

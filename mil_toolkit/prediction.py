@@ -49,7 +49,7 @@ def predict(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> 
     _check_features(bundle, cache)
     patients = Patients.of(cohort, cache)
     probability, spread, attention = bundle.probabilities(patients)
-    decided = (probability >= bundle.about["threshold"]).astype(int)
+    decided = (probability >= bundle.decision.threshold).astype(int)
     table = pd.DataFrame(
         {"patient_id": patients.ids, "probability": probability, "prediction": decided, "spread": spread}
     )
@@ -67,7 +67,7 @@ def predict(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> 
 def _scores(bundle: ModelBundle, labels: np.ndarray, probability: np.ndarray) -> dict[str, float] | None:
     if len(np.unique(labels)) < 2:
         return None
-    return {"patients": len(labels), **score_all(labels, probability, bundle.about["threshold"])}
+    return {"patients": len(labels), **score_all(labels, probability, bundle.decision.threshold)}
 
 
 def _check_columns(bundle: ModelBundle, cohort: Cohort) -> None:

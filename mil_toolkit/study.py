@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mil_toolkit.calibration import Decision
 from mil_toolkit.cohort import Cohort
 from mil_toolkit.errors import DataError
 from mil_toolkit.features import FeatureCache
@@ -40,25 +41,26 @@ class Search:
 
 @dataclass(frozen=True)
 class Best:
-    """What a search chose: the configuration and its one epoch, the objective there, and its scores.
+    """What a search chose.
 
-    inner: on the held-out patients of the inner folds, which chose it; training: on the training patients
-    patients: held-out patients of the inner folds; parameters: those that the search moved
+    epoch, value: the configuration's one epoch, and the objective there on the inner folds, which chose both
+    decision: calibration and threshold, from the out-of-fold logits of `members` seeds
+    training: scores on the training patients of the inner folds; parameters: those that the search moved
     """
 
     config: HeadConfig
     epoch: int
     value: float
-    inner: Mapping[str, float]
-    training: Mapping[str, float]
-    patients: int
+    decision: Decision
+    training: Mapping[str, float | None]
     parameters: Mapping[str, Any]
 
     @classmethod
     def read(cls, path: Path) -> "Best":
         """Read a best.json; raises DataError where there is none."""
         saved = read_json(path)
-        return cls(**{**saved, "config": HeadConfig(**saved["config"])})
+        built = {"config": HeadConfig(**saved["config"]), "decision": Decision(**saved["decision"])}
+        return cls(**{**saved, **built})
 
 
 @dataclass(frozen=True)

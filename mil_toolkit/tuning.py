@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +19,38 @@ from optuna.trial import TrialState
 from sqlalchemy import URL
 from tqdm import tqdm
 
+from mil_toolkit.assessment import (
+    PREDICTION_COLUMNS,
+    prediction_table,
+    publish_table,
+    read_predictions,
+    study_scores,
+)
+from mil_toolkit.calibration import Decision
 from mil_toolkit.cohort import Cohort
 from mil_toolkit.devices import pick_device, training_dtype
-from mil_toolkit.errors import DataError, UsageError
-from mil_toolkit.evaluation import outer_scores
+from mil_toolkit.errors import DataError
 from mil_toolkit.features import FeatureCache
 from mil_toolkit.files import exclusive, publish, publish_json
-from mil_toolkit.hparams import HeadConfig, Settings, StudyConfig, Tunable, is_active, tunables
+from mil_toolkit.hparams import StudyConfig
 from mil_toolkit.inputs import Inputs, Patients
 from mil_toolkit.metrics import METRICS, score_all
-from mil_toolkit.nested import THRESHOLD, Curves, Diverged, Trial, derive_seeds, refit, run_trial, sigmoid
+from mil_toolkit.nested import THRESHOLD, Curves, Diverged, decide, derive_seeds, refit, run_again, run_trial
+from mil_toolkit.space import Space
 from mil_toolkit.study import Best, Search, Study, plan_searches
 
 EPOCH_METRICS = ("balanced_log_loss", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")
+MEMBERS = 1_000_000  # in the place of a trial's number: the seeds of run-again and refit
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 logger = logging.getLogger(__name__)
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings hold tracebacks of what we tell ourselves
 
-SAMPLERS: dict[str, Callable[[int, Mapping[str, Sequence[Any]]], optuna.samplers.BaseSampler]] = {
-    "tpe": lambda seed, grid: optuna.samplers.TPESampler(seed=seed),
-    "random": lambda seed, grid: optuna.samplers.RandomSampler(seed=seed),
-    "grid": lambda seed, grid: optuna.samplers.GridSampler(grid, seed=seed),
-    "gp": lambda seed, grid: optuna.samplers.GPSampler(seed=seed),
+SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
+    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    "grid": lambda seed: optuna.samplers.RandomSampler(seed=seed),  # all is enqueued, nothing left to it
+    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
 }
 PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
     "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=5),
@@ -71,33 +81,47 @@ def tune(
     """
     labelled = cohort.labelled()
     patients = Patients.of(labelled, cache)
+    space = Space(config.settings, patients.bags is not None, not patients.metadata.empty)
+    planned = space.planned(config.sampler)  # raises before anything is written
     searches, splits = plan_searches(labelled, config)
+    space = Space(config.settings, cache is not None, not patients.metadata.empty)
+    planned = space.planned(config.sampler)
     with exclusive(folder):
         study = Study.begin(folder, config, cohort, cache)
         publish_json(folder / "splits.json", splits)
-        run = _Run(study, patients, device)
-        predictions = [run.outer(search) for search in searches[:-1]]
+        run = _Run(study, patients, space, planned, device)
+        outer = [run.outer(search) for search in searches[:-1]]
         best = run.search(searches[-1])
         run.progress.close()
-        scores = study_scores(best, pd.concat(predictions) if predictions else None)
-        if predictions:
-            publish(folder / "predictions.csv", pd.concat(predictions).to_csv(index=False).encode())
+        if outer:
+            publish_table(folder / "predictions.csv", pd.concat(outer)[PREDICTION_COLUMNS])
+        scores = study_scores(study, best, patients, searches, outer)
         publish_json(folder / "scores.json", scores)
         publish(folder / "DONE", b"")
-    return Tuned(study, best, scores, config.trials * len(searches), run.seconds_per_trial)
+    return Tuned(study, best, scores, run.trials * len(searches), run.seconds_per_trial)
 
 
 class _Run:
     """One call of `tune`: what its searches share."""
 
-    def __init__(self, study: Study, patients: Patients, device: str):
+    def __init__(
+        self,
+        study: Study,
+        patients: Patients,
+        space: Space,
+        planned: Sequence[Mapping[str, Any]],
+        device: str,
+    ):
         self.study, self.config, self.patients = study, study.config, patients
         self.device = pick_device(device)
         self.dtype = training_dtype(self.device)
-        self.space = Space(study.config.settings, patients)
+        self.space, self.planned = space, planned
         self.storage = optuna.storages.RDBStorage(_sqlite(study.folder / "optuna.db"))
+        self.trials = self.config.trials
+        if self.config.sampler == "grid":
+            self.trials = min(self.trials, len(planned))
         searches = 1 + self.config.repeats * self.config.outer_folds
-        self.progress = tqdm(total=searches * self.config.trials, desc="trials", unit="trial", disable=None)
+        self.progress = tqdm(total=searches * self.trials, desc="trials", unit="trial", disable=None)
         self.seconds: list[float] = []
 
     @property
@@ -109,29 +133,34 @@ class _Run:
         """Run what is missing of a search, and say what it chose."""
         optuna_study = self._open(search)
         inputs = self._inputs(search)
-        for number in range(self._finished(optuna_study), self.config.trials):
-            optuna_study.sampler = self._sampler(search, number)
-            if self._exhausted(optuna_study):
-                break
+        for number in range(self._counted(optuna_study), self.trials):
+            self._prepare(optuna_study, search, number)
             begun = time.monotonic()
-            optuna_study.optimize(
-                lambda trial: self._trial(trial, search, inputs), n_trials=1, catch=(Diverged,)
-            )
+            optuna_study.optimize(partial(self._trial, search, inputs, number), n_trials=1, catch=(Diverged,))
             self._tell(time.monotonic() - begun, optuna_study)
         return self._choose(search, inputs, optuna_study)
 
     def outer(self, search: Search) -> pd.DataFrame:
         """Run an outer fold's search, fit what it chose on its patients, and predict its test patients once."""
         best = self.search(search)
-        seed = (self.config.seed, *search.path, self.config.trials)
+        path = self.study.folder_of(search) / "predictions.csv"
+        if not path.exists():
+            publish_table(path, self._predict(search, best))
+        return read_predictions(path)
+
+    def _predict(self, search: Search, best: Best) -> pd.DataFrame:
         train, test = self.patients.take(search.patients), self.patients.take(search.test)
+        seed = self._member_seed(search)
         head = refit(train, best.config, best.epoch, self.config.members, seed, self.device, self.dtype)
-        probability = sigmoid(head.apply(test).logits.mean(0))
-        repeat, fold = search.path
-        columns = {"repeat": repeat, "fold": fold, "patient_id": test.ids, "label": test.labels}
-        return pd.DataFrame(
-            columns | {"probability": probability, "prediction": (probability >= THRESHOLD).astype(int)}
-        )
+        logits = head.apply(test).logits  # (members, patients)
+        table = prediction_table(search, search.test, self.patients, logits.mean(0), best.decision)
+        alone = best.decision.probabilities(logits)
+        members = {f"member{number}": values for number, values in enumerate(alone, 1)}
+        return table.assign(threshold=best.decision.threshold, **members)
+
+    def _member_seed(self, search: Search) -> tuple[int, ...]:
+        """The seeds of the members: those of no trial."""
+        return (self.config.seed, *search.path, MEMBERS)
 
     def _inputs(self, search: Search) -> Inputs:
         trains = [split.train for split in search.inner]
@@ -148,28 +177,25 @@ class _Run:
         )
         for trial in opened.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             opened.tell(trial.number, state=TrialState.FAIL)  # of a process that died: the lock is ours
-        if not opened.get_trials(deepcopy=False) and self.config.sampler != "grid":
-            opened.enqueue_trial(self.space.defaults())
         return opened
 
-    def _finished(self, optuna_study: optuna.Study) -> int:
-        trials = optuna_study.get_trials(deepcopy=False)
-        finished = sum(trial.state in FINISHED or "diverged" in trial.user_attrs for trial in trials)
-        self.progress.update(finished)
-        return finished
+    def _counted(self, optuna_study: optuna.Study) -> int:
+        counted = len(_counted_trials(optuna_study))
+        self.progress.update(counted)
+        return counted
 
-    def _sampler(self, search: Search, number: int) -> optuna.samplers.BaseSampler:
+    def _prepare(self, optuna_study: optuna.Study, search: Search, number: int) -> None:
+        """Let the trial depend on its number alone, not on how often the study was stopped."""
         seed = derive_seeds(1, self.config.seed, *search.path, number)[0]
-        return SAMPLERS[self.config.sampler](seed, self.space.grid() if self.config.sampler == "grid" else {})
+        optuna_study.sampler = SAMPLERS[self.config.sampler](seed)
+        waiting = optuna_study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if number < len(self.planned) and not waiting:
+            optuna_study.enqueue_trial(dict(self.planned[number]))
 
-    def _exhausted(self, optuna_study: optuna.Study) -> bool:
-        sampler = optuna_study.sampler
-        return isinstance(sampler, optuna.samplers.GridSampler) and sampler.is_exhausted(optuna_study)
-
-    def _trial(self, trial: optuna.Trial, search: Search, inputs: Inputs) -> float:
+    def _trial(self, search: Search, inputs: Inputs, number: int, trial: optuna.Trial) -> float:
         config = self.space.suggest(trial)
-        seed = (self.config.seed, *search.path, trial.number)
-
+        seed = (self.config.seed, *search.path, number)
+        trial.set_user_attr("number", number)
         walked: list[Curves] = []
 
         def on_epoch(curves: Curves, value: float) -> None:
@@ -182,9 +208,10 @@ class _Run:
             result = run_trial(inputs, config, self.config.objective, seed, on_epoch)
         except Diverged:
             trial.set_user_attr("diverged", True)
+            logger.info("search %s, trial %d diverged.", search.name, number)
             raise
         finally:
-            self._log_epochs(search, trial.number, walked)
+            self._log_epochs(search, number, walked)
         trial.set_user_attr("epoch", result.epoch)
         return result.value
 
@@ -216,73 +243,28 @@ class _Run:
         if not optuna_study.get_trials(deepcopy=False, states=FINISHED[:1]):
             raise DataError(f"search {search.name}: every trial diverged. Use smaller learning rates.")
         chosen = optuna_study.best_trial
-        config = self.space.suggest(optuna.trial.FixedTrial(chosen.params))
-        seed = (self.config.seed, *search.path, chosen.number)
-        again = run_trial(inputs, config, self.config.objective, seed)
-        best = _best(config, again, chosen.params)
+        config, epoch = self.space.suggest(optuna.trial.FixedTrial(chosen.params)), chosen.user_attrs["epoch"]
+        again = run_again(inputs, config, epoch, self.config.members, self._member_seed(search))
+        decision = decide(again, self.config.threshold, self.config.sensitivity)
+        best = Best(
+            config, epoch, optuna_study.best_value, decision, _training(again, decision), chosen.params
+        )
+        publish_table(folder / "out_of_fold.csv", self._out_of_fold(search, again, decision))
         publish_json(folder / "best.json", asdict(best))
         return best
 
+    def _out_of_fold(self, search: Search, again: Curves, decision: Decision) -> pd.DataFrame:
+        kept = again.held_out
+        table = prediction_table(
+            search, search.patients[kept], self.patients, again.out_of_fold(1)[kept], decision
+        )
+        return table.assign(fold=again.held_by[kept] + 1)
 
-def _best(config: HeadConfig, trial: Trial, parameters: Mapping[str, Any]) -> Best:
-    inner = score_all(*trial.curves.validation(trial.epoch), THRESHOLD)
-    training = score_all(*trial.curves.training(trial.epoch), THRESHOLD)
-    patients = int(trial.curves.held_out.sum())
-    return Best(config, trial.epoch, trial.value, inner, training, patients, parameters)
 
-
-@dataclass(frozen=True)
-class Space:
-    """The search space that the fields of HeadConfig, the user's settings and the data leave."""
-
-    settings: Settings
-    patients: Patients
-
-    def suggest(self, trial: optuna.Trial | optuna.trial.FixedTrial) -> HeadConfig:
-        """A configuration; fields without effect keep their default and are not suggested."""
-        values: dict[str, Any] = {}
-        for name, about in tunables(HeadConfig).items():
-            if is_active(values, about):
-                values[name] = self._suggest(trial, name, about)
-        return HeadConfig(**values)
-
-    def _suggest(self, trial: optuna.Trial | optuna.trial.FixedTrial, name: str, about: Tunable) -> Any:
-        options = self._options(name, about)
-        if len(options) == 1:
-            return options[0]
-        if options:
-            return trial.suggest_categorical(name, options)
-        assert about.low is not None and about.high is not None
-        if isinstance(getattr(HeadConfig(), name), int):
-            return trial.suggest_int(name, int(about.low), int(about.high), log=about.log)
-        return trial.suggest_float(name, about.low, about.high, log=about.log)
-
-    def _options(self, name: str, about: Tunable) -> Sequence[Any]:
-        """The values to choose from; none for an interval."""
-        if name == "image_branch" and self.patients.bags is None:
-            return (False,)
-        if name == "metadata_branch" and self.patients.metadata.empty:
-            return ("none",)
-        if name in self.settings:
-            return self.settings[name]
-        return () if about.low is not None else about.search or (getattr(HeadConfig(), name),)
-
-    def defaults(self) -> dict[str, Any]:
-        """The default of each field that may be suggested; where a setting excludes it, the first allowed value."""
-        values = {}
-        for name, about in tunables(HeadConfig).items():
-            options, default = self._options(name, about), getattr(HeadConfig(), name)
-            if len(options) != 1:
-                values[name] = default if not options or default in options else options[0]
-        return values
-
-    def grid(self) -> dict[str, Sequence[Any]]:
-        """The lists that a grid search walks; raises UsageError that names every interval without one."""
-        lists = {name: self._options(name, about) for name, about in tunables(HeadConfig).items()}
-        intervals = [name for name, options in lists.items() if not options]
-        if intervals:
-            raise UsageError(f"--sampler grid needs --set NAME=VALUE[,VALUE...] for {', '.join(intervals)}.")
-        return {name: options for name, options in lists.items() if len(options) > 1}
+def _training(again: Curves, decision: Decision) -> dict[str, float | None]:
+    labels, logits = again.training_logits(1)
+    scores = score_all(labels, decision.probabilities(logits), decision.threshold)
+    return {name: value if np.isfinite(value) else None for name, value in scores.items()}
 
 
 def _sqlite(path: Path) -> str:
@@ -304,27 +286,19 @@ def epoch_scores(curves: Curves) -> list[dict[str, float]]:
     return rows
 
 
-def _trials_csv(optuna_study: optuna.Study) -> str:
+def _counted_trials(optuna_study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """All trials but those that died with their process, which were begun again under the same number."""
     trials = optuna_study.get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.state in FINISHED or "diverged" in trial.user_attrs]
+
+
+def _trials_csv(optuna_study: optuna.Study) -> str:
+    trials = _counted_trials(optuna_study)
     names = sorted({name for trial in trials for name in trial.params})
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["number", "value", "state", *names])
     for trial in trials:
-        writer.writerow(
-            [trial.number, trial.value, trial.state.name, *(trial.params.get(name) for name in names)]
-        )
+        told = [trial.user_attrs["number"], trial.value, trial.state.name]
+        writer.writerow([*told, *(trial.params.get(name) for name in names)])
     return file.getvalue()
-
-
-def study_scores(best: Best, predictions: pd.DataFrame | None) -> dict[str, Any]:
-    """What scores.json holds: the inner score that chose, and the outer one that chose nothing, or null."""
-    return {
-        "epoch": best.epoch,
-        "training": dict(best.training),
-        "inner": {
-            name: {"value": value, "patients": best.patients, "repeats": 1}
-            for name, value in best.inner.items()
-        },
-        "outer": None if predictions is None else outer_scores(predictions),
-    }

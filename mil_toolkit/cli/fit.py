@@ -35,10 +35,10 @@ def _fit(arguments: argparse.Namespace) -> Outcome:
         "bundle": str(output),
         "members": bundle.head.members,
         "epochs": bundle.about["epoch"],
-        "threshold": bundle.about["threshold"],
+        "threshold": bundle.decision.threshold,
     }
     text = (
         f"{output}: {data['members']} members, {data['epochs']} epochs, {bundle.about['patients']} patients,"
-        f" threshold {data['threshold']}.\nNext: mil-predict {output} COHORT.toml"
+        f" threshold {data['threshold']:.3f}.\nNext: mil-predict {output} COHORT.toml"
     )
     return Outcome(text, data)

@@ -3,6 +3,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from mil_toolkit.hparams import (
     PRESETS,
     PRUNER_NAMES,
     SAMPLER_NAMES,
+    THRESHOLD_NAMES,
     HeadConfig,
     StudyConfig,
     parse_settings,
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from mil_toolkit.tuning import Tuned
 
 QUICK = {"trials": 10, "outer_folds": 0, "members": 1}
+FOUNDING = {"objective": "balanced_accuracy"}
+FEW = 10  # discordant patients
 TABLE = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")
 
 
@@ -40,17 +44,33 @@ def _parser() -> argparse.ArgumentParser:
     add("cohort", type=Path, metavar="COHORT.toml", help="the cohort")
     add_features(parser)
     add("--study", type=Path, required=True, metavar="studies/NAME", help="folder of the study")
-    add("--trials", type=int, default=default.trials, help="trials of each search")
+    add("--trials", type=int, help=f"trials of each search (default: {default.trials})")
     add("--folds", type=int, default=default.folds, help="inner folds; 1: a single 80/20 split")
     add("--repeats", type=int, default=default.repeats, help="repeats of the outer folds, with other splits")
-    add("--outer-folds", type=int, default=default.outer_folds, help="folds that choose nothing; 0: none")
-    add("--members", type=int, default=default.members, help="seeds averaged in a fitted model")
-    add("--objective", choices=METRIC_NAMES, default=default.objective, help="what the search improves")
+    add(
+        "--outer-folds", type=int, help=f"folds that choose nothing; 0: none (default: {default.outer_folds})"
+    )
+    add("--members", type=int, help=f"seeds averaged in a fitted model (default: {default.members})")
+    objective = f"what the search improves (default: {default.objective}; founding: {FOUNDING['objective']})"
+    add("--objective", choices=METRIC_NAMES, help=objective)
+    add(
+        "--threshold",
+        choices=THRESHOLD_NAMES,
+        default=default.threshold,
+        help="rule that chooses the threshold",
+    )
+    add("--sensitivity", type=float, metavar="X", help="choose the threshold for this sensitivity instead")
+    add(
+        "--prevalence",
+        type=float,
+        metavar="X",
+        help="of positives in use, for PPV and NPV (default: the cohort's)",
+    )
     add("--epochs", type=int, default=HeadConfig().epochs, help="epochs at most")
     add("--sampler", choices=SAMPLER_NAMES, default=default.sampler, help="how the search proposes")
     add("--pruner", choices=PRUNER_NAMES, default=default.pruner, help="when it gives a trial up")
     add("--preset", choices=PRESETS, default="default", help="founding: the plain head on raw embeddings")
-    add("--quick", action="store_true", help="a first look: few trials, no outer folds, one member")
+    add("--quick", action="store_true", help=f"a first look: unless told, {_words(QUICK)}")
     add(
         "--set",
         action="append",
@@ -61,6 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto, cpu, cuda or cuda:i")
     add("--seed", type=int, default=default.seed, help="everything random derives from it")
     return parser
+
+
+def _words(options: Mapping[str, Any]) -> str:
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items())
 
 
 def _tune(arguments: argparse.Namespace) -> Outcome:
@@ -78,29 +102,20 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
 
 
 def _config(arguments: argparse.Namespace) -> StudyConfig:
-    names = ("trials", "folds", "repeats", "outer_folds", "members", "objective", "sampler", "pruner", "seed")
-    told = {name: getattr(arguments, name) for name in names} | (QUICK if arguments.quick else {})
+    names = [field.name for field in fields(StudyConfig) if field.name != "settings"]
+    told = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    usual = (FOUNDING if arguments.preset == "founding" else {}) | (QUICK if arguments.quick else {})
     settings = {**PRESETS[arguments.preset], **parse_settings([f"epochs={arguments.epochs}", *arguments.set])}
-    return StudyConfig(**told, settings=settings)
+    return StudyConfig(**(usual | told), settings=settings)
 
 
 def summary(tuned: "Tuned", quick: bool = False) -> str:
     """The table of scores, and which of them one can believe."""
     scores = tuned.scores
-    patients = tuned.best.patients
-    lines = [f"{'':12s}" + "".join(f"{name:>20s}" for name in TABLE)]
-    lines.append(_row("training", scores["training"]))
-    lines.append(_row("validation", {name: scores["inner"][name]["value"] for name in TABLE}))
-    lines.append(
-        f"The validation scores, on {patients} patients, are optimistic: they chose the configuration and epoch."
-    )
-    if scores["outer"]:
-        lines.append(_row("outer", {name: scores["outer"][name]["value"] for name in TABLE}))
-        lines.append(_honest(scores))
-    else:
-        lines.append(
-            "No outer folds: this study has no honest score." + (" --quick is a first look." if quick else "")
-        )
+    lines = [f"{'':18s}" + "".join(f"{name:>24s}" for name in TABLE)]
+    lines.append(f"{'training':18s}" + "".join(f"{_number(scores['training'][name]):>24s}" for name in TABLE))
+    lines.append(_row("validation", scores["inner"]))
+    lines += _honest(scores) if scores["outer"] else [_no_outer(quick)]
     lines.append(
         f"{tuned.trials} trials. Best: {_settings(tuned.best.parameters)}, {tuned.best.epoch} epochs."
     )
@@ -108,15 +123,45 @@ def summary(tuned: "Tuned", quick: bool = False) -> str:
     return "\n".join(lines)
 
 
-def _row(name: str, scores: Mapping[str, float]) -> str:
-    return f"{name:12s}" + "".join(f"{scores[metric]:20.3f}" for metric in TABLE)
+def _row(name: str, scores: Mapping[str, Mapping[str, Any]]) -> str:
+    return f"{name:18s}" + "".join(f"{_with_interval(scores[metric]):>24s}" for metric in TABLE)
 
 
-def _honest(scores: Mapping[str, Any]) -> str:
-    outer, inner = scores["outer"]["balanced_accuracy"], scores["inner"]["balanced_accuracy"]
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _with_interval(score: Mapping[str, Any]) -> str:
+    return f"{_number(score['value'])} ({_number(score['low'])} to {_number(score['high'])})"
+
+
+def _no_outer(quick: bool) -> str:
+    first_look = " --quick is a first look." if quick else ""
     return (
-        f"The outer scores, on {outer['patients']} patients and {outer['repeats']} repeat(s), chose nothing."
-        f" Optimism of the inner balanced accuracy: {inner['value'] - outer['value']:+.3f}."
+        "The validation scores are optimistic: they chose the configuration, the epoch and the threshold. Without"
+        f" outer folds this study has no honest score.{first_look}"
+    )
+
+
+def _honest(scores: Mapping[str, Any]) -> list[str]:
+    counted = scores["outer"]["balanced_accuracy"]
+    lines = [_row("outer", scores["outer"])]
+    lines += [_row(f"  {name}", rival) for name, rival in scores["rivals"].items()]
+    lines.append(
+        f"{counted['patients']} patients, {counted['repeats']} repeat(s), 95 % intervals over patients. Validation chose"
+        " the configuration and is optimistic; outer, like its rivals, chose nothing."
+    )
+    gap = scores["optimism"]["balanced_accuracy"]
+    lines.append(f"Optimism (validation minus outer balanced accuracy): {_with_interval(gap)}.")
+    return lines + [_gain(name, gain) for name, gain in scores["gains"].items()]
+
+
+def _gain(rival: str, gain: Mapping[str, Any]) -> str:
+    found = gain["differences"]["balanced_accuracy"]
+    few = " Few patients are decided differently: this rests on little." if gain["discordant"] < FEW else ""
+    return (
+        f"Gain over {rival} in balanced accuracy: {_with_interval(found)}, p = {found['p_value']:.3f},"
+        f" {gain['discordant']:.1f} discordant patients.{few}"
     )
 
 

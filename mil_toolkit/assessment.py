@@ -1,0 +1,140 @@
+# Floor 3.2: what a study is worth: predictions, their scores beside the rivals', the inner score's optimism.
+"""From the predictions of a study's searches to scores.json (rules of evidence, 1 and 5 to 7)."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import logit
+from scipy.stats import spearmanr
+
+from mil_toolkit.calibration import Decision, fit_decision
+from mil_toolkit.errors import DataError
+from mil_toolkit.evaluation import Table, compare, optimism, scores_with_intervals
+from mil_toolkit.files import publish
+from mil_toolkit.hparams import StudyConfig
+from mil_toolkit.inputs import Patients
+from mil_toolkit.metrics import METRICS
+from mil_toolkit.rivals import RIVALS, Columns, rival_predictions
+from mil_toolkit.study import Best, Search, Study
+
+PREDICTION_COLUMNS = ["repeat", "fold", "patient_id", "label", "probability", "prediction"]
+
+
+def prediction_table(
+    search: Search, places: np.ndarray, patients: Patients, logits: np.ndarray, decision: Decision
+) -> pd.DataFrame:
+    """Predictions of the patients at `places` (n,) from their logits (n,): PREDICTION_COLUMNS."""
+    probabilities = decision.probabilities(logits)
+    return _table(search, places, patients, probabilities, probabilities >= decision.threshold)
+
+
+def _table(
+    search: Search, places: np.ndarray, patients: Patients, probabilities: np.ndarray, decisions: np.ndarray
+) -> pd.DataFrame:
+    repeat, fold = search.path
+    ids = [patients.ids[place] for place in places]
+    values = (repeat, fold, ids, patients.labels[places], probabilities, decisions.astype(int))
+    return pd.DataFrame(dict(zip(PREDICTION_COLUMNS, values, strict=True)))
+
+
+def publish_table(path: Path, table: pd.DataFrame) -> None:
+    """Publish a table as CSV; floating-point numbers keep all their digits."""
+    publish(path, table.to_csv(index=False).encode())
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Read a table of predictions, patient ids as text; raises DataError where it cannot be read."""
+    try:
+        return pd.read_csv(
+            path, dtype={"patient_id": str}, keep_default_na=False, float_precision="round_trip"
+        )
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from None
+
+
+def study_scores(
+    study: Study, best: Best, patients: Patients, searches: Sequence[Search], outer: Sequence[pd.DataFrame]
+) -> dict[str, Any]:
+    """What scores.json holds; all but `training` and `inner` are null without outer folds.
+
+    inner: of the final search's out-of-fold predictions, which chose the configuration, epoch and threshold
+    outer: of patients that chose nothing; optimism: inner minus outer
+    rivals: the trivial rivals' outer scores; gains: the model's minus each rival's, paired
+    spread: standard deviations of the outer scores over single members (seeds) and over repeats (splits)
+    bag_size: rank correlation of the logit with the number of images, within each class
+    """
+    config = study.config
+    inner = Table.of(read_predictions(study.folder / "out_of_fold.csv"), config.prevalence)
+    scores = {"epoch": best.epoch, "training": dict(best.training), "inner": scores_with_intervals(inner)}
+    if not outer:
+        return scores | dict.fromkeys(("outer", "optimism", "rivals", "gains", "spread", "bag_size"))
+    predictions = pd.concat(outer)
+    table = Table.of(predictions, config.prevalence)
+    rivals = rival_tables(config, patients, searches[:-1])
+    return scores | {
+        "outer": scores_with_intervals(table),
+        "optimism": optimism(inner, table.select(inner.patient_ids)),
+        "rivals": {name: scores_with_intervals(rival) for name, rival in rivals.items()},
+        "gains": {name: compare(table, rival) for name, rival in rivals.items()},
+        "spread": _spread(predictions, table),
+        "bag_size": _bag_size(patients, table),
+    }
+
+
+def rival_tables(config: StudyConfig, patients: Patients, searches: Sequence[Search]) -> dict[str, Table]:
+    """The outer predictions of each trivial rival that has something to look at."""
+    tables = {}
+    for name, columns in RIVALS.items():
+        parts = [_rival(columns, config, patients, search) for search in searches]
+        if all(part is not None for part in parts):
+            tables[name] = Table.of(pd.concat(parts), config.prevalence)
+    return tables
+
+
+def _rival(columns: Columns, config: StudyConfig, patients: Patients, search: Search) -> pd.DataFrame | None:
+    decide = partial(fit_decision, rule=config.threshold, sensitivity=config.sensitivity)
+    found = rival_predictions(
+        columns, patients, search.patients, search.test, search.inner, config.objective, decide
+    )
+    return None if found is None else _table(search, search.test, patients, *found)
+
+
+def _spread(predictions: pd.DataFrame, table: Table) -> dict[str, dict[str, float | None]]:
+    """Standard deviations of each metric over single members, and over the repeats of the averaged ones."""
+    members = [name for name in predictions.columns if name.startswith("member")]
+    alone = [Table.of(_of_member(predictions, name), table.prevalence) for name in members]
+    alike = np.ones((1, len(table.labels)))
+    found = {}
+    for name, metric in METRICS.items():
+        over_seeds = [float(each.scores(metric, alike)[0]) for each in alone]
+        over_splits = [float(metric.of(each, alike)[0]) for each in table.repeats()]
+        found[name] = {"seeds": _deviation(over_seeds), "splits": _deviation(over_splits)}
+    return found
+
+
+def _of_member(predictions: pd.DataFrame, member: str) -> pd.DataFrame:
+    decided = (predictions[member] >= predictions["threshold"]).astype(int)
+    return predictions.assign(probability=predictions[member], prediction=decided)
+
+
+def _deviation(scores: Sequence[float]) -> float | None:
+    return float(np.std(scores, ddof=1)) if len(scores) > 1 and np.isfinite(scores).all() else None
+
+
+def _bag_size(patients: Patients, table: Table) -> dict[str, float | None] | None:
+    """Spearman's correlation of the mean logit with the number of images, within each class."""
+    if patients.bags is None:
+        return None
+    sizes = dict(zip(patients.bags.patient_ids, patients.bags.sizes.tolist(), strict=True))
+    images = np.array([sizes[patient] for patient in table.patient_ids])
+    logits = logit(np.clip(table.probabilities, 1e-12, 1 - 1e-12)).mean(0)
+    found = {}
+    for label, name in ((1, "positive"), (0, "negative")):
+        chosen = table.labels == label
+        varies = len(set(images[chosen])) > 1 and len(set(logits[chosen])) > 1
+        found[name] = float(spearmanr(logits[chosen], images[chosen]).statistic) if varies else None
+    return found
