@@ -22,6 +22,7 @@ from mil_toolkit.rivals import RIVALS, Columns, rival_predictions
 from mil_toolkit.study import Best, Search, Study
 
 PREDICTION_COLUMNS = ["repeat", "fold", "patient_id", "label", "probability", "prediction"]
+_TYPES = {"repeat": int, "fold": int, "patient_id": str, "label": int, "prediction": int}  # all others: float
 
 
 def prediction_table(
@@ -49,9 +50,10 @@ def publish_table(path: Path, table: pd.DataFrame) -> None:
 def read_predictions(path: Path) -> pd.DataFrame:
     """Read a table of predictions, patient ids as text; raises DataError where it cannot be read."""
     try:
-        return pd.read_csv(
-            path, dtype={"patient_id": str}, keep_default_na=False, float_precision="round_trip"
-        )
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        return table.astype(
+            {name: _TYPES.get(name, float) for name in table}
+        )  # unlike pandas' parser: to the bit
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from None
 

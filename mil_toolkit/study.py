@@ -1,4 +1,4 @@
-# Floor 3: the study folder: what a study was told, its splits, what its searches chose.
+# Floor 3.1: the study folder: what a study was told, its splits, what its searches chose.
 """`Study`: a folder of `mil-tune`, written once and readable without the command line that made it."""
 
 from collections.abc import Mapping, Sequence

@@ -23,7 +23,7 @@ ABOUT: dict[str, Any] = {
     "features": {"name": "resnet34-imagenet"},
     "patients": 12,
     "epoch": 2,
-    "threshold": 0.4,
+    "decision": {"slope": 0.8, "intercept": -0.1, "threshold": 0.4},
 }
 SCORES = {"outer": {"balanced_accuracy": {"value": 0.8125}}}
 
@@ -66,8 +66,9 @@ def test_the_probability_is_that_of_the_mean_logit(make_patients: MakePatients) 
     made, patients = bundle(make_patients()), make_patients()
     probability, spread, attention = made.probabilities(patients)
     logits = made.head.apply(patients).logits
-    np.testing.assert_allclose(np.log(probability / (1 - probability)), logits.mean(0), rtol=1e-9)
-    np.testing.assert_allclose(spread, np.std(1 / (1 + np.exp(-logits)), axis=0))
+    calibrated = 0.8 * logits.mean(0) - 0.1
+    np.testing.assert_allclose(np.log(probability / (1 - probability)), calibrated, rtol=1e-6)
+    np.testing.assert_allclose(spread, np.std(1 / (1 + np.exp(0.1 - 0.8 * logits)), axis=0), rtol=1e-5)
     assert attention is not None and patients.bags is not None
     assert len(attention) == len(patients.bags.instances)
 
@@ -139,7 +140,7 @@ def test_json_that_describes_no_bundle_is_refused(content: str, folder: Path) ->
     [
         lambda config: config.pop("about"),
         lambda config: config["head"].update(members=3),
-        lambda config: config["about"].update(threshold=0.5),
+        lambda config: config["about"]["decision"].update(threshold=0.5),
         lambda config: config.update(more=1),
     ],
 )

@@ -5,12 +5,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy.special import expit
 import torch
 
 from mil_toolkit.hparams import HeadConfig
 from mil_toolkit.inputs import Inputs, Patients
 from mil_toolkit.metrics import METRICS
-from mil_toolkit.nested import Curves, best_epoch, derive_seeds, refit, run_again, run_trial, sigmoid, smooth
+from mil_toolkit.nested import Curves, best_epoch, derive_seeds, refit, run_again, run_trial, smooth
 from mil_toolkit.training import predict
 
 MakePatients = Callable[..., Patients]
@@ -49,14 +50,14 @@ def test_out_of_fold_logits_come_from_members_that_did_not_train_on_the_patient(
     assert curves.held_out.tolist() == [False, True, True, True]
     labels, probabilities = curves.validation(1)
     assert labels.tolist() == [0, 1, 0]
-    assert probabilities.tolist() == pytest.approx(sigmoid(out[1:]).tolist())
+    assert probabilities.tolist() == pytest.approx(expit(out[1:]).tolist())
     labels, probabilities = curves.training(1)
     assert labels.tolist() == [1, 1, 0, 1, 1, 0, 1, 0]
-    assert probabilities.tolist() == pytest.approx(sigmoid(np.array([1, 4, 8, 3, 12, 24, 5, 10.0])).tolist())
+    assert probabilities.tolist() == pytest.approx(expit(np.array([1, 4, 8, 3, 12, 24, 5, 10.0])).tolist())
 
 
 def test_extreme_logits_become_probabilities_without_a_warning() -> None:
-    assert sigmoid(np.array([-1000.0, 0.0, 1000.0])).tolist() == [0.0, 0.5, 1.0]
+    assert expit(np.array([-1000.0, 0.0, 1000.0])).tolist() == [0.0, 0.5, 1.0]
 
 
 # Seeds.

@@ -64,15 +64,20 @@ def run(
     except MilError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except Exception:  # noqa: BLE001 - the last stop before the interpreter, which prints all of it
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last stop before the interpreter
+        if _is_interrupt(error):
+            print(f"{parser.prog}: interrupted", file=sys.stderr)
+            return INTERRUPTED
         traceback.print_exc()
         print(f"{parser.prog}: this is a defect of mil_toolkit, not of your data.", file=sys.stderr)
         return MilError.exit_code
     print(json.dumps(outcome.data, allow_nan=False) if arguments.json else outcome.text)
     return outcome.exit_code
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether an interrupt is at the root of an error: what a library does on its way out may fail upon it."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _is_interrupt(error.__context__))
 
 
 def _yield_idle_threads() -> None:
