@@ -59,7 +59,13 @@ class Space:
         return values
 
     def planned(self, sampler: str) -> list[dict[str, Any]]:
-        """What the first trials try: a grid search all of its grid, any other one the defaults."""
+        """What the first trials try: a grid search all of its grid, any other one the defaults.
+
+        Raises UsageError for a space that cannot be searched, before anything is written.
+        """
+        first = self.suggest(optuna.trial.FixedTrial(self.defaults()))
+        if not first.image_branch and first.metadata_branch == "none":
+            raise UsageError("neither images nor metadata are left: set image_branch or metadata_branch.")
         return self.grid() if sampler == "grid" else [self.defaults()]
 
     def grid(self) -> list[dict[str, Any]]:

@@ -64,13 +64,13 @@ def make_splits(
     Shapes: labels (n,) of 0 and 1, ages (n,) in years, groups (n,)
     folds = 1 is a single stratified 80/20 split. With groups the strata are the labels alone, since age
     strata and whole groups can rarely be had together. Raises DataError where a class has fewer patients
-    (or groups) than folds.
+    (or groups) than folds, or than five for a single split.
     """
-    _check_enough(labels, max(folds, 2), groups)
+    _check_enough(labels, folds, groups)
     if groups is not None:
         return _grouped(labels, groups, folds, seed), 1
     bins, count = (
-        age_bins(labels, ages, max(folds, 2)) if ages is not None else (np.zeros(len(labels), dtype=int), 1)
+        age_bins(labels, ages, _least(folds)) if ages is not None else (np.zeros(len(labels), dtype=int), 1)
     )
     strata = labels * count + bins
     splitter = (
@@ -82,7 +82,7 @@ def make_splits(
 
 
 def _grouped(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[Split]:
-    splitter = StratifiedGroupKFold(5 if folds == 1 else folds, shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(_least(folds), shuffle=True, random_state=seed)
     splits = _sorted_splits(splitter.split(labels, labels, groups))
     lacking = [str(i + 1) for i, each in enumerate(splits) if _one_sided(labels, each)]
     if lacking:
@@ -101,16 +101,20 @@ def _sorted_splits(pairs: object) -> list[Split]:
     return [Split(np.sort(train), np.sort(test)) for train, test in pairs]  # type: ignore[attr-defined]
 
 
+def _least(folds: int) -> int:
+    """Patients that a stratum needs: one for each fold; a single 80/20 split is one of five folds."""
+    return 5 if folds == 1 else folds
+
+
 def _check_enough(labels: np.ndarray, folds: int, groups: np.ndarray | None) -> None:
     problems = []
     for label, name in ((1, "positive"), (0, "negative")):
         chosen = labels == label
         count = int(chosen.sum()) if groups is None else len(np.unique(groups[chosen]))
-        if count < folds:
+        if count < _least(folds):
             unit = "patients" if groups is None else "groups"
-            problems.append(
-                f"the {name} class has {count} {unit}, fewer than the {folds} folds. Use fewer folds."
-            )
+            needed = "5 of a single 80/20 split" if folds == 1 else f"{folds} folds. Use fewer folds"
+            problems.append(f"the {name} class has {count} {unit}, fewer than the {needed}.")
     if problems:
         raise DataError(problems)
 
