@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 import torchvision
 from torch import Tensor, fx, nn
+from torch.nn.functional import batch_norm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mil_toolkit.errors import DataError, UsageError
@@ -242,21 +243,28 @@ def _packaged_weights(network: nn.Module) -> StateDict:
 def _timm_weights(timm: ModuleType, model: str, config: Mapping[str, Any]) -> StateDict:
     repository, file = config.get("hf_hub_id"), "model.safetensors"
     try:
-        _reach_hub(repository, file)
-        state: StateDict = timm.create_model(model, pretrained=True, num_classes=0).state_dict()
+        source = _cached_or_online(repository, file)
+        network = timm.create_model(model, pretrained=True, pretrained_cfg_overlay=source, num_classes=0)
     except Exception as error:  # the hub's client raises what its several transports raise
         raise UsageError(
             f"The weights of timm:{model} cannot be had: {error}. Download {file} of {repository} from "
             f"{_HUB} and name it with --weights PATH. {_OFFLINE}"
         ) from error
+    state: StateDict = network.state_dict()
     return state
 
 
-def _reach_hub(repository: str | None, file: str) -> None:
-    """Fail at once where neither the file nor the hub is there: its client would retry for a minute."""
+def _cached_or_online(repository: str | None, file: str) -> dict[str, str]:
+    """What tells timm to read the file in the hub's cache; nothing where it has to download it.
+
+    The hub's client would ask for a newer version and, offline, try for a minute before it takes its own file.
+    """
     hub = importlib.import_module("huggingface_hub")
-    if not (repository and isinstance(hub.try_to_load_from_cache(repository, file), str)):
-        urllib.request.urlopen(_HUB, timeout=DOWNLOAD_TIMEOUT).close()
+    cached = hub.try_to_load_from_cache(repository, file) if repository else None
+    if isinstance(cached, str):
+        return {"file": cached}
+    urllib.request.urlopen(_HUB, timeout=DOWNLOAD_TIMEOUT).close()
+    return {}
 
 
 def _extra(module: str, extra: str) -> ModuleType:
@@ -325,14 +333,15 @@ class Embedder(nn.Module):
         self.network = network.to(memory_format=torch.channels_last)
         self.dtype = dtype
         self.mean = torch.tensor(backbone.mean, device=device) * 255
-        self.scale = 1 / (torch.tensor(backbone.std, device=device) * 255)
+        self.variance = (torch.tensor(backbone.std, device=device) * 255) ** 2
 
     @torch.inference_mode()
     def forward(self, pixels: Tensor) -> Tensor:
         """See the class."""
-        # Rows of S * 3 values in place: ten times quicker than broadcasting over an innermost axis of three.
-        rows = pixels.flatten(2).float()  # (n, S, S * 3)
-        rows = rows.sub_(self.mean.repeat(pixels.shape[2])).mul_(self.scale.repeat(pixels.shape[2]))
-        images = rows.to(self.dtype).view(pixels.shape).permute(0, 3, 1, 2)  # channels last without a copy
+        # Whole numbers up to 255 are exact in every precision, and batch_norm computes in float32: one pass,
+        # rounded once. Rows of S * 3 values: ten times quicker than with an innermost axis of three.
+        rows, width = pixels.flatten(0, 1).flatten(1).to(self.dtype), pixels.shape[2]  # (n * S, S * 3)
+        rows = batch_norm(rows, self.mean.repeat(width), self.variance.repeat(width), eps=0.0)
+        images = rows.view(pixels.shape).permute(0, 3, 1, 2)  # channels last without a copy
         embeddings: Tensor = self.network(images)
         return embeddings.to(torch.float16)

@@ -250,6 +250,21 @@ def test_weights_of_timm_without_internet_say_what_to_do(hub: Path, monkeypatch:
         build_backbone("timm:resnet10t", "imagenet")
 
 
+def test_weights_of_timm_in_the_hubs_cache_need_no_internet(
+    hub: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The client is not asked at all: offline it would try for most of a minute."""
+    timm = pytest.importorskip("timm")
+    path = tmp_path / "model.safetensors"
+    network = timm.create_model("test_resnet")
+    safetensors.torch.save_file(network.state_dict(), path)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: str(path))
+    monkeypatch.setattr("urllib.request.urlopen", None)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
+    found = build_backbone("timm:test_resnet.r160_in1k", "imagenet").network.state_dict()
+    assert all(torch.equal(each, network.state_dict()[name]) for name, each in found.items())
+
+
 @pytest.mark.parametrize("name", ["resnet", "resnet34 ", "timm", "timm:", "timm:no_such_net"])
 def test_unknown_backbones_are_refused(name: str) -> None:
     """With the names that there are, or timm's word for it."""
