@@ -58,23 +58,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     Shapes: x (K, n, I) or (1, n, I), weight (K, I, O), bias (K, 1, O) -> (K, n, O)
     """
-    weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+    bias = bias.to(x.dtype)
     if len(x) == len(weight):
-        return torch.baddbmm(bias, x, weight)
+        return torch.baddbmm(bias, x, weight.to(x.dtype))
     members, inputs, outputs = weight.shape
-    wide = weight.transpose(0, 1).reshape(inputs, members * outputs)
-    joint = torch.addmm(bias.reshape(-1), x[0], wide).view(-1, members, outputs)
-    return joint.transpose(0, 1)
+    wide = weight.transpose(0, 1).to(x.dtype, memory_format=torch.contiguous_format)  # (I, K, O)
+    joint = torch.addmm(bias.reshape(-1), x[0], wide.reshape(inputs, members * outputs))
+    return joint.view(-1, members, outputs).transpose(0, 1)
 
 
 class _Tanh(torch.autograd.Function):
-    """tanh of bfloat16 by way of float32, member by member, so that what lies between stays in the cache."""
+    """tanh of bfloat16 by way of float32."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        for member, result in zip(x, y, strict=True):
-            result.copy_(member.float().tanh_())
+        y = x.to(torch.float32, memory_format=torch.contiguous_format).tanh_().to(x.dtype)
         ctx.save_for_backward(y)
         return y
 
@@ -84,9 +82,9 @@ class _Tanh(torch.autograd.Function):
 
 
 def tanh(x: Tensor) -> Tensor:
-    """The hyperbolic tangent of x (K, ...), in its precision, contiguous on a CPU.
+    """The hyperbolic tangent of x (K, ...), in its precision.
 
-    There torch's own in bfloat16 takes three times as long as casting, this and casting back.
+    On a CPU, torch's own in bfloat16 takes twice as long as casting, this and casting back.
     """
     return torch.tanh(x) if x.is_cuda or x.dtype == torch.float32 else _Tanh.apply(x)
 
@@ -105,6 +103,6 @@ def dropout_of(members: Sequence[torch.Generator]) -> Dropout:
     def dropout(x: Tensor, rate: float) -> Tensor:
         if rate == 0:
             return x
-        return x * (draw(members, *x.shape[1:]) >= rate) / (1 - rate)
+        return x * ((draw(members, *x.shape[1:]) >= rate) / (1 - rate))
 
     return dropout

@@ -136,7 +136,7 @@ class Optimizer:
         rates = rate * moving
         if self.config.optimizer == "adamw":
             self.values.mul_(1 - rates * self.config.weight_decay)
-        else:
+        elif self.config.weight_decay:
             gradient.add_(self.values, alpha=self.config.weight_decay)
         if self.config.optimizer == "sgd":
             self._sgd(gradient, rates, moving)
@@ -153,8 +153,9 @@ class Optimizer:
         self.first.lerp_(gradient, (1 - beta) * moving)
         self.second.lerp_(gradient.square_(), (1 - gamma) * moving)
         steps = self.steps.clamp(min=1)  # a member that has not moved yet has moments of zero
-        spread = self.second.sqrt().mul_((1 - gamma**steps).rsqrt()).add_(self.EPSILON)
-        self.values.addcdiv_(self.first * (rates / (1 - beta**steps)), spread, value=-1)
+        root = (1 - gamma**steps).sqrt()
+        spread = self.second.sqrt().add_(root * self.EPSILON)
+        self.values.addcdiv_(self.first * (rates * root / (1 - beta**steps)), spread, value=-1)
 
 
 def flatten(parameters: Sequence[nn.Parameter]) -> Tensor:
