@@ -11,6 +11,7 @@ import pandas as pd
 from scipy.special import logit
 from scipy.stats import spearmanr
 
+from mil_toolkit.bundle import FittedHead
 from mil_toolkit.calibration import Decision, fit_decision
 from mil_toolkit.errors import DataError
 from mil_toolkit.evaluation import Table, compare, optimism, scores_with_intervals
@@ -42,6 +43,18 @@ def _table(
     return pd.DataFrame(dict(zip(PREDICTION_COLUMNS, values, strict=True)))
 
 
+def outer_predictions(search: Search, test: Patients, head: FittedHead, decision: Decision) -> pd.DataFrame:
+    """Predictions of an outer fold's test patients by the members' mean logit, and by each member alone.
+
+    PREDICTION_COLUMNS, `threshold`, then the probability by each member as `member1`, `member2`, ...
+    """
+    logits = head.apply(test).logits  # (members, patients)
+    table = prediction_table(search, np.arange(len(test)), test, logits.mean(0), decision)
+    alone = decision.probabilities(logits)
+    members = {f"member{number}": values for number, values in enumerate(alone, 1)}
+    return table.assign(threshold=decision.threshold, **members)
+
+
 def publish_table(path: Path, table: pd.DataFrame) -> None:
     """Publish a table as CSV; floating-point numbers keep all their digits."""
     publish(path, table.to_csv(index=False).encode())
@@ -51,9 +64,8 @@ def read_predictions(path: Path) -> pd.DataFrame:
     """Read a table of predictions, patient ids as text; raises DataError where it cannot be read."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        return table.astype(
-            {name: _TYPES.get(name, float) for name in table}
-        )  # unlike pandas' parser: to the bit
+        # Unlike pandas' own parser this is exact to the last bit.
+        return table.astype({name: _TYPES.get(name, float) for name in map(str, table)})
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from None
 

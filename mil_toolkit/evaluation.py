@@ -82,8 +82,11 @@ def draw_patients(labels: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.n
 
 
 def percentile_interval(values: np.ndarray) -> tuple[float, float]:
-    """The central 95 % of some draws; draws without a value are left out."""
-    low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    """The central 95 % of some draws; draws without a value are left out, and NaN is all there is without any."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return np.nan, np.nan
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
