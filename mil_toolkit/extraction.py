@@ -5,10 +5,10 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +44,6 @@ BATCH_SIZE = 16  # the quickest for ResNet34 in bfloat16 on two cores
 ROUNDS = 3
 SETTLED_NS = 2_000_000_000
 TOLERANCE = "a cosine of 0.995 or more between bfloat16 and float32, over 1,000 smear images"
-_AHEAD = 4  # images decoded ahead of the network, for each worker
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +87,8 @@ def extract(
     """Bring the cache of `config` under `root` up to date with the cohort's images.
 
     Only what is missing or changed is embedded: an image with the size and mtime it had is known; one with
-    others is known by its content's digest. `rehash` trusts no size and mtime. `workers` threads decode ahead
-    of the network (None: as many as cores for CUDA, none on the CPU, where they would take its cores).
+    others is known by its content's digest. `rehash` trusts no size and mtime. `workers` threads decode (None:
+    as many as cores), for CUDA while the network computes, on the CPU in turn with it.
 
     Raises DataError with every image that cannot be read, after everything else was published (with
     `on_error="skip"` they are left out instead), UsageError for options that cannot work.
@@ -106,9 +105,8 @@ def extract(
         return _dry_run(folder, wanted, recorded, rehash)
     features = FeatureCache.create(root, cohort.name, spec)
     remove_dead_temporaries(folder)
-    embedder = Embedder(backbone, place, DTYPES[recorded.precision])
-    threads = workers if workers is not None else (available_cores() if place.type == "cuda" else 0)
-    run = _Run(features, recorded, embedder, place, config, batch_size, threads, on_error == "skip")
+    threads = available_cores() if workers is None else workers
+    run = _Run(features, recorded, backbone, place, config, batch_size, threads, on_error == "skip")
     begun = time.monotonic()
     left_out = _until_matching(run, wanted, rehash)
     _tell_mixture(features, wanted)
@@ -344,19 +342,21 @@ def _load(config: ExtractionConfig, job: _Job) -> _Loaded | _Failed:
     return _Loaded(job, _seen(job.name, status, bytes.fromhex(digest(content))), pixels)
 
 
-def _ahead(jobs: Iterator[_Job], config: ExtractionConfig, workers: int) -> Iterator[_Loaded | _Failed]:
-    """The jobs loaded, in their order; by threads that stay a few images ahead, where there are any."""
-    load = partial(_load, config)
-    if not workers:
-        yield from map(load, jobs)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        window: deque[Future[_Loaded | _Failed]] = deque()
-        for job in jobs:
-            window.append(pool.submit(load, job))
-            if len(window) > workers * _AHEAD:
-                yield window.popleft().result()
-        yield from (future.result() for future in window)
+def _loaded(
+    jobs: Iterator[_Job], load: Callable[[_Job], _Loaded | _Failed], workers: int, window: int, ahead: bool
+) -> Iterator[_Loaded | _Failed]:
+    """The jobs loaded by threads, in their order, with at most `window` of them in memory.
+
+    With `ahead` the window is filled up while the network computes; without, as a whole, when it is used up.
+    """
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        futures: deque[Future[_Loaded | _Failed]] = deque()
+        while True:
+            if ahead or not futures:
+                futures.extend(pool.submit(load, job) for job in islice(jobs, window - len(futures)))
+            if not futures:
+                return
+            yield futures.popleft().result()
 
 
 class _Run:
@@ -366,17 +366,22 @@ class _Run:
         self,
         cache: FeatureCache,
         recorded: Recorded,
-        embedder: Embedder,
+        backbone: Backbone,
         device: torch.device,
         config: ExtractionConfig,
         batch_size: int,
         workers: int,
         skip: bool,
     ):
-        self.cache, self.recorded, self.embedder, self.device = cache, recorded, embedder, device
+        self.cache, self.recorded, self.backbone, self.device = cache, recorded, backbone, device
         self.config, self.batch_size, self.workers, self.skip = config, batch_size, workers, skip
         self.extracted = 0
         self.failures: dict[tuple[str, str], str] = {}  # by patient and image name
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """The network made ready, which a run with nothing to embed does without."""
+        return Embedder(self.backbone, self.device, DTYPES[self.recorded.precision])
 
     def carry_out(self, plans: Sequence[Plan]) -> None:
         """Embed what is missing and publish every finished bag."""
@@ -399,7 +404,10 @@ class _Run:
 
     def _batches(self, plans: Sequence[Plan]) -> Iterator[list[_Loaded | _Failed]]:
         """Images read and decoded, whatever patient they belong to; the last batch may be smaller."""
-        loaded = _ahead(self._jobs(plans), self.config, self.workers)
+        # On the CPU, threads that decode while the network computes would take its cores.
+        ahead = self.device.type == "cuda"
+        window = self.batch_size * (2 if ahead else 1)
+        loaded = _loaded(self._jobs(plans), partial(_load, self.config), self.workers, window, ahead)
         total = sum(len(plan.missing) for plan in plans)
         with tqdm(total=total, unit="image", disable=None) as progress:
             while batch := list(islice(loaded, self.batch_size)):

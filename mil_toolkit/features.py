@@ -81,7 +81,7 @@ class Shard:
         """(n, D) float16; raises DataError where the file's bytes are not those of its name."""
         content = self.path.read_bytes()
         if digest(content) != self.path.stem:
-            raise _damaged(self.path, "its bytes do not match its name")
+            raise damaged(self.path, "its bytes do not match its name")
         with h5py.File(h5py.h5f.open_file_image(content)) as file:
             embeddings: NDArray[np.float16] = file["embeddings"][()]
         return embeddings
@@ -129,12 +129,7 @@ class FeatureCache:
     @classmethod
     def open(cls, folder: Path) -> "FeatureCache":
         """Open a cache to read; raises DataError where `folder` is none or holds a foreign shard."""
-        if not (folder / "spec.json").is_file():
-            raise DataError(f"{folder} is no feature cache: it has no spec.json. mil-extract makes one.")
-        spec = read_json(folder / "spec.json")
-        if not isinstance(spec, dict) or spec.get("schema") != SCHEMA:
-            raise DataError(f"{folder / 'spec.json'} is not the spec of a cache of schema {SCHEMA}.")
-        return cls(folder, spec)
+        return cls(folder, read_spec(folder))
 
     @classmethod
     def create(cls, root: Path, cohort_name: str, spec: dict[str, Any]) -> "FeatureCache":
@@ -160,8 +155,7 @@ class FeatureCache:
                 self._versions.setdefault(patient, []).append(StoredBag(shard, index))
 
     def _read_shards(self) -> list[Shard]:
-        paths = sorted(path for path in self.folder.iterdir() if _SHARD_NAME.fullmatch(path.name))
-        return [_read_shard(path, self.spec_digest, self.spec["width"]) for path in paths]
+        return [read_shard(path, self.spec_digest, self.spec["width"]) for path in shard_paths(self.folder)]
 
     @cached_property
     def spec_digest(self) -> str:
@@ -224,6 +218,21 @@ class FeatureCache:
         return path
 
 
+def read_spec(folder: Path) -> dict[str, Any]:
+    """The spec of the cache in `folder`; raises DataError where there is none."""
+    if not (folder / "spec.json").is_file():
+        raise DataError(f"{folder} is no feature cache: it has no spec.json. mil-extract makes one.")
+    spec = read_json(folder / "spec.json")
+    if not isinstance(spec, dict) or spec.get("schema") != SCHEMA:
+        raise DataError(f"{folder / 'spec.json'} is not the spec of a cache of schema {SCHEMA}.")
+    return spec
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The files in a cache's folder that have a shard's name, sorted."""
+    return sorted(path for path in folder.iterdir() if _SHARD_NAME.fullmatch(path.name))
+
+
 def _by_shard(bags: Sequence[StoredBag]) -> Iterator[tuple[Shard, list[int]]]:
     places: dict[Path, list[int]] = {}
     for place, bag in enumerate(bags):
@@ -236,53 +245,72 @@ def encode_shard(bags: Sequence[EmbeddedBag], spec_digest: str, sequence: int, r
 
     Datasets: embeddings (n, D) float16; offsets (p + 1,); patient_ids (p,); bag_digests (p, 32);
     image_names (n,) as the bytes of the file system; image_digests (n, 32); image_stats (n, 2): size, mtime_ns.
+    The attribute `index` is the digest of all but the embeddings: a listing checks it without reading those.
     """
     images = [image for bag in bags for image in bag.images]
+    attributes = {"schema": SCHEMA, "spec": spec_digest, "sequence": sequence, **recorded._asdict()}
+    index = {
+        "offsets": np.cumsum([0, *(len(bag.images) for bag in bags)]),
+        "patient_ids": np.array([os.fsencode(bag.patient_id) for bag in bags]),
+        "bag_digests": _digest_rows([bag.digest for bag in bags]),
+        "image_names": np.array([os.fsencode(image.name) for image in images]),
+        "image_digests": _digest_rows([image.digest for image in images]),
+        "image_stats": np.array([(image.size, image.mtime_ns) for image in images], dtype=np.int64),
+    }
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
-        file.attrs.update(schema=SCHEMA, spec=spec_digest, sequence=sequence, **recorded._asdict())
+        file.attrs.update(attributes, index=_index_digest(attributes, index))
         file["embeddings"] = np.concatenate([bag.embeddings for bag in bags])
-        file["offsets"] = np.cumsum([0, *(len(bag.images) for bag in bags)])
-        file["patient_ids"] = np.array([os.fsencode(bag.patient_id) for bag in bags])
-        file["bag_digests"] = _digest_rows([bag.digest for bag in bags])
-        file["image_names"] = np.array([os.fsencode(image.name) for image in images])
-        file["image_digests"] = _digest_rows([image.digest for image in images])
-        file["image_stats"] = np.array([(image.size, image.mtime_ns) for image in images], dtype=np.int64)
+        for name, values in index.items():
+            file[name] = values
     return buffer.getvalue()
+
+
+def _index_digest(attributes: Mapping[str, Any], index: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 of all but the embeddings: what says which bag counts must not change by a flipped bit."""
+    head = [str(attributes[name]) for name in ("schema", "spec", "sequence", "precision", "decoder")]
+    return digest(canonical_json(head) + b"".join(index[name].tobytes() for name in sorted(index)))
 
 
 def _digest_rows(digests: Sequence[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32)
 
 
-def _read_shard(path: Path, spec_digest: str, width: int) -> Shard:
+def read_shard(path: Path, spec_digest: str, width: int) -> Shard:
+    """All of a shard but its embeddings.
+
+    Raises DataError where it is damaged, foreign or of another spec, FileNotFoundError where it vanished.
+    """
     try:
         with h5py.File(path, "r", locking=False) as file:
             _check_origin(path, file.attrs, spec_digest)
             datasets = _plain_datasets(path, file)
-            shard = _shard(path, file.attrs, datasets)
+            index = {name: datasets[name][()] for name in _DATASETS - {"embeddings"}}
+            if file.attrs["index"] != _index_digest(file.attrs, index):
+                raise damaged(path, "its index does not match the digest of it")
+            shard = _shard(path, file.attrs, index)
             found = datasets["embeddings"].shape, datasets["embeddings"].dtype
     except FileNotFoundError:
         raise
     except _UNREADABLE as error:
-        raise _damaged(path, f"it cannot be read ({error})") from None
+        raise damaged(path, f"it cannot be read ({error})") from None
     steps = np.diff(shard.offsets)
     if found != ((shard.offsets[-1], width), np.float16) or shard.offsets[0] != 0 or (steps < 1).any():
-        raise _damaged(path, "its datasets do not fit together")
+        raise damaged(path, "its datasets do not fit together")
     return shard
 
 
-def _shard(path: Path, attributes: Mapping[str, Any], datasets: Mapping[str, h5py.Dataset]) -> Shard:
+def _shard(path: Path, attributes: Mapping[str, Any], index: Mapping[str, NDArray[Any]]) -> Shard:
     return Shard(
         path=path,
         sequence=int(attributes["sequence"]),
         recorded=Recorded(attributes["precision"], attributes["decoder"]),
-        patient_ids=tuple(os.fsdecode(patient) for patient in datasets["patient_ids"][()].tolist()),
-        offsets=datasets["offsets"][()],
-        bag_digests=datasets["bag_digests"][()],
-        image_names=datasets["image_names"][()],
-        image_digests=datasets["image_digests"][()],
-        image_stats=datasets["image_stats"][()],
+        patient_ids=tuple(os.fsdecode(patient) for patient in index["patient_ids"].tolist()),
+        offsets=index["offsets"],
+        bag_digests=index["bag_digests"],
+        image_names=index["image_names"],
+        image_digests=index["image_digests"],
+        image_stats=index["image_stats"],
     )
 
 
@@ -306,7 +334,8 @@ def _check_origin(path: Path, attributes: Mapping[str, Any], spec_digest: str) -
         raise DataError(f"{path} belongs to another spec than {path.parent / 'spec.json'}.")
 
 
-def _damaged(path: Path, reason: str) -> DataError:
+def damaged(path: Path, reason: str) -> DataError:
+    """The error for a shard that is not what a writer left."""
     return DataError(f"{path} is damaged: {reason}. Remove it and run mil-extract again.")
 
 

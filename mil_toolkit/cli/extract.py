@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--precision", choices=PRECISION_NAMES, default="auto", help="auto: what the device has natively")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:i")
     add("--batch-size", type=int, help="images in a batch (by default what was measured to be quick)")
-    add("--workers", type=int, help="threads that decode ahead (by default none on the CPU)")
+    add("--workers", type=int, help="threads that decode (by default as many as cores)")
     add("--shard", metavar="I/N", help="extract share I (from 1) of N; auto: as torchrun or Slurm says")
     add("--on-error", choices=("fail", "skip"), default="fail", help="what to do with unreadable images")
     add("--rehash", action="store_true", help="check the content of every image, trusting no size and mtime")
