@@ -18,6 +18,7 @@ from mil_toolkit.nested import derive_seeds
 from mil_toolkit.splits import Split, make_splits
 
 SCHEMA = 1
+MEMBERS = 1_000_000  # in the place of a trial's number: the seeds of run-again and refit
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,13 @@ class Search:
 class Best:
     """What a search chose.
 
+    number: of the trial, from 0; its seeds derive from it
     epoch, value: the configuration's one epoch, and the objective there on the inner folds, which chose both
     decision: calibration and threshold, from the out-of-fold logits of `members` seeds
     training: scores on the training patients of the inner folds; parameters: those that the search moved
     """
 
+    number: int
     config: HeadConfig
     epoch: int
     value: float
@@ -105,6 +108,10 @@ class Study:
     def folder_of(self, search: Search) -> Path:
         """Where a search keeps its trials and its choice: the final one in the study folder itself."""
         return self.folder / "outer" / search.name if len(search.test) else self.folder
+
+    def seed(self, search: Search, number: int) -> tuple[int, ...]:
+        """What the seeds of a search's trial derive from; MEMBERS for the members of its choice."""
+        return (self.config.seed, *search.path, number)
 
     @property
     def best(self) -> Best:

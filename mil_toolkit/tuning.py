@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from mil_toolkit.assessment import (
     PREDICTION_COLUMNS,
+    outer_predictions,
     prediction_table,
     publish_table,
     read_predictions,
@@ -37,10 +38,9 @@ from mil_toolkit.inputs import Inputs, Patients
 from mil_toolkit.metrics import METRICS, score_all
 from mil_toolkit.nested import THRESHOLD, Curves, Diverged, decide, derive_seeds, refit, run_again, run_trial
 from mil_toolkit.space import Space
-from mil_toolkit.study import Best, Search, Study, plan_searches
+from mil_toolkit.study import MEMBERS, Best, Search, Study, plan_searches
 
 EPOCH_METRICS = ("balanced_log_loss", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")
-MEMBERS = 1_000_000  # in the place of a trial's number: the seeds of run-again and refit
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 logger = logging.getLogger(__name__)
@@ -84,8 +84,6 @@ def tune(
     space = Space(config.settings, patients.bags is not None, not patients.metadata.empty)
     planned = space.planned(config.sampler)  # raises before anything is written
     searches, splits = plan_searches(labelled, config)
-    space = Space(config.settings, cache is not None, not patients.metadata.empty)
-    planned = space.planned(config.sampler)
     with exclusive(folder):
         study = Study.begin(folder, config, cohort, cache)
         publish_json(folder / "splits.json", splits)
@@ -149,18 +147,9 @@ class _Run:
         return read_predictions(path)
 
     def _predict(self, search: Search, best: Best) -> pd.DataFrame:
-        train, test = self.patients.take(search.patients), self.patients.take(search.test)
-        seed = self._member_seed(search)
+        train, seed = self.patients.take(search.patients), self.study.seed(search, MEMBERS)
         head = refit(train, best.config, best.epoch, self.config.members, seed, self.device, self.dtype)
-        logits = head.apply(test).logits  # (members, patients)
-        table = prediction_table(search, search.test, self.patients, logits.mean(0), best.decision)
-        alone = best.decision.probabilities(logits)
-        members = {f"member{number}": values for number, values in enumerate(alone, 1)}
-        return table.assign(threshold=best.decision.threshold, **members)
-
-    def _member_seed(self, search: Search) -> tuple[int, ...]:
-        """The seeds of the members: those of no trial."""
-        return (self.config.seed, *search.path, MEMBERS)
+        return outer_predictions(search, self.patients.take(search.test), head, best.decision)
 
     def _inputs(self, search: Search) -> Inputs:
         trains = [split.train for split in search.inner]
@@ -186,7 +175,7 @@ class _Run:
 
     def _prepare(self, optuna_study: optuna.Study, search: Search, number: int) -> None:
         """Let the trial depend on its number alone, not on how often the study was stopped."""
-        seed = derive_seeds(1, self.config.seed, *search.path, number)[0]
+        seed = derive_seeds(1, *self.study.seed(search, number))[0]
         optuna_study.sampler = SAMPLERS[self.config.sampler](seed)
         waiting = optuna_study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         if number < len(self.planned) and not waiting:
@@ -194,7 +183,7 @@ class _Run:
 
     def _trial(self, search: Search, inputs: Inputs, number: int, trial: optuna.Trial) -> float:
         config = self.space.suggest(trial)
-        seed = (self.config.seed, *search.path, number)
+        seed = self.study.seed(search, number)
         trial.set_user_attr("number", number)
         walked: list[Curves] = []
 
@@ -243,12 +232,12 @@ class _Run:
         if not optuna_study.get_trials(deepcopy=False, states=FINISHED[:1]):
             raise DataError(f"search {search.name}: every trial diverged. Use smaller learning rates.")
         chosen = optuna_study.best_trial
-        config, epoch = self.space.suggest(optuna.trial.FixedTrial(chosen.params)), chosen.user_attrs["epoch"]
-        again = run_again(inputs, config, epoch, self.config.members, self._member_seed(search))
+        config = self.space.suggest(optuna.trial.FixedTrial(chosen.params))
+        number, epoch = chosen.user_attrs["number"], chosen.user_attrs["epoch"]
+        again = run_again(inputs, config, epoch, self.config.members, self.study.seed(search, MEMBERS))
         decision = decide(again, self.config.threshold, self.config.sensitivity)
-        best = Best(
-            config, epoch, optuna_study.best_value, decision, _training(again, decision), chosen.params
-        )
+        training = _training(again, decision)
+        best = Best(number, config, epoch, optuna_study.best_value, decision, training, chosen.params)
         publish_table(folder / "out_of_fold.csv", self._out_of_fold(search, again, decision))
         publish_json(folder / "best.json", asdict(best))
         return best
