@@ -1,0 +1,243 @@
+"""Files that are complete under their name or absent, whatever happens while they are written."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mil_toolkit.errors import BusyError, DataError, UsageError
+from mil_toolkit.files import (
+    TEMPORARY_PREFIX,
+    canonical_json,
+    digest,
+    digest_file,
+    digest_json,
+    exclusive,
+    publish,
+    publish_json,
+    published_folder,
+    read_json,
+    remove_dead_temporaries,
+    shown,
+)
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+# Files.
+
+
+def test_a_published_file_replaces_the_older_one_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file"
+    for content in (b"first", b"", b"x" * 3_000_000):
+        publish(path, content)
+        assert path.read_bytes() == content and names(path.parent) == {"file"}
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "replace"])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "stop"]
+)
+def test_a_failure_leaves_the_older_file(
+    step: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tmp_path / "file", b"older")
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, step, fail)
+    expected = UsageError if isinstance(error, OSError) else KeyboardInterrupt
+    with pytest.raises(expected) as caught:
+        publish(tmp_path / "file", b"newer")
+    monkeypatch.undo()
+    assert names(tmp_path) == {"file"} and (tmp_path / "file").read_bytes() == b"older"
+    if expected is UsageError:
+        assert "file cannot be written: No space left on device" in str(caught.value)
+
+
+def test_a_short_write_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, view: write(descriptor, view[:7]))
+    publish(tmp_path / "file", bytes(range(100)))
+    assert (tmp_path / "file").read_bytes() == bytes(range(100))
+
+
+def test_a_killed_writer_leaves_no_file_and_its_remains_are_removed(tmp_path: Path) -> None:
+    script = f"""
+import os, signal
+from pathlib import Path
+from mil_toolkit.files import publish
+os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+publish(Path({str(tmp_path)!r}) / "file", b"content")
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = names(tmp_path)
+    assert left.startswith(TEMPORARY_PREFIX)
+    remove_dead_temporaries(tmp_path)
+    assert names(tmp_path) == set()
+
+
+def test_the_temporary_of_a_living_writer_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace, seen = os.replace, []
+
+    def look(old: Path, new: Path) -> None:
+        remove_dead_temporaries(tmp_path)
+        seen.append(old.exists())
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", look)
+    publish(tmp_path / "file", b"content")
+    assert seen == [True] and (tmp_path / "file").read_bytes() == b"content"
+
+
+def test_a_reader_sees_one_whole_file_or_the_other(tmp_path: Path) -> None:
+    path, contents = tmp_path / "file", [b"a" * 100_000, b"b" * 150_000]
+    publish(path, contents[0])
+    writer = multiprocessing.get_context("spawn").Process(target=_write_by_turns, args=(path, contents))
+    writer.start()
+    seen = set()
+    while writer.is_alive():
+        seen.add(path.read_bytes())
+    writer.join()
+    assert writer.exitcode == 0 and seen <= set(contents)
+
+
+def _write_by_turns(path: Path, contents: list[bytes]) -> None:
+    for turn in range(100):
+        publish(path, contents[turn % 2])
+
+
+# Folders.
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    with published_folder(tmp_path / "model") as folder:
+        (folder / "file").write_text("content")
+        assert not (tmp_path / "model").exists()
+    assert names(tmp_path) == {"model"} and names(tmp_path / "model") == {"file"}
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_folder_that_fails_is_absent_or_the_older_one(older: bool, tmp_path: Path) -> None:
+    if older:
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "older").touch()
+    with pytest.raises(KeyboardInterrupt), published_folder(tmp_path / "model") as folder:
+        (folder / "newer").touch()
+        raise KeyboardInterrupt
+    assert names(tmp_path) == ({"model"} if older else set())
+    assert not older or names(tmp_path / "model") == {"older"}
+
+
+# Locks.
+
+
+def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
+    with exclusive(tmp_path / "study"):
+        with pytest.raises(BusyError, match="in use by another process"), exclusive(tmp_path / "study"):
+            pass
+        with exclusive(tmp_path / "other"):
+            pass
+    with exclusive(tmp_path / "study"):
+        pass
+
+
+def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
+    script = f"""
+import time
+from pathlib import Path
+from mil_toolkit.files import exclusive
+with exclusive(Path({str(tmp_path)!r})):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        with pytest.raises(BusyError), exclusive(tmp_path):
+            pass
+        process.kill()
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            with exclusive(tmp_path):
+                return
+        except BusyError:
+            time.sleep(0.01)
+    pytest.fail("the lock of a killed process stayed")
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for action in (lambda path: publish(path / "x", b""), lambda path: exclusive(path).__enter__()):
+        with pytest.raises(UsageError, match="cannot be written"):
+            action(tmp_path / "file" / "folder")
+
+
+# JSON and digests.
+
+
+@given(JSON)
+def test_json_comes_back_as_it_was(value: Any) -> None:
+    assert json.loads(canonical_json(value)) == value
+    assert digest_json(value) == digest(canonical_json(value))
+
+
+@given(st.dictionaries(st.text(), st.integers(), min_size=2))
+def test_the_order_of_keys_does_not_count(value: dict[str, int]) -> None:
+    turned = dict(reversed(value.items()))
+    assert list(turned) != list(value) and canonical_json(turned) == canonical_json(value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_json_lacks_are_refused(value: float, tmp_path: Path) -> None:
+    for write in (canonical_json, lambda each: publish_json(tmp_path / "file", each)):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            write({"value": value})
+    assert names(tmp_path) == set()
+
+
+def test_unreadable_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"absent\.json does not exist"):
+        read_json(tmp_path / "absent.json")
+    (tmp_path / "cut.json").write_text('{"a": ')
+    with pytest.raises(DataError, match=r"cut\.json cannot be read as JSON"):
+        read_json(tmp_path / "cut.json")
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(DataError, match=r"bytes\.json cannot be read as JSON"):
+        read_json(tmp_path / "bytes.json")
+
+
+@given(st.binary(max_size=200_000))
+def test_a_file_has_the_digest_of_its_content(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "digested"
+    path.write_bytes(content)
+    assert digest_file(path) == digest(content)
+
+
+def test_a_name_with_any_bytes_is_one_readable_line() -> None:
+    assert shown("plain/ä.png") == "plain/ä.png"
+    odd = shown(os.fsdecode(b"a\nb\xff.png"))
+    assert odd.isprintable() and "\\n" in odd
+    odd.encode()

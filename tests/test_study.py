@@ -1,0 +1,119 @@
+"""The study's folder: what it says of itself, and what it refuses to be."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import Tiny
+
+from mil_toolkit.cohort import Cohort
+from mil_toolkit.errors import DataError
+from mil_toolkit.hparams import StudyConfig
+from mil_toolkit.study import Study, plan_searches
+
+
+def copied(tiny: Tiny, folder: Path) -> Path:
+    return Path(shutil.copytree(tiny.study, folder / "study", ignore=shutil.ignore_patterns("model")))
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def test_a_study_is_read_without_the_command_line_that_made_it(tiny: Tiny) -> None:
+    study = Study.open(tiny.study)
+    assert study.config == StudyConfig(
+        trials=2,
+        folds=2,
+        outer_folds=2,
+        members=2,
+        settings={"epochs": (3,), "hidden": (32,), "pooling": ("attention",)},
+    )
+    assert study.described["cohort"]["patients"] == 24
+    assert study.described["features"]["spec"] == tiny.cache.spec
+    study.check(tiny.cohort, tiny.cache)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "DONE", "best.json"])
+def test_an_unfinished_study_is_told(missing: str, tiny: Tiny, tmp_path: Path) -> None:
+    folder = copied(tiny, tmp_path)
+    (folder / missing).unlink()
+    words = "has not ended" if missing == "DONE" else missing
+    with pytest.raises(DataError, match=words):
+        print(Study.open(folder).best)
+
+
+def test_a_newer_schema_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    folder = copied(tiny, tmp_path)
+    edit(folder / "config.json", lambda config: config.update(schema=99))
+    with pytest.raises(DataError, match=r"config\.json is not of schema"):
+        Study.open(folder)
+
+
+def test_features_of_none_are_another_study(tiny: Tiny) -> None:
+    with pytest.raises(DataError, match=r"features\.digest"):
+        Study.open(tiny.study).check(tiny.cohort, None)
+
+
+def test_an_unlabelled_patient_more_or_less_is_the_same_study(tiny: Tiny) -> None:
+    Study.open(tiny.study).check(tiny.cohort.labelled(), tiny.cache)
+
+
+def test_every_difference_is_named_and_nothing_written(tiny: Tiny, tmp_path: Path) -> None:
+    folder = copied(tiny, tmp_path)
+    before = (folder / "config.json").read_bytes()
+    config = replace(Study.open(folder).config, trials=3, seed=5, settings={"epochs": (4,)})
+    with pytest.raises(DataError) as caught:
+        Study.begin(folder, config, tiny.cohort, tiny.cache)
+    told = "\n".join(caught.value.problems)
+    for line in (
+        "study.trials: 2 there, 3 now.",
+        "study.seed: 0 there, 5 now.",
+        "study.settings.epochs: [3] there, [4] now.",
+        "study.settings.hidden: [32] there, None now.",
+    ):
+        assert line in told
+    assert "study.folds" not in told and (folder / "config.json").read_bytes() == before
+
+
+# The plan.
+
+
+@pytest.mark.parametrize(("repeats", "outer_folds", "count"), [(1, 0, 1), (1, 3, 4), (2, 2, 5), (3, 0, 1)])
+def test_the_searches_of_a_study(repeats: int, outer_folds: int, count: int, tiny: Tiny) -> None:
+    config = StudyConfig(folds=3, repeats=repeats, outer_folds=outer_folds)
+    searches, saved = plan_searches(tiny.cohort.labelled(), config)
+    assert len(searches) == count and len({search.name for search in searches}) == count
+    assert searches[-1].name == "final" and not len(searches[-1].test)
+    assert list(saved["searches"]) == [search.name for search in searches]
+    for search in searches:
+        assert not set(search.patients) & set(search.test)
+        assert sorted([*search.patients, *search.test]) == list(range(24))
+        held_out = np.concatenate([split.test for split in search.inner])
+        assert sorted(held_out) == list(range(len(search.patients)))
+
+
+def test_repeats_are_split_anew(tiny: Tiny) -> None:
+    searches, _ = plan_searches(tiny.cohort.labelled(), StudyConfig(folds=2, repeats=2, outer_folds=2))
+    first, second = (
+        {frozenset(search.test) for search in searches[:-1] if search.path[0] == repeat} for repeat in (1, 2)
+    )
+    assert first != second
+
+
+def test_groups_stay_together(tiny: Tiny) -> None:
+    cohort: Cohort = tiny.cohort.labelled()
+    groups = np.array([f"G{i // 2}" for i in range(len(cohort))])
+    searches, _ = plan_searches(replace(cohort, groups=groups), StudyConfig(folds=2, outer_folds=2))
+    for search in searches:
+        assert not set(groups[search.patients]) & set(groups[search.test])
+        own = groups[search.patients]
+        for split in search.inner:
+            assert not set(own[split.train]) & set(own[split.test])
