@@ -117,14 +117,22 @@ class HeadConfig:
     )
     zero_start: bool = tunable(
         True,
-        needs={"pooling": ("attention", "gated-attention", "transformer")},
-        help="start the attention's last layer at zero, so that the model begins as mean pooling",
+        help="start the attention's last layer and the classifier at zero, so that the model begins as mean pooling"
+        " and departs from it only where that pays",
     )
     top_k: int = tunable(
         8, low=1, high=64, log=True, least=1, needs={"pooling": ("top-k",)}, help="instances that top-k keeps"
     )
     metadata_branch: str = tunable(
-        "mlp", choices=METADATA_BRANCH_NAMES, search=("mlp", "direct"), help="what the metadata pass through"
+        "direct",
+        choices=METADATA_BRANCH_NAMES,
+        search=("mlp", "direct"),
+        help="what the metadata pass through",
+    )
+    logistic_start: bool = tunable(
+        True,
+        needs={"metadata_branch": ("direct",)},
+        help="start the metadata's weights at the logistic regression of the training patients",
     )
     metadata_hidden: int = tunable(
         64, least=1, needs={"metadata_branch": ("mlp",)}, help="width of the metadata branch"
@@ -178,6 +186,7 @@ PRESETS: dict[str, Settings] = {
         "pooling": ("attention",),
         "hidden": (128,),
         "zero_start": (False,),
+        "logistic_start": (False,),
         "metadata_branch": ("mlp",),
         "metadata_dropout": (0.2,),
         "fusion": ("concat",),

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from mil_toolkit.bags import Bags
@@ -78,6 +79,7 @@ class Inputs:
             dtype,
         )
         self._projected: dict[bool, Tensor] = {}
+        self._logistic: dict[bool, Tensor] = {}
         self._narrowed: dict[tuple[bool, int], Tensor] = {}
 
     @cached_property
@@ -95,6 +97,19 @@ class Inputs:
             [table.reindex(columns=columns, fill_value=0.0).to_numpy(float) for table in tables]
         )
         return torch.from_numpy(values).float().to(self.device)
+
+    def logistic(self, class_weights: bool) -> Tensor:
+        """(F, M + 1) weights and intercept of each fold's logistic regression on its training metadata."""
+        if class_weights not in self._logistic:
+            fitted = [self._fit_logistic(fold, class_weights) for fold in range(len(self.trains))]
+            self._logistic[class_weights] = torch.tensor(np.stack(fitted)).float().to(self.device)
+        return self._logistic[class_weights]
+
+    def _fit_logistic(self, fold: int, class_weights: bool) -> np.ndarray:
+        regression = LogisticRegression(class_weight="balanced" if class_weights else None)
+        train = self.trains[fold]
+        regression.fit(self.metadata[fold].cpu().numpy()[train], self.patients.labels[train])
+        return np.append(regression.coef_[0], regression.intercept_[0])
 
     @cached_property
     def trains_on(self) -> Tensor:
@@ -145,9 +160,9 @@ class Inputs:
         """Rows up to a multiple of `_ROUND`, the additional ones in a last bag, which the model drops.
 
         A bfloat16 product is compiled for each shape that comes; mini-batches of any number of rows never end
-        to bring new ones.
+        to bring new ones. In float32 too, so that both draw the same random numbers.
         """
-        filler = -len(rows) % (1 if self.dtype == torch.float32 else _ROUND)
+        filler = -len(rows) % _ROUND
         if not filler:
             return rows, sizes
         return torch.cat([rows, rows.new_zeros(filler)]), torch.cat([sizes, sizes.new_tensor([filler])])

@@ -80,10 +80,20 @@ class MILModel(nn.Module):
         branch_width = self.branch.width if self.branch else 0
         self.late = config.fusion == "late" and images and branch is not None
         if self.late:
-            self.image_classifier = Linear(image_width, 1, members)
-            self.metadata_classifier = Linear(branch_width, 1, members)
+            self.image_classifier = Linear(image_width, 1, members, zero=config.zero_start)
+            self.metadata_classifier = Linear(branch_width, 1, members, zero=config.zero_start)
         else:
-            self.classifier = Linear(image_width + branch_width, 1, members)
+            self.classifier = Linear(image_width + branch_width, 1, members, zero=config.zero_start)
+
+    @torch.no_grad()
+    def start_at(self, logistic: Tensor) -> None:
+        """Let the metadata's weights in the classifier begin at those of logistic regressions.
+
+        logistic: (K, M + 1), the intercept last; the branch has to hand the M columns straight on
+        """
+        classifier = self.metadata_classifier if self.late else self.classifier
+        classifier.weight[:, 1 - logistic.shape[1] :, 0] = logistic[:, :-1]
+        classifier.bias[:, 0, 0] = logistic[:, -1]
 
     def forward(self, bags: Instances | None, metadata: Tensor, dropout: Dropout = keep_all) -> Logits:
         """Logits of B bags.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mil_toolkit.hparams import HeadConfig
-from mil_toolkit.members import Linear, linear, tanh
+from mil_toolkit.members import Linear, activated, linear, product
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,21 @@ class Instances:
         outside = self.bag != torch.arange(len(self.sizes), device=self.x.device)[:, None]
         return torch.zeros(outside.shape, device=outside.device).masked_fill_(outside, -math.inf)
 
-    def linear(self, weight: Tensor, bias: Tensor) -> Tensor:
+    def linear(self, layer: Linear) -> Tensor:
         """A linear layer on the standardised embeddings: (K, n, O)."""
-        if self.shift is not None and self.scale is not None:
-            weight = weight * self.scale.transpose(1, 2)  # (K, D, O)
-            bias = bias - self.shift @ weight  # (K, 1, O)
-        return linear(self.x, weight, bias)
+        return linear(self.x, *self._folded(layer))
+
+    def activated(self, layer: Linear, kind: Callable[[Tensor], Tensor]) -> Tensor:
+        """torch.tanh or torch.sigmoid of a linear layer on the standardised embeddings: (K, n, O)."""
+        weight, bias = self._folded(layer)
+        return activated(product(self.x, weight), bias, kind)
+
+    def _folded(self, layer: Linear) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the layer, the standardisation folded in."""
+        if self.shift is None or self.scale is None:
+            return layer.weight, layer.bias
+        weight = layer.weight * self.scale.transpose(1, 2)  # (K, D, O)
+        return weight, layer.bias - self.shift @ weight
 
     def softmax(self, scores: Tensor) -> Tensor:
         """Softmax of scores (K, n) over each bag's kept instances: (K, B, n), zero outside the bag."""
@@ -143,7 +152,7 @@ class Attention(_Weighted):
         self.score = Linear(config.hidden, 1, members, zero=config.zero_start, bias=False)
 
     def scores(self, bags: Instances) -> Tensor:
-        hidden = tanh(bags.linear(self.hidden.weight, self.hidden.bias))  # (K, n, H)
+        hidden = bags.activated(self.hidden, torch.tanh)  # (K, n, H)
         return self.score(hidden).squeeze(-1).float()  # (K, n)
 
 
@@ -155,8 +164,8 @@ class GatedAttention(Attention):
         self.gate = Linear(inputs, config.hidden, members)
 
     def scores(self, bags: Instances) -> Tensor:
-        hidden = tanh(bags.linear(self.hidden.weight, self.hidden.bias))
-        gate = torch.sigmoid(bags.linear(self.gate.weight, self.gate.bias))
+        hidden = bags.activated(self.hidden, torch.tanh)
+        gate = bags.activated(self.gate, torch.sigmoid)
         return self.score(hidden * gate).squeeze(-1).float()
 
 
@@ -169,7 +178,7 @@ class TopK(_Weighted):
         self.score = Linear(inputs, 1, members, bias=False)
 
     def scores(self, bags: Instances) -> Tensor:
-        scores = bags.linear(self.score.weight, self.score.bias).squeeze(-1).float()
+        scores = bags.linear(self.score).squeeze(-1).float()
         candidates = scores if bags.kept is None else scores.masked_fill(~bags.kept, -math.inf)
         by_bag = candidates[:, None] + bags.outside  # (K, B, n)
         lowest = by_bag.topk(min(self.k, by_bag.shape[-1])).values[..., -1]  # (K, B), -inf in small bags
@@ -230,7 +239,7 @@ class NoisyAnd(nn.Module):
         return (seen / bags.bag_sums(seen)[:, bags.bag]).squeeze(-1)
 
     def _detected(self, bags: Instances) -> Tensor:
-        return torch.sigmoid(bags.linear(self.detect.weight, self.detect.bias).float())
+        return torch.sigmoid(bags.linear(self.detect).float())
 
 
 class Transformer(nn.Module):
@@ -264,7 +273,7 @@ class Transformer(nn.Module):
 
     def _block(self, bags: Instances) -> Tensor:
         precision = bags.x.dtype  # of the products; what is added up stays in float32
-        x = bags.linear(self.embed.weight, self.embed.bias).float()  # (K, n, H)
+        x = bags.linear(self.embed).float()  # (K, n, H)
         x = x + self.mix(self._attend(_normalise(x).to(precision), bags))
         return x + self.narrow(torch.relu(self.widen(_normalise(x).to(precision))))
 
@@ -276,8 +285,8 @@ class Transformer(nn.Module):
         seen = bags.present(len(x))[:, None, None]  # (K, 1, 1, n)
         sizes = bags.sizes.tolist()
         mixed = [
-            functional.scaled_dot_product_attention(*part, attn_mask=mask)
-            for part, mask in zip(joint.split(sizes, 3), seen.split(sizes, 3), strict=True)
+            functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            for (query, key, value), mask in zip(joint.split(sizes, 3), seen.split(sizes, 3), strict=True)
         ]
         return torch.cat(mixed, 2).transpose(1, 2).flatten(2).to(x.dtype)
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 from mil_toolkit.hparams import HeadConfig
 from mil_toolkit.inputs import Inputs
 from mil_toolkit.members import draw, dropout_of, generators
-from mil_toolkit.model import Logits, MILModel
+from mil_toolkit.model import Logits, MetadataDirect, MILModel
 from mil_toolkit.poolings import Instances
 
 
@@ -36,6 +36,8 @@ def train(
     folds = [member.fold for member in members]
     metadata = inputs.metadata[folds]  # (K, B, M)
     model = MILModel(config, inputs.embedding_width(config), metadata.shape[-1], random).to(inputs.device)
+    if config.logistic_start and isinstance(model.branch, MetadataDirect):
+        model.start_at(inputs.logistic(config.class_weights)[folds])
     weights = patient_weights(inputs, config)[folds]  # (K, B)
     labels = torch.from_numpy(inputs.patients.labels).float().to(inputs.device)
     optimizer = Optimizer(model, config)

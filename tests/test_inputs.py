@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from mil_toolkit.hparams import HeadConfig
 from mil_toolkit.inputs import Inputs, Patients
@@ -102,3 +103,18 @@ def test_taking_patients_takes_all_that_is_known_of_them(make_patients: MakePati
     assert taken.labels.tolist() == [1, 1]
     assert taken.bags is not None and taken.bags.patient_ids == ("P5", "P1")
     assert len(taken) == 2
+
+
+@pytest.mark.parametrize("class_weights", [False, True])
+def test_the_logistic_start_sees_the_folds_training_patients_alone(
+    class_weights: bool, make_patients: MakePatients
+) -> None:
+    patients = make_patients()
+    inputs = Inputs(patients, TRAINS)
+    weight = "balanced" if class_weights else None
+    for fold, train in enumerate(TRAINS):
+        columns = inputs.metadata[fold].numpy()
+        fitted = LogisticRegression(class_weight=weight).fit(columns[train], patients.labels[train])
+        logits = columns @ inputs.logistic(class_weights)[fold, :-1].numpy()
+        logits += float(inputs.logistic(class_weights)[fold, -1])
+        np.testing.assert_allclose(logits, fitted.decision_function(columns), rtol=1e-4, atol=1e-5)

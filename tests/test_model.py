@@ -17,9 +17,8 @@ SIZES = torch.tensor([3, 1, 2])
 def model(
     embeddings: int = 5, metadata: int = 4, seeds: tuple[int, ...] = SEEDS, **config: object
 ) -> MILModel:
-    return MILModel(
-        HeadConfig(hidden=8, metadata_hidden=6, **config), embeddings, metadata, generators(seeds)
-    )
+    values = {"hidden": 8, "metadata_hidden": 6, "metadata_branch": "mlp", "zero_start": False, **config}
+    return MILModel(HeadConfig(**values), embeddings, metadata, generators(seeds))
 
 
 def bags() -> Instances:
@@ -94,3 +93,11 @@ def test_dropout_is_applied_to_the_pooled_bag_and_to_each_metadata_layer() -> No
 
     model(embedding_dropout=0.3, metadata_dropout=0.1)(bags(), metadata(), record)
     assert seen == [((2, 3, 5), 0.3), *[((2, 3, 6), 0.1)] * 3]
+
+
+@pytest.mark.parametrize("fusion", FUSION_NAMES)
+def test_a_model_can_start_at_logistic_regressions_of_the_metadata(fusion: str) -> None:
+    made, logistic = model(fusion=fusion, metadata_branch="direct", zero_start=True), torch.randn(2, 5)
+    made.start_at(logistic)
+    expected = metadata() @ logistic[:, :-1, None] + logistic[:, None, -1:]
+    torch.testing.assert_close(made(bags(), metadata()).total, expected.squeeze(-1))

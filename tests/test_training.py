@@ -121,7 +121,7 @@ def test_a_label_of_a_training_patient_does_move_it(make_patients: MakePatients)
 def test_a_batch_without_training_patients_leaves_the_member_as_it_was(make_patients: MakePatients) -> None:
     """A member with one training patient moves in the one mini-batch that holds it, and as if there were no other."""
     config = dataclasses.replace(CONFIG, batch_size=1, epochs=1, instance_dropout=0.0, components=0)
-    config = dataclasses.replace(config, embedding_dropout=0.0, metadata_dropout=0.0)
+    config = dataclasses.replace(config, embedding_dropout=0.0, logistic_start=False, zero_start=False)
     patients, only = make_patients(), np.array([7])
     among = weights_after(Inputs(patients, [only]), config, MEMBERS[:1])
     alone = weights_after(Inputs(patients.take(only), [np.array([0])]), config, MEMBERS[:1])
@@ -257,7 +257,7 @@ def test_prediction_does_not_depend_on_the_batches(make_patients: MakePatients) 
 
 
 def test_bfloat16_moves_the_logits_less_than_another_seed_does(make_patients: MakePatients) -> None:
-    config = dataclasses.replace(CONFIG, epochs=8)
+    config = dataclasses.replace(CONFIG, epochs=8, metadata_branch="mlp", zero_start=False)
     patients = make_patients()
     trains = [np.arange(12)] * 4
 
