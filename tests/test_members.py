@@ -1,12 +1,14 @@
 """Layers with a leading member axis against torch's own, one member at a time."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
-from mil_toolkit.members import Linear, draw, dropout_of, generators, keep_all
+from mil_toolkit.members import Linear, activated, draw, dropout_of, generators, keep_all
 
 SEEDS = [3, 1, 4]
 
@@ -71,3 +73,20 @@ def test_dropout_of_rate_zero_draws_nothing() -> None:
     assert dropout_of(members)(x, 0.0) is x
     assert torch.equal(draw(members, 2), draw(generators([0]), 2))
     assert keep_all(x, 0.9) is x
+
+
+@pytest.mark.parametrize("kind", [torch.tanh, torch.sigmoid])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activations_and_their_gradients_are_those_of_torch(
+    kind: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> None:
+    x = torch.randn(5, 3, 4).to(dtype).transpose(0, 1).requires_grad_()  # as a shared product leaves it
+    bias, weights = torch.randn(3, 1, 4, requires_grad=True), torch.randn(3, 5, 4)
+    ours = activated(x, bias, kind)
+    expected = kind(x.float() + bias)
+    assert ours.dtype == dtype
+    tolerance = {"rtol": 0.02, "atol": 0.02} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(ours.float(), expected, **tolerance)
+    gradients = [torch.autograd.grad((y.float() * weights).sum(), [x, bias]) for y in (ours, expected)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, **tolerance)
