@@ -93,7 +93,7 @@ class _Activated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         inner = ctx.gradient(gradient, *ctx.saved_tensors)
-        return inner, inner.sum(1, keepdim=True, dtype=torch.float32), None
+        return inner, inner.sum(1, keepdim=True).float(), None
 
 
 def activated(x: Tensor, bias: Tensor, kind: Callable[[Tensor], Tensor]) -> Tensor:
