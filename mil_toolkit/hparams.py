@@ -184,6 +184,7 @@ PRESETS: dict[str, Settings] = {
         "standardise": (False,),
         "components": (0,),
         "pooling": ("attention",),
+        "top_k": (8,),
         "hidden": (128,),
         "zero_start": (False,),
         "logistic_start": (False,),
