@@ -191,6 +191,7 @@ PRESETS: dict[str, Settings] = {
         "metadata_branch": ("mlp",),
         "metadata_dropout": (0.2,),
         "fusion": ("concat",),
+        "auxiliary": (0.0,),
         "embedding_dropout": (0.0,),
         "instance_dropout": (0.0,),
         "class_weights": (False,),
