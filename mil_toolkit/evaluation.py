@@ -138,7 +138,7 @@ def _difference(
     low, high = percentile_interval(one.scores(metric, weights) - other.scores(metric, weights))
     swapped = np.concatenate([_swapped(one, other, metric, part) for part in _parts(one.labels, swaps)])
     extreme = np.sum(np.abs(swapped) >= abs(value) - 1e-12)
-    p_value = (1 + float(extreme)) / (1 + len(swaps))
+    p_value = (1 + float(extreme)) / (1 + len(swaps)) if np.isfinite(value) else None
     return {"value": _finite(value), "low": _finite(low), "high": _finite(high), "p_value": p_value}
 
 

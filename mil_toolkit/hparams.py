@@ -277,6 +277,7 @@ def is_active(values: Mapping[str, Any], about: Tunable) -> bool:
 THRESHOLD_NAMES = ("balanced", "half")
 SAMPLER_NAMES = ("tpe", "random", "grid", "gp")
 PRUNER_NAMES = ("median", "hyperband", "none")
+GROUPS = "groups"  # in the place of a number of outer folds: each group is one
 
 
 @dataclass(frozen=True)
@@ -284,7 +285,7 @@ class StudyConfig:
     """What a study is told, beside its data.
 
     trials: in each search; folds: inner folds, 1 for a single 80/20 split; repeats, outer_folds: of the nested
-    cross-validation, 0 outer folds for none; members: seeds that are averaged in a fitted model
+    cross-validation, 0 outer folds for none, "groups" for one a declared group; members: seeds that are averaged in a fitted model
     threshold: the rule that chooses it, unless a `sensitivity` is required; prevalence: of positives where the model
     will be used, for the predictive values; None takes the cohort's
     settings: what `--set` and `--preset` say
@@ -293,7 +294,7 @@ class StudyConfig:
     trials: int = 50
     folds: int = 5
     repeats: int = 1
-    outer_folds: int = 5
+    outer_folds: int | str = 5
     members: int = 5
     objective: str = "balanced_log_loss"
     threshold: str = "balanced"
@@ -305,14 +306,17 @@ class StudyConfig:
     settings: Settings = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        least = {"trials": 1, "folds": 1, "repeats": 1, "outer_folds": 0, "members": 1, "seed": 0}
+        least = {"trials": 1, "folds": 1, "repeats": 1, "members": 1, "seed": 0}
         low = [
             f"--{name.replace('_', '-')} must be at least {bound}, not {getattr(self, name)}."
             for name, bound in least.items()
             if getattr(self, name) < bound
         ]
-        if self.outer_folds == 1:
-            low.append("--outer-folds must be 0 (none) or at least 2, not 1.")
+        if self.outer_folds == GROUPS:
+            if self.repeats > 1:
+                low.append("--repeats must be 1 with --outer-folds groups: there is one such split.")
+        elif not isinstance(self.outer_folds, int) or self.outer_folds == 1 or self.outer_folds < 0:
+            low.append(f"--outer-folds must be 0 (none), at least 2, or groups, not {self.outer_folds}.")
         for name in ("sensitivity", "prevalence"):
             share = getattr(self, name)
             if share is not None and not 0 < share < 1:

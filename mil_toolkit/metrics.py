@@ -118,7 +118,8 @@ def _concordance(predicted: Predicted, weights: np.ndarray, counted: np.ndarray)
     wins = ((high > low) + 0.5 * (high == low)) * counted  # (..., positives, negatives)
     pairs = np.broadcast_to(counted, wins.shape[-2:]).astype(float)
     rows, columns = weights[..., positive][..., None, :], weights[..., negative]
-    return ((rows @ wins)[..., 0, :] * columns).sum(-1) / ((rows @ pairs)[..., 0, :] * columns).sum(-1)
+    won, of = (((rows @ each)[..., 0, :] * columns).sum(-1) for each in (wins, pairs))
+    return _ratio(won, of)  # folds of one class each leave no pair
 
 
 def brier(predicted: Predicted, weights: np.ndarray) -> np.ndarray:

@@ -93,6 +93,23 @@ def _grouped(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> l
     return splits[:1] if folds == 1 else splits
 
 
+def leave_one_group_out(labels: np.ndarray, groups: np.ndarray) -> list[Split]:
+    """Splits of n labelled patients that hold out one group each, in the order of the groups' names.
+
+    Shapes: labels (n,) of 0 and 1, groups (n,). A group may be of one class, what remains may not: DataError then.
+    """
+    names = np.unique(groups)
+    splits = [Split(np.flatnonzero(groups != name), np.flatnonzero(groups == name)) for name in names]
+    lacking = [
+        f"without group {name} the training patients are not of both classes."
+        for name, split in zip(names, splits, strict=True)
+        if len(np.unique(labels[split.train])) < 2
+    ]
+    if lacking:
+        raise DataError([*lacking, "Give a number of outer folds in the place of groups."])
+    return splits
+
+
 def _one_sided(labels: np.ndarray, split: Split) -> bool:
     return any(len(np.unique(labels[part])) < 2 for part in (split.train, split.test))
 

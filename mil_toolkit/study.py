@@ -15,7 +15,7 @@ from mil_toolkit.features import FeatureCache
 from mil_toolkit.files import publish_json, read_json
 from mil_toolkit.hparams import HeadConfig, StudyConfig
 from mil_toolkit.nested import derive_seeds
-from mil_toolkit.splits import Split, make_splits
+from mil_toolkit.splits import Split, leave_one_group_out, make_splits
 
 SCHEMA = 1
 MEMBERS = 1_000_000  # in the place of a trial's number: the seeds of run-again and refit
@@ -163,9 +163,7 @@ def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], di
     searches: list[Search] = []
     bins: dict[str, int] = {}
     for repeat in range(1, config.repeats + 1 if config.outer_folds else 1):
-        splits, bins[f"repeat{repeat}"] = _split(
-            cohort, everyone, config.outer_folds, (config.seed, repeat, 0)
-        )
+        splits, bins[f"repeat{repeat}"] = _outer_splits(cohort, config, repeat)
         for fold, split in enumerate(splits, 1):
             inner, _ = _split(cohort, split.train, config.folds, (config.seed, repeat, fold))
             searches.append(Search((repeat, fold), split.train, split.test, inner))
@@ -176,6 +174,16 @@ def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], di
         "searches": {each.name: _describe(each, cohort.patient_ids) for each in searches},
     }
     return searches, saved
+
+
+def _outer_splits(cohort: Cohort, config: StudyConfig, repeat: int) -> tuple[list[Split], int]:
+    if isinstance(config.outer_folds, int):
+        return _split(cohort, np.arange(len(cohort)), config.outer_folds, (config.seed, repeat, 0))
+    if cohort.groups is None:
+        raise DataError(
+            f'--outer-folds groups needs a group column: group = "..." under [cohort] in {cohort.source}.'
+        )
+    return leave_one_group_out(cohort.labels, cohort.groups), 1
 
 
 def _split(cohort: Cohort, patients: np.ndarray, folds: int, path: Sequence[int]) -> tuple[list[Split], int]:

@@ -27,6 +27,7 @@ from mil_toolkit.assessment import (
     read_predictions,
     study_scores,
 )
+from mil_toolkit.audit import Finding, audit
 from mil_toolkit.calibration import Decision
 from mil_toolkit.cohort import Cohort
 from mil_toolkit.devices import pick_device, training_dtype
@@ -68,6 +69,7 @@ class Tuned:
     scores: Mapping[str, Any]
     trials: int
     seconds_per_trial: float
+    findings: Sequence[Finding]
 
 
 def tune(
@@ -87,7 +89,10 @@ def tune(
     with exclusive(folder):
         study = Study.begin(folder, config, cohort, cache)
         publish_json(folder / "splits.json", splits)
-        run = _Run(study, patients, space, planned, device)
+        findings = audit(cohort, cache)
+        publish_json(folder / "audit.json", [asdict(finding) for finding in findings])
+        _warn(findings)
+        run = Run(study, patients, space, planned, len(searches), device)
         outer = [run.outer(search) for search in searches[:-1]]
         best = run.search(searches[-1])
         run.progress.close()
@@ -96,11 +101,20 @@ def tune(
         scores = study_scores(study, best, patients, searches, outer)
         publish_json(folder / "scores.json", scores)
         publish(folder / "DONE", b"")
-    return Tuned(study, best, scores, run.trials * len(searches), run.seconds_per_trial)
+    return Tuned(study, best, scores, run.trials * len(searches), run.seconds_per_trial, findings)
 
 
-class _Run:
-    """One call of `tune`: what its searches share."""
+def _warn(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        if finding.level == "leak":  # worth a word before the hours that a study takes
+            logger.warning("%s %s", finding.text, finding.advice)
+
+
+class Run:
+    """One call of `tune`: what its searches share.
+
+    searches: how many there are; quiet: tell nothing of the progress
+    """
 
     def __init__(
         self,
@@ -108,8 +122,11 @@ class _Run:
         patients: Patients,
         space: Space,
         planned: Sequence[Mapping[str, Any]],
+        searches: int,
         device: str,
+        quiet: bool = False,
     ):
+        self.quiet = quiet
         self.study, self.config, self.patients = study, study.config, patients
         self.device = pick_device(device)
         self.dtype = training_dtype(self.device)
@@ -118,8 +135,8 @@ class _Run:
         self.trials = self.config.trials
         if self.config.sampler == "grid":
             self.trials = min(self.trials, len(planned))
-        searches = 1 + self.config.repeats * self.config.outer_folds
-        self.progress = tqdm(total=searches * self.trials, desc="trials", unit="trial", disable=None)
+        total, disable = searches * self.trials, True if quiet else None
+        self.progress = tqdm(total=total, desc="trials", unit="trial", disable=disable)
         self.seconds: list[float] = []
 
     @property
@@ -215,7 +232,7 @@ class _Run:
         done = [trial.value for trial in optuna_study.get_trials(deepcopy=False, states=FINISHED[:1])]
         if done:
             self.progress.set_postfix({"best": f"{optuna_study.best_value:.4f}"})
-        if len(self.seconds) == 1:
+        if len(self.seconds) == 1 and not self.quiet:
             left = (self.progress.total - self.progress.n) * seconds
             logger.info(
                 "The first trial took %.1f s; %d in all: about %.0f min.",

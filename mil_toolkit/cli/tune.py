@@ -3,12 +3,14 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mil_toolkit.cli.command import Outcome, add_features, command_parser, run
+from mil_toolkit.errors import DataError
 from mil_toolkit.hparams import (
+    GROUPS,
     METRIC_NAMES,
     PRESETS,
     PRUNER_NAMES,
@@ -47,9 +49,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--trials", type=int, help=f"trials of each search (default: {default.trials})")
     add("--folds", type=int, default=default.folds, help="inner folds; 1: a single 80/20 split")
     add("--repeats", type=int, default=default.repeats, help="repeats of the outer folds, with other splits")
-    add(
-        "--outer-folds", type=int, help=f"folds that choose nothing; 0: none (default: {default.outer_folds})"
+    folds = (
+        f"folds that choose nothing; 0: none; groups: each declared group (default: {default.outer_folds})"
     )
+    add("--outer-folds", type=_outer_folds, metavar="N|groups", help=folds)
     add("--members", type=int, help=f"seeds averaged in a fitted model (default: {default.members})")
     objective = f"what the search improves (default: {default.objective}; founding: {FOUNDING['objective']})"
     add("--objective", choices=METRIC_NAMES, help=objective)
@@ -78,9 +81,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE[,VALUE...]",
         help="fix a field, or list values",
     )
+    add(
+        "--canary",
+        action="store_true",
+        help="first tune 20 small studies on shuffled labels; exit 3 where their AUC is not around 0.5",
+    )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:i")
     add("--seed", type=int, default=default.seed, help="everything random derives from it")
     return parser
+
+
+def _outer_folds(text: str) -> int | str:
+    return text if text == GROUPS else int(text)
 
 
 def _words(options: Mapping[str, Any]) -> str:
@@ -89,6 +101,7 @@ def _words(options: Mapping[str, Any]) -> str:
 
 def _tune(arguments: argparse.Namespace) -> Outcome:
     config = _config(arguments)
+    from mil_toolkit.canary import run_canary
     from mil_toolkit.cohort import read_cohort
     from mil_toolkit.devices import use_available_cores
     from mil_toolkit.features import open_features
@@ -97,8 +110,13 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
     use_available_cores()
     cohort = read_cohort(arguments.cohort, images=False)
     cache = open_features(arguments.features, cohort.name)
-    tuned = tune(cohort, cache, arguments.study, config, arguments.device)
-    return Outcome(summary(tuned, arguments.quick), _data(tuned))
+    told = cohort, cache, arguments.study, config, arguments.device
+    canary = run_canary(*told) if arguments.canary else None
+    tuned = tune(*told)
+    text = summary(tuned, arguments.quick) + (f"\n{canary}" if canary else "")
+    failed = canary is not None and not canary.passed
+    data = _data(tuned) | {"canary": asdict(canary) if canary else None}
+    return Outcome(text, data, DataError.exit_code if failed else 0)
 
 
 def _config(arguments: argparse.Namespace) -> StudyConfig:
@@ -119,6 +137,7 @@ def summary(tuned: "Tuned", quick: bool = False) -> str:
     lines.append(
         f"{tuned.trials} trials. Best: {_settings(tuned.best.parameters)}, {tuned.best.epoch} epochs."
     )
+    lines += _audit(tuned)
     lines.append(f"Study: {tuned.study.folder}. Next: mil-fit COHORT.toml --study {tuned.study.folder}")
     return "\n".join(lines)
 
@@ -165,6 +184,15 @@ def _gain(rival: str, gain: Mapping[str, Any]) -> str:
     )
 
 
+def _audit(tuned: "Tuned") -> list[str]:
+    from mil_toolkit.audit import worth_telling
+
+    lines = worth_telling(tuned.findings)
+    return (
+        [f"Audit ({tuned.study.folder / 'audit.json'}):", *(f"  {line}" for line in lines)] if lines else []
+    )
+
+
 def _settings(parameters: Mapping[str, Any]) -> str:
     return " ".join(f"--set {name}={_short(value)}" for name, value in parameters.items()) or "the defaults"
 
@@ -179,5 +207,6 @@ def _data(tuned: "Tuned") -> dict[str, Any]:
         **tuned.scores,
         "best": dict(tuned.best.parameters),
         "trials": tuned.trials,
+        "audit": [asdict(finding) for finding in tuned.findings],
         "seconds_per_trial": tuned.seconds_per_trial,
     }
