@@ -1,0 +1,148 @@
+"""What holds the package together: entry points, dependencies, tox, the README's commands, what git ignores."""
+
+import ast
+import configparser
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import ROOT, required
+
+import mil_toolkit
+
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow"}  # where the name differs from the module's
+TEST_COMMAND = "python3 -m venv .tox-venv && .tox-venv/bin/pip install tox && .tox-venv/bin/tox"
+DEMO_COMMAND = "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/mil-demo"
+
+
+def configuration(name: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / name)
+    return parser
+
+
+def lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line]
+
+
+# The package.
+
+
+def test_every_command_has_its_entry_point() -> None:
+    points = lines(configuration("setup.cfg")["options.entry_points"]["console_scripts"])
+    commands = {path.stem for path in (ROOT / "mil_toolkit" / "cli").glob("*.py")} - {"__init__", "command"}
+    assert sorted(points) == sorted(f"mil-{name} = mil_toolkit.cli.{name}:main" for name in commands)
+    for point in points:
+        module, _, function = point.partition(" = ")[2].partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_every_folder_with_code_is_a_declared_package() -> None:
+    declared = lines(configuration("setup.cfg")["options"]["packages"])
+    found = {path.parent.relative_to(ROOT) for path in (ROOT / "mil_toolkit").rglob("*.py")}
+    assert sorted(declared) == sorted(".".join(folder.parts) for folder in found)
+    assert (ROOT / "mil_toolkit" / "py.typed").exists()
+
+
+def test_the_version_is_one() -> None:
+    assert configuration("setup.cfg")["metadata"]["version"] == mil_toolkit.__version__
+    assert f"## {mil_toolkit.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_everything_that_is_imported_is_required() -> None:
+    required_here = {
+        re.split(r"[><=]", line)[0]
+        for line in lines(configuration("setup.cfg")["options"]["install_requires"])
+    }
+    imported = {
+        head for path in (ROOT / "mil_toolkit").rglob("*.py") for head in heads(ast.parse(path.read_text()))
+    }
+    foreign = imported - set(sys.stdlib_module_names) - {"mil_toolkit"}
+    assert {DISTRIBUTIONS.get(name, name) for name in foreign} == required_here
+
+
+def heads(tree: ast.AST) -> set[str]:
+    """The outermost names of all modules that are imported."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return {name.partition(".")[0] for name in names}
+
+
+def test_the_package_itself_imports_nothing_heavy() -> None:
+    script = "import sys; before = set(sys.modules); import mil_toolkit; print(*(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["mil_toolkit"]
+
+
+# The set-up.
+
+
+def test_the_readme_holds_both_commands_on_lines_of_their_own() -> None:
+    readme = (ROOT / "README.md").read_text().splitlines()
+    assert readme.count(DEMO_COMMAND) == 1 and readme.count(TEST_COMMAND) == 1
+
+
+def test_continuous_integration_runs_what_the_readme_says() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    (pattern,) = re.findall(r"grep -E '([^']+)' README\.md", script)
+    found = [line for line in (ROOT / "README.md").read_text().splitlines() if re.search(pattern, line)]
+    assert found == [TEST_COMMAND]
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_tox_lets_ci_through() -> None:
+    tox = configuration("tox.ini")
+    assert lines(tox["tox"]["env_list"].replace(", ", "\n")) == ["lint", "py"]
+    assert "CI" in lines(tox["testenv"]["pass_env"].replace(",", "\n"))
+
+
+@pytest.mark.skipif("TOX_ENV_NAME" not in os.environ, reason="only tox can keep CI from the tests")
+def test_tox_did_let_ci_through() -> None:
+    around = Path(f"/proc/{os.getppid()}/environ").read_bytes().decode(errors="replace").split("\0")
+    told = dict(each.partition("=")[::2] for each in around)
+    assert os.environ.get("CI") == told.get("CI")
+
+
+def test_what_is_absent_skips_but_fails_under_ci(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert required(tmp_path) == tmp_path
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception):
+        required(tmp_path / "absent")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception):
+        required(tmp_path / "absent")
+
+
+# Git.
+
+
+@pytest.mark.parametrize(
+    ("path", "ignored"),
+    [
+        ("cache/lymphocytosis/spec.json", True),
+        ("cache/README.md", False),
+        ("studies/first/config.json", True),
+        ("studies/README.md", False),
+        ("tests/cache/file.py", False),
+        ("mil_toolkit/studies/file.py", False),
+        ("mil_toolkit/cache.py", False),
+        ("demo/cohort.toml", True),
+        ("mil_toolkit/demo.py", False),
+    ],
+)
+def test_git_ignores_results_at_the_root_alone(path: str, ignored: bool, tmp_path: Path) -> None:
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).touch()
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    done = subprocess.run(["git", "check-ignore", "-q", path], cwd=tmp_path, check=False)
+    assert done.returncode == (0 if ignored else 1)
