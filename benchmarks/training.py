@@ -1,0 +1,397 @@
+"""Training the heads of five folds: ours against a plain loop, torchmil and the bare products, from one run.
+
+    python benchmarks/training.py [--rounds 5] [--json] [--readme]
+
+All on random embeddings of the lymphocytosis cohort's shapes (142 bags, 13,453 x 512), five folds, attention
+pooling of hidden width 128 with one linear classifier, Adam, and an evaluation after each epoch:
+
+- plain: one bag at a time, fold after fold, as in CLAM and most public code for such data
+- torchmil: its ABMIL with its own Trainer and collate, batch size 1 and 16
+- ours: `mil_toolkit.training.train` on all folds in lockstep, on the embeddings as they are, batch size 16
+- floor: the bare products of ours, forward and backward, with the tanh, on tensors that lie ready
+- default: ours with the default head (64 components, metadata, late fusion, dropout), and its floor
+
+Every round times one epoch of each in turn, and the medians of the rounds' ratios are printed, so that a machine
+that is busy for a while slows all of them. torchmil is needed for this script alone: `pip install torchmil`.
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the commands do, before torch is imported
+
+import torch
+from torch import Tensor, nn
+
+from mil_toolkit.bags import Bags
+from mil_toolkit.devices import DTYPES, pick_precision, use_available_cores
+from mil_toolkit.hparams import HeadConfig
+from mil_toolkit.inputs import Inputs, Patients
+from mil_toolkit.members import activated
+from mil_toolkit.training import Member, predict, train
+
+PATIENTS, INSTANCES, WIDTH, FOLDS, HIDDEN, BATCH, EPOCHS = 142, 13_453, 512, 5, 128, 16, 50
+DEFAULT = HeadConfig(epochs=10**6, batch_size=BATCH, hidden=HIDDEN)
+PLAIN = HeadConfig(
+    epochs=10**6,
+    batch_size=BATCH,
+    hidden=HIDDEN,
+    standardise=False,
+    components=0,
+    zero_start=False,
+    metadata_branch="none",
+    embedding_dropout=0.0,
+    instance_dropout=0.0,
+    class_weights=False,
+    optimizer="adam",
+    weight_decay=0.0,
+)
+Epoch = Callable[[], object]
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = _arguments()
+    use_available_cores()
+    if arguments.peak is not None:
+        print(peak_memory(arguments.peak))
+        return
+    load = os.getloadavg()[0]
+    figures = compare(arguments.rounds) | growth(arguments.rounds)
+    figures |= precision_noise()
+    figures |= {f"peak_mb_25_members_{name}": measured_apart(name) for name in ("default", "whole")}
+    figures |= {
+        "load": round(load, 1),
+        "threads": torch.get_num_threads(),
+        "precision": pick_precision("auto", torch.device("cpu")),
+        "torch": torch.__version__,
+    }
+    if arguments.readme:
+        write_readme(Path(__file__).with_name("README.md"), figures)
+    print(json.dumps(figures) if arguments.json else "\n".join(f"{k}: {v}" for k, v in figures.items()))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of one epoch of each")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--readme", action="store_true", help="write the figures into benchmarks/README.md")
+    parser.add_argument("--peak", choices=("default", "whole"), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def draw_patients(instances: int = INSTANCES) -> Patients:
+    """Random patients: bags of 16 images and more, two thirds of them positive, three metadata columns."""
+    random = np.random.default_rng(0)
+    spread = random.dirichlet(np.full(PATIENTS, 2.0))
+    sizes = (random.multinomial(instances - 16 * PATIENTS, spread) + 16).tolist()
+    ids = [f"P{i}" for i in range(PATIENTS)]
+    embeddings = torch.from_numpy(random.standard_normal((instances, WIDTH), np.float32)).half()
+    metadata = pd.DataFrame(random.normal(size=(PATIENTS, 3)), ids, ["age", "count", "sex"])
+    bags = Bags.pack(embeddings.split(sizes), ids, [""] * instances)
+    return Patients(bags, (np.arange(PATIENTS) % 3 > 0).astype(int), metadata)
+
+
+def draw_folds(patients: Patients) -> list[np.ndarray]:
+    """Training patients of each fold."""
+    order = np.random.default_rng(1).permutation(len(patients))
+    return [np.setdiff1d(order, held_out) for held_out in np.array_split(order, FOLDS)]
+
+
+# The ways of training: each gives a function that trains and evaluates one more epoch of all folds.
+
+
+def plain_loop(patients: Patients, trains: Sequence[np.ndarray]) -> Epoch:
+    """One bag at a time, fold after fold."""
+    bags, labels = float_bags(patients), torch.from_numpy(patients.labels).float()
+    models = [PlainABMIL() for _ in trains]
+    optimizers = [torch.optim.Adam(model.parameters(), lr=DEFAULT.learning_rate) for model in models]
+
+    def epoch() -> None:
+        for model, optimizer, trained in zip(models, optimizers, trains, strict=True):
+            for bag in np.random.permutation(trained):
+                optimizer.zero_grad()
+                nn.functional.binary_cross_entropy_with_logits(model(bags[bag]), labels[bag]).backward()
+                optimizer.step()
+            with torch.inference_mode():
+                for bag in np.setdiff1d(np.arange(len(bags)), trained):
+                    model(bags[bag])
+
+    return epoch
+
+
+class PlainABMIL(nn.Module):
+    """Attention pooling of one bag and a linear classifier; Ilse et al. 2018."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.Sequential(nn.Linear(WIDTH, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, 1))
+        self.classifier = nn.Linear(WIDTH, 1)
+
+    def forward(self, bag: Tensor) -> Tensor:
+        """(n, D) -> ()"""
+        weights = self.attention(bag).softmax(0)  # (n, 1)
+        return self.classifier((weights * bag).sum(0))[0]
+
+
+def torchmil_trainer(patients: Patients, trains: Sequence[np.ndarray], batch_size: int) -> Epoch:
+    """torchmil's ABMIL, Trainer and collate, fold after fold."""
+    from torch.utils.data import DataLoader
+    from torchmil.data import collate_fn
+    from torchmil.models import ABMIL
+    from torchmil.utils import Trainer
+
+    items = [
+        {"X": bag, "Y": torch.tensor(label)}
+        for bag, label in zip(float_bags(patients), patients.labels.tolist(), strict=True)
+    ]
+
+    def loader(chosen: np.ndarray, shuffle: bool) -> DataLoader:
+        data = [items[bag] for bag in chosen]
+        return DataLoader(data, batch_size, shuffle, collate_fn=collate_fn)
+
+    def trainer() -> Trainer:
+        model = ABMIL((WIDTH,), att_dim=HIDDEN)
+        optimizer = torch.optim.Adam(model.parameters(), lr=DEFAULT.learning_rate)
+        return Trainer(model, optimizer, device="cpu", disable_pbar=True, verbose=False)
+
+    everyone = np.arange(len(items))
+    folds = [
+        (trainer(), loader(trained, True), loader(np.setdiff1d(everyone, trained), False))
+        for trained in trains
+    ]
+
+    def epoch() -> None:
+        for each, training, held_out in folds:
+            each.train(1, training, held_out)
+
+    return epoch
+
+
+def float_bags(patients: Patients) -> list[Tensor]:
+    """The bags in float32, as the others take them."""
+    assert patients.bags is not None
+    return list(patients.bags.instances.float().split(patients.bags.sizes.tolist()))
+
+
+def lockstep(patients: Patients, trains: Sequence[np.ndarray], config: HeadConfig, members: int) -> Epoch:
+    """Ours, with so many members; every member is evaluated on every patient."""
+    inputs = Inputs(patients, trains, dtype=DTYPES[pick_precision("auto", torch.device("cpu"))])
+    population = [Member(k % len(trains), k) for k in range(members)]
+    epochs = train(inputs, config, population, order_seed=0)
+    return lambda: predict(next(epochs), inputs, [member.fold for member in population])
+
+
+def floor(width: int, shared: bool) -> Epoch:
+    """The products and tanhs of ours, five members, forward and backward and once more forward to evaluate.
+
+    Where all share the embeddings, the members' layers are one product.
+    """
+    dtype = DTYPES[pick_precision("auto", torch.device("cpu"))]
+    batches = -(-PATIENTS // BATCH)
+    n = -(-INSTANCES // batches)
+    groups = 1 if shared else FOLDS
+    x = torch.randn(groups, n, width).to(dtype)
+    weight = torch.randn(groups, width, HIDDEN * FOLDS // groups).to(dtype)
+    hidden, score = torch.randn(FOLDS, n, HIDDEN).to(dtype), torch.randn(FOLDS, HIDDEN, 1).to(dtype)
+    bias = torch.zeros(FOLDS, 1, HIDDEN)
+    weights = torch.randn(groups, BATCH * FOLDS // groups, n).to(dtype)
+    pooled = torch.randn(groups, BATCH * FOLDS // groups, width).to(dtype)
+
+    def forward() -> None:
+        torch.bmm(x, weight)
+        activated(hidden, bias, torch.tanh)
+        torch.bmm(hidden, score)
+        torch.bmm(weights, x)
+
+    def backward() -> None:
+        torch.bmm(pooled, x.transpose(1, 2))
+        torch.bmm(hidden.transpose(1, 2), hidden[..., :1])
+        torch.ops.aten.tanh_backward(hidden, hidden)
+        torch.bmm(x.transpose(1, 2), hidden.view(groups, n, -1))
+
+    def epoch() -> None:
+        for _ in range(batches):
+            forward()
+            backward()
+            forward()
+
+    return torch.inference_mode()(epoch)
+
+
+# What is measured.
+
+
+def seconds(epoch: Epoch, repeat: int = 1) -> float:
+    """Wall-clock seconds of one epoch, the mean of so many."""
+    start = time.perf_counter()
+    for _ in range(repeat):
+        epoch()
+    return (time.perf_counter() - start) / repeat
+
+
+def in_turn(ways: dict[str, Epoch], rounds: int, repeat: dict[str, int]) -> dict[str, list[float]]:
+    """Seconds of an epoch of each in each round, after two epochs that are not counted."""
+    for way in ways.values():
+        way(), way()
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            times[name].append(seconds(way, repeat.get(name, 1)))
+    return times
+
+
+def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median over rounds of one time over another."""
+    return round(statistics.median(a / b for a, b in zip(above, below, strict=True)), 2)
+
+
+def compare(rounds: int) -> dict[str, float]:
+    """Speed-ups, distance from the floor, and seconds of an epoch and of a trial of 50 epochs."""
+    patients = draw_patients()
+    trains = draw_folds(patients)
+    ways = {
+        "plain": plain_loop(patients, trains),
+        "torchmil_1": torchmil_trainer(patients, trains, 1),
+        "torchmil_16": torchmil_trainer(patients, trains, 16),
+        "ours": lockstep(patients, trains, PLAIN, FOLDS),
+        "floor": floor(WIDTH, shared=True),
+        "default": lockstep(patients, trains, DEFAULT, FOLDS),
+        "default_floor": floor(DEFAULT.components, shared=False),
+    }
+    times = in_turn(ways, rounds, dict.fromkeys(("ours", "floor", "default", "default_floor"), 5))
+    torchmil = {size: median_ratio(times[f"torchmil_{size}"], times["ours"]) for size in (1, 16)}
+    figures = {
+        "speedup_loop": median_ratio(times["plain"], times["ours"]),
+        "speedup_torchmil": min(torchmil.values()),
+        "speedup_torchmil_batch_1": torchmil[1],
+        "speedup_torchmil_batch_16": torchmil[16],
+        "times_floor": median_ratio(times["ours"], times["floor"]),
+        "seconds_per_trial": round(EPOCHS * statistics.median(times["default"]), 2),
+        "seconds_per_trial_whole": round(EPOCHS * statistics.median(times["ours"]), 2),
+        "default_speedup_loop": median_ratio(times["plain"], times["default"]),
+        "default_times_floor": median_ratio(times["default"], times["default_floor"]),
+    }
+    return figures | {f"epoch_ms_{name}": milliseconds(each) for name, each in times.items()}
+
+
+def milliseconds(times: Sequence[float]) -> float:
+    """The median, in milliseconds."""
+    return round(1000 * statistics.median(times), 1)
+
+
+def growth(rounds: int) -> dict[str, float]:
+    """Milliseconds of an epoch of the default head as members and as instances grow."""
+    patients = draw_patients()
+    trains = draw_folds(patients)
+    members = {f"members_{k}": lockstep(patients, trains, DEFAULT, k) for k in (2, 5, 10, 25)}
+    times = in_turn(members, rounds, {})
+    larger = {
+        f"instances_x{times}": lockstep(draw_patients(times * INSTANCES), trains, DEFAULT, FOLDS)
+        for times in (1, 4, 16)
+    }
+    times |= in_turn(larger, rounds, {})
+    return {f"growth_ms_{name}": milliseconds(each) for name, each in times.items()}
+
+
+def precision_noise() -> dict[str, float]:
+    """How far ten epochs in our precision move the logits, and how far other seeds in float32 do (deviations)."""
+    patients = draw_patients()
+    trains = draw_folds(patients)
+
+    def logits(dtype: torch.dtype, seed: int) -> Tensor:
+        inputs = Inputs(patients, trains, dtype=dtype)
+        members = [Member(fold, seed + fold) for fold in range(FOLDS)]
+        *_, model = train(inputs, replace(DEFAULT, epochs=10), members, order_seed=0)
+        return predict(model, inputs, range(FOLDS))
+
+    exact = logits(torch.float32, 0)
+    ours = logits(DTYPES[pick_precision("auto", torch.device("cpu"))], 0)
+    return {
+        "logit_shift_of_precision": round(float((ours - exact).std()), 4),
+        "logit_shift_of_seed": round(float((logits(torch.float32, 100) - exact).std()), 4),
+    }
+
+
+def peak_memory(name: str) -> int:
+    """Peak resident megabytes of this process after two epochs of 25 members."""
+    patients = draw_patients()
+    epoch = lockstep(patients, draw_folds(patients), DEFAULT if name == "default" else PLAIN, 25)
+    seconds(epoch, 2)
+    status = Path("/proc/self/status").read_text()  # getrusage starts from what the parent had
+    return int(status.split("VmHWM:")[1].split()[0]) // 1024
+
+
+def measured_apart(name: str) -> int:
+    """`peak_memory` in a process of its own."""
+    command = [sys.executable, __file__, "--peak", name]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
+    return int(done.stdout)
+
+
+# The README.
+
+
+def rows(figures: dict[str, float]) -> Iterator[str]:
+    """The lines of the README's part on training."""
+    of = figures.__getitem__
+    yield "## Training"
+    yield ""
+    yield f"`python benchmarks/training.py --readme`: {of('threads')} threads, {of('precision')}, torch {of('torch')}."
+    yield f"{PATIENTS} bags, {INSTANCES:,} x {WIDTH} random embeddings, {FOLDS} folds, hidden width {HIDDEN}."
+    yield "An epoch trains all folds once and evaluates them: ours every member on every patient, the others a fold's"
+    yield f"held-out patients alone. The load before the run was {of('load')}: above 0.5, other processes took part of"
+    yield "the two cores, so that the ratios say more than the milliseconds."
+    yield ""
+    yield "| way | ms an epoch | ours is quicker by |"
+    yield "|---|---|---|"
+    yield f"| plain loop, a bag at a time | {of('epoch_ms_plain')} | {of('speedup_loop')} |"
+    for size in (1, 16):
+        speedup = of(f"speedup_torchmil_batch_{size}")
+        yield f"| torchmil, batch {size} | {of(f'epoch_ms_torchmil_{size}')} | {speedup} |"
+    yield f"| **ours**, same model | {of('epoch_ms_ours')} | 1 |"
+    yield f"| floor: its bare products and tanhs | {of('epoch_ms_floor')} | 1 / {of('times_floor')} |"
+    yield f"| **default head** | {of('epoch_ms_default')} | |"
+    yield f"| its floor | {of('epoch_ms_default_floor')} | 1 / {of('default_times_floor')} of the default head |"
+    yield ""
+    yield f"A trial of {EPOCHS} epochs: {of('seconds_per_trial')} s with the default head,"
+    yield f"{of('seconds_per_trial_whole')} s with the same model as the others."
+    yield ""
+    yield "Growth of the default head:"
+    yield ""
+    yield "| | ms an epoch |"
+    yield "|---|---|"
+    yield from (f"| {k} members | {of(f'growth_ms_members_{k}')} |" for k in (2, 5, 10, 25))
+    yield from (f"| {k} times the instances | {of(f'growth_ms_instances_x{k}')} |" for k in (1, 4, 16))
+    yield ""
+    yield f"Ten epochs in this precision move the logits by {of('logit_shift_of_precision')} against float32 (standard"
+    yield f"deviation), another seed moves them by {of('logit_shift_of_seed')}."
+    yield ""
+    yield f"Peak memory of 25 members, the process as a whole: {of('peak_mb_25_members_default')} MB with the"
+    yield f"default head, {of('peak_mb_25_members_whole')} MB on the embeddings as they are."
+
+
+def write_readme(path: Path, figures: dict[str, float]) -> None:
+    """Put the figures in place of the README's part on training."""
+    text = path.read_text() if path.exists() else "# Benchmarks\n"
+    part = "\n".join(rows(figures)) + "\n"
+    others = re.sub(r"## Training\n.*?(?=^## |\Z)", "", text, flags=re.DOTALL | re.MULTILINE)
+    path.write_text(f"{others.rstrip()}\n\n{part}")
+
+
+if __name__ == "__main__":
+    main()
