@@ -76,7 +76,7 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 class _Activated(torch.autograd.Function):
     """An activation of bfloat16 by way of float32, member by member, so that what lies between stays in the cache."""
 
-    KINDS: ClassVar = {
+    KINDS: ClassVar[dict[Callable[[Tensor], Tensor], Any]] = {
         torch.tanh: (Tensor.tanh_, torch.ops.aten.tanh_backward),
         torch.sigmoid: (Tensor.sigmoid_, torch.ops.aten.sigmoid_backward),
     }
