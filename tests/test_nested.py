@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from scipy.special import expit
 import torch
+from scipy.special import expit
 
 from mil_toolkit.hparams import HeadConfig
 from mil_toolkit.inputs import Inputs, Patients
