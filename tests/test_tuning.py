@@ -161,18 +161,18 @@ def test_a_study_goes_on_after_an_interrupt_as_if_there_was_none(
 def test_a_killed_process_is_taken_over(
     tiny_options: Sequence[object], tmp_path: Path, command: Command
 ) -> None:
-    options = (*tiny_options, "--outer-folds", 0, "--trials", 30, "--study")
+    options = (*tiny_options, "--outer-folds", 0, "--trials", 10, "--study")
     script = "import sys; from mil_toolkit.cli.tune import main; sys.exit(main())"
     killed = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, "-c", script, *map(str, options), str(killed)])
-    wait_for(killed / "epochs" / "trial0003.jsonl", process)
+    wait_for(killed / "epochs" / "trial0002.jsonl", process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = len(list((killed / "epochs").glob("*.jsonl")))
-    assert 4 <= before < 30 and not (killed / "DONE").exists()
+    assert 3 <= before < 10 and not (killed / "DONE").exists()
     assert command("fit", *options[:3], "--study", killed).code == 3  # it has not ended
     assert command("tune", *options, killed).code == 0
-    assert list(trials(killed)["number"]) == list(range(30))
+    assert list(trials(killed)["number"]) == list(range(10))
     assert command("tune", *options, tmp_path / "whole").code == 0
     assert outcome(killed) == outcome(tmp_path / "whole")
 
