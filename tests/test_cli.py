@@ -17,7 +17,9 @@ from mil_toolkit.cli import command as frame
 from mil_toolkit.errors import BusyError, DataError, UsageError
 from mil_toolkit.files import exclusive
 
-COMMANDS = sorted(path.stem for path in (ROOT / "mil_toolkit" / "cli").glob("[!_]*.py") if path.stem != "command")
+COMMANDS = sorted(
+    path.stem for path in (ROOT / "mil_toolkit" / "cli").glob("[!_]*.py") if path.stem != "command"
+)
 EditCohort = Callable[[Callable[[pd.DataFrame], object]], Path]
 
 
@@ -304,4 +306,3 @@ def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 60) ->
     while not path.exists():
         assert process.poll() is None and time.monotonic() < end, process.communicate(timeout=1)
         time.sleep(0.02)
-

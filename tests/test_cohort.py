@@ -1,4 +1,3 @@
-# ruff: noqa: D103 (the name of a test says what it shows)
 """Reading cohort.toml: what comes out of good data, and what is said of bad data."""
 
 import logging

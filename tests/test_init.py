@@ -1,4 +1,3 @@
-# ruff: noqa: D103 (the name of a test says what it shows)
 """mil-init: what it guesses, what it flags, and that its file can be read."""
 
 import json

@@ -1,4 +1,3 @@
-# ruff: noqa: D103 (the name of a test says what it shows)
 """The synthetic cohort: the same bytes for the same seed, a signal where it should be, none where it should not."""
 
 import csv
