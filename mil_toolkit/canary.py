@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
+from optuna.storages import InMemoryStorage
 from scipy.stats import ttest_1samp
 
 from mil_toolkit.cohort import Cohort
@@ -134,6 +135,7 @@ def _outer_auc(study: Study, cohort: Cohort, patients: Patients, device: str) ->
     """The outer AUC of a small study, by the procedure of `tune` without its final search."""
     space = Space(study.config.settings, patients.bags is not None, not patients.metadata.empty)
     outer = plan_searches(cohort, study.config)[0][:-1]
-    run = Run(study, patients, space, space.planned(study.config.sampler), len(outer), device, quiet=True)
+    planned, storage = space.planned(study.config.sampler), InMemoryStorage()
+    run = Run(study, patients, space, planned, len(outer), storage, device, quiet=True)
     table = Table.of(pd.concat([run.outer(search) for search in outer]))
     return float(table.scores(METRICS["auc"], np.ones((1, len(table.labels))))[0])

@@ -92,7 +92,8 @@ def tune(
         findings = audit(cohort, cache)
         publish_json(folder / "audit.json", [asdict(finding) for finding in findings])
         _warn(findings)
-        run = Run(study, patients, space, planned, len(searches), device)
+        storage = optuna.storages.RDBStorage(_sqlite(folder / "optuna.db"))
+        run = Run(study, patients, space, planned, len(searches), storage, device)
         outer = [run.outer(search) for search in searches[:-1]]
         best = run.search(searches[-1])
         run.progress.close()
@@ -123,15 +124,15 @@ class Run:
         space: Space,
         planned: Sequence[Mapping[str, Any]],
         searches: int,
+        storage: optuna.storages.BaseStorage,
         device: str,
         quiet: bool = False,
     ):
-        self.quiet = quiet
         self.study, self.config, self.patients = study, study.config, patients
+        self.storage, self.quiet = storage, quiet
         self.device = pick_device(device)
         self.dtype = training_dtype(self.device)
         self.space, self.planned = space, planned
-        self.storage = optuna.storages.RDBStorage(_sqlite(study.folder / "optuna.db"))
         self.trials = self.config.trials
         if self.config.sampler == "grid":
             self.trials = min(self.trials, len(planned))
