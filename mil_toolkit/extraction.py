@@ -33,7 +33,7 @@ from mil_toolkit.features import (
     StoredImage,
     folder_name,
 )
-from mil_toolkit.files import digest, digest_file, remove_dead_temporaries, shown
+from mil_toolkit.files import digest, digest_file, remove_dead_temporaries, shared, shown
 from mil_toolkit.hparams import PREPROCESS_NAMES, ExtractionConfig
 from mil_toolkit.images import DECODER, Pixels, decode, prepare
 from mil_toolkit.rehashes import Rehashes
@@ -103,12 +103,13 @@ def extract(
     folder = root / cohort.name / folder_name(spec)
     if dry_run:
         return _dry_run(folder, wanted, recorded, rehash)
-    features = FeatureCache.create(root, cohort.name, spec)
-    remove_dead_temporaries(folder)
     threads = available_cores() if workers is None else workers
-    run = _Run(features, recorded, backbone, place, config, batch_size, threads, on_error == "skip")
     begun = time.monotonic()
-    left_out = _until_matching(run, wanted, rehash)
+    with shared(folder):  # no prune takes away a shard that the plans count on
+        features = FeatureCache.create(root, cohort.name, spec)
+        remove_dead_temporaries(folder)
+        run = _Run(features, recorded, backbone, place, config, batch_size, threads, on_error == "skip")
+        left_out = _until_matching(run, wanted, rehash)
     _tell_mixture(features, wanted)
     seconds = time.monotonic() - begun
     images = sum(len(each.images) for each in wanted)

@@ -76,18 +76,31 @@ def remove_dead_temporaries(folder: Path) -> None:
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder, made where there is none; raises BusyError where another process holds it."""
+    with _lock_file(folder, os.O_RDWR) as descriptor:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(f"{folder} is in use by another process. Try again when it has ended.") from None
+        yield
+
+
+@contextlib.contextmanager
+def shared(folder: Path) -> Iterator[None]:
+    """Keep others from holding the lock of a folder alone; waits while one does. Reading may be all one may."""
+    with _lock_file(folder, os.O_RDONLY) as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+
+
+@contextlib.contextmanager
+def _lock_file(folder: Path, access: int) -> Iterator[int]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(folder / ".lock", os.O_CREAT | access | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise UsageError(f"{folder} cannot be written: {error.strerror}.") from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise BusyError(f"{folder} is in use by another process. Try again when it has ended.") from None
-    try:
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 

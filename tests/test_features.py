@@ -244,7 +244,7 @@ def _no_sequence(file: h5py.File) -> None:
         (_more, "not a shard of this toolkit"),
         (_wide, "do not fit together"),
         (_double, "do not fit together"),
-        (_short, "its index does not match"),
+        (_short, "do not fit together"),
         (_schema, "has schema 2; this version reads 1"),
         (_spec, "belongs to another spec"),
         (_no_sequence, "cannot be read"),
