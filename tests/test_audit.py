@@ -214,13 +214,13 @@ def test_a_category_that_alone_predicts_the_label() -> None:
 def test_rare_categories_do_not_name_their_own_patients() -> None:
     """Nearly each patient has a category of its own: its share of positives would be the label itself."""
     found, told = [], []
-    for seed in range(12):
+    for seed in range(60):
         words = [f"W{each}" for each in np.random.default_rng(seed).integers(0, 40, PATIENTS)]
         column = pd.Series(words, dtype=object)
         shares = pd.Series(LABELS).groupby(column).transform("mean").to_numpy()
         told.append(area(shares, LABELS)["value"])
         found.append((column_area(column, LABELS) or {})["value"])
-    assert np.mean(told) > 0.9 and abs(np.mean(found) - 0.5) < 0.06
+    assert np.mean(told) > 0.9 and abs(np.mean(found) - 0.5) < 0.04
 
 
 def test_columns_that_are_missing_where_the_label_is_positive() -> None:

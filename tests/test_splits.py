@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mil_toolkit.errors import DataError
-from mil_toolkit.splits import Split, age_bins, describe_splits, make_splits
+from mil_toolkit.splits import Split, age_bins, describe_splits, leave_one_group_out, make_splits
 
 
 def cohort(positive: int = 40, negative: int = 20, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -135,3 +135,23 @@ def test_a_single_split_needs_both_classes_on_both_sides() -> None:
     groups = np.array(["A"] * 9 + ["B"] + ["A"] * 9 + ["C"])
     with pytest.raises(DataError, match="leaves a class out of its training or its held-out patients"):
         make_splits(labels, 2, 0, groups=groups)
+
+
+# One group out.
+
+
+def test_each_group_is_held_out_once_and_whole() -> None:
+    groups = np.array(["B", "A", "B", "C", "A", "C", "A"])
+    labels = np.array([0, 1, 1, 0, 1, 1, 1])  # A is of one class
+    splits = leave_one_group_out(labels, groups)
+    assert [set(groups[split.test]) for split in splits] == [{"A"}, {"B"}, {"C"}]
+    for split in splits:
+        assert sorted([*split.train, *split.test]) == list(range(7))
+        assert not set(groups[split.train]) & set(groups[split.test])
+
+
+def test_a_group_that_holds_all_of_a_class_cannot_be_left_out() -> None:
+    with pytest.raises(DataError, match="without group A"):
+        leave_one_group_out(np.array([0, 0, 1, 1]), np.array(["A", "A", "B", "C"]))
+    with pytest.raises(DataError, match="without group A"):
+        leave_one_group_out(np.array([0, 1]), np.array(["A", "A"]))

@@ -117,3 +117,14 @@ def test_groups_stay_together(tiny: Tiny) -> None:
         own = groups[search.patients]
         for split in search.inner:
             assert not set(own[split.train]) & set(own[split.test])
+
+
+def test_each_group_is_an_outer_fold(tiny: Tiny) -> None:
+    cohort: Cohort = tiny.cohort.labelled()
+    groups = np.array([f"G{i % 4}" for i in range(len(cohort))])
+    config = StudyConfig(folds=2, outer_folds="groups")
+    searches, saved = plan_searches(replace(cohort, groups=groups), config)
+    assert [set(groups[search.test]) for search in searches[:-1]] == [{"G0"}, {"G1"}, {"G2"}, {"G3"}]
+    assert len(searches) == 5 and len(saved["searches"]["repeat1-fold4"]["test"]) == 6
+    with pytest.raises(DataError, match="group column"):
+        plan_searches(cohort, config)

@@ -1,0 +1,281 @@
+"""The rules of evidence on the real pipeline: what is scored reaches nothing that is fitted, and noise scores chance."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from optuna.storages import InMemoryStorage
+from planted import make_cache, make_cohort
+from scipy.stats import ttest_1samp, ttest_rel
+
+from mil_toolkit import inputs as inputs_module
+from mil_toolkit import rivals, tuning
+from mil_toolkit.assessment import rival_tables
+from mil_toolkit.bundle import FittedHead
+from mil_toolkit.calibration import fit_decision
+from mil_toolkit.evaluation import Table
+from mil_toolkit.hparams import StudyConfig
+from mil_toolkit.inputs import Patients
+from mil_toolkit.metadata import MetadataEncoder
+from mil_toolkit.metrics import METRICS
+from mil_toolkit.space import Space
+from mil_toolkit.study import Search, Study, plan_searches
+from mil_toolkit.tuning import Run
+
+COUNT = 36
+SETTINGS = {"epochs": (4,), "hidden": (32,), "components": (0, 16), "pooling": ("attention", "mean")}
+CONFIG = StudyConfig(trials=3, folds=2, outer_folds=2, members=2, sampler="random", settings=SETTINGS)
+
+
+def draw(folder: Path, seed: int = 0, count: int = COUNT, width: int = 20) -> tuple[Patients, list[Search]]:
+    """Patients of pure noise, with missing values and words, and their searches."""
+    random = np.random.default_rng(seed)
+    labels = random.permutation(count) % 2
+    numbers = np.where(random.random(count) < 0.1, np.nan, random.normal(size=count))
+    words = list(random.choice(["A", "B", "C"], count))
+    cohort = make_cohort(labels, {"number": numbers, "word": words})
+    bags = [random.normal(size=(size, width)) for size in random.integers(1, 5, count)]
+    config = replace(CONFIG, seed=seed)
+    return Patients.of(cohort, make_cache(folder, cohort, bags)), plan_searches(cohort, config)[0]
+
+
+def run_on(patients: Patients, folder: Path, config: StudyConfig = CONFIG) -> Run:
+    space = Space(config.settings)
+    planned = space.planned(config.sampler)
+    return Run(Study(folder, config, {}), patients, space, planned, 1, InMemoryStorage(), "cpu", quiet=True)
+
+
+# What is scored reaches nothing that is fitted.
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What one outer fold fitted and predicted: files, weights, and rows of the test patients."""
+
+    patients: Patients
+    search: Search
+    folder: Path
+
+    @cached_property
+    def _heads_and_rows(self) -> tuple[FittedHead, pd.DataFrame]:
+        heads: list[FittedHead] = []
+        fit = tuning.refit
+
+        def recorded(*told: Any) -> FittedHead:
+            heads.append(fit(*told))
+            return heads[-1]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tuning, "refit", recorded)
+            rows = run_on(self.patients, self.folder).outer(self.search)
+        return heads[0], rows
+
+    @property
+    def head(self) -> FittedHead:
+        return self._heads_and_rows[0]
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        return self._heads_and_rows[1].set_index("patient_id")
+
+    def file(self, name: str) -> bytes:
+        return (self.folder / "outer" / self.search.name / name).read_bytes()
+
+    def rival(self, name: str) -> dict[str, float]:
+        table = rival_tables(CONFIG, self.patients, [self.search])[name]
+        return dict(zip(table.patient_ids, table.probabilities[0], strict=True))
+
+
+def assert_same_fit(one: Fold, other: Fold, kept: list[str]) -> None:
+    """Bit for bit: everything fitted, and what it predicts for the test patients that were left as they were."""
+    assert len(one.rows) == len(other.rows)
+    for name in ("best.json", "trials.csv", "out_of_fold.csv"):
+        assert one.file(name) == other.file(name), name
+    weights, others = one.head.model.state_dict(), other.head.model.state_dict()
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        assert torch.equal(weight, others[name]), name
+    assert one.head.encoder == other.head.encoder, "encoder"
+    assert (one.head.projection is None) == (other.head.projection is None)
+    if one.head.projection is not None and other.head.projection is not None:
+        for name, value in vars(one.head.projection).items():
+            same = vars(other.head.projection)[name]
+            assert torch.equal(value, same) if isinstance(value, torch.Tensor) else value == same, name
+    assert one.rows["threshold"].tolist() == other.rows["threshold"].tolist(), "threshold"
+    columns = ["probability", "prediction", "member1", "member2"]
+    assert one.rows.loc[kept, columns].equals(other.rows.loc[kept, columns]), "predictions"
+    for name in rivals.RIVALS:
+        mine, theirs = one.rival(name), other.rival(name)
+        assert [mine[patient] for patient in kept] == [theirs[patient] for patient in kept], name
+
+
+def other_labels(patients: Patients, places: np.ndarray) -> Patients:
+    labels = patients.labels.copy()
+    labels[places] = 1 - labels[places]
+    return replace(patients, labels=labels)
+
+
+def other_metadata(patients: Patients, places: np.ndarray) -> Patients:
+    metadata = patients.metadata.copy()
+    metadata.iloc[places, 0] = 1e3 + np.arange(len(places))
+    metadata.iloc[places, 1] = pd.Series(["NEW", None] * len(places), dtype=object).to_numpy()[: len(places)]
+    return replace(patients, metadata=metadata)
+
+
+def other_embeddings(patients: Patients, places: np.ndarray) -> Patients:
+    bags = patients.bags
+    assert bags is not None
+    instances = bags.instances.clone()
+    instances[bags.rows(torch.from_numpy(places))] *= 30
+    return replace(patients, bags=replace(bags, instances=instances))
+
+
+Change = Callable[[Patients, np.ndarray], Patients]
+CHANGES: dict[str, Change] = {
+    "labels": other_labels,
+    "metadata": other_metadata,
+    "embeddings": other_embeddings,
+}
+
+
+@pytest.fixture(scope="module", name="told")
+def _told(tmp_path_factory: pytest.TempPathFactory) -> Fold:
+    patients, searches = draw(tmp_path_factory.mktemp("cache"))
+    return Fold(patients, searches[0], tmp_path_factory.mktemp("told"))
+
+
+def changed(told: Fold, change: Change, folder: Path) -> tuple[Fold, list[str]]:
+    """The same fold with all test patients changed but for the first three, and the ids of these."""
+    patients = change(told.patients, told.search.test[3:])
+    kept = [told.patients.ids[place] for place in told.search.test[:3]]
+    return replace(told, patients=patients, folder=folder), kept
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_nothing_of_the_test_patients_reaches_what_is_fitted(name: str, told: Fold, tmp_path: Path) -> None:
+    other, kept = changed(told, CHANGES[name], tmp_path)
+    assert_same_fit(told, other, kept)
+    if name != "labels":  # the change was one that can be seen
+        rest = told.rows.index.difference(kept)
+        assert not told.rows.loc[rest, "probability"].equals(other.rows.loc[rest, "probability"])
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_the_training_patients_are_does_reach_it(name: str, told: Fold, tmp_path: Path) -> None:
+    other = replace(told, patients=CHANGES[name](told.patients, told.search.patients[:4]), folder=tmp_path)
+    with pytest.raises(AssertionError):
+        assert_same_fit(told, other, told.rows.index.tolist()[:3])
+
+
+# The same check over leaks that were planted.
+
+
+def scale_on_all(fold: Fold, patch: pytest.MonkeyPatch) -> None:
+    everyone = SimpleNamespace(fit=lambda _, log: MetadataEncoder.fit(fold.patients.metadata, log))
+    patch.setattr(inputs_module, "MetadataEncoder", everyone)
+
+
+def project_on_all(fold: Fold, patch: pytest.MonkeyPatch) -> None:
+    bags = fold.patients.bags
+    assert bags is not None
+    everyone = inputs_module.fold_moments(bags, [np.arange(len(fold.patients))])
+    patch.setattr(inputs_module, "fold_moments", lambda _, trains: everyone * len(trains))
+
+
+def decide_on_scored(fold: Fold, patch: pytest.MonkeyPatch) -> None:
+    predict = tuning.outer_predictions
+
+    def leaking(search: Search, test: Patients, head: FittedHead, decision: object) -> pd.DataFrame:
+        logits = head.apply(test).logits.mean(0)
+        return predict(search, test, head, fit_decision(logits, test.labels, "balanced"))
+
+    patch.setattr(tuning, "outer_predictions", leaking)
+
+
+def train_on_scored(fold: Fold, patch: pytest.MonkeyPatch) -> None:
+    fit = tuning.refit
+    patch.setattr(tuning, "refit", lambda train, *told: fit(fold.patients, *told))
+
+
+def fit_rivals_on_all(fold: Fold, patch: pytest.MonkeyPatch) -> None:
+    everyone = np.arange(len(fold.patients))
+    for name, columns in rivals.RIVALS.items():
+        patch.setitem(rivals.RIVALS, name, lambda patients, _, columns=columns: columns(patients, everyone))
+
+
+LEAKS: dict[str, tuple[Callable[[Fold, pytest.MonkeyPatch], None], str, str | None]] = {
+    "scaler and encoder fitted on everyone": (scale_on_all, "metadata", None),
+    "projection fitted on everyone": (project_on_all, "embeddings", None),
+    "threshold chosen on those it is scored on": (decide_on_scored, "labels", "threshold"),
+    "trained on those it is scored on": (train_on_scored, "labels", None),
+    "a rival's encoder fitted on everyone": (fit_rivals_on_all, "metadata", "metadata_logistic"),
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_planted_leak_is_caught(
+    leak: str, told: Fold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant, change, found = LEAKS[leak]
+    other, kept = changed(told, CHANGES[change], tmp_path / "changed")
+    leaky = replace(told, folder=tmp_path / "leaky")
+    for fold in (leaky, other):
+        with monkeypatch.context() as patch:
+            plant(fold, patch)
+            assert len(fold.rows)  # runs the fold
+    with monkeypatch.context() as patch, pytest.raises(AssertionError, match=found):
+        if plant is fit_rivals_on_all:
+            # The rivals are fitted while they are compared, each fold with its own patients.
+            patch.setattr(Fold, "rival", rival_on_all)
+        assert_same_fit(leaky, other, kept)
+
+
+def rival_on_all(fold: Fold, name: str) -> dict[str, float]:
+    with pytest.MonkeyPatch.context() as patch:
+        fit_rivals_on_all(fold, patch)
+        patch.setattr("mil_toolkit.assessment.RIVALS", rivals.RIVALS)
+        table = rival_tables(CONFIG, fold.patients, [fold.search])[name]
+    return dict(zip(table.patient_ids, table.probabilities[0], strict=True))
+
+
+# Noise.
+
+DATA_SETS = 20
+
+
+def test_noise_scores_chance_outside_and_more_inside(tmp_path: Path) -> None:
+    """Over pure-noise data sets the outer scores average chance; the inner ones, which chose, lie above it."""
+    names = ("auc", "balanced_accuracy")
+    outer: dict[str, list[float]] = {name: [] for name in names}
+    inner: dict[str, list[float]] = {name: [] for name in names}
+    config = replace(CONFIG, trials=8, members=1, objective="auc", settings=SETTINGS | {
+        "epochs": (6,), "logistic_start": (False,), "pooling": ("attention", "mean", "max"),
+        "metadata_branch": ("mlp", "none"),
+    })  # fmt: skip
+    for seed in range(DATA_SETS):
+        patients, searches = draw(tmp_path / f"cache{seed}", seed, count=48, width=8)
+        folder = tmp_path / f"study{seed}"
+        run = run_on(patients, folder, replace(config, seed=seed))
+        scored = pd.concat([run.outer(search) for search in searches[:-1]])
+        chose = [pd.read_csv(folder / "outer" / each.name / "out_of_fold.csv") for each in searches[:-1]]
+        for name in names:
+            outer[name].append(score(scored, name))
+            inner[name].append(float(np.mean([score(each, name) for each in chose])))
+    for name in names:
+        mean, error = np.mean(outer[name]), np.std(outer[name], ddof=1) / np.sqrt(DATA_SETS)
+        assert error < 0.03, name  # so that chance is told from a leak
+        assert ttest_1samp(outer[name], 0.5).pvalue > 0.05, (name, mean)
+        assert ttest_1samp(inner[name], 0.5, alternative="greater").pvalue < 1e-3, (name, inner[name])
+        assert ttest_rel(inner[name], outer[name], alternative="greater").pvalue < 0.02, name
+
+
+def score(predictions: pd.DataFrame, name: str) -> float:
+    table = Table.of(predictions)
+    return float(table.scores(METRICS[name], np.ones((1, len(table.labels))))[0])
