@@ -162,8 +162,8 @@ class _Run:
         """What scores.json holds.
 
         variants: of each the `scores`, what differs from the full model (`difference`, variant minus full; null for
-            the full model itself), and what it came to in each outer fold; `unchanged` where that is the very
-            configuration of the full model, so that the fold's predictions are the same
+            the full model itself), and what it came to in each outer fold; `unchanged` where the fold's search
+            chose the variant anyway, so that it is the full model and predicts the same
         gains: of the full model over the metadata alone, on whole and on equal bags
         left_out: why a variant has no scores
         """
@@ -270,7 +270,7 @@ class _Run:
             {
                 "repeat": search.path[0],
                 "fold": search.path[1],
-                "unchanged": own and chosen.config == full.config,
+                "unchanged": own and chosen == full,
                 "epoch": chosen.epoch,
                 "threshold": chosen.decision.threshold,
             }
