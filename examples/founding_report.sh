@@ -82,7 +82,7 @@ def percent(score, sign=""):
     if not isinstance(score, dict):
         return "-" if score is None else f"{100 * score:.0f} %"
     shown = (format(100 * score[name], sign + ".0f") for name in ("value", "low", "high"))
-    return "{} % ({} to {})".format(*shown)
+    return "{} {} ({} to {})".format(next(shown), "points" if sign else "%", *shown)
 
 
 def row(*cells):
@@ -127,7 +127,8 @@ variant("images only", "57 %", "images-only")
 variant("metadata only", "64 %", "metadata-only")
 variant(f"saturation mask ({mask})", "about 10 points lower", mask)
 for name in others:
-    report = "-" if "saturation-mask" in name else "about 5 points lower"
+    known = name.startswith("resnet18-") and "saturation-mask" not in name
+    report = "about 5 points lower" if known else "-"
     variant(f"other backbone ({name})", report, name)
 for name, rival in nested["rivals"].items():
     row(f"rival: {name}", "-", "-", percent(rival["balanced_accuracy"]), "", "not in the report")
