@@ -54,11 +54,19 @@ def _make_patients() -> Callable[..., Patients]:
     return make_patients
 
 
+@pytest.fixture(autouse=True)
+def _as_if_no_command_ran() -> Iterator[None]:
+    """Take back what a command does to its process: where it logs, and what ends it."""
+    logger, ended = logging.getLogger("mil_toolkit"), signal.getsignal(signal.SIGTERM)
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    yield
+    logger.handlers, logger.level, logger.propagate = handlers, level, propagate
+    signal.signal(signal.SIGTERM, ended)
+
+
 @pytest.fixture(name="command")
-def _command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+def _command(capsys: pytest.CaptureFixture[str]) -> Command:
     """`command("tune", *argv)` runs mil-tune in this process, as its entry point does."""
-    logger = logging.getLogger("mil_toolkit")
-    before = logger.handlers, logger.level, logger.propagate, signal.getsignal(signal.SIGTERM)
 
     def run(name: str, *argv: object) -> Done:
         capsys.readouterr()
@@ -68,9 +76,7 @@ def _command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
             code = stop.code
         return Done(code, *capsys.readouterr())
 
-    yield run
-    logger.handlers, logger.level, logger.propagate = before[:3]
-    signal.signal(signal.SIGTERM, before[3])
+    return run
 
 
 @pytest.fixture(scope="session", name="tiny")
