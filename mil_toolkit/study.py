@@ -157,17 +157,19 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], dict[str, Any]]:
     """Every search of a study on the labelled patients of a cohort, the final one last, and splits.json.
 
-    Raises DataError where a class has fewer patients than folds.
+    The inner folds are stratified as the cohort declares, the outer ones on the label alone: strata of label x age
+    would copy the cohort's own chance link between age and label into every scored fold, and a score on shuffled
+    labels would then lie above chance. Raises DataError where a class has fewer patients than folds.
     """
     everyone = np.arange(len(cohort))
     searches: list[Search] = []
     bins: dict[str, int] = {}
     for repeat in range(1, config.repeats + 1 if config.outer_folds else 1):
-        splits, bins[f"repeat{repeat}"] = _outer_splits(cohort, config, repeat)
-        for fold, split in enumerate(splits, 1):
-            inner, _ = _split(cohort, split.train, config.folds, (config.seed, repeat, fold))
+        for fold, split in enumerate(_outer_splits(cohort, config, repeat), 1):
+            inner, count = _inner_splits(cohort, split.train, config, (repeat, fold))
             searches.append(Search((repeat, fold), split.train, split.test, inner))
-    inner, bins["final"] = _split(cohort, everyone, config.folds, (config.seed, 0, 0))
+            bins[searches[-1].name] = count
+    inner, bins["final"] = _inner_splits(cohort, everyone, config, (0, 0))
     searches.append(Search((0, 0), everyone, everyone[:0], inner))
     saved = {
         "age_bins": bins,
@@ -176,22 +178,25 @@ def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], di
     return searches, saved
 
 
-def _outer_splits(cohort: Cohort, config: StudyConfig, repeat: int) -> tuple[list[Split], int]:
+def _outer_splits(cohort: Cohort, config: StudyConfig, repeat: int) -> list[Split]:
     if isinstance(config.outer_folds, int):
-        return _split(cohort, np.arange(len(cohort)), config.outer_folds, (config.seed, repeat, 0))
+        seed = derive_seeds(1, config.seed, repeat, 0)[0]
+        return make_splits(cohort.labels.astype(int), config.outer_folds, seed, groups=cohort.groups)[0]
     if cohort.groups is None:
         raise DataError(
             f'--outer-folds groups needs a group column: group = "..." under [cohort] in {cohort.source}.'
         )
-    return leave_one_group_out(cohort.labels, cohort.groups), 1
+    return leave_one_group_out(cohort.labels, cohort.groups)
 
 
-def _split(cohort: Cohort, patients: np.ndarray, folds: int, path: Sequence[int]) -> tuple[list[Split], int]:
+def _inner_splits(
+    cohort: Cohort, patients: np.ndarray, config: StudyConfig, path: tuple[int, int]
+) -> tuple[list[Split], int]:
     by_age = "age" in cohort.stratify and "age" in cohort.metadata
     ages = cohort.metadata["age"].to_numpy(float)[patients] if by_age else None
     groups = None if cohort.groups is None else cohort.groups[patients]
     labels = cohort.labels[patients].astype(int)
-    return make_splits(labels, folds, derive_seeds(1, *path)[0], ages, groups)
+    return make_splits(labels, config.folds, derive_seeds(1, config.seed, *path)[0], ages, groups)
 
 
 def _describe(search: Search, patient_ids: Sequence[str]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ import torch
 from optuna.storages import InMemoryStorage
 from planted import make_cache, make_cohort
 from scipy.stats import ttest_1samp, ttest_rel
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
 
 from mil_toolkit import inputs as inputs_module
 from mil_toolkit import rivals, tuning
@@ -24,8 +26,9 @@ from mil_toolkit.evaluation import Table
 from mil_toolkit.hparams import StudyConfig
 from mil_toolkit.inputs import Patients
 from mil_toolkit.metadata import MetadataEncoder
-from mil_toolkit.metrics import METRICS
+from mil_toolkit.metrics import METRICS, Predicted
 from mil_toolkit.space import Space
+from mil_toolkit.splits import age_bins
 from mil_toolkit.study import Search, Study, plan_searches
 from mil_toolkit.tuning import Run
 
@@ -279,3 +282,36 @@ def test_noise_scores_chance_outside_and_more_inside(tmp_path: Path) -> None:
 def score(predictions: pd.DataFrame, name: str) -> float:
     table = Table.of(predictions)
     return float(table.scores(METRICS[name], np.ones((1, len(table.labels))))[0])
+
+
+def chance(strata: Callable[[np.ndarray, np.ndarray], np.ndarray], draws: int = 40) -> float:
+    """The mean AUC within folds of a logistic regression on age, where age has nothing to do with the label."""
+    random, scores = np.random.default_rng(0), []
+    for seed in range(draws):
+        labels, ages = np.repeat([0, 1], [28, 62]), random.normal(0, 1, 90)
+        logits, folds = np.zeros(90), np.zeros(90)
+        splits = StratifiedKFold(5, shuffle=True, random_state=seed).split(ages, strata(labels, ages))
+        for fold, (train, test) in enumerate(splits):
+            fitted = LogisticRegression(class_weight="balanced").fit(ages[train, None], labels[train])
+            logits[test], folds[test] = fitted.decision_function(ages[test, None]), fold
+        scores.append(float(METRICS["auc"].of(Predicted(labels, logits, logits > 0, folds), np.ones(90))))
+    return float(np.mean(scores))
+
+
+def test_age_strata_would_let_chance_score() -> None:
+    """Why plan_searches stratifies the outer folds on the label alone."""
+    assert chance(lambda labels, ages: 4 * labels + age_bins(labels, ages, 5)[0]) > 0.52
+    assert 0.48 < chance(lambda labels, ages: labels) < 0.51
+
+
+def test_ages_move_the_inner_folds_alone() -> None:
+    labels = [0, 1] * 40
+    plans = []
+    for seed in (1, 2):
+        ages = np.random.default_rng(seed).normal(60, 10, 80)
+        cohort = replace(make_cohort(labels, {"age": ages}), stratify=("label", "age"))
+        plans.append(plan_searches(cohort, StudyConfig(outer_folds=4, folds=4))[0])
+    for one, other in zip(*plans, strict=True):
+        np.testing.assert_array_equal(one.test, other.test)
+        inner = [np.concatenate([split.test for split in each.inner]) for each in (one, other)]
+        assert not np.array_equal(*inner)
