@@ -230,7 +230,6 @@ class _Run:
         trial = run_trial(inputs, config, self.config.objective, seed)
         members = self.study.seed(search, MEMBERS)
         again = run_again(inputs, config, trial.epoch, self.config.members, members)
-        _refuse_diverged(again.logits)
         decision = decide(again, self.config.threshold, self.config.sensitivity)
         chosen, patients = Chosen(config, trial.epoch, decision), self.patients[source]
         return chosen, self._refitted(search, patients, chosen, patients.take(search.test))
@@ -239,9 +238,7 @@ class _Run:
         train, seed = patients.take(search.patients), self.study.seed(search, MEMBERS)
         members, device, dtype = self.config.members, self.device, self.dtype
         head = refit(train, chosen.config, chosen.epoch, members, seed, device, dtype)
-        table = outer_predictions(search, test, head, chosen.decision)[PREDICTION_COLUMNS]
-        _refuse_diverged(table["probability"].to_numpy())
-        return table
+        return outer_predictions(search, test, head, chosen.decision)[PREDICTION_COLUMNS]
 
     def _tuned(self, variant: Variant, trials: int) -> Result:
         changed = {name: (value,) for name, value in variant.change.items()}
@@ -309,11 +306,6 @@ def _active(config: HeadConfig) -> dict[str, Any]:
 
 def _sees_nothing(config: HeadConfig) -> bool:
     return not config.image_branch and config.metadata_branch == "none"
-
-
-def _refuse_diverged(values: np.ndarray) -> None:
-    if not np.isfinite(values).all():
-        raise Diverged("the logits are no longer finite.")
 
 
 def _joined(folds: Sequence[tuple[Chosen, pd.DataFrame]]) -> Result:

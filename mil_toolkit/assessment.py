@@ -19,6 +19,7 @@ from mil_toolkit.files import publish
 from mil_toolkit.hparams import StudyConfig
 from mil_toolkit.inputs import Patients
 from mil_toolkit.metrics import METRICS
+from mil_toolkit.nested import Diverged
 from mil_toolkit.rivals import RIVALS, Columns, rival_predictions
 from mil_toolkit.study import Best, Search, Study
 
@@ -46,9 +47,12 @@ def _table(
 def outer_predictions(search: Search, test: Patients, head: FittedHead, decision: Decision) -> pd.DataFrame:
     """Predictions of an outer fold's test patients by the members' mean logit, and by each member alone.
 
-    PREDICTION_COLUMNS, `threshold`, then the probability by each member as `member1`, `member2`, ...
+    PREDICTION_COLUMNS, `threshold`, then the probability by each member as `member1`, `member2`, ... Raises
+    Diverged where a logit is not finite.
     """
     logits = head.apply(test).logits  # (members, patients)
+    if not np.isfinite(logits).all():
+        raise Diverged(f"{search.name}: the refitted model diverged. Limit learning_rate by --set.")
     table = prediction_table(search, np.arange(len(test)), test, logits.mean(0), decision)
     alone = decision.probabilities(logits)
     members = {f"member{number}": values for number, values in enumerate(alone, 1)}

@@ -14,7 +14,7 @@ from mil_toolkit.features import FeatureCache
 from mil_toolkit.files import digest_json, published_folder, read_json
 from mil_toolkit.inputs import Patients
 from mil_toolkit.nested import refit
-from mil_toolkit.study import Study
+from mil_toolkit.study import MEMBERS, Study
 
 PACKAGES = ("mil_toolkit", "torch", "numpy", "pillow")
 
@@ -30,7 +30,7 @@ def fit(
     study = Study.open(study_folder)
     study.check(cohort, cache)
     best, config = study.best, study.config
-    seed = (config.seed, 0, 0, config.trials)
+    seed = study.final_seed(MEMBERS)
     place = pick_device(device)
     patients = Patients.of(cohort.labelled(), cache)
     head = refit(patients, best.config, best.epoch, config.members, seed, place, training_dtype(place))

@@ -11,6 +11,7 @@ from scipy.special import expit
 
 from mil_toolkit.bundle import FittedHead
 from mil_toolkit.calibration import Decision, fit_decision
+from mil_toolkit.errors import DataError
 from mil_toolkit.hparams import HeadConfig
 from mil_toolkit.inputs import Inputs, Patients
 from mil_toolkit.metrics import METRICS
@@ -19,8 +20,8 @@ from mil_toolkit.training import Member, predict, train
 THRESHOLD = 0.5  # where a metric needs one inside a trial
 
 
-class Diverged(ArithmeticError):
-    """A configuration whose weights left the finite numbers."""
+class Diverged(DataError):
+    """A configuration whose weights left the finite numbers: a trial is given up, anything later is an error."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,12 @@ def run_again(inputs: Inputs, config: HeadConfig, epoch: int, members: int, seed
     folds = [member.fold for member in population]
     config = dataclasses.replace(config, epochs=epoch)
     *_, model = train(inputs, config, population, population[0].seed)
-    return _curves(inputs, [predict(model, inputs, folds).numpy()], folds)
+    logits = predict(model, inputs, folds).numpy()
+    if not np.isfinite(logits).all():
+        raise Diverged(
+            f"the best configuration diverged under other seeds: {config}. Limit learning_rate by --set."
+        )
+    return _curves(inputs, [logits], folds)
 
 
 def decide(curves: Curves, rule: str, sensitivity: float | None) -> Decision:

@@ -19,13 +19,14 @@ from mil_toolkit.splits import Split, leave_one_group_out, make_splits
 
 SCHEMA = 1
 MEMBERS = 1_000_000  # in the place of a trial's number: the seeds of run-again and refit
+FINAL = (0, 0)  # in the place of a repeat and its outer fold: the search on all labelled patients
 
 
 @dataclass(frozen=True)
 class Search:
     """One search: the patients it may see and those it never sees, by place among the labelled patients.
 
-    path: (repeat, outer fold) from 1, or (0, 0) for the final search on all; its seeds derive from it
+    path: (repeat, outer fold) from 1, or FINAL for the search on all; its seeds derive from it
     inner: splits of `patients`, by place within them
     """
 
@@ -113,6 +114,10 @@ class Study:
         """What the seeds of a search's trial derive from; MEMBERS for the members of its choice."""
         return (self.config.seed, *search.path, number)
 
+    def final_seed(self, number: int) -> tuple[int, ...]:
+        """The same for the final search."""
+        return (self.config.seed, *FINAL, number)
+
     @property
     def best(self) -> Best:
         """What the final search chose."""
@@ -169,8 +174,8 @@ def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], di
             inner, count = _inner_splits(cohort, split.train, config, (repeat, fold))
             searches.append(Search((repeat, fold), split.train, split.test, inner))
             bins[searches[-1].name] = count
-    inner, bins["final"] = _inner_splits(cohort, everyone, config, (0, 0))
-    searches.append(Search((0, 0), everyone, everyone[:0], inner))
+    inner, bins["final"] = _inner_splits(cohort, everyone, config, FINAL)
+    searches.append(Search(FINAL, everyone, everyone[:0], inner))
     saved = {
         "age_bins": bins,
         "searches": {each.name: _describe(each, cohort.patient_ids) for each in searches},

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mil_toolkit.cli.command import Outcome, command_parser, run
+from mil_toolkit.cli.wording import comparison, p_value, with_interval
 from mil_toolkit.errors import UsageError
-
-FEW = 10  # discordant patients
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,10 +70,10 @@ _WIDTHS = {"balanced accuracy": 24, "minus full": 26, "p": 7, "AUC": 24, "discor
 def _row(variant: Mapping[str, Any]) -> str:
     differs, cells = variant["difference"], []
     for metric in ("balanced_accuracy", "auc"):
-        cells.append(f"{_with_interval(variant['scores'][metric]):>24s}")
+        cells.append(f"{with_interval(variant['scores'][metric]):>24s}")
         differs_in = differs["differences"][metric] if differs else None
-        cells.append(f"{_with_interval(differs_in, '+') if differs_in else '':>26s}")
-        cells.append(f"{differs_in['p_value']:7.3f}" if differs_in else " " * 7)
+        cells.append(f"{with_interval(differs_in, '+') if differs_in else '':>26s}")
+        cells.append(f"{p_value(differs_in['p_value']):>7s}" if differs_in else " " * 7)
     cells.append(f"{differs['discordant']:12.1f}" if differs else " " * 12)
     return "".join(cells) + (_unchanged(variant["folds"]) if differs else "")
 
@@ -83,13 +82,6 @@ def _unchanged(folds: Sequence[Mapping[str, Any]]) -> str:
     """In how many folds the variant is what was chosen anyway."""
     alike = sum(fold["unchanged"] for fold in folds)
     return f"  {alike} of {len(folds)} folds" if alike else ""
-
-
-def _with_interval(score: Mapping[str, Any], sign: str = "") -> str:
-    value, low, high = (
-        "-" if score[name] is None else format(score[name], f"{sign}.3f") for name in ("value", "low", "high")
-    )
-    return f"{value} ({low} to {high})"
 
 
 def _basis(scores: Mapping[str, Any]) -> str:
@@ -109,9 +101,7 @@ def _basis(scores: Mapping[str, Any]) -> str:
 def _gain(name: str, gain: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
     images = scores["images_of_equal_bags"]
     where = f"scored on {images} images of each patient" if name == "equal-bags" else "on all images"
-    found = gain["differences"]["balanced_accuracy"]
-    few = " Few patients are decided differently: this rests on little." if gain["discordant"] < FEW else ""
     return (
-        f"Gain of the full model over metadata-only, {where}: {_with_interval(found, '+')} in balanced accuracy,"
-        f" p = {found['p_value']:.3f}, {gain['discordant']:.1f} discordant patients.{few}"
+        f"Gain of the full model over metadata-only, {where}, in balanced accuracy:"
+        f" {comparison(gain, 'balanced_accuracy')}"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mil_toolkit.cli.command import Outcome, add_features, command_parser, run
+from mil_toolkit.cli.wording import comparison, number, with_interval
 from mil_toolkit.errors import DataError
 from mil_toolkit.hparams import (
     GROUPS,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 QUICK = {"trials": 10, "outer_folds": 0, "members": 1}
 FOUNDING = {"objective": "balanced_accuracy"}
-FEW = 10  # discordant patients
 TABLE = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")
 
 
@@ -131,7 +131,7 @@ def summary(tuned: "Tuned", quick: bool = False) -> str:
     """The table of scores, and which of them one can believe."""
     scores = tuned.scores
     lines = [f"{'':18s}" + "".join(f"{name:>24s}" for name in TABLE)]
-    lines.append(f"{'training':18s}" + "".join(f"{_number(scores['training'][name]):>24s}" for name in TABLE))
+    lines.append(f"{'training':18s}" + "".join(f"{number(scores['training'][name]):>24s}" for name in TABLE))
     lines.append(_row("validation", scores["inner"]))
     lines += _honest(scores) if scores["outer"] else [_no_outer(quick)]
     lines.append(
@@ -143,15 +143,7 @@ def summary(tuned: "Tuned", quick: bool = False) -> str:
 
 
 def _row(name: str, scores: Mapping[str, Mapping[str, Any]]) -> str:
-    return f"{name:18s}" + "".join(f"{_with_interval(scores[metric]):>24s}" for metric in TABLE)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _with_interval(score: Mapping[str, Any]) -> str:
-    return f"{_number(score['value'])} ({_number(score['low'])} to {_number(score['high'])})"
+    return f"{name:18s}" + "".join(f"{with_interval(scores[metric]):>24s}" for metric in TABLE)
 
 
 def _no_outer(quick: bool) -> str:
@@ -171,17 +163,12 @@ def _honest(scores: Mapping[str, Any]) -> list[str]:
         " the configuration and is optimistic; outer, like its rivals, chose nothing."
     )
     gap = scores["optimism"]["balanced_accuracy"]
-    lines.append(f"Optimism (validation minus outer balanced accuracy): {_with_interval(gap)}.")
+    lines.append(f"Optimism (validation minus outer balanced accuracy): {with_interval(gap)}.")
     return lines + [_gain(name, gain) for name, gain in scores["gains"].items()]
 
 
 def _gain(rival: str, gain: Mapping[str, Any]) -> str:
-    found = gain["differences"]["balanced_accuracy"]
-    few = " Few patients are decided differently: this rests on little." if gain["discordant"] < FEW else ""
-    return (
-        f"Gain over {rival} in balanced accuracy: {_with_interval(found)}, p = {found['p_value']:.3f},"
-        f" {gain['discordant']:.1f} discordant patients.{few}"
-    )
+    return f"Gain over {rival} in balanced accuracy: {comparison(gain, 'balanced_accuracy')}"
 
 
 def _audit(tuned: "Tuned") -> list[str]:

@@ -1,0 +1,35 @@
+# Floor 4.7: how scores and comparisons read in a summary.
+"""Scores, intervals and paired comparisons as text."""
+
+from collections.abc import Mapping
+from typing import Any
+
+FEW = 10  # discordant patients, below which a difference rests on little
+
+
+def number(value: float | None, sign: str = "") -> str:
+    """Three decimals, or a dash where there is no value; sign "+" shows one always."""
+    return "-" if value is None else format(value, f"{sign}.3f")
+
+
+def with_interval(score: Mapping[str, Any], sign: str = "") -> str:
+    """A score's `value` with its `low` and `high`."""
+    value, low, high = (number(score[name], sign) for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+def p_value(value: float | None) -> str:
+    """Three decimals; what rounds to zero is shown as below a thousandth."""
+    return "<0.001" if value is not None and value < 0.001 else number(value)
+
+
+def comparison(compared: Mapping[str, Any], metric: str) -> str:
+    """A paired difference in one metric, its p-value, and on how many patients it rests."""
+    found = compared["differences"][metric]
+    few = (
+        " Few patients are decided differently: this rests on little." if compared["discordant"] < FEW else ""
+    )
+    return (
+        f"{with_interval(found, '+')}, p {p_value(found['p_value'])}, {compared['discordant']:.1f} discordant"
+        f" patients.{few}"
+    )
