@@ -53,6 +53,7 @@ class Extraction:
     """What one call of `extract` found and did.
 
     patients, images: of the cohort's share; extracted: images embedded now, or to be embedded in a dry run
+    seconds: spent on these images, once the network was ready
     skipped: one line for each image left out; left_out: patients without any readable image
     """
 
@@ -104,17 +105,15 @@ def extract(
     if dry_run:
         return _dry_run(folder, wanted, recorded, rehash)
     threads = available_cores() if workers is None else workers
-    begun = time.monotonic()
     with shared(folder):  # no prune takes away a shard that the plans count on
         features = FeatureCache.create(root, cohort.name, spec)
         remove_dead_temporaries(folder)
         run = _Run(features, recorded, backbone, place, config, batch_size, threads, on_error == "skip")
         left_out = _until_matching(run, wanted, rehash)
     _tell_mixture(features, wanted)
-    seconds = time.monotonic() - begun
     images = sum(len(each.images) for each in wanted)
     failures = tuple(run.failures.values())
-    return Extraction(folder, len(wanted), images, run.extracted, seconds, failures, left_out)
+    return Extraction(folder, len(wanted), images, run.extracted, run.seconds, failures, left_out)
 
 
 def _dry_run(folder: Path, wanted: Sequence["Wanted"], recorded: Recorded, rehash: bool) -> Extraction:
@@ -376,7 +375,7 @@ class _Run:
     ):
         self.cache, self.recorded, self.backbone, self.device = cache, recorded, backbone, device
         self.config, self.batch_size, self.workers, self.skip = config, batch_size, workers, skip
-        self.extracted = 0
+        self.extracted, self.seconds = 0, 0.0
         self.failures: dict[tuple[str, str], str] = {}  # by patient and image name
 
     @cached_property
@@ -386,8 +385,10 @@ class _Run:
 
     def carry_out(self, plans: Sequence[Plan]) -> None:
         """Embed what is missing and publish every finished bag."""
+        if any(plan.missing for plan in plans):
+            _ = self.embedder  # made ready before the clock starts
         pending: list[EmbeddedBag] = []
-        published = time.monotonic()
+        begun = published = time.monotonic()
         for bag in self._finished_bags(plans):
             pending.append(bag)
             if _enough(pending, time.monotonic() - published):
@@ -395,6 +396,7 @@ class _Run:
                 pending, published = [], time.monotonic()
         if pending:
             self.cache.publish(pending, self.recorded)
+        self.seconds += time.monotonic() - begun
 
     def _finished_bags(self, plans: Sequence[Plan]) -> Iterator[EmbeddedBag]:
         for batch in self._batches(plans):
