@@ -269,7 +269,7 @@ def _split_lines(label: str | None, guesses: Mapping[str, _Guess], names: Mappin
     if label is not None:
         yield ""
         yield "[splits]"
-        yield f"stratify = [{', '.join(map(_string, ['label', *ages[:1]]))}]  # shared evenly among the folds"
+        yield f"stratify = [{', '.join(map(_string, ['label', *ages[:1]]))}]  # shared evenly among the inner folds"
 
 
 def _metadata_names(guesses: Mapping[str, _Guess], rest: Mapping[str, Sequence[str]]) -> dict[str, str]:
