@@ -1,7 +1,6 @@
 """Files that are complete under their name or absent, whatever happens while they are written."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -112,18 +111,17 @@ def test_the_temporary_of_a_living_writer_stays(tmp_path: Path, monkeypatch: pyt
 def test_a_reader_sees_one_whole_file_or_the_other(tmp_path: Path) -> None:
     path, contents = tmp_path / "file", [b"a" * 100_000, b"b" * 150_000]
     publish(path, contents[0])
-    writer = multiprocessing.get_context("spawn").Process(target=_write_by_turns, args=(path, contents))
-    writer.start()
+    script = f"""
+from pathlib import Path
+from mil_toolkit.files import publish
+for turn in range(100):
+    publish(Path({str(path)!r}), [b"a" * 100_000, b"b" * 150_000][turn % 2])
+"""
     seen = set()
-    while writer.is_alive():
-        seen.add(path.read_bytes())
-    writer.join()
-    assert writer.exitcode == 0 and seen <= set(contents)
-
-
-def _write_by_turns(path: Path, contents: list[bytes]) -> None:
-    for turn in range(100):
-        publish(path, contents[turn % 2])
+    with subprocess.Popen([sys.executable, "-c", script]) as writer:
+        while writer.poll() is None:
+            seen.add(path.read_bytes())
+    assert writer.returncode == 0 and seen <= set(contents)
 
 
 # Folders.
