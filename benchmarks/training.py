@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the commands do, before torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the commands do, before torch is imported
 
 import torch
 from torch import Tensor, nn
