@@ -60,8 +60,8 @@ def outer_predictions(search: Search, test: Patients, head: FittedHead, decision
 
 
 def publish_table(path: Path, table: pd.DataFrame) -> None:
-    """Publish a table as CSV; floating-point numbers keep all their digits."""
-    publish(path, table.to_csv(index=False).encode())
+    """Publish a table as CSV: numbers keep all their digits, names with bytes that are no UTF-8 keep those."""
+    publish(path, table.to_csv(index=False).encode(errors="surrogateescape"))
 
 
 def read_predictions(path: Path) -> pd.DataFrame:

@@ -5,6 +5,7 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mil_toolkit.assessment import publish_table
 from mil_toolkit.backbones import build_backbone
 from mil_toolkit.cohort import read_cohort
 from mil_toolkit.errors import UsageError
@@ -12,7 +13,7 @@ from mil_toolkit.extraction import extract
 from mil_toolkit.features import FeatureCache
 from mil_toolkit.fitting import fit
 from mil_toolkit.hparams import ExtractionConfig, StudyConfig
-from mil_toolkit.prediction import predict, write_submission, write_table
+from mil_toolkit.prediction import predict, write_submission
 from mil_toolkit.synthetic import draw_cohort
 from mil_toolkit.tuning import Tuned, tune
 
@@ -56,10 +57,10 @@ def run_demo(output: Path, study: StudyConfig = STUDY, device: str = "auto") -> 
         output / "submission.csv",
         output / "attention.csv",
     )
-    write_table(demo.predictions, predicted.table)
+    publish_table(demo.predictions, predicted.table)
     write_submission(demo.submission, predicted.table, cohort)
     if predicted.attention is not None:
-        write_table(demo.attention, predicted.attention)
+        publish_table(demo.attention, predicted.attention)
     return demo
 
 

@@ -119,11 +119,6 @@ def extract_as_trained(
     return FeatureCache.open(extract(cohort, config, root, device=device).folder)
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Publish a table as CSV; names with bytes that are no UTF-8 keep them."""
-    publish(path, table.to_csv(index=False).encode(errors="surrogateescape"))
-
-
 def write_submission(
     path: Path, predictions: pd.DataFrame, cohort: Cohort, header: Sequence[str] = ("ID", "LABEL")
 ) -> int:

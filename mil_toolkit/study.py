@@ -15,7 +15,7 @@ from mil_toolkit.features import FeatureCache
 from mil_toolkit.files import publish_json, read_json
 from mil_toolkit.hparams import HeadConfig, StudyConfig
 from mil_toolkit.nested import derive_seeds
-from mil_toolkit.splits import Split, leave_one_group_out, make_splits
+from mil_toolkit.splits import Split, describe_splits, leave_one_group_out, make_splits
 
 SCHEMA = 1
 MEMBERS = 1_000_000  # in the place of a trial's number: the seeds of run-again and refit
@@ -206,5 +206,5 @@ def _inner_splits(
 
 def _describe(search: Search, patient_ids: Sequence[str]) -> dict[str, Any]:
     """The held-out patients of a search and of each of its inner folds, by id."""
-    inner = [[patient_ids[search.patients[place]] for place in split.test] for split in search.inner]
+    inner = describe_splits(search.inner, [patient_ids[place] for place in search.patients])
     return {"test": [patient_ids[place] for place in search.test], "inner": inner}

@@ -44,6 +44,7 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
         raise UsageError(
             f"--submission-header takes two names and a comma, not {arguments.submission_header!r}."
         )
+    from mil_toolkit.assessment import publish_table
     from mil_toolkit.bundle import ModelBundle
     from mil_toolkit.cohort import read_cohort
     from mil_toolkit.devices import use_available_cores
@@ -52,7 +53,6 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
         extract_as_trained,
         predict,
         write_submission,
-        write_table,
     )
 
     use_available_cores()
@@ -66,10 +66,10 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
     predictions = predict(bundle, cohort, cache)
     if arguments.attention and predictions.attention is None:
         raise UsageError("--attention: this model does not look at images.")
-    write_table(arguments.output, predictions.table)
+    publish_table(arguments.output, predictions.table)
     lines = [f"{arguments.output}: {len(cohort)} patients."]
     if arguments.attention and predictions.attention is not None:
-        write_table(arguments.attention, predictions.attention)
+        publish_table(arguments.attention, predictions.attention)
         lines.append(f"{arguments.attention}: the attention of {len(predictions.attention)} images.")
     if arguments.submission:
         count = write_submission(arguments.submission, predictions.table, cohort, header)
