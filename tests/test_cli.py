@@ -18,9 +18,7 @@ from mil_toolkit.errors import BusyError, DataError, UsageError
 from mil_toolkit.files import exclusive
 
 COMMANDS = sorted(
-    path.stem
-    for path in (ROOT / "mil_toolkit" / "cli").glob("[!_]*.py")
-    if path.stem not in ("command", "wording")
+    path.stem for path in (ROOT / "mil_toolkit" / "cli").glob("[!_]*.py") if path.stem != "command"
 )
 EditCohort = Callable[[Callable[[pd.DataFrame], object]], Path]
 

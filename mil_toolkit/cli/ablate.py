@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mil_toolkit.cli.command import Outcome, command_parser, run
-from mil_toolkit.cli.wording import comparison, p_value, with_interval
 from mil_toolkit.errors import UsageError
+from mil_toolkit.wording import comparison, p_value, with_interval
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mil_toolkit.cli.command import Outcome, add_features, command_parser, run
-from mil_toolkit.cli.wording import comparison, number, with_interval
 from mil_toolkit.errors import DataError
 from mil_toolkit.hparams import (
     GROUPS,
@@ -22,6 +21,7 @@ from mil_toolkit.hparams import (
     parse_settings,
     tunables,
 )
+from mil_toolkit.wording import comparison, number, with_interval
 
 if TYPE_CHECKING:
     from mil_toolkit.tuning import Tuned

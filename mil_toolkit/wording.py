@@ -1,4 +1,4 @@
-# Floor 4.7: how scores and comparisons read in a summary.
+# Floor 0.5: how scores and comparisons read, in a summary as in a model card.
 """Scores, intervals and paired comparisons as text."""
 
 from collections.abc import Mapping
