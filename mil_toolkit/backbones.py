@@ -112,8 +112,8 @@ BACKBONES: dict[str, Callable[[str], Architecture]] = {
 }
 
 
-def build_backbone(name: str, weights: str) -> Backbone:
-    """The backbone `name` with weights `imagenet`, `random` (seeded) or those of a file.
+def build_backbone(name: str, weights: str | StateDict) -> Backbone:
+    """The backbone `name` with weights `imagenet`, `random` (seeded), those of a file, or these tensors.
 
     Raises UsageError for an unknown name, a missing extra and weights that cannot be downloaded; DataError for
     a file that is no checkpoint of this network, listing its missing and unexpected tensors.
@@ -126,11 +126,19 @@ def build_backbone(name: str, weights: str) -> Backbone:
         architecture = BACKBONES[kind](name)
     network = architecture.network.eval().requires_grad_(False)
     if weights != "random":
-        origin = f"{name} {weights}" if weights == "imagenet" else shown(weights)
-        state = architecture.imagenet() if weights == "imagenet" else read_checkpoint(Path(weights))
+        state, origin = _state(name, weights, architecture)
         load_weights(network, state, architecture.classifier, origin)
     network_digest = weight_digest(network)
     return Backbone(network, architecture.width, architecture.mean, architecture.std, network_digest)
+
+
+def _state(name: str, weights: str | StateDict, architecture: Architecture) -> tuple[StateDict, str]:
+    """The tensors to load, and what an error calls them."""
+    if not isinstance(weights, str):
+        return weights, "the trained backbone"
+    if weights == "imagenet":
+        return architecture.imagenet(), f"{name} {weights}"
+    return read_checkpoint(Path(weights)), shown(weights)
 
 
 def weight_digest(network: nn.Module) -> str:

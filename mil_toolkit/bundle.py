@@ -23,6 +23,7 @@ from mil_toolkit.poolings import Instances
 from mil_toolkit.projection import Projection
 
 SCHEMA = 1
+BACKBONE = "backbone.safetensors"  # in the bundle's folder, where the backbone was trained too
 _BAGS_AT_ONCE = 32
 
 
@@ -74,13 +75,15 @@ class ModelBundle:
 
     about: JSON values: `study`, `cohort`, `patients` and their digests `fitted_on`, `class_names`, `columns` (the
         metadata as declared), `features` (spec and digest of the cache), `decision` (see `Decision`), `epoch`,
-        `versions`
+        `versions`; `finetuned` (what trained the backbone and how) where `backbone` is there
     scores: as in the study's scores.json
+    backbone: state dict of a backbone that was trained with the heads; None leaves the one of `features`
     """
 
     head: FittedHead
     about: Mapping[str, Any]
     scores: Mapping[str, Any]
+    backbone: Mapping[str, Tensor] | None = None
 
     def probabilities(self, patients: Patients) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Probability (B,) of the positive class from the members' mean logit, the standard deviation (B,) of the
@@ -107,6 +110,10 @@ class ModelBundle:
         publish_json(folder / "scores.json", self.scores)
         publish(folder / "README.md", model_card(self).encode())
         config = {"schema": SCHEMA, "tensors": digest(tensors), "head": head, "about": dict(self.about)}
+        if self.backbone is not None:
+            backbone = save({name: each.contiguous() for name, each in self.backbone.items()})
+            publish(folder / BACKBONE, backbone)
+            config["backbone"] = digest(backbone)
         publish_json(folder / "config.json", {**config, "digest": digest_json(config)})
 
     @classmethod
@@ -114,7 +121,10 @@ class ModelBundle:
         """Read a bundle; raises DataError where a file is missing, damaged, foreign or of a newer schema."""
         config = _read_config(folder / "config.json")
         tensors = _read_tensors(folder / "model.safetensors", config["tensors"])
-        return cls(_head(config["head"], tensors), config["about"], read_json(folder / "scores.json"))
+        backbone = _read_tensors(folder / BACKBONE, config["backbone"]) if "backbone" in config else None
+        return cls(
+            _head(config["head"], tensors), config["about"], read_json(folder / "scores.json"), backbone
+        )
 
 
 def _tensors(head: FittedHead) -> dict[str, Tensor]:

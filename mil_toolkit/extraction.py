@@ -84,12 +84,14 @@ def extract(
     on_error: str = "fail",
     rehash: bool = False,
     dry_run: bool = False,
+    backbone: Backbone | None = None,
 ) -> Extraction:
     """Bring the cache of `config` under `root` up to date with the cohort's images.
 
     Only what is missing or changed is embedded: an image with the size and mtime it had is known; one with
     others is known by its content's digest. `rehash` trusts no size and mtime. `workers` threads decode (None:
-    as many as cores), for CUDA while the network computes, on the CPU in turn with it.
+    as many as cores), for CUDA while the network computes, on the CPU in turn with it. `backbone` is one that is
+    built already, by default `config` names it.
 
     Raises DataError with every image that cannot be read, after everything else was published (with
     `on_error="skip"` they are left out instead), UsageError for options that cannot work.
@@ -97,7 +99,7 @@ def extract(
     _check(config, batch_size, workers, on_error)
     place = pick_device(device)
     recorded = Recorded(pick_precision(precision, place), DECODER)
-    backbone = build_backbone(config.backbone, config.weights)
+    backbone = backbone or build_backbone(config.backbone, config.weights)
     spec = make_spec(config, backbone)
     wanted = [_wanted(cohort, patient) for patient in cohort.images if share.holds(patient)]
     _tell_share(wanted, cohort, share)

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mil_toolkit.bundle import ModelBundle
+from mil_toolkit.backbones import build_backbone
+from mil_toolkit.bundle import BACKBONE, ModelBundle
 from mil_toolkit.cohort import Cohort
 from mil_toolkit.errors import DataError, UsageError
 from mil_toolkit.extraction import extract
@@ -89,6 +90,10 @@ def _check_features(bundle: ModelBundle, cache: FeatureCache | None) -> None:
         raise DataError(f"The model was trained with {wanted}.")
     if trained is not None and cache is not None and cache.spec != trained["spec"]:
         lines = spec_differences(cache.spec, trained["spec"])
+        if bundle.backbone is not None:
+            lines.append(
+                f"Its backbone was trained with it. Leave --features out, or extract with --weights and the bundle's {BACKBONE}."
+            )
         raise DataError([f"{cache.folder} holds other features than the model was trained with:", *lines])
 
 
@@ -104,6 +109,8 @@ def extract_as_trained(
 ) -> FeatureCache | None:
     """Embed a cohort's images exactly as the model's training images were; only what is missing is computed.
 
+    A backbone that was trained with the model comes from the bundle.
+
     Raises UsageError where the model's weights came from a file, which the bundle does not hold.
     """
     trained = bundle.about["features"]
@@ -111,6 +118,9 @@ def extract_as_trained(
         return None
     names = ("backbone", "weights", "image_size", "crop", "preprocess")
     config = ExtractionConfig(**{name: trained["spec"][name] for name in names})
+    if bundle.backbone is not None:
+        backbone = build_backbone(config.backbone, bundle.backbone)
+        return FeatureCache.open(extract(cohort, config, root, device=device, backbone=backbone).folder)
     if config.weights not in ("imagenet", "random"):
         raise UsageError(
             f"The model was trained on features of the weights {config.weights}. Run mil-extract with"

@@ -129,10 +129,13 @@ class Optimizer:
         self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
         self.steps = self.values.new_zeros(len(self.values), 1)
 
-    @torch.no_grad()
     def step(self, loss: Tensor, rate: float, active: Tensor) -> None:
         """Move the members that are `active` (K,) bool against the gradient of `loss`, the sum over members."""
-        gradients = torch.autograd.grad(loss, self.parameters)
+        self.move(torch.autograd.grad(loss, self.parameters), rate, active)
+
+    @torch.no_grad()
+    def move(self, gradients: Sequence[Tensor], rate: float, active: Tensor) -> None:
+        """Move the members that are `active` (K,) bool against these gradients of the parameters."""
         gradient = torch.cat([each.flatten(1) for each in gradients], 1)  # (K, P)
         moving = active.float()[:, None]  # (K, 1), as all that follows
         rates = rate * moving

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from mil_toolkit.bundle import ModelBundle
+from mil_toolkit.bundle import BACKBONE, ModelBundle
 from mil_toolkit.errors import DataError
 from mil_toolkit.hparams import POOLING_NAMES, HeadConfig
 from mil_toolkit.inputs import Patients
@@ -60,6 +62,20 @@ def test_a_round_trip_gives_the_same_bits(
     for one, other in zip(saved.probabilities(new), loaded.probabilities(new), strict=True):
         np.testing.assert_array_equal(one, other)
     assert loaded.about == ABOUT and loaded.scores == SCORES
+
+
+def test_a_trained_backbone_comes_back_whole_or_not_at_all(
+    make_patients: MakePatients, tmp_path: Path
+) -> None:
+    backbone = {"conv.weight": torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last)}
+    replace(bundle(make_patients()), backbone=backbone).save(tmp_path)
+    loaded = ModelBundle.load(tmp_path).backbone
+    assert loaded is not None and torch.equal(loaded["conv.weight"], backbone["conv.weight"])
+    content = bytearray((tmp_path / BACKBONE).read_bytes())
+    content[-1] ^= 1
+    (tmp_path / BACKBONE).write_bytes(content)
+    with pytest.raises(DataError, match=BACKBONE):
+        ModelBundle.load(tmp_path)
 
 
 def test_the_probability_is_that_of_the_mean_logit(make_patients: MakePatients) -> None:
