@@ -15,6 +15,7 @@ from mil_toolkit.errors import DataError
 from mil_toolkit.hparams import HeadConfig
 from mil_toolkit.inputs import Inputs, Patients
 from mil_toolkit.metrics import METRICS
+from mil_toolkit.model import MILModel
 from mil_toolkit.training import Member, predict, train
 
 THRESHOLD = 0.5  # where a metric needs one inside a trial
@@ -29,12 +30,15 @@ class Curves:
     """Logits of every member for every patient after each epoch.
 
     logits: (E, K, B); folds: (K,) each member's; trains_on: (F, B) bool; labels: (B,)
+    attention: (N,) what each image weighed in the last epoch, by the members that did not train on its patient (NaN
+        where none); None where it was not asked for or there are no images
     """
 
     logits: np.ndarray
     folds: np.ndarray
     trains_on: np.ndarray
     labels: np.ndarray
+    attention: np.ndarray | None = None
 
     @property
     def held_by(self) -> np.ndarray:
@@ -143,7 +147,27 @@ def run_again(inputs: Inputs, config: HeadConfig, epoch: int, members: int, seed
         raise Diverged(
             f"the best configuration diverged under other seeds: {config}. Limit learning_rate by --set."
         )
-    return _curves(inputs, [logits], folds)
+    return dataclasses.replace(
+        _curves(inputs, [logits], folds), attention=_held_out_attention(model, inputs, folds)
+    )
+
+
+@torch.inference_mode()
+def _held_out_attention(model: MILModel, inputs: Inputs, folds: Sequence[int]) -> np.ndarray | None:
+    packed, config = inputs.patients.bags, model.config
+    if packed is None or model.pooling is None:
+        return None
+    held_out = ~inputs.trains_on.cpu()[list(folds)]  # (K, B)
+    parts = []
+    for bags in torch.arange(len(packed)).split(config.batch_size):
+        instances = inputs.instances(config, bags, folds)
+        assert instances is not None
+        of_images = held_out[:, packed.bag_of_instance[packed.rows(bags)]]  # (K, n)
+        weights = (
+            model.pooling.attention(instances).float().cpu()[:, : of_images.shape[1]]
+        )  # behind them: fillers
+        parts.append((weights * of_images).sum(0) / of_images.sum(0))
+    return torch.cat(parts).double().numpy()
 
 
 def decide(curves: Curves, rule: str, sensitivity: float | None) -> Decision:

@@ -19,6 +19,8 @@ from mil_toolkit.splits import Split, describe_splits, leave_one_group_out, make
 
 SCHEMA = 1
 MEMBERS = 1_000_000  # in the place of a trial's number: the seeds of run-again and refit
+SOURCES, PATIENTS = "sources.json", "patients.json"  # what a report needs to know
+_TOLD = ("name", "kind", "transform", "unit")  # of a metadata column
 FINAL = (0, 0)  # in the place of a repeat and its outer fold: the search on all labelled patients
 
 
@@ -118,6 +120,11 @@ class Study:
         """The same for the final search."""
         return (self.config.seed, *FINAL, number)
 
+    def record(self, cohort: Cohort, cache: FeatureCache | None) -> None:
+        """Keep beside the study what a report needs to know of its data; none of it tells one study from another."""
+        publish_json(self.folder / SOURCES, _sources(self.folder, cohort, cache))
+        publish_json(self.folder / PATIENTS, _patients(cohort, cache))
+
     @property
     def best(self) -> Best:
         """What the final search chose."""
@@ -140,6 +147,31 @@ def describe(config: StudyConfig, cohort: Cohort, cache: FeatureCache | None) ->
         "study": asdict(config) | {"settings": settings},
         "cohort": {"name": cohort.name, "digest": labelled.digest(), "patients": len(labelled)},
         "features": features,
+    }
+
+
+def _sources(folder: Path, cohort: Cohort, cache: FeatureCache | None) -> dict[str, Any]:
+    """Where a study's data lie, as they were named, and the folder that relative names start from."""
+    return {
+        "working_folder": str(Path.cwd()),
+        "study": str(folder),
+        "cohort": str(cohort.source),
+        "features": None if cache is None else str(cache.folder),
+    }
+
+
+def _patients(cohort: Cohort, cache: FeatureCache | None) -> dict[str, Any]:
+    """The labelled patients with their metadata and numbers of images, and how the metadata were declared."""
+    labelled = cohort.labelled()
+    bags = [] if cache is None else cache.winners(labelled.patient_ids)
+    sizes = [len(bag.image_names) for bag in bags] or [None] * len(labelled)
+    metadata = labelled.metadata.astype(object).where(labelled.metadata.notna(), None).to_dict("records")
+    rows = zip(labelled.patient_ids, labelled.labels.tolist(), sizes, metadata, strict=True)
+    return {
+        "class_names": list(cohort.class_names),
+        "unlabelled": len(cohort) - len(labelled),
+        "columns": [{name: asdict(column)[name] for name in _TOLD} for column in cohort.columns],
+        "patients": [dict(zip(("id", "label", "images", "metadata"), row, strict=True)) for row in rows],
     }
 
 

@@ -91,6 +91,7 @@ def tune(
         publish_json(folder / "splits.json", splits)
         findings = audit(cohort, cache)
         publish_json(folder / "audit.json", [asdict(finding) for finding in findings])
+        study.record(cohort, cache)
         _warn(findings)
         storage = optuna.storages.RDBStorage(_sqlite(folder / "optuna.db"))
         run = Run(study, patients, space, planned, len(searches), storage, device)

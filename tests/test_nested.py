@@ -140,6 +140,25 @@ def test_running_again_averages_the_members_of_each_fold(inputs: Inputs) -> None
     np.testing.assert_allclose(curves.out_of_fold(1)[4:8], expected)
 
 
+def test_held_out_attention_is_that_of_models_that_never_saw_the_patient(make_patients: MakePatients) -> None:
+    trains = [np.setdiff1d(np.arange(12), held_out) for held_out in np.arange(12).reshape(3, 4)]
+    patients = make_patients()
+    labels = patients.labels.copy()
+    labels[:4] = 1 - labels[:4]
+    one, other = (
+        run_again(Inputs(each, trains), CONFIG, epoch=3, members=2, seed=(0,)).attention
+        for each in (patients, dataclasses.replace(patients, labels=labels))
+    )
+    assert one is not None and other is not None and patients.bags is not None
+    sizes = patients.bags.sizes.tolist()
+    shares = np.split(one, np.cumsum(sizes)[:-1])
+    assert [len(share) for share in shares] == sizes
+    np.testing.assert_allclose([share.sum() for share in shares], 1, rtol=1e-5)
+    first = sum(sizes[:4])
+    np.testing.assert_allclose(one[:first], other[:first], rtol=1e-4)
+    assert not np.allclose(one[first:], other[first:], rtol=1e-4)
+
+
 @pytest.mark.parametrize("components", [0, 4])
 def test_a_refit_predicts_what_its_members_learnt(components: int, make_patients: MakePatients) -> None:
     patients, config = make_patients(), dataclasses.replace(CONFIG, components=components)

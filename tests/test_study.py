@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from support import Tiny
 
@@ -55,6 +56,22 @@ def test_a_newer_schema_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     edit(folder / "config.json", lambda config: config.update(schema=99))
     with pytest.raises(DataError, match=r"config\.json is not of schema"):
         Study.open(folder)
+
+
+def test_a_study_knows_where_its_data_lie_and_who_its_patients_are(tiny: Tiny) -> None:
+    sources = json.loads((tiny.study / "sources.json").read_text())
+    assert sources["cohort"] == str(tiny.cohort_toml) and sources["features"] == str(tiny.features)
+    told = json.loads((tiny.study / "patients.json").read_text())
+    labelled = tiny.cohort.labelled()
+    assert [each["id"] for each in told["patients"]] == list(labelled.patient_ids)
+    assert [each["label"] for each in told["patients"]] == labelled.labels.tolist()
+    sizes = [len(labelled.images[patient]) for patient in labelled.patient_ids]
+    assert [each["images"] for each in told["patients"]] == sizes
+    for name in labelled.metadata:
+        values = [each["metadata"][name] for each in told["patients"]]
+        assert values == [None if pd.isna(value) else value for value in labelled.metadata[name]]
+    assert [column["name"] for column in told["columns"]] == list(labelled.metadata)
+    assert told["unlabelled"] == 3 and told["class_names"] == list(labelled.class_names)
 
 
 def test_features_of_none_are_another_study(tiny: Tiny) -> None:
