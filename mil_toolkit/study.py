@@ -164,7 +164,7 @@ def _patients(cohort: Cohort, cache: FeatureCache | None) -> dict[str, Any]:
     """The labelled patients with their metadata and numbers of images, and how the metadata were declared."""
     labelled = cohort.labelled()
     bags = [] if cache is None else cache.winners(labelled.patient_ids)
-    sizes = [len(bag.image_names) for bag in bags] or [None] * len(labelled)
+    sizes: list[int | None] = [len(bag.image_names) for bag in bags] or [None] * len(labelled)
     metadata = labelled.metadata.astype(object).where(labelled.metadata.notna(), None).to_dict("records")
     rows = zip(labelled.patient_ids, labelled.labels.tolist(), sizes, metadata, strict=True)
     return {
