@@ -1,6 +1,7 @@
 # Floor 2.7: the fitted model and its folder: safetensors and JSON, complete in itself.
 """`ModelBundle`: heads, projection, metadata encoder, and all that is needed to apply them elsewhere."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,9 +12,19 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from mil_toolkit import __version__
 from mil_toolkit.calibration import Decision
+from mil_toolkit.card import model_card
 from mil_toolkit.errors import DataError
-from mil_toolkit.files import digest, digest_json, publish, publish_json, read_json
+from mil_toolkit.files import (
+    check_schema,
+    digest,
+    digest_json,
+    publish,
+    publish_json,
+    read_json,
+    readable_json,
+)
 from mil_toolkit.hparams import HeadConfig
 from mil_toolkit.inputs import Patients
 from mil_toolkit.members import generators
@@ -23,7 +34,8 @@ from mil_toolkit.poolings import Instances
 from mil_toolkit.projection import Projection
 
 SCHEMA = 1
-BACKBONE = "backbone.safetensors"  # in the bundle's folder, where the backbone was trained too
+TENSORS, CONFIG, SCORES, CARD = "model.safetensors", "config.json", "scores.json", "README.md"
+BACKBONE = "backbone.safetensors"  # beside them, where the backbone was trained too
 _BAGS_AT_ONCE = 32
 
 
@@ -73,9 +85,11 @@ class FittedHead:
 class ModelBundle:
     """A fitted head with what it must be told by, and told about.
 
-    about: JSON values: `study`, `cohort`, `patients` and their digests `fitted_on`, `class_names`, `columns` (the
-        metadata as declared), `features` (spec and digest of the cache), `decision` (see `Decision`), `epoch`,
-        `versions`; `finetuned` (what trained the backbone and how) where `backbone` is there
+    about: JSON values: `study`, `cohort`, `patients` (how many), their digests `fitted_on` and `class_counts` (negative,
+        positive), `images`, `class_names`, `columns` (the metadata as declared), `features` (name, digest and spec
+        of the cache, in what its embeddings were computed; null without images), `procedure` (what the study was
+        told), `epoch`, `decision` (see `Decision`), `versions`; `finetuned` (what trained the backbone and how) where
+        `backbone` is there
     scores: as in the study's scores.json
     backbone: state dict of a backbone that was trained with the heads; None leaves the one of `features`
     """
@@ -106,25 +120,31 @@ class ModelBundle:
             "embedding_width": 0 if self.head.projection is None else self.head.projection.width,
             "encoder": self.head.encoder.to_json(),
         }
-        publish(folder / "model.safetensors", tensors)
-        publish_json(folder / "scores.json", self.scores)
-        publish(folder / "README.md", model_card(self).encode())
-        config = {"schema": SCHEMA, "tensors": digest(tensors), "head": head, "about": dict(self.about)}
+        contents = {TENSORS: tensors, SCORES: readable_json(self.scores)}
         if self.backbone is not None:
-            backbone = save({name: each.contiguous() for name, each in self.backbone.items()})
-            publish(folder / BACKBONE, backbone)
-            config["backbone"] = digest(backbone)
-        publish_json(folder / "config.json", {**config, "digest": digest_json(config)})
+            contents[BACKBONE] = save({name: each.contiguous() for name, each in self.backbone.items()})
+        for name, content in contents.items():
+            publish(folder / name, content)
+        publish(folder / CARD, model_card(self.about, self.scores, self.head.members).encode())
+        digests = {name: digest(content) for name, content in contents.items()}
+        config = {"schema": SCHEMA, "digests": digests, "head": head, "about": dict(self.about)}
+        publish_json(folder / CONFIG, {**config, "digest": digest_json(config)})
 
     @classmethod
     def load(cls, folder: Path) -> "ModelBundle":
         """Read a bundle; raises DataError where a file is missing, damaged, foreign or of a newer schema."""
-        config = _read_config(folder / "config.json")
-        tensors = _read_tensors(folder / "model.safetensors", config["tensors"])
-        backbone = _read_tensors(folder / BACKBONE, config["backbone"]) if "backbone" in config else None
-        return cls(
-            _head(config["head"], tensors), config["about"], read_json(folder / "scores.json"), backbone
-        )
+        config = _read_config(folder)
+        contents = _read_checked(folder, config["digests"])
+        try:
+            head = _head(config["head"], load(contents[TENSORS]))
+            backbone = load(contents[BACKBONE]) if BACKBONE in contents else None
+            return cls(head, config["about"], json.loads(contents[SCORES]), backbone)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            written = config["about"]["versions"]["mil_toolkit"]
+            raise DataError(
+                f"{folder} was written by mil_toolkit {written}, and version {__version__} cannot build its model:"
+                f" {' '.join(str(error).split())}. Use that version, or fit the model again."
+            ) from None
 
 
 def _tensors(head: FittedHead) -> dict[str, Tensor]:
@@ -137,26 +157,35 @@ def _tensors(head: FittedHead) -> dict[str, Tensor]:
     return {name: value.detach().clone().cpu() for name, value in tensors.items()}
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if not path.is_file():
+        raise DataError(f"{folder} is no bundle: it has no {CONFIG}. mil-fit makes one: studies/NAME/model.")
     config = read_json(path)
-    found = config.pop("schema", None) if isinstance(config, dict) else None
-    if found != SCHEMA:
-        raise DataError(f"{path} is of schema {found}, this version reads schema {SCHEMA}.")
-    if config.pop("digest", None) != digest_json({"schema": SCHEMA, **config}):
+    if not isinstance(config, dict) or not {"schema", "digest"} <= config.keys():
+        raise DataError(f"{path} is not that of a bundle. mil-fit makes one: studies/NAME/model.")
+    check_schema(path, config["schema"], SCHEMA)
+    if config.pop("digest") != digest_json(config):
         raise DataError(f"{path} is damaged, or was edited: it is not the file that was written.")
-    return dict(config)
+    return config
 
 
-def _read_tensors(path: Path, expected: str) -> dict[str, Tensor]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-    if digest(content) != expected:
-        raise DataError(
-            f"{path} is not the file that config.json was written with: it is damaged or foreign."
-        )
-    return dict(load(content))
+def _read_checked(folder: Path, digests: Mapping[str, str]) -> dict[str, bytes]:
+    """The bytes of the bundle's other files; raises DataError that names all that are missing, damaged or foreign."""
+    contents, problems = {}, []
+    for name, expected in digests.items():
+        try:
+            contents[name] = (folder / name).read_bytes()
+        except OSError as error:
+            problems.append(f"{folder / name} cannot be read: {error.strerror}.")
+            continue
+        if digest(contents[name]) != expected:
+            problems.append(
+                f"{folder / name} is damaged or foreign: not the file that {CONFIG} was written with."
+            )
+    if problems:
+        raise DataError([*problems, "Copy the whole folder again, or fit the model again."])
+    return contents
 
 
 def _head(saved: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FittedHead:
@@ -167,29 +196,3 @@ def _head(saved: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FittedHead
     parts = {name[11:]: value for name, value in tensors.items() if name.startswith("projection.")}
     projection = Projection(parts["shift"], parts["scale"], parts.get("components")) if parts else None
     return FittedHead(model, projection, encoder)
-
-
-def model_card(bundle: ModelBundle) -> str:
-    """The README.md of a bundle: what it was made from, what it is worth, what it is not for."""
-    about = bundle.about
-    negative, positive = about["class_names"]
-    return f"""# Model card: {about["study"]}
-
-Tells *{positive}* (positive) from *{negative}* (negative) patients of cohort {about["cohort"]}, by the images of
-a blood smear and {", ".join(column["name"] for column in about["columns"]) or "no clinical values"}.
-
-- Training patients: {about["patients"]}; members averaged: {bundle.head.members}; epochs: {about["epoch"]}.
-- Features: {about["features"]["name"] if about["features"] else "none, metadata alone"}.
-- Threshold on the probability: {bundle.decision.threshold:.3f}.
-- {_expected(bundle.scores)}
-
-Apply it with `mil-predict`. It knows one hospital's staining, camera and patients; on others it has to be
-validated first. It is a research tool, not a medical device, and must not decide on a patient's care.
-"""
-
-
-def _expected(scores: Mapping[str, Any]) -> str:
-    if scores.get("outer"):
-        balanced = scores["outer"]["balanced_accuracy"]["value"]
-        return f"Expected balanced accuracy, from outer folds that chose nothing: {balanced:.3f}."
-    return "Expected score: not evaluated. The study ran without outer folds."

@@ -141,8 +141,7 @@ def _tell_share(wanted: Sequence["Wanted"], cohort: Cohort, share: Share) -> Non
 
 
 def _tell_mixture(cache: FeatureCache, wanted: Sequence["Wanted"]) -> None:
-    bags = [each for patient in wanted for each in cache.versions(patient.patient_id)[:1]]
-    kinds = sorted({" with ".join(bag.shard.recorded) for bag in bags})
+    kinds = cache.recorded([each.patient_id for each in wanted if cache.versions(each.patient_id)])
     if len(kinds) > 1:
         logger.warning(
             "The embeddings were computed in %s. Those of one image differ little: %s.",

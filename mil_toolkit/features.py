@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 
 from mil_toolkit.bags import Bags
 from mil_toolkit.errors import DataError, UsageError
-from mil_toolkit.files import canonical_json, digest, digest_json, publish, publish_json, read_json
+from mil_toolkit.files import (
+    canonical_json,
+    check_schema,
+    digest,
+    digest_json,
+    publish,
+    publish_json,
+    read_json,
+)
 
 SCHEMA = 1
 UNKNOWN_MTIME = -1
@@ -180,6 +188,10 @@ class FeatureCache:
             raise DataError([f"patient {patient} has no embeddings in {self.folder}." for patient in absent])
         return [self._versions[patient][0] for patient in patient_ids]
 
+    def recorded(self, patient_ids: Sequence[str]) -> list[str]:
+        """In which precisions and by which decoders these patients' embeddings were computed, sorted."""
+        return sorted({" with ".join(bag.shard.recorded) for bag in self.winners(patient_ids)})
+
     def digest(self, patient_ids: Sequence[str] | None = None) -> str:
         """SHA-256 of the spec and of these patients' embeddings and images, by default of all patients.
 
@@ -220,8 +232,9 @@ def read_spec(folder: Path) -> dict[str, Any]:
     if not (folder / "spec.json").is_file():
         raise DataError(f"{folder} is no feature cache: it has no spec.json. mil-extract makes one.")
     spec = read_json(folder / "spec.json")
-    if not isinstance(spec, dict) or spec.get("schema") != SCHEMA:
-        raise DataError(f"{folder / 'spec.json'} is not the spec of a cache of schema {SCHEMA}.")
+    if not isinstance(spec, dict):
+        raise DataError(f"{folder / 'spec.json'} is not the spec of a cache.")
+    check_schema(folder / "spec.json", spec.get("schema"), SCHEMA)
     return spec
 
 
@@ -326,8 +339,7 @@ def _plain_datasets(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
 
 
 def _check_origin(path: Path, attributes: Mapping[str, Any], spec_digest: str) -> None:
-    if attributes["schema"] != SCHEMA:
-        raise DataError(f"{path} has schema {attributes['schema']}; this version reads {SCHEMA}.")
+    check_schema(path, int(attributes["schema"]), SCHEMA)
     if attributes["spec"] != spec_digest:
         raise DataError(f"{path} belongs to another spec than {path.parent / 'spec.json'}.")
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mil_toolkit import __version__
 from mil_toolkit.errors import BusyError, DataError, UsageError
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -132,7 +133,12 @@ def canonical_json(value: Any) -> bytes:
 
 def publish_json(path: Path, value: Any) -> None:
     """Publish `value` as readable JSON; NaN and infinity are refused, since JSON has none."""
-    publish(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    publish(path, readable_json(value))
+
+
+def readable_json(value: Any) -> bytes:
+    """What `publish_json` writes."""
+    return (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:
@@ -143,6 +149,17 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} does not exist.") from None
     except (ValueError, OSError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}.") from None
+
+
+def check_schema(path: Path, found: object, known: int) -> None:
+    """Raise DataError where `found`, the schema that a file says it is of, is not the one that this version reads."""
+    if isinstance(found, int) and found > known:
+        raise DataError(
+            f"{path} is of schema {found}, of a newer mil_toolkit; this version ({__version__}) reads schema {known}."
+            " Upgrade: pip install --upgrade mil_toolkit."
+        )
+    if found != known:
+        raise DataError(f"{path} is of schema {found}; this version ({__version__}) reads schema {known}.")
 
 
 def digest(content: bytes) -> str:

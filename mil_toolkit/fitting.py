@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mil_toolkit.bundle import ModelBundle
 from mil_toolkit.cohort import Cohort, MetadataColumn
 from mil_toolkit.devices import pick_device, training_dtype
@@ -38,10 +40,13 @@ def fit(
         "study": study_folder.name,
         "cohort": cohort.name,
         "patients": len(patients),
+        "class_counts": np.bincount(patients.labels, minlength=2).tolist(),
+        "images": 0 if patients.bags is None else len(patients.bags.instances),
         "fitted_on": fingerprints(patients),
         "class_names": list(cohort.class_names),
         "columns": [declared(column) for column in cohort.columns],
-        "features": study.described["features"],
+        "features": _features(study, cache, patients),
+        "procedure": study.described["study"],
         "epoch": best.epoch,
         "decision": asdict(best.decision),
         "versions": {name: version(name) for name in PACKAGES},
@@ -50,6 +55,13 @@ def fit(
     with published_folder(output) as folder:
         bundle.save(folder)
     return bundle
+
+
+def _features(study: Study, cache: FeatureCache | None, patients: Patients) -> Mapping[str, Any] | None:
+    """What the study knows of its features, and in what they were computed; None without images."""
+    if cache is None:
+        return None
+    return {**study.described["features"], "recorded": cache.recorded(patients.ids)}
 
 
 def declared(column: MetadataColumn) -> Mapping[str, Any]:

@@ -3,9 +3,11 @@
 
 import csv
 import io
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,13 +16,15 @@ from mil_toolkit.backbones import build_backbone
 from mil_toolkit.bundle import BACKBONE, ModelBundle
 from mil_toolkit.cohort import Cohort
 from mil_toolkit.errors import DataError, UsageError
-from mil_toolkit.extraction import extract
+from mil_toolkit.evaluation import Scores, Table, scores_with_intervals
+from mil_toolkit.extraction import TOLERANCE, extract, make_spec
 from mil_toolkit.features import FeatureCache, spec_differences
-from mil_toolkit.files import publish
+from mil_toolkit.files import publish, shown
 from mil_toolkit.fitting import declared, fingerprints
 from mil_toolkit.hparams import ExtractionConfig
 from mil_toolkit.inputs import Patients
-from mil_toolkit.metrics import score_all
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,24 +34,28 @@ class Predictions:
     table: `patient_id`, `probability`, `prediction` (0 or 1), `spread` (standard deviation over members), and
         `label` where any is known
     attention: `patient_id`, `image`, `attention` (summing to one in each patient), or None without images
-    validation: every metric on the labelled patients that the model was not fitted on, or None without both classes
+    validation: every metric, with its interval, on the labelled patients that the model was not fitted on; None where
+        these are not of both classes
     training: the same on those that it was fitted on: no evidence, since the model knows them
     """
 
     table: pd.DataFrame
     attention: pd.DataFrame | None
-    validation: Mapping[str, float] | None
-    training: Mapping[str, float] | None
+    validation: Scores | None
+    training: Scores | None
 
 
 def predict(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> Predictions:
     """Apply a bundle to all patients of a cohort.
 
     Raises DataError where the cohort's metadata or the cache are not what the model was trained with, and for
-    patients without embeddings.
+    patients without embeddings; all of it in one error. Warns where the embeddings were computed in another precision
+    or by another decoder.
     """
-    _check_columns(bundle, cohort)
-    _check_features(bundle, cache)
+    problems = [*_column_problems(bundle, cohort), *_feature_problems(bundle, cohort, cache)]
+    if problems:
+        raise DataError(problems)
+    _tell_other_embeddings(bundle, cohort, cache)
     patients = Patients.of(cohort, cache)
     probability, spread, attention = bundle.probabilities(patients)
     decided = (probability >= bundle.decision.threshold).astype(int)
@@ -58,20 +66,19 @@ def predict(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> 
     if known.any():
         table["label"] = pd.Series(patients.labels).where(known).astype("Int64")
     fitted = np.isin(fingerprints(patients), bundle.about["fitted_on"])
-    scores = [
-        _scores(bundle, patients.labels[part], probability[part])
-        for part in (known & ~fitted, known & fitted)
-    ]
+    scores = [_scores(bundle, table[part]) for part in (known & ~fitted, known & fitted)]
     return Predictions(table, _attention_table(patients, attention), *scores)
 
 
-def _scores(bundle: ModelBundle, labels: np.ndarray, probability: np.ndarray) -> dict[str, float] | None:
-    if len(np.unique(labels)) < 2:
+def _scores(bundle: ModelBundle, predictions: pd.DataFrame) -> Scores | None:
+    """Scores of some labelled patients, at the prevalence that the study was told."""
+    if predictions.empty or predictions["label"].nunique() < 2:
         return None
-    return {"patients": len(labels), **score_all(labels, probability, bundle.decision.threshold)}
+    one_model = predictions.assign(repeat=1, fold=1)
+    return scores_with_intervals(Table.of(one_model, bundle.about["procedure"]["prevalence"]))
 
 
-def _check_columns(bundle: ModelBundle, cohort: Cohort) -> None:
+def _column_problems(bundle: ModelBundle, cohort: Cohort) -> list[str]:
     expected = {column["name"]: column for column in bundle.about["columns"]}
     found = {column.name: declared(column) for column in cohort.columns}
     problems = [
@@ -79,22 +86,43 @@ def _check_columns(bundle: ModelBundle, cohort: Cohort) -> None:
         for name in expected.keys() | found.keys()
         if expected.get(name) != found.get(name)
     ]
-    if problems:
-        raise DataError(sorted(problems))
+    return sorted(problems)
 
 
-def _check_features(bundle: ModelBundle, cache: FeatureCache | None) -> None:
+def _feature_problems(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> list[str]:
     trained = bundle.about["features"]
-    if (trained is None) != (cache is None):
+    if trained is None or cache is None:
         wanted = "no images: use --features none" if trained is None else f"features {trained['name']}"
-        raise DataError(f"The model was trained with {wanted}.")
-    if trained is not None and cache is not None and cache.spec != trained["spec"]:
-        lines = spec_differences(cache.spec, trained["spec"])
-        if bundle.backbone is not None:
-            lines.append(
-                f"Its backbone was trained with it. Leave --features out, or extract with --weights and the bundle's {BACKBONE}."
-            )
-        raise DataError([f"{cache.folder} holds other features than the model was trained with:", *lines])
+        return [f"The model was trained with {wanted}."] if (trained is None) != (cache is None) else []
+    lines = _differences(cache.spec, trained["spec"])
+    if lines and bundle.backbone is not None:
+        advice = f"Leave --features out, or extract with --weights and the bundle's {BACKBONE}."
+        lines.append(f"Its backbone was trained with it. {advice}")
+    if lines:
+        return [f"{cache.folder} holds other features than the model was trained with:", *lines]
+    absent = [patient for patient in cohort.patient_ids if not cache.versions(patient)]
+    return [f"patient {patient} has no embeddings in {cache.folder}." for patient in absent]
+
+
+def _differences(spec: dict[str, Any], trained: dict[str, Any]) -> list[str]:
+    """In what a spec differs from the model's; where the weights came from is no difference if they are the same."""
+    same = spec["weight_digest"] is not None and spec["weight_digest"] == trained["weight_digest"]
+    origin = {name: trained[name] for name in ("weights", "seed")} if same else {}
+    return spec_differences({**spec, **origin}, trained)
+
+
+def _tell_other_embeddings(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> None:
+    if cache is None:
+        return
+    trained, found = bundle.about["features"]["recorded"], cache.recorded(cohort.patient_ids)
+    if set(found) - set(trained):
+        logger.warning(
+            "The embeddings were computed in %s, those that the model was fitted on in %s. The same image's differ"
+            " little: %s.",
+            ", ".join(found),
+            ", ".join(trained),
+            TOLERANCE,
+        )
 
 
 def _attention_table(patients: Patients, attention: np.ndarray | None) -> pd.DataFrame | None:
@@ -105,28 +133,54 @@ def _attention_table(patients: Patients, attention: np.ndarray | None) -> pd.Dat
 
 
 def extract_as_trained(
-    bundle: ModelBundle, cohort: Cohort, root: Path = Path("cache"), device: str = "auto"
+    bundle: ModelBundle,
+    cohort: Cohort,
+    root: Path = Path("cache"),
+    device: str = "auto",
+    weights: Path | None = None,
 ) -> FeatureCache | None:
     """Embed a cohort's images exactly as the model's training images were; only what is missing is computed.
 
-    A backbone that was trained with the model comes from the bundle.
-
-    Raises UsageError where the model's weights came from a file, which the bundle does not hold.
+    weights: checkpoint of the backbone, for a model whose weights came from a file or where they cannot be downloaded;
+        a backbone that was trained with the model comes from the bundle
+    Raises UsageError where that file is needed and not given, and for features that were imported, which only their
+    own tool can make; DataError, before anything is embedded, where weights or preprocessing are not the model's,
+    and for patients without images; and as `extract` does.
     """
     trained = bundle.about["features"]
     if trained is None:
         return None
     names = ("backbone", "weights", "image_size", "crop", "preprocess")
     config = ExtractionConfig(**{name: trained["spec"][name] for name in names})
-    if bundle.backbone is not None:
-        backbone = build_backbone(config.backbone, bundle.backbone)
-        return FeatureCache.open(extract(cohort, config, root, device=device, backbone=backbone).folder)
-    if config.weights not in ("imagenet", "random"):
+    if weights is not None:
+        config = replace(config, weights=str(weights))
+    _check_images(cohort)
+    backbone = build_backbone(config.backbone, bundle.backbone or _weights(config, trained["spec"]))
+    lines = _differences(make_spec(config, backbone), trained["spec"])
+    if lines:
+        raise DataError(["The images would not be embedded as the model's training images were:", *lines])
+    return FeatureCache.open(extract(cohort, config, root, device=device, backbone=backbone).folder)
+
+
+def _check_images(cohort: Cohort) -> None:
+    without = [patient for patient in cohort.patient_ids if patient not in cohort.images]
+    if without:
+        raise DataError([f"patient {shown(patient)} has no images." for patient in without])
+
+
+def _weights(config: ExtractionConfig, trained: Mapping[str, Any]) -> str:
+    """What the backbone is built with, as long as that is at hand."""
+    if trained["weight_digest"] is None:
         raise UsageError(
-            f"The model was trained on features of the weights {config.weights}. Run mil-extract with"
-            " --weights PATH and give its folder as --features."
+            f"The model was trained on features of {trained['backbone']}, {trained['weights']}: embed the images with"
+            " that tool, and give the folder of mil-cache import as --features."
         )
-    return FeatureCache.open(extract(cohort, config, root, device=device).folder)
+    if config.weights == "file":
+        raise UsageError(
+            "The weights of the model's backbone came from a file. Name it with --weights PATH (its tensors have the"
+            f" digest {trained['weight_digest'][:8]}...), or give embeddings as --features."
+        )
+    return config.weights
 
 
 def write_submission(

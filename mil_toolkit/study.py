@@ -12,7 +12,7 @@ from mil_toolkit.calibration import Decision
 from mil_toolkit.cohort import Cohort
 from mil_toolkit.errors import DataError
 from mil_toolkit.features import FeatureCache
-from mil_toolkit.files import publish_json, read_json
+from mil_toolkit.files import check_schema, publish_json, read_json
 from mil_toolkit.hparams import HeadConfig, StudyConfig
 from mil_toolkit.nested import derive_seeds
 from mil_toolkit.splits import Split, describe_splits, leave_one_group_out, make_splits
@@ -95,8 +95,7 @@ class Study:
     def open(cls, folder: Path) -> "Study":
         """Open a finished study; raises DataError where there is none or it has not ended."""
         described = read_json(folder / "config.json")
-        if described.get("schema") != SCHEMA:
-            raise DataError(f"{folder / 'config.json'} is not of schema {SCHEMA}, which this version reads.")
+        check_schema(folder / "config.json", described.get("schema"), SCHEMA)
         if not (folder / "DONE").exists():
             raise DataError(
                 f"{folder} has not ended. Run its mil-tune command again: it goes on where it stopped."

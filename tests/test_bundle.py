@@ -1,8 +1,9 @@
 """A bundle's folder: the same probabilities after a round trip, and every damage told."""
 
 import json
+import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,36 @@ import torch
 
 from mil_toolkit.bundle import BACKBONE, ModelBundle
 from mil_toolkit.errors import DataError
-from mil_toolkit.hparams import POOLING_NAMES, HeadConfig
+from mil_toolkit.files import digest_json
+from mil_toolkit.hparams import POOLING_NAMES, HeadConfig, StudyConfig
 from mil_toolkit.inputs import Patients
+from mil_toolkit.metrics import METRICS
 from mil_toolkit.nested import refit
 
 MakePatients = Callable[..., Patients]
+READ = ["model.safetensors", "config.json", "scores.json"]  # by ModelBundle.load
 ABOUT: dict[str, Any] = {
     "study": "first",
     "cohort": "tiny",
     "class_names": ["reactive", "tumoral"],
-    "columns": [{"name": "age"}, {"name": "sex"}],
-    "features": {"name": "resnet34-imagenet"},
+    "class_counts": [6, 6],
+    "columns": [{"name": name, "kind": "number", "transform": None, "unit": None} for name in ("age", "sex")],
+    "features": {
+        "name": "resnet34-imagenet",
+        "spec": {"backbone": "resnet34", "weights": "imagenet", "weight_digest": "0f"},
+        "recorded": ["float32 with pillow 12"],
+    },
     "patients": 12,
+    "images": 34,
+    "procedure": asdict(StudyConfig()),
     "epoch": 2,
     "decision": {"slope": 0.8, "intercept": -0.1, "threshold": 0.4},
+    "versions": {"mil_toolkit": "0.1.0"},
 }
-SCORES = {"outer": {"balanced_accuracy": {"value": 0.8125}}}
+SCORES: dict[str, Any] = {
+    "inner": {name: {"value": 0.875, "low": 0.75, "high": 0.9375} for name in METRICS},
+    "outer": None,
+}
 
 
 def bundle(patients: Patients, **config: Any) -> ModelBundle:
@@ -102,25 +117,16 @@ def test_the_folder_holds_what_the_design_says(folder: Path) -> None:
         "scores.json",
         "README.md",
     }
-    card = (folder / "README.md").read_text()
-    assert "Tells *tumoral* (positive) from *reactive* (negative)" in card
-    assert "Expected balanced accuracy, from outer folds that chose nothing: 0.812." in card
 
 
-def test_a_study_without_outer_folds_says_so(make_patients: MakePatients, tmp_path: Path) -> None:
-    made = bundle(make_patients())
-    ModelBundle(made.head, ABOUT, {"outer": None}).save(tmp_path)
-    assert "Expected score: not evaluated." in (tmp_path / "README.md").read_text()
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "scores.json"])
+@pytest.mark.parametrize("name", READ)
 def test_a_missing_file_is_named(name: str, folder: Path) -> None:
     (folder / name).unlink()
     with pytest.raises(DataError, match=name):
         ModelBundle.load(folder)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "scores.json"])
+@pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
 def test_a_file_that_was_cut_short_is_named(name: str, share: float, folder: Path) -> None:
     content = (folder / name).read_bytes()
@@ -129,19 +135,64 @@ def test_a_file_that_was_cut_short_is_named(name: str, share: float, folder: Pat
         ModelBundle.load(folder)
 
 
-def test_a_flipped_bit_in_the_weights_is_found(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(DataError, match="damaged or foreign"):
+@pytest.mark.parametrize("name", READ)
+def test_a_flipped_bit_is_found_wherever_it_lies(name: str, folder: Path) -> None:
+    """Header, names, offsets, numbers: sixty places over the whole file, and the first and the last byte."""
+    path = folder / name
+    whole = path.read_bytes()
+    for place in np.unique(np.linspace(0, len(whole) - 1, 62).astype(int)):
+        content = bytearray(whole)
+        content[place] ^= 1 << int(place) % 8
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=name):
+            ModelBundle.load(folder)
+
+
+def test_the_tensors_of_another_bundle_are_refused(
+    folder: Path, make_patients: MakePatients, tmp_path: Path
+) -> None:
+    bundle(make_patients(), hidden=16).save(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "model.safetensors", folder)
+    with pytest.raises(DataError, match=r"model\.safetensors is damaged or foreign"):
         ModelBundle.load(folder)
 
 
-def test_another_schema_is_refused(folder: Path) -> None:
+def test_everything_that_is_wrong_is_told_at_once(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "scores.json").write_text("{}")
+    with pytest.raises(DataError) as caught:
+        ModelBundle.load(folder)
+    assert [Path(line.split()[0]).name for line in caught.value.problems[:2]] == [
+        "model.safetensors",
+        "scores.json",
+    ]
+
+
+def test_the_card_may_be_edited(folder: Path) -> None:
+    (folder / "README.md").write_text("Validated in our hospital.")
+    assert ModelBundle.load(folder).about == ABOUT
+
+
+def test_a_newer_schema_is_told_to_upgrade_for(folder: Path) -> None:
     edit(folder, lambda config: config.update(schema=2))
-    with pytest.raises(DataError, match="is of schema 2, this version reads schema 1"):
+    with pytest.raises(
+        DataError, match=r"schema 2, of a newer mil_toolkit.*reads schema 1. Upgrade: pip install"
+    ):
         ModelBundle.load(folder)
+
+
+def test_a_model_that_this_version_cannot_build_names_the_one_that_can(folder: Path) -> None:
+    edit(folder, lambda config: config["head"]["config"].update(fancy=1), seal=True)
+    with pytest.raises(DataError, match=r"written by mil_toolkit 0\.1\.0.*fancy.*Use that version"):
+        ModelBundle.load(folder)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "study"])
+def test_a_folder_that_is_no_bundle_is_told_from_one(name: str, tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "config.json").write_text('{"schema": 1, "study": {}}')
+    with pytest.raises(DataError, match="mil-fit makes one: studies/NAME/model"):
+        ModelBundle.load(tmp_path / name)
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "{}", '{"schema": 1}'])
@@ -166,7 +217,11 @@ def test_an_edited_config_is_refused(change: Callable[[dict[str, Any]], object],
         ModelBundle.load(folder)
 
 
-def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+def edit(folder: Path, change: Callable[[dict[str, Any]], object], seal: bool = False) -> None:
+    """Change config.json; sealed, as another version of mil_toolkit could have written it."""
     config = json.loads((folder / "config.json").read_text())
     change(config)
+    if seal:
+        del config["digest"]
+        config["digest"] = digest_json(config)
     (folder / "config.json").write_text(json.dumps(config))

@@ -103,11 +103,12 @@ def test_another_cohort_or_other_features_are_refused(tiny: Tiny, tmp_path: Path
     assert names(tmp_path) == set()
 
 
-def test_the_card_says_what_the_model_is_worth(tiny: Tiny) -> None:
-    card = (tiny.bundle / "README.md").read_text()
-    scores = json.loads((tiny.bundle / "scores.json").read_text())
-    assert f"{scores['outer']['balanced_accuracy']['value']:.3f}" in card
-    assert "tumoral" in card and "Training patients: 24" in card
+def test_the_bundle_tells_what_it_was_made_from(tiny: Tiny) -> None:
+    about, config = ModelBundle.load(tiny.bundle).about, json.loads((tiny.study / "config.json").read_text())
+    counts = [int((tiny.cohort.labels == label).sum()) for label in (0, 1)]
+    assert about["class_counts"] == counts and about["procedure"] == config["study"]
+    assert about["images"] == len(tiny.cache.bags(tiny.cohort.labelled().patient_ids).instances)
+    assert about["features"]["recorded"] == tiny.cache.recorded(tiny.cohort.patient_ids)
 
 
 def test_metadata_alone_from_end_to_end(tiny: Tiny, tmp_path: Path, command: Command) -> None:

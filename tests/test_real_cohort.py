@@ -84,6 +84,9 @@ def test_from_real_images_to_a_submission(few: Path, tmp_path: Path, command: Co
     output = ("--output", tmp_path / "predictions.csv", "--submission", tmp_path / "submission.csv")
     predicted = command("predict", tmp_path / "study" / "model", few, *features, *output)
     assert predicted.code == 0, predicted.err
+    imaged = ("--cache", tmp_path / "new", "--output", tmp_path / "imaged.csv")
+    assert command("predict", tmp_path / "study" / "model", few, *imaged).code == 0
+    assert (tmp_path / "imaged.csv").read_bytes() == (tmp_path / "predictions.csv").read_bytes()
     cohort = read_cohort(few)
     assert tuple(pd.read_csv(tmp_path / "predictions.csv")["patient_id"]) == cohort.patient_ids
     submission = pd.read_csv(tmp_path / "submission.csv")

@@ -54,7 +54,7 @@ def test_an_unfinished_study_is_told(missing: str, tiny: Tiny, tmp_path: Path) -
 def test_a_newer_schema_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     folder = copied(tiny, tmp_path)
     edit(folder / "config.json", lambda config: config.update(schema=99))
-    with pytest.raises(DataError, match=r"config\.json is not of schema"):
+    with pytest.raises(DataError, match=r"config\.json is of schema 99, of a newer mil_toolkit.*Upgrade"):
         Study.open(folder)
 
 

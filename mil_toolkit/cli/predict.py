@@ -4,10 +4,11 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mil_toolkit.cli.command import Outcome, command_parser, run
 from mil_toolkit.errors import UsageError
+from mil_toolkit.wording import with_interval
 
 if TYPE_CHECKING:
     from mil_toolkit.prediction import Predictions
@@ -29,6 +30,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="CACHE_FOLDER",
         help="embeddings to use; by default they are made from the images",
     )
+    add(
+        "--weights",
+        type=Path,
+        metavar="PATH",
+        help="checkpoint of the backbone, for a model whose backbone's weights came from a file",
+    )
     add("--cache", type=Path, default=Path("cache"), help="folder of all caches, where new embeddings go")
     add("--output", type=Path, default=Path("predictions.csv"), help="table to write")
     add("--submission", type=Path, help="challenge file to write, with the unlabelled patients alone")
@@ -49,18 +56,14 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.cohort import read_cohort
     from mil_toolkit.devices import use_available_cores
     from mil_toolkit.features import open_features
-    from mil_toolkit.prediction import (
-        extract_as_trained,
-        predict,
-        write_submission,
-    )
+    from mil_toolkit.prediction import extract_as_trained, predict, write_submission
 
     use_available_cores()
     bundle = ModelBundle.load(arguments.bundle)
     from_images = arguments.features is None and bundle.about["features"] is not None
     cohort = read_cohort(arguments.cohort, images=from_images)
     if from_images:
-        cache = extract_as_trained(bundle, cohort, arguments.cache, arguments.device)
+        cache = extract_as_trained(bundle, cohort, arguments.cache, arguments.device, arguments.weights)
     else:
         cache = open_features(arguments.features or "none", cohort.name)
     predictions = predict(bundle, cohort, cache)
@@ -80,18 +83,26 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
         "validation": predictions.validation,
         "training": predictions.training,
     }
-    return Outcome("\n".join([*lines, *_scores(predictions)]), data)
+    return Outcome("\n".join([*lines, *_scores(predictions, bundle.scores["outer"])]), data)
 
 
-def _scores(predictions: "Predictions") -> list[str]:
+def _scores(predictions: "Predictions", expected: Mapping[str, Any] | None) -> list[str]:
     lines = []
     if predictions.validation:
-        lines.append(f"External validation, patients the model never saw: {_line(predictions.validation)}.")
+        lines.append("External validation, on patients that the model was not fitted on:")
+        lines += _table(predictions.validation, expected)
     if predictions.training:
-        lines.append(f"Patients it was fitted on, which proves nothing: {_line(predictions.training)}.")
+        lines.append("On patients that it was fitted on, which proves nothing:")
+        lines += _table(predictions.training, None)
     return lines
 
 
-def _line(scores: Mapping[str, float]) -> str:
-    shown = [f"{name} {value:.3f}" for name, value in scores.items() if name != "patients"]
-    return f"{scores['patients']} patients, {', '.join(shown)}"
+def _table(scores: Mapping[str, Any], expected: Mapping[str, Any] | None) -> list[str]:
+    """Every metric on a line, beside what the study's outer folds let expect."""
+    counted = scores["accuracy"]["patients"]
+    head = f"{counted} patients, 95 % intervals"
+    lines = [f"{head:>46s}" + (f"{'outer folds of the study':>26s}" if expected else "")]
+    for name, score in scores.items():
+        beside = f"{with_interval(expected[name]):>26s}" if expected else ""
+        lines.append(f"  {name:20s}{with_interval(score):>24s}{beside}")
+    return lines
