@@ -24,7 +24,9 @@ from mil_toolkit.rivals import RIVALS, Columns, rival_predictions
 from mil_toolkit.study import Best, Search, Study
 
 PREDICTION_COLUMNS = ["repeat", "fold", "patient_id", "label", "probability", "prediction"]
-_TYPES = {"repeat": int, "fold": int, "patient_id": str, "label": int, "prediction": int}  # all others: float
+ATTENTION = "attention.csv"  # of an outer fold, in its folder
+_WHOLE, _TEXT = ("repeat", "fold", "label", "prediction"), ("patient_id", "image")
+_TYPES: dict[str, type] = dict.fromkeys(_WHOLE, int) | dict.fromkeys(_TEXT, str)  # all others: float
 
 
 def prediction_table(
@@ -59,15 +61,33 @@ def outer_predictions(search: Search, test: Patients, head: FittedHead, decision
     return table.assign(threshold=decision.threshold, **members)
 
 
+def attention_table(patients: Patients, attention: np.ndarray | None) -> pd.DataFrame | None:
+    """What each image weighed (N,) as `patient_id`, `image`, `attention`; None without images."""
+    if attention is None or patients.bags is None:
+        return None
+    ids = np.repeat(patients.ids, patients.bags.sizes.numpy())
+    return pd.DataFrame({"patient_id": ids, "image": patients.bags.image_names, "attention": attention})
+
+
+def outer_attention(folder: Path) -> pd.DataFrame | None:
+    """What each image weighed in the models of a study's outer folds, none of which saw its patient.
+
+    `repeat`, `fold`, `patient_id`, `image`, `attention`, which sums to one in each patient and repeat; None where no
+    model looked at images. Raises DataError where a file cannot be read.
+    """
+    paths = sorted((folder / "outer").glob(f"*/{ATTENTION}"))
+    return pd.concat(map(read_predictions, paths), ignore_index=True) if paths else None
+
+
 def publish_table(path: Path, table: pd.DataFrame) -> None:
     """Publish a table as CSV: numbers keep all their digits, names with bytes that are no UTF-8 keep those."""
     publish(path, table.to_csv(index=False).encode(errors="surrogateescape"))
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """Read a table of predictions, patient ids as text; raises DataError where it cannot be read."""
+    """Read a table of predictions or of attention, ids and names as text; raises DataError where it cannot be read."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
         # Unlike pandas' own parser this is exact to the last bit.
         return table.astype({name: _TYPES.get(name, float) for name in map(str, table)})
     except (OSError, ValueError) as error:

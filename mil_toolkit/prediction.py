@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mil_toolkit.assessment import attention_table
 from mil_toolkit.backbones import build_backbone
 from mil_toolkit.bundle import BACKBONE, ModelBundle
 from mil_toolkit.cohort import Cohort
@@ -67,7 +68,7 @@ def predict(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> 
         table["label"] = pd.Series(patients.labels).where(known).astype("Int64")
     fitted = np.isin(fingerprints(patients), bundle.about["fitted_on"])
     scores = [_scores(bundle, table[part]) for part in (known & ~fitted, known & fitted)]
-    return Predictions(table, _attention_table(patients, attention), *scores)
+    return Predictions(table, attention_table(patients, attention), *scores)
 
 
 def _scores(bundle: ModelBundle, predictions: pd.DataFrame) -> Scores | None:
@@ -123,13 +124,6 @@ def _tell_other_embeddings(bundle: ModelBundle, cohort: Cohort, cache: FeatureCa
             ", ".join(trained),
             TOLERANCE,
         )
-
-
-def _attention_table(patients: Patients, attention: np.ndarray | None) -> pd.DataFrame | None:
-    if attention is None or patients.bags is None:
-        return None
-    ids = np.repeat(patients.ids, patients.bags.sizes.numpy())
-    return pd.DataFrame({"patient_id": ids, "image": patients.bags.image_names, "attention": attention})
 
 
 def extract_as_trained(

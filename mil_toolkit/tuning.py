@@ -20,7 +20,9 @@ from sqlalchemy import URL
 from tqdm import tqdm
 
 from mil_toolkit.assessment import (
+    ATTENTION,
     PREDICTION_COLUMNS,
+    attention_table,
     outer_predictions,
     prediction_table,
     publish_table,
@@ -160,15 +162,21 @@ class Run:
     def outer(self, search: Search) -> pd.DataFrame:
         """Run an outer fold's search, fit what it chose on its patients, and predict its test patients once."""
         best = self.search(search)
-        path = self.study.folder_of(search) / "predictions.csv"
-        if not path.exists():
-            publish_table(path, self._predict(search, best))
-        return read_predictions(path)
+        folder = self.study.folder_of(search)
+        if not (folder / "predictions.csv").exists():
+            self._predict(search, best, folder)
+        return read_predictions(folder / "predictions.csv")
 
-    def _predict(self, search: Search, best: Best) -> pd.DataFrame:
+    def _predict(self, search: Search, best: Best, folder: Path) -> None:
         train, seed = self.patients.take(search.patients), self.study.seed(search, MEMBERS)
         head = refit(train, best.config, best.epoch, self.config.members, seed, self.device, self.dtype)
-        return outer_predictions(search, self.patients.take(search.test), head, best.decision)
+        test = self.patients.take(search.test)
+        attention = attention_table(test, head.apply(test).attention)
+        if attention is not None:
+            for name, value in zip(("fold", "repeat"), reversed(search.path), strict=True):
+                attention.insert(0, name, value)
+            publish_table(folder / ATTENTION, attention)
+        publish_table(folder / "predictions.csv", outer_predictions(search, test, head, best.decision))
 
     def _inputs(self, search: Search) -> Inputs:
         trains = [split.train for split in search.inner]

@@ -17,6 +17,7 @@ import pytest
 from support import Command, Tiny
 
 from mil_toolkit import tuning
+from mil_toolkit.assessment import outer_attention
 from mil_toolkit.cohort import read_cohort
 from mil_toolkit.errors import DataError, UsageError
 from mil_toolkit.features import FeatureCache
@@ -274,6 +275,19 @@ def test_labels_of_outer_test_patients_do_not_reach_their_model(
     assert not one.loc[rest, "probability"].equals(other.loc[rest, "probability"])
 
 
+def test_each_outer_fold_keeps_the_attention_of_its_model(tiny: Tiny) -> None:
+    table = outer_attention(tiny.study)
+    assert table is not None
+    assert list(table.columns) == ["repeat", "fold", "patient_id", "image", "attention"]
+    predicted = pd.read_csv(tiny.study / "predictions.csv").set_index("patient_id")
+    assert table.groupby("patient_id")["fold"].agg("unique").map(list).to_dict() == {
+        patient: [fold] for patient, fold in predicted["fold"].items()
+    }
+    np.testing.assert_allclose(table.groupby("patient_id")["attention"].sum(), 1, atol=1e-6)
+    images = table.groupby("patient_id")["image"].agg(tuple).to_dict()
+    assert images == tiny.cohort.labelled().image_names
+
+
 # What may be tuned.
 
 
@@ -284,6 +298,7 @@ def test_metadata_alone(tiny: Tiny, tmp_path: Path, command: Command) -> None:
     assert read_json(tmp_path / "config.json")["features"] is None
     assert read_json(tmp_path / "best.json")["config"]["image_branch"] is False
     assert not {"pooling", "components", "hidden", "fusion"} & set(trials(tmp_path).columns)
+    assert outer_attention(tmp_path) is None
 
 
 def test_images_alone(tiny_options: Sequence[object], tmp_path: Path, command: Command) -> None:
