@@ -1,85 +1,326 @@
-"""Which default deserves its place: candidates, a rule written down before they ran, and their nested scores.
+"""Which default deserves its place: candidates and a rule, written down before they ran, and their nested scores.
 
-    python benchmarks/defaults.py COHORT.toml --features CACHE_FOLDER [--crop CACHE_FOLDER] [--work FOLDER]
+    python benchmarks/defaults.py run COHORT.toml --features CACHE_FOLDER --crop CACHE_FOLDER [--part I/N]
+    python benchmarks/defaults.py table COHORT.toml --features CACHE_FOLDER --crop CACHE_FOLDER
 
-Every candidate is one fixed configuration, run by the procedure of mil-tune with a single trial: in each outer fold
-the inner folds choose its epoch, calibration and threshold, five members are refitted, and the outer patients are
-predicted once. Five outer folds, three repeats, the same splits for all.
+Every candidate is one fixed configuration under the procedure of mil-tune with a single trial: in each outer fold the
+inner folds choose its epoch, calibration and threshold, the members are refitted, and the outer patients are
+predicted once. Five outer folds, three repeats, the same splits and seeds for all. `run` goes on where it stopped.
 
-The rule: the default is the candidate with the lowest outer balanced log-loss; a simpler one (higher in the list)
-is taken instead where it lies within 0.005 nats of it. Balanced accuracy and AUC are shown and decide nothing: one
-patient of the smaller class moves them too far. The winner's own score is a development score, since it was chosen
-here; other patients have to confirm it.
+The rule. The reference is the default as it stood before. All are compared with it paired, on the same patients and
+draws, in outer balanced log-loss, since one patient of the smaller class moves balanced accuracy by two points.
+
+1. A change passes where its log-loss lies below the reference's by more than one standard error of the paired
+   difference, and its AUC does not lie below. One comparison in six without effect gets so far: to pass proves no
+   gain, and only an interval that excludes zero is called one.
+2. The changes of the head that pass are joined into one more candidate (of two values of one field that with the
+   lower log-loss), which runs as the others did.
+3. The default is the one with the lowest log-loss among the joint and the single ones that passed; within 0.005 nats
+   that with fewer changes. Where none passes, the reference stays.
+4. A stack, more members or a crop are judged in the same way, but a stack is one more stage of fitting and a crop
+   fits these images alone: they become a default only where the interval excludes zero.
+5. The threshold rule is the one with the highest outer balanced accuracy, averaged over all candidates.
+
+The score of what was chosen here is a development score: other patients have to confirm it.
 """
 
 import argparse
-from dataclasses import fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from mil_toolkit.cohort import read_cohort
+import numpy as np
+import pandas as pd
+import torch
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+
+from mil_toolkit.ablation import thin
+from mil_toolkit.assessment import PREDICTION_COLUMNS
+from mil_toolkit.calibration import THRESHOLDS, Decision, fit_calibration, fit_decision
+from mil_toolkit.cohort import Cohort, read_cohort
+from mil_toolkit.devices import training_dtype, use_available_cores
+from mil_toolkit.evaluation import Table, compare, draw_patients, scores_with_intervals
 from mil_toolkit.features import FeatureCache
-from mil_toolkit.hparams import PRESETS, HeadConfig, StudyConfig, tunables
-from mil_toolkit.tuning import tune
+from mil_toolkit.hparams import HeadConfig, StudyConfig
+from mil_toolkit.inputs import Inputs, Patients
+from mil_toolkit.metrics import METRICS
+from mil_toolkit.nested import derive_seeds, refit, run_again, run_trial
+from mil_toolkit.projection import Projection
+from mil_toolkit.rivals import mean_embeddings, metadata_columns, rival_predictions
+from mil_toolkit.study import MEMBERS, Search, plan_searches
 
-LOGISTIC: dict[str, Any] = {"metadata_branch": "direct", "logistic_start": True}
-CANDIDATES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # settings of the head, of the study
-    "founding head": ({name: values[-1] for name, values in PRESETS["founding"].items()}, {}),
-    "metadata network": ({"metadata_branch": "mlp"}, {}),
-    "metadata network, concatenated": ({"metadata_branch": "mlp", "fusion": "concat"}, {}),
-    "logistic start, mean": (LOGISTIC | {"pooling": "mean"}, {}),
-    "logistic start, attention": (LOGISTIC, {}),
-    "logistic start, attention, one member": (LOGISTIC, {"members": 1}),
-    "logistic start, attention, concatenated": (LOGISTIC | {"fusion": "concat"}, {}),
-    "logistic start, attention, no dropout": (
-        LOGISTIC | {"instance_dropout": 0.0, "embedding_dropout": 0.0},
-        {},
+REFERENCE = "reference"
+STUDY = StudyConfig(repeats=3)
+DEVICE = torch.device("cpu")
+IMAGES = 16  # of each patient, where the number of images may not tell
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Settings changed from the reference, and what is changed beside the head.
+
+    train_on, score_on: images of each patient, drawn at random; None: all
+    """
+
+    head: dict[str, Any] = field(default_factory=dict)
+    members: int = STUDY.members
+    objective: str = STUDY.objective
+    crop: bool = False
+    train_on: int | None = None
+    score_on: int | None = None
+
+
+CANDIDATES: dict[str, Candidate] = {
+    REFERENCE: Candidate(),
+    "mean pooling": Candidate({"pooling": "mean"}),
+    "metadata network": Candidate({"metadata_branch": "mlp"}),
+    "concatenated": Candidate({"fusion": "concat"}),
+    "one member": Candidate(members=1),
+    "no dropout": Candidate({"instance_dropout": 0.0, "embedding_dropout": 0.0}),
+    "instance dropout 0.5": Candidate({"instance_dropout": 0.5}),
+    "embedding dropout 0.5": Candidate({"embedding_dropout": 0.5}),
+    "16 components": Candidate({"components": 16}),
+    "32 components": Candidate({"components": 32}),
+    "hidden 32": Candidate({"hidden": 32}),
+    "weight decay 0.01": Candidate({"weight_decay": 0.01}),
+    "weight decay 1": Candidate({"weight_decay": 1.0}),
+    "auxiliary 0": Candidate({"auxiliary": 0.0}),
+    "learning rate 0.001": Candidate({"learning_rate": 1e-3}),
+    "epoch by AUC": Candidate(objective="auc"),
+    "instance dropout 0.5, weight decay 1": Candidate({"instance_dropout": 0.5, "weight_decay": 1.0}),
+    "both dropouts 0.5, 32 components": Candidate(
+        {"instance_dropout": 0.5, "embedding_dropout": 0.5, "components": 32}
     ),
-    "logistic start, attention, instance dropout 0.5": (LOGISTIC | {"instance_dropout": 0.5}, {}),
-    "logistic start, attention, 32 components": (LOGISTIC | {"components": 32}, {}),
-    "logistic start, attention, weight decay 0.01": (LOGISTIC | {"weight_decay": 0.01}, {}),
-    "logistic start, attention, epoch by AUC": (LOGISTIC, {"objective": "auc"}),
-    "logistic start, gated attention": (LOGISTIC | {"pooling": "gated-attention"}, {}),
+    "16 images in scoring": Candidate(score_on=IMAGES),
+    "16 images in training": Candidate(train_on=IMAGES),
+    "crop": Candidate(crop=True),
+    "images only": Candidate({"metadata_branch": "none"}),
+    "images only, crop": Candidate({"metadata_branch": "none"}, crop=True),
 }
-COLUMNS = ("balanced_log_loss", "balanced_accuracy", "auc")
+RULES = {**THRESHOLDS, "prevalence": lambda probabilities, labels: float(labels.mean())}
+COLUMNS = ("balanced_log_loss", "auc", "balanced_accuracy")
 
 
-def fixed(changes: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
-    """Every field that a search would move, at its default or as changed."""
-    default = HeadConfig()
-    names = [each.name for each in fields(HeadConfig) if tunables(HeadConfig)[each.name].searched]
-    return {name: (getattr(default, name),) for name in names} | {
-        name: (value,) for name, value in changes.items()
-    }
+@dataclass(frozen=True)
+class Scored:
+    """Logits of an outer fold: out-of-fold ones of its training patients (n,), those of its test patients (t,)."""
+
+    inside: np.ndarray
+    outside: np.ndarray
+
+
+def score(candidate: Candidate, patients: Patients, inputs: Inputs, search: Search) -> Scored:
+    """One configuration in one outer fold; `inputs` are those of the candidate's training patients."""
+    config = replace(HeadConfig(), **candidate.head)
+    trial = run_trial(inputs, config, candidate.objective, (STUDY.seed, *search.path, 0))
+    seed = (STUDY.seed, *search.path, MEMBERS)
+    again = run_again(inputs, config, trial.epoch, candidate.members, seed)
+    head = refit(inputs.patients, config, trial.epoch, candidate.members, seed, DEVICE, inputs.dtype)
+    test = thinned(patients.take(search.test), candidate.score_on, search)
+    return Scored(again.out_of_fold(1), head.apply(test).logits.mean(0))
+
+
+def thinned(patients: Patients, images: int | None, search: Search) -> Patients:
+    """The patients with so many images each."""
+    if images is None or patients.bags is None:
+        return patients
+    random = np.random.default_rng(derive_seeds(1, STUDY.seed, *search.path, MEMBERS + 1))
+    return replace(patients, bags=thin(patients.bags, images, random))
+
+
+def instance_logistic(patients: Patients, inputs: Inputs, search: Search) -> Scored:
+    """A logistic regression on single images, each with its patient's label; its logits averaged over a bag."""
+    inside, own = np.zeros(len(search.patients)), inputs.patients
+    for split, project in zip(search.inner, inputs.projections(HeadConfig()), strict=True):
+        inside[split.test] = _bag_logits(project, own.take(split.train), own.take(split.test))
+    everyone = Inputs(own, [np.arange(len(own))]).projections(HeadConfig())[0]
+    return Scored(inside, _bag_logits(everyone, own, patients.take(search.test)))
+
+
+def _bag_logits(project: Projection, train: Patients, test: Patients) -> np.ndarray:
+    assert train.bags is not None and test.bags is not None
+    bag, labels = train.bags.bag_of_instance.numpy(), train.labels
+    weights = (len(labels) / 2 / np.bincount(labels)[labels] / train.bags.sizes.numpy())[bag]
+    regression = LogisticRegression(C=0.1, max_iter=500)
+    regression.fit(project(train.bags.instances).numpy(), labels[bag], weights)
+    logits = regression.decision_function(project(test.bags.instances).numpy())
+    return np.bincount(test.bags.bag_of_instance.numpy(), logits) / test.bags.sizes.numpy()
+
+
+def stacked(name: str) -> Callable[..., pd.DataFrame]:
+    """A metadata logistic with the out-of-fold image logit of `name` as one more column."""
+
+    def predictions(work: Path, patients: Patients, search: Search) -> pd.DataFrame:
+        columns = np.zeros(len(patients))
+        scored = read_scored(work, name, search)
+        columns[search.patients], columns[search.test] = scored.inside, scored.outside
+        return by_logistic(
+            lambda *told: np.column_stack([metadata_columns(*told), columns]), patients, search
+        )
+
+    return predictions
+
+
+def by_logistic(
+    columns: Callable[[Patients, np.ndarray], np.ndarray | None], patients: Patients, search: Search
+) -> pd.DataFrame:
+    """A logistic regression under the rules of the trivial rivals."""
+    decide = partial(fit_decision, rule=STUDY.threshold)
+    found = rival_predictions(
+        columns, patients, search.patients, search.test, search.inner, STUDY.objective, decide
+    )
+    assert found is not None
+    return table(search, patients, *found)
+
+
+LOGISTICS: dict[str, Callable[..., pd.DataFrame]] = {
+    "metadata logistic": lambda _, *told: by_logistic(metadata_columns, *told),
+    "metadata and mean embedding, logistic": lambda _, *told: by_logistic(
+        lambda *of: np.column_stack([metadata_columns(*of), mean_embeddings(*of)]), *told
+    ),
+    "stack of images only": stacked("images only"),
+    "stack of images only, crop": stacked("images only, crop"),
+    "stack of instance logistic": stacked("instance logistic"),
+}
+
+
+def table(search: Search, patients: Patients, probabilities: np.ndarray, decided: np.ndarray) -> pd.DataFrame:
+    """Predictions of an outer fold: PREDICTION_COLUMNS."""
+    repeat, fold = search.path
+    ids, labels = [patients.ids[place] for place in search.test], patients.labels[search.test]
+    columns = (repeat, fold, ids, labels, probabilities, decided.astype(int))
+    return pd.DataFrame(dict(zip(PREDICTION_COLUMNS, columns, strict=True)))
+
+
+def decided(work: Path, name: str, patients: Patients, search: Search, rule: str) -> pd.DataFrame:
+    """Predictions by the logits of a candidate: calibration and threshold from the out-of-fold ones."""
+    scored, labels = read_scored(work, name, search), patients.labels[search.patients]
+    slope, intercept = fit_calibration(scored.inside, labels)
+    threshold = RULES[rule](expit(slope * scored.inside + intercept), labels)
+    probabilities = Decision(slope, intercept, threshold).probabilities(scored.outside)
+    return table(search, patients, probabilities, probabilities >= threshold)
+
+
+def place(work: Path, name: str, search: Search) -> Path:
+    """Where the logits of a candidate in an outer fold are kept."""
+    return work / name.replace(" ", "-") / f"{search.name}.npz"
+
+
+def read_scored(work: Path, name: str, search: Search) -> Scored:
+    """The logits that `run` kept."""
+    with np.load(place(work, name, search)) as saved:
+        return Scored(saved["inside"], saved["outside"])
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Score every candidate in this part's outer folds."""
+    use_available_cores()
+    labelled, searches = plan(arguments.cohort)
+    caches = {False: FeatureCache.open(arguments.features), True: FeatureCache.open(arguments.crop)}
+    cohorts = {crop: Patients.of(labelled, cache) for crop, cache in caches.items()}
+    part, parts = map(int, arguments.part.split("/"))
+    for search in searches[part - 1 :: parts]:
+        for name, scored in of_search(arguments.work, cohorts, search):
+            path = place(arguments.work, name, search)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "wb") as file:
+                np.savez(file, inside=scored.inside, outside=scored.outside)
+            print(search.name, name, flush=True)
+
+
+def of_search(work: Path, cohorts: dict[bool, Patients], search: Search) -> Iterator[tuple[str, Scored]]:
+    """What is missing of an outer fold; candidates that train on the same patients share their inputs."""
+
+    @cache
+    def inputs(crop: bool, images: int | None) -> Inputs:
+        train = thinned(cohorts[crop].take(search.patients), images, search)
+        return Inputs(train, [split.train for split in search.inner], DEVICE, training_dtype(DEVICE))
+
+    if not place(work, "instance logistic", search).exists():
+        yield "instance logistic", instance_logistic(cohorts[False], inputs(False, None), search)
+    for name, candidate in CANDIDATES.items():
+        if not place(work, name, search).exists():
+            of = inputs(candidate.crop, candidate.train_on)
+            yield name, score(candidate, cohorts[candidate.crop], of, search)
+
+
+def plan(cohort: Path) -> tuple[Cohort, list[Search]]:
+    """The labelled patients and the outer folds."""
+    labelled = read_cohort(cohort, images=False).labelled()
+    return labelled, plan_searches(labelled, STUDY)[0][:-1]
+
+
+def tables(arguments: argparse.Namespace, rule: str) -> dict[str, Table]:
+    """The outer predictions of all candidates."""
+    labelled, searches = plan(arguments.cohort)
+    patients = Patients.of(labelled, FeatureCache.open(arguments.features))
+    found = {}
+    for name in CANDIDATES:
+        parts = [decided(arguments.work, name, patients, search, rule) for search in searches]
+        found[name] = Table.of(pd.concat(parts))
+    for name, predict in LOGISTICS.items():
+        parts = [predict(arguments.work, patients, search) for search in searches]
+        found[name] = Table.of(pd.concat(parts))
+    return found
+
+
+def show(arguments: argparse.Namespace) -> None:
+    """Print the candidates, and the threshold rules, as Markdown."""
+    found = tables(arguments, STUDY.threshold)
+    reference = found[REFERENCE]
+    print(
+        "| candidate | " + " | ".join(COLUMNS) + " | log-loss minus reference | s.e. | AUC minus reference |"
+    )
+    print("| --- " * (len(COLUMNS) + 4) + "|")
+    for name, each in found.items():
+        scores, differs = scores_with_intervals(each), compare(each, reference)["differences"]
+        cells = [shown(scores[column]) for column in COLUMNS]
+        cells += [
+            shown(differs["balanced_log_loss"], "+"),
+            f"{error(each, reference):.3f}",
+            shown(differs["auc"], "+"),
+        ]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    print(
+        "\n| threshold rule | balanced accuracy of the reference | mean of all candidates |\n| --- | --- | --- |"
+    )
+    for rule in RULES:
+        ruled = {name: each for name, each in tables(arguments, rule).items() if name in CANDIDATES}
+        balanced = {name: scores_with_intervals(each)["balanced_accuracy"] for name, each in ruled.items()}
+        mean = np.mean([score["value"] for score in balanced.values()])
+        print(f"| {rule} | {shown(balanced[REFERENCE])} | {mean:.4f} |")
+
+
+def error(one: Table, other: Table) -> float:
+    """Standard error of the paired difference in balanced log-loss."""
+    metric, weights = METRICS["balanced_log_loss"], draw_patients(one.labels)
+    return float(np.std(one.scores(metric, weights) - other.scores(metric, weights)))
+
+
+def shown(score: dict[str, Any], sign: str = "") -> str:
+    """A score with its interval."""
+    value, low, high = (format(score[name], f"{sign}.3f") for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
 
 
 def main() -> None:
-    """Run every candidate and print one Markdown table."""
+    """Run the candidates, or show what they came to."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("step", choices=("run", "table"))
     parser.add_argument("cohort", type=Path)
-    parser.add_argument("--features", type=Path, required=True)
-    parser.add_argument("--crop", type=Path, help="features of a centre crop, for one more candidate")
-    parser.add_argument("--work", type=Path, default=Path("studies/defaults"), help="folder of the studies")
+    parser.add_argument("--features", type=Path, required=True, metavar="CACHE_FOLDER")
+    parser.add_argument("--crop", type=Path, required=True, metavar="CACHE_FOLDER", help="of a centre crop")
+    parser.add_argument("--work", type=Path, default=Path("studies/defaults"), help="folder of the logits")
+    parser.add_argument(
+        "--part", default="1/1", metavar="I/N", help="of the outer folds, for another process"
+    )
     arguments = parser.parse_args()
-    cohort = read_cohort(arguments.cohort, images=False)
-    runs = [(name, *candidate, arguments.features) for name, candidate in CANDIDATES.items()]
-    if arguments.crop:
-        runs.append(("logistic start, attention, crop", LOGISTIC, {}, arguments.crop))
-    print("| candidate | " + " | ".join(COLUMNS) + " | gain in balanced accuracy over metadata logistic |")
-    print("| --- " * (len(COLUMNS) + 2) + "|")
-    for number, (name, head, study, features) in enumerate(runs):
-        config = StudyConfig(trials=1, repeats=3, settings=fixed(head), **study)
-        tuned = tune(cohort, FeatureCache.open(features), arguments.work / f"{number:02d}", config)
-        scores = [shown(tuned.scores["outer"][column]) for column in COLUMNS]
-        gain = tuned.scores["gains"]["metadata_logistic"]["differences"]["balanced_accuracy"]
-        print(f"| {name} | {' | '.join(scores)} | {shown(gain)} |", flush=True)
-
-
-def shown(score: dict[str, Any]) -> str:
-    """A score with its interval."""
-    return f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
+    (run if arguments.step == "run" else show)(arguments)
 
 
 if __name__ == "__main__":
