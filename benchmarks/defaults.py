@@ -27,7 +27,7 @@ The score of what was chosen here is a development score: other patients have to
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from sklearn.linear_model import LogisticRegression
 
 from mil_toolkit.ablation import thin
 from mil_toolkit.assessment import PREDICTION_COLUMNS
+from mil_toolkit.bundle import FittedHead
 from mil_toolkit.calibration import THRESHOLDS, Decision, fit_calibration, fit_decision
 from mil_toolkit.cohort import Cohort, read_cohort
 from mil_toolkit.devices import training_dtype, use_available_cores
@@ -47,12 +48,13 @@ from mil_toolkit.features import FeatureCache
 from mil_toolkit.hparams import HeadConfig, StudyConfig
 from mil_toolkit.inputs import Inputs, Patients
 from mil_toolkit.metrics import METRICS
-from mil_toolkit.nested import derive_seeds, refit, run_again, run_trial
-from mil_toolkit.projection import Projection
+from mil_toolkit.nested import derive_seeds, run_again, run_trial
+from mil_toolkit.projection import MOST_COMPONENTS, Projection
 from mil_toolkit.rivals import mean_embeddings, metadata_columns, rival_predictions
 from mil_toolkit.study import MEMBERS, Search, plan_searches
+from mil_toolkit.training import Member, train
 
-REFERENCE = "reference"
+REFERENCE, INSTANCES = "reference", "instance logistic"
 STUDY = StudyConfig(repeats=3)
 DEVICE = torch.device("cpu")
 IMAGES = 16  # of each patient, where the number of images may not tell
@@ -62,42 +64,33 @@ IMAGES = 16  # of each patient, where the number of images may not tell
 class Candidate:
     """Settings changed from the reference, and what is changed beside the head.
 
-    train_on, score_on: images of each patient, drawn at random; None: all
+    images: of each patient to train on, drawn at random; None: all
     """
 
     head: dict[str, Any] = field(default_factory=dict)
-    members: int = STUDY.members
-    objective: str = STUDY.objective
     crop: bool = False
-    train_on: int | None = None
-    score_on: int | None = None
+    images: int | None = None
 
 
 CANDIDATES: dict[str, Candidate] = {
     REFERENCE: Candidate(),
     "mean pooling": Candidate({"pooling": "mean"}),
-    "metadata network": Candidate({"metadata_branch": "mlp"}),
-    "concatenated": Candidate({"fusion": "concat"}),
-    "one member": Candidate(members=1),
-    "no dropout": Candidate({"instance_dropout": 0.0, "embedding_dropout": 0.0}),
-    "instance dropout 0.5": Candidate({"instance_dropout": 0.5}),
-    "embedding dropout 0.5": Candidate({"embedding_dropout": 0.5}),
-    "16 components": Candidate({"components": 16}),
-    "32 components": Candidate({"components": 32}),
-    "hidden 32": Candidate({"hidden": 32}),
-    "weight decay 0.01": Candidate({"weight_decay": 0.01}),
-    "weight decay 1": Candidate({"weight_decay": 1.0}),
-    "auxiliary 0": Candidate({"auxiliary": 0.0}),
-    "learning rate 0.001": Candidate({"learning_rate": 1e-3}),
-    "epoch by AUC": Candidate(objective="auc"),
-    "instance dropout 0.5, weight decay 1": Candidate({"instance_dropout": 0.5, "weight_decay": 1.0}),
+    "images only": Candidate({"metadata_branch": "none"}),
     "both dropouts 0.5, 32 components": Candidate(
         {"instance_dropout": 0.5, "embedding_dropout": 0.5, "components": 32}
     ),
-    "16 images in scoring": Candidate(score_on=IMAGES),
-    "16 images in training": Candidate(train_on=IMAGES),
+    "instance dropout 0.5": Candidate({"instance_dropout": 0.5}),
+    "32 components": Candidate({"components": 32}),
+    "16 components": Candidate({"components": 16}),
+    "weight decay 1": Candidate({"weight_decay": 1.0}),
+    "learning rate 0.001": Candidate({"learning_rate": 1e-3}),
+    "auxiliary 0": Candidate({"auxiliary": 0.0}),
+    "no dropout": Candidate({"instance_dropout": 0.0, "embedding_dropout": 0.0}),
+    "concatenated": Candidate({"fusion": "concat"}),
+    "metadata network": Candidate({"metadata_branch": "mlp"}),
+    "hidden 32": Candidate({"hidden": 32}),
+    "16 images in training": Candidate(images=IMAGES),
     "crop": Candidate(crop=True),
-    "images only": Candidate({"metadata_branch": "none"}),
     "images only, crop": Candidate({"metadata_branch": "none"}, crop=True),
 }
 RULES = {**THRESHOLDS, "prevalence": lambda probabilities, labels: float(labels.mean())}
@@ -106,21 +99,45 @@ COLUMNS = ("balanced_log_loss", "auc", "balanced_accuracy")
 
 @dataclass(frozen=True)
 class Scored:
-    """Logits of an outer fold: out-of-fold ones of its training patients (n,), those of its test patients (t,)."""
+    """Logits of an outer fold by M members.
+
+    inside: (M, n) out-of-fold ones of its training patients; outside: (M, t) of its test patients; few: (M, t) the
+    same on IMAGES images of each
+    """
 
     inside: np.ndarray
     outside: np.ndarray
+    few: np.ndarray
 
 
-def score(candidate: Candidate, patients: Patients, inputs: Inputs, search: Search) -> Scored:
-    """One configuration in one outer fold; `inputs` are those of the candidate's training patients."""
-    config = replace(HeadConfig(), **candidate.head)
-    trial = run_trial(inputs, config, candidate.objective, (STUDY.seed, *search.path, 0))
-    seed = (STUDY.seed, *search.path, MEMBERS)
-    again = run_again(inputs, config, trial.epoch, candidate.members, seed)
-    head = refit(inputs.patients, config, trial.epoch, candidate.members, seed, DEVICE, inputs.dtype)
-    test = thinned(patients.take(search.test), candidate.score_on, search)
-    return Scored(again.out_of_fold(1), head.apply(test).logits.mean(0))
+class Fold:
+    """What the candidates of one outer fold share that train on the same patients."""
+
+    def __init__(self, patients: Patients, search: Search, images: int | None):
+        self.search, self.test = search, patients.take(search.test)
+        self.few = thinned(self.test, IMAGES, search)
+        self.train = thinned(patients.take(search.patients), images, search)
+        dtype = training_dtype(DEVICE)
+        self.inputs = Inputs(self.train, [split.train for split in search.inner], DEVICE, dtype)
+        self.whole = Inputs(self.train, [np.arange(len(self.train))], DEVICE, dtype)
+
+    def score(self, head: dict[str, Any]) -> Scored:
+        """One configuration: its epoch, its out-of-fold logits, and those of its members fitted on all."""
+        config, path = replace(HeadConfig(), **head), (STUDY.seed, *self.search.path)
+        trial = run_trial(self.inputs, config, STUDY.objective, (*path, 0))
+        again = run_again(self.inputs, config, trial.epoch, STUDY.members, (*path, MEMBERS))
+        seeds = derive_seeds(STUDY.members, *path, MEMBERS)
+        config = replace(config, epochs=trial.epoch)
+        *_, model = train(self.whole, config, [Member(0, seed) for seed in seeds], seeds[0])
+        fitted = FittedHead(model, self.projection.narrowed(config.components), self.whole.encoders[0])
+        folds = again.logits[0].reshape(-1, STUDY.members, len(self.train))
+        inside = folds[again.held_by, :, np.arange(len(self.train))].T
+        return Scored(inside, *(fitted.apply(patients).logits for patients in (self.test, self.few)))
+
+    @cached_property
+    def projection(self) -> Projection:
+        """That of all training patients, to as many components as any candidate has."""
+        return self.whole.projections(replace(HeadConfig(), components=MOST_COMPONENTS))[0]
 
 
 def thinned(patients: Patients, images: int | None, search: Search) -> Patients:
@@ -131,13 +148,15 @@ def thinned(patients: Patients, images: int | None, search: Search) -> Patients:
     return replace(patients, bags=thin(patients.bags, images, random))
 
 
-def instance_logistic(patients: Patients, inputs: Inputs, search: Search) -> Scored:
+def instance_logistic(fold: Fold) -> Scored:
     """A logistic regression on single images, each with its patient's label; its logits averaged over a bag."""
-    inside, own = np.zeros(len(search.patients)), inputs.patients
-    for split, project in zip(search.inner, inputs.projections(HeadConfig()), strict=True):
-        inside[split.test] = _bag_logits(project, own.take(split.train), own.take(split.test))
-    everyone = Inputs(own, [np.arange(len(own))]).projections(HeadConfig())[0]
-    return Scored(inside, _bag_logits(everyone, own, patients.take(search.test)))
+    own, config = fold.train, HeadConfig()
+    inside = np.zeros((1, len(own)))
+    for split, project in zip(fold.search.inner, fold.inputs.projections(config), strict=True):
+        inside[0, split.test] = _bag_logits(project, own.take(split.train), own.take(split.test))
+    whole = fold.projection.narrowed(config.components)
+    outside = [_bag_logits(whole, own, test)[None] for test in (fold.test, fold.few)]
+    return Scored(inside, *outside)
 
 
 def _bag_logits(project: Projection, train: Patients, test: Patients) -> np.ndarray:
@@ -156,7 +175,7 @@ def stacked(name: str) -> Callable[..., pd.DataFrame]:
     def predictions(work: Path, patients: Patients, search: Search) -> pd.DataFrame:
         columns = np.zeros(len(patients))
         scored = read_scored(work, name, search)
-        columns[search.patients], columns[search.test] = scored.inside, scored.outside
+        columns[search.patients], columns[search.test] = scored.inside.mean(0), scored.outside.mean(0)
         return by_logistic(
             lambda *told: np.column_stack([metadata_columns(*told), columns]), patients, search
         )
@@ -183,7 +202,7 @@ LOGISTICS: dict[str, Callable[..., pd.DataFrame]] = {
     ),
     "stack of images only": stacked("images only"),
     "stack of images only, crop": stacked("images only, crop"),
-    "stack of instance logistic": stacked("instance logistic"),
+    "stack of instance logistic": stacked(INSTANCES),
 }
 
 
@@ -195,12 +214,14 @@ def table(search: Search, patients: Patients, probabilities: np.ndarray, decided
     return pd.DataFrame(dict(zip(PREDICTION_COLUMNS, columns, strict=True)))
 
 
-def decided(work: Path, name: str, patients: Patients, search: Search, rule: str) -> pd.DataFrame:
-    """Predictions by the logits of a candidate: calibration and threshold from the out-of-fold ones."""
-    scored, labels = read_scored(work, name, search), patients.labels[search.patients]
-    slope, intercept = fit_calibration(scored.inside, labels)
-    threshold = RULES[rule](expit(slope * scored.inside + intercept), labels)
-    probabilities = Decision(slope, intercept, threshold).probabilities(scored.outside)
+def decided(
+    patients: Patients, search: Search, inside: np.ndarray, outside: np.ndarray, rule: str
+) -> pd.DataFrame:
+    """Predictions by logits: calibration and threshold from the out-of-fold ones (n,), applied to the test's (t,)."""
+    labels = patients.labels[search.patients]
+    slope, intercept = fit_calibration(inside, labels)
+    threshold = RULES[rule](expit(slope * inside + intercept), labels)
+    probabilities = Decision(slope, intercept, threshold).probabilities(outside)
     return table(search, patients, probabilities, probabilities >= threshold)
 
 
@@ -212,7 +233,7 @@ def place(work: Path, name: str, search: Search) -> Path:
 def read_scored(work: Path, name: str, search: Search) -> Scored:
     """The logits that `run` kept."""
     with np.load(place(work, name, search)) as saved:
-        return Scored(saved["inside"], saved["outside"])
+        return Scored(**saved)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -220,31 +241,25 @@ def run(arguments: argparse.Namespace) -> None:
     use_available_cores()
     labelled, searches = plan(arguments.cohort)
     caches = {False: FeatureCache.open(arguments.features), True: FeatureCache.open(arguments.crop)}
-    cohorts = {crop: Patients.of(labelled, cache) for crop, cache in caches.items()}
+    cohorts = {crop: Patients.of(labelled, each) for crop, each in caches.items()}
     part, parts = map(int, arguments.part.split("/"))
     for search in searches[part - 1 :: parts]:
         for name, scored in of_search(arguments.work, cohorts, search):
             path = place(arguments.work, name, search)
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "wb") as file:
-                np.savez(file, inside=scored.inside, outside=scored.outside)
+                np.savez(file, **vars(scored))
             print(search.name, name, flush=True)
 
 
 def of_search(work: Path, cohorts: dict[bool, Patients], search: Search) -> Iterator[tuple[str, Scored]]:
-    """What is missing of an outer fold; candidates that train on the same patients share their inputs."""
-
-    @cache
-    def inputs(crop: bool, images: int | None) -> Inputs:
-        train = thinned(cohorts[crop].take(search.patients), images, search)
-        return Inputs(train, [split.train for split in search.inner], DEVICE, training_dtype(DEVICE))
-
-    if not place(work, "instance logistic", search).exists():
-        yield "instance logistic", instance_logistic(cohorts[False], inputs(False, None), search)
+    """What is missing of an outer fold."""
+    folds = cache(lambda crop, images: Fold(cohorts[crop], search, images))
     for name, candidate in CANDIDATES.items():
         if not place(work, name, search).exists():
-            of = inputs(candidate.crop, candidate.train_on)
-            yield name, score(candidate, cohorts[candidate.crop], of, search)
+            yield name, folds(candidate.crop, candidate.images).score(candidate.head)
+    if not place(work, INSTANCES, search).exists():
+        yield INSTANCES, instance_logistic(folds(False, None))
 
 
 def plan(cohort: Path) -> tuple[Cohort, list[Search]]:
@@ -254,16 +269,25 @@ def plan(cohort: Path) -> tuple[Cohort, list[Search]]:
 
 
 def tables(arguments: argparse.Namespace, rule: str) -> dict[str, Table]:
-    """The outer predictions of all candidates."""
+    """The outer predictions of all candidates, and of what follows from them without training."""
     labelled, searches = plan(arguments.cohort)
     patients = Patients.of(labelled, FeatureCache.open(arguments.features))
-    found = {}
-    for name in CANDIDATES:
-        parts = [decided(arguments.work, name, patients, search, rule) for search in searches]
-        found[name] = Table.of(pd.concat(parts))
+
+    def of_logits(name: str, members: int, few: bool = False) -> Table:
+        parts = []
+        for search in searches:
+            scored = read_scored(arguments.work, name, search)
+            outside = scored.few if few else scored.outside
+            logits = (each[:members].mean(0) for each in (scored.inside, outside))
+            parts.append(decided(patients, search, *logits, rule))
+        return Table.of(pd.concat(parts))
+
+    found = {name: of_logits(name, STUDY.members) for name in (*CANDIDATES, INSTANCES)}
+    found["one member"] = of_logits(REFERENCE, 1)
+    found["16 images in scoring"] = of_logits(REFERENCE, STUDY.members, few=True)
+    found["16 images in training and scoring"] = of_logits("16 images in training", STUDY.members, few=True)
     for name, predict in LOGISTICS.items():
-        parts = [predict(arguments.work, patients, search) for search in searches]
-        found[name] = Table.of(pd.concat(parts))
+        found[name] = Table.of(pd.concat([predict(arguments.work, patients, search) for search in searches]))
     return found
 
 
@@ -288,7 +312,7 @@ def show(arguments: argparse.Namespace) -> None:
         "\n| threshold rule | balanced accuracy of the reference | mean of all candidates |\n| --- | --- | --- |"
     )
     for rule in RULES:
-        ruled = {name: each for name, each in tables(arguments, rule).items() if name in CANDIDATES}
+        ruled = {name: each for name, each in tables(arguments, rule).items() if name not in LOGISTICS}
         balanced = {name: scores_with_intervals(each)["balanced_accuracy"] for name, each in ruled.items()}
         mean = np.mean([score["value"] for score in balanced.values()])
         print(f"| {rule} | {shown(balanced[REFERENCE])} | {mean:.4f} |")
