@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from mil_toolkit.bundle import FittedHead
 from mil_toolkit.calibration import Decision, fit_decision
 from mil_toolkit.errors import DataError
-from mil_toolkit.evaluation import Table, compare, optimism, scores_with_intervals
+from mil_toolkit.evaluation import Table, compare, optimism, reliability, scores_with_intervals
 from mil_toolkit.files import publish
 from mil_toolkit.hparams import StudyConfig
 from mil_toolkit.inputs import Patients
@@ -25,6 +25,9 @@ from mil_toolkit.study import Best, Search, Study
 
 PREDICTION_COLUMNS = ["repeat", "fold", "patient_id", "label", "probability", "prediction"]
 ATTENTION = "attention.csv"  # of an outer fold, in its folder
+# What scores.json says of patients that chose nothing.
+HONEST = ("outer", "optimism", "rivals", "gains", "spread", "reliability", "bag_size", "bag_size_of_metadata")
+METADATA = "metadata_logistic"  # the rival without images
 _WHOLE, _TEXT = ("repeat", "fold", "label", "prediction"), ("patient_id", "image")
 _TYPES: dict[str, type] = dict.fromkeys(_WHOLE, int) | dict.fromkeys(_TEXT, str)  # all others: float
 
@@ -103,24 +106,29 @@ def study_scores(
     outer: of patients that chose nothing; optimism: inner minus outer
     rivals: the trivial rivals' outer scores; gains: the model's minus each rival's, paired
     spread: standard deviations of the outer scores over single members (seeds) and over repeats (splits)
-    bag_size: rank correlation of the logit with the number of images, within each class
+    reliability: the curve of the outer probabilities
+    bag_size: rank correlation of the logit with the number of images, within each class; bag_size_of_metadata: that
+        of the metadata logistic, which sees no image: as much of it goes by way of the clinical values
     """
     config = study.config
     inner = Table.of(read_predictions(study.folder / "out_of_fold.csv"), config.prevalence)
     scores = {"epoch": best.epoch, "training": dict(best.training), "inner": scores_with_intervals(inner)}
     if not outer:
-        return scores | dict.fromkeys(("outer", "optimism", "rivals", "gains", "spread", "bag_size"))
+        return scores | dict.fromkeys(HONEST)
     predictions = pd.concat(outer)
     table = Table.of(predictions, config.prevalence)
     rivals = rival_tables(config, patients, searches[:-1])
-    return scores | {
-        "outer": scores_with_intervals(table),
-        "optimism": optimism(inner, table.select(inner.patient_ids)),
-        "rivals": {name: scores_with_intervals(rival) for name, rival in rivals.items()},
-        "gains": {name: compare(table, rival) for name, rival in rivals.items()},
-        "spread": _spread(predictions, table),
-        "bag_size": _bag_size(patients, table),
-    }
+    found = (
+        scores_with_intervals(table),
+        optimism(inner, table.select(inner.patient_ids)),
+        {name: scores_with_intervals(rival) for name, rival in rivals.items()},
+        {name: compare(table, rival) for name, rival in rivals.items()},
+        _spread(predictions, table),
+        reliability(table),
+        _bag_size(patients, table),
+        _bag_size(patients, rivals[METADATA]) if METADATA in rivals else None,
+    )
+    return scores | dict(zip(HONEST, found, strict=True))
 
 
 def rival_tables(config: StudyConfig, patients: Patients, searches: Sequence[Search]) -> dict[str, Table]:

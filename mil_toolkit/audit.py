@@ -93,7 +93,7 @@ def _images(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
     if cache is None:
         yield Finding("images", "unchecked", "images were not compared: there are no features.")
         return
-    groups = {} if cohort.groups is None else dict(zip(cohort.patient_ids, cohort.groups, strict=True))
+    groups = _groups(cohort)
     patients = [patient for patient in cohort.patient_ids if cache.versions(patient)]
     identical = identical_images(cache, patients)
     yield from _duplicates("identical images", identical, groups)
@@ -103,6 +103,11 @@ def _images(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
         yield Finding("near-identical images", "unchecked", text)
         return
     yield from _duplicates("near-identical images", _other_than(cache, near_images(bags)), groups)
+
+
+def _groups(cohort: Cohort) -> Mapping[str, str]:
+    """The declared group of each patient; empty where none is declared."""
+    return {} if cohort.groups is None else dict(zip(cohort.patient_ids, cohort.groups, strict=True))
 
 
 def _other_than(cache: FeatureCache, pairs: Sequence[Pair]) -> list[Pair]:
@@ -308,16 +313,22 @@ def _metadata(cohort: Cohort) -> Iterator[Finding]:
 
 
 def _same_metadata(cohort: Cohort) -> Iterator[Finding]:
-    """Patients whose values are all known and all the same, where a number is among them: may be one person."""
+    """Patients whose values are all known and all the same, where a number is among them: may be one person.
+
+    Where groups are declared, what lies within one of them is no matter.
+    """
     known = cohort.metadata.dropna()
     if known.select_dtypes("number").empty or len(known.columns) < 2:
         return
     alike: dict[tuple[object, ...], list[str]] = defaultdict(list)
     for patient, values in zip(known.index, known.itertuples(index=False, name=None), strict=True):
         alike[values].append(patient)
-    shared = [" = ".join(patients) for patients in alike.values() if len(patients) > 1]
+    groups = _groups(cohort)
+    apart = [each for each in alike.values() if len({groups.get(patient, patient) for patient in each}) > 1]
+    shared = [" = ".join(patients) for patients in apart]
     if shared:
-        text = f"{len(shared)} sets of patients share all metadata."
+        across = " across groups" if groups else ""
+        text = f"{len(shared)} sets of patients share all metadata{across}."
         advice = "Where these are one person each, give them one group."
         yield Finding("same metadata", "note", text, advice, len(shared), _listed(shared))
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from mil_toolkit.metrics import METRICS, Metric, Predicted
+from mil_toolkit.metrics import BINS, METRICS, Metric, Predicted, bins_of
 
 DRAWS = 2000
 LEVEL = 0.95
@@ -116,6 +116,31 @@ def _without_errors(labels: np.ndarray, proportions: Sequence[int], value: float
     counts = [len(labels) if label < 0 else int((labels == label).sum()) for label in proportions]
     intervals = [exact_interval(round(value * count), count) for count in counts]
     return float(np.mean([low for low, _ in intervals])), float(np.mean([high for _, high in intervals]))
+
+
+def reliability(table: Table) -> list[dict[str, float]]:
+    """The reliability curve: what was predicted and what came, in each bin of probability that has patients.
+
+    `from` and `to` bound the bin; `patients` in it, mean over repeats; their mean `probability`; `share`, that of
+    positives among them, with `low` and `high`. The mean gap of the two is the calibration error.
+    """
+    weights, bins = draw_patients(table.labels), bins_of(table.probabilities)
+    return [_in_bin(table, each, bins == each, weights) for each in np.unique(bins)]
+
+
+def _in_bin(table: Table, number: int, inside: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+    times = inside.sum(0)  # (n,) the repeats that put a patient into the bin
+    share = float((times * table.labels).sum() / times.sum())
+    patients = float(inside.sum(1).mean())
+    drawn = weights @ times
+    shares = np.divide(weights @ (times * table.labels), drawn, np.full(len(drawn), np.nan), where=drawn > 0)
+    low, high = percentile_interval(shares)
+    if share in (0.0, 1.0):
+        count = max(1, round(patients))
+        low, high = exact_interval(round(share * count), count)
+    edges = {"from": int(number) / BINS, "to": (int(number) + 1) / BINS, "patients": patients}
+    mean = float(table.probabilities[inside].mean())
+    return {**edges, "probability": mean, "share": share, "low": low, "high": high}
 
 
 def compare(one: Table, other: Table) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BINS = 10  # of equal width, for the calibration error
+BINS = 10  # of equal width, for the calibration error and its curve
 _LEAST = np.finfo(float).eps  # of a probability under a logarithm, as in scikit-learn
 
 
@@ -127,9 +127,14 @@ def brier(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     return _mean((predicted.probabilities - predicted.labels) ** 2, weights)
 
 
+def bins_of(probabilities: np.ndarray) -> np.ndarray:
+    """The bin of each probability, from 0: BINS of equal width."""
+    return np.minimum((probabilities * BINS).astype(int), BINS - 1)
+
+
 def calibration_error(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     """Expected calibration error over ten bins of equal width; Naeini et al. 2015."""
-    bins = np.minimum((predicted.probabilities * BINS).astype(int), BINS - 1)
+    bins = bins_of(predicted.probabilities)
     surplus = (predicted.probabilities - predicted.labels) * weights
     gaps = [np.abs((surplus * (bins == each)).sum(-1)) for each in range(BINS)]
     return sum(gaps) / weights.sum(-1)

@@ -209,9 +209,14 @@ def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], di
     searches.append(Search(FINAL, everyone, everyone[:0], inner))
     saved = {
         "age_bins": bins,
+        "held_out": {each.name: _counted(cohort.labels[each.test]) for each in searches[:-1]},
         "searches": {each.name: _describe(each, cohort.patient_ids) for each in searches},
     }
     return searches, saved
+
+
+def _counted(labels: np.ndarray) -> dict[str, int]:
+    return {"positive": int((labels == 1).sum()), "negative": int((labels == 0).sum())}
 
 
 def _outer_splits(cohort: Cohort, config: StudyConfig, repeat: int) -> list[Split]:
@@ -232,7 +237,13 @@ def _inner_splits(
     ages = cohort.metadata["age"].to_numpy(float)[patients] if by_age else None
     groups = None if cohort.groups is None else cohort.groups[patients]
     labels = cohort.labels[patients].astype(int)
-    return make_splits(labels, config.folds, derive_seeds(1, config.seed, *path)[0], ages, groups)
+    try:
+        return make_splits(labels, config.folds, derive_seeds(1, config.seed, *path)[0], ages, groups)
+    except DataError as error:
+        among = (
+            "all labelled patients" if path == FINAL else "what repeat {}, outer fold {} leaves".format(*path)
+        )
+        raise DataError([f"inner folds of {among}: {problem}" for problem in error.problems]) from None
 
 
 def _describe(search: Search, patient_ids: Sequence[str]) -> dict[str, Any]:

@@ -91,6 +91,8 @@ def tune(
     with exclusive(folder):
         study = Study.begin(folder, config, cohort, cache)
         publish_json(folder / "splits.json", splits)
+        if cohort.groups is not None:
+            _tell_held_out(splits["held_out"])
         findings = audit(cohort, cache)
         publish_json(folder / "audit.json", [asdict(finding) for finding in findings])
         study.record(cohort, cache)
@@ -106,6 +108,12 @@ def tune(
         publish_json(folder / "scores.json", scores)
         publish(folder / "DONE", b"")
     return Tuned(study, best, scores, run.trials * len(searches), run.seconds_per_trial, findings)
+
+
+def _tell_held_out(counts: Mapping[str, Mapping[str, int]]) -> None:
+    """What whole groups made of the strata."""
+    told = (f"{name} {each['positive']} + {each['negative']}" for name, each in counts.items())
+    logger.info("Outer folds of whole groups hold out (positive + negative): %s.", ", ".join(told))
 
 
 def _warn(findings: Sequence[Finding]) -> None:

@@ -18,6 +18,16 @@ def with_interval(score: Mapping[str, Any], sign: str = "") -> str:
     return f"{value} ({low} to {high})"
 
 
+def in_use(scores: Mapping[str, Any], prevalence: float | None) -> str:
+    """What the clinic asks: whom the model refers, and what its answers are worth, at a prevalence."""
+    share = "the cohort's share of positives" if prevalence is None else f"a prevalence of {prevalence:g}"
+    shown = {name: with_interval(scores[name]) for name in ("referred", "ppv", "npv")}
+    return (
+        f"At {share}: referred to flow cytometry {shown['referred']} of the patients, PPV {shown['ppv']}, NPV"
+        f" {shown['npv']}."
+    )
+
+
 def p_value(value: float | None) -> str:
     """Three decimals; what rounds to zero is shown as below a thousandth."""
     return "<0.001" if value is not None and value < 0.001 else number(value)

@@ -253,6 +253,13 @@ def test_patients_that_share_all_metadata() -> None:
     age[41] = age[10]  # of the other sex
     cohort = make_cohort(LABELS, {"age": age, "sex": sex})
     assert only(audit(cohort, None), "same metadata").where == ("P010 = P030 = P032",)
+    groups = [f"G{number // 20}" for number in range(PATIENTS)]  # 30 and 32 in one, 10 in another
+    grouped = make_cohort(LABELS, {"age": age, "sex": sex}, groups)
+    assert "across groups" in only(audit(grouped, None), "same metadata").text
+    one = make_cohort(LABELS, {"age": age, "sex": sex}, ["G"] * PATIENTS)
+    assert not [
+        each for each in audit(one, None) if each.kind == "same metadata"
+    ]  # no split tears them apart
     words = make_cohort(LABELS, {"sex": sex, "side": sex})
     assert not [each for each in audit(words, None) if each.kind == "same metadata"]  # nothing strange
 

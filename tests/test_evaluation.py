@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import bootstrap, permutation_test
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_auc_score
 
 from mil_toolkit.evaluation import (
@@ -14,6 +15,7 @@ from mil_toolkit.evaluation import (
     draw_patients,
     exact_interval,
     optimism,
+    reliability,
     scores_with_intervals,
 )
 from mil_toolkit.metrics import METRICS
@@ -135,6 +137,26 @@ def test_optimism_is_inner_minus_outer_on_the_same_patients() -> None:
     scores = [scores_with_intervals(each)["balanced_accuracy"]["value"] for each in (inner, outer)]
     assert found["value"] == pytest.approx(scores[0] - scores[1])
     assert found["low"] < found["value"] < found["high"]
+
+
+def test_the_reliability_curve_is_scikit_learns_and_its_gaps_the_calibration_error() -> None:
+    found = table(0.7, repeats=1)
+    curve = reliability(found)
+    shares, means = calibration_curve(LABELS, found.probabilities[0], n_bins=10)
+    assert [each["share"] for each in curve] == pytest.approx(shares)
+    assert [each["probability"] for each in curve] == pytest.approx(means)
+    gaps = sum(each["patients"] * abs(each["share"] - each["probability"]) for each in curve) / 65
+    assert gaps == pytest.approx(scores_with_intervals(found)["calibration_error"]["value"])
+    for each in curve:
+        assert each["from"] <= each["probability"] <= each["to"]
+        assert each["low"] <= each["share"] <= each["high"] and each["low"] < each["high"]
+
+
+def test_a_bin_of_the_reliability_curve_without_errors_has_an_exact_interval() -> None:
+    curve = reliability(table(9.0, repeats=2))
+    assert curve[0]["share"] == 0 and curve[-1]["share"] == 1
+    assert curve[-1]["low"] == exact_interval(40, 40)[0]
+    assert sum(each["patients"] for each in curve) == 65
 
 
 def test_a_part_of_a_table_keeps_each_patients_predictions() -> None:

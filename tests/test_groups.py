@@ -22,7 +22,8 @@ def cohort_in(groups: list[str], labels: list[int]) -> Cohort:
     return make_cohort(labels, {"noise": np.random.default_rng(0).normal(size=len(labels))}, groups)
 
 
-def test_a_study_over_groups(tmp_path: Path) -> None:
+def test_a_study_over_groups(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     groups = [f"G{number // 6}" for number in range(24)]
     labels = [0, 1] * 9 + [1] * 6
     tuned = tune(cohort_in(groups, labels), None, tmp_path, CONFIG, "cpu")
@@ -38,6 +39,7 @@ def test_a_study_over_groups(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert tuned.scores["outer"]["auc"]["value"] == pytest.approx(np.mean(wins))
     assert len(json.loads((tmp_path / "splits.json").read_text())["searches"]) == 5
+    assert "repeat1-fold1 3 + 3, repeat1-fold2 3 + 3" in caplog.text and "repeat1-fold4 6 + 0." in caplog.text
 
 
 def test_folds_of_one_class_each_have_no_auc_but_all_else() -> None:

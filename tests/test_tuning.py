@@ -97,6 +97,7 @@ def test_the_scores_are_those_of_the_predictions(tiny: Tiny) -> None:
     assert outer["accuracy"]["value"] == pytest.approx(right.mean())
     assert outer["sensitivity"]["value"] == pytest.approx(sensitivity)
     assert outer["balanced_accuracy"]["value"] == pytest.approx((sensitivity + specificity) / 2)
+    assert outer["referred"]["value"] == pytest.approx(table["prediction"].mean())
 
 
 # The same again, and after a stop.
@@ -387,8 +388,12 @@ def test_trials_that_diverge_are_told_and_do_not_end_the_search(
 
 
 def test_a_class_smaller_than_the_folds_is_refused(tiny: Tiny, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="fold"):
+    with pytest.raises(DataError, match="inner folds of all labelled patients: the negative class has"):
         tune(tiny.cohort, tiny.cache, tmp_path, replace(PLAIN, folds=15), "cpu")
+    with pytest.raises(DataError, match="inner folds of what repeat 1, outer fold 1 leaves: the"):
+        tune(tiny.cohort, tiny.cache, tmp_path, replace(PLAIN, outer_folds=2, folds=7), "cpu")
+    with pytest.raises(DataError, match=r"^the positive class has 14 patients, fewer than the 15"):
+        tune(tiny.cohort, tiny.cache, tmp_path, replace(PLAIN, outer_folds=15), "cpu")
     assert not (tmp_path / "config.json").exists()
 
 

@@ -21,7 +21,7 @@ from mil_toolkit.hparams import (
     parse_settings,
     tunables,
 )
-from mil_toolkit.wording import comparison, number, with_interval
+from mil_toolkit.wording import comparison, in_use, number, with_interval
 
 if TYPE_CHECKING:
     from mil_toolkit.tuning import Tuned
@@ -133,7 +133,8 @@ def summary(tuned: "Tuned", quick: bool = False) -> str:
     lines = [f"{'':18s}" + "".join(f"{name:>24s}" for name in TABLE)]
     lines.append(f"{'training':18s}" + "".join(f"{number(scores['training'][name]):>24s}" for name in TABLE))
     lines.append(_row("validation", scores["inner"]))
-    lines += _honest(scores) if scores["outer"] else [_no_outer(quick)]
+    honest = scores["outer"] is not None
+    lines += _honest(scores, tuned.study.config.prevalence) if honest else [_no_outer(quick)]
     lines.append(
         f"{tuned.trials} trials. Best: {_settings(tuned.best.parameters)}, {tuned.best.epoch} epochs."
     )
@@ -154,13 +155,19 @@ def _no_outer(quick: bool) -> str:
     )
 
 
-def _honest(scores: Mapping[str, Any]) -> list[str]:
+def _honest(scores: Mapping[str, Any], prevalence: float | None) -> list[str]:
     counted = scores["outer"]["balanced_accuracy"]
     lines = [_row("outer", scores["outer"])]
     lines += [_row(f"  {name}", rival) for name, rival in scores["rivals"].items()]
     lines.append(
         f"{counted['patients']} patients, {counted['repeats']} repeat(s), 95 % intervals over patients. Validation chose"
         " the configuration and is optimistic; outer, like its rivals, chose nothing."
+    )
+    lines.append(in_use(scores["outer"], prevalence))
+    spread = scores["spread"]["balanced_accuracy"]
+    lines.append(
+        f"Standard deviation of the outer balanced accuracy: over seeds {number(spread['seeds'])}, over splits"
+        f" {number(spread['splits'])}."
     )
     gap = scores["optimism"]["balanced_accuracy"]
     lines.append(f"Optimism (validation minus outer balanced accuracy): {with_interval(gap)}.")

@@ -1,0 +1,37 @@
+"""How scores and comparisons read."""
+
+from typing import Any
+
+import pytest
+
+from mil_toolkit.wording import comparison, in_use, p_value
+
+SCORE = {"value": 0.5, "low": 0.25, "high": 0.75}
+
+
+def compared(discordant: float) -> dict[str, Any]:
+    return {"discordant": discordant, "differences": {"auc": {**SCORE, "p_value": 0.0004}}}
+
+
+@pytest.mark.parametrize(("discordant", "warned"), [(9.9, True), (10.0, False)])
+def test_a_difference_on_fewer_than_ten_discordant_patients_is_warned_of(
+    discordant: float, warned: bool
+) -> None:
+    text = comparison(compared(discordant), "auc")
+    assert text.startswith("+0.500 (+0.250 to +0.750), p <0.001")
+    assert f"{discordant:.1f} discordant patients" in text
+    assert ("rests on little" in text) == warned
+
+
+def test_a_p_value_is_never_zero() -> None:
+    assert (p_value(0.0004), p_value(0.012), p_value(None)) == ("<0.001", "0.012", "-")
+
+
+def test_what_the_clinic_asks_names_its_prevalence() -> None:
+    scores = {"referred": SCORE, "ppv": SCORE, "npv": {"value": None, "low": None, "high": None}}
+    assert in_use(scores, 0.3).startswith(
+        "At a prevalence of 0.3: referred to flow cytometry 0.500 (0.250 to"
+    )
+    assert in_use(scores, None).startswith("At the cohort's share") and "NPV - (- to -)" in in_use(
+        scores, None
+    )
