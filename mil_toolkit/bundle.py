@@ -131,8 +131,9 @@ class ModelBundle:
         publish_json(folder / CONFIG, {**config, "digest": digest_json(config)})
 
     @classmethod
-    def load(cls, folder: Path) -> "ModelBundle":
+    def load(cls, folder: Path | str) -> "ModelBundle":
         """Read a bundle; raises DataError where a file is missing, damaged, foreign or of a newer schema."""
+        folder = Path(folder)
         config = _read_config(folder)
         contents = _read_checked(folder, config["digests"])
         try:

@@ -154,11 +154,12 @@ class Cohort:
         )
 
 
-def read_cohort(path: Path, images: bool = True) -> Cohort:
+def read_cohort(path: Path | str, images: bool = True) -> Cohort:
     """Read a cohort.toml, its table and, with `images`, the names of its image files.
 
     Raises DataError with every problem of the TOML, the table and the folders, one line each.
     """
+    path = Path(path)
     problems: list[str] = []
     declared = _read_declaration(path, images, problems)
     table = _read_declared_table(declared, images, problems)

@@ -74,7 +74,7 @@ class Extraction:
 def extract(
     cohort: Cohort,
     config: ExtractionConfig,
-    root: Path = Path("cache"),
+    root: Path | str = Path("cache"),
     *,
     device: str = "auto",
     precision: str = "auto",
@@ -103,6 +103,7 @@ def extract(
     spec = make_spec(config, backbone)
     wanted = [_wanted(cohort, patient) for patient in cohort.images if share.holds(patient)]
     _tell_share(wanted, cohort, share)
+    root = Path(root)
     folder = root / cohort.name / folder_name(spec)
     if dry_run:
         return _dry_run(folder, wanted, recorded, rehash)

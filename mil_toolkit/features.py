@@ -132,9 +132,9 @@ class FeatureCache:
         self.refresh()
 
     @classmethod
-    def open(cls, folder: Path) -> "FeatureCache":
+    def open(cls, folder: Path | str) -> "FeatureCache":
         """Open a cache to read; raises DataError where `folder` is none or holds a foreign shard."""
-        return cls(folder, read_spec(folder))
+        return cls(Path(folder), read_spec(Path(folder)))
 
     @classmethod
     def create(cls, root: Path, cohort_name: str, spec: dict[str, Any]) -> "FeatureCache":

@@ -219,6 +219,20 @@ def parse_settings(items: Sequence[str]) -> dict[str, tuple[Any, ...]]:
     return settings
 
 
+def head_config(values: Mapping[str, Any]) -> HeadConfig:
+    """The configuration with these values, of whatever number types; raises UsageError that names every wrong one."""
+    built: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, value in values.items():
+        try:
+            built[name] = _parse_value(name, str(value))
+        except ValueError as error:
+            problems.append(f"{name}={value!r}: {error}")
+    if problems:
+        raise UsageError("\n".join(problems))
+    return HeadConfig(**built)
+
+
 def _parse_value(name: str, text: str) -> Any:
     known = tunables(HeadConfig)
     if name not in known:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -105,3 +106,16 @@ def test_a_failing_command_ends_the_script(tmp_path: Path) -> None:
     done = run_script(tmp_path, tmp_path / "nowhere.toml", **QUICK)
     assert done.returncode == 3 and "nowhere.toml" in done.stderr
     assert not (tmp_path / "founding" / "comparison.md").exists()
+
+
+def test_the_quickstart_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["quickstart.py", str(tmp_path / "quickstart")])
+    runpy.run_path(str(ROOT / "examples" / "quickstart.py"), run_name="__main__")
+    out = capsys.readouterr().out
+    assert "balanced accuracy on patients that chose nothing: 0." in out
+    assert "best pooling: " in out
+    for column in ("probability", "prediction", "spread", "most attended"):
+        assert column in out
+    assert sum(line.startswith("P0") for line in out.splitlines()) == 4  # the unlabelled patients

@@ -1,0 +1,300 @@
+"""MILClassifier: what mil-tune and mil-fit give, under everything that scikit-learn does with an estimator."""
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone, is_classifier
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    cross_val_predict,
+    cross_val_score,
+    train_test_split,
+)
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from support import Tiny
+
+import mil_toolkit
+from mil_toolkit import MILClassifier, load_patients
+from mil_toolkit.estimator import BagError
+from mil_toolkit.fitting import fit
+from mil_toolkit.hparams import HeadConfig, StudyConfig
+from mil_toolkit.inputs import Patients
+from mil_toolkit.prediction import predict
+from mil_toolkit.tuning import tune
+
+QUICK = {"epochs": 3, "folds": 2, "members": 2, "components": 16, "hidden": 32, "device": "cpu"}
+MakePatients = Callable[..., Patients]
+
+
+@pytest.fixture(name="X")
+def _table(make_patients: MakePatients) -> pd.DataFrame:
+    patients = make_patients(24, width=16)
+    bags = patients.bags.instances.split(patients.bags.sizes.tolist())
+    return patients.metadata.assign(bag=pd.Series([each.numpy() for each in bags], patients.metadata.index))
+
+
+@pytest.fixture(name="y")
+def _words() -> np.ndarray:
+    return np.array(["reactive", "tumoral"] * 12)
+
+
+def quick(**parameters: Any) -> MILClassifier:
+    return MILClassifier(**{**QUICK, **parameters})
+
+
+# The same as the commands.
+
+
+def test_it_is_the_model_of_a_study_with_one_configuration(tiny: Tiny, tmp_path: Path) -> None:
+    """Same folds, epochs, calibration, threshold and members as mil-tune and mil-fit, to the last bit."""
+    cohort = replace(tiny.cohort, stratify=("label",))
+    told = StudyConfig(trials=1, folds=2, members=2, outer_folds=0, seed=3, settings={"epochs": (4,)})
+    tune(cohort, tiny.cache, tmp_path / "study", told, "cpu")
+    bundle = fit(cohort, tiny.cache, tmp_path / "study", tmp_path / "model", "cpu")
+    expected = predict(bundle, cohort, tiny.cache)
+
+    X, y = load_patients(cohort.labelled(), tiny.cache)
+    model = MILClassifier(folds=2, members=2, epochs=4, seed=3, device="cpu").fit(X, y)
+    assert list(model.classes_) == ["reactive", "tumoral"] and model.n_epochs_ == bundle.about["epoch"]
+    assert model.decision_ == bundle.decision
+    everyone, _ = load_patients(cohort, tiny.cache)
+    np.testing.assert_allclose(model.predict_proba(everyone)[:, 1], expected.table["probability"], rtol=1e-12)
+    np.testing.assert_allclose(model.spread(everyone), expected.table["spread"], rtol=1e-12)
+    assert list(model.predict(everyone) == "tumoral") == list(expected.table["prediction"] == 1)
+    assert expected.attention is not None
+    np.testing.assert_array_equal(np.concatenate(model.attention(everyone)), expected.attention["attention"])
+
+
+def test_a_cohort_becomes_a_table(tiny: Tiny) -> None:
+    X, y = load_patients(tiny.cohort, tiny.cache)
+    assert list(X.columns) == ["age", "sex", "log lymphocyte_count", "bag"]
+    assert tuple(X.index) == tiny.cohort.patient_ids
+    assert [label is None for label in y] == list(tiny.cohort.labels < 0)
+    for patient, bag in X["bag"].items():
+        np.testing.assert_array_equal(bag, tiny.cache.bags([str(patient)]).instances)
+    metadata, _ = load_patients(tiny.cohort, None)
+    assert list(metadata.columns) == ["age", "sex", "log lymphocyte_count"]
+
+
+def test_paths_may_be_text(tiny: Tiny) -> None:
+    cohort = mil_toolkit.read_cohort(str(tiny.cohort_toml))
+    cache = mil_toolkit.FeatureCache.open(str(tiny.features))
+    assert mil_toolkit.ModelBundle.load(str(tiny.bundle)).about["cohort"] == cohort.name
+    done = mil_toolkit.extract(
+        cohort,
+        mil_toolkit.ExtractionConfig("resnet18", "random", image_size=32),
+        str(tiny.features.parents[1]),
+        device="cpu",
+    )
+    assert done.folder == cache.folder and done.extracted == 0
+
+
+# What scikit-learn does with estimators.
+
+
+def test_the_parameters_are_the_fields_of_the_configuration() -> None:
+    parameters = MILClassifier().get_params()
+    defaults = HeadConfig()
+    for field in fields(HeadConfig):
+        assert parameters[field.name] == getattr(defaults, field.name)
+        assert f"- {field.name}: " in MILClassifier.__doc__
+    assert MILClassifier(pooling="mean").get_params()["pooling"] == "mean"
+    assert repr(MILClassifier(pooling="mean", members=2)) == "MILClassifier(members=2, pooling='mean')"
+    assert is_classifier(MILClassifier())
+    with pytest.raises(TypeError, match="no parameter poling"):
+        MILClassifier(poling="mean")
+
+
+def test_clones_and_set_params_go_round(X: pd.DataFrame, y: np.ndarray) -> None:
+    model = quick(pooling="mean").fit(X, y)
+    other = clone(model)
+    assert other.get_params() == model.get_params() and not hasattr(other, "head_")
+    assert MILClassifier().set_params(**model.get_params()).get_params() == model.get_params()
+    with pytest.raises(ValueError, match="Invalid parameter"):
+        model.set_params(poling="mean")
+
+
+def test_the_same_seed_gives_the_same_model_in_any_copy(X: pd.DataFrame, y: np.ndarray) -> None:
+    model = quick().fit(X, y)
+    expected = model.predict_proba(X)
+    assert expected.shape == (24, 2) and np.allclose(expected.sum(1), 1)
+    for same in (clone(model).fit(X, y), pickle.loads(pickle.dumps(model))):
+        np.testing.assert_array_equal(same.predict_proba(X), expected)
+    assert not np.array_equal(quick(seed=1).fit(X, y).predict_proba(X), expected)
+    np.testing.assert_allclose(model.predict_proba(X.iloc[::-1])[::-1], expected, rtol=1e-5)
+
+
+def test_cross_validation_search_and_pipelines_take_it(X: pd.DataFrame, y: np.ndarray) -> None:
+    scores = cross_val_score(quick(), X, y, cv=3, scoring="roc_auc")
+    assert scores.shape == (3,) and np.isfinite(scores).all()
+    search = GridSearchCV(quick(), {"pooling": ["mean", "max"]}, cv=2, scoring="balanced_accuracy").fit(X, y)
+    assert search.best_params_["pooling"] in ("mean", "max") and search.predict(X).shape == (24,)
+    without_age = FunctionTransformer(lambda table: table.drop(columns="age"))
+    pipeline = make_pipeline(without_age, quick()).fit(X, y)
+    assert list(pipeline[-1].feature_names_in_) == ["sex", "bag"]
+    found = cross_val_predict(pipeline, X, y, cv=2, method="predict_proba")
+    assert found.shape == (24, 2)
+    parts = train_test_split(X, y, stratify=y, random_state=0)
+    assert 0 <= quick().fit(parts[0], parts[2]).score(parts[1], parts[3]) <= 1
+
+
+def test_plain_lists_of_bags_do_without_metadata(X: pd.DataFrame, y: np.ndarray) -> None:
+    bags = list(X["bag"])
+    model = quick().fit(bags, y)
+    assert model.n_features_in_ == 16 and not hasattr(model, "feature_names_in_")
+    np.testing.assert_array_equal(model.predict_proba(bags), model.predict_proba(X[["bag"]]))
+    assert cross_val_score(quick(), bags, y, cv=2).shape == (2,)
+    equal = np.stack([bag[:1] for bag in bags])  # (B, 1, D)
+    assert quick().fit(equal, y).predict(equal).shape == (24,)
+
+
+def test_metadata_alone_is_a_table_without_bags(X: pd.DataFrame, y: np.ndarray) -> None:
+    model = quick().fit(X[["age", "sex"]], y)
+    assert model.n_features_in_ == 2
+    with pytest.raises(BagError, match="there is no attention"):
+        model.attention(X[["age", "sex"]])
+
+
+def test_groups_are_not_divided(X: pd.DataFrame, y: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mil_toolkit import estimator
+
+    seen: list[Any] = []
+    whole = estimator.make_splits
+    monkeypatch.setattr(
+        estimator, "make_splits", lambda *args, **given: seen.append(whole(*args, **given)) or seen[-1]
+    )
+    groups = np.arange(24) // 4
+    quick().fit(X, y, groups=groups)
+    for split in seen[0][0]:
+        assert not set(groups[split.train]) & set(groups[split.test])
+    assert cross_val_score(quick(), X, y, groups=groups, cv=GroupKFold(2)).shape == (2,)
+
+
+def test_the_positive_class_may_come_first(X: pd.DataFrame, y: np.ndarray) -> None:
+    usual = quick().fit(X, y)
+    swapped = np.where(y == "tumoral", "A", "B")  # now the class that is looked for comes first
+    other = quick(positive="A").fit(X, swapped)
+    assert list(other.classes_) == ["A", "B"]
+    np.testing.assert_array_equal(other.predict_proba(X), usual.predict_proba(X)[:, ::-1])
+    np.testing.assert_array_equal(other.predict(X) == "A", usual.predict(X) == "tumoral")
+
+
+def test_attention_sums_to_one_in_each_bag(X: pd.DataFrame, y: np.ndarray) -> None:
+    attention = quick().fit(X, y).attention(X)
+    assert [len(each) for each in attention] == [len(bag) for bag in X["bag"]]
+    np.testing.assert_allclose([each.sum() for each in attention], 1, rtol=1e-5)
+
+
+def test_the_given_data_are_left_alone(X: pd.DataFrame, y: np.ndarray) -> None:
+    before = X.copy(deep=True)
+    quick().fit(X, y).predict(X)
+    pd.testing.assert_frame_equal(X.drop(columns="bag"), before.drop(columns="bag"))
+    assert all(np.array_equal(one, other) for one, other in zip(X["bag"], before["bag"], strict=True))
+
+
+@pytest.mark.parametrize("kind", ["category", "string", "object", "bool", "Int64"])
+def test_metadata_may_be_of_any_type_of_pandas(kind: str, X: pd.DataFrame, y: np.ndarray) -> None:
+    sexes = X["sex"] == "F"
+    told = {"bool": sexes, "Int64": sexes.astype("Int64")}.get(
+        kind, X["sex"].astype(kind) if kind[0] in "cso" else None
+    )
+    model = quick().fit(X.assign(sex=told), y)
+    assert np.isfinite(model.predict_proba(X.assign(sex=told))).all()
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "attention", "spread"])
+def test_nothing_is_predicted_before_fit(method: str, X: pd.DataFrame) -> None:
+    with pytest.raises(NotFittedError):
+        getattr(MILClassifier(), method)(X)
+
+
+def test_every_wrong_parameter_is_named(X: pd.DataFrame, y: np.ndarray) -> None:
+    wrong = {"pooling": "median", "members": 0, "objective": "f1", "threshold": "best", "learning_rate": -1.0}
+    with pytest.raises(BagError) as caught:
+        quick(**wrong).fit(X, y)
+    for name in wrong:
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda X: X.iloc[:5], "X holds 5 bags, y 24"),
+        (lambda X: X.iloc[:0], "X holds 0 bags"),
+        (lambda X: np.zeros((24, 3)), r"of another shape: \(3,\) at 0.* and 19 more"),
+        (lambda X: [*X["bag"][:23], np.zeros((0, 16))], r"of another shape: \(0, 16\) at 23"),
+        (lambda X: [*X["bag"][:23], np.zeros((2, 9))], "of one width D, got the widths 9, 16"),
+        (lambda X: [*X["bag"][:23], np.full((2, 16), np.nan)], "others in the bags at 23"),
+        (lambda X: [*X["bag"][:23], np.full((2, 16), "a")], "others in the bags at 23"),
+        (lambda X: X.assign(age=np.inf, born=pd.Timestamp("2020-01-01")), "infinite at 0.*\n.*holds dates"),
+    ],
+)
+def test_what_is_no_bag_is_refused(
+    change: Callable[[pd.DataFrame], Any], message: str, X: pd.DataFrame, y: np.ndarray
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        quick().fit(change(X), y)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["a"] * 24, "labels of two classes; y holds 'a'"),
+        (list("abc") * 8, "y holds 'a', 'b', 'c'"),
+        ([None, "a"] * 12, "no label at 0, 2, 4, 6, 8 and 7 more"),
+        (["a"] * 23 + ["b"], "the positive class has 1 patients"),
+    ],
+)
+def test_labels_that_cannot_be_learned_are_refused(labels: list[Any], message: str, X: pd.DataFrame) -> None:
+    with pytest.raises(mil_toolkit.errors.DataError, match=message):
+        quick().fit(X, np.array(labels, dtype=object))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda X: X.drop(columns="age"), "X has no column 'age', which fit saw"),
+        (lambda X: X.assign(more=1), "X has a column 'more', which fit did not see"),
+        (
+            lambda X: X.assign(bag=[bag[:, :9] for bag in X["bag"]]),
+            "9 features, but MILClassifier is expecting 16",
+        ),
+        (lambda X: X.drop(columns="bag"), "2 features, but MILClassifier is expecting 16"),
+    ],
+)
+def test_other_bags_than_those_of_fit_are_refused(
+    change: Callable[[pd.DataFrame], Any], message: str, X: pd.DataFrame, y: np.ndarray
+) -> None:
+    model = quick().fit(X, y)
+    with pytest.raises(ValueError, match=message):
+        model.predict(change(X))
+
+
+# The package's front door.
+
+
+def test_importing_the_package_is_quick_and_its_names_are_there() -> None:
+    script = """
+import sys, mil_toolkit
+assert not {"torch", "numpy", "pandas", "sklearn"} & set(sys.modules)
+assert set(mil_toolkit.__all__) <= set(dir(mil_toolkit))
+for name in mil_toolkit.__all__:
+    assert getattr(mil_toolkit, name).__doc__, name
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        mil_toolkit.nonsense  # noqa: B018
