@@ -4,9 +4,7 @@
 import logging
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from itertools import islice
@@ -35,6 +33,7 @@ from mil_toolkit.features import (
 )
 from mil_toolkit.files import digest, digest_file, remove_dead_temporaries, shared, shown
 from mil_toolkit.hparams import PREPROCESS_NAMES, ExtractionConfig
+from mil_toolkit.image_files import load_all
 from mil_toolkit.images import DECODER, Pixels, decode, prepare
 from mil_toolkit.rehashes import Rehashes
 from mil_toolkit.sharding import WHOLE, Share, imbalance
@@ -344,23 +343,6 @@ def _load(config: ExtractionConfig, job: _Job) -> _Loaded | _Failed:
     return _Loaded(job, _seen(job.name, status, bytes.fromhex(digest(content))), pixels)
 
 
-def _loaded(
-    jobs: Iterator[_Job], load: Callable[[_Job], _Loaded | _Failed], workers: int, window: int, ahead: bool
-) -> Iterator[_Loaded | _Failed]:
-    """The jobs loaded by threads, in their order, with at most `window` of them in memory.
-
-    With `ahead` the window is filled up while the network computes; without, as a whole, when it is used up.
-    """
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        futures: deque[Future[_Loaded | _Failed]] = deque()
-        while True:
-            if ahead or not futures:
-                futures.extend(pool.submit(load, job) for job in islice(jobs, window - len(futures)))
-            if not futures:
-                return
-            yield futures.popleft().result()
-
-
 class _Run:
     """The state of one call of `extract`: what was embedded and what could not be read."""
 
@@ -412,7 +394,7 @@ class _Run:
         # On the CPU, threads that decode while the network computes would take its cores.
         ahead = self.device.type == "cuda"
         window = self.batch_size * (2 if ahead else 1)
-        loaded = _loaded(self._jobs(plans), partial(_load, self.config), self.workers, window, ahead)
+        loaded = load_all(self._jobs(plans), partial(_load, self.config), self.workers, window, ahead)
         total = sum(len(plan.missing) for plan in plans)
         with tqdm(total=total, unit="image", disable=None) as progress:
             while batch := list(islice(loaded, self.batch_size)):

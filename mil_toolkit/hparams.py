@@ -176,6 +176,34 @@ class HeadConfig:
     patience: int = tunable(10, least=1, help="stop after so many epochs without a better one")
 
 
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How a backbone is trained together with the heads that a study chose; their own training goes on as it was."""
+
+    unfreeze: str = tunable(
+        "",
+        help="first part of the backbone that is trained, with all behind it, or all; by default layer4, or the last"
+        " block of a network that has none",
+    )
+    epochs: int = tunable(5, least=1, help="epochs at most; inner folds choose how many")
+    backbone_rate: float = tunable(3e-5, most=1, help="learning rate of the backbone, by AdamW")
+    jitter: float = tunable(
+        0.1, **_RATE, help="colour channels are brightened or darkened by up to this share, image by image"
+    )
+    chunk: int = tunable(
+        32, least=1, help="images that are in the backbone at once: sets the memory it needs"
+    )
+
+    def __post_init__(self) -> None:
+        wrong = [
+            f"--{name.replace('_', '-')} {getattr(self, name)} does not lie in its range from {about.least}."
+            for name, about in tunables(FinetuneConfig).items()
+            if not isinstance(getattr(self, name), str) and not in_range(getattr(self, name), about)
+        ]
+        if wrong:
+            raise UsageError("\n".join(wrong))
+
+
 Settings = Mapping[str, tuple[Any, ...]]  # field name -> the values it may take: one fixes it
 
 PRESETS: dict[str, Settings] = {
@@ -241,13 +269,14 @@ def _parse_value(name: str, text: str) -> Any:
     value = _CONVERTERS[kind](text)
     if about.choices and value not in about.choices:
         raise ValueError(f"{text!r} is none of {', '.join(map(str, about.choices))}.")
-    if kind in (int, float) and not about.choices and not _in_range(value, about):
+    if kind in (int, float) and not about.choices and not in_range(value, about):
         bound = "below" if about.open_end else "at most"
         raise ValueError(f"{text} does not lie at or above {about.least} and {bound} {about.most}.")
     return value
 
 
-def _in_range(value: float, about: Tunable) -> bool:
+def in_range(value: float, about: Tunable) -> bool:
+    """Whether a number may be taken at all."""
     return about.least <= value < about.most if about.open_end else about.least <= value <= about.most
 
 

@@ -84,6 +84,11 @@ class Projection:
         assert self.components is not None
         return Projection(self.shift, self.scale, self.components[:, :components])
 
+    def to(self, device: torch.device) -> "Projection":
+        """The same on a device."""
+        components = None if self.components is None else self.components.to(device)
+        return Projection(self.shift.to(device), self.scale.to(device), components)
+
     def __call__(self, embeddings: Tensor) -> Tensor:
         """(n, D) of any precision -> (n, width) float32."""
         x = (embeddings.float() - self.shift) * self.scale
