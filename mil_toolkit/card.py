@@ -115,7 +115,12 @@ def _making(about: Mapping[str, Any], members: int) -> Iterable[str]:
 def _threshold_rule(procedure: Mapping[str, Any]) -> str:
     if procedure["sensitivity"] is not None:
         return f"the highest of a sensitivity of at least {procedure['sensitivity']}"
-    return {"balanced": "that of the highest balanced accuracy", "half": "one half"}[procedure["threshold"]]
+    rules = {
+        "share": "the share of positives",
+        "balanced": "that of the highest balanced accuracy",
+        "half": "one half",
+    }
+    return rules[procedure["threshold"]]
 
 
 def _worth(about: Mapping[str, Any], scores: Mapping[str, Any]) -> Iterable[str]:

@@ -317,7 +317,7 @@ def is_active(values: Mapping[str, Any], about: Tunable) -> bool:
     return all(values.get(name) in allowed for name, allowed in about.needs.items())
 
 
-THRESHOLD_NAMES = ("balanced", "half")
+THRESHOLD_NAMES = ("share", "balanced", "half")
 SAMPLER_NAMES = ("tpe", "random", "grid", "gp")
 PRUNER_NAMES = ("median", "hyperband", "none")
 GROUPS = "groups"  # in the place of a number of outer folds: each group is one
@@ -340,7 +340,7 @@ class StudyConfig:
     outer_folds: int | str = 5
     members: int = 5
     objective: str = "balanced_log_loss"
-    threshold: str = "balanced"
+    threshold: str = "share"
     sensitivity: float | None = None
     prevalence: float | None = None
     sampler: str = "tpe"

@@ -12,9 +12,10 @@ from scipy.special import expit
 from mil_toolkit.bundle import FittedHead
 from mil_toolkit.calibration import Decision, fit_decision
 from mil_toolkit.errors import DataError
+from mil_toolkit.evaluation import draw_patients
 from mil_toolkit.hparams import HeadConfig
 from mil_toolkit.inputs import Inputs, Patients
-from mil_toolkit.metrics import METRICS
+from mil_toolkit.metrics import METRICS, Predicted
 from mil_toolkit.model import MILModel
 from mil_toolkit.training import Member, predict, train
 
@@ -168,6 +169,24 @@ def _held_out_attention(model: MILModel, inputs: Inputs, folds: Sequence[int]) -
         )  # behind them: fillers
         parts.append((weights * of_images).sum(0) / of_images.sum(0))
     return torch.cat(parts).double().numpy()
+
+
+def surpasses(one: Curves, other: Curves, objective: str) -> bool:
+    """Whether the first epoch of `one` is better than that of `other` by more than a standard error of the difference.
+
+    Of the same patients, over draws of them: the best of many configurations owes part of its lead to chance. The
+    rule is that of Breiman et al. 1984, section 3.4.3, with the error of the paired difference in place of the
+    score's.
+    """
+    metric, weights = METRICS[objective], draw_patients(one.validation(1)[0])
+    scores = [metric.of(_predicted(each), weights) for each in (one, other)]
+    lead = metric.score(*one.validation(1), THRESHOLD) - metric.score(*other.validation(1), THRESHOLD)
+    return (lead if metric.higher_is_better else -lead) > np.std(scores[0] - scores[1])
+
+
+def _predicted(curves: Curves) -> Predicted:
+    labels, probabilities = curves.validation(1)
+    return Predicted(labels, probabilities, probabilities >= THRESHOLD, np.zeros(len(labels)))
 
 
 def decide(curves: Curves, rule: str, sensitivity: float | None) -> Decision:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL
 from tqdm import tqdm
 
@@ -39,7 +39,17 @@ from mil_toolkit.files import exclusive, publish, publish_json
 from mil_toolkit.hparams import StudyConfig
 from mil_toolkit.inputs import Inputs, Patients
 from mil_toolkit.metrics import METRICS, score_all
-from mil_toolkit.nested import THRESHOLD, Curves, Diverged, decide, derive_seeds, refit, run_again, run_trial
+from mil_toolkit.nested import (
+    THRESHOLD,
+    Curves,
+    Diverged,
+    decide,
+    derive_seeds,
+    refit,
+    run_again,
+    run_trial,
+    surpasses,
+)
 from mil_toolkit.space import Space
 from mil_toolkit.study import MEMBERS, Best, Search, Study, plan_searches
 
@@ -266,16 +276,36 @@ class Run:
             return Best.read(folder / "best.json")
         if not optuna_study.get_trials(deepcopy=False, states=FINISHED[:1]):
             raise DataError(f"search {search.name}: every trial diverged. Use smaller learning rates.")
-        chosen = optuna_study.best_trial
-        config = self.space.suggest(optuna.trial.FixedTrial(chosen.params))
+        chosen, again = self._chosen(search, inputs, optuna_study)
         number, epoch = chosen.user_attrs["number"], chosen.user_attrs["epoch"]
-        again = run_again(inputs, config, epoch, self.config.members, self.study.seed(search, MEMBERS))
+        config = self.space.suggest(optuna.trial.FixedTrial(chosen.params))
         decision = decide(again, self.config.threshold, self.config.sensitivity)
         training = _training(again, decision)
-        best = Best(number, config, epoch, optuna_study.best_value, decision, training, chosen.params)
+        best = Best(number, config, epoch, chosen.values[0], decision, training, chosen.params)
         publish_table(folder / "out_of_fold.csv", self._out_of_fold(search, again, decision))
         publish_json(folder / "best.json", asdict(best))
         return best
+
+    def _chosen(
+        self, search: Search, inputs: Inputs, optuna_study: optuna.Study
+    ) -> tuple[FrozenTrial, Curves]:
+        """The best trial with its members' curves, or the defaults, which a search tries first, if not surpassed."""
+        best = optuna_study.best_trial
+        again = self._again(search, inputs, best)
+        first = min(_counted_trials(optuna_study), key=lambda trial: trial.user_attrs["number"])
+        if (
+            self.config.sampler == "grid"
+            or first.state is not TrialState.COMPLETE
+            or first.number == best.number
+        ):
+            return best, again
+        plain = self._again(search, inputs, first)
+        return (best, again) if surpasses(again, plain, self.config.objective) else (first, plain)
+
+    def _again(self, search: Search, inputs: Inputs, trial: FrozenTrial) -> Curves:
+        config = self.space.suggest(optuna.trial.FixedTrial(trial.params))
+        seed = self.study.seed(search, MEMBERS)
+        return run_again(inputs, config, trial.user_attrs["epoch"], self.config.members, seed)
 
     def _out_of_fold(self, search: Search, again: Curves, decision: Decision) -> pd.DataFrame:
         kept = again.held_out

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.calibration import _sigmoid_calibration
 
-from mil_toolkit.calibration import THRESHOLDS, balanced, fit_calibration, fit_decision, sensitive
+from mil_toolkit.calibration import THRESHOLDS, balanced, fit_calibration, fit_decision, sensitive, share
 from mil_toolkit.hparams import THRESHOLD_NAMES
 
 
@@ -64,6 +64,35 @@ def test_the_balanced_threshold_is_the_best_of_all(pairs: list[tuple[int, int]])
         return float(decided[labels == 1].mean() + (~decided[labels == 0]).mean())
 
     assert score(balanced(probabilities, labels)) == pytest.approx(max(map(score, np.arange(0, 1.01, 0.005))))
+
+
+def balanced_accuracy(cut: float, probabilities: np.ndarray, labels: np.ndarray) -> float:
+    decided = probabilities >= cut
+    return float((decided[labels == 1].mean() + (~decided[labels == 0]).mean()) / 2)
+
+
+def test_the_share_is_the_best_threshold_of_calibrated_probabilities() -> None:
+    logits, labels = sample(200_000)
+    kept = (labels == 1) | (np.arange(len(labels)) % 3 == 0)  # fewer negatives: another intercept
+    logits, labels = logits[kept], labels[kept]
+    slope, intercept = fit_calibration(logits, labels)
+    sharing, positive = labels.mean(), expit(slope * logits + intercept)
+    assert sharing > 0.7 and share(positive, labels) == sharing
+    cuts = np.linspace(0.1, 0.9, 81)
+    best = max(balanced_accuracy(cut, positive, labels) for cut in cuts)
+    assert balanced_accuracy(sharing, positive, labels) == pytest.approx(best, abs=0.002)
+
+
+def test_of_few_patients_the_share_chooses_better_than_their_best_cut() -> None:
+    many = sample(20_000, seed=1)
+    scores: dict[str, list[float]] = {"share": [], "balanced": []}
+    for seed in range(100):
+        few = sample(60, seed=seed + 2)
+        for rule, found in scores.items():
+            decision = fit_decision(*few, rule)
+            found.append(balanced_accuracy(decision.threshold, decision.probabilities(many[0]), many[1]))
+    assert np.mean(scores["share"]) > np.mean(scores["balanced"]) + 0.005
+    assert np.std(scores["share"]) < np.std(scores["balanced"])
 
 
 @given(st.lists(st.integers(1, 99), min_size=1, max_size=30), st.floats(0.05, 0.99))

@@ -11,7 +11,16 @@ from scipy.special import expit
 from mil_toolkit.hparams import HeadConfig
 from mil_toolkit.inputs import Inputs, Patients
 from mil_toolkit.metrics import METRICS
-from mil_toolkit.nested import Curves, best_epoch, derive_seeds, refit, run_again, run_trial, smooth
+from mil_toolkit.nested import (
+    Curves,
+    best_epoch,
+    derive_seeds,
+    refit,
+    run_again,
+    run_trial,
+    smooth,
+    surpasses,
+)
 from mil_toolkit.training import predict
 
 MakePatients = Callable[..., Patients]
@@ -22,6 +31,30 @@ TRAINS = [np.arange(8), np.array([0, 1, 2, 3, 8, 9, 10, 11]), np.arange(4, 12)]
 @pytest.fixture(name="inputs")
 def _inputs(make_patients: MakePatients) -> Inputs:
     return Inputs(make_patients(), TRAINS)
+
+
+def curves_of(logits: np.ndarray) -> Curves:
+    """One epoch of one member that trained on nobody, over 20 patients of each class."""
+    labels = np.arange(40) % 2
+    return Curves(logits[None, None], np.array([0]), np.zeros((1, 40), dtype=bool), labels)
+
+
+@pytest.mark.parametrize("objective", ["balanced_log_loss", "auc"])
+def test_a_lead_within_one_standard_error_is_none(objective: str) -> None:
+    random = np.random.default_rng(0)
+    plain = (2 * (np.arange(40) % 2) - 1) + random.normal(0, 1.5, 40)
+    better = plain + 2 * (2 * (np.arange(40) % 2) - 1) * random.random(40)
+    assert surpasses(curves_of(better), curves_of(plain), objective)
+    assert not surpasses(curves_of(plain), curves_of(better), objective)
+    assert not surpasses(curves_of(plain), curves_of(plain), objective)
+
+
+def test_chance_leads_by_a_standard_error_once_in_six_times() -> None:
+    random = np.random.default_rng(0)
+    signal = 2 * (np.arange(40) % 2) - 1
+    draws = [(curves_of(signal + noise) for noise in random.normal(0, 1.5, (2, 40))) for _ in range(200)]
+    share = np.mean([surpasses(*pair, "balanced_log_loss") for pair in draws])
+    assert 0.08 < share < 0.24
 
 
 # The curve.

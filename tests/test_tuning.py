@@ -66,11 +66,18 @@ def test_every_epoch_of_every_trial_has_its_line(search: str, tiny: Tiny) -> Non
             assert line["validation_balanced_accuracy"] == pytest.approx(sum(validation) / 2)
 
 
-def test_the_best_trial_is_the_one_with_the_best_value(tiny: Tiny) -> None:
-    table = trials(tiny.study)
-    best = table.loc[table["value"].idxmin()]  # the objective is a loss
-    chosen = read_json(tiny.study / "best.json")
-    assert chosen["value"] == pytest.approx(best["value"])
+@pytest.mark.parametrize("surpassed", [True, False])
+def test_the_best_trial_is_chosen_where_it_surpasses_the_defaults(
+    surpassed: bool, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "surpasses", lambda *told: surpassed)
+    tune(tiny.cohort, tiny.cache, tmp_path, replace(PLAIN, trials=4, sampler="random"), "cpu")
+    table = trials(tmp_path)
+    lowest = table["value"].idxmin()  # the objective is a loss
+    assert lowest > 0, "the defaults are to be surpassed here"
+    best = table.loc[lowest if surpassed else 0]
+    chosen = read_json(tmp_path / "best.json")
+    assert chosen["value"] == pytest.approx(best["value"]) and chosen["number"] == best["number"]
     for name, value in chosen["parameters"].items():
         assert best[name] == (pytest.approx(value) if isinstance(value, float) else value)
         assert chosen["config"][name] == value

@@ -60,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
         "--threshold",
         choices=THRESHOLD_NAMES,
         default=default.threshold,
-        help="rule that chooses the threshold",
+        help="share: of positives, the best for balanced accuracy if the probabilities hold (default); balanced:"
+        " the best on the validation patients; half: 0.5",
     )
     add("--sensitivity", type=float, metavar="X", help="choose the threshold for this sensitivity instead")
     add(
