@@ -24,7 +24,7 @@ from mil_toolkit.rivals import RIVALS, Columns, rival_predictions
 from mil_toolkit.study import Best, Search, Study
 
 PREDICTION_COLUMNS = ["repeat", "fold", "patient_id", "label", "probability", "prediction"]
-ATTENTION = "attention.csv"  # of an outer fold, in its folder
+ATTENTION = "attention.csv"  # of an outer fold, in its folder; without outer folds that of the validation
 # What scores.json says of patients that chose nothing.
 HONEST = ("outer", "optimism", "rivals", "gains", "spread", "reliability", "bag_size", "bag_size_of_metadata")
 METADATA = "metadata_logistic"  # the rival without images

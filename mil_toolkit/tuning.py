@@ -283,6 +283,9 @@ class Run:
         training = _training(again, decision)
         best = Best(number, config, epoch, chosen.values[0], decision, training, chosen.params)
         publish_table(folder / "out_of_fold.csv", self._out_of_fold(search, again, decision))
+        attention = attention_table(self.patients.take(search.patients), again.attention)
+        if attention is not None and not self.config.outer_folds:
+            publish_table(folder / ATTENTION, attention.dropna())
         publish_json(folder / "best.json", asdict(best))
         return best
 

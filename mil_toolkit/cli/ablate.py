@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mil_toolkit.cli.command import Outcome, command_parser, run
+from mil_toolkit.cli.command import Outcome, command_parser, run, with_report
 from mil_toolkit.errors import UsageError
 from mil_toolkit.wording import comparison, p_value, with_interval
 
@@ -47,9 +47,8 @@ def _ablate(arguments: argparse.Namespace) -> Outcome:
     cohort = read_cohort(arguments.cohort, images=False)
     caches = [open_features(each, cohort.name) for each in arguments.features or [None]]
     ablation = ablate(cohort, caches, arguments.study, arguments.retune, arguments.device)
-    return Outcome(
-        _summary(ablation.folder, ablation.scores), {"ablation": str(ablation.folder), **ablation.scores}
-    )
+    data = {"ablation": str(ablation.folder), **ablation.scores}
+    return with_report(Outcome(_summary(ablation.folder, ablation.scores), data), arguments.study)
 
 
 def _summary(folder: Path, scores: Mapping[str, Any]) -> str:

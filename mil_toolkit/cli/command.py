@@ -9,7 +9,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 from mil_toolkit.errors import MilError
@@ -24,6 +25,18 @@ class Outcome:
     text: str
     data: dict[str, Any]
     exit_code: int = 0
+
+
+def with_report(outcome: Outcome, study: Path) -> Outcome:
+    """The outcome of a command, and the study's report written anew, without which the command's work is done too."""
+    from mil_toolkit.report.page import write_report
+
+    try:
+        path = write_report(study).path
+    except MilError as error:
+        text = f"{outcome.text}\nNo report: {error} For another try: mil-report {study}"
+        return replace(outcome, text=text, data=outcome.data | {"report": None})
+    return replace(outcome, text=f"{outcome.text}\nReport: {path}", data=outcome.data | {"report": str(path)})
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -5,7 +5,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mil_toolkit.cli.command import Outcome, add_features, command_parser, run
+from mil_toolkit.cli.command import Outcome, add_features, command_parser, run, with_report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,4 +41,4 @@ def _fit(arguments: argparse.Namespace) -> Outcome:
         f"{output}: {data['members']} members, {data['epochs']} epochs, {bundle.about['patients']} patients,"
         f" threshold {data['threshold']:.3f}.\nNext: mil-predict {output} COHORT.toml"
     )
-    return Outcome(text, data)
+    return with_report(Outcome(text, data), arguments.study)

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mil_toolkit.cli.command import Outcome, add_features, command_parser, run
+from mil_toolkit.cli.command import Outcome, add_features, command_parser, run, with_report
 from mil_toolkit.errors import DataError
 from mil_toolkit.hparams import (
     GROUPS,
@@ -117,7 +117,8 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
     text = summary(tuned, arguments.quick) + (f"\n{canary}" if canary else "")
     failed = canary is not None and not canary.passed
     data = _data(tuned) | {"canary": asdict(canary) if canary else None}
-    return Outcome(text, data, DataError.exit_code if failed else 0)
+    outcome = Outcome(text, data, DataError.exit_code if failed else 0)
+    return with_report(outcome, arguments.study)
 
 
 def _config(arguments: argparse.Namespace) -> StudyConfig:

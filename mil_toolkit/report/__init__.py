@@ -1,0 +1,1 @@
+"""The report of a study: what is read, what is drawn, the page."""

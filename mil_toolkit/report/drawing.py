@@ -1,0 +1,139 @@
+# Floor 4: figures of matplotlib as SVG that lies in the page and takes its colours and its type from there.
+"""`style`, `canvas` and `to_svg`: from an empty figure to markup without scripts, styles or foreign names."""
+
+import contextlib
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+# What is drawn in one of these takes the colour that the page gives the name, in light and in dark.
+COLOURS = {
+    "ink": "#211d26",
+    "muted": "#6b6573",
+    "rule": "#d9d5de",
+    "paper": "#fffefc",
+    "accent": "#5b3a8e",
+    "positive": "#b5432d",
+    "negative": "#2c6a96",
+    "band": "#a58fc7",
+}
+_NAMES = {value: name for name, value in COLOURS.items()}
+WIDE = 4  # inches, above which a figure may take a whole column of two
+FONT_SIZE = 9  # points; the page shows a figure at its own size or up to half larger
+_KEPT = re.compile(
+    r"fill|stroke|stroke-(width|dasharray|dashoffset|linecap|linejoin|opacity)|fill-opacity|opacity"
+)
+_SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """How every figure looks; text is taken as it is, never as mathematics."""
+    ink, muted, rule = (COLOURS[name] for name in ("ink", "muted", "rule"))
+    looks: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "mil_toolkit",
+        "text.parse_math": False,
+        "axes.unicode_minus": True,
+        "axes.formatter.use_mathtext": False,
+        "font.family": "DejaVu Sans",
+        "font.size": FONT_SIZE,
+        "axes.titlesize": FONT_SIZE,
+        "axes.labelsize": FONT_SIZE,
+        "xtick.labelsize": FONT_SIZE - 0.5,
+        "ytick.labelsize": FONT_SIZE - 0.5,
+        "legend.fontsize": FONT_SIZE - 0.5,
+        "legend.frameon": False,
+        "text.color": ink,
+        "axes.labelcolor": ink,
+        "axes.edgecolor": muted,
+        "axes.facecolor": "none",
+        "axes.linewidth": 0.7,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlelocation": "left",
+        "xtick.color": muted,
+        "ytick.color": muted,
+        "grid.color": rule,
+        "grid.linewidth": 0.6,
+        "lines.linewidth": 1.5,
+        "lines.solid_capstyle": "round",
+    }
+    with rc_context(looks), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the page's own type draws the text
+        yield
+
+
+def canvas(
+    width: float = 3.7, height: float = 2.7, left: float = 0.55, bottom: float = 0.48, top: float = 0.12
+) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes; sizes and margins in inches."""
+    figure = Figure(figsize=(width, height), facecolor="none")
+    FigureCanvasSVG(figure)
+    axes = figure.add_axes(
+        (left / width, bottom / height, 1 - (left + 0.12) / width, 1 - (bottom + top) / height)
+    )
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def to_svg(figure: Figure, name: str, alternative: str) -> Markup:
+    """The figure as an SVG element: `name`, one of each page, keeps its ids apart; `alternative` stands for it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    root = ElementTree.fromstring(buffer.getvalue())
+    for parent in root.iter():
+        for child in list(parent):
+            if child.tag in (f"{_SVG}metadata", f"{_SVG}style"):
+                parent.remove(child)
+    _plain_ids(root, name)
+    for element in root.iter():
+        _plain(element)
+    for attribute in ("width", "height", "version"):
+        del root.attrib[attribute]
+    size = "chart wide" if figure.get_figwidth() > WIDE else "chart"
+    root.attrib |= {"class": size, "role": "img", "aria-label": alternative}
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _plain_ids(root: ElementTree.Element, name: str) -> None:
+    """Keep the ids that something refers to, as `name-1`, `name-2`, ..."""
+    names: dict[str, str] = {}
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            if key == _LINK or "url(#" in value:
+                found = value.partition("#")[2].partition(")")[0]
+                names.setdefault(found, f"{name}-{len(names) + 1}")
+                element.attrib[key] = value.replace(f"#{found}", f"#{names[found]}")
+    for element in root.iter():
+        found = element.attrib.pop("id", "")
+        if found in names:
+            element.attrib["id"] = names[found]
+
+
+def _plain(element: ElementTree.Element) -> None:
+    """No namespaces, no styles, which a strict policy forbids, and two decimals."""
+    element.tag = element.tag.removeprefix(_SVG)
+    if _LINK in element.attrib:
+        element.attrib["href"] = element.attrib.pop(_LINK)
+    for declared in element.attrib.pop("style", "").split(";"):
+        key, _, value = (part.strip() for part in declared.partition(":"))
+        if key in ("font", "font-size"):
+            element.attrib["font-size"] = re.search(r"[\d.]+(?=px)", value)[0]  # type: ignore[index]
+            if re.search(r"\bbold\b|\b[67]00\b", value):
+                element.attrib["font-weight"] = "600"
+        elif key == "text-anchor" or _KEPT.fullmatch(key):
+            element.attrib[key] = f"var(--{_NAMES[value]})" if value in _NAMES else value
+    for key in ("d", "x", "y", "transform", "width", "height"):
+        if key in element.attrib:
+            element.attrib[key] = re.sub(r"(\.\d\d)\d+", r"\1", element.attrib[key]).replace("\n", "")
+    element.tail = None

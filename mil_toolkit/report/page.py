@@ -1,0 +1,132 @@
+# Floor 4.3: the report: one self-contained HTML file from a study folder.
+"""`write_report`: read a study folder, draw, lay out, publish."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from mil_toolkit.files import publish, shown
+from mil_toolkit.report.contents import Contents, image_paths, read_contents
+from mil_toolkit.report.drawing import style
+from mil_toolkit.report.gallery import Case
+from mil_toolkit.report.pictures import Pictures
+from mil_toolkit.report.telling import tell
+
+MOST_BYTES = 24_000_000  # of the file; thumbnails that find no room are left out
+
+
+@dataclass(frozen=True)
+class Report:
+    """The file, its size in bytes, and what had to be left out of it, a sentence each."""
+
+    path: Path
+    size: int
+    notes: tuple[str, ...]
+
+
+def write_report(
+    study: Path, output: Path | None = None, anonymise: bool = False, most_bytes: int = MOST_BYTES
+) -> Report:
+    """Write the report of a finished study, by default as report.html in its folder.
+
+    The same folder gives the same bytes, as long as the images it names are the same. anonymise: replace the ids of
+    patients and the names of files, and leave out metadata of single patients. most_bytes: beyond which thumbnails
+    are left out, those of the patients of least interest first.
+    Raises DataError where the folder holds no finished study, UsageError where the file cannot be written.
+    """
+    contents = read_contents(study)
+    path = output or study / "report.html"
+    page, notes = render(contents, anonymise, most_bytes)
+    publish(path, page)
+    return Report(path, len(page), notes)
+
+
+def render(contents: Contents, anonymise: bool, most_bytes: int) -> tuple[bytes, tuple[str, ...]]:
+    """The page, and notes of what is missing in it."""
+    with style():
+        told = tell(contents, anonymise) | {"masked": None, "samples": []}
+    environment = _environment()
+    bare = _page(environment, told, {}, ())
+    thumbnails, notes = _thumbnails(contents, told["cases"], most_bytes - len(bare))
+    return _page(environment, told, thumbnails, notes), notes
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mil_toolkit"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["metadata"] = _metadata_value
+    return environment
+
+
+def _metadata_value(value: Any) -> str:
+    if value is None:
+        return "missing"
+    return f"{value:.4g}" if isinstance(value, float) else shown(str(value))
+
+
+def _page(
+    environment: jinja2.Environment,
+    told: Mapping[str, Any],
+    thumbnails: Mapping[tuple[str, str], str],
+    notes: Sequence[str],
+) -> bytes:
+    css, script = (_template(name) for name in ("report.css", "report.js"))
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_source(css)}; script-src {_source(script)};"
+        " base-uri 'none'; form-action 'none'"
+    )
+    template = environment.get_template("report.html")
+    inline = {"css": Markup(css), "script": Markup(script), "policy": Markup(policy)}
+    return template.render(**told, **inline, thumbnails=thumbnails, notes=notes).strip().encode() + b"\n"
+
+
+def _template(name: str) -> str:
+    return (files("mil_toolkit") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _source(text: str) -> str:
+    """What a content-security policy calls an inline text."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _thumbnails(
+    contents: Contents, found: Sequence[Case], room: int
+) -> tuple[dict[tuple[str, str], str], tuple[str, ...]]:
+    """Thumbnails of all patients that there is room for, in the order of interest, and what is missing."""
+    if contents.attention is None:
+        return {}, ()
+    paths, reason = image_paths(contents.sources)
+    if reason:
+        return {}, (f"Without pictures: the images cannot be reached. {reason}",)
+    features = contents.study.described["features"]
+    pictures = Pictures(paths, features["spec"].get("crop", 0), room)
+    thumbnails: dict[tuple[str, str], str] = {}
+    without = 0
+    for case in found:
+        images = [(case.stored, each.stored) for each in (*case.highest, *case.lowest)]
+        if images and pictures.room:
+            shown_now = pictures.all_or_none(images)
+            thumbnails |= shown_now
+            without += not shown_now
+        elif images:
+            without += 1
+    notes = []
+    if pictures.unreadable:
+        notes.append(f"{pictures.unreadable} images are there no more, or cannot be read.")
+    if without:
+        notes.append(
+            f"{without} patients have no pictures, to keep the file small: those that are right most surely."
+        )
+    return thumbnails, tuple(notes)
