@@ -13,9 +13,9 @@ from support import Command, Tiny
 from mil_toolkit import demo
 from mil_toolkit.bundle import ModelBundle
 from mil_toolkit.cohort import read_cohort
+from mil_toolkit.demo import Found, attention_found
 from mil_toolkit.errors import UsageError
-from mil_toolkit.hparams import ExtractionConfig
-from mil_toolkit.synthetic import draw_cohort
+from mil_toolkit.synthetic import TRUTH, draw_cohort
 
 QUICK = {"epochs": (2,), "hidden": (32,)}
 
@@ -23,12 +23,14 @@ QUICK = {"epochs": (2,), "hidden": (32,)}
 @pytest.fixture(name="small")
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo on fewer patients, smaller images and fewer trials, without asking the network for weights."""
-    study = replace(demo.STUDY, trials=1, folds=2, outer_folds=2, members=2, settings=QUICK)
+    study = replace(
+        demo.STUDY, trials=1, folds=2, outer_folds=2, members=2, settings=demo.STUDY.settings | QUICK
+    )
     monkeypatch.setattr(demo, "run_demo", partial(demo.run_demo, study=study))
-    monkeypatch.setattr(demo, "EXTRACTION", ExtractionConfig("resnet18", image_size=32))
+    monkeypatch.setattr(demo, "EXTRACTION", replace(demo.EXTRACTION, image_size=32))
 
     def draw(folder: Path, **_: Any) -> Path:
-        return draw_cohort(folder, patients=20, unlabelled=2, image_size=32, images=(1, 2))
+        return draw_cohort(folder, patients=20, unlabelled=2, image_size=32, images=(4, 8))
 
     def offline(backbone: str, weights: str) -> None:
         raise UsageError(f"{backbone}'s {weights} cannot be had.")
@@ -41,17 +43,77 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_demo_leaves_every_stage_and_says_where(tmp_path: Path, command: Command) -> None:
     done = command("demo", "--output", tmp_path / "demo", "--json", "--device", "cpu")
     assert done.code == 0, done.err
-    places = {name: Path(place) for name, place in done.json.items()}
-    assert set(places) >= {"cohort", "features", "study", "bundle", "predictions", "submission", "attention"}
+    told = done.json
+    found = told.pop("attention_found")
+    places = {name: Path(place) for name, place in told.items()}
+    assert set(places) >= {
+        "cohort",
+        "features",
+        "study",
+        "bundle",
+        "predictions",
+        "submission",
+        "attention",
+        "report",
+    }
     assert all(place.exists() and place.is_relative_to(tmp_path / "demo") for place in places.values())
     cohort = read_cohort(places["cohort"])
     assert ModelBundle.load(places["bundle"]).about["patients"] == len(cohort.labelled()) == 20
     assert tuple(pd.read_csv(places["predictions"])["patient_id"]) == cohort.patient_ids
     assert len(pd.read_csv(places["submission"])) == 2
     assert json.loads((places["study"] / "scores.json").read_text())["outer"] is not None
-    assert "No ImageNet weights for resnet18 here: going on with seeded random ones." in done.err
+    assert (places["study"] / "ablation" / "scores.json").is_file()
+    assert found["patients"] == 12 and 0 <= found["low"] <= found["auc"] <= found["high"] <= 1
+    assert "No efficientnet_lite0 here" in done.err and "seeded random weights" in done.err
     again = command("demo", "--output", tmp_path / "demo")
     assert again.code == 2 and "not an empty folder" in again.err
+
+
+@pytest.mark.usefixtures("small")
+def test_no_stage_reads_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the truth all goes as with it, until the attention is compared with it."""
+
+    def draw(folder: Path) -> Path:
+        toml = draw_cohort(folder, patients=20, unlabelled=2, image_size=32, images=(4, 8))
+        (folder / TRUTH).unlink()
+        return toml
+
+    monkeypatch.setattr(demo, "draw_cohort", draw)
+    with pytest.raises(FileNotFoundError, match=TRUTH):
+        demo.run_demo(tmp_path / "demo", device="cpu")
+    assert (tmp_path / "demo/studies/demo/model/config.json").is_file()
+
+
+def attention_of(weights: dict[str, list[float]]) -> pd.DataFrame:
+    rows = [(patient, f"{i}.jpg", each) for patient, bag in weights.items() for i, each in enumerate(bag)]
+    return pd.DataFrame(rows, columns=["patient_id", "image", "attention"])
+
+
+TRUE = attention_of({"A": [0, 1, 0, 0], "B": [1, 0, 1, 0], "C": [0, 0, 0, 0]}).rename(
+    columns={"patient_id": "patient", "attention": "signal"}
+)
+
+
+def test_attention_that_finds_all_equal_attention_and_the_reverse() -> None:
+    perfect = attention_found(
+        attention_of({"A": [0.1, 0.7, 0.1, 0.1], "B": [0.4, 0.1, 0.5, 0.0], "C": [1, 0, 0, 0]}), TRUE
+    )
+    assert perfect == Found(1.0, 1.0, 1.0, first=2, by_chance=0.25 + 0.5, patients=2)
+    alike = attention_found(attention_of({name: [0.25] * 4 for name in "ABC"}), TRUE)
+    assert (alike.auc, alike.low, alike.high) == (0.5, 0.5, 0.5)
+    reverse = attention_found(
+        attention_of({"A": [0.3, 0.1, 0.3, 0.3], "B": [0.1, 0.4, 0.1, 0.4], "C": [1, 0, 0, 0]}), TRUE
+    )
+    assert (reverse.auc, reverse.first) == (0.0, 0)
+
+
+def test_attention_is_compared_within_patients_alone() -> None:
+    """A patient all of whose weights are higher, since the bag is smaller, changes nothing."""
+    weights = {"A": [0.2, 0.3, 0.1, 0.25], "B": [0.002, 0.003, 0.001, 0.0015], "C": [0.25] * 4}
+    scaled = {**weights, "B": [100 * each for each in weights["B"]]}
+    assert attention_found(attention_of(weights), TRUE) == attention_found(attention_of(scaled), TRUE)
+    # A: above all three others; B: in one pair of four the tumoral one is above
+    assert attention_found(attention_of(weights), TRUE).auc == pytest.approx((1 + 1 / 4) / 2)
 
 
 def test_nothing_but_the_demo_falls_back(

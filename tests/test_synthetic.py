@@ -20,7 +20,7 @@ PATIENTS, UNLABELLED = 40, 4
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A drawn cohort of small images."""
     folder = tmp_path_factory.mktemp("synthetic") / "cohort"
-    draw_cohort(folder, PATIENTS, UNLABELLED, seed=3, image_size=40)
+    draw_cohort(folder, PATIENTS, UNLABELLED, seed=4, image_size=40, images=(6, 18))
     return folder
 
 
@@ -84,18 +84,19 @@ def test_the_truth_is_the_label_image_by_image(folder: Path, cohort: Cohort) -> 
             assert TUMORAL_IMAGES[0] <= share < TUMORAL_IMAGES[1] + one
 
 
-def test_tumoral_images_show_larger_nuclei(folder: Path, cohort: Cohort) -> None:
-    dark: dict[int, list[float]] = {0: [], 1: []}
+def test_tumoral_images_show_larger_and_paler_nuclei(folder: Path, cohort: Cohort) -> None:
+    """Their kind of violet fills more of the image than in any other, so that it can be told."""
+    violet: dict[int, list[float]] = {0: [], 1: []}
     for patient, signals in truth(folder).items():
         for path, signal in zip(cohort.images[patient], signals, strict=True):
             with Image.open(path) as image:
-                red = np.asarray(image)[..., 0]
-            dark[signal].append(float((red < 150).mean()))
-    auc = mannwhitneyu(dark[1], dark[0]).statistic / (len(dark[0]) * len(dark[1]))
+                red, green, blue = np.moveaxis(np.asarray(image, dtype=float), -1, 0)
+            violet[signal].append(float(((red > 95) & (green < 120) & (blue > green + 25)).mean()))
+    auc = mannwhitneyu(violet[1], violet[0]).statistic / (len(violet[0]) * len(violet[1]))
     assert auc > 0.9
 
 
-def test_metadata_carry_part_of_the_signal_and_the_bag_size_none(
+def test_metadata_carry_part_of_the_signal_and_the_bag_size_a_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(synthetic, "_draw_bag", lambda *_: None)  # 1,000 patients without their images
@@ -111,7 +112,7 @@ def test_metadata_carry_part_of_the_signal_and_the_bag_size_none(
 
     assert 0.7 < auc(many.metadata["age"].to_numpy()) < 0.85
     assert 0.7 < auc(many.metadata["lymphocyte_count"].to_numpy()) < 0.85
-    assert abs(auc(np.array([sizes[patient] for patient in many.patient_ids], dtype=float)) - 0.5) < 0.06
+    assert 0.55 < auc(np.array([sizes[patient] for patient in many.patient_ids], dtype=float)) < 0.7
     assert abs(auc((many.metadata["sex"] == "M").to_numpy(dtype=float)) - 0.5) < 0.06
 
 
