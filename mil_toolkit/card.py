@@ -172,12 +172,12 @@ def _intended_use(about: Mapping[str, Any]) -> Iterable[str]:
 def _limits(about: Mapping[str, Any], scores: Mapping[str, Any]) -> Iterable[str]:
     yield "## Limits"
     negatives, positives = about["class_counts"]
-    share = positives / about["patients"]
+    share = 100 * positives / about["patients"]
+    few = f"The smaller class has {min(negatives, positives)} patients, and the intervals take the fitted models as given:"
     lines = [
         "It knows one place's staining, camera and patients.",
-        f"The smaller class has {min(negatives, positives)} patients, and the intervals take the fitted models as given.",
-        "Another cohort, or another seed, varies more than they say.",
-        f"Its probabilities are calibrated where {share:.0%} of the patients are positive, and shift where that differs.",
+        f"{few} another cohort, or another seed, varies more.",
+        f"Its probabilities are calibrated where {share:.0f} % of the patients are positive, and shift where that differs.",
         "The spread tells how far the members disagree, which is only a part of what is uncertain.",
         "Values that are missing, or categories that training never saw, count as the average patient.",
     ]

@@ -4,7 +4,7 @@
 import csv
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,11 @@ import numpy as np
 import pandas as pd
 
 from mil_toolkit.assessment import attention_table
-from mil_toolkit.backbones import build_backbone
 from mil_toolkit.bundle import BACKBONE, ModelBundle
 from mil_toolkit.cohort import Cohort
-from mil_toolkit.errors import DataError, UsageError
+from mil_toolkit.errors import DataError
 from mil_toolkit.evaluation import Scores, Table, scores_with_intervals
-from mil_toolkit.extraction import TOLERANCE, extract, make_spec
+from mil_toolkit.extraction import TOLERANCE, extract
 from mil_toolkit.features import FeatureCache, spec_differences
 from mil_toolkit.files import publish, shown
 from mil_toolkit.fitting import declared, fingerprints
@@ -135,11 +134,9 @@ def extract_as_trained(
 ) -> FeatureCache | None:
     """Embed a cohort's images exactly as the model's training images were; only what is missing is computed.
 
-    weights: checkpoint of the backbone, for a model whose weights came from a file or where they cannot be downloaded;
-        a backbone that was trained with the model comes from the bundle
-    Raises UsageError where that file is needed and not given, and for features that were imported, which only their
-    own tool can make; DataError, before anything is embedded, where weights or preprocessing are not the model's,
-    and for patients without images; and as `extract` does.
+    weights: checkpoint of the backbone, see `ModelBundle.build_backbone`
+    Raises DataError for patients without images, and as `ModelBundle.build_backbone` (before anything is embedded) and
+    `extract` do.
     """
     trained = bundle.about["features"]
     if trained is None:
@@ -149,10 +146,7 @@ def extract_as_trained(
     if weights is not None:
         config = replace(config, weights=str(weights))
     _check_images(cohort)
-    backbone = build_backbone(config.backbone, bundle.backbone or _weights(config, trained["spec"]))
-    lines = _differences(make_spec(config, backbone), trained["spec"])
-    if lines:
-        raise DataError(["The images would not be embedded as the model's training images were:", *lines])
+    backbone = bundle.build_backbone(weights)
     return FeatureCache.open(extract(cohort, config, root, device=device, backbone=backbone).folder)
 
 
@@ -160,21 +154,6 @@ def _check_images(cohort: Cohort) -> None:
     without = [patient for patient in cohort.patient_ids if patient not in cohort.images]
     if without:
         raise DataError([f"patient {shown(patient)} has no images." for patient in without])
-
-
-def _weights(config: ExtractionConfig, trained: Mapping[str, Any]) -> str:
-    """What the backbone is built with, as long as that is at hand."""
-    if trained["weight_digest"] is None:
-        raise UsageError(
-            f"The model was trained on features of {trained['backbone']}, {trained['weights']}: embed the images with"
-            " that tool, and give the folder of mil-cache import as --features."
-        )
-    if config.weights == "file":
-        raise UsageError(
-            "The weights of the model's backbone came from a file. Name it with --weights PATH (its tensors have the"
-            f" digest {trained['weight_digest'][:8]}...), or give embeddings as --features."
-        )
-    return config.weights
 
 
 def write_submission(

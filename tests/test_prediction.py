@@ -1,5 +1,6 @@
 """mil-predict: the same from images as from a cache, refusals, and the files it writes."""
 
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -139,7 +140,9 @@ def test_the_prevalence_is_that_which_the_study_was_told(tiny: Tiny, bundle: Mod
     told = predict(replace(bundle, about=about), tiny.cohort, tiny.cache).training
     usual = predict(bundle, tiny.cohort, tiny.cache).training
     assert told is not None and usual is not None
-    assert told["ppv"]["value"] < usual["ppv"]["value"] and told["auc"] == usual["auc"]
+    found, missed = told["sensitivity"]["value"], 1 - told["specificity"]["value"]
+    assert told["referred"]["value"] == pytest.approx(0.1 * found + 0.9 * missed)
+    assert told["auc"] == usual["auc"]
 
 
 # What is refused.
@@ -268,6 +271,50 @@ def test_another_file_of_weights_is_refused_before_anything_is_embedded(
     done = command("predict", handed.bundle, tiny.cohort_toml, *options, "--weights", tmp_path / "other.pth")
     assert done.code == 3 and "weight_digest" in done.err
     assert not (tmp_path / "cache").exists() and not (tmp_path / "p.csv").exists()
+
+
+class _Bomb:
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_checkpoint_that_carries_code_runs_none_of_it(
+    tiny: Tiny, handed: Handed, tmp_path: Path, command: Command
+) -> None:
+    torch.save({"conv1.weight": _Bomb(tmp_path / "run")}, tmp_path / "bomb.pth")
+    options = ("--cache", tmp_path / "cache", "--output", tmp_path / "p.csv")
+    done = command("predict", handed.bundle, tiny.cohort_toml, *options, "--weights", tmp_path / "bomb.pth")
+    assert done.code == 3 and "holds more than tensors" in done.err and "Traceback" not in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["bomb.pth"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "foreign", "newer"])
+def test_a_bundle_that_is_not_whole_is_told_by_the_command(
+    damage: str, tiny: Tiny, handed: Handed, tmp_path: Path, command: Command
+) -> None:
+    bundle = shutil.copytree(tiny.bundle, tmp_path / "model")
+    path = bundle / "model.safetensors"
+    content = path.read_bytes()
+    if damage == "newer":
+        config = (bundle / "config.json").read_text()
+        (bundle / "config.json").write_text(config.replace('"schema": 1', '"schema": 2', 1))
+    elif damage == "missing":
+        path.unlink()
+    else:
+        foreign = (handed.bundle / "model.safetensors").read_bytes()
+        changed = {
+            "truncated": content[:99],
+            "flipped": bytes([content[0] ^ 1]) + content[1:],
+            "foreign": foreign,
+        }
+        path.write_bytes(changed[damage])
+    done = command("predict", bundle, tiny.cohort_toml, "--output", tmp_path / "p.csv")
+    assert done.code == 3 and "Traceback" not in done.err and done.out == ""
+    assert ("Upgrade" if damage == "newer" else "model.safetensors") in done.err
+    assert not (tmp_path / "p.csv").exists()
 
 
 def test_a_file_may_stand_for_a_download(tiny: Tiny, tmp_path: Path, command: Command) -> None:
