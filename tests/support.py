@@ -1,5 +1,6 @@
 """What several test files share and conftest.py hands out: a tiny cohort, and what a command left."""
 
+import configparser
 import json
 import os
 from collections.abc import Callable
@@ -13,6 +14,9 @@ from mil_toolkit.cohort import Cohort, read_cohort
 from mil_toolkit.features import FeatureCache
 
 ROOT = Path(__file__).parents[1]
+COMMANDS = sorted(
+    path.stem for path in (ROOT / "mil_toolkit" / "cli").glob("[!_]*.py") if path.stem != "command"
+)
 
 
 @dataclass(frozen=True)
@@ -65,3 +69,10 @@ def required(folder: Path) -> Path:
     if not folder.is_dir():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{folder} is absent")
     return folder
+
+
+def configuration(name: str) -> configparser.ConfigParser:
+    """A configuration file at the root."""
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / name)
+    return parser

@@ -11,15 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support import ROOT, Command, Tiny
+from support import COMMANDS, Command, Tiny
 
 from mil_toolkit.cli import command as frame
 from mil_toolkit.errors import BusyError, DataError, UsageError
 from mil_toolkit.files import exclusive
 
-COMMANDS = sorted(
-    path.stem for path in (ROOT / "mil_toolkit" / "cli").glob("[!_]*.py") if path.stem != "command"
-)
 EditCohort = Callable[[Callable[[pd.DataFrame], object]], Path]
 
 

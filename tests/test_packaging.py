@@ -1,7 +1,6 @@
 """What holds the package together: entry points, dependencies, tox, the README's commands, what git ignores."""
 
 import ast
-import configparser
 import importlib
 import os
 import re
@@ -11,19 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import ROOT, required
+from support import ROOT, configuration, required
 
 import mil_toolkit
 
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow"}  # where the name differs from the module's
 TEST_COMMAND = "python3 -m venv .tox-venv && .tox-venv/bin/pip install tox && .tox-venv/bin/tox"
 DEMO_COMMAND = "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/mil-demo"
-
-
-def configuration(name: str) -> configparser.ConfigParser:
-    parser = configparser.ConfigParser()
-    parser.read(ROOT / name)
-    return parser
 
 
 def lines(text: str) -> list[str]:

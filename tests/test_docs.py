@@ -1,0 +1,378 @@
+"""The documentation: what it says can be done is done here, and what can be done is said in it."""
+
+import argparse
+import re
+import shlex
+import shutil
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pandas as pd
+import pytest
+import torch
+from markdown_it import MarkdownIt
+from support import COMMANDS, ROOT, Command, Tiny, configuration
+
+from mil_toolkit.backbones import BACKBONES, build_backbone
+from mil_toolkit.cohort import (
+    COHORT_KEYS,
+    KINDS,
+    METADATA_KEYS,
+    SECTIONS,
+    SPLIT_KEYS,
+    read_cohort,
+)
+from mil_toolkit.hparams import METRIC_NAMES
+from mil_toolkit.interop import export_cache
+from mil_toolkit.metrics import METRICS
+from mil_toolkit.poolings import POOLINGS
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# What a command is told beside what the documentation says. A number there that is greater is lowered to this.
+QUICK: dict[str, dict[str, str]] = {
+    "extract": {"--backbone": "resnet18", "--weights": "random", "--image-size": "32"},
+    "tune": {"--trials": "1", "--epochs": "2", "--folds": "2", "--outer-folds": "2", "--members": "1"},
+}
+# What is not run, by how it begins, and why. The options of our own commands are parsed all the same.
+NOT_RUN = {
+    "python3 -m venv": "makes an environment, as .ci/run does",
+    "pip install": "installs; that its extras exist is checked",
+    "tox": "would run these tests within themselves",
+    "apt ": "belongs to the administrator of a machine",
+    "source ": "has a meaning in a shell alone",
+    "kaggle ": "needs an account there",
+    "unzip ": "unpacks what kaggle gives",
+    "examples/founding_report.sh": "takes minutes; test_examples.py runs it",
+    "mil-demo": "takes minutes; test_demo.py runs it on a smaller cohort",
+}
+LAUNCHERS = re.compile(r"^(srun|torchrun .*--no-python) ")  # the command behind them is run alone
+FOREIGN = {"--no-python", "--nproc-per-node", "--array", "--index-url"}  # options of other programs
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: where its first line stands, its language and its text."""
+
+    place: str
+    language: str
+    text: str
+
+
+def blocks(document: Path, *languages: str) -> list[Block]:
+    """The fenced blocks of a document in some languages, in order."""
+    return [
+        Block(f"{document.name}, line {token.map[0] + 2}", token.info.strip(), token.content)
+        for token in MarkdownIt().parse(document.read_text())
+        if token.type == "fence" and token.map and token.info.strip() in languages
+    ]
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """The parser that a command builds."""
+    caught: list[argparse.ArgumentParser] = []
+
+    def catch(parser: argparse.ArgumentParser, *_: object) -> None:
+        caught.append(parser)
+        raise InterruptedError
+
+    with patch.object(argparse.ArgumentParser, "parse_args", catch), pytest.raises(InterruptedError):
+        import_module(f"mil_toolkit.cli.{name}").main([])
+    return caught[0]
+
+
+def actions(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.ArgumentParser, argparse.Action]]:
+    """Every argument of a parser and of its sub-commands, with the parser that has it."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for each in action.choices.values():
+                yield from actions(each)
+        else:
+            yield parser, action
+
+
+def options(name: str) -> set[str]:
+    """Every option of a command."""
+    return {option for _, action in actions(parser_of(name)) for option in action.option_strings}
+
+
+# The commands.
+
+
+def sandbox(folder: Path, tiny: Tiny) -> None:
+    """A folder with all that the documentation names: data of a synthetic cohort under the names of its examples."""
+    source = tiny.cohort_toml.parent
+    shutil.copytree(source / "images", folder / "images")
+    shutil.copy(source / "patients.csv", folder)
+    shutil.copy(source / "cohort.toml", folder)
+    (folder / "new_cohort.toml").symlink_to("cohort.toml")
+    table = pd.read_csv(source / "patients.csv", dtype=str, keep_default_na=False)
+    labels = table["DIAGNOSIS"].map({"tumoral": "1", "reactive": "0", "": "-1"})
+    table.assign(DIAGNOSIS=labels).rename(
+        columns={"DIAGNOSIS": "LABEL", "SEX": "GENDER", "BIRTH": "DOB", "LYMPHOCYTES": "LYMPH_COUNT"}
+    ).assign(DOB=table["BIRTH"].str.replace("/", "-")).to_csv(folder / "clinical_annotation.csv", index=False)
+    for root, part in (("trainset", labels != "-1"), ("testset", labels == "-1")):
+        for patient in table.loc[part, "ID"]:
+            (folder / root).mkdir(exist_ok=True)
+            (folder / root / patient).symlink_to(folder / "images" / patient)
+    shutil.copy(ROOT / "examples" / "lymphocytosis.toml", folder)
+    export_cache(tiny.cache, "trident", folder / "features_uni_v1")
+    export_cache(tiny.cache, "clam", folder / "FEATURES_DIR")
+    ids = list(tiny.cache.patient_ids)
+    pd.DataFrame({"case_id": ids, "slide_id": ids}).to_csv(folder / "slides.csv", index=False)
+    (folder / "weights").mkdir()
+    state = build_backbone("resnet34", "random").network.state_dict()
+    torch.save(state, folder / "weights" / "resnet34-b627a593.pth")
+
+
+class Shell:
+    """Runs the lines of a block as a shell would, as far as the documentation goes."""
+
+    def __init__(self, command: Command):
+        self.command = command
+        self.variables: dict[str, str] = {}
+        self.left_out: set[str] = set()
+
+    def run(self, block: Block) -> None:
+        """Run a block; a command that fails ends the test."""
+        script = block.text.replace("\\\n", " ").replace("/shared/", "shared/")
+        for line in script.splitlines():
+            named = re.fullmatch(r"(\w+)=\$\((.*)\)", line)
+            told = self._line(named[2] if named else line, block.place)
+            if named:
+                self.variables[named[1]] = told.strip()
+
+    def _line(self, line: str, place: str) -> str:
+        for name, value in self.variables.items():
+            line = line.replace(f"${name}", value)
+        told = [self._command(part, place) for part in re.sub(r"(^|\s)#.*", "", line).split(" && ")]
+        return told[-1]
+
+    def _command(self, text: str, place: str) -> str:
+        text = re.sub(r"^\S*\.?(tox-)?venv/bin/", "", LAUNCHERS.sub("", text.strip()))
+        if not text:
+            return ""
+        program, *argv = shlex.split(text)
+        reason = next((start for start in NOT_RUN if text.startswith(start.strip())), None)
+        if reason:
+            self._look_at(reason, program, argv)
+            return ""
+        assert program.startswith("mil-"), f"{place}: {text!r} is no command of ours, and not in NOT_RUN"
+        name = program.removeprefix("mil-")
+        if name == "init":
+            Path("cohort.toml").unlink()
+        done = self.command(name, *quickened(name, argv))
+        assert done.code == 0, f"{place}: {text}\n{done.err}"
+        return done.out
+
+    def _look_at(self, reason: str, program: str, argv: Sequence[str]) -> None:
+        """What can be checked of a command that is not run."""
+        self.left_out.add(reason)
+        if program.startswith("mil-"):
+            parser_of(program.removeprefix("mil-")).parse_args(argv)
+        if program == "pip":
+            extras = {extra for each in argv for extra in re.findall(r"\[(\w+)\]", each)}
+            assert extras <= set(configuration("setup.cfg")["options.extras_require"])
+        if program.startswith("examples/"):
+            assert (ROOT / program).is_file()
+
+
+def quickened(name: str, argv: Sequence[str]) -> list[str]:
+    """The arguments with those of QUICK: greater numbers lowered, what is absent added."""
+    argv = list(argv)
+    for option, most in QUICK.get(name, {}).items():
+        if option not in argv:
+            argv += [] if option == "--outer-folds" and "--quick" in argv else [option, most]
+        elif (place := argv.index(option) + 1) and argv[place].isdigit():
+            argv[place] = str(min(int(argv[place]), int(most)))
+    return argv
+
+
+@pytest.fixture(name="shell")
+def _shell(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> Shell:
+    sandbox(tmp_path, tiny)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RANK", "0")  # as torchrun and Slurm would set
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    return Shell(command)
+
+
+LEFT_OUT: set[str] = set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+def test_every_command_runs(document: Path, shell: Shell) -> None:
+    for block in blocks(document, "sh", "bash"):
+        shell.run(block)
+    LEFT_OUT.update(shell.left_out)
+
+
+def test_no_exception_is_stale() -> None:
+    """What is not run stands somewhere; collected from the text, so that this test may run alone."""
+    text = "\n".join(block.text for document in DOCUMENTS for block in blocks(document, "sh", "bash"))
+    inline = "\n".join(code for document in DOCUMENTS for code in inline_code(document))
+    assert [start for start in NOT_RUN if start not in text + inline] == []
+
+
+@pytest.fixture(name="_tables")
+def _restore_tables() -> Iterator[None]:
+    """Take back what an example adds to a table."""
+    kept: Sequence[tuple[dict[str, Any], dict[str, Any]]] = [
+        (table, dict(table))  # type: ignore[arg-type]
+        for table in (POOLINGS, METRICS, BACKBONES)
+    ]
+    yield
+    for table, before in kept:
+        table.clear()
+        table.update(before)
+
+
+@pytest.mark.usefixtures("_tables")
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+def test_every_block_of_python_runs(
+    document: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny.cohort_toml.parent)
+    namespace: dict[str, Any] = {"__name__": document.stem}
+    for block in blocks(document, "python"):
+        text = block.text.replace("cache/…", str(tiny.features)).replace("members=5", "members=1, epochs=2")
+        exec(compile(text, block.place, "exec"), namespace)  # noqa: S102
+
+
+# Options.
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_explained(name: str) -> None:
+    for parser, action in actions(parser_of(name)):
+        told = " ".join(parser.format_help().split())
+        names = action.option_strings or [str(action.metavar or action.dest)]
+        assert action.help and all(each in told for each in names), f"{parser.prog}: {names}"
+
+
+def inline_code(document: Path) -> list[str]:
+    """What stands in backticks."""
+    return [
+        child.content
+        for token in MarkdownIt().enable("table").parse(document.read_text())
+        for child in token.children or []
+        if child.type == "code_inline"
+    ]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+def test_every_option_in_the_text_exists(document: Path) -> None:
+    known = {f"mil-{name}": options(name) for name in COMMANDS}
+    every = set().union(*known.values()) | FOREIGN
+    for code in inline_code(document):
+        program = code.split(" ")[0]
+        assert not program.startswith("mil-") or program in known, code
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", code))
+        assert named <= known.get(program, every) | FOREIGN, code
+
+
+# cohort.toml.
+
+
+def reference(section: str) -> set[str]:
+    """The keys in the table of a section of docs/cohort.md."""
+    text = (ROOT / "docs" / "cohort.md").read_text()
+    part = text.split(f"\n## `[{section}]`\n")[1].split("\n## ")[0].split("| kind |")[0]
+    return set(re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("section", "keys"), [("cohort", COHORT_KEYS), ("metadata.NAME", METADATA_KEYS), ("splits", SPLIT_KEYS)]
+)
+def test_the_reference_has_every_key_and_no_other(section: str, keys: Mapping[str, object]) -> None:
+    assert reference(section) == keys.keys()
+
+
+def test_the_reference_has_every_section_and_kind() -> None:
+    text = (ROOT / "docs" / "cohort.md").read_text()
+    assert re.findall(r"^## `\[(\w+)", text, re.MULTILINE) == list(SECTIONS)
+    kinds = text.split("| kind | cells |")[1].split("\n\n")[0]
+    assert set(re.findall(r"^\| `([\w-]+)` \|", kinds, re.MULTILINE)) == KINDS.keys()
+
+
+def cells(column: Mapping[str, Any], values: Mapping[str, Callable[[Mapping[str, Any]], str]]) -> list[str]:
+    return [values[column["kind"]](column)] * 4
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+def test_every_example_of_a_cohort_is_read(document: Path, tmp_path: Path) -> None:
+    values: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "number": lambda _: "1.5",
+        "category": lambda _: "F",
+        "birth-date": lambda column: pd.Timestamp("1950-01-13").strftime(column["formats"][0]),
+    }
+    for place, block in enumerate(blocks(document, "toml")):
+        declared = tomllib.loads(block.text)
+        cohort, metadata = declared["cohort"], declared.get("metadata", {})
+        words = [str(cohort[key]) for key in ("positive", "negative", "positive", "unlabelled")]
+        table = {cohort["id"]: list("ABCD"), cohort["label"]: words}
+        table |= {cohort["group"]: list("XXYY")} if "group" in cohort else {}
+        table |= {each["column"]: cells(each, values) for each in metadata.values()}
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        pd.DataFrame(table).to_csv(folder / cohort["table"], index=False)
+        (folder / "cohort.toml").write_text(block.text)
+        read = read_cohort(folder / "cohort.toml", images=False)
+        assert len(read.labelled()) == 3 and [each.name for each in read.columns] == list(metadata)
+
+
+def test_every_metric_is_explained() -> None:
+    text = (ROOT / "docs" / "evidence.md").read_text()
+    rows = [row.split("|")[1] for row in text.splitlines() if row.startswith("| `")]
+    assert set(METRIC_NAMES) <= set(re.findall(r"`(\w+)`", " ".join(rows)))
+
+
+def test_every_file_of_a_study_is_explained(tiny: Tiny) -> None:
+    text = (ROOT / "docs" / "files.md").read_text()
+    for path in tiny.study.iterdir():
+        assert f"`{path.name}" in text or path.name.startswith("."), path.name
+
+
+# Links.
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def anchors(document: Path) -> set[str]:
+    return {slug(each) for each in re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    tokens = [
+        child
+        for token in MarkdownIt().enable("table").parse(document.read_text())
+        for child in token.children or []
+    ]
+    found = [str(token.attrs.get("href") or token.attrs.get("src") or "") for token in tokens]
+    found += re.findall(r'(?:srcset|src)="([^"]+)"', document.read_text())
+    for link in filter(None, found):
+        path, _, anchor = link.partition("#")
+        if not link.startswith("https://"):
+            target = document.parent / path if path else document
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert [each.name for each in DOCUMENTS[1:] if f"(docs/{each.name}" not in readme] == []
+
+
+def test_the_extras_that_the_documentation_names_exist() -> None:
+    text = "\n".join(document.read_text() for document in DOCUMENTS)
+    extras = set(re.findall(r"pip install '\.\[(\w+)\]'", text))
+    assert extras <= set(configuration("setup.cfg")["options.extras_require"])
