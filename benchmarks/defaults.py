@@ -43,7 +43,7 @@ from mil_toolkit.bundle import FittedHead
 from mil_toolkit.calibration import THRESHOLDS, Decision, fit_calibration, fit_decision
 from mil_toolkit.cohort import Cohort, read_cohort
 from mil_toolkit.devices import training_dtype, use_available_cores
-from mil_toolkit.evaluation import Table, compare, draw_patients, scores_with_intervals
+from mil_toolkit.evaluation import Table, draw_patients, percentile_interval, scores_with_intervals
 from mil_toolkit.features import FeatureCache
 from mil_toolkit.hparams import HeadConfig, StudyConfig
 from mil_toolkit.inputs import Inputs, Patients
@@ -54,7 +54,7 @@ from mil_toolkit.rivals import mean_embeddings, metadata_columns, rival_predicti
 from mil_toolkit.study import MEMBERS, Search, plan_searches
 from mil_toolkit.training import Member, train
 
-REFERENCE, INSTANCES = "reference", "instance logistic"
+REFERENCE, INSTANCES, RIVAL = "reference", "instance logistic", "metadata logistic"
 STUDY = StudyConfig(repeats=3)
 DEVICE = torch.device("cpu")
 IMAGES = 16  # of each patient, where the number of images may not tell
@@ -93,7 +93,6 @@ CANDIDATES: dict[str, Candidate] = {
     "crop": Candidate(crop=True),
     "images only, crop": Candidate({"metadata_branch": "none"}, crop=True),
 }
-RULES = {**THRESHOLDS, "prevalence": lambda probabilities, labels: float(labels.mean())}
 COLUMNS = ("balanced_log_loss", "auc", "balanced_accuracy")
 
 
@@ -196,7 +195,7 @@ def by_logistic(
 
 
 LOGISTICS: dict[str, Callable[..., pd.DataFrame]] = {
-    "metadata logistic": lambda _, *told: by_logistic(metadata_columns, *told),
+    RIVAL: lambda _, *told: by_logistic(metadata_columns, *told),
     "metadata and mean embedding, logistic": lambda _, *told: by_logistic(
         lambda *of: np.column_stack([metadata_columns(*of), mean_embeddings(*of)]), *told
     ),
@@ -220,7 +219,7 @@ def decided(
     """Predictions by logits: calibration and threshold from the out-of-fold ones (n,), applied to the test's (t,)."""
     labels = patients.labels[search.patients]
     slope, intercept = fit_calibration(inside, labels)
-    threshold = RULES[rule](expit(slope * inside + intercept), labels)
+    threshold = THRESHOLDS[rule](expit(slope * inside + intercept), labels)
     probabilities = Decision(slope, intercept, threshold).probabilities(outside)
     return table(search, patients, probabilities, probabilities >= threshold)
 
@@ -291,37 +290,52 @@ def tables(arguments: argparse.Namespace, rule: str) -> dict[str, Table]:
     return found
 
 
+HEADS = (
+    *COLUMNS,
+    "log-loss minus reference",
+    "s.e.",
+    "AUC minus reference",
+    "log-loss minus metadata logistic",
+    "balanced accuracy minus metadata logistic",
+)
+
+
 def show(arguments: argparse.Namespace) -> None:
     """Print the candidates, and the threshold rules, as Markdown."""
     found = tables(arguments, STUDY.threshold)
-    reference = found[REFERENCE]
-    print(
-        "| candidate | " + " | ".join(COLUMNS) + " | log-loss minus reference | s.e. | AUC minus reference |"
-    )
-    print("| --- " * (len(COLUMNS) + 4) + "|")
+    print_row("candidate", *HEADS)
+    print_row(*["---"] * (1 + len(HEADS)))
     for name, each in found.items():
-        scores, differs = scores_with_intervals(each), compare(each, reference)["differences"]
+        scores = scores_with_intervals(each)
+        differs = [paired(each, found[REFERENCE], metric) for metric in ("balanced_log_loss", "auc")]
+        gains = [paired(each, found[RIVAL], metric) for metric in ("balanced_log_loss", "balanced_accuracy")]
+        loss, *rest = (shown(difference, "+") for difference in (*differs, *gains))
         cells = [shown(scores[column]) for column in COLUMNS]
-        cells += [
-            shown(differs["balanced_log_loss"], "+"),
-            f"{error(each, reference):.3f}",
-            shown(differs["auc"], "+"),
-        ]
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
-    print(
-        "\n| threshold rule | balanced accuracy of the reference | mean of all candidates |\n| --- | --- | --- |"
-    )
-    for rule in RULES:
+        print_row(name, *cells, loss, f"{differs[0]['error']:.3f}", *rest)
+    print()
+    print_row("threshold rule", "balanced accuracy of the reference", "mean of all candidates")
+    print_row("---", "---", "---")
+    for rule in THRESHOLDS:
         ruled = {name: each for name, each in tables(arguments, rule).items() if name not in LOGISTICS}
-        balanced = {name: scores_with_intervals(each)["balanced_accuracy"] for name, each in ruled.items()}
-        mean = np.mean([score["value"] for score in balanced.values()])
-        print(f"| {rule} | {shown(balanced[REFERENCE])} | {mean:.4f} |")
+        values = [scores_with_intervals(each)["balanced_accuracy"]["value"] for each in ruled.values()]
+        reference = scores_with_intervals(ruled[REFERENCE])["balanced_accuracy"]
+        print_row(rule, shown(reference), f"{np.mean(values):.4f}")
 
 
-def error(one: Table, other: Table) -> float:
-    """Standard error of the paired difference in balanced log-loss."""
-    metric, weights = METRICS["balanced_log_loss"], draw_patients(one.labels)
-    return float(np.std(one.scores(metric, weights) - other.scores(metric, weights)))
+def print_row(*cells: str) -> None:
+    """A row of a Markdown table."""
+    print("|", " | ".join(cells), "|", flush=True)
+
+
+def paired(one: Table, other: Table, name: str) -> dict[str, float]:
+    """The difference of two candidates in a metric, with its interval and standard error."""
+    metric, alike = METRICS[name], np.ones((1, len(one.labels)))
+    value, drawn = (
+        one.scores(metric, weights) - other.scores(metric, weights)
+        for weights in (alike, draw_patients(one.labels))
+    )
+    low, high = percentile_interval(drawn)
+    return {"value": float(value[0]), "low": low, "high": high, "error": float(np.std(drawn))}
 
 
 def shown(score: dict[str, Any], sign: str = "") -> str:
