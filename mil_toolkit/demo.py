@@ -12,14 +12,14 @@ from sklearn.metrics import roc_auc_score
 from mil_toolkit.ablation import Ablation, ablate
 from mil_toolkit.assessment import outer_attention, publish_table
 from mil_toolkit.backbones import build_backbone
-from mil_toolkit.cohort import read_cohort
+from mil_toolkit.cohort import Cohort, read_cohort
 from mil_toolkit.errors import UsageError
 from mil_toolkit.evaluation import draw_patients, percentile_interval
 from mil_toolkit.extraction import extract
 from mil_toolkit.features import FeatureCache
 from mil_toolkit.fitting import fit
 from mil_toolkit.hparams import ExtractionConfig, StudyConfig
-from mil_toolkit.prediction import predict, write_submission
+from mil_toolkit.prediction import Predictions, predict, write_submission
 from mil_toolkit.report.page import write_report
 from mil_toolkit.synthetic import TRUTH, draw_cohort
 from mil_toolkit.tuning import Tuned, tune
@@ -73,37 +73,38 @@ def run_demo(output: Path, study: StudyConfig = STUDY, device: str = "auto") -> 
     Raises UsageError where `output` is already there and not empty.
     """
     logger.info("Drawing a cohort into %s ...", output)
-    cohort_toml = draw_cohort(output)
-    cohort = read_cohort(cohort_toml)
-    config = _with_weights(EXTRACTION)
-    logger.info("Embedding %d images by %s ...", sum(map(len, cohort.images.values())), config.backbone)
-    features = extract(cohort, config, output / "cache", device=device).folder
-    cache = FeatureCache.open(features)
+    cohort = read_cohort(draw_cohort(output))
+    cache = _extract(cohort, output, device)
     logger.info("Tuning, with %s outer folds that choose nothing ...", study.outer_folds)
     tuned = tune(cohort, cache, output / "studies" / "demo", study, device)
     folder = tuned.study.folder
     logger.info("Ablating: one thing of the model changed at a time ...")
     ablation = ablate(cohort, [cache], folder, device=device)
-    logger.info("Fitting on all labelled patients, and predicting the others ...")
+    logger.info("Fitting on all labelled patients, and predicting every patient ...")
     predicted = predict(fit(cohort, cache, folder, folder / "model", device), cohort, cache)
+    written = _write(output, predicted, cohort)
     attention = outer_attention(folder)
-    assert attention is not None and predicted.attention is not None  # its poolings look at images
-    demo = Demo(
-        cohort_toml,
-        features,
-        tuned,
-        ablation,
-        attention_found(attention, pd.read_csv(output / TRUTH)),
-        folder / "model",
-        output / "predictions.csv",
-        output / "submission.csv",
-        output / "attention.csv",
-        write_report(folder).path,
-    )
-    publish_table(demo.predictions, predicted.table)
-    write_submission(demo.submission, predicted.table, cohort)
-    publish_table(demo.attention, predicted.attention)
-    return demo
+    assert attention is not None  # its poolings look at images
+    found = attention_found(attention, pd.read_csv(output / TRUTH))
+    report = write_report(folder).path
+    return Demo(cohort.source, cache.folder, tuned, ablation, found, folder / "model", *written, report)
+
+
+def _extract(cohort: Cohort, output: Path, device: str) -> FeatureCache:
+    config = _with_weights(EXTRACTION)
+    logger.info("Embedding %d images by %s ...", sum(map(len, cohort.images.values())), config.backbone)
+    return FeatureCache.open(extract(cohort, config, output / "cache", device=device).folder)
+
+
+def _write(output: Path, predicted: Predictions, cohort: Cohort) -> tuple[Path, Path, Path]:
+    """The paths of the predictions, the challenge file and the attention."""
+    names = ("predictions.csv", "submission.csv", "attention.csv")
+    predictions, submission, attention = (output / name for name in names)
+    publish_table(predictions, predicted.table)
+    write_submission(submission, predicted.table, cohort)
+    assert predicted.attention is not None
+    publish_table(attention, predicted.attention)
+    return predictions, submission, attention
 
 
 def _with_weights(config: ExtractionConfig) -> ExtractionConfig:

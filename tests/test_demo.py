@@ -4,13 +4,13 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 from support import Command, Tiny
 
 from mil_toolkit import demo
+from mil_toolkit.assessment import outer_attention
 from mil_toolkit.bundle import ModelBundle
 from mil_toolkit.cohort import read_cohort
 from mil_toolkit.demo import Found, attention_found
@@ -22,25 +22,34 @@ QUICK = {"epochs": (2,), "hidden": (32,)}
 
 @pytest.fixture(name="small")
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo on fewer patients, smaller images and fewer trials, without asking the network for weights."""
+    """The demo on fewer patients, smaller images and fewer trials, without installed weights, the truth out of reach."""
     study = replace(
         demo.STUDY, trials=1, folds=2, outer_folds=2, members=2, settings=demo.STUDY.settings | QUICK
     )
     monkeypatch.setattr(demo, "run_demo", partial(demo.run_demo, study=study))
     monkeypatch.setattr(demo, "EXTRACTION", replace(demo.EXTRACTION, image_size=32))
 
-    def draw(folder: Path, **_: Any) -> Path:
-        return draw_cohort(folder, patients=20, unlabelled=2, image_size=32, images=(4, 8))
+    def draw(folder: Path) -> Path:
+        toml = draw_cohort(folder, patients=20, unlabelled=2, image_size=32, images=(4, 8))
+        (folder / TRUTH).rename(folder / "hidden")  # from every stage
+        return toml
+
+    def attention(folder: Path) -> pd.DataFrame | None:
+        (folder / "../../hidden").rename(folder / "../.." / TRUTH)
+        return outer_attention(folder)
 
     def offline(backbone: str, weights: str) -> None:
         raise UsageError(f"{backbone}'s {weights} cannot be had.")
 
     monkeypatch.setattr(demo, "draw_cohort", draw)
+    monkeypatch.setattr(demo, "outer_attention", attention)
     monkeypatch.setattr(demo, "build_backbone", offline)
 
 
 @pytest.mark.usefixtures("small")
-def test_the_demo_leaves_every_stage_and_says_where(tmp_path: Path, command: Command) -> None:
+def test_the_demo_leaves_every_stage_says_where_and_looks_at_the_truth_last(
+    tmp_path: Path, command: Command
+) -> None:
     done = command("demo", "--output", tmp_path / "demo", "--json", "--device", "cpu")
     assert done.code == 0, done.err
     told = done.json
@@ -67,21 +76,6 @@ def test_the_demo_leaves_every_stage_and_says_where(tmp_path: Path, command: Com
     assert "No efficientnet_lite0 here" in done.err and "seeded random weights" in done.err
     again = command("demo", "--output", tmp_path / "demo")
     assert again.code == 2 and "not an empty folder" in again.err
-
-
-@pytest.mark.usefixtures("small")
-def test_no_stage_reads_the_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the truth all goes as with it, until the attention is compared with it."""
-
-    def draw(folder: Path) -> Path:
-        toml = draw_cohort(folder, patients=20, unlabelled=2, image_size=32, images=(4, 8))
-        (folder / TRUTH).unlink()
-        return toml
-
-    monkeypatch.setattr(demo, "draw_cohort", draw)
-    with pytest.raises(FileNotFoundError, match=TRUTH):
-        demo.run_demo(tmp_path / "demo", device="cpu")
-    assert (tmp_path / "demo/studies/demo/model/config.json").is_file()
 
 
 def attention_of(weights: dict[str, list[float]]) -> pd.DataFrame:

@@ -1,0 +1,67 @@
+"""Take the README's pictures of a report: python docs/pictures.py demo/studies/demo/report.html [FOLDER]
+
+Needs Chromium with its driver (Debian's chromium and chromium-driver) and selenium.
+"""
+
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.support.select import Select
+
+WIDTH, HEIGHT = 1200, 850
+SCHEMES = ("light", "dark")
+COLOURS = 128  # of a picture, which keeps its file small
+
+
+@contextmanager
+def browser() -> Iterator[webdriver.Chrome]:
+    """A Chromium without a window."""
+    options = webdriver.ChromeOptions()
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--hide-scrollbars",
+        f"--window-size={WIDTH},{HEIGHT}",
+    ):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options=options)
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def take(driver: webdriver.Chrome, path: Path) -> None:
+    """Save what is seen."""
+    picture = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+    picture.quantize(COLOURS).save(path, optimize=True)
+
+
+def show_attention(driver: webdriver.Chrome) -> None:
+    """Go to the gallery, tumoral patients with the surest successes first."""
+    for name, value in (("sort", "best"), ("filter-class", "1")):
+        Select(driver.find_element("id", name)).select_by_value(value)
+    driver.execute_script("document.getElementById('attention').scrollIntoView({behavior: 'instant'})")
+
+
+def main(report: Path, folder: Path) -> None:
+    """Take every picture, in light and in dark."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with browser() as driver:
+        driver.set_window_size(WIDTH, 2 * HEIGHT - driver.execute_script("return window.innerHeight"))
+        for scheme in SCHEMES:
+            media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+            driver.get(report.resolve().as_uri())
+            take(driver, folder / f"report-{scheme}.png")
+            show_attention(driver)
+            take(driver, folder / f"attention-{scheme}.png")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else Path(__file__).parent / "images")
