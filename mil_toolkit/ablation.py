@@ -25,13 +25,22 @@ from mil_toolkit.devices import pick_device, training_dtype
 from mil_toolkit.errors import DataError, UsageError
 from mil_toolkit.evaluation import Table, compare, scores_with_intervals
 from mil_toolkit.features import FeatureCache
-from mil_toolkit.files import exclusive, publish_json, published_folder
+from mil_toolkit.files import exclusive, publish, publish_json, published_folder
 from mil_toolkit.hparams import FUSION_NAMES, POOLING_NAMES, HeadConfig, is_active, tunables
 from mil_toolkit.inputs import Inputs, Patients
 from mil_toolkit.nested import Diverged, decide, derive_seeds, refit, run_again, run_trial
 from mil_toolkit.space import Space
-from mil_toolkit.study import MEMBERS, Best, Search, Study, plan_searches
-from mil_toolkit.tuning import tune
+from mil_toolkit.study import (
+    MEMBERS,
+    Best,
+    Search,
+    Study,
+    epoch_lines,
+    epochs_of,
+    plan_searches,
+    read_epochs,
+)
+from mil_toolkit.tuning import epoch_scores, tune
 
 FULL, METADATA_ONLY = "full", "metadata-only"
 EQUAL_BAGS = "equal-bags"  # the full model, scored on the same number of images of each patient
@@ -40,6 +49,7 @@ DRAW = MEMBERS + 1  # in the place of a trial's number: the seed that draws thos
 TABLE = ("balanced_accuracy", "auc")  # the metrics of table.csv; scores.json has all
 
 Change = Mapping[str, Any]
+Epochs = Sequence[Mapping[str, float]]
 
 VARIANTS: dict[str, Change] = {
     FULL: {},
@@ -72,10 +82,12 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Result:
-    """A variant's choice in each outer fold, and its outer predictions: PREDICTION_COLUMNS."""
+    """A variant's choice in each outer fold, its outer predictions (PREDICTION_COLUMNS), and the training and
+    validation scores after each epoch of what it chose, by fold."""
 
     chosen: Sequence[Chosen]
     predictions: pd.DataFrame
+    epochs: Sequence[Epochs]
 
 
 @dataclass(frozen=True)
@@ -156,7 +168,7 @@ class _Run:
             self._refitted(search, self.patients[0], chosen, self._thinned(search))
             for search, chosen in zip(self.searches, full.chosen, strict=True)
         ]
-        return Result(full.chosen, pd.concat(tables))
+        return Result(full.chosen, pd.concat(tables), full.epochs)
 
     def scores(self, results: Mapping[str, Result], trials: int | None) -> dict[str, Any]:
         """What scores.json holds.
@@ -200,7 +212,7 @@ class _Run:
         fixed = {name: (value,) for name, value in values.items()}
         return Space(fixed, patients.bags is not None, not patients.metadata.empty).suggest(FixedTrial({}))
 
-    def _fold(self, search: Search, progress: tqdm) -> dict[str, tuple[Chosen, pd.DataFrame]]:
+    def _fold(self, search: Search, progress: tqdm) -> dict[str, tuple[Chosen, pd.DataFrame, Epochs]]:
         """All variants in one outer fold; the same configuration is trained once."""
         found = {}
         for source in range(len(self.patients)):
@@ -220,7 +232,7 @@ class _Run:
 
     def _score(
         self, search: Search, source: int, inputs: Inputs, config: HeadConfig
-    ) -> tuple[Chosen, pd.DataFrame]:
+    ) -> tuple[Chosen, pd.DataFrame, Epochs]:
         """A configuration's epoch, decision and refit from the fold's training patients, and its predictions.
 
         The seeds are those of the trial that won and of its members, so that the full model comes out as the
@@ -232,7 +244,8 @@ class _Run:
         again = run_again(inputs, config, trial.epoch, self.config.members, members)
         decision = decide(again, self.config.threshold, self.config.sensitivity)
         chosen, patients = Chosen(config, trial.epoch, decision), self.patients[source]
-        return chosen, self._refitted(search, patients, chosen, patients.take(search.test))
+        test = self._refitted(search, patients, chosen, patients.take(search.test))
+        return chosen, test, epoch_scores(trial.curves)
 
     def _refitted(self, search: Search, patients: Patients, chosen: Chosen, test: Patients) -> pd.DataFrame:
         train, seed = patients.take(search.patients), self.study.seed(search, MEMBERS)
@@ -247,7 +260,11 @@ class _Run:
         study = tune(self.cohort, self.caches[variant.source], folder, config, self.device_name).study
         best = [Best.read(study.folder_of(search) / "best.json") for search in self.searches]
         chosen = [Chosen(each.config, each.epoch, each.decision) for each in best]
-        return Result(chosen, read_predictions(folder / "predictions.csv"))
+        epochs = [
+            read_epochs(epochs_of(study.folder_of(search), each.number))
+            for search, each in zip(self.searches, best, strict=True)
+        ]
+        return Result(chosen, read_predictions(folder / "predictions.csv"), epochs)
 
     def _images(self) -> int:
         bags = self.patients[0].bags
@@ -308,8 +325,9 @@ def _sees_nothing(config: HeadConfig) -> bool:
     return not config.image_branch and config.metadata_branch == "none"
 
 
-def _joined(folds: Sequence[tuple[Chosen, pd.DataFrame]]) -> Result:
-    return Result([chosen for chosen, _ in folds], pd.concat([table for _, table in folds]))
+def _joined(folds: Sequence[tuple[Chosen, pd.DataFrame, Epochs]]) -> Result:
+    chosen, tables, epochs = zip(*folds, strict=True)
+    return Result(chosen, pd.concat(tables), epochs)
 
 
 def score_table(scores: Mapping[str, Any]) -> pd.DataFrame:
@@ -339,3 +357,6 @@ def _publish(folder: Path, scores: Mapping[str, Any], results: Mapping[str, Resu
         publish_table(building / "table.csv", score_table(scores))
         for name, result in results.items():
             publish_table(building / "predictions" / f"{name}.csv", result.predictions)
+            for fold, rows in zip(scores["variants"][name]["folds"], result.epochs, strict=True):
+                path = building / "epochs" / name / "repeat{repeat}-fold{fold}.jsonl".format(**fold)
+                publish(path, epoch_lines(rows))

@@ -1,6 +1,7 @@
 # Floor 3.2: what a study is worth: predictions, their scores beside the rivals', the inner score's optimism.
 """From the predictions of a study's searches to scores.json (rules of evidence, 1 and 5 to 7)."""
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 from scipy.special import logit
 from scipy.stats import spearmanr
 
@@ -29,6 +31,7 @@ ATTENTION = "attention.csv"  # of an outer fold, in its folder; without outer fo
 HONEST = ("outer", "optimism", "rivals", "gains", "spread", "reliability", "bag_size", "bag_size_of_metadata")
 METADATA = "metadata_logistic"  # the rival without images
 _WHOLE, _TEXT = ("repeat", "fold", "label", "prediction"), ("patient_id", "image")
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how what a spreadsheet computes begins
 _TYPES: dict[str, type] = dict.fromkeys(_WHOLE, int) | dict.fromkeys(_TEXT, str)  # all others: float
 
 
@@ -83,14 +86,30 @@ def outer_attention(folder: Path) -> pd.DataFrame | None:
 
 
 def publish_table(path: Path, table: pd.DataFrame) -> None:
-    """Publish a table as CSV: numbers keep all their digits, names with bytes that are no UTF-8 keep those."""
-    publish(path, table.to_csv(index=False).encode(errors="surrogateescape"))
+    """Publish a table as CSV: numbers keep all their digits, names with bytes that are no UTF-8 keep those.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe before it, which `read_predictions` takes
+    away again.
+    """
+    texts = {str(name): each.map(defused) for name, each in table.items() if not is_numeric_dtype(each)}
+    publish(path, table.assign(**texts).to_csv(index=False).encode(errors="surrogateescape"))
+
+
+def defused(text: Any) -> Any:
+    """Text that no spreadsheet takes for a formula; what could be mistaken for such text gets an apostrophe too."""
+    return f"'{text}" if isinstance(text, str) and _FORMULA.match(text) else text
+
+
+def _as_it_was(text: str) -> str:
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
     """Read a table of predictions or of attention, ids and names as text; raises DataError where it cannot be read."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
+        for name in set(_TEXT) & set(table):
+            table[name] = table[name].map(_as_it_was)
         # Unlike pandas' own parser this is exact to the last bit.
         return table.astype({name: _TYPES.get(name, float) for name in map(str, table)})
     except (OSError, ValueError) as error:

@@ -1,6 +1,7 @@
 # Floor 3.1: the study folder: what a study was told, its splits, what its searches chose.
 """`Study`: a folder of `mil-tune`, written once and readable without the command line that made it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -128,6 +129,24 @@ class Study:
     def best(self) -> Best:
         """What the final search chose."""
         return Best.read(self.folder / "best.json")
+
+
+def epochs_of(folder: Path, number: int) -> Path:
+    """Where a search, which keeps its trials in `folder`, has the scores of each epoch of a trial."""
+    return folder / "epochs" / f"trial{number:04d}.jsonl"
+
+
+def epoch_lines(rows: Sequence[Mapping[str, float]]) -> bytes:
+    """Scores after each epoch as JSON, one line an epoch."""
+    return ("\n".join(map(json.dumps, rows)) + "\n").encode()
+
+
+def read_epochs(path: Path) -> list[dict[str, float]]:
+    """Read such lines; raises DataError where it cannot be read."""
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines() if line]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from None
 
 
 def describe(config: StudyConfig, cohort: Cohort, cache: FeatureCache | None) -> dict[str, Any]:

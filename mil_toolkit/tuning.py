@@ -3,7 +3,6 @@
 
 import csv
 import io
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +50,7 @@ from mil_toolkit.nested import (
     surpasses,
 )
 from mil_toolkit.space import Space
-from mil_toolkit.study import MEMBERS, Best, Search, Study, plan_searches
+from mil_toolkit.study import MEMBERS, Best, Search, Study, epoch_lines, epochs_of, plan_searches
 
 EPOCH_METRICS = ("balanced_log_loss", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -250,9 +249,8 @@ class Run:
         return result.value
 
     def _log_epochs(self, search: Search, number: int, walked: Sequence[Curves]) -> None:
-        lines = [json.dumps(each) for curves in walked for each in epoch_scores(curves)]
-        folder = self.study.folder_of(search) / "epochs"
-        publish(folder / f"trial{number:04d}.jsonl", ("\n".join(lines) + "\n").encode())
+        rows = [row for curves in walked for row in epoch_scores(curves)]
+        publish(epochs_of(self.study.folder_of(search), number), epoch_lines(rows))
 
     def _tell(self, seconds: float, optuna_study: optuna.Study) -> None:
         self.seconds.append(seconds)

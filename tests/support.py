@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
 from mil_toolkit.cohort import Cohort, read_cohort
 from mil_toolkit.features import FeatureCache
@@ -76,3 +79,55 @@ def configuration(name: str) -> configparser.ConfigParser:
     parser = configparser.ConfigParser()
     parser.read(ROOT / name)
     return parser
+
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "\"quoted\" & 'single'",
+    "=cmd|' /C calc'!A0",
+    "{{ 7 * 7 }}{% raw %}",
+    "right\u202eto left\u200f",
+    "\u05d0\u05d1\u05d2 שם",
+    "two\nlines",
+    "$\\frac{1}{0}$",
+    "--> ]]> &lt;",
+)
+
+
+def hostile_study(folder: Path) -> tuple[Path, list[str]]:
+    """A study of patients, columns, categories, classes and images with names that mean something elsewhere.
+
+    Also the names of its patients.
+    """
+    from mil_toolkit.extraction import extract
+    from mil_toolkit.hparams import ExtractionConfig, StudyConfig
+    from mil_toolkit.tuning import tune
+
+    random = np.random.default_rng(0)
+    patients = [f"{name}{number}" for number, name in enumerate(HOSTILE + HOSTILE[:6])]
+    rows, images = [], []
+    for number, patient in enumerate(patients):
+        rows.append((patient, ("<b>bad</b>", "=good")[number % 2], number + 40, HOSTILE[number % 3]))
+        for place in range(3):
+            path = Path("images") / str(number) / f"{HOSTILE[(number + place) % 10].replace('/', '|')}.png"
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / path)
+            images.append((patient, path.as_posix()))
+    pd.DataFrame(rows, columns=["id", "class", HOSTILE[0], HOSTILE[1]]).to_csv(folder / "t.csv", index=False)
+    pd.DataFrame(images, columns=["patient", "path"]).to_csv(folder / "i.csv", index=False)
+    (folder / "cohort.toml").write_text(
+        '[cohort]\nname = "hostile"\ntable = "t.csv"\nimage_table = "i.csv"\nid = "id"\nlabel = "class"\n'
+        'positive = "<b>bad</b>"\nnegative = "=good"\n'
+        f'[metadata.{json.dumps(HOSTILE[0])}]\ncolumn = {json.dumps(HOSTILE[0])}\nkind = "number"\n'
+        f"unit = {json.dumps(HOSTILE[1])}\n"
+        f'[metadata.{json.dumps(HOSTILE[2])}]\ncolumn = {json.dumps(HOSTILE[1])}\nkind = "category"\n'
+    )
+    cohort = read_cohort(folder / "cohort.toml")
+    features = extract(
+        cohort, ExtractionConfig("resnet18", "random", image_size=32), folder / "cache", device="cpu"
+    )
+    settings = {"epochs": (2,), "hidden": (32,), "pooling": ("attention",)}
+    config = StudyConfig(trials=2, folds=2, outer_folds=2, members=1, settings=settings)
+    tune(cohort, FeatureCache.open(features.folder), folder / "study", config, "cpu")
+    return folder / "study", patients

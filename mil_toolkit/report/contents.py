@@ -17,7 +17,7 @@ from mil_toolkit.errors import DataError
 from mil_toolkit.evaluation import Table
 from mil_toolkit.files import read_json
 from mil_toolkit.hparams import parse_settings
-from mil_toolkit.study import PATIENTS, SOURCES, Study
+from mil_toolkit.study import PATIENTS, SOURCES, Study, epochs_of, read_epochs
 
 OUTER, VALIDATION = "outer", "validation"
 Paths = Mapping[tuple[str, str], Path]  # of images, by patient and name
@@ -39,6 +39,7 @@ class Contents:
     patients: of patients.json, None in studies of older versions; attention: `patient_id`, `image`, `attention`,
     averaged over repeats, by models that never saw the patient; None where there is none
     ablation, model: of ablation/scores.json and model/config.json where they stand
+    ablation_walks: what the full model and the variants of other features chose in each outer fold
     """
 
     study: Study
@@ -52,6 +53,7 @@ class Contents:
     walks: Sequence[Walk]
     ablation: Mapping[str, Any] | None
     model: Mapping[str, Any] | None
+    ablation_walks: Mapping[str, Sequence[Walk]]
 
     @property
     def honest(self) -> bool:
@@ -97,9 +99,29 @@ def read_contents(folder: Path) -> Contents:
             for each in (*sorted((folder / "outer").glob("*")), folder)
             if (each / "best.json").exists()
         ],
-        _json_or_none(folder / "ablation" / "scores.json"),
+        ablation := _json_or_none(folder / "ablation" / "scores.json"),
         _json_or_none(folder / "model" / "config.json"),
+        {name: _variant_walks(folder, ablation, name) for name in _of_features(ablation)},
     )
+
+
+def _of_features(ablation: Mapping[str, Any] | None) -> list[str]:
+    """The full model and the variants that differ from it in the features alone, where there are such."""
+    others = (
+        []
+        if ablation is None
+        else [name for name in ablation["features"][1:] if name in ablation["variants"]]
+    )
+    return ["full", *others] if others else []
+
+
+def _variant_walks(folder: Path, ablation: Mapping[str, Any], name: str) -> list[Walk]:
+    walks = []
+    for fold in ablation["variants"][name]["folds"]:
+        search = f"repeat{fold['repeat']}-fold{fold['fold']}"
+        path = folder / "ablation" / "epochs" / name / f"{search}.jsonl"
+        walks.append(Walk(search, fold["epoch"], _epochs(path)))
+    return walks
 
 
 def _json_or_none(path: Path) -> Any:
@@ -120,9 +142,12 @@ def _attention(folder: Path, honest: bool) -> pd.DataFrame | None:
 
 def _walk(folder: Path) -> Walk:
     best = read_json(folder / "best.json")
-    path = folder / "epochs" / f"trial{best['number']:04d}.jsonl"
-    epochs = pd.read_json(path, lines=True) if path.exists() else pd.DataFrame({"epoch": []})
-    return Walk(folder.name if folder.parent.name == "outer" else "final", best["epoch"], epochs)
+    name = folder.name if folder.parent.name == "outer" else "final"
+    return Walk(name, best["epoch"], _epochs(epochs_of(folder, best["number"])))
+
+
+def _epochs(path: Path) -> pd.DataFrame:
+    return pd.DataFrame(read_epochs(path) if path.exists() else [{"epoch": 0}])
 
 
 def parameters(trials: pd.DataFrame) -> list[dict[str, Any]]:

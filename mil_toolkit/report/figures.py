@@ -16,11 +16,11 @@ from scipy.special import logit
 
 from mil_toolkit.evaluation import Table, reliability
 from mil_toolkit.files import shown
+from mil_toolkit.hparams import HeadConfig, tunables
 from mil_toolkit.metrics import METRICS, Predicted
 from mil_toolkit.report.contents import Contents, Walk, labels_of, parameters, values_of
 from mil_toolkit.report.curves import GRID, Curve, precision_recall, roc
 from mil_toolkit.report.drawing import COLOURS, canvas, to_svg
-from mil_toolkit.space import Space
 from mil_toolkit.wording import number, with_interval
 
 INK, MUTED, RULE, ACCENT, BAND = (COLOURS[name] for name in ("ink", "muted", "rule", "accent", "band"))
@@ -44,6 +44,7 @@ class Figure:
     svg: Markup
     title: str
     caption: str
+    tall: bool = False
 
 
 # Scores.
@@ -244,6 +245,21 @@ def learning(groups: Mapping[str, Sequence[Walk]], name: str, metric: str, label
     return to_svg(figure, name, f"{label} after each epoch. Chosen: {'; '.join(words)}.")
 
 
+def masked_figures(walks: Mapping[str, Sequence[Walk]]) -> list[Figure]:
+    """Learning curves with and without the mask."""
+    first, second = walks
+    figures = []
+    for metric, title in (
+        ("balanced_log_loss", "Balanced log-loss"),
+        ("balanced_accuracy", "Balanced accuracy"),
+    ):
+        if all(f"validation_{metric}" in walk.epochs for each in walks.values() for walk in each):
+            svg = learning(walks, f"masked-{metric}", metric, title)
+            caption = f"Solid: {first.lower()}; dashed: {second.lower()}. Violet: validation; grey: training. A line an outer fold."
+            figures.append(Figure(svg, title, caption))
+    return figures
+
+
 # The search.
 
 
@@ -261,10 +277,16 @@ def history_figure(contents: Contents) -> Figure | None:
     axes.set(xlabel="Trial of the final search", ylabel=_words(objective))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid()
+    chosen = complete[complete["number"].astype(int) == contents.study.best.number]
+    place = chosen["number"].astype(int), chosen["value"].astype(float)
+    axes.plot(*place, "o", mfc="none", mec=INK, ms=9, mew=1.3, label="chosen")
     axes.legend(loc="best")
     pruned = int((trials["state"] == "PRUNED").sum())
     failed = len(trials) - len(complete) - pruned
-    caption = f"{len(complete)} trials were complete, {pruned} given up early, {failed} without a value."
+    caption = (
+        f"{len(complete)} trials were complete, {pruned} given up early, {failed} without a value. The best one"
+        " replaces the defaults, which are tried first, only where it surpasses them."
+    )
     alternative = (
         f"{_words(objective)} of each trial: from {values.iloc[0]:.4f} to the best, {best.iloc[-1]:.4f}."
     )
@@ -298,13 +320,25 @@ def importances(contents: Contents) -> dict[str, float]:
         return {}
     objective = contents.study.config.objective
     study = optuna.create_study(direction="maximize" if METRICS[objective].higher_is_better else "minimize")
-    space = Space(contents.study.config.settings, contents.preprocess is not None)
-    for row, values in zip(complete["value"].astype(float), parameters(complete), strict=True):
-        fixed = optuna.trial.FixedTrial(values)
-        space.suggest(fixed)
-        study.add_trial(optuna.create_trial(params=values, distributions=fixed.distributions, value=row))
+    found = parameters(complete)
+    names = sorted({name for values in found for name in values})
+    spaces = {name: _distribution(name, [each[name] for each in found if name in each]) for name in names}
+    for row, values in zip(complete["value"].astype(float), found, strict=True):
+        own = {name: spaces[name] for name in values}
+        study.add_trial(optuna.create_trial(params=values, distributions=own, value=row))
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+
+
+def _distribution(name: str, values: Sequence[Any]) -> optuna.distributions.BaseDistribution:
+    """What the values of a parameter may have been drawn from."""
+    about, number = tunables(HeadConfig)[name], isinstance(values[0], float | int)
+    if about.low is None or about.high is None or not number:
+        return optuna.distributions.CategoricalDistribution(sorted(set(values)))
+    low, high = min(about.low, *values), max(about.high, *values)
+    if isinstance(values[0], float):
+        return optuna.distributions.FloatDistribution(low, high, log=about.log)
+    return optuna.distributions.IntDistribution(int(low), int(high), log=about.log)
 
 
 def parallel_figure(contents: Contents) -> Figure | None:
@@ -344,7 +378,7 @@ def parallel_figure(contents: Contents) -> Figure | None:
     alternative = (
         f"Parallel coordinates of {len(trials)} trials over {', '.join(axis.name for axis in rows)}."
     )
-    return Figure(to_svg(figure, "parallel", alternative), "Parallel coordinates", caption)
+    return Figure(to_svg(figure, "parallel", alternative), "Parallel coordinates", caption, tall=True)
 
 
 @dataclass(frozen=True)
@@ -463,8 +497,8 @@ def _box_figure(
             known,
             CLASS_MARKS[label],
             color=colour,
-            ms=3.2,
-            alpha=0.45,
+            ms=3.6,
+            alpha=0.6,
             mew=0,
         )
         lines = {"color": INK, "linewidth": 1.1}
@@ -485,6 +519,8 @@ def _box_figure(
     if log:
         axes.set_yscale("log")
         _plain_logarithm(axes.yaxis)
+    elif (known == known.round()).all():
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xticks([0, 1], [_short(each, 22) for each in class_names])
     axes.set_xlim(-0.6, 1.6)
     axes.tick_params("x", length=0, labelcolor=INK)
@@ -537,10 +573,12 @@ def _logit_figures(contents: Contents, class_names: tuple[str, str]) -> list[Fig
     axes.axhline(0, color=RULE, lw=1)
     for label, colour in enumerate(CLASS_COLOURS):
         chosen = table.labels == label
-        axes.plot(images[chosen], logits[chosen], CLASS_MARKS[label], color=colour, ms=4, alpha=0.65, mew=0)
+        axes.plot(images[chosen], logits[chosen], CLASS_MARKS[label], color=colour, ms=4.2, alpha=0.75, mew=0)
     if images.max() > WIDE * images.min():
         axes.set_xscale("log")
         _plain_logarithm(axes.xaxis)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set(xlabel="Images of a patient", ylabel="Logit")
     axes.grid(axis="y")
     found = contents.scores["bag_size"] or {}

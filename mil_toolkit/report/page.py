@@ -3,7 +3,7 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -15,8 +15,7 @@ from markupsafe import Markup
 from mil_toolkit.files import publish, shown
 from mil_toolkit.report.contents import Contents, image_paths, read_contents
 from mil_toolkit.report.drawing import style
-from mil_toolkit.report.gallery import Case
-from mil_toolkit.report.pictures import Pictures
+from mil_toolkit.report.pictures import Pictures, samples, thumbnails_of
 from mil_toolkit.report.telling import tell
 
 MOST_BYTES = 24_000_000  # of the file; thumbnails that find no room are left out
@@ -51,11 +50,33 @@ def write_report(
 def render(contents: Contents, anonymise: bool, most_bytes: int) -> tuple[bytes, tuple[str, ...]]:
     """The page, and notes of what is missing in it."""
     with style():
-        told = tell(contents, anonymise) | {"masked": None, "samples": []}
+        told = tell(contents, anonymise)
+    pictures, reason = _pictures(contents)
+    told["samples"] = samples(pictures, told["cases"], told["class_names"])
     environment = _environment()
-    bare = _page(environment, told, {}, ())
-    thumbnails, notes = _thumbnails(contents, told["cases"], most_bytes - len(bare))
+    pictures.room = most_bytes - len(_page(environment, told, {}, ()))
+    thumbnails, without = thumbnails_of(pictures, told["cases"])
+    notes = tuple(_notes(contents, pictures, reason, without))
     return _page(environment, told, thumbnails, notes), notes
+
+
+def _pictures(contents: Contents) -> tuple[Pictures, str | None]:
+    features = contents.study.described["features"]
+    if features is None:
+        return Pictures({}, {}), None
+    paths, reason = image_paths(contents.sources)
+    return Pictures(paths, features["spec"]), reason
+
+
+def _notes(contents: Contents, pictures: Pictures, reason: str | None, without: int) -> Iterator[str]:
+    if contents.attention is None:
+        return
+    if reason:
+        yield f"Without pictures, since the images cannot be reached. {reason}"
+    if pictures.unreadable:
+        yield f"{pictures.unreadable} images are there no more, or cannot be read."
+    if without and not reason:
+        yield f"{without} patients are without pictures, to keep the file small: those that were right most surely."
 
 
 def _environment() -> jinja2.Environment:
@@ -99,34 +120,3 @@ def _template(name: str) -> str:
 def _source(text: str) -> str:
     """What a content-security policy calls an inline text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _thumbnails(
-    contents: Contents, found: Sequence[Case], room: int
-) -> tuple[dict[tuple[str, str], str], tuple[str, ...]]:
-    """Thumbnails of all patients that there is room for, in the order of interest, and what is missing."""
-    if contents.attention is None:
-        return {}, ()
-    paths, reason = image_paths(contents.sources)
-    if reason:
-        return {}, (f"Without pictures: the images cannot be reached. {reason}",)
-    features = contents.study.described["features"]
-    pictures = Pictures(paths, features["spec"].get("crop", 0), room)
-    thumbnails: dict[tuple[str, str], str] = {}
-    without = 0
-    for case in found:
-        images = [(case.stored, each.stored) for each in (*case.highest, *case.lowest)]
-        if images and pictures.room:
-            shown_now = pictures.all_or_none(images)
-            thumbnails |= shown_now
-            without += not shown_now
-        elif images:
-            without += 1
-    notes = []
-    if pictures.unreadable:
-        notes.append(f"{pictures.unreadable} images are there no more, or cannot be read.")
-    if without:
-        notes.append(
-            f"{without} patients have no pictures, to keep the file small: those that are right most surely."
-        )
-    return thumbnails, tuple(notes)

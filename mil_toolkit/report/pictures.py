@@ -1,55 +1,99 @@
-# Floor 4.2: thumbnails inside the page: decoded, cropped as the network saw them, encoded anew without EXIF.
-"""`Pictures`: images as data URIs, as long as there is room in the file."""
+# Floor 4.2: pictures inside the page: decoded, cropped as the network saw them, encoded anew without EXIF.
+"""Images as data URIs, as long as there is room in the file."""
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from mil_toolkit.errors import DataError
-from mil_toolkit.images import Pixels, centre_crop, decode, resize
+from mil_toolkit.images import Pixels, decode, prepare, resize, saturation_mask
+from mil_toolkit.report.gallery import Case
 
 THUMBNAIL, SAMPLE = 104, 160  # pixels
 QUALITY = 78
+SAMPLES = 3  # of each class
+AROUND = 400  # bytes of markup around a picture, its names included
+
+Key = tuple[str, str]  # patient and image, as stored
 
 
 class Pictures:
-    """The thumbnails of a report.
+    """The images of a cohort as its features have them, but for a mask.
 
-    paths: of images, by patient and name; crop: of the study's features; room: bytes of markup they may take
+    paths: of images, by patient and name; spec: of the features; room: bytes that thumbnails may take
     """
 
-    def __init__(self, paths: Mapping[tuple[str, str], Path], crop: int, room: int):
-        self.paths, self.crop, self.room = paths, crop, room
+    def __init__(self, paths: Mapping[Key, Path], spec: Mapping[str, Any]):
+        self.paths, self.spec, self.room = paths, spec, 0
         self.unreadable = 0
 
-    def pixels(self, patient: str, image: str, size: int) -> Pixels | None:
-        """An image as the network saw it before any mask, `size` pixels wide; None where it cannot be read."""
-        path = self.paths.get((patient, image))
-        if path is None:
+    def pixels(self, key: Key, size: int) -> Pixels | None:
+        """An image, `size` pixels wide; None where it cannot be read."""
+        if key not in self.paths:
             return None
         try:
-            whole = decode(path.read_bytes())
-            return resize(centre_crop(whole, self.crop) if self.crop else whole, size)
+            return prepare(decode(self.paths[key].read_bytes()), size, self.spec.get("crop", 0), "none")
         except (OSError, DataError):
             self.unreadable += 1
             return None
 
-    def all_or_none(self, images: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
-        """Thumbnails of these images, or of none of them where there is no room for all."""
-        found = {}
-        for each in images:
-            pixels = self.pixels(*each, THUMBNAIL)
+
+class Sample(NamedTuple):
+    """An image before and after the saturation mask, as data URIs, and what it is."""
+
+    before: str
+    after: str
+    words: str
+
+
+def samples(pictures: Pictures, cases: Sequence[Case], class_names: tuple[str, str]) -> list[Sample]:
+    """The images of highest attention of the patients that are right most surely, SAMPLES of each class."""
+    found = []
+    for label in (0, 1):
+        sure = [case for case in reversed(cases) if case.label == label and case.highest]
+        for case in sure[:SAMPLES]:
+            pixels = pictures.pixels(
+                (case.stored, case.highest[0].stored), pictures.spec.get("image_size", 224)
+            )
             if pixels is not None:
-                found[each] = data_uri(pixels)
-        size = sum(map(len, found.values()))
-        if size > self.room:
-            self.room = 0  # who comes later is of less interest
-            return {}
-        self.room -= size
-        return found
+                before, after = (data_uri(resize(each, SAMPLE)) for each in (pixels, saturation_mask(pixels)))
+                words = f"{case.name}, {class_names[label]}, {case.highest[0].name}"
+                found.append(Sample(before, after, words))
+    return found
+
+
+def thumbnails_of(pictures: Pictures, cases: Sequence[Case]) -> tuple[dict[Key, str], int]:
+    """Thumbnails of the patients' images, in the order of interest until there is no more room.
+
+    Also how many patients have none for want of room.
+    """
+    found: dict[Key, str] = {}
+    without = 0
+    for case in cases:
+        images = [(case.stored, each.stored) for each in (*case.highest, *case.lowest)]
+        fitting = _all_or_none(pictures, images) if pictures.room > 0 else None
+        if fitting is not None:
+            found |= fitting
+        elif images:
+            without += 1
+    return found, without
+
+
+def _all_or_none(pictures: Pictures, images: Sequence[Key]) -> dict[Key, str] | None:
+    """Thumbnails of those that can be read, or None where there is no room for all; then there is none for others."""
+    pixels = {key: pictures.pixels(key, THUMBNAIL) for key in images}
+    found = {key: data_uri(each) for key, each in pixels.items() if each is not None}
+    pictures.room -= sum(len(each) + AROUND for each in found.values())
+    return found if pictures.room >= 0 else None
+
+
+_AROUND = (
+    '<img src="" width="104" height="104" alt=": rank 1000" title="">' + 200 * "x"
+)  # an allowance for the names
 
 
 def data_uri(pixels: Pixels) -> str:

@@ -11,11 +11,12 @@ import numpy as np
 from mil_toolkit.files import shown
 from mil_toolkit.metrics import METRICS
 from mil_toolkit.report import figures
-from mil_toolkit.report.contents import Contents
+from mil_toolkit.report.contents import Contents, Walk
 from mil_toolkit.report.gallery import Naming, cases
-from mil_toolkit.wording import comparison, in_use, number, p_value, with_interval
+from mil_toolkit.wording import FEW, comparison, in_use, number, p_value, with_interval
 
 TABLE = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")
+SATURATION_MASK = "saturation-mask"  # in the name of features
 SECTIONS = ("overview", "scores", "search", "data", "attention", "ablation")
 _NAMED = ("leak", "shortcut", "note", "unchecked")
 _COLUMN_KINDS = (
@@ -55,7 +56,7 @@ def tell(contents: Contents, anonymise: bool) -> dict[str, Any]:
         ],
         "facts": list(facts(contents)),
         "steps": list(steps(contents, anonymise)),
-        "score_caption": f"{counted['patients']} patients, {counted['repeats']} repeat(s); 95 % intervals over patients.",
+        "score_caption": f"{counted['patients']} patients, {_count(counted['repeats'], 'repeat')}; 95 % intervals over patients.",
         "score_heads": ["", *map(label, TABLE)],
         "score_rows": score_rows(scores, TABLE),
         "more_heads": ["", *(label(name) for name in METRICS if name not in TABLE)],
@@ -70,6 +71,7 @@ def tell(contents: Contents, anonymise: bool) -> dict[str, Any]:
         "weighed": set() if contents.attention is None else set(contents.attention["patient_id"]),
         "attention_words": attention_words(contents),
         "ablation": ablation(contents.ablation) if contents.ablation else None,
+        "masked": masked(contents),
         "figures": _figures(contents),
     }
 
@@ -113,7 +115,7 @@ def verdict(scores: Mapping[str, Any]) -> str:
     found = gain["differences"]["balanced_accuracy"]
     if found["low"] is not None and found["low"] > 0:
         second = "Over the metadata alone it gains"
-        end = ": more than chance explains."
+        end = ", an interval above zero" + (", but few patients are decided differently." if gain["discordant"] < FEW else ".")
     elif found["high"] is not None and found["high"] < 0:
         second = "Beside the metadata alone it loses"
         end = ": the metadata alone are better."
@@ -149,10 +151,10 @@ def facts(contents: Contents) -> Iterator[tuple[str, str]]:
             f"{sum(sizes)}, {np.median(sizes):g} in the median patient ({min(sizes)} to {max(sizes)})",
         )
     folds = f"{config.outer_folds} outer" if contents.honest else "no outer"
-    yield "Folds", f"{folds}, {config.folds} inner; {config.repeats} repeat(s)"
+    yield "Folds", f"{folds}, {config.folds} inner; {_count(config.repeats, 'repeat')}"
     yield (
         "Trials",
-        f"{config.trials} in each of {len(contents.walks)} search(es), by {config.objective.replace('_', ' ')}",
+        f"{config.trials} in each of {_count(len(contents.walks), 'search', 'searches')}, by {config.objective.replace('_', ' ')}",
     )
     features = contents.study.described["features"]
     yield "Features", shown(features["name"]) if features else "none: metadata alone"
@@ -161,7 +163,7 @@ def facts(contents: Contents) -> Iterator[tuple[str, str]]:
     branch = {"mlp": "metadata through a network", "direct": "metadata as they are", "none": "no metadata"}
     yield (
         "Chosen model",
-        f"{look}, {branch.get(head.metadata_branch, head.metadata_branch)}, {best.epoch} epochs, {config.members} members",
+        f"{look}, {branch.get(head.metadata_branch, head.metadata_branch)}, {best.epoch} epochs, {_count(config.members, 'member')}",
     )
     yield "Seed", f"{config.seed}"
 
@@ -193,6 +195,10 @@ def steps(contents: Contents, anonymise: bool) -> Iterator[tuple[str, str]]:
     ):
         again = shlex.join(["mil-tune", *data, f"{study}-repeats", "--repeats", "3"])
         yield "The same on other splits, to see how much these folds were luck.", again
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 # Scores.
@@ -258,12 +264,14 @@ def matrix(contents: Contents) -> list[list[dict[str, str]]]:
 def thresholds(contents: Contents) -> str:
     """Which thresholds decided, and by which rule."""
     config = contents.study.config
+    rules = {
+        "share": "the share of positives",
+        "balanced": "the best balanced accuracy in validation",
+        "half": "0.5",
+    }
+    rule = rules.get(config.threshold, config.threshold)
     if config.sensitivity is not None:
         rule = f"a sensitivity of {config.sensitivity:g} in validation"
-    else:
-        rule = {"balanced": "the best balanced accuracy in validation", "half": "0.5"}.get(
-            config.threshold, config.threshold
-        )
     final = contents.study.best.decision.threshold
     return f"Thresholds on the calibrated probability, by the rule: {rule}. That of the final model: {final:.3f}."
 
@@ -364,6 +372,71 @@ def ablation(scores: Mapping[str, Any]) -> dict[str, Any]:
         "figures": figures.ablation_figures(scores),
         "notes": [*gains, *left],
     }
+
+
+def masked(contents: Contents) -> dict[str, Any] | None:
+    """Scores and curves with and without the saturation mask, where mil-ablate was given both features."""
+    if contents.ablation is None:
+        return None
+    own, *others = contents.ablation["features"]
+    other = next(
+        (name for name in others if name in contents.ablation_walks and _mask(name) != _mask(own)), None
+    )
+    if other is None:
+        return None
+    named = {
+        "With the mask" if _mask(name) else "As they are": key
+        for name, key in ((own, "full"), (other, other))
+    }
+    found = contents.ablation["variants"]
+    difference = found[other]["difference"]["differences"]
+    walks = {name: contents.ablation_walks[key] for name, key in sorted(named.items())}
+    words = ", ".join(
+        f"{label(name).lower() if name != 'auc' else 'AUC'} {with_interval(difference[name], '+')}"
+        for name in ("balanced_accuracy", "auc")
+    )
+    return {
+        "caption": f"Mean training and validation scores at the chosen epochs, and outer scores; {_words_of(other)} minus {_words_of(own)}: {words}.",
+        "heads": [
+            "Images",
+            "Training balanced accuracy",
+            "Validation balanced accuracy",
+            "Outer balanced accuracy",
+            "Outer AUC",
+        ],
+        "rows": [
+            {
+                "name": name,
+                "own": key == "full",
+                "cells": [
+                    *_at_chosen(contents.ablation_walks[key]),
+                    *(_cell(found[key]["scores"][metric]) for metric in ("balanced_accuracy", "auc")),
+                ],
+            }
+            for name, key in sorted(named.items())
+        ],
+        "figures": figures.masked_figures(walks),
+    }
+
+
+def _mask(features: str) -> bool:
+    return f"-{SATURATION_MASK}-" in features
+
+
+def _words_of(features: str) -> str:
+    return "with the mask" if _mask(features) else "as they are"
+
+
+def _at_chosen(walks: Sequence[Walk]) -> list[str]:
+    """Mean training and validation balanced accuracy at the epochs that the folds chose."""
+    rows = [walk.epochs[walk.epochs["epoch"] == walk.epoch] for walk in walks]
+    names = ("training_balanced_accuracy", "validation_balanced_accuracy")
+    return [
+        number(float(np.mean([row[name].iloc[0] for row in rows])))
+        if all(name in row and len(row) for row in rows)
+        else number(None)
+        for name in names
+    ]
 
 
 def _variant(name: str, variant: Mapping[str, Any]) -> dict[str, Any]:
