@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
-from support import Command, Tiny, hostile_study
+from support import Command, Tiny, hostile_study, weighed
 
 from mil_toolkit.ablation import ablate
 from mil_toolkit.assessment import publish_table, read_predictions
@@ -38,16 +38,22 @@ def written(study: Path, path: Path, **options: Any) -> str:
     return path.read_text()
 
 
-@pytest.fixture(scope="module")
-def html(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The report of the tiny study."""
-    return written(tiny.study, tmp_path_factory.mktemp("report") / "report.html")
+@pytest.fixture(scope="module", name="study")
+def _study(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny study, whose few epochs teach no attention, with one drawn at random."""
+    return weighed(Path(shutil.copytree(tiny.study, tmp_path_factory.mktemp("report") / "study")))
+
+
+@pytest.fixture(scope="module", name="html")
+def _html(study: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Its report."""
+    return written(study, tmp_path_factory.mktemp("report") / "report.html")
 
 
 @pytest.fixture(name="copied")
-def _copied(tiny: Tiny, tmp_path: Path) -> Path:
-    """A copy of the tiny study, for tests to change."""
-    return Path(shutil.copytree(tiny.study, tmp_path / "study"))
+def _copied(study: Path, tmp_path: Path) -> Path:
+    """A copy of it, for tests to change."""
+    return Path(shutil.copytree(study, tmp_path / "study"))
 
 
 def rewrite(path: Path, change: Callable[[Any], object]) -> None:
@@ -69,8 +75,10 @@ def thumbnails(html: str) -> list[bytes]:
 # The command.
 
 
-def test_the_command_writes_the_report_where_it_is_told(tiny: Tiny, tmp_path: Path, command: Command) -> None:
-    done = command("report", tiny.study, "--output", tmp_path / "r.html", "--json")
+def test_the_command_writes_the_report_where_it_is_told(
+    study: Path, tmp_path: Path, command: Command
+) -> None:
+    done = command("report", study, "--output", tmp_path / "r.html", "--json")
     assert done.code == 0, done.err
     assert done.json["report"] == str(tmp_path / "r.html")
     assert done.json["bytes"] == (tmp_path / "r.html").stat().st_size
@@ -103,8 +111,8 @@ def test_tune_fit_and_ablate_end_with_the_report(
     assert failed.code == 0 and "No report: The disk is full." in failed.out
 
 
-def test_the_same_folder_gives_the_same_bytes(tiny: Tiny, tmp_path: Path, html: str) -> None:
-    assert written(tiny.study, tmp_path / "again.html") == html
+def test_the_same_folder_gives_the_same_bytes(study: Path, tmp_path: Path, html: str) -> None:
+    assert written(study, tmp_path / "again.html") == html
 
 
 # One file.
@@ -135,8 +143,8 @@ def test_ids_in_the_page_are_unique_and_every_reference_is_met(html: str) -> Non
 # What it says.
 
 
-def test_the_first_screen_tells_the_outer_score_its_rivals_and_the_optimism(tiny: Tiny, html: str) -> None:
-    scores = json.loads((tiny.study / "scores.json").read_text())
+def test_the_first_screen_tells_the_outer_score_its_rivals_and_the_optimism(study: Path, html: str) -> None:
+    scores = json.loads((study / "scores.json").read_text())
     first = text_of(html.partition('id="scores"')[0])
     value = scores["outer"]["balanced_accuracy"]
     assert f"{value['value']:.3f} 95 % interval {value['low']:.3f} to {value['high']:.3f}" in first
@@ -158,17 +166,16 @@ def test_without_outer_folds_it_says_loudly_that_there_is_no_honest_score(tiny: 
     shown = written(tmp_path / "s", tmp_path / "r.html")
     first = text_of(shown.partition('id="scores"')[0])
     assert "This study has no honest score." in first and "-nested" in first
-    assert len(thumbnails(shown)) > 24  # the attention of the validation's models
     attention = read_predictions(tmp_path / "s" / "attention.csv")
     np.testing.assert_allclose(attention.groupby("patient_id")["attention"].sum(), 1, atol=1e-5)
 
 
-def test_the_configuration_to_copy_is_what_the_search_found(tiny: Tiny, html: str) -> None:
+def test_the_configuration_to_copy_is_what_the_search_found(study: Path, html: str) -> None:
     from mil_toolkit.hparams import parse_settings
 
     (line,) = re.findall(r"<code>((?:--set [^<]*))</code>", html)
     found = parse_settings([each for each in line.split() if each != "--set"])
-    best = json.loads((tiny.study / "best.json").read_text())["parameters"]
+    best = json.loads((study / "best.json").read_text())["parameters"]
     assert {name: values[0] for name, values in found.items()} == best
 
 
@@ -221,19 +228,19 @@ def test_a_broken_file_is_told(copied: Path, tmp_path: Path) -> None:
 # The gallery.
 
 
-def test_the_worst_mistakes_come_first_with_every_patient_once(tiny: Tiny) -> None:
-    found = cases(read_contents(tiny.study), Naming(False))
+def test_the_worst_mistakes_come_first_with_every_patient_once(tiny: Tiny, study: Path) -> None:
+    found = cases(read_contents(study), Naming(False))
     assert sorted(case.name for case in found) == sorted(tiny.cohort.labelled().patient_ids)
     assert found == sorted(found, key=lambda case: (-case.wrong, -case.error))
-    predictions = read_predictions(tiny.study / "predictions.csv").set_index("patient_id")
+    predictions = read_predictions(study / "predictions.csv").set_index("patient_id")
     for case in found:
         row = predictions.loc[case.name]
         assert case.wrong == (row["label"] != row["prediction"]) and case.probability == row["probability"]
 
 
-def test_images_are_ranked_by_the_attention_of_who_never_saw_them(tiny: Tiny) -> None:
-    attention = pd.concat(map(read_predictions, tiny.study.glob("outer/*/attention.csv")))
-    for case in cases(read_contents(tiny.study), Naming(False)):
+def test_images_are_ranked_by_the_attention_of_who_never_saw_them(study: Path) -> None:
+    attention = pd.concat(map(read_predictions, study.glob("outer/*/attention.csv")))
+    for case in cases(read_contents(study), Naming(False)):
         expected = attention[attention["patient_id"] == case.name].sort_values("attention", ascending=False)
         shown = (*case.highest, *case.lowest)  # all of them, as bags are small
         assert [each.rank for each in shown] == list(range(1, len(expected) + 1))
@@ -281,13 +288,13 @@ def test_without_the_images_the_report_lives_on_the_cache_and_says_so(
 
 
 def test_what_finds_no_room_is_left_out_from_the_least_interesting_on(
-    tiny: Tiny, tmp_path: Path, html: str
+    study: Path, tmp_path: Path, html: str
 ) -> None:
     bare = len(html) - sum(
         len(each) for each in re.findall(r"data:image/jpeg[^\"]+", html.partition('id="cases"')[2])
     )
     most = (bare + len(html)) // 2
-    report = write_report(tiny.study, tmp_path / "r.html", most_bytes=most)
+    report = write_report(study, tmp_path / "r.html", most_bytes=most)
     assert report.size <= most and "to keep the file small" in report.notes[0]
     each = (tmp_path / "r.html").read_text().partition('id="cases"')[2].split('<li class="case')[1:]
     have = ["data:image" in case for case in each]
@@ -385,8 +392,8 @@ def test_curves_and_bands_are_those_of_scikit_learn_under_the_draws(
     np.testing.assert_allclose(np.stack([found.low, found.high], 1), band)
 
 
-def test_the_score_of_a_fold_is_that_of_its_patients_alone(tiny: Tiny) -> None:
-    contents = read_contents(tiny.study)
+def test_the_score_of_a_fold_is_that_of_its_patients_alone(study: Path) -> None:
+    contents = read_contents(study)
     predictions = contents.predictions
     expected = [roc_auc_score(each["label"], each["probability"]) for _, each in predictions.groupby("fold")]
     assert figures.fold_scores(contents.table, 0, "auc") == pytest.approx(expected)

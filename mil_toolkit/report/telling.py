@@ -115,7 +115,9 @@ def verdict(scores: Mapping[str, Any]) -> str:
     found = gain["differences"]["balanced_accuracy"]
     if found["low"] is not None and found["low"] > 0:
         second = "Over the metadata alone it gains"
-        end = ", an interval above zero" + (", but few patients are decided differently." if gain["discordant"] < FEW else ".")
+        end = ", an interval above zero" + (
+            ", but few patients are decided differently." if gain["discordant"] < FEW else "."
+        )
     elif found["high"] is not None and found["high"] < 0:
         second = "Beside the metadata alone it loses"
         end = ": the metadata alone are better."
