@@ -80,7 +80,7 @@ class FittedHead:
             return None
         assert patients.bags is not None
         embeddings = patients.bags.instances[patients.bags.rows(places)]
-        return Instances(self.projection(embeddings)[None], patients.bags.sizes[places])
+        return Instances.of(self.projection(embeddings)[None], patients.bags.sizes[places], self.members)
 
 
 @dataclass(frozen=True)

@@ -245,9 +245,9 @@ class Finetuner:
         told = self.told.config
 
         def loss_of(embeddings: Tensor) -> Tensor:
-            instances = Instances(self.projection(embeddings)[None], sizes)
-            bags = drop_instances(instances, config.instance_dropout, random)
-            logits = self.model(bags, self.metadata[:, group], dropout_of(random))
+            kept = drop_instances(sizes.tolist(), config.instance_dropout, random)
+            bags = Instances.of(self.projection(embeddings)[None], sizes, len(random))
+            logits = self.model(replace(bags, kept=kept), self.metadata[:, group], dropout_of(random))
             return member_losses(logits, self.labels[group], self.weights[:, group], config).sum() * share
 
         files = self.files.of([self.patients.ids[place] for place in group.tolist()])
@@ -261,7 +261,7 @@ class Finetuner:
         config = self.model.config
         gradients = [each.grad for each in self.head_optimizer.parameters if each.grad is not None]
         rate = config.learning_rate * config.gamma ** (config.epochs + self.epoch)
-        self.head_optimizer.move(gradients, rate, self.weights.new_ones(len(self.weights)))
+        self.head_optimizer.move(gradients, rate, [True] * len(self.weights))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.model.zero_grad()

@@ -4,12 +4,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
+from torch.nn import functional
 
 from mil_toolkit.bags import Bags
 from mil_toolkit.cohort import Cohort
@@ -20,6 +22,19 @@ from mil_toolkit.poolings import Instances
 from mil_toolkit.projection import MOST_COMPONENTS, Moments, Projection, fit_projection, fold_moments
 
 _ROUND = 128  # rows
+
+
+class Batch(NamedTuple):
+    """A mini-batch of b patients, and the rows of their embeddings, which a last bag fills up to a round number.
+
+    patients: (b,) places among all; rows: (n,) and the bag (n,) that each is of, empty without images;
+    sizes: rows of each bag, that of the filling included
+    """
+
+    patients: Tensor
+    rows: Tensor
+    bag: Tensor
+    sizes: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,8 @@ class Inputs:
         self._projected: dict[bool, Tensor] = {}
         self._logistic: dict[bool, Tensor] = {}
         self._narrowed: dict[tuple[bool, int], Tensor] = {}
+        self._held_out: dict[int, list[list[Batch]]] = {}
+        self._indices: dict[tuple[int, ...], Tensor] = {}
 
     @cached_property
     def encoders(self) -> list[MetadataEncoder]:
@@ -113,11 +130,11 @@ class Inputs:
 
     @cached_property
     def trains_on(self) -> Tensor:
-        """(F, B) bool, the training patients of each fold."""
+        """(F, B) bool on the CPU, the training patients of each fold."""
         mask = torch.zeros(len(self.trains), len(self.patients), dtype=torch.bool)
         for fold, train in enumerate(self.trains):
             mask[fold, torch.from_numpy(train)] = True
-        return mask.to(self.device)
+        return mask
 
     @cached_property
     def moments(self) -> list[Moments]:
@@ -138,34 +155,63 @@ class Inputs:
         width = self.patients.bags.instances.shape[1]
         return min(config.components, width) if config.components else width
 
-    def instances(self, config: HeadConfig, bags: Tensor, folds: Sequence[int]) -> Instances | None:
-        """The instances of `bags` (b,) as members see them that lie in `folds` (K of them)."""
-        packed = self.patients.bags
-        if packed is None or not config.image_branch:
-            return None
-        rows, sizes = self._fill(packed.rows(bags), packed.sizes[bags])
-        rows, views = rows.to(self.device), torch.tensor(folds, device=self.device)
-        if config.components:
-            view = self._view(config)
-            of_members = (views[:, None] * len(packed.instances) + rows).flatten()
-            x = view.flatten(0, 1).index_select(0, of_members)
-            return Instances(x.view(len(folds), len(rows), -1), sizes)
-        shared = self._raw.index_select(0, rows)[None]
-        if not config.standardise:
-            return Instances(shared, sizes)
-        shift, scale = self._scaler
-        return Instances(shared, sizes, shift[views, None], scale[views, None])
+    def batches(self, patients: Tensor, batch_size: int) -> list[Batch]:
+        """Patients (b,) in this order, `batch_size` at a time; they go to the device in one copy."""
+        parts = patients.split(batch_size)
+        filled = [self._filled(part) for part in parts]
+        rows, bags, sizes = zip(*filled, strict=True)
+        pieces = [*parts, *rows, *bags]
+        moved = torch.cat(pieces).to(self.device, non_blocking=True).split([len(each) for each in pieces])
+        kinds = (moved[i : i + len(parts)] for i in range(0, len(moved), len(parts)))
+        return [Batch(*each) for each in zip(*kinds, sizes, strict=True)]
 
-    def _fill(self, rows: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows up to a multiple of `_ROUND`, the additional ones in a last bag, which the model drops.
+    def held_out(self, batch_size: int) -> list[list[Batch]]:
+        """For each fold the patients that it holds out, `batch_size` at a time."""
+        if batch_size not in self._held_out:
+            held_out = [row.logical_not().nonzero().flatten() for row in self.trains_on]
+            self._held_out[batch_size] = [self.batches(each, batch_size) for each in held_out]
+        return self._held_out[batch_size]
+
+    def instances(
+        self, config: HeadConfig, batch: Batch, folds: Sequence[int], kept: Tensor | None = None
+    ) -> Instances | None:
+        """A mini-batch as members see it that lie in `folds` (K of them); kept (K, n) of its instances."""
+        if not self.embedding_width(config):
+            return None
+        about = batch.bag, batch.sizes, len(folds)
+        if config.components:
+            shown = _groups(folds)
+            starts = self.index(shown)[:, None] * self._view(config).shape[1]  # (G, 1)
+            rows = (starts + batch.rows).flatten()
+            x = self._view(config).flatten(0, 1).index_select(0, rows).unflatten(0, (len(shown), -1))
+            return Instances(x, *about, kept=kept)
+        x = self._raw.index_select(0, batch.rows)[None]
+        if not config.standardise:
+            return Instances(x, *about, kept=kept)
+        shift, scale = (each[self.index(folds), None] for each in self._scaler)
+        return Instances(x, *about, shift, scale, kept)
+
+    def index(self, numbers: Sequence[int]) -> Tensor:
+        """The numbers of folds or members as an index on the device, where they are copied to once."""
+        key = tuple(numbers)
+        if key not in self._indices:
+            self._indices[key] = torch.tensor(key, device=self.device)
+        return self._indices[key]
+
+    def _filled(self, patients: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+        """Rows and bags up to a multiple of `_ROUND`, the additional ones in a last bag, which the model drops.
 
         A bfloat16 product is compiled for each shape that comes; mini-batches of any number of rows never end
         to bring new ones. In float32 too, so that both draw the same random numbers.
         """
+        packed = self.patients.bags
+        if packed is None:
+            return patients[:0], patients[:0], []
+        rows, sizes = packed.rows(patients), packed.sizes[patients]
         filler = -len(rows) % _ROUND
-        if not filler:
-            return rows, sizes
-        return torch.cat([rows, rows.new_zeros(filler)]), torch.cat([sizes, sizes.new_tensor([filler])])
+        bag = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+        filled = functional.pad(rows, (0, filler)), functional.pad(bag, (0, filler), value=len(sizes))
+        return *filled, [*sizes.tolist(), *[filler][: bool(filler)]]
 
     def _widest(self, standardise: bool) -> list[Projection]:
         return [fit_projection(each, standardise, MOST_COMPONENTS) for each in self.moments]
@@ -201,3 +247,10 @@ class Inputs:
             torch.stack(parts) for parts in ([f.shift for f in fitted], [f.scale for f in fitted])
         )
         return shift.to(self.device), scale.to(self.device)
+
+
+def _groups(folds: Sequence[int]) -> list[int]:
+    """The folds once each where every one's members lie side by side, as many of each; else a fold for each member."""
+    distinct = list(dict.fromkeys(folds))
+    side_by_side = [fold for fold in distinct for _ in range(len(folds) // len(distinct))]
+    return distinct if side_by_side == list(folds) else list(folds)

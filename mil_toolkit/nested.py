@@ -17,7 +17,7 @@ from mil_toolkit.hparams import HeadConfig
 from mil_toolkit.inputs import Inputs, Patients
 from mil_toolkit.metrics import METRICS, Predicted
 from mil_toolkit.model import MILModel
-from mil_toolkit.training import Member, predict, train
+from mil_toolkit.training import Member, predict, predict_held_out, train
 
 THRESHOLD = 0.5  # where a metric needs one inside a trial
 
@@ -28,9 +28,11 @@ class Diverged(DataError):
 
 @dataclass(frozen=True)
 class Curves:
-    """Logits of every member for every patient after each epoch.
+    """Logits of every member for every patient in each epoch.
 
-    logits: (E, K, B); folds: (K,) each member's; trains_on: (F, B) bool; labels: (B,)
+    logits: (E, K, B), of patients that a member's fold holds out as the epoch left it; of its training patients as
+        the epoch's own training pass gave them, with dropout and before each step
+    folds: (K,) each member's; trains_on: (F, B) bool; labels: (B,)
     attention: (N,) what each image weighed in the last epoch, by the members that did not train on its patient (NaN
         where none); None where it was not asked for or there are no images
     """
@@ -112,12 +114,14 @@ def run_trial(
     and the smoothed objective after each epoch, and may raise to end the trial.
     """
     higher = METRICS[objective].higher_is_better
-    folds = range(len(inputs.trains))
+    folds = list(range(len(inputs.trains)))
     members = [Member(fold, each) for fold, each in zip(folds, derive_seeds(len(folds), *seed), strict=True)]
     logits: list[np.ndarray] = []
     curve: list[float] = []
-    for epoch, model in enumerate(train(inputs, config, members, members[0].seed), 1):
-        logits.append(predict(model, inputs, folds).numpy())
+    trains_on = inputs.trains_on[folds].to(inputs.device)  # (K, B)
+    for epoch, (model, given) in enumerate(train(inputs, config, members, members[0].seed), 1):
+        held_out = predict_held_out(model, inputs, folds)
+        logits.append(torch.where(trains_on, given, held_out).cpu().numpy())
         if not np.isfinite(logits[-1]).all():
             raise Diverged(f"the logits are no longer finite after epoch {epoch}.")
         curves = _curves(inputs, logits, folds)
@@ -132,7 +136,7 @@ def run_trial(
 
 def _curves(inputs: Inputs, logits: Sequence[np.ndarray], folds: Sequence[int]) -> Curves:
     labels = inputs.patients.labels
-    return Curves(np.stack(logits), np.array(folds), inputs.trains_on.cpu().numpy(), labels)
+    return Curves(np.stack(logits), np.array(folds), inputs.trains_on.numpy(), labels)
 
 
 def run_again(inputs: Inputs, config: HeadConfig, epoch: int, members: int, seed: Sequence[int]) -> Curves:
@@ -142,7 +146,7 @@ def run_again(inputs: Inputs, config: HeadConfig, epoch: int, members: int, seed
     ]
     folds = [member.fold for member in population]
     config = dataclasses.replace(config, epochs=epoch)
-    *_, model = train(inputs, config, population, population[0].seed)
+    *_, (model, _) = train(inputs, config, population, population[0].seed)
     logits = predict(model, inputs, folds).numpy()
     if not np.isfinite(logits).all():
         raise Diverged(
@@ -158,15 +162,14 @@ def _held_out_attention(model: MILModel, inputs: Inputs, folds: Sequence[int]) -
     packed, config = inputs.patients.bags, model.config
     if packed is None or model.pooling is None:
         return None
-    held_out = ~inputs.trains_on.cpu()[list(folds)]  # (K, B)
+    held_out = ~inputs.trains_on[list(folds)]  # (K, B)
     parts = []
-    for bags in torch.arange(len(packed)).split(config.batch_size):
-        instances = inputs.instances(config, bags, folds)
+    for batch in inputs.batches(torch.arange(len(packed)), config.batch_size):
+        instances = inputs.instances(config, batch, folds)
         assert instances is not None
-        of_images = held_out[:, packed.bag_of_instance[packed.rows(bags)]]  # (K, n)
-        weights = (
-            model.pooling.attention(instances).float().cpu()[:, : of_images.shape[1]]
-        )  # behind them: fillers
+        rows = batch.rows.cpu()[batch.bag.cpu() < len(batch.patients)]  # without those that only fill up
+        of_images = held_out[:, packed.bag_of_instance[rows]]  # (K, n)
+        weights = model.pooling.attention(instances).float().cpu()[:, : len(rows)]
         parts.append((weights * of_images).sum(0) / of_images.sum(0))
     return torch.cat(parts).double().numpy()
 
@@ -208,6 +211,6 @@ def refit(
     inputs = Inputs(patients, [np.arange(len(patients))], device, dtype)
     seeds = derive_seeds(members, *seed)
     config = dataclasses.replace(config, epochs=epoch)
-    *_, model = train(inputs, config, [Member(0, each) for each in seeds], seeds[0])
+    *_, (model, _) = train(inputs, config, [Member(0, each) for each in seeds], seeds[0])
     projection = inputs.projections(config)[0] if inputs.embedding_width(config) else None
     return FittedHead(model.cpu(), projection, inputs.encoders[0])

@@ -16,31 +16,35 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mil_toolkit.hparams import HeadConfig
-from mil_toolkit.members import Linear, activated, linear, product
+from mil_toolkit.members import Linear, activated, bmm, linear, product
 
 
 @dataclass(frozen=True)
 class Instances:
     """The embeddings of some bags, as K members see them.
 
-    x: (K, n, D), or (1, n, D) where all members share them
-    sizes: (B,) int64 on the CPU, instances of each bag, bag after bag
+    x: (G, n, D), each of the G shared by K / G members side by side
+    bag: (n,) int64, the bag of each instance; those of a bag lie side by side
+    sizes: instances of each of B bags
+    members: K
     shift, scale: (K, 1, D) where members standardise shared embeddings as (x - shift) * scale, else None;
         they are folded into the first product, so that x is never copied
     kept: (K, n) bool, instances that dropout left in; None keeps all
     """
 
     x: Tensor
-    sizes: Tensor
+    bag: Tensor
+    sizes: Sequence[int]
+    members: int
     shift: Tensor | None = None
     scale: Tensor | None = None
     kept: Tensor | None = None
 
-    @cached_property
-    def bag(self) -> Tensor:
-        """(n,) the bag of each instance."""
-        bag = torch.repeat_interleave(torch.arange(len(self.sizes)), self.sizes)
-        return bag.to(self.x.device, non_blocking=True)
+    @classmethod
+    def of(cls, x: Tensor, sizes: Tensor, members: int) -> "Instances":
+        """Bags of these sizes (B,), packed in x (G, n, D)."""
+        bag = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+        return cls(x, bag.to(x.device), sizes.tolist(), members)
 
     @cached_property
     def outside(self) -> Tensor:
@@ -72,31 +76,27 @@ class Instances:
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """Sum of the standardised embeddings under weights (K, B, n) that sum to one: (K, B, D)."""
-        members, bags, _ = weights.shape
-        weights = weights.to(self.x.dtype)
-        if len(self.x) == members:
-            pooled = torch.bmm(weights, self.x)
-        else:
-            pooled = (weights.reshape(members * bags, -1) @ self.x[0]).view(members, bags, -1)
-        return self._standardise(pooled.float())
+        groups, n, width = self.x.shape
+        pooled = bmm(weights.to(self.x.dtype).reshape(groups, -1, n), self.x)  # (G, K / G * B, D)
+        return self._standardise(pooled.view(*weights.shape[:2], width).float())
 
     def _standardise(self, x: Tensor) -> Tensor:
         return x if self.shift is None or self.scale is None else (x - self.shift) * self.scale
 
-    def standardised(self, members: int) -> Tensor:
+    def standardised(self) -> Tensor:
         """The standardised embeddings themselves: (K, n, D) float32. Only max pooling needs them whole."""
-        return self._standardise(self.x.float()).expand(members, -1, -1)
+        return self._standardise(self.x.float().repeat_interleave(self.members // len(self.x), 0))
 
     def of_bags(self, weights: Tensor) -> Tensor:
         """The weight (K, n) of each instance in its own bag, from (K, B, n)."""
         return weights.gather(1, self.bag.expand(len(weights), 1, -1)).squeeze(1)
 
-    def present(self, members: int) -> Tensor:
+    def present(self) -> Tensor:
         """(K, n) bool, the instances that count."""
         return (
-            self.kept
-            if self.kept is not None
-            else self.bag.new_ones(members, len(self.bag), dtype=torch.bool)
+            torch.ones_like(self.bag, dtype=torch.bool).expand(self.members, -1)
+            if self.kept is None
+            else self.kept
         )
 
     def bag_sums(self, values: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class _Weighted(nn.Module):
 
     def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
         super().__init__()
-        self.width, self.members = inputs, len(members)
+        self.width = inputs
 
     def scores(self, bags: Instances) -> Tensor:
         raise NotImplementedError
@@ -140,7 +140,7 @@ class Mean(_Weighted):
     """The mean of a bag's embeddings: attention with equal scores."""
 
     def scores(self, bags: Instances) -> Tensor:
-        return bags.x.new_zeros(self.members, bags.x.shape[1], dtype=torch.float32)
+        return bags.x.new_zeros(bags.members, bags.x.shape[1], dtype=torch.float32)
 
 
 class Attention(_Weighted):
@@ -190,7 +190,7 @@ class Max(nn.Module):
 
     def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
         super().__init__()
-        self.width, self.members = inputs, len(members)
+        self.width = inputs
 
     def forward(self, bags: Instances) -> Tensor:
         return self._highest(bags, self._candidates(bags))
@@ -202,11 +202,11 @@ class Max(nn.Module):
         return (won / bags.bag_sums(won)[:, bags.bag]).mean(-1)
 
     def _candidates(self, bags: Instances) -> Tensor:
-        x = bags.standardised(self.members)
+        x = bags.standardised()
         return x if bags.kept is None else x.masked_fill(~bags.kept[..., None], -math.inf)
 
     def _highest(self, bags: Instances, x: Tensor) -> Tensor:
-        start = x.new_full((self.members, len(bags.sizes), self.width), -math.inf)
+        start = x.new_full((bags.members, len(bags.sizes), self.width), -math.inf)
         return start.scatter_reduce(1, bags.bag[None, :, None].expand_as(x), x, "amax")
 
 
@@ -221,7 +221,7 @@ class NoisyAnd(nn.Module):
 
     def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
         super().__init__()
-        self.width, self.members = config.hidden, len(members)
+        self.width = config.hidden
         self.detect = Linear(inputs, config.hidden, members)
         self.threshold = nn.Parameter(
             torch.full((len(members), 1, config.hidden), 0.5, device=members[0].device)
@@ -235,7 +235,7 @@ class NoisyAnd(nn.Module):
 
     def attention(self, bags: Instances) -> Tensor:
         """An instance's share of what the bag's detectors saw."""
-        seen = self._detected(bags).sum(-1, keepdim=True) * bags.present(self.members)[..., None]
+        seen = self._detected(bags).sum(-1, keepdim=True) * bags.present()[..., None]
         return (seen / bags.bag_sums(seen)[:, bags.bag]).squeeze(-1)
 
     def _detected(self, bags: Instances) -> Tensor:
@@ -282,11 +282,12 @@ class Transformer(nn.Module):
         # In float32: on a CPU torch's gradient of it takes twice as long in bfloat16. Bag by bag: padded to the
         # longest, most of the work would be on padding.
         joint = self.query_key_value(x).float().unflatten(-1, (3, self.HEADS, -1)).permute(2, 0, 3, 1, 4)
-        seen = bags.present(len(x))[:, None, None]  # (K, 1, 1, n)
-        sizes = bags.sizes.tolist()
+        seen = bags.present()[:, None, None]  # (K, 1, 1, n)
         mixed = [
             functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-            for (query, key, value), mask in zip(joint.split(sizes, 3), seen.split(sizes, 3), strict=True)
+            for (query, key, value), mask in zip(
+                joint.split(list(bags.sizes), 3), seen.split(list(bags.sizes), 3), strict=True
+            )
         ]
         return torch.cat(mixed, 2).transpose(1, 2).flatten(2).to(x.dtype)
 

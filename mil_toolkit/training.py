@@ -2,17 +2,21 @@
 """Training of K heads at once; see `train`."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import chain, compress
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
 
 from mil_toolkit.hparams import HeadConfig
-from mil_toolkit.inputs import Inputs
+from mil_toolkit.inputs import Batch, Inputs
 from mil_toolkit.members import draw, dropout_of, generators
 from mil_toolkit.model import Logits, MetadataDirect, MILModel
-from mil_toolkit.poolings import Instances
 
 
 @dataclass(frozen=True)
@@ -23,35 +27,73 @@ class Member:
     seed: int
 
 
-def train(
-    inputs: Inputs, config: HeadConfig, members: Sequence[Member], order_seed: int
-) -> Iterator[MILModel]:
-    """Train K members in lockstep; yields the model after each of `config.epochs` epochs.
+class Epoch(NamedTuple):
+    """What an epoch ends with: the model, and the logits (K, B) that it gave on the way, before each of its steps."""
+
+    model: MILModel
+    logits: Tensor
+
+
+def train(inputs: Inputs, config: HeadConfig, members: Sequence[Member], order_seed: int) -> Iterator[Epoch]:
+    """Train K members in lockstep; yields what each of `config.epochs` epochs ends with.
 
     All members walk through the same mini-batches, which `order_seed` shuffles. A member's loss in a
     mini-batch is the mean over its own training patients in it; it does not move where there are none.
     The caller stops the training by not asking for the next epoch.
     """
-    random = generators([member.seed for member in members], inputs.device)
-    folds = [member.fold for member in members]
-    metadata = inputs.metadata[folds]  # (K, B, M)
-    model = MILModel(config, inputs.embedding_width(config), metadata.shape[-1], random).to(inputs.device)
-    if config.logistic_start and isinstance(model.branch, MetadataDirect):
-        model.start_at(inputs.logistic(config.class_weights)[folds])
-    weights = patient_weights(inputs, config)[folds]  # (K, B)
-    labels = torch.from_numpy(inputs.patients.labels).float().to(inputs.device)
-    optimizer = Optimizer(model, config)
-    order = torch.Generator().manual_seed(order_seed)
-    dropout = dropout_of(random)
+    population = _Population(inputs, config, members)
+    shuffle = torch.Generator().manual_seed(order_seed)
     for epoch in range(config.epochs):
-        rate = config.learning_rate * config.gamma**epoch
-        for batch in torch.randperm(len(inputs.patients), generator=order).split(config.batch_size):
-            bags = inputs.instances(config, batch, folds)
-            bags = drop_instances(bags, config.instance_dropout, random)
-            logits = model(bags, metadata[:, batch], dropout)
-            loss = member_losses(logits, labels[batch], weights[:, batch], config).sum()
-            optimizer.step(loss, rate, (weights[:, batch] > 0).any(1))
-        yield model
+        order = torch.randperm(len(inputs.patients), generator=shuffle)
+        logits = population.walk(order, config.learning_rate * config.gamma**epoch)
+        yield Epoch(population.model, logits)
+
+
+class _Population:
+    """K members and all that they train on, on the device before the first epoch."""
+
+    def __init__(self, inputs: Inputs, config: HeadConfig, members: Sequence[Member]):
+        self.inputs, self.config = inputs, config
+        self.random = generators([member.seed for member in members], inputs.device)
+        self.folds = folds = [member.fold for member in members]
+        self.metadata = inputs.metadata[folds]  # (K, B, M)
+        self.model = MILModel(config, inputs.embedding_width(config), self.metadata.shape[-1], self.random)
+        self.model.to(inputs.device)
+        if config.logistic_start and isinstance(self.model.branch, MetadataDirect):
+            self.model.start_at(inputs.logistic(config.class_weights)[folds])
+        self.weights = patient_weights(inputs, config)[folds]  # (K, B)
+        self.labels = torch.from_numpy(inputs.patients.labels).float().to(inputs.device)
+        self.optimizer = Optimizer(self.model, config)
+
+    def walk(self, order: Tensor, rate: float) -> Tensor:
+        """One epoch through the patients in this order (B,); the logits (K, B) of its training pass.
+
+        What the mini-batches take is planned and drawn before the first of them: the steps wait for no copy.
+        """
+        batches = self.inputs.batches(order, self.config.batch_size)
+        kept = self._kept(batches)
+        learns = self.inputs.trains_on[self.folds]  # (K, B), on the CPU as the order
+        active = [learns[:, part].any(1).tolist() for part in order.split(self.config.batch_size)]
+        given = torch.empty_like(self.weights)
+        for batch, of_batch, moving in zip(batches, kept, active, strict=True):
+            given.index_copy_(1, batch.patients, self._step(batch, of_batch, moving, rate))
+        return given
+
+    def _kept(self, batches: Sequence[Batch]) -> Sequence[Tensor | None]:
+        """Instances of each mini-batch that dropout leaves in; None where it leaves all."""
+        rate = self.config.instance_dropout
+        if rate == 0 or self.model.pooling is None:
+            return [None] * len(batches)
+        kept = drop_instances([size for batch in batches for size in batch.sizes], rate, self.random)
+        return kept.split([len(batch.rows) for batch in batches], 1)
+
+    def _step(self, batch: Batch, kept: Tensor | None, active: Sequence[bool], rate: float) -> Tensor:
+        bags = self.inputs.instances(self.config, batch, self.folds, kept)
+        metadata, weights = (each.index_select(1, batch.patients) for each in (self.metadata, self.weights))
+        logits = self.model(bags, metadata, dropout_of(self.random))
+        loss = member_losses(logits, self.labels[batch.patients], weights, self.config).sum()
+        self.optimizer.step(loss, rate, active)
+        return logits.total.detach()
 
 
 def patient_weights(inputs: Inputs, config: HeadConfig) -> Tensor:
@@ -59,7 +101,7 @@ def patient_weights(inputs: Inputs, config: HeadConfig) -> Tensor:
 
     Class weights are n / (2 n_class) among the fold's training patients, so that their mean is one.
     """
-    trains_on = inputs.trains_on.float()
+    trains_on = inputs.trains_on.float().to(inputs.device)
     if not config.class_weights:
         return trains_on
     labels = torch.from_numpy(inputs.patients.labels).to(inputs.device)
@@ -78,27 +120,22 @@ def member_losses(logits: Logits, labels: Tensor, weights: Tensor, config: HeadC
     Shapes: logits (K, b), labels (b,), weights (K, b)
     Under late fusion each branch's own cross-entropy is added, times `config.auxiliary`.
     """
-    losses = _cross_entropy(logits.total, labels)
-    for branch in (logits.image, logits.metadata):
-        if branch is not None:
-            losses = losses + config.auxiliary * _cross_entropy(branch, labels)
-    return (losses * weights).sum(1) / (weights > 0).sum(1).clamp(min=1)
+    branches = [each for each in (logits.image, logits.metadata) if each is not None]
+    losses = functional.softplus(torch.stack([logits.total, *branches]) * (1 - 2 * labels))  # (1 or 3, K, b)
+    total = losses[0] + config.auxiliary * losses[1:].sum(0) if branches else losses[0]
+    return (total * weights).sum(1) / (weights > 0).sum(1).clamp(min=1)
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return functional.binary_cross_entropy_with_logits(logits, labels.expand_as(logits), reduction="none")
+def drop_instances(sizes: Sequence[int], rate: float, random: Sequence[torch.Generator]) -> Tensor:
+    """Which instances of bags of these sizes stay, (K, n) bool, packed as they are.
 
-
-def drop_instances(
-    bags: Instances | None, rate: float, random: Sequence[torch.Generator]
-) -> Instances | None:
-    """Leave each instance out with probability `rate`, but one of each bag, drawn at random, always in."""
-    if bags is None or rate == 0:
-        return bags
-    kept = draw(random, bags.x.shape[1]) >= rate  # (K, n)
-    sizes = bags.sizes.to(bags.x.device, non_blocking=True)
-    spared = (draw(random, len(sizes)) * sizes).long() + sizes.cumsum(0) - sizes  # (K, B)
-    return replace(bags, kept=kept.scatter(1, spared, True))
+    Each is left out with probability `rate`, but one of each bag, drawn at random, is always in.
+    """
+    kept = draw(random, sum(sizes)) >= rate
+    of_bags = torch.tensor(sizes, dtype=torch.int64)
+    of_bags, ends = (each.to(kept.device, non_blocking=True) for each in (of_bags, of_bags.cumsum(0)))
+    spared = (draw(random, len(sizes)) * of_bags).long() + ends - of_bags  # (K, B)
+    return kept.scatter(1, spared, True)
 
 
 @torch.inference_mode()
@@ -107,17 +144,38 @@ def predict(model: MILModel, inputs: Inputs, folds: Sequence[int]) -> Tensor:
     config = model.config
     metadata = inputs.metadata[list(folds)]
     parts = [
-        model(inputs.instances(config, bags, folds), metadata[:, bags]).total
-        for bags in torch.arange(len(inputs.patients)).split(config.batch_size)
+        model(inputs.instances(config, batch, folds), metadata.index_select(1, batch.patients)).total
+        for batch in inputs.batches(torch.arange(len(inputs.patients)), config.batch_size)
     ]
     return torch.cat(parts, 1).float().cpu()
 
 
-class Optimizer:
-    """SGD with momentum, Adam or AdamW over all parameters as one tensor (K, P).
+@torch.inference_mode()
+def predict_held_out(model: MILModel, inputs: Inputs, folds: Sequence[int]) -> Tensor:
+    """Logits (K, B) of the patients that each member's fold holds out, on the device; zero elsewhere."""
+    logits = torch.zeros(len(folds), len(inputs.patients), device=inputs.device)
+    at_once = model.config.batch_size * len(
+        inputs.trains
+    )  # with a fold's members alone: as large as in training
+    for fold, batches in enumerate(inputs.held_out(at_once)):
+        in_fold = [k for k, each in enumerate(folds) if each == fold]
+        members = inputs.index(in_fold)
+        heads = {
+            name: value.index_select(0, members)
+            for name, value in chain(model.named_parameters(), model.named_buffers())
+        }
+        for batch in batches if in_fold else ():
+            bags = inputs.instances(model.config, batch, [fold] * len(in_fold))
+            metadata = inputs.metadata[fold].index_select(0, batch.patients).expand(len(in_fold), -1, -1)
+            total = functional_call(model, heads, (bags, metadata)).total
+            logits[members[:, None], batch.patients] = total
+    return logits
 
-    The update is that of torch.optim with its default constants (a test holds them equal); here a member without
-    training patients in a mini-batch keeps its weights, its moments and its step count.
+
+class Optimizer:
+    """SGD with momentum, Adam or AdamW: torch's fused updates, with its default constants, of one tensor a member.
+
+    A member without training patients in a mini-batch keeps its weights, its moments and its step count.
     """
 
     BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -127,40 +185,31 @@ class Optimizer:
         self.parameters = list(model.parameters())
         self.values = flatten(self.parameters)
         self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
-        self.steps = self.values.new_zeros(len(self.values), 1)
+        self.steps = self.values.new_zeros(len(self.values))
 
-    def step(self, loss: Tensor, rate: float, active: Tensor) -> None:
-        """Move the members that are `active` (K,) bool against the gradient of `loss`, the sum over members."""
+    def step(self, loss: Tensor, rate: float, active: Sequence[bool]) -> None:
+        """Move the members that are `active`, K truths, against the gradient of `loss`, the sum over members."""
         self.move(torch.autograd.grad(loss, self.parameters), rate, active)
 
     @torch.no_grad()
-    def move(self, gradients: Sequence[Tensor], rate: float, active: Tensor) -> None:
-        """Move the members that are `active` (K,) bool against these gradients of the parameters."""
+    def move(self, gradients: Sequence[Tensor], rate: float, active: Sequence[bool]) -> None:
+        """Move the members that are `active`, K truths, against these gradients of the parameters."""
         gradient = torch.cat([each.flatten(1) for each in gradients], 1)  # (K, P)
-        moving = active.float()[:, None]  # (K, 1), as all that follows
-        rates = rate * moving
-        if self.config.optimizer == "adamw":
-            self.values.mul_(1 - rates * self.config.weight_decay)
-        elif self.config.weight_decay:
-            gradient.add_(self.values, alpha=self.config.weight_decay)
-        if self.config.optimizer == "sgd":
-            self._sgd(gradient, rates, moving)
-        else:
-            self._adam(gradient, rates, moving)
+        state = (self.values, gradient, self.first, self.second, self.steps)
+        moving = [list(compress(each.unbind(), active)) for each in state]
+        update = self._sgd if self.config.optimizer == "sgd" else self._adam
+        update(*moving, lr=rate, weight_decay=self.config.weight_decay, maximize=False, fused=True)
 
-    def _sgd(self, gradient: Tensor, rates: Tensor, moving: Tensor) -> None:
-        self.first.mul_(1 - (1 - self.config.momentum) * moving).addcmul_(gradient, moving)
-        self.values.addcmul_(rates, self.first, value=-1)
+    def _sgd(self, values: list[Tensor], *state: list[Tensor], **about: Any) -> None:
+        gradients, first, _, _ = state
+        sgd(values, gradients, [*first], momentum=self.config.momentum, dampening=0, nesterov=False, **about)
 
-    def _adam(self, gradient: Tensor, rates: Tensor, moving: Tensor) -> None:
+    def _adam(self, values: list[Tensor], *state: list[Tensor], **about: Any) -> None:
+        gradients, first, second, steps = state
         beta, gamma = self.BETAS
-        self.steps += moving
-        self.first.lerp_(gradient, (1 - beta) * moving)
-        self.second.lerp_(gradient.square_(), (1 - gamma) * moving)
-        steps = self.steps.clamp(min=1)  # a member that has not moved yet has moments of zero
-        root = (1 - gamma**steps).sqrt()
-        spread = self.second.sqrt().add_(root * self.EPSILON)
-        self.values.addcdiv_(self.first * (rates * root / (1 - beta**steps)), spread, value=-1)
+        decoupled = self.config.optimizer == "adamw"
+        about |= {"beta1": beta, "beta2": gamma, "eps": self.EPSILON, "amsgrad": False}
+        adam(values, gradients, first, second, [], steps, decoupled_weight_decay=decoupled, **about)
 
 
 def flatten(parameters: Sequence[nn.Parameter]) -> Tensor:

@@ -327,7 +327,7 @@ def _sqlite(path: Path) -> str:
 
 
 def epoch_scores(curves: Curves) -> list[dict[str, float]]:
-    """Training and validation scores after each epoch, at a threshold of 0.5."""
+    """Validation scores after each epoch, and training scores of its own pass, at a threshold of 0.5; see `Curves`."""
     rows = []
     for epoch in range(1, len(curves.logits) + 1):
         row: dict[str, float] = {"epoch": epoch}

@@ -133,7 +133,7 @@ def test_a_procedure_that_trains_on_those_it_scores_fails(
         return [replace(each, patients=final.patients, inner=final.inner) for each in searches], saved
 
     monkeypatch.setattr(module, "plan_searches", leaking)
-    found = run_canary(*data, tmp_path / "study", CONFIG, "cpu", runs=6)
+    found = run_canary(*data, tmp_path / "study", CONFIG, "cpu", runs=10)
     assert not found.passed and found.mean > 0.6
     assert [record.levelname for record in caplog.records if "CANARY FAILED" in record.message] == ["ERROR"]
 

@@ -21,18 +21,21 @@ def test_linear_is_each_members_own_linear() -> None:
         torch.testing.assert_close(layer(x)[k], expected)
 
 
-def test_linear_on_shared_input_is_linear_on_copies() -> None:
-    layer = Linear(5, 7, generators(SEEDS))
-    x = torch.randn(1, 11, 5)
-    torch.testing.assert_close(layer(x), layer(x.expand(3, -1, -1).contiguous()))
+@pytest.mark.parametrize("groups", [1, 2])
+def test_linear_on_shared_input_is_linear_on_copies(groups: int) -> None:
+    layer = Linear(5, 7, generators(range(4)))
+    x = torch.randn(groups, 11, 5)
+    torch.testing.assert_close(layer(x), layer(x.repeat_interleave(4 // groups, 0)))
 
 
-def test_linear_passes_the_gradients_of_copies_to_shared_input() -> None:
-    layer = Linear(5, 7, generators(SEEDS))
-    x = torch.randn(1, 11, 5, requires_grad=True)
-    weights = torch.randn(3, 11, 7)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_linear_passes_the_gradients_of_copies_to_shared_input(groups: int) -> None:
+    layer = Linear(5, 7, generators(range(4)))
+    x = torch.randn(groups, 11, 5, requires_grad=True)
+    weights = torch.randn(4, 11, 7)
+    copied = x.repeat_interleave(4 // groups, 0)
     shared = torch.autograd.grad((layer(x) * weights).sum(), [x, layer.weight, layer.bias])
-    copies = torch.autograd.grad((layer(x.expand(3, -1, -1)) * weights).sum(), [x, layer.weight, layer.bias])
+    copies = torch.autograd.grad((layer(copied) * weights).sum(), [x, layer.weight, layer.bias])
     for one, other in zip(shared, copies, strict=True):
         torch.testing.assert_close(one, other)
 

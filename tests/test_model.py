@@ -22,7 +22,7 @@ def model(
 
 
 def bags() -> Instances:
-    return Instances(torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(1)), SIZES)
+    return Instances.of(torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(1)), SIZES, 2)
 
 
 def metadata() -> Tensor:
@@ -40,7 +40,7 @@ def test_a_member_is_the_same_alone_and_among_others(fusion: str, branch: str) -
     assert together.shape == (2, 3)
     for k, seed in enumerate(SEEDS):
         alone = model(fusion=fusion, metadata_branch=branch, seeds=(seed,))
-        own = Instances(bags().x[k : k + 1], SIZES)
+        own = Instances.of(bags().x[k : k + 1], SIZES, 1)
         torch.testing.assert_close(alone(own, metadata()[k : k + 1]).total[0], together[k])
 
 

@@ -40,8 +40,10 @@ def embeddings(members: int = len(SEEDS), sizes: Sequence[int] = SIZES) -> Tenso
     return torch.randn(members, sum(sizes), WIDTH, generator=torch.Generator().manual_seed(5))
 
 
-def instances(x: Tensor, sizes: Sequence[int] = SIZES, kept: Tensor | None = None) -> Instances:
-    return Instances(x, torch.tensor(sizes), kept=kept)
+def instances(
+    x: Tensor, sizes: Sequence[int] = SIZES, kept: Tensor | None = None, members: int = 0
+) -> Instances:
+    return dataclasses.replace(Instances.of(x, torch.tensor(sizes), members or len(x)), kept=kept)
 
 
 def some_kept() -> Tensor:
@@ -92,17 +94,20 @@ def test_folding_the_scaler_is_standardising_copies(name: str) -> None:
     pool, x = pooling(name), embeddings(members=1)
     shift, scale = torch.randn(len(SEEDS), 1, WIDTH), torch.rand(len(SEEDS), 1, WIDTH) + 0.5
     for kept in (None, some_kept()):
-        folded = Instances(x, torch.tensor(SIZES), shift, scale, kept)
+        shared = instances(x, kept=kept, members=len(SEEDS))
+        folded = dataclasses.replace(shared, shift=shift, scale=scale)
         copies = instances((x - shift) * scale, kept=kept)
         torch.testing.assert_close(pool(folded), pool(copies), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(pool.attention(folded), pool.attention(copies), rtol=1e-4, atol=1e-5)
 
 
 @every_pooling
-def test_shared_embeddings_are_copies_of_them(name: str) -> None:
-    pool, x = pooling(name), embeddings(members=1)
-    copies = x.expand(len(SEEDS), -1, -1).contiguous()
-    torch.testing.assert_close(pool(instances(x)), pool(instances(copies)))
+@pytest.mark.parametrize("groups", [1, 2])
+def test_shared_embeddings_are_copies_of_them(groups: int, name: str) -> None:
+    pool, x = pooling(name, seeds=range(4)), embeddings(members=groups)
+    shared, copies = instances(x, members=4), instances(x.repeat_interleave(4 // groups, 0))
+    torch.testing.assert_close(pool(shared), pool(copies))
+    torch.testing.assert_close(pool.attention(shared), pool.attention(copies))
 
 
 @every_pooling
@@ -159,7 +164,7 @@ def test_bfloat16_is_close_to_float32(name: str) -> None:
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(0, 1000))
 def test_the_masked_softmax_is_the_softmax_of_each_bag(sizes: list[int], seed: int) -> None:
     scores = 20 * torch.randn(2, sum(sizes), generator=torch.Generator().manual_seed(seed))
-    weights = instances(torch.zeros(1, sum(sizes), 1), sizes).softmax(scores)
+    weights = instances(torch.zeros(1, sum(sizes), 1), sizes, members=2).softmax(scores)
     expected = torch.stack(
         [torch.block_diag(*(part.softmax(0)[None] for part in row.split(sizes))) for row in scores]
     )

@@ -2,13 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+import mil_toolkit.members as members_module
+import mil_toolkit.training as training_module
 from mil_toolkit.hparams import OPTIMIZER_NAMES, POOLING_NAMES, HeadConfig
 from mil_toolkit.inputs import Inputs, Patients
 from mil_toolkit.members import generators
@@ -21,6 +26,7 @@ from mil_toolkit.training import (
     member_losses,
     patient_weights,
     predict,
+    predict_held_out,
     train,
 )
 
@@ -31,7 +37,7 @@ MEMBERS = [Member(0, 10), Member(1, 20), Member(0, 30)]
 
 
 def weights_after(inputs: Inputs, config: HeadConfig, members: Sequence[Member]) -> dict[str, Tensor]:
-    *_, model = train(inputs, config, members, order_seed=5)
+    *_, (model, _) = train(inputs, config, members, order_seed=5)
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
@@ -76,10 +82,55 @@ def test_training_lowers_the_loss_on_the_training_patients(make_patients: MakePa
         functional.binary_cross_entropy_with_logits(
             predict(model, inputs, [0])[0], torch.arange(12).remainder(2).float()
         ).item()
-        for model in train(inputs, config, [Member(0, 1)], 1)
+        for model, _ in train(inputs, config, [Member(0, 1)], 1)
     ]
     assert len(losses) == 30
     assert losses[-1] < 0.75 * losses[0]
+
+
+# What a device need not wait for.
+
+
+class OfTheDevice(TorchDispatchMode):
+    """Lets no operation see a tensor that does not lie on the device, here torch's `meta`.
+
+    That one holds no values: whatever would wait for one (`item`, `tolist`, `nonzero`) fails on it by itself.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for each in tree_leaves((args, kwargs, result)):
+            assert not isinstance(each, Tensor) or each.is_meta, func
+        return result
+
+
+@pytest.mark.parametrize("pooling", POOLING_NAMES)
+@pytest.mark.parametrize("components", [0, 4])
+def test_no_step_touches_the_host(
+    components: int, pooling: str, make_patients: MakePatients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn(members: Sequence[object], *shape: int) -> Tensor:
+        return torch.empty(len(members), *shape, device="meta")
+
+    for module in (members_module, training_module):
+        monkeypatch.setattr(module, "draw", drawn)
+    monkeypatch.setattr(training_module, "generators", lambda seeds, device: generators(seeds))
+    config = dataclasses.replace(CONFIG, pooling=pooling, components=components, logistic_start=False)
+    inputs, folds = Inputs(make_patients(), TRAINS, "meta"), [member.fold for member in MEMBERS]
+    for model, _ in train(inputs, config, MEMBERS, 0):  # what lasts for a search is made by its first epoch
+        predict_held_out(model, inputs, folds)
+    step = training_module._Population._step
+
+    def watched(*args: Any) -> Tensor:
+        with OfTheDevice():
+            return step(*args)
+
+    monkeypatch.setattr(training_module._Population, "_step", watched)
+    for model, given in train(inputs, config, MEMBERS, 0):
+        with OfTheDevice():
+            assert predict_held_out(model, inputs, folds).is_meta and given.is_meta
 
 
 # What may not be seen.
@@ -169,22 +220,16 @@ def test_late_fusion_adds_the_branches_own_losses() -> None:
 
 def test_instance_dropout_leaves_its_share_and_never_empties_a_bag() -> None:
     sizes = torch.tensor([1, 1000, 2, 1])
-    kept = dropped(sizes, 0.9)
+    kept = drop_instances(sizes.tolist(), 0.9, generators([1, 2]))
     assert kept[:, 1:1001].float().mean().item() == pytest.approx(0.1, abs=0.02)
     assert all(part.any(1).all() for part in kept.split(sizes.tolist(), 1))
     assert not torch.equal(kept[0], kept[1])
 
 
 def test_the_instance_that_is_spared_is_drawn_evenly() -> None:
-    kept = dropped(torch.full((4000,), 3), 1 - 1e-9)
+    kept = drop_instances([3] * 4000, 1 - 1e-9, generators([1, 2]))
     shares = kept[0].view(4000, 3).float().mean(0)
     assert shares.tolist() == pytest.approx([1 / 3] * 3, abs=0.03)
-
-
-def dropped(sizes: Tensor, rate: float) -> Tensor:
-    bags = drop_instances(Instances(torch.zeros(1, int(sizes.sum()), 1), sizes), rate, generators([1, 2]))
-    assert bags is not None and bags.kept is not None
-    return bags.kept
 
 
 # The optimizer.
@@ -208,7 +253,7 @@ def test_the_optimizer_is_that_of_torch(
     expected = reference(theirs.parameters(), lr=1.0, weight_decay=0.1, **arguments)  # type: ignore[call-arg]
     for step in range(5):
         rate = 0.01 * 0.8**step
-        optimizer.step(loss_of(ours, step), rate, torch.tensor([True, True]))
+        optimizer.step(loss_of(ours, step), rate, [True, True])
         loss_of(theirs, step).backward()
         expected.param_groups[0]["lr"] = rate
         expected.step()
@@ -224,9 +269,9 @@ def test_an_inactive_member_keeps_everything(name: str) -> None:
     paused, short = small_model(), small_model()
     optimizers = Optimizer(paused, config), Optimizer(short, config)
     for step in range(6):
-        optimizers[0].step(loss_of(paused, step), 0.01, torch.tensor([True, step % 2 == 0]))
+        optimizers[0].step(loss_of(paused, step), 0.01, [True, step % 2 == 0])
         if step % 2 == 0:
-            optimizers[1].step(loss_of(short, step), 0.01, torch.tensor([True, True]))
+            optimizers[1].step(loss_of(short, step), 0.01, [True, True])
     for one, other in zip(paused.parameters(), short.parameters(), strict=True):
         torch.testing.assert_close(one[1], other[1], rtol=0, atol=0)
         assert not torch.equal(one[0], other[0])
@@ -238,7 +283,7 @@ def small_model() -> nn.Module:
 
 def loss_of(model: nn.Module, step: int) -> Tensor:
     random = torch.Generator().manual_seed(step)
-    bags = Instances(torch.randn(2, 6, 4, generator=random), torch.tensor([2, 4]))
+    bags = Instances.of(torch.randn(2, 6, 4, generator=random), torch.tensor([2, 4]), 2)
     logits: Logits = model(bags, torch.randn(2, 2, 3, generator=random))
     return member_losses(logits, torch.tensor([0.0, 1.0]), torch.ones(2, 2), CONFIG).sum()
 
@@ -248,12 +293,30 @@ def loss_of(model: nn.Module, step: int) -> Tensor:
 
 def test_prediction_does_not_depend_on_the_batches(make_patients: MakePatients) -> None:
     inputs = Inputs(make_patients(), TRAINS)
-    *_, model = train(inputs, CONFIG, MEMBERS, 0)
+    *_, (model, _) = train(inputs, CONFIG, MEMBERS, 0)
     folds = [member.fold for member in MEMBERS]
     logits = predict(model, inputs, folds)
     assert logits.shape == (3, 12)
     model.config = dataclasses.replace(CONFIG, batch_size=5)
     torch.testing.assert_close(predict(model, inputs, folds), logits)
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_each_member_predicts_what_its_fold_holds_out(images: bool, make_patients: MakePatients) -> None:
+    inputs = Inputs(make_patients(images=images), TRAINS)
+    *_, (model, _) = train(inputs, CONFIG, MEMBERS, 0)
+    folds = [member.fold for member in MEMBERS]
+    held_out = ~inputs.trains_on[folds]
+    expected = predict(model, inputs, folds) * held_out
+    torch.testing.assert_close(predict_held_out(model, inputs, folds), expected)
+
+
+def test_the_training_pass_tells_its_logits(make_patients: MakePatients) -> None:
+    """Without dropout and with a model that does not move they are those of prediction."""
+    config = dataclasses.replace(CONFIG, learning_rate=0.0, embedding_dropout=0.0, instance_dropout=0.0)
+    inputs = Inputs(make_patients(), TRAINS)
+    *_, (model, given) = train(inputs, config, MEMBERS, 0)
+    torch.testing.assert_close(given, predict(model, inputs, [member.fold for member in MEMBERS]))
 
 
 def test_bfloat16_moves_the_logits_less_than_another_seed_does(make_patients: MakePatients) -> None:
@@ -263,7 +326,7 @@ def test_bfloat16_moves_the_logits_less_than_another_seed_does(make_patients: Ma
 
     def logits(dtype: torch.dtype, first: int) -> Tensor:
         inputs = Inputs(patients, trains, dtype=dtype)
-        *_, model = train(inputs, config, [Member(fold, first + fold) for fold in range(4)], 0)
+        *_, (model, _) = train(inputs, config, [Member(fold, first + fold) for fold in range(4)], 0)
         return predict(model, inputs, range(4))
 
     exact = logits(torch.float32, 0)
