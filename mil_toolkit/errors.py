@@ -1,7 +1,9 @@
-# Floor 0: the errors that a user sees; each knows its exit code.
+# Floor 0: the errors that a user sees; each knows its exit code. And the one of an extra that is not installed.
 """Errors that say what was expected, what came, where, and what to do."""
 
+import importlib
 from collections.abc import Sequence
+from types import ModuleType
 
 
 class MilError(Exception):
@@ -30,3 +32,11 @@ class BusyError(MilError):
     """Another process holds what this one needs; trying again later will do."""
 
     exit_code = 75
+
+
+def import_extra(module: str, extra: str, needed_by: str) -> ModuleType:
+    """Import a module that one of the package's extras brings; raises UsageError that says how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError:
+        raise UsageError(f"{needed_by} needs {module}: pip install 'mil_toolkit[{extra}]'.") from None

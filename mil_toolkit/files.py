@@ -16,6 +16,7 @@ from mil_toolkit import __version__
 from mil_toolkit.errors import BusyError, DataError, UsageError
 
 TEMPORARY_PREFIX = ".tmp-"
+LOCK, CLAIM = ".lock", ".claim"  # of a run; of a moment in which others wait
 
 
 def fsync_folder(folder: Path) -> None:
@@ -75,31 +76,44 @@ def remove_dead_temporaries(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, made where there is none; raises BusyError where another process holds it."""
-    with _lock_file(folder, os.O_RDWR) as descriptor:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(f"{folder} is in use by another process. Try again when it has ended.") from None
-        yield
+def exclusive(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[int]:
+    """Hold a lock of a folder, made where there is none; raises BusyError where another process holds it.
+
+    name: of the lock's file; wait: until the other process has let go. Yields the lock's descriptor: it is held as
+    long as any process has it open.
+    """
+    with _lock_file(folder / name, os.O_RDWR) as descriptor:
+        _lock(descriptor, folder, fcntl.LOCK_EX, wait)
+        yield descriptor
 
 
 @contextlib.contextmanager
-def shared(folder: Path) -> Iterator[None]:
-    """Keep others from holding the lock of a folder alone; waits while one does. Reading may be all one may."""
-    with _lock_file(folder, os.O_RDONLY) as descriptor:
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        yield
+def shared(folder: Path, wait: bool = True) -> Iterator[int]:
+    """Keep others from holding the lock of a folder alone. Reading may be all one may.
+
+    While one does, waits, or raises BusyError where told not to.
+    """
+    with _lock_file(folder / LOCK, os.O_RDONLY) as descriptor:
+        _lock(descriptor, folder, fcntl.LOCK_SH, wait)
+        yield descriptor
 
 
-@contextlib.contextmanager
-def _lock_file(folder: Path, access: int) -> Iterator[int]:
+def _lock(descriptor: int, folder: Path, kind: int, wait: bool) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".lock", os.O_CREAT | access | os.O_CLOEXEC, 0o666)
+        fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BusyError(f"{folder} is in use by another process. Try again when it has ended.") from None
+    except OSError as error:  # network file systems without locks
+        raise UsageError(f"{folder} cannot be locked: {error.strerror}. Use another file system.") from None
+
+
+@contextlib.contextmanager
+def _lock_file(path: Path, access: int) -> Iterator[int]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_CREAT | access | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise UsageError(f"{folder} cannot be written: {error.strerror}.") from None
+        raise UsageError(f"{path.parent} cannot be written: {error.strerror}.") from None
     try:
         yield descriptor
     finally:

@@ -320,6 +320,7 @@ def is_active(values: Mapping[str, Any], about: Tunable) -> bool:
 THRESHOLD_NAMES = ("share", "balanced", "half")
 SAMPLER_NAMES = ("tpe", "random", "grid", "gp")
 PRUNER_NAMES = ("median", "hyperband", "none")
+TRACKER_NAMES = ("none", "wandb")
 GROUPS = "groups"  # in the place of a number of outer folds: each group is one
 
 
@@ -366,3 +367,29 @@ class StudyConfig:
                 low.append(f"--{name} must lie between 0 and 1, not {share}.")
         if low:
             raise UsageError("\n".join(low))
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How one command runs a study, which is no part of what the study is told.
+
+    storage: of the trials, a URL, or None for the study folder; workers: processes
+    timeout: seconds after which no more trials of a search begin; tracker: where else the metrics go
+    """
+
+    storage: str | None = field(default=None, repr=False)  # may hold a password
+    workers: int = 1
+    timeout: float | None = None
+    tracker: str = "none"
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.workers < 1:
+            problems.append(f"--workers must be at least 1, not {self.workers}.")
+        if self.timeout is not None and not self.timeout > 0:
+            problems.append(f"--timeout must be above 0 seconds, not {self.timeout}.")
+        if problems:
+            raise UsageError("\n".join(problems))
+
+
+ALONE = RunConfig()  # one process, with the trials in the study folder

@@ -9,7 +9,8 @@ from typing import Any
 import optuna
 
 from mil_toolkit.errors import UsageError
-from mil_toolkit.hparams import HeadConfig, Settings, Tunable, is_active, tunables
+from mil_toolkit.hparams import HeadConfig, Settings, StudyConfig, Tunable, is_active, tunables
+from mil_toolkit.inputs import Patients
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,11 @@ class Space:
     settings: Settings
     images: bool = True
     metadata: bool = True
+
+    @classmethod
+    def of(cls, config: StudyConfig, patients: Patients) -> "Space":
+        """The space of a study on these patients."""
+        return cls(config.settings, patients.bags is not None, not patients.metadata.empty)
 
     def suggest(self, trial: optuna.Trial | optuna.trial.FixedTrial) -> HeadConfig:
         """A configuration; fields without effect keep their default and are not suggested."""
@@ -48,6 +54,14 @@ class Space:
         if name in self.settings:
             return self.settings[name]
         return () if about.low is not None else about.search or (getattr(HeadConfig(), name),)
+
+    def described(self) -> dict[str, Any]:
+        """What each field may be, as JSON: a list of values or an interval."""
+        found: dict[str, Any] = {}
+        for name, about in tunables(HeadConfig).items():
+            interval = {"low": about.low, "high": about.high, "log": about.log}
+            found[name] = list(self._options(name, about)) or interval
+        return found
 
     def defaults(self) -> dict[str, Any]:
         """The default of each field that may be suggested; where a setting excludes it, the first allowed value."""

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from mil_toolkit.calibration import Decision
 from mil_toolkit.cohort import Cohort
 from mil_toolkit.errors import DataError
 from mil_toolkit.features import FeatureCache
-from mil_toolkit.files import check_schema, publish_json, read_json
+from mil_toolkit.files import CLAIM, check_schema, digest_json, exclusive, publish_json, read_json
 from mil_toolkit.hparams import HeadConfig, StudyConfig
 from mil_toolkit.nested import derive_seeds
+from mil_toolkit.space import Space
 from mil_toolkit.splits import Split, describe_splits, leave_one_group_out, make_splits
 
 SCHEMA = 1
+FEW = 5  # values of a list that a message shows
 MEMBERS = 1_000_000  # in the place of a trial's number: the seeds of run-again and refit
 SOURCES, PATIENTS = "sources.json", "patients.json"  # what a report needs to know
 _TOLD = ("name", "kind", "transform", "unit")  # of a metadata column
@@ -42,6 +45,11 @@ class Search:
     def name(self) -> str:
         """The search's name in the storage and, for an outer fold, its folder below `outer/`."""
         return "repeat{}-fold{}".format(*self.path) if len(self.test) else "final"
+
+    @property
+    def digest(self) -> str:
+        """Of who is held out where, without naming anybody."""
+        return digest_json([self.patients.tolist(), [split.test.tolist() for split in self.inner]])
 
 
 @dataclass(frozen=True)
@@ -79,17 +87,26 @@ class Study:
     described: Mapping[str, Any]
 
     @classmethod
-    def begin(cls, folder: Path, config: StudyConfig, cohort: Cohort, cache: FeatureCache | None) -> "Study":
+    def begin(
+        cls,
+        folder: Path,
+        config: StudyConfig,
+        cohort: Cohort,
+        cache: FeatureCache | None,
+        fixed: Mapping[str, Any] = MappingProxyType({}),
+    ) -> "Study":
         """Begin a study, or go on with the one that stands there.
 
-        Raises DataError where that one was told something else; the message names each difference.
+        fixed: more that must not change, as JSON by file name. Raises DataError where that one was told something
+        else; the message names each difference.
         """
         described = describe(config, cohort, cache)
-        path = folder / "config.json"
-        if path.exists():
-            _refuse_other(path, read_json(path), described)
-        else:
-            publish_json(path, described)
+        with exclusive(folder, CLAIM, wait=True):
+            for name, value in {"config.json": described, **fixed}.items():
+                if (folder / name).exists():
+                    refuse_other(folder / name, read_json(folder / name), value)
+                else:
+                    publish_json(folder / name, value)
         return cls(folder, config, described)
 
     @classmethod
@@ -106,7 +123,9 @@ class Study:
 
     def check(self, cohort: Cohort, cache: FeatureCache | None) -> None:
         """Raise DataError where the study was made of another cohort or other features."""
-        _refuse_other(self.folder / "config.json", self.described, describe(self.config, cohort, cache))
+        now = describe(self.config, cohort, cache)
+        # What a newer version would search does not matter to what was found.
+        refuse_other(self.folder / "config.json", *({**each, "space": {}} for each in (self.described, now)))
 
     def folder_of(self, search: Search) -> Path:
         """Where a search keeps its trials and its choice: the final one in the study folder itself."""
@@ -150,7 +169,7 @@ def read_epochs(path: Path) -> list[dict[str, float]]:
 
 
 def describe(config: StudyConfig, cohort: Cohort, cache: FeatureCache | None) -> dict[str, Any]:
-    """All that fixes a study, as JSON: the options, and digests of the labelled patients and their embeddings."""
+    """All that fixes a study, as JSON: the options, the search space, digests of labelled patients and embeddings."""
     labelled = cohort.labelled()
     features = None
     if cache is not None:
@@ -163,6 +182,7 @@ def describe(config: StudyConfig, cohort: Cohort, cache: FeatureCache | None) ->
     return {
         "schema": SCHEMA,
         "study": asdict(config) | {"settings": settings},
+        "space": Space(config.settings, cache is not None, not cohort.metadata.empty).described(),
         "cohort": {"name": cohort.name, "digest": labelled.digest(), "patients": len(labelled)},
         "features": features,
     }
@@ -193,20 +213,37 @@ def _patients(cohort: Cohort, cache: FeatureCache | None) -> dict[str, Any]:
     }
 
 
-def _refuse_other(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def refuse_other(where: object, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raise DataError that names each difference between what a study was told and what it is told now."""
     there, here = _flat(found), _flat(asked)
     names = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
     if names:
-        lines = [f"{name}: {there.get(name)!r} there, {here.get(name)!r} now." for name in names]
+        lines = [f"{name}: {_difference(there.get(name), here.get(name))}" for name in names]
         advice = "Use another --study, or the cohort, features and options that it was made with."
-        raise DataError([f"{path} describes another study:", *lines, advice])
+        raise DataError([f"{where} describes another study:", *lines, advice])
 
 
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in nested.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
+def _flat(nested: Any, prefix: str = "") -> dict[str, Any]:
+    """Every value by the names that lead to it; folds by their number."""
+    if isinstance(nested, list) and nested and isinstance(nested[0], list):
+        nested = {f"fold{number}": each for number, each in enumerate(nested, 1)}
+    if not isinstance(nested, Mapping):
+        return {prefix: nested}
+    parts = (_flat(value, f"{prefix}.{name}" if prefix else name) for name, value in nested.items())
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def _difference(there: Any, here: Any) -> str:
+    """Of long lists, such as patients, what one of them alone has."""
+    if isinstance(there, list) and isinstance(here, list) and len(there) + len(here) > 2 * FEW:
+        there, here = [_some(one, other) for one, other in ((there, here), (here, there))]
+        return f"{there} there, {here} now."
+    return f"{there!r} there, {here!r} now."
+
+
+def _some(one: Sequence[Any], other: Sequence[Any]) -> str:
+    alone = [each for each in one if each not in other]
+    return ", ".join(map(str, alone[:FEW])) + (f" and {len(alone) - FEW} more" if len(alone) > FEW else "")
 
 
 def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], dict[str, Any]]:

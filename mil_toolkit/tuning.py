@@ -1,21 +1,25 @@
 # Floor 3.5: the search: Optuna over the procedure of `nested`.
 """`tune`: one Optuna study for each outer fold and one on all labelled patients, into a study folder."""
 
+import contextlib
 import csv
 import io
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from functools import partial
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pandas as pd
+import torch
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import URL
 from tqdm import tqdm
 
 from mil_toolkit.assessment import (
@@ -32,10 +36,10 @@ from mil_toolkit.audit import Finding, audit
 from mil_toolkit.calibration import Decision
 from mil_toolkit.cohort import Cohort
 from mil_toolkit.devices import pick_device, training_dtype
-from mil_toolkit.errors import DataError
+from mil_toolkit.errors import BusyError, DataError
 from mil_toolkit.features import FeatureCache
-from mil_toolkit.files import exclusive, publish, publish_json
-from mil_toolkit.hparams import StudyConfig
+from mil_toolkit.files import exclusive, publish, publish_json, shared
+from mil_toolkit.hparams import ALONE, HeadConfig, RunConfig, StudyConfig
 from mil_toolkit.inputs import Inputs, Patients
 from mil_toolkit.metrics import METRICS, score_all
 from mil_toolkit.nested import (
@@ -50,24 +54,36 @@ from mil_toolkit.nested import (
     surpasses,
 )
 from mil_toolkit.space import Space
-from mil_toolkit.study import MEMBERS, Best, Search, Study, epoch_lines, epochs_of, plan_searches
+from mil_toolkit.study import (
+    MEMBERS,
+    Best,
+    Search,
+    Study,
+    epoch_lines,
+    epochs_of,
+    plan_searches,
+    refuse_other,
+)
+from mil_toolkit.tracker import TRACKERS
+from mil_toolkit.trials import NUMBER, Hyperband, NoValue, Slots, Storage, durations
+from mil_toolkit.workers import start_worker, stops_deferred
 
 EPOCH_METRICS = ("balanced_log_loss", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+POLL = 1.0  # seconds between two looks at what other processes do
 
 logger = logging.getLogger(__name__)
-optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings hold tracebacks of what we tell ourselves
 
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
-    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
+    # The liar lets workers keep away from what others try just now.
+    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
     "grid": lambda seed: optuna.samplers.RandomSampler(seed=seed),  # all is enqueued, nothing left to it
     "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
 }
-PRUNERS: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
-    "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=5),
-    "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=5),
-    "none": optuna.pruners.NopPruner,
+PRUNERS: dict[str, Callable[[int], optuna.pruners.BasePruner]] = {  # of the epochs at most
+    "median": lambda _: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=5),
+    "hyperband": lambda epochs: Hyperband(min_resource=min(5, epochs), max_resource=epochs),
+    "none": lambda _: optuna.pruners.NopPruner(),
 }
 
 
@@ -84,39 +100,72 @@ class Tuned:
 
 
 def tune(
-    cohort: Cohort, cache: FeatureCache | None, folder: Path, config: StudyConfig, device: str = "auto"
+    cohort: Cohort,
+    cache: FeatureCache | None,
+    folder: Path,
+    config: StudyConfig,
+    device: str = "auto",
+    how: RunConfig = ALONE,
 ) -> Tuned:
     """Search the hyperparameters of a cohort's head, and score the procedure on outer folds that choose nothing.
 
-    cache: the cohort's features, None for metadata alone. Goes on with a study that was stopped.
-    Raises DataError for a study folder of other data or options, a class too small for its folds, patients
-    without embeddings; BusyError where another process works in the folder.
+    cache: the cohort's features, None for metadata alone. Goes on with a study that was stopped. On a shared storage
+    several processes may run the same study, in one folder or, on several machines, in folders of the same name.
+    Raises DataError for a study of other data or options, a class too small for its folds, patients without
+    embeddings; UsageError where the folder or the storage cannot be used; BusyError where another process works in
+    the folder.
     """
     labelled = cohort.labelled()
     patients = Patients.of(labelled, cache)
-    space = Space(config.settings, patients.bags is not None, not patients.metadata.empty)
-    planned = space.planned(config.sampler)  # raises before anything is written
+    Space.of(config, patients).planned(config.sampler)  # raises before anything is written
     searches, splits = plan_searches(labelled, config)
-    with exclusive(folder):
-        study = Study.begin(folder, config, cohort, cache)
-        publish_json(folder / "splits.json", splits)
+    with exclusive(folder) if how.storage is None else shared(folder, wait=False) as lock:
+        study = Study.begin(folder, config, cohort, cache, {"splits.json": splits})
         if cohort.groups is not None:
             _tell_held_out(splits["held_out"])
         findings = audit(cohort, cache)
         publish_json(folder / "audit.json", [asdict(finding) for finding in findings])
         study.record(cohort, cache)
         _warn(findings)
-        storage = optuna.storages.RDBStorage(_sqlite(folder / "optuna.db"))
-        run = Run(study, patients, space, planned, len(searches), storage, device)
-        outer = [run.outer(search) for search in searches[:-1]]
-        best = run.search(searches[-1])
-        run.progress.close()
-        if outer:
-            publish_table(folder / "predictions.csv", pd.concat(outer)[PREDICTION_COLUMNS])
-        scores = study_scores(study, best, patients, searches, outer)
-        publish_json(folder / "scores.json", scores)
-        publish(folder / "DONE", b"")
-    return Tuned(study, best, scores, run.trials * len(searches), run.seconds_per_trial, findings)
+        storage = Storage(folder, how.storage)
+        run = Run(study, patients, searches, storage, device, how)
+        with storage.told():
+            run.recover()
+            if how.workers > 1:
+                job = partial(_work, study, labelled, cache, searches, device, how)
+                run.watch([start_worker(job, lock, each) for each in _shares(how.workers)])
+                run.recover()
+            run.work()
+            run.progress.close()
+            outer = [run.predictions(search) for search in searches[:-1]]
+            if outer:
+                publish_table(folder / "predictions.csv", pd.concat(outer)[PREDICTION_COLUMNS])
+            scores = study_scores(study, study.best, patients, searches, outer)
+            publish_json(folder / "scores.json", scores)
+            run.tracker.log_scores(scores)
+            publish(folder / "DONE", b"")
+            return Tuned(study, study.best, scores, run.trials, run.seconds_per_trial, findings)
+
+
+def _work(
+    study: Study,
+    labelled: Cohort,
+    cache: FeatureCache | None,
+    searches: Sequence[Search],
+    device: str,
+    how: RunConfig,
+) -> None:
+    """What a worker process does: trials and choices, as long as there is something to begin."""
+    storage = Storage(study.folder, how.storage)
+    with storage.told():
+        run = Run(study, Patients.of(labelled, cache), searches, storage, device, how, quiet=True)
+        run.work(wait=False)
+
+
+def _shares(workers: int) -> list[dict[str, str]]:
+    """Environments that divide the threads, and deal out the cards, among workers."""
+    threads, cards = max(1, torch.get_num_threads() // workers), max(1, torch.cuda.device_count())
+    return [{"OMP_NUM_THREADS": str(threads), "LOCAL_RANK": str(worker % cards)} for worker in range(workers)]
 
 
 def _tell_held_out(counts: Mapping[str, Mapping[str, int]]) -> None:
@@ -132,57 +181,224 @@ def _warn(findings: Sequence[Finding]) -> None:
 
 
 class Run:
-    """One call of `tune`: what its searches share.
+    """What one process does for a study.
 
-    searches: how many there are; quiet: tell nothing of the progress
+    searches: the final one last; quiet: tell nothing of the progress
     """
 
     def __init__(
         self,
         study: Study,
         patients: Patients,
-        space: Space,
-        planned: Sequence[Mapping[str, Any]],
-        searches: int,
-        storage: optuna.storages.BaseStorage,
+        searches: Sequence[Search],
+        storage: Storage,
         device: str,
+        how: RunConfig = ALONE,
         quiet: bool = False,
     ):
-        self.study, self.config, self.patients = study, study.config, patients
-        self.storage, self.quiet = storage, quiet
+        self.study, self.config, self.patients, self.searches = study, study.config, patients, searches
+        self.storage, self.how, self.quiet = storage, how, quiet
         self.device = pick_device(device)
         self.dtype = training_dtype(self.device)
-        self.space, self.planned = space, planned
-        self.trials = self.config.trials
-        if self.config.sampler == "grid":
-            self.trials = min(self.trials, len(planned))
-        total, disable = searches * self.trials, True if quiet else None
-        self.progress = tqdm(total=total, desc="trials", unit="trial", disable=disable)
-        self.seconds: list[float] = []
+        self.space = Space.of(self.config, patients)
+        self.planned = self.space.planned(self.config.sampler)
+        grid = self.config.sampler == "grid"
+        self.count = min(self.config.trials, len(self.planned)) if grid else self.config.trials
+        self.tracker = TRACKERS[how.tracker](study)
+        self.begun = datetime.now()
+        self.trials = self.count * len(searches)
+        self.progress = tqdm(total=self.trials, desc="trials", unit="trial", disable=True if quiet else None)
+        self._slots: dict[str, Slots] = {}
+        self._counted: dict[str, int] = {}
+        self._until: dict[str, float] = {}
+        self._last_inputs: tuple[Search, Inputs] | None = None
+        self._estimated = quiet
 
     @property
     def seconds_per_trial(self) -> float:
-        """Mean over the trials of this call; 0 where there were none."""
-        return float(np.mean(self.seconds)) if self.seconds else 0.0
+        """Mean over the trials that began since; 0 where there were none."""
+        trials = [trial for slots in self._slots.values() for trial in slots.counted]
+        seconds = durations(trials, self.begun)
+        return float(np.mean(seconds)) if seconds else 0.0
 
-    def search(self, search: Search) -> Best:
-        """Run what is missing of a search, and say what it chose."""
-        optuna_study = self._open(search)
-        inputs = self._inputs(search)
-        for number in range(self._counted(optuna_study), self.trials):
-            self._prepare(optuna_study, search, number)
-            begun = time.monotonic()
-            optuna_study.optimize(partial(self._trial, search, inputs, number), n_trials=1, catch=(Diverged,))
-            self._tell(time.monotonic() - begun, optuna_study)
-        return self._choose(search, inputs, optuna_study)
+    # All searches.
 
-    def outer(self, search: Search) -> pd.DataFrame:
-        """Run an outer fold's search, fit what it chose on its patients, and predict its test patients once."""
-        best = self.search(search)
+    def recover(self) -> None:
+        """Give up what dead processes left running. In an embedded storage the lock is ours; elsewhere silence tells."""
+        for search in self.searches:
+            if not (self.storage.shared or self._concluded(search)):
+                self.slots(search).fail_running()
+
+    def work(self, wait: bool = True) -> None:
+        """Run what is left of every search. What other processes still run is waited for, unless told otherwise."""
+        left = [search for search in self.searches if not self._advance(search)]
+        while left and wait:
+            time.sleep(POLL)
+            left = [search for search in left if not self._advance(search)]
+
+    def watch(self, workers: Sequence[BaseProcess]) -> None:
+        """Show what workers do until all have ended; what stops this process stops them."""
+        try:
+            while alive := [worker.sentinel for worker in workers if worker.is_alive()]:
+                for search in self.searches:
+                    if not (self.progress.disable and self._estimated):
+                        self._show(search)
+                wait(alive, POLL)
+        finally:
+            with stops_deferred():
+                for worker in workers:
+                    worker.terminate()  # to which they listen as to an interrupt
+                for worker in workers:
+                    worker.join()
+        killed = [worker for worker in workers if worker.exitcode and worker.exitcode < 0]
+        if killed:
+            words = "%d of %d workers were killed, perhaps for want of memory: this process goes on alone."
+            logger.warning(words, len(killed), len(workers))
+
+    # One search.
+
+    def predictions(self, search: Search) -> pd.DataFrame:
+        """An outer fold's test patients, each predicted once by what the fold's search chose and fitted."""
+        return read_predictions(self._predictions_path(search))
+
+    def _predictions_path(self, search: Search) -> Path:
+        return self.study.folder_of(search) / "predictions.csv"
+
+    def _concluded(self, search: Search) -> bool:
+        chosen = (self.study.folder_of(search) / "best.json").exists()
+        return chosen and (not len(search.test) or self._predictions_path(search).exists())
+
+    def slots(self, search: Search) -> Slots:
+        """The search's trials; raises DataError where those of another study are in the storage."""
+        if search.name not in self._slots:
+            epochs = max(self.config.settings.get("epochs", (HeadConfig().epochs,)))
+            higher = METRICS[self.config.objective].higher_is_better
+            pruner = PRUNERS[self.config.pruner](epochs)
+            slots = Slots(self.storage, search.name, self.count, higher, pruner, self.planned)
+            told = {**self.study.described, "splits": search.digest}
+            refuse_other(self.storage, slots.keep("study", told), told)
+            self._slots[search.name] = slots
+        return self._slots[search.name]
+
+    def _advance(self, search: Search) -> bool:
+        """Run what trials can be begun, and conclude the search if none is left; whether it is concluded."""
+        if not self._concluded(search):
+            slots = self.slots(search)
+            while self._in_time(search, slots) and slots.run_next(
+                partial(self._trial, search), partial(self._sampler, search)
+            ):
+                if not self.quiet:
+                    self._show(search)
+            if not slots.ended or not self._conclude(search, slots):
+                return False
+        self._counted[search.name] = self.count
+        self._last_inputs = None
+        return True
+
+    def _in_time(self, search: Search, slots: Slots) -> bool:
+        if self.how.timeout is None:
+            return True
+        until = self._until.setdefault(search.name, time.monotonic() + self.how.timeout)
+        if time.monotonic() < until or not slots.best(slots.counted):
+            return True
+        slots.close()
+        return False
+
+    def _sampler(self, search: Search, number: int) -> optuna.samplers.BaseSampler:
+        """A sampler that depends on the slot alone, not on how often the study was stopped."""
+        return SAMPLERS[self.config.sampler](derive_seeds(1, *self.study.seed(search, number))[0])
+
+    def _inputs(self, search: Search) -> Inputs:
+        if self._last_inputs is None or self._last_inputs[0] is not search:
+            trains = [split.train for split in search.inner]
+            inputs = Inputs(self.patients.take(search.patients), trains, self.device, self.dtype)
+            self._last_inputs = search, inputs
+        return self._last_inputs[1]
+
+    def _trial(self, search: Search, trial: optuna.Trial, check: Callable[[], None]) -> float:
+        number, config = trial.user_attrs[NUMBER], self.space.suggest(trial)
+        walked: list[Curves] = []
+
+        def on_epoch(curves: Curves, value: float) -> None:
+            walked[:] = [curves]
+            check()
+            trial.report(value, len(curves.logits))
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        seed = self.study.seed(search, number)
+        try:
+            result = run_trial(self._inputs(search), config, self.config.objective, seed, on_epoch)
+        except Diverged:
+            logger.info("search %s, trial %d diverged.", search.name, number)
+            raise NoValue("diverged") from None
+        finally:
+            rows = [row for curves in walked for row in epoch_scores(curves)]
+            publish(epochs_of(self.study.folder_of(search), number), epoch_lines(rows))
+            self.tracker.log_trial(search.name, number, config, rows)
+        if not np.isfinite(result.value):
+            raise NoValue(f"{self.config.objective} is undefined")
+        trial.set_user_attr("epoch", result.epoch)
+        return result.value
+
+    def _show(self, search: Search) -> None:
+        trials = self.slots(search).counted
+        self._counted[search.name] = len(trials)
+        self.progress.update(sum(self._counted.values()) - self.progress.n)
+        if best := self.slots(search).best(trials):
+            self.progress.set_postfix({"best": f"{best.value:.4f}"})
+        if not self._estimated and (seconds := durations(trials, self.begun)):
+            self._estimate(seconds[0])
+
+    def _estimate(self, seconds: float) -> None:
+        self._estimated = True
+        left = (self.trials - sum(self._counted.values())) * seconds / self.how.workers
+        words = "The first trial took %.1f s; %d in all: about %.0f min."
+        logger.info(words, seconds, self.trials, left / 60)
+
+    def _conclude(self, search: Search, slots: Slots) -> bool:
+        """Choose, refit and predict, unless another process does so just now."""
         folder = self.study.folder_of(search)
-        if not (folder / "predictions.csv").exists():
-            self._predict(search, best, folder)
-        return read_predictions(folder / "predictions.csv")
+        try:
+            with exclusive(folder, ".conclude"):
+                trials = slots.counted
+                publish(folder / "trials.csv", _trials_csv(trials).encode())
+                if not (folder / "best.json").exists():
+                    self._choose(search, trials)
+                if len(search.test) and not self._predictions_path(search).exists():
+                    self._predict(search, Best.read(folder / "best.json"), folder)
+        except BusyError:
+            return False
+        return True
+
+    def _choose(self, search: Search, trials: Sequence[FrozenTrial]) -> None:
+        chosen, again = self._chosen(search, trials)
+        number, epoch = chosen.user_attrs[NUMBER], chosen.user_attrs["epoch"]
+        config = self.space.suggest(optuna.trial.FixedTrial(chosen.params))
+        decision = decide(again, self.config.threshold, self.config.sensitivity)
+        training, folder = _training(again, decision), self.study.folder_of(search)
+        best = Best(number, config, epoch, chosen.values[0], decision, training, chosen.params)
+        publish_table(folder / "out_of_fold.csv", self._out_of_fold(search, again, decision))
+        attention = attention_table(self.patients.take(search.patients), again.attention)
+        if attention is not None and not self.config.outer_folds:
+            publish_table(folder / ATTENTION, attention.dropna())
+        publish_json(folder / "best.json", asdict(best))
+
+    def _chosen(self, search: Search, trials: Sequence[FrozenTrial]) -> tuple[FrozenTrial, Curves]:
+        """The best trial with its members' curves, or the defaults, which a search tries first, if not surpassed."""
+        best, first = self.slots(search).best(trials), trials[0]
+        if best is None:
+            raise DataError(f"search {search.name}: every trial diverged. Use smaller learning rates.")
+        again = self._again(search, best)
+        if self.config.sampler == "grid" or first.state is not TrialState.COMPLETE or first is best:
+            return best, again
+        plain = self._again(search, first)
+        return (best, again) if surpasses(again, plain, self.config.objective) else (first, plain)
+
+    def _again(self, search: Search, trial: FrozenTrial) -> Curves:
+        config = self.space.suggest(optuna.trial.FixedTrial(trial.params))
+        seed = self.study.seed(search, MEMBERS)
+        return run_again(self._inputs(search), config, trial.user_attrs["epoch"], self.config.members, seed)
 
     def _predict(self, search: Search, best: Best, folder: Path) -> None:
         train, seed = self.patients.take(search.patients), self.study.seed(search, MEMBERS)
@@ -195,119 +411,6 @@ class Run:
             publish_table(folder / ATTENTION, attention)
         publish_table(folder / "predictions.csv", outer_predictions(search, test, head, best.decision))
 
-    def _inputs(self, search: Search) -> Inputs:
-        trains = [split.train for split in search.inner]
-        return Inputs(self.patients.take(search.patients), trains, self.device, self.dtype)
-
-    def _open(self, search: Search) -> optuna.Study:
-        higher = METRICS[self.config.objective].higher_is_better
-        opened = optuna.create_study(
-            storage=self.storage,
-            study_name=search.name,
-            direction="maximize" if higher else "minimize",
-            pruner=PRUNERS[self.config.pruner](),
-            load_if_exists=True,
-        )
-        for trial in opened.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            opened.tell(trial.number, state=TrialState.FAIL)  # of a process that died: the lock is ours
-        return opened
-
-    def _counted(self, optuna_study: optuna.Study) -> int:
-        counted = len(_counted_trials(optuna_study))
-        self.progress.update(counted)
-        return counted
-
-    def _prepare(self, optuna_study: optuna.Study, search: Search, number: int) -> None:
-        """Let the trial depend on its number alone, not on how often the study was stopped."""
-        seed = derive_seeds(1, *self.study.seed(search, number))[0]
-        optuna_study.sampler = SAMPLERS[self.config.sampler](seed)
-        waiting = optuna_study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        if number < len(self.planned) and not waiting:
-            optuna_study.enqueue_trial(dict(self.planned[number]))
-
-    def _trial(self, search: Search, inputs: Inputs, number: int, trial: optuna.Trial) -> float:
-        config = self.space.suggest(trial)
-        seed = self.study.seed(search, number)
-        trial.set_user_attr("number", number)
-        walked: list[Curves] = []
-
-        def on_epoch(curves: Curves, value: float) -> None:
-            walked[:] = [curves]
-            trial.report(value, len(curves.logits))
-            if trial.should_prune():
-                raise optuna.TrialPruned
-
-        try:
-            result = run_trial(inputs, config, self.config.objective, seed, on_epoch)
-        except Diverged:
-            trial.set_user_attr("diverged", True)
-            logger.info("search %s, trial %d diverged.", search.name, number)
-            raise
-        finally:
-            self._log_epochs(search, number, walked)
-        trial.set_user_attr("epoch", result.epoch)
-        return result.value
-
-    def _log_epochs(self, search: Search, number: int, walked: Sequence[Curves]) -> None:
-        rows = [row for curves in walked for row in epoch_scores(curves)]
-        publish(epochs_of(self.study.folder_of(search), number), epoch_lines(rows))
-
-    def _tell(self, seconds: float, optuna_study: optuna.Study) -> None:
-        self.seconds.append(seconds)
-        self.progress.update()
-        done = [trial.value for trial in optuna_study.get_trials(deepcopy=False, states=FINISHED[:1])]
-        if done:
-            self.progress.set_postfix({"best": f"{optuna_study.best_value:.4f}"})
-        if len(self.seconds) == 1 and not self.quiet:
-            left = (self.progress.total - self.progress.n) * seconds
-            logger.info(
-                "The first trial took %.1f s; %d in all: about %.0f min.",
-                seconds,
-                self.progress.total,
-                left / 60,
-            )
-
-    def _choose(self, search: Search, inputs: Inputs, optuna_study: optuna.Study) -> Best:
-        folder = self.study.folder_of(search)
-        publish(folder / "trials.csv", _trials_csv(optuna_study).encode())
-        if (folder / "best.json").exists():
-            return Best.read(folder / "best.json")
-        if not optuna_study.get_trials(deepcopy=False, states=FINISHED[:1]):
-            raise DataError(f"search {search.name}: every trial diverged. Use smaller learning rates.")
-        chosen, again = self._chosen(search, inputs, optuna_study)
-        number, epoch = chosen.user_attrs["number"], chosen.user_attrs["epoch"]
-        config = self.space.suggest(optuna.trial.FixedTrial(chosen.params))
-        decision = decide(again, self.config.threshold, self.config.sensitivity)
-        training = _training(again, decision)
-        best = Best(number, config, epoch, chosen.values[0], decision, training, chosen.params)
-        publish_table(folder / "out_of_fold.csv", self._out_of_fold(search, again, decision))
-        attention = attention_table(self.patients.take(search.patients), again.attention)
-        if attention is not None and not self.config.outer_folds:
-            publish_table(folder / ATTENTION, attention.dropna())
-        publish_json(folder / "best.json", asdict(best))
-        return best
-
-    def _chosen(
-        self, search: Search, inputs: Inputs, optuna_study: optuna.Study
-    ) -> tuple[FrozenTrial, Curves]:
-        """The best trial with its members' curves, or the defaults, which a search tries first, if not surpassed."""
-        best = optuna_study.best_trial
-        again = self._again(search, inputs, best)
-        first = min(_counted_trials(optuna_study), key=lambda trial: trial.user_attrs["number"])
-        if (
-            self.config.sampler == "grid"
-            or first.state is not TrialState.COMPLETE
-            or first.number == best.number
-        ):
-            return best, again
-        plain = self._again(search, inputs, first)
-        return (best, again) if surpasses(again, plain, self.config.objective) else (first, plain)
-
-    def _again(self, search: Search, inputs: Inputs, trial: FrozenTrial) -> Curves:
-        config = self.space.suggest(optuna.trial.FixedTrial(trial.params))
-        seed = self.study.seed(search, MEMBERS)
-        return run_again(inputs, config, trial.user_attrs["epoch"], self.config.members, seed)
-
     def _out_of_fold(self, search: Search, again: Curves, decision: Decision) -> pd.DataFrame:
         kept = again.held_out
         table = prediction_table(
@@ -315,15 +418,30 @@ class Run:
         )
         return table.assign(fold=again.held_by[kept] + 1)
 
+    def evaluate_again(self, search: Search, trial: FrozenTrial) -> float:
+        """The value of a stored trial, computed anew: the same bits on the same machine and number of threads.
+
+        That of a pruned trial is the smoothed objective at the epoch that it came to.
+        """
+        config = self.space.suggest(optuna.trial.FixedTrial(trial.params))
+        pruned = trial.state is TrialState.PRUNED
+        values: list[float] = []
+
+        def on_epoch(_: Curves, value: float) -> None:
+            values.append(value)
+            if pruned and len(values) == trial.last_step:
+                raise optuna.TrialPruned
+
+        seed = self.study.seed(search, trial.user_attrs[NUMBER])
+        with contextlib.suppress(optuna.TrialPruned):
+            return run_trial(self._inputs(search), config, self.config.objective, seed, on_epoch).value
+        return values[-1]
+
 
 def _training(again: Curves, decision: Decision) -> dict[str, float | None]:
     labels, logits = again.training_logits(1)
     scores = score_all(labels, decision.probabilities(logits), decision.threshold)
     return {name: value if np.isfinite(value) else None for name, value in scores.items()}
-
-
-def _sqlite(path: Path) -> str:
-    return URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def epoch_scores(curves: Curves) -> list[dict[str, float]]:
@@ -341,19 +459,12 @@ def epoch_scores(curves: Curves) -> list[dict[str, float]]:
     return rows
 
 
-def _counted_trials(optuna_study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    """All trials but those that died with their process, which were begun again under the same number."""
-    trials = optuna_study.get_trials(deepcopy=False)
-    return [trial for trial in trials if trial.state in FINISHED or "diverged" in trial.user_attrs]
-
-
-def _trials_csv(optuna_study: optuna.Study) -> str:
-    trials = _counted_trials(optuna_study)
+def _trials_csv(trials: Sequence[FrozenTrial]) -> str:
     names = sorted({name for trial in trials for name in trial.params})
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["number", "value", "state", *names])
     for trial in trials:
-        told = [trial.user_attrs["number"], trial.value, trial.state.name]
+        told = [trial.user_attrs[NUMBER], trial.value, trial.state.name]
         writer.writerow([*told, *(trial.params.get(name) for name in names)])
     return file.getvalue()

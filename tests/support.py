@@ -1,9 +1,13 @@
 """What several test files share and conftest.py hands out: a tiny cohort, and what a command left."""
 
 import configparser
+import contextlib
 import json
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,3 +148,80 @@ def hostile_study(folder: Path) -> tuple[Path, list[str]]:
     config = StudyConfig(trials=2, folds=2, outer_folds=2, members=1, settings=settings)
     tune(cohort, FeatureCache.open(features.folder), folder / "study", config, "cpu")
     return weighed(folder / "study"), patients
+
+
+@dataclass(frozen=True)
+class CommandServer:
+    """Starts real processes that run a command; see command_server.py."""
+
+    process: subprocess.Popen[str]
+
+    def ask(self, **request: object) -> int:
+        """Send a request, and give its answer."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def wait(self, process: int) -> int:
+        """Its exit code, or minus the signal that ended it."""
+        return self.ask(wait=process)
+
+
+@contextlib.contextmanager
+def serving(script: str) -> Iterator[subprocess.Popen[str]]:
+    """A command server's process."""
+    argv = [sys.executable, str(Path(__file__).with_name(script))]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(argv, stdin=-1, stdout=-1, text=True, env=env) as process:
+        yield process
+        assert process.stdin
+        process.stdin.close()
+
+
+def outcome(folder: Path) -> dict[str, bytes]:
+    """Everything that a study found."""
+    names = ("trials.csv", "predictions.csv", "best.json", "scores.json", "splits.json")
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.name in names or path.suffix == ".jsonl"
+    }
+
+
+def stopped(process: int) -> bool:
+    """Whether a process was stopped."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def ended(process: int) -> bool:
+    """Whether a process has ended, though nobody has waited for it."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait for a minute at most."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited for a minute"
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """A folder that nobody can write to; for root, whom no mode keeps out, by mounting it over itself."""
+    if os.geteuid():
+        folder.chmod(0o555)
+        yield
+        folder.chmod(0o755)
+        return
+    for options in (["--bind"], ["-o", "remount,bind,ro"]):
+        done = subprocess.run(
+            ["mount", *options, folder, folder], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"root without the right to mount: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)

@@ -109,6 +109,7 @@ def test_noise_passes_and_the_study_is_as_without_it(
     assert found.passed and len(set(found.aucs)) > 1
     assert "the first of 6 runs took" in caplog.text and "Canary passed" in caplog.text
     assert sorted(path.name for path in (tmp_path / "with").iterdir()) == [
+        ".claim",
         ".lock",
         "canary.json",
         "config.json",

@@ -1,6 +1,6 @@
 """The rules of evidence on the real pipeline: what is scored reaches nothing that is fitted, and noise scores chance."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from optuna.storages import InMemoryStorage
 from planted import make_cache, make_cohort
 from scipy.stats import ttest_1samp, ttest_rel
 from sklearn.linear_model import LogisticRegression
@@ -27,9 +26,9 @@ from mil_toolkit.hparams import StudyConfig
 from mil_toolkit.inputs import Patients
 from mil_toolkit.metadata import MetadataEncoder
 from mil_toolkit.metrics import METRICS, Predicted
-from mil_toolkit.space import Space
 from mil_toolkit.splits import age_bins
 from mil_toolkit.study import Search, Study, plan_searches
+from mil_toolkit.trials import InMemory
 from mil_toolkit.tuning import Run
 
 COUNT = 36
@@ -49,10 +48,13 @@ def draw(folder: Path, seed: int = 0, count: int = COUNT, width: int = 20) -> tu
     return Patients.of(cohort, make_cache(folder, cohort, bags)), plan_searches(cohort, config)[0]
 
 
-def run_on(patients: Patients, folder: Path, config: StudyConfig = CONFIG) -> Run:
-    space = Space(config.settings)
-    planned = space.planned(config.sampler)
-    return Run(Study(folder, config, {}), patients, space, planned, 1, InMemoryStorage(), "cpu", quiet=True)
+def outer(
+    patients: Patients, searches: Sequence[Search], folder: Path, config: StudyConfig = CONFIG
+) -> pd.DataFrame:
+    """The outer predictions of a study's searches."""
+    run = Run(Study(folder, config, {}), patients, searches, InMemory(), "cpu", quiet=True)
+    run.work()
+    return pd.concat([run.predictions(search) for search in searches])
 
 
 # What is scored reaches nothing that is fitted.
@@ -77,7 +79,7 @@ class Fold:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(tuning, "refit", recorded)
-            rows = run_on(self.patients, self.folder).outer(self.search)
+            rows = outer(self.patients, [self.search], self.folder)
         return heads[0], rows
 
     @property
@@ -256,7 +258,7 @@ DATA_SETS = 20
 def test_noise_scores_chance_outside_and_more_inside(tmp_path: Path) -> None:
     """Over pure-noise data sets the outer scores average chance; the inner ones, which chose, lie above it."""
     names = ("auc", "balanced_accuracy")
-    outer: dict[str, list[float]] = {name: [] for name in names}
+    outside: dict[str, list[float]] = {name: [] for name in names}
     inner: dict[str, list[float]] = {name: [] for name in names}
     config = replace(CONFIG, trials=8, members=1, objective="auc", settings=SETTINGS | {
         "epochs": (6,), "logistic_start": (False,), "pooling": ("attention", "mean", "max"),
@@ -265,18 +267,17 @@ def test_noise_scores_chance_outside_and_more_inside(tmp_path: Path) -> None:
     for seed in range(DATA_SETS):
         patients, searches = draw(tmp_path / f"cache{seed}", seed, count=48, width=8)
         folder = tmp_path / f"study{seed}"
-        run = run_on(patients, folder, replace(config, seed=seed))
-        scored = pd.concat([run.outer(search) for search in searches[:-1]])
+        scored = outer(patients, searches[:-1], folder, replace(config, seed=seed))
         chose = [pd.read_csv(folder / "outer" / each.name / "out_of_fold.csv") for each in searches[:-1]]
         for name in names:
-            outer[name].append(score(scored, name))
+            outside[name].append(score(scored, name))
             inner[name].append(float(np.mean([score(each, name) for each in chose])))
     for name in names:
-        mean, error = np.mean(outer[name]), np.std(outer[name], ddof=1) / np.sqrt(DATA_SETS)
+        mean, error = np.mean(outside[name]), np.std(outside[name], ddof=1) / np.sqrt(DATA_SETS)
         assert error < 0.03, name  # so that chance is told from a leak
-        assert ttest_1samp(outer[name], 0.5).pvalue > 0.05, (name, mean)
+        assert ttest_1samp(outside[name], 0.5).pvalue > 0.05, (name, mean)
         assert ttest_1samp(inner[name], 0.5, alternative="greater").pvalue < 0.01, (name, inner[name])
-        assert ttest_rel(inner[name], outer[name], alternative="greater").pvalue < 0.02, name
+        assert ttest_rel(inner[name], outside[name], alternative="greater").pvalue < 0.02, name
 
 
 def score(predictions: pd.DataFrame, name: str) -> float:

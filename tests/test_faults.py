@@ -1,7 +1,6 @@
 # Faults: killed, stopped, crowded and starved runs of mil-extract.
 """Whatever happens to a writer: nothing half-written is read, nothing is lost, and a new run ends as an old one."""
 
-import contextlib
 import json
 import os
 import random
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support import ROOT
+from support import ROOT, CommandServer, ended, read_only, serving, stopped, wait_until
 
 from mil_toolkit.features import FeatureCache
 from mil_toolkit.synthetic import draw_cohort
@@ -29,18 +28,11 @@ Bits = dict[str, list[tuple[str, bytes]]]
 
 
 @dataclass(frozen=True)
-class Server:
+class Server(CommandServer):
     """Starts real processes that run mil-extract on the cohort."""
 
-    process: subprocess.Popen[str]
     toml: Path
     folder: Path
-
-    def ask(self, **request: object) -> int:
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
 
     def start(
         self, cache: Path, *more: str, fault: Sequence[object] = (), toml: Path | None = None, **env: str
@@ -53,10 +45,6 @@ class Server:
     def log(cache: Path, more: Sequence[str] = ()) -> Path:
         return cache.with_suffix(".".join(["", *more, "log"]).replace("/", "of"))
 
-    def wait(self, process: int) -> int:
-        """Its exit code, or minus the signal that ended it."""
-        return self.ask(wait=process)
-
     def run(self, cache: Path, *more: str, **options: object) -> int:
         return self.wait(self.start(cache, *more, **options))  # type: ignore[arg-type]
 
@@ -68,12 +56,8 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     long_ago = time.time() - 1e6
     for path in toml.parent.rglob("*.jpg"):
         os.utime(path, (long_ago, long_ago))
-    script = [sys.executable, str(Path(__file__).with_name("extract_server.py"))]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(script, stdin=-1, stdout=-1, text=True, env=env) as process:
+    with serving("extract_server.py") as process:
         yield Server(process, toml, folder)
-        assert process.stdin
-        process.stdin.close()
 
 
 @pytest.fixture(scope="module", name="whole")
@@ -181,18 +165,6 @@ def test_the_temporary_of_a_living_writer_stays(server: Server, whole: Bits, tmp
     assert not leftovers(cache) and bits(only(cache)) == whole
 
 
-def stopped(process: int) -> bool:
-    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
-def wait_until(condition: object) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "waited for a minute"
-        time.sleep(0.01)
-
-
 # Starved.
 
 
@@ -218,26 +190,6 @@ def test_a_full_disk_is_told_and_what_was_published_stays(
     assert {**published(cache)}.items() <= whole.items() and len(published(cache)) >= 2
     assert not leftovers(cache)
     assert server.run(cache, toml=toml) == 0 and len(published(cache)[last]) >= 40
-
-
-@contextlib.contextmanager
-def read_only(folder: Path) -> Iterator[None]:
-    """A folder that nobody can write to; for root, whom no mode keeps out, by mounting it over itself."""
-    if os.geteuid():
-        folder.chmod(0o555)
-        yield
-        folder.chmod(0o755)
-        return
-    for options in (["--bind"], ["-o", "remount,bind,ro"]):
-        done = subprocess.run(
-            ["mount", *options, folder, folder], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            pytest.skip(f"root without the right to mount: {done.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 def test_a_read_only_folder_is_told(server: Server, whole: Bits, tmp_path: Path) -> None:
@@ -298,10 +250,6 @@ def test_eight_writers_at_once_and_a_reader(server: Server, whole: Bits, shares:
     if shares == 8:
         done = [json.loads(server.log(cache, each).read_text().splitlines()[-1]) for each in options]
         assert sum(each["extracted"] for each in done) == sum(map(len, whole.values()))
-
-
-def ended(process: int) -> bool:
-    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def test_a_slurm_array_divides_the_patients(server: Server, whole: Bits, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from support import Command, Tiny
+from support import Command, Tiny, outcome
 
 from mil_toolkit import tuning
 from mil_toolkit.assessment import outer_attention
@@ -108,16 +108,6 @@ def test_the_scores_are_those_of_the_predictions(tiny: Tiny) -> None:
 
 
 # The same again, and after a stop.
-
-
-def outcome(folder: Path) -> dict[str, bytes]:
-    """Everything that a study found."""
-    names = ("trials.csv", "predictions.csv", "best.json", "scores.json", "splits.json")
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.name in names or path.suffix == ".jsonl"
-    }
 
 
 def test_the_same_command_gives_the_same_bits(

@@ -16,7 +16,9 @@ from mil_toolkit.hparams import (
     PRUNER_NAMES,
     SAMPLER_NAMES,
     THRESHOLD_NAMES,
+    TRACKER_NAMES,
     HeadConfig,
+    RunConfig,
     StudyConfig,
     parse_settings,
     tunables,
@@ -87,6 +89,20 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="first tune 20 small studies on shuffled labels; exit 3 where their AUC is not around 0.5",
     )
+    how = RunConfig()
+    add(
+        "--storage",
+        metavar="URL",
+        help="postgresql://USER@HOST/DATABASE, for processes on several machines; by default the study folder",
+    )
+    add("--workers", type=int, default=how.workers, help="processes on this machine, which share its threads")
+    add(
+        "--timeout",
+        type=float,
+        metavar="S",
+        help="begin no more trials of a search S seconds after its first: it chooses from what it has",
+    )
+    add("--tracker", choices=TRACKER_NAMES, default=how.tracker, help="where else the metrics go")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:i")
     add("--seed", type=int, default=default.seed, help="everything random derives from it")
     return parser
@@ -102,6 +118,7 @@ def _words(options: Mapping[str, Any]) -> str:
 
 def _tune(arguments: argparse.Namespace) -> Outcome:
     config = _config(arguments)
+    how = RunConfig(arguments.storage, arguments.workers, arguments.timeout, arguments.tracker)
     from mil_toolkit.canary import run_canary
     from mil_toolkit.cohort import read_cohort
     from mil_toolkit.devices import use_available_cores
@@ -113,7 +130,7 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
     cache = open_features(arguments.features, cohort.name)
     told = cohort, cache, arguments.study, config, arguments.device
     canary = run_canary(*told) if arguments.canary else None
-    tuned = tune(*told)
+    tuned = tune(*told, how)
     text = summary(tuned, arguments.quick) + (f"\n{canary}" if canary else "")
     failed = canary is not None and not canary.passed
     data = _data(tuned) | {"canary": asdict(canary) if canary else None}

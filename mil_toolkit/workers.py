@@ -1,0 +1,92 @@
+# Floor 0.6: processes that work for another one, hold its lock and end with it; and stops that wait for a good moment.
+"""Worker processes, and signals that are heeded where nothing is half done."""
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import DupFd
+from typing import Any
+
+from mil_toolkit.errors import MilError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@contextlib.contextmanager
+def stops_deferred() -> Iterator[Callable[[], None]]:
+    """Hold SIGINT and SIGTERM back within the block.
+
+    Yields a function that raises KeyboardInterrupt if one has come; so does the end of the block. Outside the main
+    thread, which alone receives signals, nothing is held back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    came: list[int] = []
+
+    def check() -> None:
+        if came:
+            came.clear()
+            raise KeyboardInterrupt
+
+    before = [signal.signal(each, lambda number, _: came.append(number)) for each in SIGNALS]
+    try:
+        yield check
+    finally:
+        for each, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(each, handler)
+    check()
+
+
+def start_worker(job: Callable[[], object], lock: int, environment: dict[str, str]) -> BaseProcess:
+    """Start a process that runs `job`, a picklable function, and then ends.
+
+    It holds `lock`, the descriptor of a lock file, so that whoever takes this lock knows that it has ended, and is
+    killed when this process ends. SIGTERM stops it, Ctrl-C does not: that is for this process to pass on. Its exit
+    code is 1 where the job failed.
+    """
+    context = multiprocessing.get_context("spawn")  # a fork would inherit threads that hang
+    arguments = (os.getpid(), pickle.dumps(job), environment, _Inherited(lock))
+    process = context.Process(target=_work, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+class _Inherited:
+    """A descriptor that a worker process opens with itself."""
+
+    def __init__(self, descriptor: int):
+        self.descriptor = descriptor
+
+    def __reduce__(self) -> Any:
+        return _detach, (DupFd(self.descriptor),)
+
+
+def _detach(duplicate: Any) -> int:
+    return int(duplicate.detach())
+
+
+def _work(parent: int, job: bytes, environment: dict[str, str], _lock: int) -> None:
+    # Before anything that takes time: the lock must not outlive the parent.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        return
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        pickle.loads(job)()
+    except (MilError, KeyboardInterrupt):
+        sys.exit(1)  # the parent meets the error itself, and tells it
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,107 @@
+"""Processes that hold their parent's lock and end with it; signals that wait."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from support import ROOT, wait_until
+
+from mil_toolkit.errors import BusyError, DataError
+from mil_toolkit.files import exclusive
+from mil_toolkit.workers import start_worker, stops_deferred
+
+
+def taken(folder: Path) -> bool:
+    try:
+        with exclusive(folder):
+            return False
+    except BusyError:
+        return True
+
+
+def hold_on(file: Path) -> None:
+    file.write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def complain() -> None:
+    raise DataError("which the parent will tell itself")
+
+
+PARENT = """
+import sys
+from functools import partial
+from pathlib import Path
+from test_workers import hold_on
+from mil_toolkit.files import exclusive
+from mil_toolkit.workers import start_worker
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    with exclusive(folder) as lock:
+        start_worker(partial(hold_on, folder / "pid"), lock, {}).join()
+"""
+
+
+def test_a_worker_ends_with_its_parent_and_lets_go_of_the_lock(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(PARENT)
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    with subprocess.Popen([sys.executable, tmp_path / "parent.py", tmp_path], env=env) as parent:
+        wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        parent.kill()
+    wait_until(lambda: not taken(tmp_path))
+    worker = int((tmp_path / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        wait_until(lambda: os.kill(worker, 0))
+
+
+def test_the_lock_is_held_until_the_last_worker_ends(tmp_path: Path) -> None:
+    with exclusive(tmp_path) as lock:
+        worker = start_worker(partial(hold_on, tmp_path / "pid"), lock, {})
+    wait_until(lambda: (tmp_path / "pid").exists())
+    assert taken(tmp_path)
+    worker.terminate()
+    worker.join()
+    assert worker.exitcode == 1 and not taken(tmp_path)
+
+
+def test_an_error_is_left_to_the_parent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with exclusive(tmp_path) as lock:
+        worker = start_worker(complain, lock, {})
+    worker.join()
+    assert worker.exitcode == 1 and capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_a_good_moment(number: signal.Signals) -> None:
+    reached = []
+    with pytest.raises(KeyboardInterrupt), stops_deferred() as check:
+        check()
+        os.kill(os.getpid(), number)
+        reached.append("behind the signal")
+        check()
+        reached.append("behind the check")
+    with pytest.raises(KeyboardInterrupt), stops_deferred():
+        os.kill(os.getpid(), number)
+        reached.append("without a check")
+    assert reached == ["behind the signal", "without a check"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_another_thread_defers_nothing() -> None:
+    done = []
+
+    def run() -> None:
+        with stops_deferred() as check:
+            check()
+            done.append(True)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert done
