@@ -2,7 +2,7 @@
 """From the predictions of a study's searches to scores.json (rules of evidence, 1 and 5 to 7)."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,13 @@ def outer_predictions(search: Search, test: Patients, head: FittedHead, decision
     logits = head.apply(test).logits  # (members, patients)
     if not np.isfinite(logits).all():
         raise Diverged(f"{search.name}: the refitted model diverged. Limit learning_rate by --set.")
+    return member_predictions(search, test, logits, decision)
+
+
+def member_predictions(
+    search: Search, test: Patients, logits: np.ndarray, decision: Decision
+) -> pd.DataFrame:
+    """The same from the members' logits (K, n)."""
     table = prediction_table(search, np.arange(len(test)), test, logits.mean(0), decision)
     alone = decision.probabilities(logits)
     members = {f"member{number}": values for number, values in enumerate(alone, 1)}
@@ -134,12 +141,19 @@ def study_scores(
     scores = {"epoch": best.epoch, "training": dict(best.training), "inner": scores_with_intervals(inner)}
     if not outer:
         return scores | dict.fromkeys(HONEST)
-    predictions = pd.concat(outer)
-    table = Table.of(predictions, config.prevalence)
     rivals = rival_tables(config, patients, searches[:-1])
+    return scores | honest_scores(inner, pd.concat(outer), patients, rivals)
+
+
+def honest_scores(
+    inner: Table, predictions: pd.DataFrame, patients: Patients, rivals: Mapping[str, Table]
+) -> dict[str, Any]:
+    """What is worth what of outer predictions: HONEST, as in `study_scores`. The rivals predict the same patients."""
+    table = Table.of(predictions, inner.prevalence)
+    both = [patient for patient in inner.patient_ids if patient in table.patient_ids]
     found = (
         scores_with_intervals(table),
-        optimism(inner, table.select(inner.patient_ids)),
+        optimism(inner.select(both), table.select(both)),
         {name: scores_with_intervals(rival) for name, rival in rivals.items()},
         {name: compare(table, rival) for name, rival in rivals.items()},
         _spread(predictions, table),
@@ -147,7 +161,7 @@ def study_scores(
         _bag_size(patients, table),
         _bag_size(patients, rivals[METADATA]) if METADATA in rivals else None,
     )
-    return scores | dict(zip(HONEST, found, strict=True))
+    return dict(zip(HONEST, found, strict=True))
 
 
 def rival_tables(config: StudyConfig, patients: Patients, searches: Sequence[Search]) -> dict[str, Table]:

@@ -110,6 +110,13 @@ def _making(about: Mapping[str, Any], members: int) -> Iterable[str]:
         f" ({_threshold_rule(procedure)}) were fitted. The {members} members were then fitted on all labelled patients for"
         f" {about['epoch']} epochs. `config.json` holds the whole configuration."
     )
+    if "finetuned" in about:
+        told = about["finetuned"]
+        yield (
+            f"Then the backbone, from {plain(told['unfreeze'])} on, was trained together with all members on the images for"
+            f" {told['epochs']} epochs, which inner folds chose as they did calibration and threshold. On a separate split"
+            " it had a lower log-loss than the frozen backbone: `scores.json`, `finetuned`, holds the comparison."
+        )
 
 
 def _threshold_rule(procedure: Mapping[str, Any]) -> str:
@@ -126,9 +133,14 @@ def _threshold_rule(procedure: Mapping[str, Any]) -> str:
 def _worth(about: Mapping[str, Any], scores: Mapping[str, Any]) -> Iterable[str]:
     yield "## What it is worth"
     if not scores["outer"]:
+        why = (
+            "Its backbone was not trained in the outer folds."
+            if "finetuned" in about
+            else "The study ran without outer folds."
+        )
         yield (
-            "**Expected score: not evaluated.** The study ran without outer folds. The validation scores chose the"
-            " configuration, the number of epochs and the threshold, and are therefore optimistic:"
+            f"**Expected score: not evaluated.** {why} The validation scores chose the configuration, the number of epochs"
+            " and the threshold, and are therefore optimistic:"
         )
         yield _table(("", "validation"), [[name, with_interval(scores["inner"][name])] for name in METRICS])
         return

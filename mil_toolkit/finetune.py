@@ -173,7 +173,6 @@ def _turned(image: Tensor, kind: int) -> Tensor:
 class Told:
     """What a finetuner is told beside its data.
 
-    head_epochs: those that the heads were trained for before, from which their learning rate goes on to fall
     seed: everything random derives from it, the epoch and the step
     folder: where what lies between the passes goes
     """
@@ -214,17 +213,19 @@ class Finetuner:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.epoch = self.step = 0  # to come next
 
-    def batches(self) -> list[Tensor]:
+    def _batches(self) -> list[Tensor]:
         """The mini-batches of the present epoch: places of patients."""
         order = torch.Generator().manual_seed(derive_seeds(1, *self.told.seed, self.epoch)[0])
         return list(torch.randperm(len(self.patients), generator=order).split(self.model.config.batch_size))
 
-    def advance(self, batch: Tensor) -> int:
-        """One step on a mini-batch of bags; returns the images in it.
+    def advance(self) -> int:
+        """One step on the next mini-batch of bags; returns the images in it.
 
         The gradients of its bags add up; several bags go together where they are small.
         """
         assert self.patients.bags is not None
+        batches = self._batches()
+        batch = batches[self.step]
         sizes = self.patients.bags.sizes[batch]
         members = self.start.members
         *seeds, seed = derive_seeds(members + 1, *self.told.seed, self.epoch, self.step)
@@ -233,7 +234,8 @@ class Finetuner:
         for group in batch.split(block.unique_consecutive(return_counts=True)[1].tolist()):
             self._add_gradients(group, len(group) / len(batch), random, augmentation)
         self._move()
-        self.step += 1
+        last = self.step + 1 == len(batches)
+        self.epoch, self.step = (self.epoch + 1, 0) if last else (self.epoch, self.step + 1)
         return int(sizes.sum())
 
     def _add_gradients(

@@ -2,7 +2,7 @@
 """`fit`: the best configuration of a study refitted on every labelled patient, as a bundle."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,11 @@ import numpy as np
 from mil_toolkit.bundle import ModelBundle
 from mil_toolkit.cohort import Cohort, MetadataColumn
 from mil_toolkit.devices import pick_device, training_dtype
+from mil_toolkit.end_to_end import Finetuned, finetune_study
+from mil_toolkit.errors import UsageError
 from mil_toolkit.features import FeatureCache
 from mil_toolkit.files import digest_json, published_folder, read_json
+from mil_toolkit.hparams import FinetuneConfig
 from mil_toolkit.inputs import Patients
 from mil_toolkit.nested import refit
 from mil_toolkit.study import MEMBERS, Study
@@ -22,12 +25,22 @@ PACKAGES = ("mil_toolkit", "torch", "numpy", "pillow")
 
 
 def fit(
-    cohort: Cohort, cache: FeatureCache | None, study_folder: Path, output: Path, device: str = "auto"
+    cohort: Cohort,
+    cache: FeatureCache | None,
+    study_folder: Path,
+    output: Path,
+    device: str = "auto",
+    finetune: FinetuneConfig | None = None,
+    outer: bool = False,
+    weights: Path | None = None,
 ) -> ModelBundle:
     """Refit what the study chose on all labelled patients, the study's `members` seeds side by side.
 
+    finetune: train the backbone too, as `finetune_study` does with `outer` and `weights`; the cohort then has to have
+        its images, and the fine-tuned model takes the frozen one's place where it is kept
+
     The bundle takes the name `output` when it is complete; an older one is replaced. Raises DataError where
-    the study has not ended or was made of another cohort or other features.
+    the study has not ended or was made of another cohort or other features, and as `finetune_study` does.
     """
     study = Study.open(study_folder)
     study.check(cohort, cache)
@@ -52,9 +65,27 @@ def fit(
         "versions": {name: version(name) for name in PACKAGES},
     }
     bundle = ModelBundle(head, about, read_json(study_folder / "scores.json"))
+    if finetune is not None:
+        if cache is None:
+            raise UsageError("--finetune: this study looks at no images. There is no backbone to train.")
+        bundle = _with(finetune_study(cohort, cache, study, finetune, place, outer, weights), bundle)
     with published_folder(output) as folder:
         bundle.save(folder)
     return bundle
+
+
+def _with(finetuned: Finetuned, frozen: ModelBundle) -> ModelBundle:
+    """The bundle of the model that was kept; its scores tell of both."""
+    model = finetuned.model
+    if model is None:
+        return replace(frozen, scores={**frozen.scores, "finetuned": finetuned.found})
+    about = {
+        **frozen.about,
+        "features": model.features,
+        "decision": asdict(model.choice.tuned),
+        "finetuned": {**finetuned.found["settings"], "epochs": model.choice.epoch},
+    }
+    return ModelBundle(model.head, about, {**model.scores, "finetuned": finetuned.found}, model.backbone)
 
 
 def _features(study: Study, cache: FeatureCache | None, patients: Patients) -> Mapping[str, Any] | None:
