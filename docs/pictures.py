@@ -4,6 +4,7 @@ Needs Chromium with its driver (Debian's chromium and chromium-driver) and selen
 """
 
 import io
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +12,10 @@ from pathlib import Path
 
 from PIL import Image
 from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.select import Select
 
-WIDTH, HEIGHT = 1200, 850
+SCREEN = {"width": 1200, "height": 850, "deviceScaleFactor": 1, "mobile": False}
 SCHEMES = ("light", "dark")
 COLOURS = 128  # of a picture, which keeps its file small
 
@@ -22,14 +24,10 @@ COLOURS = 128  # of a picture, which keeps its file small
 def browser() -> Iterator[webdriver.Chrome]:
     """A Chromium without a window."""
     options = webdriver.ChromeOptions()
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--hide-scrollbars",
-        f"--window-size={WIDTH},{HEIGHT}",
-    ):
+    options.binary_location = shutil.which("chromium") or ""
+    for argument in ("--headless", "--no-sandbox", "--hide-scrollbars", "--disable-background-networking"):
         options.add_argument(argument)
-    driver = webdriver.Chrome(options=options)
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     try:
         yield driver
     finally:
@@ -37,7 +35,10 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 
 def take(driver: webdriver.Chrome, path: Path) -> None:
-    """Save what is seen."""
+    """Save what is seen, once it is drawn."""
+    driver.execute_async_script(
+        "const done = arguments[0]; setTimeout(() => requestAnimationFrame(done), 500)"
+    )
     picture = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
     picture.quantize(COLOURS).save(path, optimize=True)
 
@@ -46,17 +47,17 @@ def show_attention(driver: webdriver.Chrome) -> None:
     """Go to the gallery, tumoral patients with the surest successes first."""
     for name, value in (("sort", "best"), ("filter-class", "1")):
         Select(driver.find_element("id", name)).select_by_value(value)
-    driver.execute_script("document.getElementById('attention').scrollIntoView({behavior: 'instant'})")
+    driver.execute_script("document.getElementById('attention').scrollIntoView(); scrollBy(0, -40)")
 
 
 def main(report: Path, folder: Path) -> None:
     """Take every picture, in light and in dark."""
     folder.mkdir(parents=True, exist_ok=True)
     with browser() as driver:
-        driver.set_window_size(WIDTH, 2 * HEIGHT - driver.execute_script("return window.innerHeight"))
         for scheme in SCHEMES:
             media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
             driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", SCREEN)
             driver.get(report.resolve().as_uri())
             take(driver, folder / f"report-{scheme}.png")
             show_attention(driver)
@@ -64,4 +65,6 @@ def main(report: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if not 2 <= len(sys.argv) <= 3 or not Path(sys.argv[1]).is_file():
+        sys.exit(__doc__)
     main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else Path(__file__).parent / "images")

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from markdown_it import MarkdownIt
+from PIL import Image
 from support import COMMANDS, ROOT, Command, Tiny, configuration
 
 from mil_toolkit.backbones import BACKBONES, build_backbone
@@ -51,6 +52,7 @@ NOT_RUN = {
     "examples/founding_report.sh": "takes minutes; test_examples.py runs it",
     "mil-demo": "takes minutes; test_demo.py runs it on a smaller cohort",
 }
+MOST_BYTES = 150_000  # of a picture
 LAUNCHERS = re.compile(r"^(srun|torchrun .*--no-python) ")  # the command behind them is run alone
 FOREIGN = {"--no-python", "--nproc-per-node", "--array", "--index-url"}  # options of other programs
 
@@ -365,6 +367,20 @@ def test_every_link_leads_somewhere(document: Path) -> None:
             target = document.parent / path if path else document
             assert target.exists(), link
             assert not anchor or anchor in anchors(target), link
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def test_pictures_are_small_and_come_in_light_and_dark() -> None:
+    pictures = sorted((ROOT / "docs" / "images").glob("*.png"))
+    assert pictures and all(path.stat().st_size < MOST_BYTES for path in pictures)
+    sizes = {path.stem: size_of(path) for path in pictures}
+    for name, size in sizes.items():
+        kind, _, scheme = name.rpartition("-")
+        assert scheme in ("light", "dark") and size == sizes[f"{kind}-light"] == sizes[f"{kind}-dark"]
 
 
 def test_every_page_is_linked_from_the_readme() -> None:
