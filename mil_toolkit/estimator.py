@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from inspect import Parameter, Signature
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,8 @@ class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     - folds: inner folds, stratified by class; 1 for a single 80/20 split
     - members: seeds that are averaged
     - objective: the metric that chooses the number of epochs
-    - threshold: the rule that chooses the threshold of `predict`, `balanced` (highest balanced accuracy) or `half`
+    - threshold: the rule that chooses the threshold of `predict`: `share` (as many positives as there are), `balanced`
+      (the highest balanced accuracy) or `half`
     - sensitivity: required of the threshold instead, between 0 and 1
     - seed: everything random derives from it
     - positive: the class that is looked for (sensitivity); by default the last of `classes_`
@@ -184,9 +186,14 @@ class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _checked(self) -> HeadConfig:
         """The head's configuration; raises BagError that names every parameter that cannot be."""
-        problems = []
+        problems = [
+            f"{name}={getattr(self, name)!r} is no whole number."
+            for name in ("folds", "members", "seed")
+            if not isinstance(getattr(self, name), Integral)
+        ]
         try:
-            StudyConfig(**{name: getattr(self, name) for name in _OF_STUDY})
+            if not problems:
+                StudyConfig(**{name: getattr(self, name) for name in _OF_STUDY})
         except UsageError as error:
             problems.append(str(error).replace("--", ""))
         for name, known in (("objective", METRICS), ("threshold", THRESHOLDS)):

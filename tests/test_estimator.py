@@ -228,6 +228,8 @@ def test_every_wrong_parameter_is_named(X: pd.DataFrame, y: np.ndarray) -> None:
         quick(**wrong).fit(X, y)
     for name in wrong:
         assert name in str(caught.value)
+    with pytest.raises(BagError, match="seed=None is no whole number"):
+        quick(seed=None).fit(X, y)
 
 
 @pytest.mark.parametrize(
