@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from mil_toolkit.extraction import extract
     from mil_toolkit.features import FeatureCache
     from mil_toolkit.hparams import ExtractionConfig
+    from mil_toolkit.onnx import export_onnx
 
 __version__ = "0.1.0"
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "FeatureCache",
     "MILClassifier",
     "ModelBundle",
+    "export_onnx",
     "extract",
     "load_patients",
     "read_cohort",
@@ -28,6 +30,7 @@ _HOMES = {
     "FeatureCache": "features",
     "MILClassifier": "estimator",
     "ModelBundle": "bundle",
+    "export_onnx": "onnx",
     "extract": "extraction",
     "load_patients": "estimator",
     "read_cohort": "cohort",

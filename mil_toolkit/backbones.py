@@ -134,6 +134,40 @@ def build_backbone(name: str, weights: str | StateDict) -> Backbone:
     return Backbone(network, architecture.width, architecture.mean, architecture.std, network_digest)
 
 
+def backbone_of(
+    spec: Mapping[str, Any], weights: Path | None = None, trained: StateDict | None = None
+) -> Backbone:
+    """The backbone that made the features of a cache's spec.
+
+    weights: its checkpoint, where its weights came from a file or cannot be downloaded; trained: its tensors
+    Raises UsageError where a file is needed and not given, and for features that were imported; DataError for a
+    network with other weights or another normalisation.
+    """
+    if spec["weight_digest"] is None:
+        raise UsageError(
+            f"These features were imported ({spec['backbone']}, {spec['weights']}): only their own tool has the backbone."
+            " Embed images with it, and name the folder of mil-cache import by --features."
+        )
+    if weights is None and trained is None and spec["weights"] == "file":
+        raise UsageError(
+            "The weights of the backbone came from a file: name it with --weights PATH. Its tensors have the digest"
+            f" {spec['weight_digest'][:8]}..."
+        )
+    backbone = build_backbone(spec["backbone"], trained or str(weights or spec["weights"]))
+    found = {
+        "weight_digest": backbone.weight_digest,
+        "width": backbone.width,
+        "mean": list(backbone.mean),
+        "std": list(backbone.std),
+    }
+    problems = [
+        f"{name}: {found[name]!r} instead of {spec[name]!r}." for name in found if found[name] != spec[name]
+    ]
+    if problems:
+        raise DataError([f"This {spec['backbone']} is not the network that made the features:", *problems])
+    return backbone
+
+
 def _state(name: str, weights: str | StateDict, architecture: Architecture) -> tuple[StateDict, str]:
     """The tensors to load, and what an error calls them."""
     if not isinstance(weights, str):

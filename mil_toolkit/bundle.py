@@ -13,11 +13,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from mil_toolkit import __version__
-from mil_toolkit.backbones import Backbone, build_backbone
+from mil_toolkit.backbones import Backbone, backbone_of
 from mil_toolkit.calibration import Decision
 from mil_toolkit.card import model_card
-from mil_toolkit.errors import DataError, UsageError
-from mil_toolkit.features import spec_differences
+from mil_toolkit.errors import DataError
 from mil_toolkit.files import (
     check_schema,
     digest,
@@ -116,24 +115,9 @@ class ModelBundle:
     def build_backbone(self, weights: Path | None = None) -> Backbone:
         """The network that embedded the training images; one that was trained with the heads is in the bundle.
 
-        weights: its checkpoint, for a model whose weights came from a file or where they cannot be downloaded
-        Raises UsageError where that file is needed and not given, and for features that were imported, which only
-        their own tool can make; DataError where the network would not be that of the training images.
+        weights: its checkpoint; see `backbone_of`, which also says what is raised
         """
-        spec = self.about["features"]["spec"]
-        built = build_backbone(spec["backbone"], self.backbone or _weights(spec, weights))
-        found = {
-            "weight_digest": built.weight_digest,
-            "width": built.width,
-            "mean": list(built.mean),
-            "std": list(built.std),
-        }
-        lines = spec_differences({**spec, **found}, spec)
-        if lines:
-            raise DataError(
-                [f"{spec['backbone']} would not be the network of the model's training images:", *lines]
-            )
-        return built
+        return backbone_of(self.about["features"]["spec"], weights, self.backbone)
 
     def save(self, folder: Path) -> None:
         """Write the bundle's files into `folder`."""
@@ -170,21 +154,6 @@ class ModelBundle:
                 f"{folder} was written by mil_toolkit {written}, and version {__version__} cannot build its model:"
                 f" {' '.join(str(error).split())}. Use that version, or fit the model again."
             ) from None
-
-
-def _weights(spec: Mapping[str, Any], given: Path | None) -> str:
-    """What the backbone of a spec is built with, as long as that is at hand."""
-    if spec["weight_digest"] is None:
-        raise UsageError(
-            f"The model was trained on features of {spec['backbone']}, {spec['weights']}: embed the images with that"
-            " tool, and give the folder of mil-cache import as --features."
-        )
-    if given is None and spec["weights"] == "file":
-        raise UsageError(
-            "The weights of the model's backbone came from a file. Name it with --weights PATH (its tensors have the"
-            f" digest {spec['weight_digest'][:8]}...), or give embeddings as --features."
-        )
-    return str(given or spec["weights"])
 
 
 def _tensors(head: FittedHead) -> dict[str, Tensor]:

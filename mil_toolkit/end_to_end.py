@@ -15,12 +15,12 @@ import torch
 from tqdm import tqdm
 
 from mil_toolkit.assessment import HONEST, honest_scores, member_predictions, prediction_table, rival_tables
-from mil_toolkit.backbones import Backbone, StateDict, build_backbone, weight_digest
+from mil_toolkit.backbones import StateDict, backbone_of, weight_digest
 from mil_toolkit.bundle import FittedHead
 from mil_toolkit.calibration import Decision
 from mil_toolkit.cohort import Cohort
 from mil_toolkit.devices import pick_precision, training_dtype
-from mil_toolkit.errors import DataError, UsageError
+from mil_toolkit.errors import UsageError
 from mil_toolkit.evaluation import Table, compare, scores_with_intervals
 from mil_toolkit.features import FeatureCache, folder_name
 from mil_toolkit.files import digest_json, exclusive, publish_json
@@ -107,26 +107,6 @@ def finetune_study(
         raise UsageError("--outer: this study has no outer folds. Run mil-tune with --outer-folds.")
     with exclusive(study.folder / "finetune"):
         return _Run(cohort.labelled(), cache, study, config, device, weights).run(outer)
-
-
-def backbone_of(spec: Mapping[str, Any], weights: Path | None) -> Backbone:
-    """The backbone that made a cache; `weights` is its checkpoint where they came from a file.
-
-    Raises UsageError where it cannot be built here, DataError for other weights.
-    """
-    if spec["weight_digest"] is None:
-        raise UsageError(
-            "These features were imported: only their own tool has the backbone. --finetune cannot train it."
-        )
-    if weights is None and spec["weights"] == "file":
-        raise UsageError("The weights of the backbone came from a file: name it with --weights PATH.")
-    backbone = build_backbone(spec["backbone"], str(weights or spec["weights"]))
-    if backbone.weight_digest != spec["weight_digest"]:
-        raise DataError(
-            f"{spec['backbone']} {weights or spec['weights']} has other weights (digest {backbone.weight_digest[:8]}) than"
-            f" made the features ({spec['weight_digest'][:8]})."
-        )
-    return backbone
 
 
 def is_better(comparison: Mapping[str, Any]) -> bool:

@@ -18,10 +18,10 @@ import torch
 from support import Command, Tiny
 
 from mil_toolkit import end_to_end, finetune
-from mil_toolkit.backbones import build_backbone
+from mil_toolkit.backbones import backbone_of, build_backbone
 from mil_toolkit.bundle import ModelBundle
 from mil_toolkit.cohort import read_cohort
-from mil_toolkit.end_to_end import backbone_of, is_better
+from mil_toolkit.end_to_end import is_better
 from mil_toolkit.errors import DataError, UsageError
 from mil_toolkit.features import FeatureCache
 from mil_toolkit.finetune import Finetuner, Told, publish_tensors, read_tensors
@@ -188,6 +188,7 @@ def test_it_predicts_the_same_from_images_as_from_a_cache_of_its_backbone(
         (("--finetune", "--epochs", "0"), 2, "--epochs 0"),
         (("--finetune", "--backbone-rate", "-1"), 2, "--backbone-rate -1.0"),
         (("--finetune", "--weights", "gone.pth"), 2, "gone.pth"),
+        (("--weights", "gone.pth"), 2, "only --finetune and --onnx"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -214,7 +215,7 @@ def test_what_has_no_backbone_cannot_be_fine_tuned(tiny: Tiny) -> None:
         backbone_of({**spec, "weight_digest": None}, None)
     with pytest.raises(UsageError, match="--weights PATH"):
         backbone_of({**spec, "weights": "file"}, None)
-    with pytest.raises(DataError, match="other weights"):
+    with pytest.raises(DataError, match="not the network that made the features"):
         backbone_of({**spec, "weight_digest": "0" * 64}, None)
 
 

@@ -21,6 +21,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_features(parser)
     add("--study", type=Path, required=True, metavar="studies/NAME", help="folder of the study")
     add("--output", type=Path, help="folder of the bundle; by default model/ in the study's folder")
+    add("--onnx", action="store_true", help="also write head.onnx and, with the backbone, whole.onnx")
+    add(
+        "--weights",
+        type=Path,
+        metavar="PATH",
+        help="the backbone's checkpoint, where its weights came from a file",
+    )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:i")
     _add_finetuning(parser)
     return run(parser, _fit, argv)
@@ -33,9 +40,6 @@ def _add_finetuning(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--finetune", action="store_true", help="kept where it is better on a separate split")
     group.add_argument("--outer", action="store_true", help="in every outer fold too, which scores it")
-    group.add_argument(
-        "--weights", type=Path, help="the backbone's checkpoint, where its weights came from a file"
-    )
     for field, about in zip(fields(FinetuneConfig), tunables(FinetuneConfig).values(), strict=True):
         default = f" (default: {field.default})" if field.default else ""
         group.add_argument(_flag(field.name), type=type(field.default), help=about.help + default)
@@ -56,6 +60,10 @@ def _fit(arguments: argparse.Namespace) -> Outcome:
     cohort = read_cohort(arguments.cohort, images=arguments.finetune)
     cache = open_features(arguments.features, cohort.name)
     output = arguments.output or arguments.study / "model"
+    if arguments.onnx:
+        from mil_toolkit.onnx import publish_onnx, require_exporter
+
+        require_exporter()  # before the model is fitted
     told = arguments.device, finetune, arguments.outer, arguments.weights
     bundle = fit(cohort, cache, arguments.study, output, *told)
     data = {
@@ -64,6 +72,8 @@ def _fit(arguments: argparse.Namespace) -> Outcome:
         "epochs": bundle.about["epoch"],
         "threshold": bundle.decision.threshold,
     }
+    if arguments.onnx:
+        data["onnx"] = [str(path) for path in publish_onnx(bundle, output, arguments.weights)]
     text = (
         f"{output}: {data['members']} members, {data['epochs']} epochs, {bundle.about['patients']} patients,"
         f" threshold {data['threshold']:.3f}.\nNext: mil-predict {output} COHORT.toml"
@@ -80,11 +90,11 @@ def _finetuning(arguments: argparse.Namespace) -> FinetuneConfig | None:
     given = {name: value for name, value in given.items() if value is not None}
     if arguments.finetune:
         return FinetuneConfig(**given)
-    lonely = [_flag(name) for name in given] + [
-        _flag(name) for name in ("outer", "weights") if getattr(arguments, name)
-    ]
+    lonely = [_flag(name) for name in given] + (["--outer"] if arguments.outer else [])
     if lonely:
         raise UsageError(f"{', '.join(lonely)}: without --finetune the backbone is not trained.")
+    if arguments.weights and not arguments.onnx:
+        raise UsageError("--weights: only --finetune and --onnx look at the backbone.")
     return None
 
 
