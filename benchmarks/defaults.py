@@ -55,7 +55,7 @@ from mil_toolkit.study import MEMBERS, Search, plan_searches
 from mil_toolkit.training import Member, train
 
 REFERENCE, INSTANCES, RIVAL = "reference", "instance logistic", "metadata logistic"
-STUDY = StudyConfig(repeats=3)
+STUDY = StudyConfig()
 DEVICE = torch.device("cpu")
 IMAGES = 16  # of each patient, where the number of images may not tell
 
@@ -238,7 +238,7 @@ def read_scored(work: Path, name: str, search: Search) -> Scored:
 def run(arguments: argparse.Namespace) -> None:
     """Score every candidate in this part's outer folds."""
     use_available_cores()
-    labelled, searches = plan(arguments.cohort)
+    labelled, searches = plan(arguments)
     caches = {False: FeatureCache.open(arguments.features), True: FeatureCache.open(arguments.crop)}
     cohorts = {crop: Patients.of(labelled, each) for crop, each in caches.items()}
     part, parts = map(int, arguments.part.split("/"))
@@ -261,15 +261,15 @@ def of_search(work: Path, cohorts: dict[bool, Patients], search: Search) -> Iter
         yield INSTANCES, instance_logistic(folds(False, None))
 
 
-def plan(cohort: Path) -> tuple[Cohort, list[Search]]:
+def plan(arguments: argparse.Namespace) -> tuple[Cohort, list[Search]]:
     """The labelled patients and the outer folds."""
-    labelled = read_cohort(cohort, images=False).labelled()
-    return labelled, plan_searches(labelled, STUDY)[0][:-1]
+    labelled = read_cohort(arguments.cohort, images=False).labelled()
+    return labelled, plan_searches(labelled, replace(STUDY, repeats=arguments.repeats))[0][:-1]
 
 
 def tables(arguments: argparse.Namespace, rule: str) -> dict[str, Table]:
     """The outer predictions of all candidates, and of what follows from them without training."""
-    labelled, searches = plan(arguments.cohort)
+    labelled, searches = plan(arguments)
     patients = Patients.of(labelled, FeatureCache.open(arguments.features))
 
     def of_logits(name: str, members: int, few: bool = False) -> Table:
@@ -353,6 +353,7 @@ def main() -> None:
     parser.add_argument("cohort", type=Path)
     parser.add_argument("--features", type=Path, required=True, metavar="CACHE_FOLDER")
     parser.add_argument("--crop", type=Path, required=True, metavar="CACHE_FOLDER", help="of a centre crop")
+    parser.add_argument("--repeats", type=int, default=3, help="of the outer folds")
     parser.add_argument("--work", type=Path, default=Path("studies/defaults"), help="folder of the logits")
     parser.add_argument(
         "--part", default="1/1", metavar="I/N", help="of the outer folds, for another process"
