@@ -33,7 +33,8 @@ def export_onnx(
     - without `images`: `embeddings` (n, D) float32 of the patient's n images; where the cache has float16, cast
     - with `images`: `pixels` (n, S, S, 3) uint8, RGB, cropped, resized and masked as `images.prepare` gives them for the
       spec's `image_size`, `crop` and `preprocess`. Scaling and normalisation are in the file, and so is the rounding
-      of embeddings to float16. All n images pass through at once: for large bags embed with your own batches
+      of embeddings to float16. All n images pass through at once: for large bags embed with your own batches. It
+      computes in float32; beside embeddings that a cache holds in bfloat16, probabilities move in the second decimal
     - `metadata` (M,) float32: the encoded columns in the order of `metadata_columns`
 
     Outputs: `probability` (1,) calibrated, of the positive class; `prediction` (1,) int64, 1 at or above the threshold;
