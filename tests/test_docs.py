@@ -38,6 +38,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What a command is told beside what the documentation says. A number there that is greater is lowered to this.
 QUICK: dict[str, dict[str, str]] = {
     "extract": {"--backbone": "resnet18", "--weights": "random", "--image-size": "32"},
+    "fit": {"--epochs": "1"},
     "tune": {"--trials": "1", "--epochs": "2", "--folds": "2", "--outer-folds": "2", "--members": "1"},
 }
 # What is not run, by how it begins, and why. The options of our own commands are parsed all the same.
@@ -187,6 +188,8 @@ class Shell:
 def quickened(name: str, argv: Sequence[str]) -> list[str]:
     """The arguments with those of QUICK: greater numbers lowered, what is absent added."""
     argv = list(argv)
+    if name == "fit" and "--finetune" not in argv:  # which alone has epochs
+        return argv
     for option, most in QUICK.get(name, {}).items():
         if option not in argv:
             argv += [] if option == "--outer-folds" and "--quick" in argv else [option, most]
