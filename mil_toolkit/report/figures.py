@@ -470,7 +470,7 @@ def data_figures(contents: Contents, class_names: tuple[str, str]) -> list[Figur
 
 def _classes_figure(labels: np.ndarray, class_names: tuple[str, str]) -> Figure:
     counts = [int((labels == label).sum()) for label in (0, 1)]
-    figure, axes = canvas()
+    figure, axes = canvas(bottom=0.28)
     axes.bar([0, 1], counts, color=CLASS_COLOURS, width=0.55)
     for place, count in enumerate(counts):
         axes.text(place, count, f"{count}", ha="center", va="bottom")
@@ -486,7 +486,7 @@ def _box_figure(
     values: pd.Series, labels: np.ndarray, class_names: tuple[str, str], name: str, title: str, log: bool
 ) -> Figure:
     """Box plots by class over all points; whiskers reach 1.5 interquartile ranges."""
-    figure, axes = canvas()
+    figure, axes = canvas(bottom=0.28)
     random, words = np.random.default_rng(0), []
     for label, colour in enumerate(CLASS_COLOURS):
         known = values[(labels == label) & values.notna()].astype(float).to_numpy()
@@ -606,7 +606,7 @@ def ablation_figures(ablation: Mapping[str, Any]) -> list[Figure]:
             for name, variant in ablation["variants"].items()
             if variant["difference"]
         }
-        figure, axes = canvas(3.7, 0.62 + 0.27 * len(differences), left=1.5, bottom=0.42)
+        figure, axes = canvas(3.7, 0.62 + 0.27 * len(differences), left=1.62, bottom=0.42)
         axes.axvline(0, color=MUTED, lw=0.9)
         for place, each in enumerate(differences.values()):
             if each["value"] is None or each["low"] is None:
@@ -615,18 +615,18 @@ def ablation_figures(ablation: Mapping[str, Any]) -> list[Figure]:
             colour = ACCENT if clear else MUTED
             axes.plot([each["low"], each["high"]], [place, place], color=colour, lw=2.2)
             axes.plot(each["value"], place, "o" if clear else "s", color=colour, ms=5)
-        axes.set_yticks(range(len(differences)), [_short(shown(name), 22) for name in differences])
+        axes.set_yticks(range(len(differences)), [_middle_out(shown(name), 24) for name in differences])
         axes.set_ylim(len(differences) - 0.4, -0.6)
         axes.tick_params("y", length=0, labelcolor=INK)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
-        axes.set_xlabel(f"Difference in {label}, variant minus full model")
+        axes.set_xlabel("Variant minus full model")
         words = "; ".join(f"{name} {with_interval(each, '+')}" for name, each in differences.items())
         caption = "Paired 95 % intervals over patients; violet circles: intervals without zero."
         svg = to_svg(
             figure, f"ablation-{metric}", f"Difference in {label}, variant minus full model: {words}."
         )
-        figures.append(Figure(svg, f"What a change does to {label}", caption))
+        figures.append(Figure(svg, f"Change of {label}", caption))
     return figures
 
 
@@ -645,3 +645,8 @@ def _words(name: str) -> str:
 
 def _short(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _middle_out(text: str, most: int) -> str:
+    """Without its middle where it is long: names of features differ at their ends."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2 - 1) :]}"

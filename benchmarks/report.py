@@ -1,0 +1,92 @@
+"""Build the report of a study of many patients, and print how long it took and how large it is.
+
+    python benchmarks/report.py [--patients 2000] [--images 40]
+
+A small synthetic cohort is embedded and tuned, then each of its patients is taken many times, images included, so
+that the report has as much to read, draw and show as with so many patients.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mil_toolkit.assessment import publish_table, read_predictions
+from mil_toolkit.cohort import read_cohort
+from mil_toolkit.extraction import extract
+from mil_toolkit.features import FeatureCache
+from mil_toolkit.files import publish_json
+from mil_toolkit.hparams import ExtractionConfig, StudyConfig
+from mil_toolkit.report.page import write_report
+from mil_toolkit.synthetic import draw_cohort
+from mil_toolkit.tuning import tune
+
+SMALL = 40  # patients of the cohort that is multiplied
+STUDY = StudyConfig(trials=2, folds=2, outer_folds=2, members=1, settings={"epochs": (3,)})
+
+
+def main() -> None:
+    """Print one line."""
+    parser = argparse.ArgumentParser(description="Time the report of a study of many patients.")
+    parser.add_argument("--patients", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=40, help="of each patient")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        study = multiplied(Path(folder), arguments.patients // SMALL, arguments.images)
+        begun = time.monotonic()
+        report = write_report(study)
+        seconds = time.monotonic() - begun
+    print(
+        f"{arguments.patients} patients, {arguments.images} images each: {seconds:.0f} s, {report.size / 1e6:.1f} MB"
+    )
+    print(*report.notes, sep="\n")
+
+
+def multiplied(folder: Path, times: int, images: int) -> Path:
+    """A study of SMALL patients in which each stands `times` times."""
+    toml = draw_cohort(
+        folder / "cohort", patients=SMALL, unlabelled=0, image_size=224, images=(images, images)
+    )
+    cohort = read_cohort(toml)
+    features = extract(cohort, ExtractionConfig("resnet18", "random", image_size=64), folder / "cache").folder
+    study = folder / "study"
+    tune(cohort, FeatureCache.open(features), study, STUDY)
+    random = np.random.default_rng(0)
+    for path in (study / "predictions.csv", *study.glob("outer/*/attention.csv")):
+        table = repeated(read_predictions(path), times)
+        if "attention" in table:
+            drawn = pd.Series(random.random(len(table)))
+            table["attention"] = drawn / drawn.groupby(table["patient_id"]).transform("sum")
+        publish_table(path, table)
+    told = json.loads((study / "patients.json").read_text())
+    told["patients"] = [
+        {**each, "id": f"{each['id']}-{n}"} for n in range(times) for each in told["patients"]
+    ]
+    publish_json(study / "patients.json", told)
+    clinical = pd.read_csv(toml.parent / "patients.csv", dtype=str, keep_default_na=False)
+    repeated(clinical, times, "ID").to_csv(toml.parent / "patients.csv", index=False)
+    for patient in list((toml.parent / "images").iterdir()):
+        for number in range(times):
+            copy = patient.with_name(f"{patient.name}-{number}")
+            copy.mkdir()
+            for image in patient.iterdir():
+                os.link(image, copy / image.name)
+        for image in patient.iterdir():
+            image.unlink()
+        patient.rmdir()
+    return study
+
+
+def repeated(table: pd.DataFrame, times: int, column: str = "patient_id") -> pd.DataFrame:
+    """The rows `times` times, each time under other ids."""
+    parts = [table.assign(**{column: table[column] + f"-{number}"}) for number in range(times)]
+    return pd.concat(parts, ignore_index=True)
+
+
+if __name__ == "__main__":
+    main()
