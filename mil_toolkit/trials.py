@@ -51,10 +51,12 @@ class Storage:
 
     def __init__(self, folder: Path, url: str | None = None):
         self.folder, self.shared = folder, url is not None
+        self._engines: list[sqlalchemy.Engine] = []
         self._url = sqlalchemy.URL.create("sqlite", database=str(folder / "optuna.db"))
         if url is not None:
             self._url = _postgresql(url)
             self._engine = sqlalchemy.create_engine(self._url, pool_pre_ping=True)
+            self._engines.append(self._engine)
         with self.told(), self.alone():  # or two processes would make the tables at once
             self.optuna = self._open()
 
@@ -66,13 +68,13 @@ class Storage:
 
     def _open(self) -> optuna.storages.BaseStorage:
         url = self._url.render_as_string(hide_password=False)
-        if not self.shared:
-            return optuna.storages.RDBStorage(url, {"connect_args": {"timeout": PATIENCE}})
+        kept = {"connect_args": {"timeout": PATIENCE}} if not self.shared else {"pool_pre_ping": True}
+        beat, grace = (HEARTBEAT, GRACE) if self.shared else (None, None)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            return optuna.storages.RDBStorage(
-                url, {"pool_pre_ping": True}, heartbeat_interval=HEARTBEAT, grace_period=GRACE
-            )
+            storage = optuna.storages.RDBStorage(url, kept, heartbeat_interval=beat, grace_period=grace)
+        self._engines.append(storage.engine)
+        return storage
 
     def name_of(self, search: str) -> str:
         """A search's name in the storage: a shared one holds many studies, told apart by their folders' names."""
@@ -92,12 +94,15 @@ class Storage:
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:
-        """Make a database's error one that says what to do."""
+        """Make a database's error one that says what to do; connections are let go at the end."""
         try:
             yield
         except (StorageInternalError, SQLAlchemyError) as error:
             advice = "What was complete stays: see to it and run the same command again."
             raise UsageError(f"{self} cannot be used: {_reason(error)}. {advice}") from None
+        finally:
+            for engine in self._engines:
+                engine.dispose()
 
 
 class InMemory(Storage):
@@ -240,8 +245,14 @@ class Slots:
         """The slot that waits to be asked for, the lowest free one; None where there is none."""
         if CLOSED in self.study.user_attrs:
             return None
-        if not self._trials(TrialState.WAITING):  # else of a process that died before it asked
-            free = self._free()
+        trials = self._trials()
+        if not any(
+            trial.state is TrialState.WAITING for trial in trials
+        ):  # of a process that died before it asked
+            free = self._free(trials)
+            if free is None:
+                self._fail_silent()  # as Optuna does before a trial, but none begins
+                free = self._free(self._trials())
             if free is None:
                 return None
             self.study.enqueue_trial(self._parameters(free), {NUMBER: free})
@@ -251,9 +262,7 @@ class Slots:
             self.storage.optuna.record_heartbeat(waiting._trial_id)
         return _number(waiting)
 
-    def _free(self) -> int | None:
-        self._fail_silent()
-        trials = self._trials()
+    def _free(self, trials: Sequence[FrozenTrial]) -> int | None:
         taken = {_number(each) for each in trials if _counts(each) or each.state is TrialState.RUNNING}
         return next((number for number in range(self.count) if number not in taken), None)
 

@@ -36,7 +36,7 @@ from mil_toolkit.audit import Finding, audit
 from mil_toolkit.calibration import Decision
 from mil_toolkit.cohort import Cohort
 from mil_toolkit.devices import pick_device, training_dtype
-from mil_toolkit.errors import BusyError, DataError
+from mil_toolkit.errors import BusyError, DataError, UsageError
 from mil_toolkit.features import FeatureCache
 from mil_toolkit.files import exclusive, publish, publish_json, shared
 from mil_toolkit.hparams import ALONE, HeadConfig, RunConfig, StudyConfig
@@ -418,11 +418,8 @@ class Run:
         )
         return table.assign(fold=again.held_by[kept] + 1)
 
-    def evaluate_again(self, search: Search, trial: FrozenTrial) -> float:
-        """The value of a stored trial, computed anew: the same bits on the same machine and number of threads.
-
-        That of a pruned trial is the smoothed objective at the epoch that it came to.
-        """
+    def evaluate(self, search: Search, trial: FrozenTrial) -> float:
+        """The value of a trial that is stored, computed anew."""
         config = self.space.suggest(optuna.trial.FixedTrial(trial.params))
         pruned = trial.state is TrialState.PRUNED
         values: list[float] = []
@@ -436,6 +433,35 @@ class Run:
         with contextlib.suppress(optuna.TrialPruned):
             return run_trial(self._inputs(search), config, self.config.objective, seed, on_epoch).value
         return values[-1]
+
+
+def evaluate_again(
+    cohort: Cohort,
+    cache: FeatureCache | None,
+    study: Study,
+    search: str,
+    number: int,
+    device: str = "auto",
+    storage: str | None = None,
+) -> float:
+    """Train a stored trial of a study again: the value that it had, on the same machine and number of threads.
+
+    search: its name in splits.json; number: the trial's in trials.csv. The value of a pruned trial is the smoothed
+    objective at the epoch that it came to. Raises UsageError where there is no such trial, DataError where the
+    study is of another cohort or other features, Diverged where the trial did.
+    """
+    study.check(cohort, cache)
+    labelled = cohort.labelled()
+    searches = {each.name: each for each in plan_searches(labelled, study.config)[0]}
+    if search not in searches:
+        raise UsageError(f"{study.folder} has no search {search!r}, but {', '.join(searches)}.")
+    patients, kept = Patients.of(labelled, cache), Storage(study.folder, storage)
+    run = Run(study, patients, list(searches.values()), kept, device, quiet=True)
+    with kept.told():
+        found = {trial.user_attrs[NUMBER]: trial for trial in run.slots(searches[search]).counted}
+    if number not in found:
+        raise UsageError(f"search {search} of {study.folder} has no trial {number}, but {len(found)} trials.")
+    return run.evaluate(searches[search], found[number])
 
 
 def _training(again: Curves, decision: Decision) -> dict[str, float | None]:

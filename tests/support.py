@@ -199,11 +199,11 @@ def ended(process: int) -> bool:
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    """Wait for a minute at most."""
-    deadline = time.monotonic() + 60
+def wait_until(condition: Callable[[], object], minutes: float = 1) -> None:
+    """Wait until a condition holds; fails where it takes too long."""
+    deadline = time.monotonic() + 60 * minutes
     while not condition():
-        assert time.monotonic() < deadline, "waited for a minute"
+        assert time.monotonic() < deadline, f"waited for {minutes} min"
         time.sleep(0.01)
 
 

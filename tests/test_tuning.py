@@ -1,5 +1,6 @@
 """The study of mil-tune from outside: what it leaves, going on after a stop, and what must not leak."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -21,9 +22,10 @@ from mil_toolkit.assessment import outer_attention
 from mil_toolkit.cohort import read_cohort
 from mil_toolkit.errors import DataError, UsageError
 from mil_toolkit.features import FeatureCache
-from mil_toolkit.hparams import HeadConfig, StudyConfig, tunables
-from mil_toolkit.study import plan_searches
-from mil_toolkit.tuning import tune
+from mil_toolkit.hparams import METRIC_NAMES, HeadConfig, StudyConfig, tunables
+from mil_toolkit.space import Space
+from mil_toolkit.study import Study, plan_searches
+from mil_toolkit.tuning import evaluate_again, tune
 
 EditCohort = Callable[[Callable[[pd.DataFrame], object]], Path]
 QUICK: dict[str, Any] = {"epochs": (2,), "hidden": (32,), "pooling": ("attention",)}
@@ -417,3 +419,114 @@ def test_every_outer_fold_has_its_share_of_tumoral_patients(tiny: Tiny) -> None:
         if search["test"]
     ]
     assert len(shares) == 2 and max(shares) - min(shares) <= 1 / 12
+
+
+# How a study is run.
+
+
+@pytest.mark.parametrize(("sampler", "pruner"), [("tpe", "hyperband"), ("gp", "median"), ("random", "none")])
+def test_every_sampler_and_pruner_goes_on_as_if_never_stopped(
+    sampler: str, pruner: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each trial is stopped once, at an epoch that differs from trial to trial."""
+    settings = {"epochs": (9,), "image_branch": (False,)}
+    config = replace(PLAIN, trials=14, sampler=sampler, pruner=pruner, settings=settings)
+    tune(tiny.cohort, None, tmp_path / "whole", config, "cpu")
+    states = set(trials(tmp_path / "whole")["state"])
+    assert states == ({"COMPLETE"} if pruner == "none" else {"COMPLETE", "PRUNED"})
+
+    run, stopped = tuning.run_trial, set[tuple[int, ...]]()
+
+    def stop(*told: Any) -> Any:
+        *rest, seed, on_epoch = told
+
+        def stopping(curves: Any, value: float) -> None:
+            on_epoch(curves, value)
+            if tuple(seed) not in stopped and len(curves.logits) == 1 + len(stopped) % 7:
+                stopped.add(tuple(seed))
+                raise KeyboardInterrupt
+
+        return run(*rest, seed, stopping)
+
+    monkeypatch.setattr(tuning, "run_trial", stop)
+    while not (tmp_path / "stopped" / "DONE").exists():
+        with contextlib.suppress(KeyboardInterrupt):
+            tune(tiny.cohort, None, tmp_path / "stopped", config, "cpu")
+    assert len(stopped) > 5
+    assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
+
+
+def test_a_stored_trial_evaluated_again_has_its_stored_score(tiny: Tiny, tmp_path: Path) -> None:
+    """Complete or pruned, of an outer fold or the final search."""
+    config = replace(NESTED, trials=9, settings={"epochs": (8,), "hidden": (32,)})
+    tune(tiny.cohort, tiny.cache, tmp_path, config, "cpu")
+    states = set()
+    for name in ("final", "repeat1-fold2"):
+        for number in (0, 4, 6, 7, 8):
+            found = evaluate_again(tiny.cohort, tiny.cache, Study.open(tmp_path), name, number, "cpu")
+            folder = tmp_path if name == "final" else tmp_path / "outer" / name
+            row = pd.read_csv(folder / "trials.csv", dtype=str).loc[number]
+            assert found == float(row["value"])
+            states.add(row["state"])
+    assert states == {"COMPLETE", "PRUNED"}
+    with pytest.raises(UsageError, match="no trial 9"):
+        evaluate_again(tiny.cohort, tiny.cache, Study.open(tmp_path), "final", 9, "cpu")
+    with pytest.raises(UsageError, match="no search 'other'"):
+        evaluate_again(tiny.cohort, tiny.cache, Study.open(tmp_path), "other", 0, "cpu")
+
+
+def test_a_time_limit_ends_each_search_with_what_it_has(
+    tiny_options: Sequence[object], tmp_path: Path, command: Command
+) -> None:
+    options = (*tiny_options, "--outer-folds", 2, "--trials", 500, "--study", tmp_path)
+    done = command("tune", *options, "--timeout", 0.001, "--json")
+    assert done.code == 0, done.err
+    assert [len(trials(tmp_path / search)) for search in SEARCHES] == [1, 1, 1]
+    before = outcome(tmp_path)
+    assert command("tune", *options).code == 0 and outcome(tmp_path) == before  # it has chosen for good
+    for wrong in (0, -1, "nan"):
+        refused = command("tune", *options, "--timeout", wrong)
+        assert refused.code == 2 and "--timeout must be above 0" in refused.err
+
+
+def test_other_splits_and_another_space_are_refused(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another version might bring them."""
+    tune(tiny.cohort, tiny.cache, tmp_path, PLAIN, "cpu")
+    before = outcome(tmp_path)
+    searches, saved = plan_searches(tiny.cohort.labelled(), PLAIN)
+    moved = json.loads(json.dumps(saved))
+    moved["searches"]["final"]["inner"][0][0] = "P999"
+    with monkeypatch.context() as patch, pytest.raises(DataError) as caught:
+        patch.setattr(tuning, "plan_searches", lambda *_: (searches, moved))
+        tune(tiny.cohort, tiny.cache, tmp_path, PLAIN, "cpu")
+    (line,) = [line for line in caught.value.problems if line.startswith("searches.final.inner.fold1:")]
+    assert line.endswith("there, P999 now.") and "splits.json" in caught.value.problems[0]
+    described = Space.described
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(DataError, match=r"space\.gamma\.low: 0\.85 there, 0\.5 now"),
+    ):
+        patch.setattr(
+            Space,
+            "described",
+            lambda self: described(self) | {"gamma": {"low": 0.5, "high": 1.0, "log": False}},
+        )
+        tune(tiny.cohort, tiny.cache, tmp_path, PLAIN, "cpu")
+    assert outcome(tmp_path) == before
+
+
+@pytest.mark.parametrize("objective", METRIC_NAMES)
+def test_every_metric_can_be_the_objective(objective: str, tiny: Tiny, tmp_path: Path) -> None:
+    """Also those that some predictions leave undefined: such a trial has no value."""
+    config = replace(PLAIN, objective=objective, settings={"epochs": (2,), "image_branch": (False,)})
+    tune(tiny.cohort, None, tmp_path, config, "cpu")
+    table = trials(tmp_path)
+    assert len(table) == 3 and (table["value"].isna() == (table["state"] == "FAIL")).all()
+    assert np.isclose(table["value"], read_json(tmp_path / "best.json")["value"]).any()
+
+
+def test_workers_must_be_some(tiny_options: Sequence[object], tmp_path: Path, command: Command) -> None:
+    done = command("tune", *tiny_options, "--study", tmp_path, "--workers", 0)
+    assert done.code == 2 and "--workers must be at least 1, not 0" in done.err
