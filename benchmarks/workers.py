@@ -1,0 +1,88 @@
+"""Trials a minute of 1, 2 and 4 workers of `mil-tune` on this machine, from one run.
+
+    python benchmarks/workers.py [--rounds 3] [--trials 24] [--json]
+
+The default head on a synthetic cohort of 80 patients with 20 to 40 images each, without pruning. Every round
+tunes with each number of workers in turn, and the medians of the rounds' ratios are printed, so that a machine that is
+busy for a while slows all of them. A study's time goes from the beginning of its first trial to the end of its last one;
+the start of the processes is told apart.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+
+import optuna
+
+from mil_toolkit.cohort import read_cohort
+from mil_toolkit.devices import available_cores
+from mil_toolkit.extraction import extract
+from mil_toolkit.hparams import ExtractionConfig
+from mil_toolkit.synthetic import draw_cohort
+
+WORKERS = (1, 2, 4)
+COMMAND = "import sys; from mil_toolkit.cli.tune import main; sys.exit(main(sys.argv[1:]))"
+OPTIONS = ["--outer-folds", "0", "--members", "1", "--epochs", "30", "--set", "patience=30"]
+OPTIONS += ["--sampler", "random", "--pruner", "none", "--device", "cpu"]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as name:
+        rounds = measure(Path(name), arguments.rounds, arguments.trials)
+    figures = summary(rounds) | {"cores": available_cores(), "load_before": round(load, 1)}
+    print(json.dumps(figures) if arguments.json else "\n".join(f"{k}: {v}" for k, v in figures.items()))
+
+
+def measure(folder: Path, rounds: int, trials: int) -> list[dict[int, tuple[float, float]]]:
+    """For each round and number of workers the trials a minute, and the seconds until the first one began."""
+    toml = draw_cohort(folder / "cohort", patients=80, unlabelled=0, image_size=32, images=(20, 40))
+    config = ExtractionConfig("resnet18", "random", image_size=32)
+    features = extract(read_cohort(toml), config, folder / "cache", device="cpu").folder
+    argv = [str(toml), "--features", str(features), "--trials", str(trials), *OPTIONS]
+    return [
+        {count: tune(argv, folder / f"{turn}-{count}", count, trials) for count in WORKERS}
+        for turn in range(rounds)
+    ]
+
+
+def tune(argv: list[str], study: Path, workers: int, trials: int) -> tuple[float, float]:
+    """Run a study; trials a minute, and the seconds until the first one began."""
+    begun = time.time()
+    command = [sys.executable, "-c", COMMAND, *argv, "--study", str(study), "--workers", str(workers)]
+    subprocess.run(command, check=True, capture_output=True)
+    stored = optuna.load_study(study_name="final", storage=f"sqlite:///{study / 'optuna.db'}").trials
+    first = min(each.datetime_start or datetime.max for each in stored)
+    last = max(each.datetime_complete or datetime.min for each in stored)
+    return trials / (last - first).total_seconds() * 60, first.timestamp() - begun
+
+
+def summary(rounds: list[dict[int, tuple[float, float]]]) -> dict[str, float]:
+    """Medians over the rounds; how many times more than one worker each number does in the same round."""
+    figures: dict[str, float] = {}
+    for count in WORKERS:
+        rates, starts = zip(*(each[count] for each in rounds), strict=True)
+        ratios = [each[count][0] / each[1][0] for each in rounds]
+        figures[f"trials_a_minute_{count}"] = round(statistics.median(rates), 1)
+        figures[f"times_one_{count}"] = round(statistics.median(ratios), 2)
+        figures[f"seconds_to_start_{count}"] = round(statistics.median(starts), 1)
+    return figures
+
+
+if __name__ == "__main__":
+    main()
