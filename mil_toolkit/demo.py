@@ -72,7 +72,6 @@ def run_demo(output: Path, study: StudyConfig = STUDY, device: str = "auto") -> 
 
     Raises UsageError where `output` is already there and not empty.
     """
-    logger.info("Drawing a cohort into %s ...", output)
     cohort = read_cohort(draw_cohort(output))
     cache = _extract(cohort, output, device)
     logger.info("Tuning, with %s outer folds that choose nothing ...", study.outer_folds)

@@ -3,6 +3,7 @@
 
 import csv
 import io
+import logging
 import math
 import secrets
 import shutil
@@ -19,6 +20,8 @@ from mil_toolkit.errors import UsageError
 from mil_toolkit.files import fsync_folder, publish
 
 Colour = tuple[int, int, int]
+
+logger = logging.getLogger(__name__)
 
 TUMORAL_PATIENTS = 0.6  # share of all patients
 TUMORAL_IMAGES = (0.03, 0.12)  # share of a tumoral patient's images that show the tumoral morphology
@@ -99,6 +102,7 @@ def draw_cohort(
         raise UsageError(
             f"{folder} already exists and is not an empty folder. Remove it or name another one."
         )
+    logger.info("Drawing a cohort of %d patients into %s ...", patients + unlabelled, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
     draft.mkdir()

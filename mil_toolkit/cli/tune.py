@@ -131,7 +131,7 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
     told = cohort, cache, arguments.study, config, arguments.device
     canary = run_canary(*told) if arguments.canary else None
     tuned = tune(*told, how)
-    text = summary(tuned, arguments.quick) + (f"\n{canary}" if canary else "")
+    text = f"{summary(tuned, arguments.quick)}\n{_next(tuned)}" + (f"\n{canary}" if canary else "")
     failed = canary is not None and not canary.passed
     data = _data(tuned) | {"canary": asdict(canary) if canary else None}
     outcome = Outcome(text, data, DataError.exit_code if failed else 0)
@@ -158,8 +158,11 @@ def summary(tuned: "Tuned", quick: bool = False) -> str:
         f"{tuned.trials} trials. Best: {_settings(tuned.best.parameters)}, {tuned.best.epoch} epochs."
     )
     lines += _audit(tuned)
-    lines.append(f"Study: {tuned.study.folder}. Next: mil-fit COHORT.toml --study {tuned.study.folder}")
     return "\n".join(lines)
+
+
+def _next(tuned: "Tuned") -> str:
+    return f"Study: {tuned.study.folder}. Next: mil-fit COHORT.toml --study {tuned.study.folder}"
 
 
 def _row(name: str, scores: Mapping[str, Mapping[str, Any]]) -> str:
