@@ -266,7 +266,12 @@ def test_thumbnails_hold_nothing_of_the_files_but_the_pixels(
     for path in cohort.glob("images/*/*.jpg"):
         with Image.open(path) as image:
             image.save(path, exif=exif, comment=b"JANE DOE AGAIN")
-    rewrite(copied / "sources.json", lambda told: told.update(cohort=str(cohort / "cohort.toml")))
+    toml = str(cohort / "cohort.toml")
+    rewrite(copied / "sources.json", lambda told: told.update(cohort=toml))
+    changed = write_report(copied, tmp_path / "changed.html")
+    assert "changed since they were embedded" in changed.notes[0]  # which the digests in the cache tell
+    assert not thumbnails((tmp_path / "changed.html").read_text())
+    rewrite(copied / "sources.json", lambda told: told.update(features="gone"))
     found = thumbnails(written(copied, tmp_path / "r.html"))
     assert len(found) > 24
     for content in found:
@@ -321,6 +326,8 @@ def test_an_anonymous_report_names_nobody(tiny: Tiny, copied: Path, tmp_path: Pa
     assert "Patient 1" in words and "image 1" in words and len(thumbnails(shown)) > 24
     ages = {f"{value:.4g}" for value in labelled.metadata["age"] if value == value}  # noqa: PLR0124
     gallery = words.partition('id="cases"')[2]
+    rewrite(copied / "sources.json", lambda told: told.update(cohort="JANE/DOE.toml"))
+    assert "JANE" not in written(copied, tmp_path / "r.html", anonymise=True)
     assert not [age for age in ages if f"age</bdi> <bdi>{age}" in gallery]
 
 

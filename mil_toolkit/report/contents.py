@@ -15,6 +15,7 @@ from mil_toolkit.assessment import ATTENTION, outer_attention, read_predictions
 from mil_toolkit.cohort import read_cohort
 from mil_toolkit.errors import DataError
 from mil_toolkit.evaluation import Table
+from mil_toolkit.features import FeatureCache
 from mil_toolkit.files import read_json
 from mil_toolkit.hparams import parse_settings
 from mil_toolkit.study import PATIENTS, SOURCES, Study, epochs_of, read_epochs
@@ -181,6 +182,18 @@ def image_paths(sources: Mapping[str, Any]) -> tuple[Paths, str | None]:
         for name, path in zip(cohort.image_names[patient], cohort.images[patient], strict=True)
     )
     return dict(pairs), None
+
+
+def image_digests(sources: Mapping[str, Any], patient_ids: Sequence[str]) -> dict[tuple[str, str], str]:
+    """SHA-256 of the content that each image of the study's features had; empty where they cannot be reached."""
+    if not sources.get("features"):
+        return {}
+    try:
+        bags = FeatureCache.open(Path(sources["working_folder"]) / sources["features"]).winners(patient_ids)
+    except DataError:
+        return {}
+    pairs = zip(patient_ids, bags, strict=True)
+    return {(patient, image.name): image.digest.hex() for patient, bag in pairs for image in bag.images}
 
 
 def values_of(patients: Mapping[str, Any], name: str) -> list[Any]:

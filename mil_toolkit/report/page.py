@@ -13,7 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from mil_toolkit.files import publish, shown
-from mil_toolkit.report.contents import Contents, image_paths, read_contents
+from mil_toolkit.report.contents import Contents, image_digests, image_paths, read_contents
 from mil_toolkit.report.drawing import style
 from mil_toolkit.report.pictures import Pictures, samples, thumbnails_of
 from mil_toolkit.report.telling import tell
@@ -51,7 +51,7 @@ def render(contents: Contents, anonymise: bool, most_bytes: int) -> tuple[bytes,
     """The page, and notes of what is missing in it."""
     with style():
         told = tell(contents, anonymise)
-    pictures, reason = _pictures(contents)
+    pictures, reason = _pictures(contents, anonymise)
     told["samples"] = samples(pictures, told["cases"], told["class_names"])
     environment = _environment()
     pictures.room = most_bytes - len(_page(environment, told, {}, ()))
@@ -60,12 +60,15 @@ def render(contents: Contents, anonymise: bool, most_bytes: int) -> tuple[bytes,
     return _page(environment, told, thumbnails, notes), notes
 
 
-def _pictures(contents: Contents) -> tuple[Pictures, str | None]:
+def _pictures(contents: Contents, anonymise: bool) -> tuple[Pictures, str | None]:
     features = contents.study.described["features"]
     if features is None:
-        return Pictures({}, {}), None
+        return Pictures({}, {}, {}), None
     paths, reason = image_paths(contents.sources)
-    return Pictures(paths, features["spec"]), reason
+    digests = image_digests(contents.sources, contents.table.patient_ids) if paths else {}
+    if reason and anonymise:  # which may name patients and files
+        reason = "mil-report without --anonymise says why."
+    return Pictures(paths, features["spec"], digests), reason
 
 
 def _notes(contents: Contents, pictures: Pictures, reason: str | None, without: int) -> Iterator[str]:
@@ -74,7 +77,9 @@ def _notes(contents: Contents, pictures: Pictures, reason: str | None, without: 
     if reason:
         yield f"Without pictures, since the images cannot be reached. {reason}"
     if pictures.unreadable:
-        yield f"{pictures.unreadable} images are there no more, or cannot be read."
+        yield f"{len(pictures.unreadable)} images are there no more, or cannot be read."
+    if pictures.changed:
+        yield f"{len(pictures.changed)} images are not shown: their files were changed since they were embedded."
     if without and not reason:
         yield f"{without} patients are without pictures, to keep the file small: those that were right most surely."
 

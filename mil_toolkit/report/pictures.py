@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from mil_toolkit.errors import DataError
+from mil_toolkit.files import digest
 from mil_toolkit.images import Pixels, decode, prepare, resize, saturation_mask
 from mil_toolkit.report.gallery import Case
 
@@ -24,21 +25,28 @@ Key = tuple[str, str]  # patient and image, as stored
 class Pictures:
     """The images of a cohort as its features have them, but for a mask.
 
-    paths: of images, by patient and name; spec: of the features; room: bytes that thumbnails may take
+    paths: of images, by patient and name; spec: of the features; digests: SHA-256 of the content that was embedded,
+    where it is known: a file that was changed since is not what the model saw, and not shown
+    room: bytes that thumbnails may take
     """
 
-    def __init__(self, paths: Mapping[Key, Path], spec: Mapping[str, Any]):
-        self.paths, self.spec, self.room = paths, spec, 0
-        self.unreadable = 0
+    def __init__(self, paths: Mapping[Key, Path], spec: Mapping[str, Any], digests: Mapping[Key, str]):
+        self.paths, self.spec, self.digests, self.room = paths, spec, digests, 0
+        self.unreadable: set[Key] = set()
+        self.changed: set[Key] = set()
 
     def pixels(self, key: Key, size: int) -> Pixels | None:
-        """An image, `size` pixels wide; None where it cannot be read."""
+        """An image, `size` pixels wide; None where it cannot be read, or is another by now."""
         if key not in self.paths:
             return None
         try:
-            return prepare(decode(self.paths[key].read_bytes()), size, self.spec.get("crop", 0), "none")
+            content = self.paths[key].read_bytes()
+            if key in self.digests and digest(content) != self.digests[key]:
+                self.changed.add(key)
+                return None
+            return prepare(decode(content), size, self.spec.get("crop", 0), "none")
         except (OSError, DataError):
-            self.unreadable += 1
+            self.unreadable.add(key)
             return None
 
 
