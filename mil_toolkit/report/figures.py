@@ -23,6 +23,8 @@ from mil_toolkit.report.curves import GRID, Curve, precision_recall, roc
 from mil_toolkit.report.drawing import COLOURS, canvas, to_svg
 from mil_toolkit.wording import number, with_interval
 
+optuna.logging.set_verbosity(optuna.logging.ERROR)  # a study in memory is nothing to tell of
+
 INK, MUTED, RULE, ACCENT, BAND = (COLOURS[name] for name in ("ink", "muted", "rule", "accent", "band"))
 CLASS_COLOURS = (COLOURS["negative"], COLOURS["positive"])
 OBJECTIVE = "objective"  # the column of the values beside the parameters
