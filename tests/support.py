@@ -225,3 +225,10 @@ def read_only(folder: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+def needed(found: Any, what: str) -> Any:
+    """What a test cannot do without; where it is absent the test is skipped, but under CI it fails."""
+    if not found:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{what} is absent")
+    return found

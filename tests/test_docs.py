@@ -1,9 +1,12 @@
 """The documentation: what it says can be done is done here, and what can be done is said in it."""
 
 import argparse
+import importlib.util
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ import pytest
 import torch
 from markdown_it import MarkdownIt
 from PIL import Image
-from support import COMMANDS, ROOT, Command, Tiny, configuration
+from support import COMMANDS, ROOT, Command, Tiny, configuration, needed
 
 from mil_toolkit.backbones import BACKBONES, build_backbone
 from mil_toolkit.cohort import (
@@ -32,6 +35,7 @@ from mil_toolkit.hparams import METRIC_NAMES
 from mil_toolkit.interop import export_cache
 from mil_toolkit.metrics import METRICS
 from mil_toolkit.poolings import POOLINGS
+from mil_toolkit.report.page import write_report
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -392,6 +396,18 @@ def test_pictures_are_small_and_come_in_light_and_dark() -> None:
     for name, size in sizes.items():
         kind, _, scheme = name.rpartition("-")
         assert scheme in ("light", "dark") and size == sizes[f"{kind}-light"] == sizes[f"{kind}-dark"]
+
+
+def test_the_pictures_can_be_taken_again(tiny: Tiny, tmp_path: Path) -> None:
+    needed(importlib.util.find_spec("selenium"), "selenium")
+    for program in ("chromium", "chromedriver"):
+        needed(shutil.which(program), program)
+    report = write_report(tiny.study, tmp_path / "report.html").path
+    script = [sys.executable, ROOT / "docs" / "pictures.py", report, tmp_path]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    taken = {path.name: size_of(path) for path in tmp_path.glob("*.png")}
+    assert taken == {path.name: size_of(path) for path in (ROOT / "docs" / "images").glob("*.png")}
 
 
 def test_every_page_is_linked_from_the_readme() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Tiny, hostile_study, weighed
+from support import Tiny, hostile_study, needed, weighed
 
 from mil_toolkit.assessment import read_predictions
 from mil_toolkit.report.page import write_report
@@ -21,13 +21,6 @@ FLAGS = (
 WIDE, NARROW = (1280, 900), (390, 844)
 EVERYWHERE = [(size, scheme) for size in (WIDE, NARROW) for scheme in ("light", "dark")]
 every_look = pytest.mark.parametrize(("size", "scheme"), EVERYWHERE)
-
-
-def needed(found: Any, what: str) -> Any:
-    """What a test cannot do without; where it is absent the test is skipped, but under CI it fails."""
-    if not found:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{what} is absent")
-    return found
 
 
 @pytest.fixture(scope="module", name="browser")
