@@ -285,10 +285,9 @@ def history_figure(contents: Contents) -> Figure | None:
     axes.legend(loc="best")
     pruned = int((trials["state"] == "PRUNED").sum())
     failed = len(trials) - len(complete) - pruned
-    caption = (
-        f"{len(complete)} trials were complete, {pruned} given up early, {failed} without a value. The best one"
-        " replaces the defaults, which are tried first, only where it surpasses them."
-    )
+    caption = f"{len(complete)} trials were complete, {pruned} given up early, {failed} without a value."
+    if contents.study.config.sampler != "grid":
+        caption += " The best one replaces the defaults, which are tried first, only where it surpasses them."
     alternative = (
         f"{_words(objective)} of each trial: from {values.iloc[0]:.4f} to the best, {best.iloc[-1]:.4f}."
     )
