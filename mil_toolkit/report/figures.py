@@ -616,7 +616,7 @@ def ablation_figures(ablation: Mapping[str, Any]) -> list[Figure]:
             colour = ACCENT if clear else MUTED
             axes.plot([each["low"], each["high"]], [place, place], color=colour, lw=2.2)
             axes.plot(each["value"], place, "o" if clear else "s", color=colour, ms=5)
-        axes.set_yticks(range(len(differences)), [_middle_out(shown(name), 24) for name in differences])
+        axes.set_yticks(range(len(differences)), [_middle_out(shown(name), 22) for name in differences])
         axes.set_ylim(len(differences) - 0.4, -0.6)
         axes.tick_params("y", length=0, labelcolor=INK)
         axes.spines["left"].set_visible(False)
