@@ -16,6 +16,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.select import Select
 
 SCREEN = {"width": 1200, "height": 850, "deviceScaleFactor": 1, "mobile": False}
+NAVIGATION = 60  # pixels of the bar that stays at the top
 SCHEMES = ("light", "dark")
 COLOURS = 128  # of a picture, which keeps its file small
 
@@ -47,7 +48,8 @@ def show_attention(driver: webdriver.Chrome) -> None:
     """Go to the gallery, tumoral patients with the surest successes first."""
     for name, value in (("sort", "best"), ("filter-class", "1")):
         Select(driver.find_element("id", name)).select_by_value(value)
-    driver.execute_script("document.getElementById('attention').scrollIntoView(); scrollBy(0, -40)")
+    top = driver.find_element("id", "attention").location["y"]
+    driver.execute_script(f"scrollTo({{top: {top - NAVIGATION}, behavior: 'instant'}})")
 
 
 def main(report: Path, folder: Path) -> None:

@@ -408,6 +408,9 @@ def test_the_pictures_can_be_taken_again(tiny: Tiny, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     taken = {path.name: size_of(path) for path in tmp_path.glob("*.png")}
     assert taken == {path.name: size_of(path) for path in (ROOT / "docs" / "images").glob("*.png")}
+    assert len({path.read_bytes() for path in tmp_path.glob("*.png")}) == len(
+        taken
+    )  # none shows what another does
 
 
 def test_every_page_is_linked_from_the_readme() -> None:
