@@ -1,7 +1,8 @@
 """Which default deserves its place: candidates and a rule, written down before they ran, and their nested scores.
 
     python benchmarks/defaults.py run COHORT.toml --features CACHE_FOLDER --crop CACHE_FOLDER [--part I/N]
-    python benchmarks/defaults.py table COHORT.toml --features CACHE_FOLDER --crop CACHE_FOLDER
+    python benchmarks/defaults.py table COHORT.toml --features CACHE_FOLDER
+    python benchmarks/defaults.py search COHORT.toml --features CACHE_FOLDER --repeats 1
 
 Every candidate is one fixed configuration under the procedure of mil-tune with a single trial: in each outer fold the
 inner folds choose its epoch, calibration and threshold, the members are refitted, and the outer patients are
@@ -21,6 +22,9 @@ draws, in outer balanced log-loss, since one patient of the smaller class moves 
    fits these images alone: they become a default only where the interval excludes zero.
 5. The threshold rule is the one with the highest outer balanced accuracy, averaged over all candidates.
 
+`search` compares ways to choose a configuration: the defaults alone, the best of a search's trials, and that best
+only where it surpasses the defaults by one standard error.
+
 The score of what was chosen here is a development score: other patients have to confirm it.
 """
 
@@ -37,8 +41,9 @@ import torch
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
+from mil_toolkit import tuning
 from mil_toolkit.ablation import thin
-from mil_toolkit.assessment import PREDICTION_COLUMNS
+from mil_toolkit.assessment import PREDICTION_COLUMNS, read_predictions
 from mil_toolkit.bundle import FittedHead
 from mil_toolkit.calibration import THRESHOLDS, Decision, fit_calibration, fit_decision
 from mil_toolkit.cohort import Cohort, read_cohort
@@ -48,7 +53,7 @@ from mil_toolkit.features import FeatureCache
 from mil_toolkit.hparams import HeadConfig, StudyConfig
 from mil_toolkit.inputs import Inputs, Patients
 from mil_toolkit.metrics import METRICS
-from mil_toolkit.nested import derive_seeds, run_again, run_trial
+from mil_toolkit.nested import Curves, derive_seeds, run_again, run_trial, surpasses
 from mil_toolkit.projection import MOST_COMPONENTS, Projection
 from mil_toolkit.rivals import mean_embeddings, metadata_columns, rival_predictions
 from mil_toolkit.study import MEMBERS, Search, plan_searches
@@ -290,6 +295,34 @@ def tables(arguments: argparse.Namespace, rule: str) -> dict[str, Table]:
     return found
 
 
+TRIALS = 15
+WAYS: dict[
+    str, tuple[int, Callable[[Curves, Curves, str], bool]]
+] = {  # trials; whether the best replaces the defaults
+    "the defaults alone": (1, surpasses),
+    f"the best of {TRIALS} trials": (TRIALS, lambda best, defaults, objective: True),
+    f"the best of {TRIALS} trials that surpasses the defaults": (TRIALS, surpasses),
+}
+
+
+def compare_ways(arguments: argparse.Namespace) -> None:
+    """Print what each way to choose a configuration comes to on outer folds, as Markdown."""
+    use_available_cores()
+    cohort, features = read_cohort(arguments.cohort, images=False), FeatureCache.open(arguments.features)
+    found: dict[str, Table] = {}
+    print_row("way", *COLUMNS, *(f"{column} minus the defaults'" for column in COLUMNS))
+    print_row(*["---"] * (1 + 2 * len(COLUMNS)))
+    for name, (trials, better) in WAYS.items():
+        tuning.surpasses = better
+        config = replace(STUDY, trials=trials, repeats=arguments.repeats)
+        folder = arguments.work / name.replace(" ", "-")
+        tuning.tune(cohort, features, folder, config)
+        found[name] = Table.of(read_predictions(folder / "predictions.csv"))
+        scores, (plain, *_) = scores_with_intervals(found[name]), found.values()
+        differs = [shown(paired(found[name], plain, column), "+") for column in COLUMNS]
+        print_row(name, *(shown(scores[column]) for column in COLUMNS), *differs)
+
+
 HEADS = (
     *COLUMNS,
     "log-loss minus reference",
@@ -344,22 +377,27 @@ def shown(score: dict[str, Any], sign: str = "") -> str:
     return f"{value} ({low} to {high})"
 
 
+STEPS = {"run": run, "table": show, "search": compare_ways}
+
+
 def main() -> None:
     """Run the candidates, or show what they came to."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("step", choices=("run", "table"))
+    parser.add_argument("step", choices=STEPS)
     parser.add_argument("cohort", type=Path)
     parser.add_argument("--features", type=Path, required=True, metavar="CACHE_FOLDER")
-    parser.add_argument("--crop", type=Path, required=True, metavar="CACHE_FOLDER", help="of a centre crop")
+    parser.add_argument("--crop", type=Path, metavar="CACHE_FOLDER", help="of a centre crop, for run")
     parser.add_argument("--repeats", type=int, default=3, help="of the outer folds")
     parser.add_argument("--work", type=Path, default=Path("studies/defaults"), help="folder of the logits")
     parser.add_argument(
         "--part", default="1/1", metavar="I/N", help="of the outer folds, for another process"
     )
     arguments = parser.parse_args()
-    (run if arguments.step == "run" else show)(arguments)
+    if arguments.step == "run" and arguments.crop is None:
+        parser.error("run needs --crop.")
+    STEPS[arguments.step](arguments)
 
 
 if __name__ == "__main__":
