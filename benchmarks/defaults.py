@@ -132,7 +132,7 @@ class Fold:
         again = run_again(self.inputs, config, trial.epoch, STUDY.members, (*path, MEMBERS))
         seeds = derive_seeds(STUDY.members, *path, MEMBERS)
         config = replace(config, epochs=trial.epoch)
-        *_, model = train(self.whole, config, [Member(0, seed) for seed in seeds], seeds[0])
+        *_, (model, _) = train(self.whole, config, [Member(0, seed) for seed in seeds], seeds[0])
         fitted = FittedHead(model, self.projection.narrowed(config.components), self.whole.encoders[0])
         folds = again.logits[0].reshape(-1, STUDY.members, len(self.train))
         inside = folds[again.held_by, :, np.arange(len(self.train))].T
