@@ -154,21 +154,19 @@ def predict(model: MILModel, inputs: Inputs, folds: Sequence[int]) -> Tensor:
 def predict_held_out(model: MILModel, inputs: Inputs, folds: Sequence[int]) -> Tensor:
     """Logits (K, B) of the patients that each member's fold holds out, on the device; zero elsewhere."""
     logits = torch.zeros(len(folds), len(inputs.patients), device=inputs.device)
-    at_once = model.config.batch_size * len(
+    bags_at_once = model.config.batch_size * len(
         inputs.trains
-    )  # with a fold's members alone: as large as in training
-    for fold, batches in enumerate(inputs.held_out(at_once)):
+    )  # one fold's members take what all do in training
+    held_out = inputs.held_out(bags_at_once)
+    tensors = list(chain(model.named_parameters(), model.named_buffers()))
+    for fold in dict.fromkeys(folds):
         in_fold = [k for k, each in enumerate(folds) if each == fold]
         members = inputs.index(in_fold)
-        heads = {
-            name: value.index_select(0, members)
-            for name, value in chain(model.named_parameters(), model.named_buffers())
-        }
-        for batch in batches if in_fold else ():
+        heads = {name: value.index_select(0, members) for name, value in tensors}
+        for batch in held_out[fold]:
             bags = inputs.instances(model.config, batch, [fold] * len(in_fold))
             metadata = inputs.metadata[fold].index_select(0, batch.patients).expand(len(in_fold), -1, -1)
-            total = functional_call(model, heads, (bags, metadata)).total
-            logits[members[:, None], batch.patients] = total
+            logits[members[:, None], batch.patients] = functional_call(model, heads, (bags, metadata)).total
     return logits
 
 
