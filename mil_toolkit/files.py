@@ -69,8 +69,9 @@ def _locked_temporary(folder: Path) -> tuple[int, Path]:
 
 def remove_dead_temporaries(folder: Path) -> None:
     """Remove what killed writers left in `folder`: every temporary file whose lock can be taken."""
+    passed_over = (FileNotFoundError, BlockingIOError, IsADirectoryError)
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        with contextlib.suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+        with contextlib.suppress(*passed_over), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
 

@@ -50,7 +50,7 @@ class Storage:
     """
 
     def __init__(self, folder: Path, url: str | None = None):
-        self.folder, self.shared = folder, url is not None
+        self.folder, self.shared = folder.resolve(), url is not None
         self._engines: list[sqlalchemy.Engine] = []
         self._url = sqlalchemy.URL.create("sqlite", database=str(folder / "optuna.db"))
         if url is not None:

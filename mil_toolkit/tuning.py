@@ -38,7 +38,7 @@ from mil_toolkit.cohort import Cohort
 from mil_toolkit.devices import pick_device, training_dtype
 from mil_toolkit.errors import BusyError, DataError, UsageError
 from mil_toolkit.features import FeatureCache
-from mil_toolkit.files import exclusive, publish, publish_json, shared
+from mil_toolkit.files import exclusive, publish, publish_json, read_json, remove_dead_temporaries, shared
 from mil_toolkit.hparams import ALONE, HeadConfig, RunConfig, StudyConfig
 from mil_toolkit.inputs import Inputs, Patients
 from mil_toolkit.metrics import METRICS, score_all
@@ -69,6 +69,7 @@ from mil_toolkit.trials import NUMBER, Hyperband, NoValue, Slots, Storage, durat
 from mil_toolkit.workers import start_worker, stops_deferred
 
 EPOCH_METRICS = ("balanced_log_loss", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")
+CONCLUDE = ".conclude"  # lock of a search, or of the study, that one process ends for all
 POLL = 1.0  # seconds between two looks at what other processes do
 
 logger = logging.getLogger(__name__)
@@ -137,14 +138,7 @@ def tune(
                 run.recover()
             run.work()
             run.progress.close()
-            outer = [run.predictions(search) for search in searches[:-1]]
-            if outer:
-                publish_table(folder / "predictions.csv", pd.concat(outer)[PREDICTION_COLUMNS])
-            scores = study_scores(study, study.best, patients, searches, outer)
-            publish_json(folder / "scores.json", scores)
-            run.tracker.log_scores(scores)
-            publish(folder / "DONE", b"")
-            return Tuned(study, study.best, scores, run.trials, run.seconds_per_trial, findings)
+            return Tuned(study, study.best, run.score(), run.trials, run.seconds_per_trial, findings)
 
 
 def _work(
@@ -224,8 +218,11 @@ class Run:
     # All searches.
 
     def recover(self) -> None:
-        """Give up what dead processes left running. In an embedded storage the lock is ours; elsewhere silence tells."""
+        """Give up what dead processes left. What runs in an embedded storage is dead: the lock is ours."""
         for search in self.searches:
+            folder = self.study.folder_of(search)
+            for each in (folder, folder / "epochs"):
+                remove_dead_temporaries(each)
             if not (self.storage.shared or self._concluded(search)):
                 self.slots(search).fail_running()
 
@@ -254,6 +251,21 @@ class Run:
         if killed:
             words = "%d of %d workers were killed, perhaps for want of memory: this process goes on alone."
             logger.warning(words, len(killed), len(workers))
+
+    def score(self) -> dict[str, Any]:
+        """Score the study and mark it as done; where processes share its folder, the first one does so for all."""
+        folder = self.study.folder
+        with exclusive(folder, CONCLUDE, wait=True):
+            if self.storage.shared and (folder / "DONE").exists():
+                return dict(read_json(folder / "scores.json"))
+            outer = [self.predictions(search) for search in self.searches[:-1]]
+            if outer:
+                publish_table(folder / "predictions.csv", pd.concat(outer)[PREDICTION_COLUMNS])
+            scores = study_scores(self.study, self.study.best, self.patients, self.searches, outer)
+            publish_json(folder / "scores.json", scores)
+            self.tracker.log_scores(scores)
+            publish(folder / "DONE", b"")
+        return scores
 
     # One search.
 
@@ -329,17 +341,23 @@ class Run:
         seed = self.study.seed(search, number)
         try:
             result = run_trial(self._inputs(search), config, self.config.objective, seed, on_epoch)
+        except optuna.TrialPruned:
+            self._log(search, number, config, walked)
+            raise
         except Diverged:
+            self._log(search, number, config, walked)
             logger.info("search %s, trial %d diverged.", search.name, number)
             raise NoValue("diverged") from None
-        finally:
-            rows = [row for curves in walked for row in epoch_scores(curves)]
-            publish(epochs_of(self.study.folder_of(search), number), epoch_lines(rows))
-            self.tracker.log_trial(search.name, number, config, rows)
+        self._log(search, number, config, walked)
         if not np.isfinite(result.value):
             raise NoValue(f"{self.config.objective} is undefined")
         trial.set_user_attr("epoch", result.epoch)
         return result.value
+
+    def _log(self, search: Search, number: int, config: HeadConfig, walked: Sequence[Curves]) -> None:
+        rows = [row for curves in walked for row in epoch_scores(curves)]
+        publish(epochs_of(self.study.folder_of(search), number), epoch_lines(rows))
+        self.tracker.log_trial(search.name, number, config, rows)
 
     def _show(self, search: Search) -> None:
         trials = self.slots(search).counted
@@ -360,7 +378,7 @@ class Run:
         """Choose, refit and predict, unless another process does so just now."""
         folder = self.study.folder_of(search)
         try:
-            with exclusive(folder, ".conclude"):
+            with exclusive(folder, CONCLUDE):
                 trials = slots.counted
                 publish(folder / "trials.csv", _trials_csv(trials).encode())
                 if not (folder / "best.json").exists():
