@@ -106,15 +106,16 @@ def scores_with_intervals(table: Table) -> Scores:
 def _score(table: Table, metric: Metric, weights: np.ndarray) -> dict[str, Any]:
     value = float(table.scores(metric, np.ones((1, len(table.labels))))[0])
     low, high = percentile_interval(table.scores(metric, weights))
-    if metric.proportions and value in (0.0, 1.0):
-        low, high = _without_errors(table.labels, metric.proportions, value)
+    if metric.proportions and low == high:
+        low, high = _exact(table, metric.proportions)
     return {"value": _finite(value), "low": _finite(low), "high": _finite(high)}
 
 
-def _without_errors(labels: np.ndarray, proportions: Sequence[int], value: float) -> tuple[float, float]:
-    """The mean of the exact intervals of proportions that are all 0 or all 1: resampling would give no width."""
-    counts = [len(labels) if label < 0 else int((labels == label).sum()) for label in proportions]
-    intervals = [exact_interval(round(value * count), count) for count in counts]
+def _exact(table: Table, proportions: Sequence[int]) -> tuple[float, float]:
+    """The mean of the proportions' exact intervals, where resampling gives no width: all of a class right, or wrong."""
+    right = (table.decisions == table.labels).mean(0)  # (n,) in how many of the repeats
+    parts = [right if label < 0 else right[table.labels == label] for label in proportions]
+    intervals = [exact_interval(round(part.sum()), len(part)) for part in parts]
     return float(np.mean([low for low, _ in intervals])), float(np.mean([high for _, high in intervals]))
 
 

@@ -86,6 +86,15 @@ def test_a_proportion_without_errors_gets_an_exact_interval() -> None:
     assert scores["balanced_accuracy"]["low"] == pytest.approx((0.025 ** (1 / 40) + 0.025 ** (1 / 25)) / 2)
 
 
+def test_a_model_that_says_the_same_of_everyone_gets_exact_intervals_too() -> None:
+    found = table(1.0)
+    scores = scores_with_intervals(replace(found, decisions=np.ones_like(found.decisions)))
+    assert (scores["accuracy"]["low"], scores["accuracy"]["high"]) == exact_interval(40, 65)
+    ends = zip(exact_interval(40, 40), exact_interval(0, 25), strict=True)
+    balanced = scores["balanced_accuracy"]
+    assert (balanced["low"], balanced["high"]) == tuple(pytest.approx(sum(each) / 2) for each in ends)
+
+
 def test_a_method_gains_nothing_over_itself() -> None:
     found = compare(table(1.0), table(1.0))
     assert found["discordant"] == 0
