@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from mil_toolkit.cohort import Cohort, read_cohort
+from mil_toolkit.errors import DataError
 from mil_toolkit.features import FeatureCache
 
 ROOT = Path(__file__).parents[1]
@@ -232,3 +233,17 @@ def needed(found: Any, what: str) -> Any:
     if not found:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{what} is absent")
     return found
+
+
+# What worker processes run: they find this module, but not those of the tests.
+
+
+def hold_on(file: Path) -> None:
+    """Say which process this is, and stay."""
+    file.write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def complain() -> None:
+    """Fail as a user's mistake does."""
+    raise DataError("which the parent will tell itself")

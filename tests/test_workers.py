@@ -5,14 +5,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from functools import partial
 from pathlib import Path
 
 import pytest
-from support import ROOT, wait_until
+from support import ROOT, complain, hold_on, wait_until
 
-from mil_toolkit.errors import BusyError, DataError
+from mil_toolkit.errors import BusyError
 from mil_toolkit.files import exclusive
 from mil_toolkit.workers import start_worker, stops_deferred
 
@@ -25,20 +24,11 @@ def taken(folder: Path) -> bool:
         return True
 
 
-def hold_on(file: Path) -> None:
-    file.write_text(str(os.getpid()))
-    time.sleep(60)
-
-
-def complain() -> None:
-    raise DataError("which the parent will tell itself")
-
-
 PARENT = """
 import sys
 from functools import partial
 from pathlib import Path
-from test_workers import hold_on
+from support import hold_on
 from mil_toolkit.files import exclusive
 from mil_toolkit.workers import start_worker
 if __name__ == "__main__":
