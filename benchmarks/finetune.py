@@ -142,9 +142,7 @@ def memory(arguments: argparse.Namespace) -> dict[str, float]:
 def measured_apart(way: str, part: str, images: int) -> float:
     """The peak in a process of its own."""
     argv = [sys.executable, __file__, *sys.argv[1:], "--peak", way, part, str(images)]
-    # The allocator shall give back what it does not use, in every process alike: then the peak is what was needed.
-    environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
-    return float(subprocess.run(argv, env=environment, check=True, capture_output=True, text=True).stdout)
+    return float(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
 
 
 def gradients(arguments: argparse.Namespace) -> dict[str, float]:

@@ -1,7 +1,6 @@
 # Floor 3.4: fine-tuning under the rules of evidence: what chooses, what compares, what scores.
 """`finetune_study`: a backbone trained with the heads of a study, and kept where it is better on other patients."""
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -38,8 +37,6 @@ FINETUNE = 2_000_000  # in the place of a trial's number: the seeds of fine-tuni
 SEPARATE_FOLDS = 5  # one of which is the separate split, where the study has no outer folds
 CHECKPOINT_SECONDS = 60.0
 NOT_EVALUATED = "not evaluated"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -356,6 +356,23 @@ def test_the_members_learn_through_the_backbone_that_they_share(
     assert (losses[1] < losses[0] - 0.01).all(), "each member's own loss"
 
 
+def test_scaled_losses_move_the_same_and_an_overflow_moves_the_heads_alone(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    """What float16 needs on a card, here in the precision of the CPU: a power of two scales without rounding."""
+    plain, scaled, overflown = (finetuner(tiny, tmp_path) for _ in range(3))
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    overflown.scaler = torch.amp.GradScaler("cpu", init_scale=float("inf"))
+    before = {name: each.clone() for name, each in plain.tensors().items()}
+    for each in (plain, scaled, overflown):
+        each.advance()
+    for name, each in plain.tensors().items():
+        torch.testing.assert_close(scaled.tensors()[name], each)
+        if not name.startswith("adamw"):
+            moved = overflown.tensors()[name]
+            torch.testing.assert_close(moved, before[name] if name.startswith("backbone") else each)
+
+
 def test_a_backbone_that_diverges_is_told(tiny: Tiny, tmp_path: Path) -> None:
     tuning = finetuner(tiny, tmp_path)
     with torch.no_grad():
