@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mil_toolkit import __version__
 from mil_toolkit.errors import BusyError, DataError, UsageError
 
 TEMPORARY_PREFIX = ".tmp-"
+_LETTING_GO = 1.0  # seconds that a killed process may take to close its files
 LOCK, CLAIM = ".lock", ".claim"  # of a run; of a moment in which others wait
 
 
@@ -100,12 +102,22 @@ def shared(folder: Path, wait: bool = True) -> Iterator[int]:
 
 
 def _lock(descriptor: int, folder: Path, kind: int, wait: bool) -> None:
+    deadline = time.monotonic() + _LETTING_GO
     try:
-        fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BusyError(f"{folder} is in use by another process. Try again when it has ended.") from None
+        while not _taken(descriptor, kind if wait else kind | fcntl.LOCK_NB):
+            if time.monotonic() > deadline:
+                raise BusyError(f"{folder} is in use by another process. Try again when it has ended.")
+            time.sleep(0.02)
     except OSError as error:  # network file systems without locks
         raise UsageError(f"{folder} cannot be locked: {error.strerror}. Use another file system.") from None
+
+
+def _taken(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
