@@ -251,7 +251,8 @@ class _Run:
         train, seed = patients.take(search.patients), self.study.seed(search, MEMBERS)
         members, device, dtype = self.config.members, self.device, self.dtype
         head = refit(train, chosen.config, chosen.epoch, members, seed, device, dtype)
-        return outer_predictions(search, test, head, chosen.decision)[PREDICTION_COLUMNS]
+        logits = head.apply(test).logits
+        return outer_predictions(search, test, logits, chosen.decision)[PREDICTION_COLUMNS]
 
     def _tuned(self, variant: Variant, trials: int) -> Result:
         changed = {name: (value,) for name, value in variant.change.items()}

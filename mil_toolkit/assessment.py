@@ -13,7 +13,6 @@ from pandas.api.types import is_numeric_dtype
 from scipy.special import logit
 from scipy.stats import spearmanr
 
-from mil_toolkit.bundle import FittedHead
 from mil_toolkit.calibration import Decision, fit_decision
 from mil_toolkit.errors import DataError
 from mil_toolkit.evaluation import Table, compare, optimism, reliability, scores_with_intervals
@@ -52,22 +51,14 @@ def _table(
     return pd.DataFrame(dict(zip(PREDICTION_COLUMNS, values, strict=True)))
 
 
-def outer_predictions(search: Search, test: Patients, head: FittedHead, decision: Decision) -> pd.DataFrame:
-    """Predictions of an outer fold's test patients by the members' mean logit, and by each member alone.
+def outer_predictions(search: Search, test: Patients, logits: np.ndarray, decision: Decision) -> pd.DataFrame:
+    """Predictions of an outer fold's test patients from the members' logits (K, n), by their mean and by each alone.
 
     PREDICTION_COLUMNS, `threshold`, then the probability by each member as `member1`, `member2`, ... Raises
     Diverged where a logit is not finite.
     """
-    logits = head.apply(test).logits  # (members, patients)
     if not np.isfinite(logits).all():
         raise Diverged(f"{search.name}: the refitted model diverged. Limit learning_rate by --set.")
-    return member_predictions(search, test, logits, decision)
-
-
-def member_predictions(
-    search: Search, test: Patients, logits: np.ndarray, decision: Decision
-) -> pd.DataFrame:
-    """The same from the members' logits (K, n)."""
     table = prediction_table(search, np.arange(len(test)), test, logits.mean(0), decision)
     alone = decision.probabilities(logits)
     members = {f"member{number}": values for number, values in enumerate(alone, 1)}

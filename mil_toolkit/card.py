@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mil_toolkit.metrics import METRICS
-from mil_toolkit.wording import comparison, number, with_interval
+from mil_toolkit.wording import comparison, number, threshold_rule, with_interval
 
 _MARKUP = re.compile(r"[\\`*\[\]|~@$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
@@ -104,10 +104,14 @@ def _making(about: Mapping[str, Any], members: int) -> Iterable[str]:
     procedure = about["procedure"]
     yield "## How it was made"
     folds = "a single 80/20 split" if procedure["folds"] == 1 else f"{procedure['folds']} folds"
+    rule = threshold_rule(procedure["threshold"], procedure["sensitivity"])
+    chosen = "the best"
+    if procedure["sampler"] != "grid":
+        chosen += " (of the defaults, where it did not surpass them by a standard error)"
     yield (
         f"{procedure['trials']} configurations of the head were tried on {folds} of the training patients and compared"
-        f" by {procedure['objective']}. On the out-of-fold predictions of the best, calibration and threshold"
-        f" ({_threshold_rule(procedure)}) were fitted. The {members} members were then fitted on all labelled patients for"
+        f" by {procedure['objective']}. On the out-of-fold predictions of {chosen}, calibration and"
+        f" threshold ({rule}) were fitted. The {members} members were then fitted on all labelled patients for"
         f" {about['epoch']} epochs. `config.json` holds the whole configuration."
     )
     if "finetuned" in about:
@@ -117,17 +121,6 @@ def _making(about: Mapping[str, Any], members: int) -> Iterable[str]:
             f" {told['epochs']} epochs, which inner folds chose as they did calibration and threshold. On a separate split"
             " it had a lower log-loss than the frozen backbone: `scores.json`, `finetuned`, holds the comparison."
         )
-
-
-def _threshold_rule(procedure: Mapping[str, Any]) -> str:
-    if procedure["sensitivity"] is not None:
-        return f"the highest of a sensitivity of at least {procedure['sensitivity']}"
-    rules = {
-        "share": "the share of positives",
-        "balanced": "that of the highest balanced accuracy",
-        "half": "one half",
-    }
-    return rules[procedure["threshold"]]
 
 
 def _worth(about: Mapping[str, Any], scores: Mapping[str, Any]) -> Iterable[str]:

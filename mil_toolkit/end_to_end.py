@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from mil_toolkit.assessment import HONEST, honest_scores, member_predictions, prediction_table, rival_tables
+from mil_toolkit.assessment import HONEST, honest_scores, outer_predictions, prediction_table, rival_tables
 from mil_toolkit.backbones import StateDict, backbone_of, weight_digest
 from mil_toolkit.bundle import FittedHead
 from mil_toolkit.calibration import Decision
@@ -238,8 +238,8 @@ class _Run:
         logits, _ = self._train(search, "all", self.patients.take(search.patients), choice.epoch, test)
         self.files.check()
         return (
-            member_predictions(search, test, logits[0], choice.frozen),
-            member_predictions(search, test, logits[-1], choice.tuned),
+            outer_predictions(search, test, logits[0], choice.frozen),
+            outer_predictions(search, test, logits[-1], choice.tuned),
         )
 
     def _model(self, outer: pd.DataFrame | None) -> Model:

@@ -44,13 +44,27 @@ def fit(
     """
     study = Study.open(study_folder)
     study.check(cohort, cache)
+    if finetune is not None and cache is None:
+        raise UsageError("--finetune: this study looks at no images. There is no backbone to train.")
     best, config = study.best, study.config
     seed = study.final_seed(MEMBERS)
     place = pick_device(device)
     patients = Patients.of(cohort.labelled(), cache)
     head = refit(patients, best.config, best.epoch, config.members, seed, place, training_dtype(place))
-    about = {
-        "study": study_folder.name,
+    about = _about(cohort, cache, study, patients)
+    bundle = ModelBundle(head, about, read_json(study_folder / "scores.json"))
+    if finetune is not None and cache is not None:
+        bundle = _with(finetune_study(cohort, cache, study, finetune, place, outer, weights), bundle)
+    with published_folder(output) as folder:
+        bundle.save(folder)
+    return bundle
+
+
+def _about(cohort: Cohort, cache: FeatureCache | None, study: Study, patients: Patients) -> dict[str, Any]:
+    """What a bundle is told of where it comes from; see `ModelBundle`."""
+    best = study.best
+    return {
+        "study": study.folder.name,
         "cohort": cohort.name,
         "patients": len(patients),
         "class_counts": np.bincount(patients.labels, minlength=2).tolist(),
@@ -64,14 +78,6 @@ def fit(
         "decision": asdict(best.decision),
         "versions": {name: version(name) for name in PACKAGES},
     }
-    bundle = ModelBundle(head, about, read_json(study_folder / "scores.json"))
-    if finetune is not None:
-        if cache is None:
-            raise UsageError("--finetune: this study looks at no images. There is no backbone to train.")
-        bundle = _with(finetune_study(cohort, cache, study, finetune, place, outer, weights), bundle)
-    with published_folder(output) as folder:
-        bundle.save(folder)
-    return bundle
 
 
 def _with(finetuned: Finetuned, frozen: ModelBundle) -> ModelBundle:

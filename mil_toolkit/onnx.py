@@ -4,7 +4,6 @@
 import json
 import logging
 import warnings
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from mil_toolkit.backbones import Backbone, fold
 from mil_toolkit.bundle import FittedHead, ModelBundle
 from mil_toolkit.calibration import Decision
-from mil_toolkit.errors import UsageError
+from mil_toolkit.errors import UsageError, import_extra
 from mil_toolkit.files import publish
 from mil_toolkit.poolings import Instances
 
@@ -164,7 +163,4 @@ def _properties(bundle: ModelBundle) -> dict[str, str]:
 
 def require_exporter() -> None:
     """Raise UsageError where the extra `onnx` is missing."""
-    try:
-        import_module("onnxscript")
-    except ModuleNotFoundError:
-        raise UsageError("ONNX export needs onnxscript: pip install 'mil_toolkit[onnx]'.") from None
+    import_extra("onnxscript", "onnx", "ONNX export")

@@ -422,12 +422,15 @@ class Run:
         train, seed = self.patients.take(search.patients), self.study.seed(search, MEMBERS)
         head = refit(train, best.config, best.epoch, self.config.members, seed, self.device, self.dtype)
         test = self.patients.take(search.test)
-        attention = attention_table(test, head.apply(test).attention)
+        applied = head.apply(test)
+        attention = attention_table(test, applied.attention)
         if attention is not None:
             for name, value in zip(("fold", "repeat"), reversed(search.path), strict=True):
                 attention.insert(0, name, value)
             publish_table(folder / ATTENTION, attention)
-        publish_table(folder / "predictions.csv", outer_predictions(search, test, head, best.decision))
+        publish_table(
+            folder / "predictions.csv", outer_predictions(search, test, applied.logits, best.decision)
+        )
 
     def _out_of_fold(self, search: Search, again: Curves, decision: Decision) -> pd.DataFrame:
         kept = again.held_out

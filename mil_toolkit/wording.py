@@ -4,7 +4,19 @@
 from collections.abc import Mapping
 from typing import Any
 
+TABLE = (
+    "accuracy",
+    "balanced_accuracy",
+    "sensitivity",
+    "specificity",
+    "auc",
+)  # what a summary shows of the metrics
 FEW = 10  # discordant patients, below which a difference rests on little
+_RULES = {
+    "share": "the share of positives",
+    "balanced": "the best balanced accuracy in validation",
+    "half": "one half",
+}
 
 
 def number(value: float | None, sign: str = "") -> str:
@@ -26,6 +38,13 @@ def in_use(scores: Mapping[str, Any], prevalence: float | None) -> str:
         f"At {share}: referred to flow cytometry {shown['referred']} of the patients, PPV {shown['ppv']}, NPV"
         f" {shown['npv']}."
     )
+
+
+def threshold_rule(rule: str, sensitivity: float | None) -> str:
+    """Where the threshold lies: by a name of THRESHOLD_NAMES, unless a sensitivity is required."""
+    if sensitivity is not None:
+        return f"a sensitivity of at least {sensitivity:g} in validation"
+    return _RULES[rule]
 
 
 def p_value(value: float | None) -> str:

@@ -197,9 +197,8 @@ def project_on_all(fold: Fold, patch: pytest.MonkeyPatch) -> None:
 def decide_on_scored(fold: Fold, patch: pytest.MonkeyPatch) -> None:
     predict = tuning.outer_predictions
 
-    def leaking(search: Search, test: Patients, head: FittedHead, decision: object) -> pd.DataFrame:
-        logits = head.apply(test).logits.mean(0)
-        return predict(search, test, head, fit_decision(logits, test.labels, "balanced"))
+    def leaking(search: Search, test: Patients, logits: np.ndarray, decision: object) -> pd.DataFrame:
+        return predict(search, test, logits, fit_decision(logits.mean(0), test.labels, "balanced"))
 
     patch.setattr(tuning, "outer_predictions", leaking)
 

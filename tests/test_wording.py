@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from mil_toolkit.wording import comparison, in_use, p_value
+from mil_toolkit.hparams import THRESHOLD_NAMES
+from mil_toolkit.wording import comparison, in_use, p_value, threshold_rule
 
 SCORE = {"value": 0.5, "low": 0.25, "high": 0.75}
 
@@ -35,3 +36,9 @@ def test_what_the_clinic_asks_names_its_prevalence() -> None:
     assert in_use(scores, None).startswith("At the cohort's share") and "NPV - (- to -)" in in_use(
         scores, None
     )
+
+
+@pytest.mark.parametrize("rule", THRESHOLD_NAMES)
+def test_every_threshold_rule_has_its_words_and_a_required_sensitivity_comes_before_it(rule: str) -> None:
+    assert threshold_rule(rule, None)
+    assert threshold_rule(rule, 0.95) == "a sensitivity of at least 0.95 in validation"

@@ -23,14 +23,13 @@ from mil_toolkit.hparams import (
     parse_settings,
     tunables,
 )
-from mil_toolkit.wording import comparison, in_use, number, with_interval
+from mil_toolkit.wording import TABLE, comparison, in_use, number, with_interval
 
 if TYPE_CHECKING:
     from mil_toolkit.tuning import Tuned
 
 QUICK = {"trials": 10, "outer_folds": 0, "members": 1}
 FOUNDING = {"objective": "balanced_accuracy"}
-TABLE = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

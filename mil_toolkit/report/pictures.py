@@ -99,11 +99,6 @@ def _all_or_none(pictures: Pictures, images: Sequence[Key]) -> dict[Key, str] | 
     return found if pictures.room >= 0 else None
 
 
-_AROUND = (
-    '<img src="" width="104" height="104" alt=": rank 1000" title="">' + 200 * "x"
-)  # an allowance for the names
-
-
 def data_uri(pixels: Pixels) -> str:
     """Pixels as a JPEG inside the page: nothing of the file they came from but the pixels."""
     buffer = io.BytesIO()

@@ -13,9 +13,17 @@ from mil_toolkit.metrics import METRICS
 from mil_toolkit.report import figures
 from mil_toolkit.report.contents import Contents, Walk
 from mil_toolkit.report.gallery import Naming, cases
-from mil_toolkit.wording import FEW, comparison, in_use, number, p_value, with_interval
+from mil_toolkit.wording import (
+    FEW,
+    TABLE,
+    comparison,
+    in_use,
+    number,
+    p_value,
+    threshold_rule,
+    with_interval,
+)
 
-TABLE = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")
 SATURATION_MASK = "saturation-mask"  # in the name of features
 SECTIONS = ("overview", "scores", "search", "data", "attention", "ablation")
 _NAMED = ("leak", "shortcut", "note", "unchecked")
@@ -266,14 +274,7 @@ def matrix(contents: Contents) -> list[list[dict[str, str]]]:
 def thresholds(contents: Contents) -> str:
     """Which thresholds decided, and by which rule."""
     config = contents.study.config
-    rules = {
-        "share": "the share of positives",
-        "balanced": "the best balanced accuracy in validation",
-        "half": "0.5",
-    }
-    rule = rules.get(config.threshold, config.threshold)
-    if config.sensitivity is not None:
-        rule = f"a sensitivity of {config.sensitivity:g} in validation"
+    rule = threshold_rule(config.threshold, config.sensitivity)
     final = contents.study.best.decision.threshold
     return f"Thresholds on the calibrated probability, by the rule: {rule}. That of the final model: {final:.3f}."
 
