@@ -237,9 +237,10 @@ class Run:
         """Show what workers do until all have ended; what stops this process stops them."""
         try:
             while alive := [worker.sentinel for worker in workers if worker.is_alive()]:
-                for search in self.searches:
-                    if not (self.progress.disable and self._estimated):
-                        self._show(search)
+                with stops_deferred():  # a query that broke off would keep the lock that the workers wait for
+                    for search in self.searches:
+                        if not (self.progress.disable and self._estimated):
+                            self._show(search)
                 wait(alive, POLL)
         finally:
             with stops_deferred():

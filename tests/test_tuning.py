@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -9,23 +10,27 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from support import Command, Tiny, outcome
+from support import Command, Tiny, hold_on, outcome
 
 from mil_toolkit import tuning
 from mil_toolkit.assessment import outer_attention
 from mil_toolkit.cohort import read_cohort
 from mil_toolkit.errors import DataError, UsageError
 from mil_toolkit.features import FeatureCache
+from mil_toolkit.files import exclusive
 from mil_toolkit.hparams import METRIC_NAMES, HeadConfig, StudyConfig, tunables
 from mil_toolkit.space import Space
 from mil_toolkit.study import Study, plan_searches
-from mil_toolkit.tuning import evaluate_again, tune
+from mil_toolkit.tuning import Run, evaluate_again, tune
+from mil_toolkit.workers import start_worker
 
 EditCohort = Callable[[Callable[[pd.DataFrame], object]], Path]
 QUICK: dict[str, Any] = {"epochs": (2,), "hidden": (32,), "pooling": ("attention",)}
@@ -530,3 +535,20 @@ def test_every_metric_can_be_the_objective(objective: str, tiny: Tiny, tmp_path:
 def test_workers_must_be_some(tiny_options: Sequence[object], tmp_path: Path, command: Command) -> None:
     done = command("tune", *tiny_options, "--study", tmp_path, "--workers", 0)
     assert done.code == 2 and "--workers must be at least 1, not 0" in done.err
+
+
+def test_a_stop_leaves_no_query_half_done_while_workers_end(tmp_path: Path) -> None:
+    """It would keep SQLite's lock, for which the workers wait, for whose end the stop waits."""
+    shown: list[str] = []
+
+    def show(search: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        shown.append(search)
+
+    bar = SimpleNamespace(disable=False)
+    run: Any = SimpleNamespace(searches=["one", "two"], progress=bar, _estimated=True, _show=show)
+    with exclusive(tmp_path) as lock:
+        worker = start_worker(partial(hold_on, tmp_path / "pid"), lock, {})
+    with pytest.raises(KeyboardInterrupt):
+        Run.watch(run, [worker])
+    assert shown == ["one", "two"] and not worker.is_alive()
