@@ -7,10 +7,11 @@ of its own, so that a member is the same whether it is trained alone or among ot
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from mil_toolkit.products import Activated, Activation, bmm
 
 
 def generators(seeds: Sequence[int], device: torch.device | str = "cpu") -> list[torch.Generator]:
@@ -28,7 +29,7 @@ class Linear(nn.Module):
 
     zero: start at zero; bias: false where nothing could tell it, as on scores that go into a softmax: its gradient
         would be rounding alone, which Adam turns into steps
-    Shapes: (G, n, inputs) -> (K, n, outputs); see `product`
+    Shapes: (G, n, inputs) -> (K, n, outputs); see `linear`
     """
 
     bias: Tensor
@@ -56,66 +57,43 @@ class Linear(nn.Module):
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`x @ weight + bias` for each member, with operands in the precision of `x`.
 
-    Shapes: x (G, n, I), weight (K, I, O), bias (K, 1, O) -> (K, n, O); see `product`
+    Shapes: x (G, n, I), weight (K, I, O), bias (K, 1, O) -> (K, n, O), where each of the G is shared by K / G
+    members side by side
     """
     if len(x) == len(weight):
         return torch.baddbmm(bias.to(x.dtype), x, weight.to(x.dtype))
-    return product(x, weight) + bias.to(x.dtype)
+    wide = bmm(x, side_by_side(weight, x))
+    return wide.unflatten(-1, (-1, weight.shape[-1])).transpose(1, 2).flatten(0, 1) + bias.to(x.dtype)
 
 
-def product(x: Tensor, weight: Tensor) -> Tensor:
-    """`x @ weight` for each member; what members share is multiplied once, with the weights of all of them.
+def side_by_side(weight: Tensor, x: Tensor) -> Tensor:
+    """Columns of the members that share an input, one member's next to the other's, in the precision of `x`.
 
-    Shapes: x (G, n, I), weight (K, I, O) -> (K, n, O), where each of the G is shared by K / G members side by side
+    Shapes: weight (K, I, O), x (G, ...) -> (G, I, K / G * O)
     """
-    if len(x) == len(weight):
-        return bmm(x, weight.to(x.dtype))
     by_group = weight.unflatten(0, (len(x), -1)).transpose(1, 2)  # (G, I, K / G, O)
-    wide = by_group.to(x.dtype, memory_format=torch.contiguous_format).flatten(2)
-    return bmm(x, wide).unflatten(-1, (-1, weight.shape[-1])).transpose(1, 2).flatten(0, 1)
+    return by_group.to(x.dtype, memory_format=torch.contiguous_format).flatten(2)
 
 
-def bmm(x: Tensor, y: Tensor) -> Tensor:
-    """torch.bmm; a single product goes by torch.mm, whose gradient takes half the time on a CPU."""
-    return torch.mm(x[0], y[0])[None] if len(x) == 1 else torch.bmm(x, y)
+def activated(x: Tensor, weight: Tensor, bias: Tensor, kind: Activation) -> Tensor:
+    """torch.tanh or torch.sigmoid of `x @ weight + bias`, in the precision of `x`, members side by side.
 
-
-def _tanh_(x: Tensor) -> Tensor:
-    return x.mul_(2).sigmoid_().mul_(2).sub_(1)
-
-
-class _Activated(torch.autograd.Function):
-    """An activation in float32, member by member, so that what lies between stays in the cache."""
-
-    KINDS: ClassVar[dict[Callable[[Tensor], Tensor], Any]] = {
-        torch.tanh: (_tanh_, torch.ops.aten.tanh_backward),
-        torch.sigmoid: (Tensor.sigmoid_, torch.ops.aten.sigmoid_backward),
-    }
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor, kind: Callable[[Tensor], Tensor]) -> Tensor:
-        in_place, ctx.gradient = _Activated.KINDS[kind]
-        y = torch.empty(x.shape, dtype=x.dtype)
-        for member, shift, result in zip(x, bias, y, strict=True):
-            result.copy_(in_place(torch.add(member, shift)))
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        inner = ctx.gradient(gradient, *ctx.saved_tensors)
-        return inner, inner.sum(1, keepdim=True).float(), None
-
-
-def activated(x: Tensor, bias: Tensor, kind: Callable[[Tensor], Tensor]) -> Tensor:
-    """torch.tanh or torch.sigmoid of `x + bias`, in the precision of `x`.
-
-    Shapes: x (K, n, O), bias (K, 1, O) -> (K, n, O)
-    On a CPU, torch's own tanh takes up to ten times as long as its sigmoid, which gives the same.
+    Shapes: x (G, n, I), weight (K, I, O), bias (K, 1, O) -> (G, n, K / G * O)
     """
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return kind(x + bias.to(x.dtype))
-    return _Activated.apply(x, bias, kind)
+    weight, bias = (side_by_side(each, x) for each in (weight, bias))
+    if torch.compiler.is_compiling():
+        return kind(torch.baddbmm(bias, x, weight))
+    return Activated.apply(x, weight, bias, kind)
+
+
+def scores(hidden: Tensor, weight: Tensor) -> Tensor:
+    """Each member's product of its own columns with one weight each, as one product with a block-diagonal matrix.
+
+    Shapes: hidden (G, n, K / G * H), members side by side, weight (K, H, 1) -> (K, n) float32
+    """
+    blocks = torch.diag_embed(side_by_side(weight, hidden))  # (G, H, K / G, K / G)
+    apart = bmm(hidden, blocks.transpose(1, 2).flatten(1, 2)).transpose(1, 2)  # (G, K / G, n)
+    return apart.to(torch.float32, memory_format=torch.contiguous_format).flatten(0, 1)
 
 
 Dropout = Callable[[Tensor, float], Tensor]

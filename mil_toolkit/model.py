@@ -109,7 +109,8 @@ class MILModel(nn.Module):
         if self.branch is not None:
             parts.append(self.branch(metadata, dropout))
         if not self.late:
-            return Logits(self.classifier(torch.cat(parts, -1)).squeeze(-1))
+            joint = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+            return Logits(self.classifier(joint).squeeze(-1))
         image = self.image_classifier(parts[0]).squeeze(-1)
         clinical = self.metadata_classifier(parts[1]).squeeze(-1)
         return Logits(image + clinical, image, clinical)

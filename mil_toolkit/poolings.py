@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mil_toolkit.hparams import HeadConfig
-from mil_toolkit.members import Linear, activated, bmm, linear, product
+from mil_toolkit.members import Linear, activated, linear, scores
+from mil_toolkit.products import Activation, bmm
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,16 @@ class Instances:
     @cached_property
     def outside(self) -> Tensor:
         """(B, n) zero where an instance lies in the bag, minus infinity where not: what a softmax adds to scores."""
-        outside = self.bag != torch.arange(len(self.sizes), device=self.x.device)[:, None]
-        return torch.zeros(outside.shape, device=outside.device).masked_fill_(outside, -math.inf)
+        outside = torch.full((len(self.sizes), self.bag.shape[0]), -math.inf, device=self.bag.device)
+        return outside.scatter_(0, self.bag[None], 0.0)
 
     def linear(self, layer: Linear) -> Tensor:
         """A linear layer on the standardised embeddings: (K, n, O)."""
         return linear(self.x, *self._folded(layer))
 
-    def activated(self, layer: Linear, kind: Callable[[Tensor], Tensor]) -> Tensor:
-        """torch.tanh or torch.sigmoid of a linear layer on the standardised embeddings: (K, n, O)."""
-        weight, bias = self._folded(layer)
-        return activated(product(self.x, weight), bias, kind)
+    def activated(self, layer: Linear, kind: Activation) -> Tensor:
+        """torch.tanh or torch.sigmoid of a linear layer on the standardised embeddings: (G, n, K / G * O)."""
+        return activated(self.x, *self._folded(layer), kind)
 
     def _folded(self, layer: Linear) -> tuple[Tensor, Tensor]:
         """Weight and bias of the layer, the standardisation folded in."""
@@ -152,8 +152,7 @@ class Attention(_Weighted):
         self.score = Linear(config.hidden, 1, members, zero=config.zero_start, bias=False)
 
     def scores(self, bags: Instances) -> Tensor:
-        hidden = bags.activated(self.hidden, torch.tanh)  # (K, n, H)
-        return self.score(hidden).squeeze(-1).float()  # (K, n)
+        return scores(bags.activated(self.hidden, torch.tanh), self.score.weight)
 
 
 class GatedAttention(Attention):
@@ -166,7 +165,7 @@ class GatedAttention(Attention):
     def scores(self, bags: Instances) -> Tensor:
         hidden = bags.activated(self.hidden, torch.tanh)
         gate = bags.activated(self.gate, torch.sigmoid)
-        return self.score(hidden * gate).squeeze(-1).float()
+        return scores(hidden * gate, self.score.weight)
 
 
 class TopK(_Weighted):

@@ -49,6 +49,21 @@ def train(inputs: Inputs, config: HeadConfig, members: Sequence[Member], order_s
         yield Epoch(population.model, logits)
 
 
+class _Step(NamedTuple):
+    """What one mini-batch of b patients and n instances takes.
+
+    kept: (K, n) bool, the instances that dropout leaves in, None for all; metadata: (K, b, M); labels: (b,);
+    weights: (K, b) in each member's loss; active: K truths, the members that train on any of the patients
+    """
+
+    batch: Batch
+    kept: Tensor | None
+    metadata: Tensor
+    labels: Tensor
+    weights: Tensor
+    active: Sequence[bool]
+
+
 class _Population:
     """K members and all that they train on, on the device before the first epoch."""
 
@@ -66,18 +81,23 @@ class _Population:
         self.optimizer = Optimizer(self.model, config)
 
     def walk(self, order: Tensor, rate: float) -> Tensor:
-        """One epoch through the patients in this order (B,); the logits (K, B) of its training pass.
+        """One epoch through the patients in this order (B,); the logits (K, B) of its training pass."""
+        steps = self._plan(order)
+        logits = torch.cat([self._take(step, rate) for step in steps], 1)
+        walked = torch.cat([step.batch.patients for step in steps])  # the order, on the device
+        return torch.empty_like(logits).index_copy_(1, walked, logits)
 
-        What the mini-batches take is planned and drawn before the first of them: the steps wait for no copy.
-        """
-        batches = self.inputs.batches(order, self.config.batch_size)
-        kept = self._kept(batches)
+    def _plan(self, order: Tensor) -> list[_Step]:
+        """The steps of an epoch. All that is moved or drawn is so before the first: none of them waits for a copy."""
+        at_once = self.config.batch_size
+        batches = self.inputs.batches(order, at_once)
+        walked = torch.cat([batch.patients for batch in batches])
+        metadata = self.metadata.index_select(1, walked).split(at_once, 1)
+        labels = self.labels.index_select(0, walked).split(at_once)
+        weights = self.weights.index_select(1, walked).split(at_once, 1)
         learns = self.inputs.trains_on[self.folds]  # (K, B), on the CPU as the order
-        active = [learns[:, part].any(1).tolist() for part in order.split(self.config.batch_size)]
-        given = torch.empty_like(self.weights)
-        for batch, of_batch, moving in zip(batches, kept, active, strict=True):
-            given.index_copy_(1, batch.patients, self._step(batch, of_batch, moving, rate))
-        return given
+        active = [learns[:, part].any(1).tolist() for part in order.split(at_once)]
+        return [*map(_Step, batches, self._kept(batches), metadata, labels, weights, active)]
 
     def _kept(self, batches: Sequence[Batch]) -> Sequence[Tensor | None]:
         """Instances of each mini-batch that dropout leaves in; None where it leaves all."""
@@ -87,12 +107,12 @@ class _Population:
         kept = drop_instances([size for batch in batches for size in batch.sizes], rate, self.random)
         return kept.split([len(batch.rows) for batch in batches], 1)
 
-    def _step(self, batch: Batch, kept: Tensor | None, active: Sequence[bool], rate: float) -> Tensor:
-        bags = self.inputs.instances(self.config, batch, self.folds, kept)
-        metadata, weights = (each.index_select(1, batch.patients) for each in (self.metadata, self.weights))
-        logits = self.model(bags, metadata, dropout_of(self.random))
-        loss = member_losses(logits, self.labels[batch.patients], weights, self.config).sum()
-        self.optimizer.step(loss, rate, active)
+    def _take(self, step: _Step, rate: float) -> Tensor:
+        """Move the members by one mini-batch; the logits (K, b) before that."""
+        bags = self.inputs.instances(self.config, step.batch, self.folds, step.kept)
+        logits = self.model(bags, step.metadata, dropout_of(self.random))
+        loss = member_losses(logits, step.labels, step.weights, self.config).sum()
+        self.optimizer.step(loss, rate, step.active)
         return logits.total.detach()
 
 
@@ -120,10 +140,12 @@ def member_losses(logits: Logits, labels: Tensor, weights: Tensor, config: HeadC
     Shapes: logits (K, b), labels (b,), weights (K, b)
     Under late fusion each branch's own cross-entropy is added, times `config.auxiliary`.
     """
-    branches = [each for each in (logits.image, logits.metadata) if each is not None]
-    losses = functional.softplus(torch.stack([logits.total, *branches]) * (1 - 2 * labels))  # (1 or 3, K, b)
-    total = losses[0] + config.auxiliary * losses[1:].sum(0) if branches else losses[0]
-    return (total * weights).sum(1) / (weights > 0).sum(1).clamp(min=1)
+    sign = 1 - 2 * labels
+    losses = functional.softplus(logits.total * sign)  # (K, b)
+    for branch in (logits.image, logits.metadata):
+        if branch is not None:
+            losses = losses + config.auxiliary * functional.softplus(branch * sign)
+    return (losses * weights).sum(1) / (weights > 0).sum(1).clamp(min=1)
 
 
 def drop_instances(sizes: Sequence[int], rate: float, random: Sequence[torch.Generator]) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mil_toolkit.members import Linear, activated, draw, dropout_of, generators, keep_all
+from mil_toolkit import products
+from mil_toolkit.members import Linear, activated, draw, dropout_of, generators, keep_all, scores
 
 SEEDS = [3, 1, 4]
 
@@ -78,18 +79,44 @@ def test_dropout_of_rate_zero_draws_nothing() -> None:
     assert keep_all(x, 0.9) is x
 
 
+@pytest.fixture(params=["one-operation", "apart"])
+def product_and_activation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With oneDNN's product that activates too, and as where torch is built without it."""
+    if request.param == "apart":
+        monkeypatch.setattr(products, "_FUSED_DTYPES", set())
+    elif not products._FUSED_DTYPES:
+        pytest.skip("torch is built without oneDNN")
+
+
+@pytest.mark.usefixtures("product_and_activation")
+@pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("kind", [torch.tanh, torch.sigmoid])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_activations_and_their_gradients_are_those_of_torch(
-    kind: Callable[[Tensor], Tensor], dtype: torch.dtype
+def test_activated_layers_and_their_gradients_are_each_members_own(
+    kind: Callable[[Tensor], Tensor], groups: int, dtype: torch.dtype
 ) -> None:
-    x = torch.randn(5, 3, 4).to(dtype).transpose(0, 1).requires_grad_()  # as a shared product leaves it
-    bias, weights = torch.randn(3, 1, 4, requires_grad=True), torch.randn(3, 5, 4)
-    ours = activated(x, bias, kind)
-    expected = kind(x.float() + bias)
-    assert ours.dtype == dtype
-    tolerance = {"rtol": 0.02, "atol": 0.02} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-6}
-    torch.testing.assert_close(ours.float(), expected, **tolerance)
-    gradients = [torch.autograd.grad((y.float() * weights).sum(), [x, bias]) for y in (ours, expected)]
+    layer, score = Linear(5, 7, generators(range(4))), Linear(7, 1, generators(range(4)))
+    learned = [layer.weight, layer.bias, score.weight]
+    x = torch.randn(groups, 11, 5).to(dtype).requires_grad_()
+    weights = torch.randn(4, 11)
+    hidden = activated(x, layer.weight, layer.bias, kind)
+    assert hidden.shape == (groups, 11, 4 // groups * 7)
+    assert hidden.dtype == dtype
+    ours = scores(hidden, score.weight)
+    assert ours.dtype == torch.float32
+    copied = x.float().repeat_interleave(4 // groups, 0)
+    expected = (kind(copied @ layer.weight + layer.bias) @ score.weight).squeeze(-1)
+    tolerance = {"rtol": 0.03, "atol": 0.05} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(ours, expected, **tolerance)
+    gradients = [torch.autograd.grad((y * weights).sum(), [x, *learned]) for y in (ours, expected)]
     for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, **tolerance)
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one.float(), other.float(), **tolerance)
+
+
+def test_activated_layers_are_the_same_where_they_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = Linear(5, 7, generators(range(4)))
+    x = torch.randn(2, 11, 5)
+    expected = activated(x, layer.weight, layer.bias, torch.tanh)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(activated(x, layer.weight, layer.bias, torch.tanh), expected)

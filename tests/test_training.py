@@ -121,13 +121,13 @@ def test_no_step_touches_the_host(
     inputs, folds = Inputs(make_patients(), TRAINS, "meta"), [member.fold for member in MEMBERS]
     for model, _ in train(inputs, config, MEMBERS, 0):  # what lasts for a search is made by its first epoch
         predict_held_out(model, inputs, folds)
-    step = training_module._Population._step
+    take = training_module._Population._take
 
     def watched(*args: Any) -> Tensor:
         with OfTheDevice():
-            return step(*args)
+            return take(*args)
 
-    monkeypatch.setattr(training_module._Population, "_step", watched)
+    monkeypatch.setattr(training_module._Population, "_take", watched)
     for model, given in train(inputs, config, MEMBERS, 0):
         with OfTheDevice():
             assert predict_held_out(model, inputs, folds).is_meta and given.is_meta
