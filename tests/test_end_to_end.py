@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 import torch
 from support import Command, Tiny
 
 from mil_toolkit import end_to_end, finetune
-from mil_toolkit.backbones import backbone_of, build_backbone
+from mil_toolkit.backbones import Backbone, Embedder, backbone_of, build_backbone
+from mil_toolkit.bags import Bags
 from mil_toolkit.bundle import ModelBundle
 from mil_toolkit.cohort import read_cohort
 from mil_toolkit.end_to_end import is_better
@@ -28,8 +30,10 @@ from mil_toolkit.finetune import Finetuner, Told, publish_tensors, read_tensors
 from mil_toolkit.fitting import fit
 from mil_toolkit.hparams import FinetuneConfig, HeadConfig
 from mil_toolkit.image_files import ImageFiles
+from mil_toolkit.images import decode, prepare
 from mil_toolkit.inputs import Patients
 from mil_toolkit.nested import refit
+from mil_toolkit.onnx import export_onnx
 
 CONFIG = FinetuneConfig(epochs=2, backbone_rate=1e-3, chunk=8)
 OPTIONS = ("--finetune", "--epochs", "2", "--backbone-rate", "0.001", "--chunk", "8", "--device", "cpu")
@@ -177,6 +181,27 @@ def test_it_predicts_the_same_from_images_as_from_a_cache_of_its_backbone(
     assert len(pd.read_csv(tmp_path / "images.csv")) == 27
     refused = command("predict", *asked, "--features", tuned.features, "--output", tmp_path / "frozen.csv")
     assert refused.code == 3 and "weight_digest" in refused.err and "Its backbone was trained" in refused.err
+
+
+def test_it_leaves_as_onnx_with_the_backbone_that_was_trained(tuned: Copy, tmp_path: Path) -> None:
+    bundle = ModelBundle.load(tuned.study / "model")
+    export_onnx(bundle, tmp_path / "whole.onnx", images=True)
+    cohort = read_cohort(tuned.cohort_toml)
+    patient, *_ = cohort.patient_ids
+    pixels = np.stack([prepare(decode(path.read_bytes()), 32, 0, "none") for path in cohort.images[patient]])
+    encoded = bundle.head.encoder.encode(cohort.metadata.loc[[patient]])
+    session = onnxruntime.InferenceSession(tmp_path / "whole.onnx", providers=["CPUExecutionProvider"])
+    inputs = {"pixels": pixels, "metadata": encoded.to_numpy(np.float32)[0]}
+    (found,) = session.run(["probability"], inputs)[0]
+
+    def probability(backbone: Backbone) -> float:
+        embeddings = Embedder(backbone, torch.device("cpu"), torch.float32)(torch.from_numpy(pixels))
+        bags = Bags.pack([embeddings], [patient], [""] * len(pixels))
+        alone = Patients(bags, np.array([-1]), cohort.metadata.loc[[patient]])
+        return float(bundle.probabilities(alone)[0][0])
+
+    assert found == pytest.approx(probability(bundle.build_backbone()), abs=2e-3)
+    assert found != pytest.approx(probability(build_backbone("resnet18", "random")), abs=2e-3)
 
 
 @pytest.mark.parametrize(
