@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from mil_toolkit.errors import UsageError, import_extra
-from mil_toolkit.files import CLAIM, digest, exclusive
+from mil_toolkit.files import CLAIM, digest, exclusive, publish
 from mil_toolkit.workers import stops_deferred
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -52,7 +52,8 @@ class Storage:
     def __init__(self, folder: Path, url: str | None = None):
         self.folder, self.shared = folder.resolve(), url is not None
         self._engines: list[sqlalchemy.Engine] = []
-        self._url = sqlalchemy.URL.create("sqlite", database=str(folder / "optuna.db"))
+        self._path = folder / "optuna.db"
+        self._url = sqlalchemy.URL.create("sqlite", database=str(self._path))
         if url is not None:
             self._url = _postgresql(url)
             self._engine = sqlalchemy.create_engine(self._url, pool_pre_ping=True)
@@ -70,6 +71,8 @@ class Storage:
         url = self._url.render_as_string(hide_password=False)
         kept = {"connect_args": {"timeout": PATIENCE}} if not self.shared else {"pool_pre_ping": True}
         beat, grace = (HEARTBEAT, GRACE) if self.shared else (None, None)
+        if not (self.shared or self._path.exists()):
+            publish(self._path, _empty_database())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             storage = optuna.storages.RDBStorage(url, kept, heartbeat_interval=beat, grace_period=grace)
@@ -116,6 +119,16 @@ class InMemory(Storage):
     def alone(self) -> Iterator[None]:
         """There are no others."""
         yield
+
+
+def _empty_database() -> bytes:
+    """SQLite's file before the first trial, to be published whole.
+
+    Where a stop left it without the index that keeps names unique, each run would begin all searches anew.
+    """
+    with contextlib.closing(optuna.storages.RDBStorage("sqlite://").engine.raw_connection()) as connection:
+        driver: Any = connection.driver_connection
+        return bytes(driver.serialize())
 
 
 def _postgresql(text: str) -> sqlalchemy.URL:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 
 from mil_toolkit.errors import UsageError
@@ -215,3 +216,23 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "optuna.db").write_bytes(b"no database" * 1000)
     with pytest.raises(UsageError, match=r"optuna\.db cannot be used: file is not a database"):
         Storage(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "statement", ["CREATE TABLE studies", "CREATE UNIQUE INDEX", "INSERT INTO alembic_version"]
+)
+def test_a_stop_while_the_tables_are_made_leaves_none(statement: str, tmp_path: Path) -> None:
+    """Without the index of names a search would be begun anew by each run, its trials forgotten."""
+
+    def stop(_connection: object, _cursor: object, text: str, *_: object) -> None:
+        if statement in text:
+            raise KeyboardInterrupt
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", stop)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Storage(tmp_path)
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", stop)
+    run_all(slots(Storage(tmp_path)))
+    assert len(slots(Storage(tmp_path)).counted) == 4
