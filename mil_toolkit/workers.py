@@ -17,12 +17,40 @@ from typing import Any
 from mil_toolkit.errors import MilError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_AGAIN = 0.01  # seconds until an interrupt that was lost comes again
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @contextlib.contextmanager
+def stops_heeded() -> Iterator[None]:
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt within the block, each unless it is ignored.
+
+    Where it is raised in what lets no error out, such as the callback of a weak reference, it comes again. Behind the
+    block the signals end the process at once: there is nothing left to lose but time.
+    """
+    hook = sys.unraisablehook
+
+    def heed(lost: Any) -> None:
+        if isinstance(lost.exc_value, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+        else:
+            hook(lost)
+
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGTERM))
+    for each in _heeded():
+        signal.signal(each, _interrupt)
+    sys.unraisablehook = heed
+    try:
+        yield
+    finally:
+        for each in _heeded():
+            signal.signal(each, signal.SIG_DFL)
+        sys.unraisablehook = hook
+
+
+@contextlib.contextmanager
 def stops_deferred() -> Iterator[Callable[[], None]]:
-    """Hold SIGINT and SIGTERM back within the block.
+    """Hold SIGINT and SIGTERM back within the block, each unless it is ignored.
 
     Yields a function that raises KeyboardInterrupt if one has come; so does the end of the block. Outside the main
     thread, which alone receives signals, nothing is held back.
@@ -37,13 +65,18 @@ def stops_deferred() -> Iterator[Callable[[], None]]:
             came.clear()
             raise KeyboardInterrupt
 
-    before = [signal.signal(each, lambda number, _: came.append(number)) for each in SIGNALS]
+    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in _heeded()}
     try:
         yield check
     finally:
-        for each, handler in zip(SIGNALS, before, strict=True):
+        for each, handler in before.items():
             signal.signal(each, handler)
     check()
+
+
+def _heeded() -> list[signal.Signals]:
+    """What stops this process: not what it was told to ignore, as a shell tells its background jobs."""
+    return [each for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
 
 
 def start_worker(job: Callable[[], object], lock: int, environment: dict[str, str]) -> BaseProcess:
@@ -81,9 +114,9 @@ def _work(parent: int, job: bytes, environment: dict[str, str], _lock: int) -> N
         return
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        pickle.loads(job)()
+        with stops_heeded():
+            pickle.loads(job)()
     except (MilError, KeyboardInterrupt):
         sys.exit(1)  # the parent meets the error itself, and tells it
 

@@ -57,11 +57,13 @@ def _make_patients() -> Callable[..., Patients]:
 @pytest.fixture(autouse=True)
 def _as_if_no_command_ran() -> Iterator[None]:
     """Take back what a command does to its process: where it logs, and what ends it."""
-    logger, ended = logging.getLogger("mil_toolkit"), signal.getsignal(signal.SIGTERM)
+    logger, numbers = logging.getLogger("mil_toolkit"), (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    ends = [signal.getsignal(each) for each in numbers]
     handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
     yield
     logger.handlers, logger.level, logger.propagate = handlers, level, propagate
-    signal.signal(signal.SIGTERM, ended)
+    for each, end in zip(numbers, ends, strict=True):
+        signal.signal(each, end)
 
 
 @pytest.fixture(name="command")

@@ -93,6 +93,21 @@ def test_an_interrupt_stays_one_where_a_library_stumbles_over_it(capsys: pytest.
     assert capsys.readouterr().err == "mil-test: interrupted\n"
 
 
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_a_command_that_ends_already(sent: signal.Signals) -> None:
+    """And Python shows no traceback of what it does at its end."""
+    script = f"""
+import atexit, os, sys
+from mil_toolkit.cli import command
+def stop(_):
+    os.kill(os.getpid(), {int(sent)})
+atexit.register(stop, None)
+sys.exit(command.run(command.command_parser("mil-test", "A test."), stop, []))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-sent, "mil-test: interrupted\n")
+
+
 def test_a_defect_of_ours_shows_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     def fail(_: object) -> frame.Outcome:
         raise ZeroDivisionError("never meant to happen")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from support import ROOT, complain, hold_on, wait_until
 
 from mil_toolkit.errors import BusyError
 from mil_toolkit.files import exclusive
-from mil_toolkit.workers import start_worker, stops_deferred
+from mil_toolkit.workers import start_worker, stops_deferred, stops_heeded
 
 
 def taken(folder: Path) -> bool:
@@ -95,3 +96,34 @@ def test_another_thread_defers_nothing() -> None:
     thread.start()
     thread.join()
     assert done
+
+
+class Last:
+    """What gets a signal on its way out, where Python lets no error out."""
+
+    def __init__(self, number: signal.Signals):
+        self.number = number
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_python_would_lose_comes_again(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyboardInterrupt), stops_heeded():
+        Last(number)
+        time.sleep(60)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """As for a background job of a shell's script."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with stops_heeded():
+        os.kill(os.getpid(), signal.SIGINT)
+        with stops_deferred() as check:
+            os.kill(os.getpid(), signal.SIGINT)
+            check()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

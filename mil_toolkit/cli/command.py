@@ -5,15 +5,15 @@ import argparse
 import json
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from mil_toolkit.errors import MilError
+from mil_toolkit.workers import stops_heeded
 
 INTERRUPTED = 130
 
@@ -71,9 +71,9 @@ def run(
     arguments = parser.parse_args(argv)
     _yield_idle_threads()
     _log_to_stderr()
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        outcome = command(arguments)
+        with stops_heeded():
+            outcome = command(arguments)
     except MilError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return error.exit_code
@@ -108,7 +108,3 @@ def _log_to_stderr() -> None:
     logger.handlers = [logging.StreamHandler(sys.stderr)]
     logger.setLevel(logging.INFO)
     logger.propagate = False
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
