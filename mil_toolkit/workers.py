@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import DupFd
 from typing import Any
@@ -89,7 +90,12 @@ def start_worker(job: Callable[[], object], lock: int, environment: dict[str, st
     context = multiprocessing.get_context("spawn")  # a fork would inherit threads that hang
     arguments = (os.getpid(), pickle.dumps(job), environment, _Inherited(lock))
     process = context.Process(target=_work, args=arguments, daemon=True)
-    process.start()
+    resource_tracker.ensure_running()  # which lets signals in behind its start
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the worker's too, until it can heed them
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return process
 
 
@@ -116,6 +122,7 @@ def _work(parent: int, job: bytes, environment: dict[str, str], _lock: int) -> N
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with stops_heeded():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             pickle.loads(job)()
     except (MilError, KeyboardInterrupt):
         sys.exit(1)  # the parent meets the error itself, and tells it

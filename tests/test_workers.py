@@ -68,6 +68,18 @@ def test_an_error_is_left_to_the_parent(tmp_path: Path, capfd: pytest.CaptureFix
     assert worker.exitcode == 1 and capfd.readouterr().err == ""
 
 
+def test_signals_wait_for_a_worker_that_starts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C in a terminal, a batch system's SIGTERM and its parent's: Python itself would show a traceback."""
+    with exclusive(tmp_path) as lock:
+        worker = start_worker(partial(hold_on, tmp_path / "pid"), lock, {})
+    assert worker.pid
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+        os.kill(worker.pid, number)
+    worker.join()
+    assert worker.exitcode == 1 and capfd.readouterr().err == ""
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_waits_for_a_good_moment(number: signal.Signals) -> None:
     reached = []
