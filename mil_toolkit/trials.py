@@ -249,9 +249,10 @@ class Slots:
     def _optimize(self, run: Callable[[optuna.Trial], float], number: int) -> None:
         try:
             self.study.optimize(run, n_trials=1, catch=(NoValue, _NoSlot))
-        except ValueError as error:
-            if not str(error).startswith("Cannot tell a"):
-                raise
+        except (AssertionError, UnboundLocalError, ValueError) as error:
+            first = _stumbled_over(error)
+            if not str(first).startswith("Cannot tell a"):
+                raise first from first.__cause__
             logger.warning("Trial %d was silent for so long that another process ran it.", number)
 
     def _enqueue(self) -> int | None:
@@ -287,6 +288,12 @@ class Slots:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 optuna.storages.fail_stale_trials(self.study)
+
+
+def _stumbled_over(error: Exception) -> BaseException:
+    """Why the storage could not be told a trial's end, over which optuna stumbles; any other error is itself."""
+    stumbled = isinstance(error, UnboundLocalError) or str(error) == "Should not reach."
+    return error.__context__ if stumbled and error.__context__ else error
 
 
 def _counts(trial: FrozenTrial) -> bool:

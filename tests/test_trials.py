@@ -1,5 +1,7 @@
 """Slots: exactly so many trials, whoever runs them and whatever interferes; storages that cannot be used."""
 
+import contextlib
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -11,6 +13,7 @@ import pytest
 import sqlalchemy
 from optuna.trial import TrialState
 
+from mil_toolkit import trials
 from mil_toolkit.errors import UsageError
 from mil_toolkit.trials import NUMBER, Hyperband, InMemory, NoValue, Slots, Storage
 
@@ -236,3 +239,40 @@ def test_a_stop_while_the_tables_are_made_leaves_none(statement: str, tmp_path: 
         sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", stop)
     run_all(slots(Storage(tmp_path)))
     assert len(slots(Storage(tmp_path)).counted) == 4
+
+
+@pytest.mark.parametrize("lock", ["immediate", "exclusive"])
+def test_a_file_that_others_keep_locked_is_told(
+    lock: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also at the end of a trial, whose slot is free again."""
+    monkeypatch.setattr(trials, "PATIENCE", 0.1)
+    storage = Storage(tmp_path)
+    of = slots(storage)
+    with contextlib.closing(sqlite3.connect(tmp_path / "optuna.db", isolation_level=None)) as other:
+
+        def objective(*_: object) -> float:
+            other.execute(f"begin {lock}")
+            return 1.0
+
+        with (
+            pytest.raises(UsageError, match=r"optuna\.db cannot be used: .*database is locked"),
+            storage.told(),
+        ):
+            of.run_next(objective, sampler)
+    of = slots(Storage(tmp_path))
+    of.fail_running()
+    assert not of.counted and len(run_all(of)) == 4
+
+
+def test_a_trial_that_others_gave_up_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """However late it falls silent: another one has run its slot."""
+    storage = InMemory()
+    of = slots(storage)
+
+    def objective(trial: optuna.Trial, _: object) -> float:
+        storage.optuna.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        return 1.0
+
+    assert of.run_next(objective, sampler) and len(run_all(of)) == 4
+    assert "Trial 0 was silent for so long" in caplog.text
