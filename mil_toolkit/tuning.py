@@ -66,7 +66,7 @@ from mil_toolkit.study import (
 )
 from mil_toolkit.tracker import TRACKERS
 from mil_toolkit.trials import NUMBER, Hyperband, NoValue, Slots, Storage, durations
-from mil_toolkit.workers import start_worker, stops_deferred
+from mil_toolkit.workers import start_worker, stop_worker, stops_deferred
 
 EPOCH_METRICS = ("balanced_log_loss", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")
 CONCLUDE = ".conclude"  # lock of a search, or of the study, that one process ends for all
@@ -245,7 +245,7 @@ class Run:
         finally:
             with stops_deferred():
                 for worker in workers:
-                    worker.terminate()  # to which they listen as to an interrupt
+                    stop_worker(worker)
                 for worker in workers:
                     worker.join()
         killed = [worker for worker in workers if worker.exitcode and worker.exitcode < 0]

@@ -99,6 +99,13 @@ def start_worker(job: Callable[[], object], lock: int, environment: dict[str, st
     return process
 
 
+def stop_worker(process: BaseProcess) -> None:
+    """Let a worker end as upon an interrupt, also one that somebody suspended, which would not listen."""
+    process.terminate()
+    if process.pid and process.is_alive():
+        os.kill(process.pid, signal.SIGCONT)
+
+
 class _Inherited:
     """A descriptor that a worker process opens with itself."""
 

@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from support import ROOT, complain, hold_on, wait_until
+from support import ROOT, complain, hold_on, stopped, wait_until
 
 from mil_toolkit.errors import BusyError
 from mil_toolkit.files import exclusive
-from mil_toolkit.workers import start_worker, stops_deferred, stops_heeded
+from mil_toolkit.workers import start_worker, stop_worker, stops_deferred, stops_heeded
 
 
 def taken(folder: Path) -> bool:
@@ -59,6 +59,18 @@ def test_the_lock_is_held_until_the_last_worker_ends(tmp_path: Path) -> None:
     worker.terminate()
     worker.join()
     assert worker.exitcode == 1 and not taken(tmp_path)
+
+
+def test_a_worker_that_somebody_suspended_can_be_stopped(tmp_path: Path) -> None:
+    with exclusive(tmp_path) as lock:
+        worker = start_worker(partial(hold_on, tmp_path / "pid"), lock, {})
+    wait_until((tmp_path / "pid").exists)
+    assert worker.pid
+    os.kill(worker.pid, signal.SIGSTOP)
+    wait_until(lambda: stopped(worker.pid or 0))
+    stop_worker(worker)
+    worker.join(60)
+    assert worker.exitcode == 1
 
 
 def test_an_error_is_left_to_the_parent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
