@@ -84,16 +84,20 @@ class Storage:
         return f"{self.folder.name}/{search}" if self.shared else search
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep all other processes of the study, on whichever machine, from claiming; waits for one that does."""
-        with exclusive(self.folder, CLAIM, wait=True), contextlib.ExitStack() as stack:
+    def alone(self) -> Iterator[Callable[[], None]]:
+        """Keep all other processes of the study, on whichever machine, from claiming; waits for one that does.
+
+        Yields a function that lets go before the block ends.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(exclusive(self.folder, CLAIM, wait=True))
             if self.shared:
                 connection = stack.enter_context(self._engine.begin())
                 # A machine that falls silent just here must not stop the others for good.
                 connection.execute(sqlalchemy.text("set local idle_in_transaction_session_timeout = '60s'"))
                 key = int(digest(self.folder.name.encode())[:15], 16)
                 connection.execute(sqlalchemy.text("select pg_advisory_xact_lock(:key)"), {"key": key})
-            yield
+            yield stack.close
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:
@@ -116,9 +120,9 @@ class InMemory(Storage):
         self.optuna = optuna.storages.InMemoryStorage()
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[Callable[[], None]]:
         """There are no others."""
-        yield
+        yield lambda: None
 
 
 def _empty_database() -> bytes:
@@ -226,14 +230,13 @@ class Slots:
         objective(trial, check): its value; raises NoValue where it has none, and calls `check` where it can be stopped
         sampler(number): the slot's own
         """
-        with stops_deferred() as check, contextlib.ExitStack() as claim:
-            claim.enter_context(self.storage.alone())
+        with self.storage.alone() as let_go, stops_deferred() as check:  # so that what waits can be stopped
             number = self._enqueue()
             if number is None:
                 return False
 
             def run(trial: optuna.Trial) -> float:
-                claim.close()
+                let_go()
                 if trial.user_attrs.get(NUMBER) != number:
                     raise _NoSlot
                 try:

@@ -1,9 +1,12 @@
 """Slots: exactly so many trials, whoever runs them and whatever interferes; storages that cannot be used."""
 
 import contextlib
+import os
+import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +18,7 @@ from optuna.trial import TrialState
 
 from mil_toolkit import trials
 from mil_toolkit.errors import UsageError
+from mil_toolkit.files import CLAIM, exclusive
 from mil_toolkit.trials import NUMBER, Hyperband, InMemory, NoValue, Slots, Storage
 
 
@@ -132,6 +136,21 @@ def test_the_best_is_the_first_of_equals() -> None:
 def test_what_is_kept_is_what_came_first() -> None:
     of = slots(InMemory())
     assert of.keep("told", {"a": 1}) == {"a": 1} == of.keep("told", {"a": 2})
+
+
+def test_what_waits_for_its_turn_can_be_stopped(tmp_path: Path) -> None:
+    """Another command in the folder may have been suspended amid its own."""
+    of = slots(Storage(tmp_path))
+    with contextlib.ExitStack() as other:
+        other.enter_context(exclusive(tmp_path, CLAIM))
+        stop = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+        end = threading.Timer(20, other.close)  # or the test would wait for good
+        stop.start(), end.start()
+        with pytest.raises(KeyboardInterrupt):
+            of.run_next(square, sampler)
+        assert end.is_alive()
+        end.cancel(), end.join()
+    assert not of.study.trials and len(run_all(of)) == 4
 
 
 RACE = """
