@@ -22,7 +22,7 @@ from mil_toolkit.devices import pick_precision, training_dtype
 from mil_toolkit.errors import UsageError
 from mil_toolkit.evaluation import Table, compare, scores_with_intervals
 from mil_toolkit.features import FeatureCache, folder_name
-from mil_toolkit.files import digest_json, exclusive, publish_json
+from mil_toolkit.files import digest_json, exclusive, publish_json, remove_dead_temporaries
 from mil_toolkit.finetune import Finetuner, Told, publish_tensors, read_tensors
 from mil_toolkit.hparams import FinetuneConfig
 from mil_toolkit.image_files import ImageFiles
@@ -281,6 +281,7 @@ class _Run:
         """
         assert patients.bags is not None
         path, images = self.folder / search.name / f"{name}.safetensors", len(patients.bags.instances)
+        remove_dead_temporaries(path.parent)  # each as large as the backbone
         self.progress.total -= images * (self.config.epochs - epochs)
         tensors, state = read_tensors(path) if path.exists() else ({}, {})
         if state.get("finished"):

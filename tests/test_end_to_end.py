@@ -266,10 +266,12 @@ def test_a_killed_run_goes_on_to_the_same_bits(whole: Copy, copy: Copy) -> None:
     (path,) = found
     assert read_tensors(path)[1]["finished"] is False
     assert not (copy.study / "tuned").exists(), "no half a model"
+    (path.parent / ".tmp-half").write_bytes(b"as of a kill a moment earlier")
     copy.fit()
     assert bits(copy.study / "tuned") == bits(whole.study / "tuned")
     kept, expected = (sorted(each.study.glob("finetune/*/*/*.safetensors")) for each in (copy, whole))
     assert [path.read_bytes() for path in kept] == [path.read_bytes() for path in expected]
+    assert not list(copy.study.rglob(".tmp-*"))
 
 
 def vanish(image: Path) -> None:
