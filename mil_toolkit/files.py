@@ -138,19 +138,19 @@ def published_folder(folder: Path) -> Iterator[Path]:
     """A new folder to fill, which takes the name `folder` when all of it is there; an older one is replaced."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = folder.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+    retired = building.with_suffix(".old")
     building.mkdir()
     try:
         yield building
         if folder.exists():
-            retired = building.with_suffix(".old")
             folder.rename(retired)
-            building.rename(folder)
-            shutil.rmtree(retired)
-        else:
-            building.rename(folder)
+        building.rename(folder)
         fsync_folder(folder.parent)
     finally:
-        shutil.rmtree(building, ignore_errors=True)
+        if retired.exists() and not folder.exists():  # stopped between the two
+            retired.rename(folder)
+        for each in (building, retired):
+            shutil.rmtree(each, ignore_errors=True)
 
 
 def canonical_json(value: Any) -> bytes:

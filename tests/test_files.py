@@ -146,6 +146,25 @@ def test_a_folder_that_fails_is_absent_or_the_older_one(older: bool, tmp_path: P
     assert not older or names(tmp_path / "model") == {"older"}
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_folder_that_is_stopped_as_it_takes_its_name_is_the_older_or_the_newer_one(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model" / "older").mkdir(parents=True)
+    rename, renamed = Path.rename, []
+
+    def stopped(path: Path, target: Path) -> None:
+        renamed.append(rename(path, target))
+        if len(renamed) == count:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(KeyboardInterrupt), published_folder(tmp_path / "model") as folder:
+        (folder / "newer").touch()
+    assert names(tmp_path) == {"model"}
+    assert names(tmp_path / "model") == {["older", "newer"][count - 1]}
+
+
 # Locks.
 
 
