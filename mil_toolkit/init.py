@@ -28,6 +28,7 @@ from mil_toolkit.cohort import (
 )
 from mil_toolkit.errors import DataError, UsageError
 from mil_toolkit.files import publish
+from mil_toolkit.wording import some
 
 DATE_FORMATS = (
     "%d/%m/%Y",  # of two readings that fit a whole column, the first named here is taken, and flagged
@@ -41,7 +42,11 @@ DATE_FORMATS = (
 )
 LABEL_HEADER = re.compile(r"label|target|class|diagnos|outcome", re.IGNORECASE)
 BIRTH_HEADER = re.compile(r"birth|born|dob|naiss|geb", re.IGNORECASE)
-GROUP_HEADER = re.compile(r"hospital|site|cent(er|re)|institut|famil", re.IGNORECASE)
+GROUP_HEADER = re.compile(
+    r"spital|h[oô]pital|krankenhaus|klinik|clini(c(?!al)|que)|site|standort|cent(er|re)|zentrum"
+    r"|institut|[eé]tablissement|famil",
+    re.IGNORECASE,
+)
 SEX_WORDS = frozenset({"f", "m", "female", "male", "w"})
 POSITIVE_WORDS = frozenset(
     ["1", "true", "yes", "y", "pos", "positive", "tumoral", "tumor", "tumour", "malignant", "cancer", "case"]
@@ -52,6 +57,7 @@ NEGATIVE_WORDS = frozenset(
 UNLABELLED_WORDS = frozenset({"-1", "unlabelled", "unlabeled", "unknown", "test"})
 MANY_WORDS = 20  # a column of more different words is no category
 FEW_NUMBERS = 5  # a column of so few different whole numbers may be a code
+EXAMPLES = 3  # cells that a doubt shows
 SKEWED = 1.0  # skewness of a column whose logarithm is taken, if that is less skewed
 CHECK = "# CHECK: "
 
@@ -156,7 +162,7 @@ def _draft(
     label = _guess_label({name: cells for name, cells in columns.items() if name != patient_id})
     rest = {name: cells for name, cells in columns.items() if name not in (patient_id, label)}
     decimal = _guess_decimal(rest)
-    guesses = {name: _guess_column(name, cells, decimal, written) for name, cells in rest.items()}
+    guesses = {name: _guess_column(name, cells, decimal, written, label) for name, cells in rest.items()}
     names = _metadata_names(guesses, rest)
     return [
         "# Drafted by mil-init from the table and the image folders: read it once, every `CHECK` above all.",
@@ -203,7 +209,7 @@ def _id_lines(name: str, cells: Sequence[str], folders: Collection[str]) -> Iter
 
 
 def _examples(cells: Collection[str]) -> str:
-    return "like " + ", ".join(shown(repr(cell)) for cell in sorted(set(cells))[:3])
+    return "like " + ", ".join(shown(repr(cell)) for cell in sorted(set(cells))[:EXAMPLES])
 
 
 def _label_lines(label: str | None, columns: Mapping[str, Sequence[str]]) -> Iterator[str]:
@@ -216,6 +222,8 @@ def _label_lines(label: str | None, columns: Mapping[str, Sequence[str]]) -> Ite
     classes, unlabelled = _guess_classes(columns[label])
     positive, negative = _guess_positive(classes)
     yield f"label = {_string(label)}"
+    for spellings in _words(columns[label]).values():
+        yield from _spelling_checks(label, spellings)
     yield f"{CHECK}{shown(label)} {shown(positive)} is taken as positive, {shown(negative)} as negative."
     yield f"positive = {_word(positive)}"
     yield f"negative = {_word(negative)}"
@@ -224,13 +232,21 @@ def _label_lines(label: str | None, columns: Mapping[str, Sequence[str]]) -> Ite
         yield f"unlabelled = {_word(unlabelled)}"
 
 
+def _spelling_checks(label: str, spellings: Mapping[str, int]) -> Iterator[str]:
+    usual = _usual(spellings)
+    for word, rows in spellings.items():
+        if word != usual:
+            told = f"{shown(repr(word))} (rows: {rows}) is read as another word than {shown(repr(usual))}"
+            yield f"{CHECK}{shown(label)} {told} ({spellings[usual]}); write both the same in the table."
+
+
 def _word(text: str) -> str:
     """A label as TOML writes it: a whole number bare, where that is the same, else a string."""
     return text if re.fullmatch(r"0|-?[1-9][0-9]*", text) else _string(text)
 
 
 def _group_lines(rest: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    for name in filter(GROUP_HEADER.search, rest):
+    for name in filter(_is_place, rest):
         yield f"{CHECK}does {shown(name)} group patients that must never straddle a split? Then take off the #."
         yield f"# group = {_string(name)}"
 
@@ -313,19 +329,45 @@ def _guess_id(table: Table, columns: Mapping[str, Sequence[str]], folders: Colle
 
 
 def _guess_label(columns: Mapping[str, Sequence[str]]) -> str | None:
-    """The column of two classes that looks most like a label: by its name first, then by its words."""
-    candidates = {name: _guess_classes(cells)[0] for name, cells in columns.items()}
+    """The column of two classes that looks most like a label: by its name first, then by its words.
+
+    None where the columns with the name of a label have more classes: another one would be something else.
+    """
+    candidates = {name: _guess_classes(cells)[0] for name, cells in columns.items() if not _is_place(name)}
+    named = set(filter(_is_named_label, candidates))
     scores = {
-        name: 2 * bool(LABEL_HEADER.search(name)) + (_guess_positive(classes)[0].lower() in POSITIVE_WORDS)
+        name: 2 * (name in named) + (_guess_positive(classes)[0].lower() in POSITIVE_WORDS)
         for name, classes in candidates.items()
-        if len(classes) == 2 and not any(map(is_missing, classes)) and not _is_sex(classes)
+        if len(classes) == 2 and not any(map(is_missing, classes)) and (name in named or not _is_sex(classes))
     }
+    if not named & scores.keys() and any(2 < len(candidates[name]) <= MANY_WORDS for name in named):
+        return None
     return max(scores, key=lambda name: scores[name], default=None)
+
+
+def _is_named_label(name: str) -> bool:
+    return LABEL_HEADER.search(name) is not None
+
+
+def _is_place(name: str) -> bool:
+    return GROUP_HEADER.search(name) is not None and not _is_named_label(name)
+
+
+def _words(cells: Sequence[str]) -> dict[str, Counter[str]]:
+    """The different words of a column, each with the number of rows of its spellings; all that is missing is one."""
+    words: dict[str, Counter[str]] = defaultdict(Counter)
+    for cell in map(_plain, cells):
+        words["" if is_missing(cell) else normal_form(cell.casefold())][cell] += 1
+    return words
+
+
+def _usual(spellings: Mapping[str, int]) -> str:
+    return max(sorted(spellings), key=lambda word: spellings[word])
 
 
 def _guess_classes(cells: Sequence[str]) -> tuple[list[str], str | None]:
     """The different labels, without the one that stands for no label where there are three."""
-    words = sorted({_plain(cell) for cell in cells})
+    words = sorted(map(_usual, _words(cells).values()))
     unlabelled = [word for word in words if is_missing(word) or word.lower() in UNLABELLED_WORDS]
     if len(words) == 3 and unlabelled:
         return [word for word in words if word != unlabelled[0]], unlabelled[0]
@@ -355,20 +397,22 @@ def _is_number(cell: str, decimal: str) -> bool:
 
 
 def _guess_decimal(columns: Mapping[str, Sequence[str]]) -> str:
-    """A comma where more columns are numbers by it than by a point."""
+    """A comma where more cells are numbers by it than by a point."""
     counts = {
-        decimal: sum(all(_is_number(cell, decimal) for cell in _present(cells)) for cells in columns.values())
+        decimal: sum(_is_number(cell, decimal) for cells in columns.values() for cell in cells)
         for decimal in (".", ",")
     }
     return "," if counts[","] > counts["."] else "."
 
 
-def _guess_column(name: str, cells: Sequence[str], decimal: str, written: date) -> _Guess:
+def _guess_column(name: str, cells: Sequence[str], decimal: str, written: date, label: str | None) -> _Guess:
     present = _present(cells)
     words = {cell.casefold() for cell in present}
     if len(words) < 2:
         return _left_out(name, "it has the same value in every row" if words else "it is empty")
-    if GROUP_HEADER.search(name):
+    if _is_named_label(name):
+        return _other_label(name, cells, label)
+    if _is_place(name):
         return _left_out(name, "where a patient was seen says nothing of the disease elsewhere")
     if _is_index(cells):
         return _left_out(name, "it counts the rows")
@@ -378,7 +422,7 @@ def _guess_column(name: str, cells: Sequence[str], decimal: str, written: date) 
     if formats is not None:
         return _guess_birth_date(name, formats, present, written)
     if len(words) > MANY_WORDS:
-        return _doubtful(name, f"{len(words)} different words, neither all numbers nor dates", present)
+        return _unlike(name, present, decimal)
     return _Guess("category", tuple(_category_lines(name, present)))
 
 
@@ -386,8 +430,33 @@ def _left_out(name: str, reason: str) -> _Guess:
     return _Guess(None, (f"# Left out: {shown(name)}, since {reason}.",))
 
 
-def _doubtful(name: str, reason: str, cells: Collection[str]) -> _Guess:
-    return _Guess(None, (f"{CHECK}{shown(name)} is left out: {reason}, {_examples(cells)}.",))
+def _doubtful(name: str, reason: str) -> _Guess:
+    return _Guess(None, (f"{CHECK}{shown(name)} is left out: {reason}.",))
+
+
+def _other_label(name: str, cells: Sequence[str], label: str | None) -> _Guess:
+    """A column that may be the label, or tell it: the model never sees it unasked."""
+    words = _words(cells).values()
+    if label is not None and len(_guess_classes(cells)[0]) == 2:
+        why = f"{shown(label)} is taken"
+    else:
+        rows: Counter[str] = sum(words, Counter())
+        told = some([f"{shown(repr(word))} {count}" for word, count in rows.most_common()])
+        why = f"it has {len(words)} different words where a label has two, and perhaps one for none (rows: {told})"
+    return _doubtful(name, f"its name is that of a label, which the model must not see, but {why}")
+
+
+def _unlike(name: str, cells: Sequence[str], decimal: str) -> _Guess:
+    """A column of many words; where most of them are numbers or dates, those that are none are what is wrong."""
+    numbers = [cell for cell in cells if _is_number(cell, decimal)]
+    dates = [cell for cell in cells if read_date(cell, DATE_FORMATS)]
+    kind, most = max(("numbers", numbers), ("dates", dates), key=lambda each: len(each[1]))
+    others = sorted(set(cells) - set(most)) if 2 * len(most) > len(cells) else []
+    if not others:
+        words = len({cell.casefold() for cell in cells})
+        return _doubtful(name, f"{words} different words, neither all numbers nor dates, {_examples(cells)}")
+    count = len(cells) - len(most)
+    return _doubtful(name, f"{len(most)} of {len(cells)} cells are {kind}, {count} not, {_examples(others)}")
 
 
 def _is_index(cells: Sequence[str]) -> bool:
@@ -450,7 +519,8 @@ def _guess_birth_date(
     name: str, formats: Mapping[str, tuple[str, ...]], cells: Sequence[str], written: date
 ) -> _Guess:
     if not BIRTH_HEADER.search(name):
-        return _doubtful(name, "dates, and its name does not say that they are of birth", cells)
+        why = "dates, and its name does not say that they are of birth"
+        return _doubtful(name, f"{why}, {_examples(cells)}")
     members = Counter(map(_shape, cells))
     chosen = {shape: formats[shape][0] for shape, _ in members.most_common()}
     births = [day for cell in cells for day in read_date(cell, [chosen[_shape(cell)]]).values()]

@@ -19,9 +19,9 @@ from mil_toolkit.hparams import HeadConfig, StudyConfig
 from mil_toolkit.nested import derive_seeds
 from mil_toolkit.space import Space
 from mil_toolkit.splits import Split, describe_splits, leave_one_group_out, make_splits
+from mil_toolkit.wording import SOME, some
 
 SCHEMA = 1
-FEW = 5  # values of a list that a message shows
 MEMBERS = 1_000_000  # in the place of a trial's number: the seeds of run-again and refit
 SOURCES, PATIENTS = "sources.json", "patients.json"  # what a report needs to know
 _TOLD = ("name", "kind", "transform", "unit")  # of a metadata column
@@ -235,15 +235,14 @@ def _flat(nested: Any, prefix: str = "") -> dict[str, Any]:
 
 def _difference(there: Any, here: Any) -> str:
     """Of long lists, such as patients, what one of them alone has."""
-    if isinstance(there, list) and isinstance(here, list) and len(there) + len(here) > 2 * FEW:
-        there, here = [_some(one, other) for one, other in ((there, here), (here, there))]
+    if isinstance(there, list) and isinstance(here, list) and len(there) + len(here) > 2 * SOME:
+        there, here = [some(_alone(one, other)) for one, other in ((there, here), (here, there))]
         return f"{there} there, {here} now."
     return f"{there!r} there, {here!r} now."
 
 
-def _some(one: Sequence[Any], other: Sequence[Any]) -> str:
-    alone = [each for each in one if each not in other]
-    return ", ".join(map(str, alone[:FEW])) + (f" and {len(alone) - FEW} more" if len(alone) > FEW else "")
+def _alone(one: Sequence[Any], other: Sequence[Any]) -> list[Any]:
+    return [each for each in one if each not in other]
 
 
 def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], dict[str, Any]]:

@@ -1,7 +1,7 @@
-# Floor 0.5: how scores and comparisons read, in a summary as in a model card.
-"""Scores, intervals and paired comparisons as text."""
+# Floor 0.5: how scores, comparisons and long lists read, in a summary, an error or a model card.
+"""Scores, intervals, paired comparisons and lists as text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 TABLE = (
@@ -12,11 +12,18 @@ TABLE = (
     "auc",
 )  # what a summary shows of the metrics
 FEW = 10  # discordant patients, below which a difference rests on little
+SOME = 5  # items of a list that a message shows
 _RULES = {
     "share": "the share of positives",
     "balanced": "the best balanced accuracy in validation",
     "half": "one half",
 }
+
+
+def some(items: Sequence[object]) -> str:
+    """The first of some items, and how many more there are."""
+    rest = len(items) - SOME
+    return ", ".join(map(str, items[:SOME])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def number(value: float | None, sign: str = "") -> str:

@@ -189,6 +189,64 @@ def test_labels_are_guessed_and_flagged(
     assert drafted.problems == ()
 
 
+@pytest.mark.parametrize(
+    ("cells", "checks"),
+    [
+        (
+            "tumoral,Reaktiv,TUMORAL,tumoral",
+            ["'TUMORAL' (rows: 1) is read as another word than 'tumoral' (2)"],
+        ),
+        (
+            "tumoral,Reaktiv,,TUMORAL,?,,tumoral",
+            [
+                "'TUMORAL' (rows: 1)",
+                "'?' (rows: 1) is read as another word than ''",
+                "as not labelled",
+            ],
+        ),
+    ],
+)
+def test_a_label_of_several_spellings_is_one_whatever_the_hospital(
+    tmp_path: Path, cells: str, checks: list[str]
+) -> None:
+    rows = [f"P{i},{'AB'[i % 2]},{cell}" for i, cell in enumerate(cells.split(","), 1)]
+    patients = " ".join(f"P{i}" for i in range(1, len(rows) + 1))
+    drafted, document = draft(tmp_path, "\n".join(["ID,Zentrum,Diagnose (endgültig)", *rows]), patients)
+    assert document["cohort"]["label"] == "Diagnose (endgültig)"
+    assert (document["cohort"]["positive"], document["cohort"]["negative"]) == ("tumoral", "Reaktiv")
+    assert "metadata" not in document and flagged(drafted, "does Zentrum group patients")
+    assert all(flagged(drafted, re.escape(check)) for check in checks)
+    assert any("'TUMORAL' is none of" in problem for problem in drafted.problems)
+
+
+@pytest.mark.parametrize(
+    ("header", "other", "cells", "label", "why"),
+    [
+        ("DIAGNOSIS", "B", "x y z X", None, "3 different words .* (rows: 'x' 1, 'X' 1, 'y' 1, 'z' 1)"),
+        ("DIAGNOSIS", "B", "1.5 2.5 3.5 4.5", None, "4 different words"),
+        ("DIAGNOSIS", "CLASS", "x y y x", "DIAGNOSIS", "CLASS is left out: .*, but DIAGNOSIS is taken"),
+    ],
+)
+def test_what_is_named_like_a_label_is_never_an_input(
+    tmp_path: Path, header: str, other: str, cells: str, label: str | None, why: str
+) -> None:
+    rows = [f"P{i},{cell},{'ab'[i % 2]}" for i, cell in enumerate(cells.split(), 1)]
+    drafted, document = draft(tmp_path, "\n".join([f"ID,{header},{other}", *rows]))
+    assert document["cohort"].get("label") == label
+    assert header not in [section["column"] for section in document.get("metadata", {}).values()]
+    assert flagged(drafted, why.replace("(", r"\(").replace(")", r"\)"))
+    assert drafted.problems == ()
+
+
+@pytest.mark.parametrize(
+    "header", ["Zentrum", "Klinik", "STANDORT", "Krankenhaus", "Hôpital", "clinic_id", "Centre"]
+)
+def test_a_place_is_neither_label_nor_input(tmp_path: Path, header: str) -> None:
+    drafted, document = draft(tmp_path, f"ID,{header}\nP1,a\nP2,b\nP3,b\nP4,a\n")
+    assert "label" not in document["cohort"] and "metadata" not in document
+    assert flagged(drafted, f"does {header} group patients")
+
+
 def test_a_label_of_another_name_is_flagged_and_sex_is_none(tmp_path: Path) -> None:
     drafted, document = draft(tmp_path, "ID,SEX,HILL\nP1,M,yes\nP2,F,no\nP3,M,no\nP4,F,yes\n")
     assert document["cohort"]["label"] == "HILL"
@@ -264,6 +322,25 @@ def test_free_text_is_left_out_and_flagged(tmp_path: Path) -> None:
     assert flagged(
         drafted, "NOTE is left out: 30 different words, neither all numbers nor dates, like 'remark 0'"
     )
+
+
+@pytest.mark.parametrize(
+    ("header", "usual", "why"),
+    [
+        ("Geb.-Datum", "{:02d}.01.1950", "28 of 30 cells are dates, 2 not, like '> 200', 'unbekannt'"),
+        ("COUNT", "{}.5", "28 of 30 cells are numbers, 2 not, like '> 200', 'unbekannt'"),
+        ("COUNT", '"{},5"', "28 of 30 cells are numbers, 2 not, like '> 200', 'unbekannt'"),
+    ],
+)
+def test_of_many_cells_those_that_do_not_fit_are_shown(
+    tmp_path: Path, header: str, usual: str, why: str
+) -> None:
+    cells = [*(usual.format(i) for i in range(1, 29)), "> 200", "unbekannt"]
+    rows = [f"P{i},{i % 2},{cell}" for i, cell in enumerate(cells)]
+    table, patients = "\n".join(["ID,LABEL," + header, *rows]), " ".join(f"P{i}" for i in range(30))
+    drafted, document = draft(tmp_path, table, patients)
+    assert "metadata" not in document
+    assert flagged(drafted, why)
 
 
 def test_a_hospital_is_proposed_as_a_group(tmp_path: Path) -> None:
