@@ -25,7 +25,7 @@ from mil_toolkit.devices import pick_device, training_dtype
 from mil_toolkit.errors import DataError, UsageError
 from mil_toolkit.evaluation import Table, compare, scores_with_intervals
 from mil_toolkit.features import FeatureCache
-from mil_toolkit.files import exclusive, publish, publish_json, published_folder
+from mil_toolkit.files import check_replaceable, exclusive, publish, publish_json, published_folder
 from mil_toolkit.hparams import FUSION_NAMES, POOLING_NAMES, HeadConfig, is_active, tunables
 from mil_toolkit.inputs import Inputs, Patients
 from mil_toolkit.nested import Diverged, decide, derive_seeds, refit, run_again, run_trial
@@ -47,6 +47,7 @@ EQUAL_BAGS = "equal-bags"  # the full model, scored on the same number of images
 MOST_IMAGES = 16  # of that number; the smallest bag sets it where that has fewer
 DRAW = MEMBERS + 1  # in the place of a trial's number: the seed that draws those images
 TABLE = ("balanced_accuracy", "auc")  # the metrics of table.csv; scores.json has all
+FILES = frozenset({"scores.json", "table.csv", "predictions", "epochs"})  # of ablation/
 
 Change = Mapping[str, Any]
 Epochs = Sequence[Mapping[str, float]]
@@ -111,7 +112,7 @@ def ablate(
     trials: of a search of its own for each variant; None keeps the fold's best configuration but for the change
     An ablation that was stopped begins again; with searches of their own the variants go on where they stopped.
     Raises DataError where the study has no outer folds, has not ended or is of another cohort or other features;
-    UsageError where two feature folders have the same name; BusyError where another process works in the folder.
+    UsageError where two feature folders have the same name or ablation/ holds anything else; BusyError where another process works in the folder.
     """
     study = Study.open(study_folder)
     study.check(cohort, caches[0])
@@ -120,6 +121,7 @@ def ablate(
             f"{study_folder} has no outer folds, so that all its patients helped to choose. Run mil-tune with"
             " --outer-folds 5 into another --study."
         )
+    check_replaceable(study_folder / "ablation", "an ablation", _foreign)  # before hours of work
     with exclusive(study_folder):
         run = _Run(study, cohort, caches, device)
         results = run.changed() if trials is None else run.tuned_anew(trials)
@@ -352,8 +354,13 @@ def _columns(name: str, score: Mapping[str, Any]) -> dict[str, Any]:
     return columns | ({f"{name}_p_value": score.get("p_value")} if name.endswith("difference") else {})
 
 
+def _foreign(folder: Path) -> list[str]:
+    """Names in a folder that `ablate` does not write."""
+    return sorted({path.name for path in folder.iterdir()} - FILES)
+
+
 def _publish(folder: Path, scores: Mapping[str, Any], results: Mapping[str, Result]) -> None:
-    with published_folder(folder) as building:
+    with published_folder(folder, "an ablation", _foreign) as building:
         publish_json(building / "scores.json", scores)
         publish_table(building / "table.csv", score_table(scores))
         for name, result in results.items():

@@ -37,6 +37,8 @@ from mil_toolkit.projection import Projection
 SCHEMA = 1
 TENSORS, CONFIG, SCORES, CARD = "model.safetensors", "config.json", "scores.json", "README.md"
 BACKBONE = "backbone.safetensors"  # beside them, where the backbone was trained too
+HEAD_ONNX, WHOLE_ONNX = "head.onnx", "whole.onnx"  # for other programs
+FILES = frozenset({TENSORS, CONFIG, SCORES, CARD, BACKBONE, HEAD_ONNX, WHOLE_ONNX})
 _BAGS_AT_ONCE = 32
 
 
@@ -154,6 +156,20 @@ class ModelBundle:
                 f"{folder} was written by mil_toolkit {written}, and version {__version__} cannot build its model:"
                 f" {' '.join(str(error).split())}. Use that version, or fit the model again."
             ) from None
+
+
+def foreign_to_bundle(folder: Path) -> list[str]:
+    """Names in a folder that `ModelBundle.save` and `publish_onnx` do not write; all of them where it is no bundle."""
+    names = {path.name for path in folder.iterdir()}
+    return sorted(names - FILES if _describes_bundle(folder / CONFIG) else names)
+
+
+def _describes_bundle(path: Path) -> bool:
+    try:
+        config = read_json(path)
+    except DataError:
+        return False
+    return isinstance(config, dict) and {"schema", "digest", "head", "about"} <= config.keys()
 
 
 def _tensors(head: FittedHead) -> dict[str, Tensor]:

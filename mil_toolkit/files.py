@@ -8,8 +8,9 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from mil_toolkit.errors import BusyError, DataError, UsageError
 
 TEMPORARY_PREFIX = ".tmp-"
 _LETTING_GO = 1.0  # seconds that a killed process may take to close its files
+_FEW = 5  # names of files that a message shows
 LOCK, CLAIM = ".lock", ".claim"  # of a run; of a moment in which others wait
+
+Foreign = Callable[[Path], Sequence[str]]
 
 
 def fsync_folder(folder: Path) -> None:
@@ -35,7 +39,7 @@ def publish(path: Path, content: bytes) -> None:
 
     Raises UsageError where the disk is full or the folder cannot be written.
     """
-    try:
+    with _written(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = _locked_temporary(path.parent)
         try:
@@ -47,6 +51,13 @@ def publish(path: Path, content: bytes) -> None:
         finally:
             os.close(descriptor)
         fsync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Make what the file system refuses an error that names what was to be written."""
+    try:
+        yield
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}. What was complete stays.") from None
 
@@ -133,19 +144,57 @@ def _lock_file(path: Path, access: int) -> Iterator[int]:
         os.close(descriptor)
 
 
+def check_replaceable(folder: Path, kind: str, foreign: Foreign) -> None:
+    """Raise UsageError where `folder` cannot be made, or is there and holds what nobody asked to lose.
+
+    kind: what alone may be replaced, in words; foreign: names in an existing folder that are no part of that
+    """
+    advice = f"It would be replaced by {kind}: name another folder."
+    with _written(folder):
+        _check_place(folder.resolve())
+        if not os.path.lexists(folder):
+            return
+        if not folder.is_dir():
+            raise UsageError(f"{folder} is there, and is no folder. {advice}")
+        if folder.samefile(Path.cwd()):
+            raise UsageError(f"{folder} is the working folder. {advice}")
+        if names := foreign(folder):
+            raise UsageError(f"{folder} holds what is not of {kind}: {_some(names)}. {advice}")
+
+
+def _check_place(path: Path) -> None:
+    """Raise OSError where nothing can be made under the name `path`: tried, since permissions do not say all."""
+    place = next(each for each in path.parents if os.path.lexists(each))
+    with tempfile.TemporaryFile(dir=place):
+        pass
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+    return ", ".join(map(shown, names[:_FEW])) + more
+
+
 @contextlib.contextmanager
-def published_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which takes the name `folder` when all of it is there; an older one is replaced."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = folder.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+def published_folder(folder: Path, kind: str, foreign: Foreign) -> Iterator[Path]:
+    """A new folder to fill, which takes the name `folder` when all of it is there; an older one is replaced.
+
+    Raises what `check_replaceable` does, before and after it was filled.
+    """
+    check_replaceable(folder, kind, foreign)
+    folder = folder.resolve()  # what a link names, not the link
+    with _written(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        building = folder.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+        building.mkdir()
     retired = building.with_suffix(".old")
-    building.mkdir()
     try:
         yield building
-        if folder.exists():
-            folder.rename(retired)
-        building.rename(folder)
-        fsync_folder(folder.parent)
+        check_replaceable(folder, kind, foreign)
+        with _written(folder):
+            if folder.exists():
+                folder.rename(retired)
+            building.rename(folder)
+            fsync_folder(folder.parent)
     finally:
         if retired.exists() and not folder.exists():  # stopped between the two
             retired.rename(folder)

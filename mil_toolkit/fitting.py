@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from mil_toolkit.bundle import ModelBundle
+from mil_toolkit.bundle import ModelBundle, foreign_to_bundle
 from mil_toolkit.cohort import Cohort, MetadataColumn
 from mil_toolkit.devices import pick_device, training_dtype
 from mil_toolkit.end_to_end import Finetuned, finetune_study
 from mil_toolkit.errors import UsageError
 from mil_toolkit.features import FeatureCache
-from mil_toolkit.files import digest_json, published_folder, read_json
+from mil_toolkit.files import check_replaceable, digest_json, published_folder, read_json
 from mil_toolkit.hparams import FinetuneConfig
 from mil_toolkit.inputs import Patients
 from mil_toolkit.nested import refit
@@ -39,9 +39,11 @@ def fit(
     finetune: train the backbone too, as `finetune_study` does with `outer` and `weights`; the cohort then has to have
         its images, and the fine-tuned model takes the frozen one's place where it is kept
 
-    The bundle takes the name `output` when it is complete; an older one is replaced. Raises DataError where
-    the study has not ended or was made of another cohort or other features, and as `finetune_study` does.
+    The bundle takes the name `output` when it is complete; an older one is replaced. Raises UsageError where `output`
+    is a folder that holds anything but a bundle, DataError where the study has not ended or was made of another cohort
+    or other features, and as `finetune_study` does.
     """
+    check_replaceable(output, "a bundle", foreign_to_bundle)  # before the model is fitted
     study = Study.open(study_folder)
     study.check(cohort, cache)
     if finetune is not None and cache is None:
@@ -55,7 +57,7 @@ def fit(
     bundle = ModelBundle(head, about, read_json(study_folder / "scores.json"))
     if finetune is not None and cache is not None:
         bundle = _with(finetune_study(cohort, cache, study, finetune, place, outer, weights), bundle)
-    with published_folder(output) as folder:
+    with published_folder(output, "a bundle", foreign_to_bundle) as folder:
         bundle.save(folder)
     return bundle
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mil_toolkit.backbones import Backbone, fold
-from mil_toolkit.bundle import FittedHead, ModelBundle
+from mil_toolkit.bundle import HEAD_ONNX, WHOLE_ONNX, FittedHead, ModelBundle
 from mil_toolkit.calibration import Decision
 from mil_toolkit.errors import UsageError, import_extra
 from mil_toolkit.files import publish
@@ -58,7 +58,7 @@ def publish_onnx(bundle: ModelBundle, folder: Path, weights: Path | None = None)
 
     Where the backbone cannot be had the latter is left out, with a word why. See `export_onnx`.
     """
-    head, whole = folder / "head.onnx", folder / "whole.onnx"
+    head, whole = folder / HEAD_ONNX, folder / WHOLE_ONNX
     _write(bundle, head, None)
     if bundle.head.projection is None:
         return [head]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +127,16 @@ for turn in range(100):
 
 # Folders.
 
+model = partial(
+    published_folder, kind="a model", foreign=lambda folder: sorted(names(folder) - {"older", "newer"})
+)
+
 
 def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
-    with published_folder(tmp_path / "model") as folder:
-        (folder / "file").write_text("content")
+    with model(tmp_path / "model") as folder:
+        (folder / "newer").write_text("content")
         assert not (tmp_path / "model").exists()
-    assert names(tmp_path) == {"model"} and names(tmp_path / "model") == {"file"}
+    assert names(tmp_path) == {"model"} and names(tmp_path / "model") == {"newer"}
 
 
 @pytest.mark.parametrize("older", [False, True])
@@ -139,7 +144,7 @@ def test_a_folder_that_fails_is_absent_or_the_older_one(older: bool, tmp_path: P
     if older:
         (tmp_path / "model").mkdir()
         (tmp_path / "model" / "older").touch()
-    with pytest.raises(KeyboardInterrupt), published_folder(tmp_path / "model") as folder:
+    with pytest.raises(KeyboardInterrupt), model(tmp_path / "model") as folder:
         (folder / "newer").touch()
         raise KeyboardInterrupt
     assert names(tmp_path) == ({"model"} if older else set())
@@ -159,10 +164,68 @@ def test_a_folder_that_is_stopped_as_it_takes_its_name_is_the_older_or_the_newer
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "rename", stopped)
-    with pytest.raises(KeyboardInterrupt), published_folder(tmp_path / "model") as folder:
+    with pytest.raises(KeyboardInterrupt), model(tmp_path / "model") as folder:
         (folder / "newer").touch()
     assert names(tmp_path) == {"model"}
     assert names(tmp_path / "model") == {["older", "newer"][count - 1]}
+
+
+def test_a_folder_that_holds_anything_else_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model" / "sub").mkdir(parents=True)
+    (tmp_path / "model" / "older").touch()
+    with pytest.raises(UsageError, match=r"model holds what is not of a model: sub\. .* name another folder"):
+        model(tmp_path / "model").__enter__()
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(UsageError, match="file is there, and is no folder"):
+        model(tmp_path / "file").__enter__()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UsageError, match="is the working folder"):
+        model(Path()).__enter__()
+    with pytest.raises(UsageError, match="cannot be written: Not a directory"):
+        model(tmp_path / "file" / "model").__enter__()
+    assert names(tmp_path) == {"model", "file", "empty"} and names(tmp_path / "model") == {"older", "sub"}
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_what_comes_into_a_folder_while_it_is_made_anew_stays(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UsageError, match="model holds what is not of a model: a, b, c, d, e and 1 more"),
+        model(tmp_path / "model"),
+    ):
+        (tmp_path / "model").mkdir()
+        for name in "abcdef":
+            (tmp_path / "model" / name).touch()
+    assert names(tmp_path) == {"model"} and names(tmp_path / "model") == set("abcdef")
+
+
+def test_what_a_link_names_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "model").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "model" / "older").touch()
+    (tmp_path / "model").symlink_to(tmp_path / "elsewhere" / "model")
+    with model(tmp_path / "model") as folder:
+        (folder / "newer").touch()
+    assert (tmp_path / "model").is_symlink() and names(tmp_path / "model") == {"newer"}
+    assert names(tmp_path) == {"model", "elsewhere"} and names(tmp_path / "elsewhere") == {"model"}
+
+
+@pytest.mark.parametrize("refused", ["mkdir", "rename"])
+def test_a_place_that_turns_out_read_only_is_told(
+    refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UsageError, match="model cannot be written: Read-only"),
+    ):
+        patch.setattr(Path, refused, refuse)
+        with model(tmp_path / "model"):
+            pass
+    assert names(tmp_path) == set()
 
 
 # Locks.
@@ -181,6 +244,7 @@ def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
 def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
     script = f"""
 import time
+from functools import partial
 from pathlib import Path
 from mil_toolkit.files import exclusive
 with exclusive(Path({str(tmp_path)!r})):

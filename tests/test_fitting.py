@@ -11,6 +11,7 @@ import pytest
 from support import Command, Tiny
 
 from mil_toolkit import bundle as bundles
+from mil_toolkit import fitting
 from mil_toolkit.bundle import ModelBundle
 from mil_toolkit.errors import DataError
 from mil_toolkit.fitting import fit
@@ -87,10 +88,43 @@ def test_a_failure_leaves_the_older_bundle(
 
 
 def test_a_bundle_replaces_an_older_one(tiny: Tiny, tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "stale.txt").write_text("of an older version")
+    shutil.copytree(tiny.bundle, tmp_path / "model")
+    for name in ("README.md", "head.onnx"):
+        (tmp_path / "model" / name).write_text("of the older one")
     fitted(tiny, tmp_path / "model")
     assert names(tmp_path) == {"model"} and names(tmp_path / "model") == FILES
+    assert (tmp_path / "model" / "README.md").read_bytes() == (tiny.bundle / "README.md").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ("bundle", "model holds what is not of a bundle: predictions.csv. "),
+        ("study", ", DONE, audit.json and "),
+        ("another", "config.json, model.safetensors. "),
+        ("file", "is no folder"),
+    ],
+)
+def test_anything_but_a_bundle_is_kept_and_told_before_training(
+    there: str, said: str, tiny: Tiny, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "model"
+    if there in ("bundle", "study"):
+        shutil.copytree(tiny.bundle if there == "bundle" else tiny.study, output)
+        (output / "predictions.csv").touch()
+    elif there == "another":
+        output.mkdir()
+        for name in ("config.json", "model.safetensors"):
+            (output / name).write_text("{}")
+    else:
+        output.write_text("precious")
+    before = sorted(output.rglob("*")) if output.is_dir() else output.read_text()
+    monkeypatch.setattr(fitting, "refit", None)  # is not come to
+    options = ("--study", tiny.study, "--features", tiny.features, "--output", output)
+    done = command("fit", tiny.cohort_toml, *options)
+    assert done.code == 2 and said in done.err and "name another folder" in done.err
+    assert before == (sorted(output.rglob("*")) if output.is_dir() else output.read_text())
+    assert names(tmp_path) == {"model"}
 
 
 def test_another_cohort_or_other_features_are_refused(tiny: Tiny, tmp_path: Path) -> None:
