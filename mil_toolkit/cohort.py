@@ -92,6 +92,7 @@ class Cohort:
     images: the image files of each patient in the order of their names; empty when read without images
     image_names: beside `images`, each image's name within its patient: the path below the patient's
         folder (behind the root's name where several roots hold the patient), or as in the image table
+    tables: the files that it was read from besides `source`
     """
 
     name: str
@@ -105,6 +106,7 @@ class Cohort:
     class_names: tuple[str, str]
     images: dict[str, tuple[Path, ...]]
     image_names: dict[str, tuple[str, ...]]
+    tables: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.patient_ids)
@@ -183,6 +185,9 @@ def read_cohort(path: Path | str, images: bool = True) -> Cohort:
         class_names=declared.class_names,
         images={patient: tuple(found[patient].values()) for patient in ids if patient in found},
         image_names={patient: tuple(found[patient]) for patient in ids if patient in found},
+        tables=tuple(
+            declared.path(declared.cohort[key]) for key in ("table", "image_table") if key in declared.cohort
+        ),
     )
 
 

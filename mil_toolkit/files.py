@@ -10,7 +10,8 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,11 @@ def fsync_folder(folder: Path) -> None:
 def publish(path: Path, content: bytes) -> None:
     """Write `content` under `path` atomically: a reader sees the old file or the whole new one.
 
-    Raises UsageError where the disk is full or the folder cannot be written.
+    Raises UsageError where the disk is full or the folder cannot be written, and where `path` is no file: a device
+    would become one.
     """
     with _written(path):
+        _check_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = _locked_temporary(path.parent)
         try:
@@ -60,6 +63,41 @@ def _written(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}. What was complete stays.") from None
+
+
+def check_outputs(outputs: Mapping[str, Path], inputs: Iterable[Path] = ()) -> None:
+    """Raise UsageError that names every output which cannot be published, is another one or one of the inputs.
+
+    outputs: files, by the options that name them; inputs: files that are read for them
+    """
+    problems = [
+        f"{option}: {path} is read by this command, and would be lost."
+        for option, path in outputs.items()
+        if any(_same(path, each) for each in inputs)
+    ]
+    problems += [
+        f"{one} and {other} both name {outputs[one]}."
+        for one, other in combinations(outputs, 2)
+        if _same(outputs[one], outputs[other])
+    ]
+    for option, path in outputs.items():
+        try:
+            with _written(path):
+                _check_file(path)
+                _check_place(path.resolve())
+        except UsageError as error:
+            problems.append(f"{option}: {error}")
+    if problems:
+        raise UsageError("\n".join([*problems, "Nothing was written. Name other files."]))
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
+
+
+def _check_file(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is there, and is no file: it cannot be replaced by one.")
 
 
 def _write_out(descriptor: int, content: bytes) -> None:

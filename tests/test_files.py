@@ -18,6 +18,7 @@ from mil_toolkit.errors import BusyError, DataError, UsageError
 from mil_toolkit.files import (
     TEMPORARY_PREFIX,
     canonical_json,
+    check_outputs,
     digest,
     digest_file,
     digest_json,
@@ -123,6 +124,49 @@ for turn in range(100):
         while writer.poll() is None:
             seen.add(path.read_bytes())
     assert writer.returncode == 0 and seen <= set(contents)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link to a pipe"])
+def test_what_is_no_file_is_not_replaced(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "output"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        path.symlink_to("pipe")
+    before = path.lstat().st_mode, names(tmp_path)
+    with pytest.raises(UsageError, match="output is there, and is no file"):
+        publish(path, b"content")
+    assert before == (path.lstat().st_mode, names(tmp_path))
+
+
+def test_outputs_that_would_be_lost_are_all_named(tmp_path: Path) -> None:
+    table, link, folder = tmp_path / "table.csv", tmp_path / "link.csv", tmp_path / "folder"
+    table.touch()
+    os.link(table, link)
+    folder.mkdir()
+    outputs = {
+        "--a": folder / ".." / "table.csv",
+        "--b": link,
+        "--c": folder,
+        "--d": table / "x",
+        "--e": folder / "e",
+    }
+    with pytest.raises(UsageError) as caught:
+        check_outputs(outputs, [table])
+    *told, advice = str(caught.value).splitlines()
+    assert [line.replace(str(tmp_path), "") for line in told] == [
+        "--a: /folder/../table.csv is read by this command, and would be lost.",
+        "--b: /link.csv is read by this command, and would be lost.",
+        "--a and --b both name /folder/../table.csv.",
+        "--c: /folder is there, and is no file: it cannot be replaced by one.",
+        "--d: /table.csv/x cannot be written: Not a directory. What was complete stays.",
+    ]
+    assert "Name other files" in advice
+    check_outputs({"--e": folder / "e", "--f": folder / "new" / "f"}, [table, folder / "absent"])
+    assert names(folder) == set()
 
 
 # Folders.

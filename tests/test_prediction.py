@@ -336,6 +336,33 @@ def test_imported_features_cannot_be_made_again(tiny: Tiny, bundle: ModelBundle)
         extract_as_trained(replace(bundle, about=about), tiny.cohort)
 
 
+def test_no_output_takes_the_place_of_what_is_read_or_of_another(
+    tiny: Tiny, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = shutil.copytree(tiny.cohort_toml.parent, tmp_path / "cohort")
+    bundle = shutil.copytree(tiny.bundle, tmp_path / "model")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr(ModelBundle, "probabilities", None)  # is not come to
+    read = ("patients.csv", "cohort.toml")
+    for output in (*(copied / name for name in read), bundle / "config.json", bundle / "README.md"):
+        done = command(
+            "predict", bundle, copied / "cohort.toml", "--features", tiny.features, "--output", output
+        )
+        assert done.code == 2 and f"--output: {output} is read by this command" in done.err
+    outputs = (
+        "--output",
+        "o.csv",
+        "--submission",
+        tmp_path / "o.csv",
+        "--attention",
+        tmp_path / "a.csv" / ".." / "o.csv",
+    )
+    monkeypatch.chdir(tmp_path)
+    done = command("predict", bundle, copied / "cohort.toml", "--features", tiny.features, *outputs)
+    assert done.code == 2 and done.err.count("both name") == 3
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
 # The challenge file.
 
 

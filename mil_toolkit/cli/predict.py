@@ -11,6 +11,7 @@ from mil_toolkit.errors import UsageError
 from mil_toolkit.wording import with_interval
 
 if TYPE_CHECKING:
+    from mil_toolkit.cohort import Cohort
     from mil_toolkit.prediction import Predictions
 
 
@@ -62,13 +63,14 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
     bundle = ModelBundle.load(arguments.bundle)
     from_images = arguments.features is None and bundle.about["features"] is not None
     cohort = read_cohort(arguments.cohort, images=from_images)
+    _check_outputs(arguments, cohort)
+    if arguments.attention and bundle.about["features"] is None:
+        raise UsageError("--attention: this model does not look at images.")
     if from_images:
         cache = extract_as_trained(bundle, cohort, arguments.cache, arguments.device, arguments.weights)
     else:
         cache = open_features(arguments.features or "none", cohort.name)
     predictions = predict(bundle, cohort, cache)
-    if arguments.attention and predictions.attention is None:
-        raise UsageError("--attention: this model does not look at images.")
     publish_table(arguments.output, predictions.table)
     lines = [f"{arguments.output}: {len(cohort)} patients."]
     if arguments.attention and predictions.attention is not None:
@@ -84,6 +86,17 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
         "training": predictions.training,
     }
     return Outcome("\n".join([*lines, *_scores(predictions, bundle.scores["outer"])]), data)
+
+
+def _check_outputs(arguments: argparse.Namespace, cohort: "Cohort") -> None:
+    """Raise UsageError where what is written would take the place of what is read, before the work."""
+    from mil_toolkit.bundle import FILES
+    from mil_toolkit.files import check_outputs
+
+    named = {f"--{name}": getattr(arguments, name) for name in ("output", "submission", "attention")}
+    read = [cohort.source, *cohort.tables, *(arguments.bundle / name for name in FILES)]
+    read += [arguments.weights] if arguments.weights else []
+    check_outputs({option: path for option, path in named.items() if path}, read)
 
 
 def _scores(predictions: "Predictions", expected: Mapping[str, Any] | None) -> list[str]:
