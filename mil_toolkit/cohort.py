@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import pandas as pd
 
 from mil_toolkit.errors import DataError
 from mil_toolkit.files import digest_json
+from mil_toolkit.wording import each_or_most
 
 logger = logging.getLogger(__name__)
 
@@ -507,7 +509,7 @@ def _labels(declared: _Declaration, table: Table, problems: list[str]) -> list[i
     words = {"negative": 0, "positive": 1, "unlabelled": -1}
     known = {_canonical(cohort[key]): label for key, label in words.items() if key in cohort}
     expected = ", ".join(f"{cohort[key]!r} ({key})" for key in words if key in cohort)
-    labels = []
+    labels, others = [], []
     for place, cell in _cells(declared, table, cohort["label"]):
         labels.append(known.get(_canonical(cell), -1))
         if _canonical(cell) in known:
@@ -516,7 +518,13 @@ def _labels(declared: _Declaration, table: Table, problems: list[str]) -> list[i
             advice = f'Fill it in, or declare unlabelled = "{cell}" where it is to be predicted.'
             problems.append(f"{place}: no label in {cohort['label']!r}. {advice}")
         else:
-            problems.append(f"{place}: {cohort['label']} {cell!r} is none of {expected}.")
+            others.append(f"{place}: {cohort['label']} {cell!r}")
+    problems += each_or_most(
+        others,
+        len(labels),
+        lambda other: f"{other} is none of {expected}.",
+        f"labels are none of {expected}; does the table call the classes otherwise?",
+    )
     return labels
 
 
@@ -623,15 +631,24 @@ def _values(declared: _Declaration, table: Table, column: MetadataColumn, proble
     """(P,) the values of a metadata column; what cannot be read becomes problems, its advice said once."""
     kind, decimal = KINDS[column.kind], declared.cohort.get("decimal", ".")
     values: list[float | str | None] = []
+    wrong: dict[str, list[str]] = defaultdict(list)
     advice: dict[str, None] = {}
     for place, cell in _cells(declared, table, column.column):
         try:
             values.append(None if is_missing(cell) else kind.parse(cell, column, decimal))
         except Unreadable as error:
-            problems.append(f"{place}: {column.column} {cell!r} {error.wrong}")
+            values.append(None)
+            wrong[error.wrong].append(f"{place}: {column.column} {cell!r}")
             advice[error.advice] = None
+    for what, cells in wrong.items():
+        told = partial(_cell_problem, what)
+        problems += each_or_most(cells, len(values), told, f"cells: each {what} They are")
     problems += [f"{line} in {declared.source}." for line in advice if line]
     return np.array(values, dtype=np.float64 if kind.numeric else object)
+
+
+def _cell_problem(wrong: str, cell: str) -> str:
+    return f"{cell} {wrong}"
 
 
 # The images: which files there are, without opening one.
@@ -704,6 +721,7 @@ def _patient_folders(
     """The folders of each patient; ids and folder names are matched in Unicode normal form C."""
     folders: dict[str, list[_Folder]] = defaultdict(list)
     known = set(patients)
+    strangers: list[str] = []
     for root, path in roots.items():
         for entry in listing(path, problems):
             place = f"{shown(root)}/{shown(entry.name)}"
@@ -711,11 +729,17 @@ def _patient_folders(
             if entry.name.startswith(".") or not holds(entry.is_dir):
                 _note_loose_file(entry, place, problems, others)
             elif patient not in known:
-                problems.append(f"{place} has no row in {declared.table}.")
+                strangers.append(place)
             elif any(folder.root == root for folder in folders[patient]):
                 problems.append(f"{place} is a second folder of patient {shown(patient)} in {shown(root)}.")
             else:
                 folders[patient].append(_Folder(root, Path(entry.path)))
+    problems += each_or_most(
+        strangers,
+        len(strangers) + len(folders),
+        lambda place: f"{place} has no row in {declared.table}.",
+        f"folders have no row in {declared.table}; is it the table of these images?",
+    )
     return folders
 
 
@@ -789,9 +813,12 @@ def _patients_without_images(
     declared: _Declaration, patients: Collection[str], found: Mapping[str, Mapping[str, Path]]
 ) -> Iterator[str]:
     where = declared.cohort.get("image_table") or " or ".join(map(shown, declared.cohort["images"]))
-    for patient in patients:
-        if not found.get(patient):
-            yield f"{declared.table}: patient {shown(patient)} has no images in {where}."
+    yield from each_or_most(
+        [shown(patient) for patient in patients if not found.get(patient)],
+        len(patients),
+        lambda patient: f"{declared.table}: patient {patient} has no images in {where}.",
+        f"patients of {declared.table} have no images in {where}:",
+    )
 
 
 def _images_of_table(

@@ -4,6 +4,7 @@
 import logging
 import os
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -34,9 +35,10 @@ from mil_toolkit.features import (
 from mil_toolkit.files import digest, digest_file, remove_dead_temporaries, shared, shown
 from mil_toolkit.hparams import PREPROCESS_NAMES, ExtractionConfig
 from mil_toolkit.image_files import load_all
-from mil_toolkit.images import DECODER, Pixels, decode, prepare
+from mil_toolkit.images import DECODER, Pixels, decode, prepare, read_size
 from mil_toolkit.rehashes import Rehashes
 from mil_toolkit.sharding import WHOLE, Share, imbalance
+from mil_toolkit.wording import each_or_most, some
 
 PATIENTS_PER_SHARD, IMAGES_PER_SHARD, SECONDS_PER_SHARD = 64, 1024, 30.0
 BATCH_SIZE = 16  # the quickest for ResNet34 in bfloat16 on two cores
@@ -101,6 +103,7 @@ def extract(
     backbone = backbone or build_backbone(config.backbone, config.weights)
     spec = make_spec(config, backbone)
     wanted = [_wanted(cohort, patient) for patient in cohort.images if share.holds(patient)]
+    _check_crop(config.crop, wanted)
     _tell_share(wanted, cohort, share)
     root = Path(root)
     folder = root / cohort.name / folder_name(spec)
@@ -114,7 +117,7 @@ def extract(
         left_out = _until_matching(run, wanted, rehash)
     _tell_mixture(features, wanted)
     images = sum(len(each.images) for each in wanted)
-    failures = tuple(run.failures.values())
+    failures = tuple(_image_problem(reason, path) for path, reason in run.failures.values())
     return Extraction(folder, len(wanted), images, run.extracted, run.seconds, failures, left_out)
 
 
@@ -159,6 +162,21 @@ def _check(config: ExtractionConfig, batch_size: int, workers: int | None, on_er
         raise UsageError(
             f"Expected --image-size of at least 32, --crop and --workers of at least 0 and --batch-size of at "
             f"least 1, got {config.image_size}, {config.crop}, {workers} and {batch_size}."
+        )
+
+
+def _check_crop(crop: int, wanted: Sequence["Wanted"]) -> None:
+    """Raise UsageError where no image is large enough; mostly the first one is, so that this costs nothing."""
+    sizes: Counter[tuple[int, int]] = Counter()
+    for size in (read_size(path) for each in wanted for _, path in each.images):
+        if size and min(size) >= crop:
+            return
+        sizes.update([size] if size else [])
+    if sizes:
+        found = [f"{width} x {height} ({count})" for (width, height), count in sizes.most_common()]
+        raise UsageError(
+            f"--crop {crop}: every image is smaller. Sizes, and how many images have them: {some(found)}. Choose a"
+            " smaller crop, or 0 for the whole image."
         )
 
 
@@ -329,7 +347,7 @@ class _Failed(NamedTuple):
     """A job whose image cannot be read."""
 
     job: _Job
-    problem: str
+    reason: str
 
 
 def _load(config: ExtractionConfig, job: _Job) -> _Loaded | _Failed:
@@ -339,7 +357,7 @@ def _load(config: ExtractionConfig, job: _Job) -> _Loaded | _Failed:
         pixels = prepare(decode(content), config.image_size, config.crop, config.preprocess)
     except (OSError, DataError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        return _Failed(job, f"{shown(job.path)}: {reason}")
+        return _Failed(job, str(reason))
     return _Loaded(job, _seen(job.name, status, bytes.fromhex(digest(content))), pixels)
 
 
@@ -360,7 +378,9 @@ class _Run:
         self.cache, self.recorded, self.backbone, self.device = cache, recorded, backbone, device
         self.config, self.batch_size, self.workers, self.skip = config, batch_size, workers, skip
         self.extracted, self.seconds = 0, 0.0
-        self.failures: dict[tuple[str, str], str] = {}  # by patient and image name
+        self.failures: dict[
+            tuple[str, str], tuple[str, str]
+        ] = {}  # path and reason by patient and image name
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -420,18 +440,16 @@ class _Run:
         readable = [each for each in batch if isinstance(each, _Loaded)]
         for each in batch:
             if isinstance(each, _Failed):
-                self._give_up(each.job, each.problem)
+                self._give_up(each.job, each.reason)
         for done, row in zip(readable, self._embed(readable), strict=True):
             if np.isfinite(row).all():
                 done.job.bag.settle(done.job.place, done.image, row)
             else:
-                self._give_up(
-                    done.job, f"{shown(done.job.path)}: its embedding exceeds float16. Other weights?"
-                )
+                self._give_up(done.job, "its embedding exceeds float16. Other weights?")
         self.extracted += len(readable)
 
-    def _give_up(self, job: _Job, problem: str) -> None:
-        self.failures[job.bag.wanted.patient_id, job.name] = problem
+    def _give_up(self, job: _Job, reason: str) -> None:
+        self.failures[job.bag.wanted.patient_id, job.name] = shown(job.path), reason
         job.bag.settle(job.place, None, None)
 
     def _embed(self, batch: Sequence[_Loaded]) -> Sequence[NDArray[np.float16]]:
@@ -475,17 +493,34 @@ def _until_matching(run: _Run, wanted: Sequence[Wanted], rehash: bool) -> tuple[
             return _left_out(run, wanted)
         run.carry_out(plans)
         if run.failures and not run.skip:
-            raise DataError([*run.failures.values(), _told_to_skip(run)])
+            raise DataError([*_told_failures(run, wanted), _told_to_skip(run, wanted)])
         run.cache.refresh()
     names = [shown(each.wanted.patient_id) for each in plans]
     raise DataError(f"Images changed while they were read, {ROUNDS} times over: patients {', '.join(names)}.")
 
 
-def _told_to_skip(run: _Run) -> str:
-    return (
-        f"{len(run.failures)} images cannot be used. The other patients are in {run.cache.folder}. Mend or "
-        "remove these images, or leave them out with --on-error skip."
-    )
+def _told_failures(run: _Run, wanted: Sequence[Wanted]) -> Iterator[str]:
+    """A line for each image, or for each reason for which most images cannot be used."""
+    paths: dict[str, list[str]] = defaultdict(list)
+    for path, reason in run.failures.values():
+        paths[reason].append(path)
+    images = sum(len(each.images) for each in wanted)
+    for reason, failed in paths.items():
+        told = partial(_image_problem, reason)
+        yield from each_or_most(failed, images, told, f"images cannot be used: {reason} They are")
+
+
+def _image_problem(reason: str, path: str) -> str:
+    return f"{path}: {reason}"
+
+
+def _told_to_skip(run: _Run, wanted: Sequence[Wanted]) -> str:
+    failed = {patient for patient, _ in run.failures}
+    others = any(each.patient_id not in failed for each in wanted)
+    kept = f" The other patients are in {run.cache.folder}." if others else ""
+    some_left = any(run.readable(each).images for each in wanted)
+    skip = ", or leave them out with --on-error skip" if some_left else ""
+    return f"{len(run.failures)} images cannot be used.{kept} Mend or remove these images{skip}."
 
 
 def _left_out(run: _Run, wanted: Sequence[Wanted]) -> tuple[str, ...]:

@@ -25,7 +25,9 @@ from mil_toolkit.files import (
     publish,
     publish_json,
     read_json,
+    shown,
 )
+from mil_toolkit.wording import each_or_most, some
 
 SCHEMA = 1
 UNKNOWN_MTIME = -1
@@ -183,10 +185,24 @@ class FeatureCache:
 
     def winners(self, patient_ids: Sequence[str]) -> list[StoredBag]:
         """The bags that count: highest sequence number, ties by name; raises DataError naming the absent."""
-        absent = [patient for patient in patient_ids if patient not in self._versions]
-        if absent:
-            raise DataError([f"patient {patient} has no embeddings in {self.folder}." for patient in absent])
+        if problems := self.absent(patient_ids):
+            raise DataError(problems)
         return [self._versions[patient][0] for patient in patient_ids]
+
+    def absent(self, patient_ids: Sequence[str]) -> list[str]:
+        """What to say of these patients where some have no embeddings; of most of them at once."""
+        absent = [shown(patient) for patient in patient_ids if patient not in self._versions]
+        others = [shown(patient) for patient in self.patient_ids if patient not in set(patient_ids)]
+        lines = each_or_most(
+            absent,
+            len(patient_ids),
+            lambda patient: f"patient {patient} has no embeddings in {self.folder}.",
+            f"patients have no embeddings in {self.folder}:",
+        )
+        if len(lines) < len(absent):
+            held = f"It holds {len(others)} others: {some(others)}. " if others else ""
+            lines.append(f"{held}Name this cohort's own cache with --features, or make it with mil-extract.")
+        return lines
 
     def recorded(self, patient_ids: Sequence[str]) -> list[str]:
         """In which precisions and by which decoders these patients' embeddings were computed, sorted."""

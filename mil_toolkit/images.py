@@ -3,6 +3,7 @@
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import PIL
@@ -45,6 +46,15 @@ def decode(content: bytes) -> Pixels:
         raise DataError(f"not an image of {', '.join(FORMATS)}.") from None
     except Exception as error:  # a broken file makes Pillow's parsers raise nearly anything
         raise DataError(f"cannot be decoded ({error}).") from error
+
+
+def read_size(path: Path) -> tuple[int, int] | None:
+    """An image's width and height by its header alone; None where that cannot be read."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.size
+    except Exception:  # noqa: BLE001 - as in `decode`, which says what is wrong with it
+        return None
 
 
 def _refuse(image: Image.Image) -> None:

@@ -100,8 +100,7 @@ def _feature_problems(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache |
         lines.append(f"Its backbone was trained with it. {advice}")
     if lines:
         return [f"{cache.folder} holds other features than the model was trained with:", *lines]
-    absent = [patient for patient in cohort.patient_ids if not cache.versions(patient)]
-    return [f"patient {patient} has no embeddings in {cache.folder}." for patient in absent]
+    return cache.absent(cohort.patient_ids)
 
 
 def _differences(spec: dict[str, Any], trained: dict[str, Any]) -> list[str]:

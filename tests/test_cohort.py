@@ -340,6 +340,23 @@ def test_advice_follows_its_rows_once(tmp_path: Path) -> None:
     ]
 
 
+def test_what_is_wrong_with_most_is_told_once_with_some_of_them(tmp_path: Path) -> None:
+    rows = [f"P{number},tumoral,{number}.1.1950" for number in range(1, 10)]
+    toml = TOML[: TOML.index("[metadata")] + (
+        '[metadata.age]\ncolumn = "DOB"\nkind = "birth-date"\nformats = ["%d/%m/%Y"]\nreference = 2020-12-31\n'
+    )
+    toml = toml.replace('group = "HOSPITAL"\n', "")
+    path = write(tmp_path, "\n".join(["ID,LABEL,DOB", *rows]), toml, patients="Q1 Q2 Q3 Q4 Q5 Q6")
+    labels, ages, advice, folders, images = problems(path)
+    assert labels.startswith("9 of 9 labels are none of ")
+    assert "table.csv, row 2 (patient P1): LABEL 'tumoral'" in labels and labels.endswith(" and 4 more.")
+    assert ages.startswith("9 of 9 cells: each matches none of %d/%m/%Y. They are table.csv, row 2 ")
+    assert advice == f"Add its format to [metadata.age] formats in {path}."
+    named = "images/Q1, images/Q2, images/Q3, images/Q4, images/Q5 and 1 more."
+    assert folders == f"6 of 6 folders have no row in table.csv; is it the table of these images? {named}"
+    assert images == "9 of 9 patients of table.csv have no images in images: P1, P2, P3, P4, P5 and 4 more."
+
+
 def test_every_problem_is_told_in_one_run(tmp_path: Path) -> None:
     toml = TOML.replace("unit =", "units =").replace('kind = "category"', 'kind = "word"')
     table = (

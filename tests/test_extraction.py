@@ -410,11 +410,27 @@ def test_too_small_an_image_for_the_crop_is_named(toml: Path) -> None:
         extract(read_cohort(toml), replace(CONFIG, crop=36), toml.parents[1] / "cache", device="cpu")
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_crop_larger_than_every_image_is_a_wrong_option(toml: Path, dry_run: bool) -> None:
+    """With the sizes that there are, before anything is written."""
+    Image.new("RGB", (20, 30)).save(toml.parent / "images/P1/0.png")
+    (toml.parent / "images/P1/1.png").write_bytes(b"")
+    config = replace(CONFIG, crop=41)
+    message = r"--crop 41: every image is smaller\. .* 48 x 40 \(9\), 20 x 30 \(1\)\. Choose a smaller crop"
+    with pytest.raises(UsageError, match=message):
+        extract(read_cohort(toml), config, toml.parents[1] / "cache", device="cpu", dry_run=dry_run)
+    assert not (toml.parents[1] / "cache").exists()
+
+
 def test_embeddings_beyond_float16_are_not_stored(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Infinity in one embedding would spoil every product with it."""
     monkeypatch.setattr(Embedder, "forward", lambda _, pixels: torch.full((len(pixels), 512), torch.inf))
-    with pytest.raises(DataError, match=r"P1/0\.png: its embedding exceeds float16"):
+    with pytest.raises(DataError) as caught:
         run(toml)
+    cause, advice = caught.value.problems
+    assert cause.startswith("11 of 11 images cannot be used: its embedding exceeds float16.")
+    assert "P1/0.png, " in cause and cause.endswith("P3/0.png and 6 more.")
+    assert advice == "11 images cannot be used. Mend or remove these images."
 
 
 # Shares.

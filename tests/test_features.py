@@ -423,3 +423,17 @@ def test_published_files_obey_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(mask)
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_patients_of_another_cohort_are_told_at_once(cache: FeatureCache) -> None:
+    """The cause and some of them, and whom the cache holds; of few absent patients each."""
+    cache.publish([bag(f"H{number}") for number in range(7)], RECORDED)
+    cache.refresh()
+    with pytest.raises(DataError) as caught:
+        cache.bags([f"P{number}" for number in range(90)])
+    cause, advice = caught.value.problems
+    named = "P0, P1, P2, P3, P4 and 85 more."
+    assert cause == f"90 of 90 patients have no embeddings in {cache.folder}: {named}"
+    assert advice.startswith("It holds 7 others: H0, H1, H2, H3, H4 and 2 more. Name this cohort's own cache")
+    few = cache.absent(["H0", "P1", "P2"])
+    assert few == [f"patient {patient} has no embeddings in {cache.folder}." for patient in ("P1", "P2")]
