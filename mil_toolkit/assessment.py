@@ -119,6 +119,7 @@ def study_scores(
 ) -> dict[str, Any]:
     """What scores.json holds; all but `training` and `inner` are null without outer folds.
 
+    passed_over: what the final search did not choose though its value was best, as in `Best`
     inner: of the final search's out-of-fold predictions, which chose the configuration, epoch and threshold
     outer: of patients that chose nothing; optimism: inner minus outer
     rivals: the trivial rivals' outer scores; gains: the model's minus each rival's, paired
@@ -129,7 +130,12 @@ def study_scores(
     """
     config = study.config
     inner = Table.of(read_predictions(study.folder / "out_of_fold.csv"), config.prevalence)
-    scores = {"epoch": best.epoch, "training": dict(best.training), "inner": scores_with_intervals(inner)}
+    scores = {
+        "epoch": best.epoch,
+        "passed_over": best.passed_over,
+        "training": dict(best.training),
+        "inner": scores_with_intervals(inner),
+    }
     if not outer:
         return scores | dict.fromkeys(HONEST)
     rivals = rival_tables(config, patients, searches[:-1])

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mil_toolkit.metrics import METRICS
-from mil_toolkit.wording import comparison, number, threshold_rule, with_interval
+from mil_toolkit.wording import comparison, number, passed_over, threshold_rule, with_interval
 
 _MARKUP = re.compile(r"[\\`*\[\]|~@$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
@@ -28,7 +28,7 @@ def model_card(about: Mapping[str, Any], scores: Mapping[str, Any], members: int
         *_head(about, members),
         *_application(about),
         *_data(about),
-        *_making(about, members),
+        *_making(about, scores, members),
         *_worth(about, scores),
         *_intended_use(about),
         *_limits(about, scores),
@@ -100,17 +100,20 @@ def _data(about: Mapping[str, Any]) -> Iterable[str]:
     )
 
 
-def _making(about: Mapping[str, Any], members: int) -> Iterable[str]:
+def _making(about: Mapping[str, Any], scores: Mapping[str, Any], members: int) -> Iterable[str]:
     procedure = about["procedure"]
     yield "## How it was made"
     folds = "a single 80/20 split" if procedure["folds"] == 1 else f"{procedure['folds']} folds"
     rule = threshold_rule(procedure["threshold"], procedure["sensitivity"])
-    chosen = "the best"
-    if procedure["sampler"] != "grid":
+    kept, chosen = scores.get("passed_over"), "the best"
+    if kept:
+        chosen = "the defaults"
+    elif procedure["sampler"] != "grid":
         chosen += " (of the defaults, where it did not surpass them by a standard error)"
+    why = f" {passed_over(kept, procedure['objective'])}" if kept else ""
     yield (
         f"{procedure['trials']} configurations of the head were tried on {folds} of the training patients and compared"
-        f" by {procedure['objective']}. On the out-of-fold predictions of {chosen}, calibration and"
+        f" by {procedure['objective']}.{why} On the out-of-fold predictions of {chosen}, calibration and"
         f" threshold ({rule}) were fitted. The {members} members were then fitted on all labelled patients for"
         f" {about['epoch']} epochs. `config.json` holds the whole configuration."
     )

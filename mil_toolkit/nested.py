@@ -174,17 +174,17 @@ def _held_out_attention(model: MILModel, inputs: Inputs, folds: Sequence[int]) -
     return torch.cat(parts).double().numpy()
 
 
-def surpasses(one: Curves, other: Curves, objective: str) -> bool:
-    """Whether the first epoch of `one` is better than that of `other` by more than a standard error of the difference.
+def lead(one: Curves, other: Curves, objective: str) -> tuple[float, float]:
+    """By how much the first epoch of `one` is better than that of `other`, and the standard error of the difference.
 
-    Of the same patients, over draws of them: the best of many configurations owes part of its lead to chance. The
-    rule is that of Breiman et al. 1984, section 3.4.3, with the error of the paired difference in place of the
-    score's.
+    Of the same patients, over draws of them. The best of many configurations owes part of its lead to chance: what
+    does not lead by more than the error is not chosen. The rule is that of Breiman et al. 1984, section 3.4.3, with
+    the error of the paired difference in place of the score's.
     """
     metric, weights = METRICS[objective], draw_patients(one.validation(1)[0])
     scores = [metric.of(_predicted(each), weights) for each in (one, other)]
-    lead = metric.score(*one.validation(1), THRESHOLD) - metric.score(*other.validation(1), THRESHOLD)
-    return (lead if metric.higher_is_better else -lead) > np.std(scores[0] - scores[1])
+    more = metric.score(*one.validation(1), THRESHOLD) - metric.score(*other.validation(1), THRESHOLD)
+    return more if metric.higher_is_better else -more, float(np.std(scores[0] - scores[1]))
 
 
 def _predicted(curves: Curves) -> Predicted:

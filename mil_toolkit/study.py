@@ -60,6 +60,9 @@ class Best:
     epoch, value: the configuration's one epoch, and the objective there on the inner folds, which chose both
     decision: calibration and threshold, from the out-of-fold logits of `members` seeds
     training: scores on the training patients of the inner folds; parameters: those that the search moved
+    passed_over: where the defaults were kept, the `trial` with the best value, its `lead` over them with all members
+        and the `error` that it had to surpass, null where undefined; None where nothing was passed over, or an older
+        version chose
     """
 
     number: int
@@ -69,6 +72,7 @@ class Best:
     decision: Decision
     training: Mapping[str, float | None]
     parameters: Mapping[str, Any]
+    passed_over: Mapping[str, float | None] | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Best":

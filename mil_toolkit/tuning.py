@@ -48,10 +48,10 @@ from mil_toolkit.nested import (
     Diverged,
     decide,
     derive_seeds,
+    lead,
     refit,
     run_again,
     run_trial,
-    surpasses,
 )
 from mil_toolkit.space import Space
 from mil_toolkit.study import (
@@ -391,28 +391,38 @@ class Run:
         return True
 
     def _choose(self, search: Search, trials: Sequence[FrozenTrial]) -> None:
-        chosen, again = self._chosen(search, trials)
+        chosen, again, passed_over = self._chosen(search, trials)
         number, epoch = chosen.user_attrs[NUMBER], chosen.user_attrs["epoch"]
         config = self.space.suggest(optuna.trial.FixedTrial(chosen.params))
         decision = decide(again, self.config.threshold, self.config.sensitivity)
         training, folder = _training(again, decision), self.study.folder_of(search)
-        best = Best(number, config, epoch, chosen.values[0], decision, training, chosen.params)
+        best = Best(number, config, epoch, chosen.values[0], decision, training, chosen.params, passed_over)
         publish_table(folder / "out_of_fold.csv", self._out_of_fold(search, again, decision))
         attention = attention_table(self.patients.take(search.patients), again.attention)
         if attention is not None and not self.config.outer_folds:
             publish_table(folder / ATTENTION, attention.dropna())
         publish_json(folder / "best.json", asdict(best))
 
-    def _chosen(self, search: Search, trials: Sequence[FrozenTrial]) -> tuple[FrozenTrial, Curves]:
-        """The best trial with its members' curves, or the defaults, which a search tries first, if not surpassed."""
+    def _chosen(
+        self, search: Search, trials: Sequence[FrozenTrial]
+    ) -> tuple[FrozenTrial, Curves, dict[str, float | None] | None]:
+        """The best trial with its members' curves, or the defaults, which a search tries first, if not surpassed.
+
+        Also what was passed over for them, as in `Best`.
+        """
         best, first = self.slots(search).best(trials), trials[0]
         if best is None:
             raise DataError(f"search {search.name}: every trial diverged. Use smaller learning rates.")
         again = self._again(search, best)
         if self.config.sampler == "grid" or first.state is not TrialState.COMPLETE or first is best:
-            return best, again
+            return best, again, None
         plain = self._again(search, first)
-        return (best, again) if surpasses(again, plain, self.config.objective) else (first, plain)
+        led, error = lead(again, plain, self.config.objective)
+        if led > error:
+            return best, again, None
+        found = {"lead": led, "error": error}
+        known = {name: value if np.isfinite(value) else None for name, value in found.items()}
+        return first, plain, {"trial": best.user_attrs[NUMBER], **known}
 
     def _again(self, search: Search, trial: FrozenTrial) -> Curves:
         config = self.space.suggest(optuna.trial.FixedTrial(trial.params))

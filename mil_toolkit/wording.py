@@ -64,6 +64,17 @@ def threshold_rule(rule: str, sensitivity: float | None) -> str:
     return _RULES[rule]
 
 
+def passed_over(told: Mapping[str, Any], objective: str) -> str:
+    """Why the defaults were kept though another trial had the best value; `told` as in `Best.passed_over`."""
+    first = f"The defaults were kept: trial {told['trial']:d} had the best value, but trained again with all members"
+    if told["lead"] is None or told["error"] is None:
+        return f"{first} its lead has no standard error."
+    if told["lead"] <= 0:
+        return f"{first} it did not lead."
+    lead = f"it led by {told['lead']:.3g} in {objective.replace('_', ' ')}"
+    return f"{first} {lead}, not more than one standard error of the difference ({told['error']:.3g})."
+
+
 def p_value(value: float | None) -> str:
     """Three decimals; what rounds to zero is shown as below a thousandth."""
     return "<0.001" if value is not None and value < 0.001 else number(value)

@@ -96,6 +96,16 @@ def test_a_study_without_outer_folds_says_so(bundle: ModelBundle) -> None:
     assert "Expected score: not evaluated." in text and "Expected balanced accuracy" not in text
 
 
+def test_the_defaults_that_were_kept_are_told(bundle: ModelBundle) -> None:
+    kept = {"trial": 7, "lead": 0.01, "error": 0.02}
+    for told, expected in ((kept, True), (None, False)):
+        text = card(bundle, {**bundle.scores, "passed_over": told})
+        assert ("The defaults were kept: trial 7 had the best value" in text) == expected
+        assert ("predictions of the defaults, calibration" in text) == expected
+    older = {name: value for name, value in bundle.scores.items() if name != "passed_over"}
+    assert "were kept" not in card(bundle, older)
+
+
 def test_a_model_without_images_speaks_of_none(bundle: ModelBundle) -> None:
     text = card(bundle, features=None, images=0)
     assert "looks at no images" in text and "blood smear" not in text and "Attention" not in text

@@ -72,6 +72,14 @@ def thumbnails(html: str) -> list[bytes]:
     return [base64.b64decode(each) for each in re.findall(r"data:image/jpeg;base64,([^\"]+)", html)]
 
 
+def test_the_report_says_that_the_defaults_were_kept(copied: Path, tmp_path: Path) -> None:
+    kept = {"trial": 7, "lead": 0.01, "error": 0.02}
+    for told in (kept, None):
+        rewrite(copied / "best.json", lambda best, told=told: best.update(passed_over=told))  # type: ignore[misc]
+        text = text_of(written(copied, tmp_path / "r.html"))
+        assert ("The defaults were kept: trial 7 had the best value" in text) == (told is not None)
+
+
 # The command.
 
 

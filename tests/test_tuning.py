@@ -22,13 +22,14 @@ from support import Command, Tiny, hold_on, outcome
 
 from mil_toolkit import tuning
 from mil_toolkit.assessment import outer_attention
+from mil_toolkit.cli.tune import summary
 from mil_toolkit.cohort import read_cohort
 from mil_toolkit.errors import DataError, UsageError
 from mil_toolkit.features import FeatureCache
 from mil_toolkit.files import exclusive
 from mil_toolkit.hparams import METRIC_NAMES, HeadConfig, StudyConfig, tunables
 from mil_toolkit.space import Space
-from mil_toolkit.study import Study, plan_searches
+from mil_toolkit.study import Best, Study, plan_searches
 from mil_toolkit.tuning import Run, evaluate_again, tune
 from mil_toolkit.workers import start_worker
 
@@ -77,8 +78,8 @@ def test_every_epoch_of_every_trial_has_its_line(search: str, tiny: Tiny) -> Non
 def test_the_best_trial_is_chosen_where_it_surpasses_the_defaults(
     surpassed: bool, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "surpasses", lambda *told: surpassed)
-    tune(tiny.cohort, tiny.cache, tmp_path, replace(PLAIN, trials=4, sampler="random"), "cpu")
+    monkeypatch.setattr(tuning, "lead", lambda *told: (0.5, 0.25 if surpassed else 0.75))
+    tuned = tune(tiny.cohort, tiny.cache, tmp_path, replace(PLAIN, trials=4, sampler="random"), "cpu")
     table = trials(tmp_path)
     lowest = table["value"].idxmin()  # the objective is a loss
     assert lowest > 0, "the defaults are to be surpassed here"
@@ -88,6 +89,16 @@ def test_the_best_trial_is_chosen_where_it_surpasses_the_defaults(
     for name, value in chosen["parameters"].items():
         assert best[name] == (pytest.approx(value) if isinstance(value, float) else value)
         assert chosen["config"][name] == value
+    told = None if surpassed else {"trial": lowest, "lead": 0.5, "error": 0.75}
+    assert chosen["passed_over"] == read_json(tmp_path / "scores.json")["passed_over"] == told
+    assert (f"The defaults were kept: trial {lowest} had the best value" in summary(tuned)) != surpassed
+
+
+def test_a_choice_of_an_older_version_tells_of_nothing_passed_over(tiny: Tiny, tmp_path: Path) -> None:
+    older = read_json(tiny.study / "best.json")
+    del older["passed_over"]
+    (tmp_path / "best.json").write_text(json.dumps(older))
+    assert Best.read(tmp_path / "best.json").passed_over is None
 
 
 def test_every_labelled_patient_is_predicted_once_by_who_never_saw_it(tiny: Tiny) -> None:

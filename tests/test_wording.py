@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from mil_toolkit.hparams import THRESHOLD_NAMES
-from mil_toolkit.wording import comparison, in_use, p_value, threshold_rule
+from mil_toolkit.wording import comparison, in_use, p_value, passed_over, threshold_rule
 
 SCORE = {"value": 0.5, "low": 0.25, "high": 0.75}
 
@@ -36,6 +36,25 @@ def test_what_the_clinic_asks_names_its_prevalence() -> None:
     assert in_use(scores, None).startswith("At the cohort's share") and "NPV - (- to -)" in in_use(
         scores, None
     )
+
+
+@pytest.mark.parametrize(
+    ("led", "error", "words"),
+    [
+        (
+            0.0123,
+            0.02,
+            "led by 0.0123 in balanced log loss, not more than one standard error of the difference (0.02).",
+        ),
+        (-0.1, 0.02, "it did not lead."),
+        (None, None, "its lead has no standard error."),
+    ],
+)
+def test_what_was_passed_over_for_the_defaults_is_named(
+    led: float | None, error: float | None, words: str
+) -> None:
+    text = passed_over({"trial": 7, "lead": led, "error": error}, "balanced_log_loss")
+    assert text.startswith("The defaults were kept: trial 7 had the best value") and text.endswith(words)
 
 
 @pytest.mark.parametrize("rule", THRESHOLD_NAMES)

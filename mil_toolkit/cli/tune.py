@@ -23,7 +23,7 @@ from mil_toolkit.hparams import (
     parse_settings,
     tunables,
 )
-from mil_toolkit.wording import TABLE, comparison, in_use, number, with_interval
+from mil_toolkit.wording import TABLE, comparison, in_use, number, passed_over, with_interval
 
 if TYPE_CHECKING:
     from mil_toolkit.tuning import Tuned
@@ -153,11 +153,15 @@ def summary(tuned: "Tuned", quick: bool = False) -> str:
     lines.append(_row("validation", scores["inner"]))
     honest = scores["outer"] is not None
     lines += _honest(scores, tuned.study.config.prevalence) if honest else [_no_outer(quick)]
-    lines.append(
-        f"{tuned.trials} trials. Best: {_settings(tuned.best.parameters)}, {tuned.best.epoch} epochs."
-    )
+    lines.append(_chosen(tuned))
     lines += _audit(tuned)
     return "\n".join(lines)
+
+
+def _chosen(tuned: "Tuned") -> str:
+    best, objective = tuned.best, tuned.study.config.objective
+    line = f"{tuned.trials} trials. Chosen: {_settings(best.parameters)}, {best.epoch} epochs."
+    return line if best.passed_over is None else f"{line}\n{passed_over(best.passed_over, objective)}"
 
 
 def _next(tuned: "Tuned") -> str:

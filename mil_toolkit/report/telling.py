@@ -20,6 +20,7 @@ from mil_toolkit.wording import (
     in_use,
     number,
     p_value,
+    passed_over,
     threshold_rule,
     with_interval,
 )
@@ -73,6 +74,7 @@ def tell(contents: Contents, anonymise: bool) -> dict[str, Any]:
         "thresholds": thresholds(contents),
         "spread": spread(scores),
         "search_words": search_words(contents),
+        "kept": kept(contents),
         "set_line": set_line(contents.study.best.parameters),
         "findings": [finding(each, naming) for each in contents.audit],
         "cases": found,
@@ -297,6 +299,12 @@ def search_words(contents: Contents) -> str:
     config = contents.study.config
     what = f"{len(contents.trials)} trials of the final search, which sees all labelled patients, by {config.sampler} with {config.pruner} pruning."
     return f"{what} Its value is the {config.objective.replace('_', ' ')} in validation{', which is optimistic' if contents.honest else ''}."
+
+
+def kept(contents: Contents) -> str | None:
+    """Why the final search kept the defaults, where it did and tells."""
+    told = contents.study.best.passed_over
+    return None if told is None else passed_over(told, contents.study.config.objective)
 
 
 def set_line(parameters: Mapping[str, Any]) -> str:
