@@ -1,6 +1,7 @@
 """Every command as its user meets it: help, results, progress, exit codes and errors."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -106,6 +107,25 @@ sys.exit(command.run(command.command_parser("mil-test", "A test."), stop, []))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (-sent, "mil-test: interrupted\n")
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["closed", "full"])
+def test_a_stdout_that_takes_nothing_shows_no_traceback(full: bool) -> None:
+    script = """
+import sys
+from mil_toolkit.cli import command
+told = command.Outcome("done", {}, 4)
+sys.exit(command.run(command.command_parser("mil-test", "A test."), lambda _: told, []))
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed, open("/dev/full", "w") as device:
+        stdout = device if full else closed
+        done = subprocess.run(
+            [sys.executable, "-c", script], stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
+        )
+    said = "mil-test: done, but stdout cannot be written: No space left on device.\n"
+    assert (done.returncode, done.stderr) == ((2, said) if full else (4, ""))
 
 
 def test_a_defect_of_ours_shows_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:

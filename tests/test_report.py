@@ -93,6 +93,24 @@ def test_the_command_writes_the_report_where_it_is_told(
     assert done.json["notes"] == []
 
 
+def test_the_report_replaces_an_older_page_and_nothing_else(
+    study: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, table = tmp_path / "page.html", tmp_path / "table.csv"
+    table.write_text("ID,LABEL\n")
+    page.write_text("\n<!DOCTYPE html>\n<p>the older one</p>")
+    assert command("report", study, "--output", page).code == 0 and "the older one" not in page.read_text()
+    monkeypatch.setattr("mil_toolkit.report.page.render", None)  # is not come to
+    for output, said in (
+        (table, "is no HTML page"),
+        (tmp_path, "is no file"),
+        (table / "x", "Not a directory"),
+    ):
+        done = command("report", study, "--output", output)
+        assert done.code == 2 and said in done.err
+    assert table.read_text() == "ID,LABEL\n"
+
+
 def test_what_is_no_finished_study_is_told(copied: Path, tmp_path: Path, command: Command) -> None:
     nothing = command("report", tmp_path)
     assert nothing.code == 3 and "config.json does not exist" in nothing.err

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mil_toolkit.errors import MilError
+from mil_toolkit.errors import MilError, UsageError
 from mil_toolkit.workers import stops_heeded
 
 INTERRUPTED = 130
@@ -84,7 +84,18 @@ def run(
         traceback.print_exc()
         print(f"{parser.prog}: this is a defect of mil_toolkit, not of your data.", file=sys.stderr)
         return MilError.exit_code
-    print(json.dumps(outcome.data, allow_nan=False) if arguments.json else outcome.text)
+    return _print(parser.prog, outcome, arguments.json)
+
+
+def _print(name: str, outcome: Outcome, as_json: bool) -> int:
+    """Print what a command found, whose work is done; returns its exit code."""
+    try:
+        print(json.dumps(outcome.data, allow_nan=False) if as_json else outcome.text, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more at its end
+        if not isinstance(error, BrokenPipeError):  # whose reader wants no more
+            print(f"{name}: done, but stdout cannot be written: {error.strerror}.", file=sys.stderr)
+            return UsageError.exit_code
     return outcome.exit_code
 
 

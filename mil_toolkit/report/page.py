@@ -12,12 +12,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from mil_toolkit.files import publish, shown
+from mil_toolkit.errors import UsageError
+from mil_toolkit.files import check_outputs, publish, shown
 from mil_toolkit.report.contents import Contents, image_digests, image_paths, read_contents
 from mil_toolkit.report.drawing import style
 from mil_toolkit.report.pictures import Pictures, samples, thumbnails_of
 from mil_toolkit.report.telling import tell
 
+DOCTYPE = b"<!doctype html"
 MOST_BYTES = 24_000_000  # of the file; thumbnails that find no room are left out
 
 
@@ -38,13 +40,21 @@ def write_report(
     The same folder gives the same bytes, as long as the images it names are the same. anonymise: replace the ids of
     patients and the names of files, and leave out metadata of single patients. most_bytes: beyond which thumbnails
     are left out, those of the patients of least interest first.
-    Raises DataError where the folder holds no finished study, UsageError where the file cannot be written.
+    Raises DataError where the folder holds no finished study, UsageError where the file cannot be written, or is there
+    and no HTML.
     """
     contents = read_contents(study)
     path = output or study / "report.html"
+    _check_output(path)
     page, notes = render(contents, anonymise, most_bytes)
     publish(path, page)
     return Report(path, len(page), notes)
+
+
+def _check_output(path: Path) -> None:
+    check_outputs({"--output": path})
+    if path.is_file() and DOCTYPE not in path.read_bytes()[:1000].lower():
+        raise UsageError(f"{path} is there, and is no HTML page: name another file with --output.")
 
 
 def render(contents: Contents, anonymise: bool, most_bytes: int) -> tuple[bytes, tuple[str, ...]]:
