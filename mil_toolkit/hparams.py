@@ -3,7 +3,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from mil_toolkit.errors import UsageError
@@ -367,6 +367,41 @@ class StudyConfig:
                 low.append(f"--{name} must lie between 0 and 1, not {share}.")
         if low:
             raise UsageError("\n".join(low))
+
+
+def study_options(config: StudyConfig) -> list[str]:
+    """The options by which mil-tune is told this study: those that differ from its defaults."""
+    default, settings = asdict(StudyConfig()), dict(config.settings)
+    preset = next(
+        (name for name, fixed in PRESETS.items() if fixed and fixed.items() <= settings.items()), None
+    )
+    fixed = PRESETS[preset] if preset else {}
+    told = {
+        name: value for name, value in asdict(config).items() if name != "settings" and value != default[name]
+    }
+    if preset:
+        told |= {"preset": preset, "objective": config.objective}  # a preset has an objective of its own
+    usual = {**fixed, "epochs": (HeadConfig().epochs,)}
+    changed = {name: values for name, values in settings.items() if usual.get(name) != values}
+    return [*option_words(told), *set_options(changed)]
+
+
+def option_words(values: Mapping[str, Any]) -> list[str]:
+    """Fields as options of a command."""
+    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def set_options(settings: Settings) -> list[str]:
+    """Settings as mil-tune takes them, every digit kept: what `parse_settings` reads."""
+    return [
+        word
+        for name, values in settings.items()
+        for word in ("--set", f"{name}={','.join(map(_setting_text, values))}")
+    ]
+
+
+def _setting_text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)

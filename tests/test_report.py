@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from support import Command, Tiny, hostile_study, weighed
 
 from mil_toolkit.ablation import ablate
 from mil_toolkit.assessment import publish_table, read_predictions
+from mil_toolkit.cli import tune as mil_tune
 from mil_toolkit.errors import DataError, UsageError
 from mil_toolkit.evaluation import Table, draw_patients, percentile_interval
 from mil_toolkit.features import FeatureCache
@@ -30,6 +32,7 @@ from mil_toolkit.report.curves import GRID, precision_recall, roc
 from mil_toolkit.report.drawing import COLOURS, canvas, style, to_svg
 from mil_toolkit.report.gallery import Naming, cases
 from mil_toolkit.report.page import write_report
+from mil_toolkit.report.telling import steps
 from mil_toolkit.tuning import tune
 
 
@@ -195,6 +198,30 @@ def test_without_outer_folds_it_says_loudly_that_there_is_no_honest_score(tiny: 
     assert "This study has no honest score." in first and "-nested" in first
     attention = read_predictions(tmp_path / "s" / "attention.csv")
     np.testing.assert_allclose(attention.groupby("patient_id")["attention"].sum(), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        "--trials 3 --folds 3 --members 2 --epochs 20 --outer-folds 3 --seed 4",
+        "--objective auc --threshold half --sampler random --pruner none --sensitivity 0.95 --prevalence 0.3",
+        "--set pooling=mean,top-k --set class_weights=false --set learning_rate=0.0001234567890123,0.1",
+        "--preset founding",
+        "--preset founding --objective log_loss --set weight_decay=0.0,1e-05 --set batch_size=8",
+        "--quick",
+    ],
+)
+def test_the_commands_to_run_next_are_of_the_same_study(options: str, study: Path) -> None:
+    made = read_contents(study)
+    told = ["c.toml", "--features", "f", "--study", "s", *options.split()]
+    config = mil_tune._config(mil_tune._parser().parse_args(told))
+    contents = replace(made, study=replace(made.study, config=config))
+    honest, first_look = contents, replace(contents, scores={**made.scores, "outer": None})
+    for each, changed in ((honest, {"repeats": 3}), (first_look, {"outer_folds": 5})):
+        lines = [shlex.split(line) for _, line in steps(each, False) if line.startswith("mil-tune ")]
+        proposed = [mil_tune._config(mil_tune._parser().parse_args(words[1:])) for words in lines]
+        assert proposed == [replace(config, **changed)]
 
 
 def test_the_configuration_to_copy_is_what_the_search_found(study: Path, html: str) -> None:

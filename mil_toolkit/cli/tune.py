@@ -20,6 +20,7 @@ from mil_toolkit.hparams import (
     HeadConfig,
     RunConfig,
     StudyConfig,
+    option_words,
     parse_settings,
     tunables,
 )
@@ -75,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--sampler", choices=SAMPLER_NAMES, default=default.sampler, help="how the search proposes")
     add("--pruner", choices=PRUNER_NAMES, default=default.pruner, help="when it gives a trial up")
     add("--preset", choices=PRESETS, default="default", help="founding: the plain head on raw embeddings")
-    add("--quick", action="store_true", help=f"a first look: unless told, {_words(QUICK)}")
+    add("--quick", action="store_true", help=f"a first look: unless told, {' '.join(option_words(QUICK))}")
     add(
         "--set",
         action="append",
@@ -109,10 +110,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _outer_folds(text: str) -> int | str:
     return text if text == GROUPS else int(text)
-
-
-def _words(options: Mapping[str, Any]) -> str:
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items())
 
 
 def _tune(arguments: argparse.Namespace) -> Outcome:

@@ -3,12 +3,14 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from mil_toolkit.files import shown
+from mil_toolkit.hparams import StudyConfig, set_options, study_options
 from mil_toolkit.metrics import METRICS
 from mil_toolkit.report import figures
 from mil_toolkit.report.contents import Contents, Walk
@@ -186,10 +188,12 @@ def steps(contents: Contents, anonymise: bool) -> Iterator[tuple[str, str]]:
     cohort, study = sources.get("cohort", "COHORT.toml"), sources.get("study", "studies/NAME")
     features = sources.get("features", "CACHE_FOLDER") or "none"
     data = [cohort, "--features", features, "--study"]
+    config = contents.study.config
     if not contents.honest:
+        nested = replace(config, outer_folds=StudyConfig().outer_folds)
         yield (
             "An honest score, from outer folds that choose nothing.",
-            shlex.join(["mil-tune", *data, f"{study}-nested"]),
+            shlex.join(["mil-tune", *data, f"{study}-nested", *study_options(nested)]),
         )
     if contents.model is None:
         yield "The model itself, fitted on all labelled patients.", shlex.join(["mil-fit", *data, study])
@@ -200,12 +204,9 @@ def steps(contents: Contents, anonymise: bool) -> Iterator[tuple[str, str]]:
         )
     if contents.honest and contents.ablation is None:
         yield "What each part of the model is worth.", shlex.join(["mil-ablate", *data, study])
-    if (
-        contents.honest
-        and contents.study.config.repeats == 1
-        and isinstance(contents.study.config.outer_folds, int)
-    ):
-        again = shlex.join(["mil-tune", *data, f"{study}-repeats", "--repeats", "3"])
+    if contents.honest and config.repeats == 1 and isinstance(config.outer_folds, int):
+        repeated = study_options(replace(config, repeats=3))
+        again = shlex.join(["mil-tune", *data, f"{study}-repeats", *repeated])
         yield "The same on other splits, to see how much these folds were luck.", again
 
 
@@ -309,11 +310,7 @@ def kept(contents: Contents) -> str | None:
 
 def set_line(parameters: Mapping[str, Any]) -> str:
     """The configuration as options of mil-tune, every digit kept."""
-    words = {True: "true", False: "false"}
-    values = {
-        name: words[value] if isinstance(value, bool) else str(value) for name, value in parameters.items()
-    }
-    return shlex.join([part for name, value in values.items() for part in ("--set", f"{name}={value}")])
+    return shlex.join(set_options({name: (value,) for name, value in parameters.items()}))
 
 
 # Data, attention, ablation.
