@@ -17,10 +17,10 @@ from typing import Any
 
 from mil_toolkit import __version__
 from mil_toolkit.errors import BusyError, DataError, UsageError
+from mil_toolkit.wording import some
 
 TEMPORARY_PREFIX = ".tmp-"
 _LETTING_GO = 1.0  # seconds that a killed process may take to close its files
-_FEW = 5  # names of files that a message shows
 LOCK, CLAIM = ".lock", ".claim"  # of a run; of a moment in which others wait
 
 Foreign = Callable[[Path], Sequence[str]]
@@ -197,7 +197,9 @@ def check_replaceable(folder: Path, kind: str, foreign: Foreign) -> None:
         if folder.samefile(Path.cwd()):
             raise UsageError(f"{folder} is the working folder. {advice}")
         if names := foreign(folder):
-            raise UsageError(f"{folder} holds what is not of {kind}: {_some(names)}. {advice}")
+            raise UsageError(
+                f"{folder} holds what is not of {kind}: {some(list(map(shown, names)))}. {advice}"
+            )
 
 
 def _check_place(path: Path) -> None:
@@ -205,11 +207,6 @@ def _check_place(path: Path) -> None:
     place = next(each for each in path.parents if os.path.lexists(each))
     with tempfile.TemporaryFile(dir=place):
         pass
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
-    return ", ".join(map(shown, names[:_FEW])) + more
 
 
 @contextlib.contextmanager

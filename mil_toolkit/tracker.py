@@ -2,7 +2,7 @@
 """`TRACKERS`: Weights & Biases, or nothing."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,10 @@ class Tracker:
     def __init__(self, study: Study):
         self.study = study
 
+    @classmethod
+    def check(cls) -> None:
+        """Raise UsageError where it cannot be used."""
+
     def log_trial(
         self, search: str, number: int, config: HeadConfig, rows: Sequence[Mapping[str, float]]
     ) -> None:
@@ -31,7 +35,7 @@ class Wandb(Tracker):
     """Weights & Biases: a run for each trial and one for the scores, all in one group.
 
     Without a network (WANDB_MODE=offline) they stay in `wandb/` of the study folder. A trial that is run again goes to
-    the same run. Raises UsageError where wandb is missing or not logged in.
+    the same run.
     """
 
     def __init__(self, study: Study):
@@ -47,13 +51,16 @@ class Wandb(Tracker):
             console="off",
             silent=True,
         )
-        if self._wandb.setup().settings.mode not in ("offline", "disabled"):
-            self._log_in()
 
-    def _log_in(self) -> None:
+    @classmethod
+    def check(cls) -> None:
+        """Raise UsageError where wandb is missing or not logged in."""
+        wandb = import_extra("wandb", "wandb", "--tracker wandb")
+        if wandb.setup().settings.mode in ("offline", "disabled"):
+            return
         try:
-            found = self._wandb.login(prompt=False)
-        except self._wandb.errors.Error as error:
+            found = wandb.login(prompt=False)
+        except wandb.errors.Error as error:
             raise UsageError(f"--tracker wandb: {error} Or set WANDB_MODE=offline.") from None
         if not found:
             raise UsageError("--tracker wandb: run `wandb login` first, or set WANDB_MODE=offline.")
@@ -92,4 +99,4 @@ class Wandb(Tracker):
             raise UsageError(f"--tracker wandb: {error} Or set WANDB_MODE=offline.") from None
 
 
-TRACKERS: dict[str, Callable[[Study], Tracker]] = {"none": Tracker, "wandb": Wandb}
+TRACKERS: dict[str, type[Tracker]] = {"none": Tracker, "wandb": Wandb}

@@ -23,6 +23,7 @@ from mil_toolkit.workers import stops_deferred
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 HEARTBEAT, GRACE = 15, 120  # seconds: a trial on a shared storage that was silent for longer is held for dead
 PATIENCE = 120  # seconds that SQLite waits for another writer
+DATABASE = "optuna.db"
 NUMBER = "number"  # attribute of a trial: its slot
 LOST = "lost"  # attribute of a trial that ended without a value: why
 CLOSED = "closed"  # attribute of a search that begins no more trials
@@ -52,10 +53,10 @@ class Storage:
     def __init__(self, folder: Path, url: str | None = None):
         self.folder, self.shared = folder.resolve(), url is not None
         self._engines: list[sqlalchemy.Engine] = []
-        self._path = folder / "optuna.db"
+        self._path = folder / DATABASE
         self._url = sqlalchemy.URL.create("sqlite", database=str(self._path))
         if url is not None:
-            self._url = _postgresql(url)
+            self._url = postgresql(url)
             self._engine = sqlalchemy.create_engine(self._url, pool_pre_ping=True)
             self._engines.append(self._engine)
         with self.told(), self.alone():  # or two processes would make the tables at once
@@ -135,7 +136,8 @@ def _empty_database() -> bytes:
         return bytes(driver.serialize())
 
 
-def _postgresql(text: str) -> sqlalchemy.URL:
+def postgresql(text: str) -> sqlalchemy.URL:
+    """The address of a shared storage; raises UsageError where it is none, or psycopg is missing."""
     form = "postgresql://USER@HOST/DATABASE"
     try:
         url = sqlalchemy.make_url(text)

@@ -65,7 +65,8 @@ from mil_toolkit.study import (
     refuse_other,
 )
 from mil_toolkit.tracker import TRACKERS
-from mil_toolkit.trials import NUMBER, Hyperband, NoValue, Slots, Storage, durations
+from mil_toolkit.trials import DATABASE, NUMBER, Hyperband, NoValue, Slots, Storage, durations, postgresql
+from mil_toolkit.wording import some
 from mil_toolkit.workers import start_worker, stop_worker, stops_deferred
 
 EPOCH_METRICS = ("balanced_log_loss", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")
@@ -113,14 +114,17 @@ def tune(
     cache: the cohort's features, None for metadata alone. Goes on with a study that was stopped. On a shared storage
     several processes may run the same study, in one folder or, on several machines, in folders of the same name.
     Raises DataError for a study of other data or options, a class too small for its folds, patients without
-    embeddings; UsageError where the folder or the storage cannot be used; BusyError where another process works in
+    embeddings; UsageError where the folder (which may be no other than a
+    study's), the device, the storage or the tracker cannot be used; BusyError where another process works in
     the folder.
     """
     labelled = cohort.labelled()
     patients = Patients.of(labelled, cache)
     Space.of(config, patients).planned(config.sampler)  # raises before anything is written
     searches, splits = plan_searches(labelled, config)
+    check_run(folder, device, how)
     with exclusive(folder) if how.storage is None else shared(folder, wait=False) as lock:
+        storage = Storage(folder, how.storage)  # first: one that cannot be had must not leave a study behind
         study = Study.begin(folder, config, cohort, cache, {"splits.json": splits})
         if cohort.groups is not None:
             _tell_held_out(splits["held_out"])
@@ -128,7 +132,6 @@ def tune(
         publish_json(folder / "audit.json", [asdict(finding) for finding in findings])
         study.record(cohort, cache)
         _warn(findings)
-        storage = Storage(folder, how.storage)
         run = Run(study, patients, searches, storage, device, how)
         with storage.told():
             run.recover()
@@ -139,6 +142,26 @@ def tune(
             run.work()
             run.progress.close()
             return Tuned(study, study.best, run.score(), run.trials, run.seconds_per_trial, findings)
+
+
+def check_run(folder: Path, device: str, how: RunConfig) -> None:
+    """Raise UsageError for a folder, device, storage or tracker that cannot be used, before a study is begun."""
+    _check_folder(folder)
+    pick_device(device)
+    TRACKERS[how.tracker].check()
+    if how.storage is not None:
+        postgresql(how.storage)
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise UsageError where a folder holds files and is not a study's: they would lie among its own."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    names = [name for name in names if not name.startswith(".") and name != DATABASE]
+    config = read_json(folder / "config.json") if "config.json" in names else None
+    if names and not (isinstance(config, dict) and "study" in config):
+        raise UsageError(
+            f"{folder} is no study: it holds {some(names)}. Name another --study, one that is new."
+        )
 
 
 def _work(

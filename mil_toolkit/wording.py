@@ -1,4 +1,4 @@
-# Floor 0.5: how scores, comparisons and long lists read, in a summary, an error or a model card.
+# Floor 0.3: how scores, comparisons and long lists read, in a summary, an error or a model card.
 """Scores, intervals, paired comparisons and lists as text."""
 
 from collections.abc import Callable, Mapping, Sequence

@@ -210,6 +210,46 @@ def test_a_finished_study_is_left_as_it_is(tiny: Tiny, tmp_path: Path) -> None:
 # Another study in the same folder.
 
 
+@pytest.mark.parametrize(
+    ("missing", "canary"), [("psycopg", True), ("wandb", True), ("device", True), ("database", False)]
+)
+def test_what_cannot_be_had_leaves_no_study_behind(
+    missing: str,
+    canary: bool,
+    tiny_options: Sequence[object],
+    tmp_path: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if missing in ("psycopg", "wandb"):
+        monkeypatch.setitem(sys.modules, missing, None)
+    options = {
+        "psycopg": ("--storage", "postgresql://127.0.0.1:9/db"),
+        "wandb": ("--tracker", "wandb"),
+        "device": ("--device", "cuda:99"),
+        "database": ("--storage", "postgresql://127.0.0.1:9/db"),
+    }
+    told = ("tune", *tiny_options, "--outer-folds", 0, "--study", tmp_path / "study")
+    refused = command(*told, *options[missing], *(["--canary"] if canary else []))
+    assert refused.code == 2 and "Traceback" not in refused.err
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    assert command(*told, "--trials", 1).code == 0  # other options than those
+
+
+@pytest.mark.parametrize("config", [None, "{}", "[]", '{"model_type": "vit"}'])
+def test_a_folder_of_something_else_is_no_place_for_a_study(
+    config: str | None, tiny_options: Sequence[object], tmp_path: Path, command: Command
+) -> None:
+    (tmp_path / "slide.h5").touch()
+    if config:
+        (tmp_path / "config.json").write_text(config)
+    before = set(tmp_path.rglob("*"))
+    for canary in ([], ["--canary"]):
+        done = command("tune", *tiny_options, "--study", tmp_path, *canary)
+        assert done.code == 2 and f"{tmp_path} is no study: it holds" in done.err and "slide.h5" in done.err
+        assert set(tmp_path.rglob("*")) == before
+
+
 def test_another_study_is_refused_with_each_difference(
     tiny: Tiny, tiny_options: Sequence[object], edit_cohort: EditCohort, tmp_path: Path, command: Command
 ) -> None:

@@ -119,12 +119,13 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.cohort import read_cohort
     from mil_toolkit.devices import use_available_cores
     from mil_toolkit.features import open_features
-    from mil_toolkit.tuning import tune
+    from mil_toolkit.tuning import check_run, tune
 
     use_available_cores()
     cohort = read_cohort(arguments.cohort, images=False)
     cache = open_features(arguments.features, cohort.name)
     told = cohort, cache, arguments.study, config, arguments.device
+    check_run(arguments.study, arguments.device, how)  # before the canary begins the study
     canary = run_canary(*told) if arguments.canary else None
     tuned = tune(*told, how)
     text = f"{summary(tuned, arguments.quick)}\n{_next(tuned)}" + (f"\n{canary}" if canary else "")
