@@ -97,7 +97,12 @@ def exact_interval(successes: int, count: int) -> tuple[float, float]:
 
 
 def scores_with_intervals(table: Table) -> Scores:
-    """Every metric: `value`, `low`, `high`, `patients`, `repeats`."""
+    """Every metric: `value`, `low`, `high`, `patients`, `repeats`.
+
+    The calibration error has no interval, `low` and `high` are None, nor has a difference of two: a draw of the
+    patients adds its own noise to the gap of every bin, whose size counts and not its sign, so that most draws
+    lie above the score, at times nearly all.
+    """
     weights = draw_patients(table.labels)
     counted = {"patients": len(table.labels), "repeats": len(table.probabilities)}
     return {name: _score(table, metric, weights) | counted for name, metric in METRICS.items()}
@@ -105,10 +110,14 @@ def scores_with_intervals(table: Table) -> Scores:
 
 def _score(table: Table, metric: Metric, weights: np.ndarray) -> dict[str, Any]:
     value = float(table.scores(metric, np.ones((1, len(table.labels))))[0])
-    low, high = percentile_interval(table.scores(metric, weights))
+    low, high = _interval(metric, table.scores(metric, weights))
     if metric.proportions and low == high:
         low, high = _exact(table, metric.proportions)
     return {"value": _finite(value), "low": _finite(low), "high": _finite(high)}
+
+
+def _interval(metric: Metric, drawn: np.ndarray) -> tuple[float, float]:
+    return percentile_interval(drawn) if metric.resampled else (np.nan, np.nan)
 
 
 def _exact(table: Table, proportions: Sequence[int]) -> tuple[float, float]:
@@ -161,7 +170,7 @@ def _difference(
 ) -> dict[str, Any]:
     alike = np.ones((1, len(one.labels)))
     value = float((one.scores(metric, alike) - other.scores(metric, alike))[0])
-    low, high = percentile_interval(one.scores(metric, weights) - other.scores(metric, weights))
+    low, high = _interval(metric, one.scores(metric, weights) - other.scores(metric, weights))
     swapped = np.concatenate([_swapped(one, other, metric, part) for part in _parts(one.labels, swaps)])
     extreme = np.sum(np.abs(swapped) >= abs(value) - 1e-12)
     p_value = (1 + float(extreme)) / (1 + len(swaps)) if np.isfinite(value) else None
@@ -201,7 +210,7 @@ def optimism(inner: Table, outer: Table) -> Scores:
     weights, alike = draw_patients(outer.labels), np.ones((1, len(outer.labels)))
     found: Scores = {}
     for name, metric in METRICS.items():
-        low, high = percentile_interval(inner.scores(metric, weights) - outer.scores(metric, weights))
+        low, high = _interval(metric, inner.scores(metric, weights) - outer.scores(metric, weights))
         value = float((inner.scores(metric, alike) - outer.scores(metric, alike))[0])
         found[name] = {"value": _finite(value), "low": _finite(low), "high": _finite(high)}
     return found

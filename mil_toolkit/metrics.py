@@ -39,11 +39,13 @@ class Metric:
     """A score of predictions under weights (..., n) of the patients.
 
     proportions: for shares of patients, the label of those each is a share of; -1: all patients
+    resampled: whether draws of the patients show how far the score would move with other patients
     """
 
     of: Score
     higher_is_better: bool = True
     proportions: tuple[int, ...] = ()
+    resampled: bool = True
 
     def score(self, labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> float:
         """The score of plain predictions, all in one fold: labels (n,), probabilities (n,)."""
@@ -182,7 +184,7 @@ METRICS: dict[str, Metric] = {
     "auc": Metric(auc),
     "auc_pooled": Metric(auc_pooled),
     "brier": Metric(brier, higher_is_better=False),
-    "calibration_error": Metric(calibration_error, higher_is_better=False),
+    "calibration_error": Metric(calibration_error, higher_is_better=False, resampled=False),
     "referred": Metric(referred, higher_is_better=False),
     "ppv": Metric(ppv),
     "npv": Metric(npv),

@@ -95,11 +95,29 @@ def test_a_model_that_says_the_same_of_everyone_gets_exact_intervals_too() -> No
     assert (balanced["low"], balanced["high"]) == tuple(pytest.approx(sum(each) / 2) for each in ends)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_no_score_lies_outside_its_interval(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    found, probabilities = table(1.0, repeats=1), random.random(65)
+    calibrated = replace(
+        found,
+        labels=(random.random(65) < probabilities).astype(int),
+        probabilities=probabilities[None],
+        decisions=probabilities[None] >= 0.5,
+    )
+    for name, score in scores_with_intervals(calibrated).items():
+        if name == "calibration_error":
+            assert score["low"] is None and score["high"] is None and score["value"] > 0
+        else:
+            assert score["low"] <= score["value"] <= score["high"]
+
+
 def test_a_method_gains_nothing_over_itself() -> None:
     found = compare(table(1.0), table(1.0))
     assert found["discordant"] == 0
-    for difference in found["differences"].values():
-        assert difference == {"value": 0, "low": 0, "high": 0, "p_value": 1}
+    for name, difference in found["differences"].items():
+        end = None if name == "calibration_error" else 0
+        assert difference == {"value": 0, "low": end, "high": end, "p_value": 1}
 
 
 def test_a_gain_is_the_difference_of_the_scores_and_turns_with_the_methods() -> None:
@@ -108,7 +126,8 @@ def test_a_gain_is_the_difference_of_the_scores_and_turns_with_the_methods() -> 
     for name in METRICS:
         scores = [scores_with_intervals(each)[name]["value"] for each in (one, other)]
         assert forth[name]["value"] == pytest.approx(scores[0] - scores[1])
-        assert forth[name]["low"] == pytest.approx(-back[name]["high"])
+        if METRICS[name].resampled:
+            assert forth[name]["low"] == pytest.approx(-back[name]["high"])
         assert forth[name]["p_value"] == pytest.approx(back[name]["p_value"])
     assert forth["auc"]["low"] > 0 and forth["auc"]["p_value"] < 0.01
 

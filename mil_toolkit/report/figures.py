@@ -153,7 +153,7 @@ def reliability_figure(contents: Contents) -> Figure:
     )
     caption = (
         "Bins of equal width with 95 % intervals; on the dashed line probabilities mean what they say. Brier score"
-        f" {with_interval(scores['brier'])}, calibration error {with_interval(scores['calibration_error'])}."
+        f" {with_interval(scores['brier'])}, calibration error {number(scores['calibration_error']['value'])}."
     )
     return Figure(to_svg(figure, "reliability", f"Reliability curve: {words}."), "Reliability", caption)
 
