@@ -21,7 +21,7 @@ from mil_toolkit.fitting import fit
 from mil_toolkit.hparams import ExtractionConfig, StudyConfig
 from mil_toolkit.prediction import Predictions, predict, write_submission
 from mil_toolkit.report.page import write_report
-from mil_toolkit.synthetic import TRUTH, draw_cohort
+from mil_toolkit.synthetic import COHORT_TOML, TRUTH, draw_cohort
 from mil_toolkit.tuning import Tuned, tune
 
 EXTRACTION = ExtractionConfig("efficientnet_lite0", image_size=96)
@@ -70,9 +70,10 @@ class Demo:
 def run_demo(output: Path, study: StudyConfig = STUDY, device: str = "auto") -> Demo:
     """Draw a synthetic cohort into `output`, then extract, tune, ablate, fit, predict and report there.
 
-    Raises UsageError where `output` is already there and not empty.
+    A demo that was stopped goes on: what was drawn, embedded and tuned is not done again. Raises UsageError where
+    `output` is already there, not empty, and not a demo's.
     """
-    cohort = read_cohort(draw_cohort(output))
+    cohort = _cohort(output)
     cache = _extract(cohort, output, device)
     logger.info("Tuning, with %s outer folds that choose nothing ...", study.outer_folds)
     tuned = tune(cohort, cache, output / "studies" / "demo", study, device)
@@ -87,6 +88,13 @@ def run_demo(output: Path, study: StudyConfig = STUDY, device: str = "auto") -> 
     found = attention_found(attention, pd.read_csv(output / TRUTH))
     report = write_report(folder).path
     return Demo(cohort.source, cache.folder, tuned, ablation, found, folder / "model", *written, report)
+
+
+def _cohort(output: Path) -> Cohort:
+    """The cohort that the demo draws, or has drawn: it appears as a whole."""
+    toml = output / "cohort.toml"
+    drawn = toml.is_file() and toml.read_bytes() == COHORT_TOML.encode()
+    return read_cohort(toml if drawn else draw_cohort(output))
 
 
 def _extract(cohort: Cohort, output: Path, device: str) -> FeatureCache:

@@ -41,7 +41,7 @@ def publish(path: Path, content: bytes) -> None:
     Raises UsageError where the disk is full or the folder cannot be written, and where `path` is no file: a device
     would become one.
     """
-    with _written(path):
+    with written(path):
         _check_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = _locked_temporary(path.parent)
@@ -57,7 +57,7 @@ def publish(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _written(path: Path) -> Iterator[None]:
+def written(path: Path) -> Iterator[None]:
     """Make what the file system refuses an error that names what was to be written."""
     try:
         yield
@@ -82,7 +82,7 @@ def check_outputs(outputs: Mapping[str, Path], inputs: Iterable[Path] = ()) -> N
     ]
     for option, path in outputs.items():
         try:
-            with _written(path):
+            with written(path):
                 _check_file(path)
                 _check_place(path.resolve())
         except UsageError as error:
@@ -188,7 +188,7 @@ def check_replaceable(folder: Path, kind: str, foreign: Foreign) -> None:
     kind: what alone may be replaced, in words; foreign: names in an existing folder that are no part of that
     """
     advice = f"It would be replaced by {kind}: name another folder."
-    with _written(folder):
+    with written(folder):
         _check_place(folder.resolve())
         if not os.path.lexists(folder):
             return
@@ -217,7 +217,7 @@ def published_folder(folder: Path, kind: str, foreign: Foreign) -> Iterator[Path
     """
     check_replaceable(folder, kind, foreign)
     folder = folder.resolve()  # what a link names, not the link
-    with _written(folder):
+    with written(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         building = folder.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
         building.mkdir()
@@ -225,7 +225,7 @@ def published_folder(folder: Path, kind: str, foreign: Foreign) -> Iterator[Path
     try:
         yield building
         check_replaceable(folder, kind, foreign)
-        with _written(folder):
+        with written(folder):
             if folder.exists():
                 folder.rename(retired)
             building.rename(folder)

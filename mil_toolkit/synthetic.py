@@ -17,7 +17,7 @@ from PIL import Image
 
 from mil_toolkit.cohort import DAYS_PER_YEAR
 from mil_toolkit.errors import UsageError
-from mil_toolkit.files import fsync_folder, publish
+from mil_toolkit.files import fsync_folder, publish, written
 
 Colour = tuple[int, int, int]
 
@@ -95,24 +95,25 @@ def draw_cohort(
     of coarse chromatin with a nucleolus). All other images show small lymphocytes or, in a share that differs from
     patient to patient, activated ones, which are large too and say nothing. Age and lymphocyte count carry part of
     the signal, the bag size (`images`: fewest and most) a little, sex none. The same arguments give the
-    same bytes. Raises UsageError where `folder` exists and is not empty; an interrupted run leaves
-    nothing under its name.
+    same bytes. Raises UsageError where `folder` exists and is not empty, or cannot be written; an interrupted run
+    leaves nothing under its name.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(
             f"{folder} already exists and is not an empty folder. Remove it or name another one."
         )
     logger.info("Drawing a cohort of %d patients into %s ...", patients + unlabelled, folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
-    draft.mkdir()
-    try:
-        _draw_into(draft, patients, unlabelled, np.random.default_rng(seed), image_size, images)
-        draft.replace(folder)
-    except BaseException:
-        shutil.rmtree(draft)
-        raise
-    fsync_folder(folder.parent)
+    with written(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
+        draft.mkdir()
+        try:
+            _draw_into(draft, patients, unlabelled, np.random.default_rng(seed), image_size, images)
+            draft.replace(folder)
+        except BaseException:
+            shutil.rmtree(draft)
+            raise
+        fsync_folder(folder.parent)
     return folder / "cohort.toml"
 
 

@@ -47,11 +47,22 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_the_demo_leaves_every_stage_says_where_and_looks_at_the_truth_last(
-    tmp_path: Path, command: Command
+def test_a_demo_that_was_stopped_leaves_every_stage_says_where_and_looks_at_the_truth_last(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(demo, "ablate", stop)
+        assert command("demo", "--output", tmp_path / "demo", "--device", "cpu").code == 130
+    kept = [tmp_path / "demo" / name for name in ("hidden", "patients.csv", "studies/demo/best.json")]
+    kept += [*(tmp_path / "demo" / "cache").rglob("*.h5")]
+    written = [path.stat().st_mtime_ns for path in kept]
     done = command("demo", "--output", tmp_path / "demo", "--json", "--device", "cpu")
     assert done.code == 0, done.err
+    kept[0] = tmp_path / "demo" / TRUTH
+    assert [path.stat().st_mtime_ns for path in kept] == written and "Drawing" not in done.err
     told = done.json
     found = told.pop("attention_found")
     places = {name: Path(place) for name, place in told.items()}
@@ -74,8 +85,16 @@ def test_the_demo_leaves_every_stage_says_where_and_looks_at_the_truth_last(
     assert (places["study"] / "ablation" / "scores.json").is_file()
     assert found["patients"] == 12 and 0 <= found["low"] <= found["auc"] <= found["high"] <= 1
     assert "No efficientnet_lite0 here" in done.err and "seeded random weights" in done.err
-    again = command("demo", "--output", tmp_path / "demo")
-    assert again.code == 2 and "not an empty folder" in again.err
+
+
+def test_the_demo_keeps_away_from_what_is_not_its_own(tmp_path: Path, command: Command) -> None:
+    for name in ("cohort.toml", TRUTH):
+        (tmp_path / name).write_text("[cohort]")
+    done = command("demo", "--output", tmp_path)
+    assert done.code == 2 and "not an empty folder" in done.err
+    done = command("demo", "--output", tmp_path / TRUTH / "demo")
+    assert done.code == 2 and "demo cannot be written" in done.err
+    assert {path.name for path in tmp_path.iterdir()} == {"cohort.toml", TRUTH}
 
 
 def attention_of(weights: dict[str, list[float]]) -> pd.DataFrame:
