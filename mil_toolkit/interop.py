@@ -23,6 +23,7 @@ from numpy.typing import DTypeLike, NDArray
 from mil_toolkit.errors import DataError, UsageError
 from mil_toolkit.features import SCHEMA, UNKNOWN_MTIME, EmbeddedBag, FeatureCache, Recorded, StoredImage
 from mil_toolkit.files import digest_file, publish, shared, shown
+from mil_toolkit.wording import some
 
 SYNTHETIC = "a grid in the order of the rows: single images have no place on a slide"
 STAMP_VERSION = "2.1.0"  # the first that reads tile_size_um
@@ -112,12 +113,14 @@ def export_cache(cache: FeatureCache, format: str, output: Path) -> int:
     Row i is the i-th image of the bag. `coords` are a grid, and their attribute `synthetic` says so. CLAM gets
     h5_files/ and its twin pt_files/, the others one file a patient in `output`.
 
-    Raises DataError for patients whose id cannot be a file's name.
+    Raises DataError for patients whose id cannot be a file's name, UsageError where files in `output` that are no
+    exports would be replaced.
     """
     layout, patients = LAYOUTS[format], cache.patient_ids
     unfit = [patient for patient in patients if "/" in patient or patient in (".", "..", "")]
     if unfit:
         raise DataError([f"patient {shown(each)}: this id cannot be the name of a file." for each in unfit])
+    _check_exports(output, layout, patients)
     bags = cache.bags(patients)
     for patient, embeddings in zip(patients, bags.instances.split(bags.sizes.tolist()), strict=True):
         columns = math.ceil(math.sqrt(len(embeddings)))
@@ -126,6 +129,24 @@ def export_cache(cache: FeatureCache, format: str, output: Path) -> int:
         if format == "clam":
             publish(output / "pt_files" / f"{patient}.pt", _tensor_bytes(embeddings.float()))
     return len(patients)
+
+
+def _check_exports(output: Path, layout: Layout, patients: Sequence[str]) -> None:
+    """Raise UsageError where a patient's files are there and not known for exports by the first one's `synthetic`."""
+    there = {patient: output / layout.folder / f"{patient}.h5" for patient in patients}
+    twins = (output / "pt_files" / f"{patient}.pt" for patient in patients if ".pt" in layout.endings)
+    taken = {path.stem: path for path in (*twins, *there.values()) if path.exists()}
+    foreign = [shown(path) for patient, path in taken.items() if not _is_export(there[patient])]
+    if foreign:
+        raise UsageError(f"{some(foreign)}: there already, and no export. Name another --output.")
+
+
+def _is_export(path: Path) -> bool:
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return "synthetic" in file["coords"].attrs
+    except _UNREADABLE:
+        return False
 
 
 def _encode(layout: Layout, slide: Slide, embeddings: NDArray[np.float16]) -> bytes:

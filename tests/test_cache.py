@@ -15,7 +15,7 @@ from support import Command, Tiny
 
 from mil_toolkit import files, interop, upkeep
 from mil_toolkit.cli.cache import FORMATS
-from mil_toolkit.errors import BusyError, DataError
+from mil_toolkit.errors import BusyError, DataError, UsageError
 from mil_toolkit.features import EmbeddedBag, FeatureCache, Recorded, StoredImage, encode_shard
 from mil_toolkit.interop import LAYOUTS, SYNTHETIC, export_cache, import_features
 from mil_toolkit.upkeep import describe, prune, verify
@@ -392,6 +392,29 @@ def test_ids_that_are_no_file_names_are_listed(cache: FeatureCache, tmp_path: Pa
     with pytest.raises(DataError) as caught:
         export_cache(cache, "stamp", tmp_path / "out")
     assert len(caught.value.problems) == 2 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_an_export_replaces_exports_alone(name: str, cache: FeatureCache, tmp_path: Path) -> None:
+    layout = LAYOUTS[name]
+    for _ in range(2):
+        export_cache(cache, name, tmp_path / "own")
+    other = tmp_path / "other"
+    files = [other / layout.folder / "b.h5"]
+    if name == "clam":
+        files.append(other / "pt_files" / "c.pt")
+        files[1].parent.mkdir(parents=True)
+        files[1].write_bytes(b"another encoder's")
+    files[0].parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(files[0], "w") as file:
+        file[layout.features] = np.ones((2, 3))
+        file["coords"] = np.ones((2, 2))
+    before = [path.read_bytes() for path in files]
+    with pytest.raises(UsageError, match="there already, and no export") as caught:
+        export_cache(cache, name, other)
+    assert all(path.name in str(caught.value) for path in files)
+    assert [path.read_bytes() for path in files] == before
+    assert sorted(path for path in other.rglob("*") if path.is_file()) == files
 
 
 def test_large_bags_are_published_as_the_import_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
