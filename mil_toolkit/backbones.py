@@ -120,9 +120,7 @@ def build_backbone(name: str, weights: str | StateDict) -> Backbone:
     Raises UsageError for an unknown name, a missing extra and weights that cannot be downloaded; DataError for
     a file that is no checkpoint of this network, listing its missing and unexpected tensors.
     """
-    kind = "timm:NAME" if name.startswith("timm:") else name
-    if kind not in BACKBONES:
-        raise UsageError(f"--backbone {name!r} is none of {', '.join(BACKBONES)}.")
+    kind = _kind(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         architecture = BACKBONES[kind](name)
@@ -132,6 +130,20 @@ def build_backbone(name: str, weights: str | StateDict) -> Backbone:
         load_weights(network, state, architecture.classifier, origin)
     network_digest = weight_digest(network)
     return Backbone(network, architecture.width, architecture.mean, architecture.std, network_digest)
+
+
+def _kind(name: str) -> str:
+    kind = "timm:NAME" if name.startswith("timm:") else name
+    if kind not in BACKBONES:
+        raise UsageError(f"--backbone {name!r} is none of {', '.join(BACKBONES)}.")
+    return kind
+
+
+def check_backbone(name: str, weights: str) -> None:
+    """Raise UsageError where no backbone has this name, or weights are to come from what is no checkpoint's file."""
+    _kind(name)
+    if weights not in ("imagenet", "random"):
+        _check_file(Path(weights))
 
 
 def backbone_of(
@@ -201,10 +213,7 @@ def read_checkpoint(path: Path) -> StateDict:
     Nothing in the file is ever run. Raises UsageError for another ending or no file, DataError for a file
     that is broken or carries code.
     """
-    if not path.is_file():
-        raise UsageError(f"--weights {shown(path)}: there is no such file (nor is it imagenet or random).")
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
-        raise UsageError(f"--weights {shown(path)}: expected a .safetensors, .pth or .pt file.")
+    _check_file(path)
     try:
         if path.suffix == ".safetensors":
             state: Any = safetensors.torch.load_file(path)
@@ -216,6 +225,13 @@ def read_checkpoint(path: Path) -> StateDict:
     except (RuntimeError, EOFError, OSError, ValueError, safetensors.SafetensorError) as error:
         raise DataError(f"{shown(path)} cannot be read as a checkpoint: {error}.") from None
     return _only_tensors(state, path)
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise UsageError(f"--weights {shown(path)}: there is no such file (nor is it imagenet or random).")
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise UsageError(f"--weights {shown(path)}: expected a .safetensors, .pth or .pt file.")
 
 
 def _only_tensors(state: Any, path: Path) -> StateDict:

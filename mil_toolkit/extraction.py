@@ -42,6 +42,7 @@ from mil_toolkit.wording import each_or_most, some
 
 PATIENTS_PER_SHARD, IMAGES_PER_SHARD, SECONDS_PER_SHARD = 64, 1024, 30.0
 BATCH_SIZE = 16  # the quickest for ResNet34 in bfloat16 on two cores
+SMALLEST = 32  # side of an image that a backbone still sees something of
 ROUNDS = 3
 SETTLED_NS = 2_000_000_000
 TOLERANCE = "a cosine of 0.995 or more between bfloat16 and float32, over 1,000 smear images"
@@ -97,7 +98,7 @@ def extract(
     Raises DataError with every image that cannot be read, after everything else was published (with
     `on_error="skip"` they are left out instead), UsageError for options that cannot work.
     """
-    _check(config, batch_size, workers, on_error)
+    check_options(config, batch_size, workers, on_error)
     place = pick_device(device)
     recorded = Recorded(pick_precision(precision, place), DECODER)
     backbone = backbone or build_backbone(config.backbone, config.weights)
@@ -153,16 +154,23 @@ def _tell_mixture(cache: FeatureCache, wanted: Sequence["Wanted"]) -> None:
         )
 
 
-def _check(config: ExtractionConfig, batch_size: int, workers: int | None, on_error: str) -> None:
+def check_options(config: ExtractionConfig, batch_size: int, workers: int | None, on_error: str) -> None:
+    """Raise UsageError that names each option of `extract` that cannot work, whatever the cohort is."""
+    problems = []
     if config.preprocess not in PREPROCESS_NAMES:
-        raise UsageError(f"--preprocess {config.preprocess!r} is none of {', '.join(PREPROCESS_NAMES)}.")
+        problems.append(f"--preprocess {config.preprocess!r} is none of {', '.join(PREPROCESS_NAMES)}.")
     if on_error not in ("fail", "skip"):
-        raise UsageError(f"--on-error {on_error!r} is neither fail nor skip.")
-    if config.image_size < 32 or config.crop < 0 or batch_size < 1 or (workers or 0) < 0:
-        raise UsageError(
-            f"Expected --image-size of at least 32, --crop and --workers of at least 0 and --batch-size of at "
-            f"least 1, got {config.image_size}, {config.crop}, {workers} and {batch_size}."
-        )
+        problems.append(f"--on-error {on_error!r} is neither fail nor skip.")
+    for name, least, value in (
+        ("image-size", SMALLEST, config.image_size),
+        ("crop", 0, config.crop),
+        ("batch-size", 1, batch_size),
+        ("workers", 0, workers or 0),
+    ):
+        if value < least:
+            problems.append(f"--{name} must be at least {least}, not {value}.")
+    if problems:
+        raise UsageError("\n".join(problems))
 
 
 def _check_crop(crop: int, wanted: Sequence["Wanted"]) -> None:

@@ -246,7 +246,8 @@ class FeatureCache:
 def read_spec(folder: Path) -> dict[str, Any]:
     """The spec of the cache in `folder`; raises DataError where there is none."""
     if not (folder / "spec.json").is_file():
-        raise DataError(f"{folder} is no feature cache: it has no spec.json. mil-extract makes one.")
+        why = "it has no spec.json" if folder.exists() else "it does not exist"
+        raise DataError(f"{folder} is no feature cache: {why}. mil-extract makes one, and prints its folder.")
     spec = read_json(folder / "spec.json")
     if not isinstance(spec, dict):
         raise DataError(f"{folder / 'spec.json'} is not the spec of a cache.")

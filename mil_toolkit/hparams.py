@@ -196,7 +196,7 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         wrong = [
-            f"--{name.replace('_', '-')} {getattr(self, name)} does not lie in its range from {about.least}."
+            f"--{name.replace('_', '-')} must be {_range(about)}, not {getattr(self, name)}."
             for name, about in tunables(FinetuneConfig).items()
             if not isinstance(getattr(self, name), str) and not in_range(getattr(self, name), about)
         ]
@@ -270,14 +270,18 @@ def _parse_value(name: str, text: str) -> Any:
     if about.choices and value not in about.choices:
         raise ValueError(f"{text!r} is none of {', '.join(map(str, about.choices))}.")
     if kind in (int, float) and not about.choices and not in_range(value, about):
-        bound = "below" if about.open_end else "at most"
-        raise ValueError(f"{text} does not lie at or above {about.least} and {bound} {about.most}.")
+        raise ValueError(f"must be {_range(about)}, not {text}.")
     return value
 
 
 def in_range(value: float, about: Tunable) -> bool:
     """Whether a number may be taken at all."""
     return about.least <= value < about.most if about.open_end else about.least <= value <= about.most
+
+
+def _range(about: Tunable) -> str:
+    end = "below" if about.open_end else "at most"
+    return f"at least {about.least}" + (f" and {end} {about.most}" if math.isfinite(about.most) else "")
 
 
 def _parse_bool(text: str) -> bool:

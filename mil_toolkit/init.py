@@ -92,6 +92,9 @@ def draft_cohort(table_path: Path, images: Sequence[Path], output: Path) -> Draf
     folders = _patient_folders(images)
     if table.problems:
         raise DataError(table.problems)
+    if not folders:
+        roots = " or ".join(shown(str(root)) for root in images)
+        raise DataError(f"there is no folder in {roots}. Each patient needs one with the name of its id.")
     lines = _draft(table, folders, _relative([table_path, *images], output), _written_on(table_path), output)
     _write(output, lines)
     doubts = tuple(line.removeprefix(CHECK) for line in lines if line.startswith(CHECK))

@@ -3,8 +3,9 @@
 
 import csv
 import io
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,12 +82,28 @@ def _scores(bundle: ModelBundle, predictions: pd.DataFrame) -> Scores | None:
 def _column_problems(bundle: ModelBundle, cohort: Cohort) -> list[str]:
     expected = {column["name"]: column for column in bundle.about["columns"]}
     found = {column.name: declared(column) for column in cohort.columns}
-    problems = [
-        f"[metadata.{name}]: the model was trained with {expected.get(name)}, {cohort.source} has {found.get(name)}."
-        for name in expected.keys() | found.keys()
-        if expected.get(name) != found.get(name)
+    return [
+        problem
+        for name in sorted(expected.keys() | found.keys())
+        for problem in _differing(f"[metadata.{name}]", expected.get(name), found.get(name), cohort.source)
     ]
-    return sorted(problems)
+
+
+def _differing(
+    section: str, expected: Mapping[str, Any] | None, found: Mapping[str, Any] | None, source: Path
+) -> list[str]:
+    """What one metadata column, as the model knows it (None: not at all), differs in from the cohort's."""
+    if expected is None:
+        return [f"{section} is unknown to the model. Take it out of {source}."]
+    if found is None:
+        given = {key: value for key, value in expected.items() if value is not None and key != "name"}
+        told = ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in given.items())
+        return [f"{section} is missing in {source}. The model was trained with {told}."]
+    return [
+        f"{section} {key} is {found[key] or 'not given'} in {source}; the model was trained with {value or 'none'}."
+        for key, value in expected.items()
+        if found[key] != value
+    ]
 
 
 def _feature_problems(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> list[str]:

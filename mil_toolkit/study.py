@@ -116,7 +116,7 @@ class Study:
     @classmethod
     def open(cls, folder: Path) -> "Study":
         """Open a finished study; raises DataError where there is none or it has not ended."""
-        described = read_json(folder / "config.json")
+        described = _read_described(folder)
         check_schema(folder / "config.json", described.get("schema"), SCHEMA)
         if not (folder / "DONE").exists():
             raise DataError(
@@ -152,6 +152,21 @@ class Study:
     def best(self) -> Best:
         """What the final search chose."""
         return Best.read(self.folder / "best.json")
+
+
+def _read_described(folder: Path) -> dict[str, Any]:
+    """A study's config.json; raises DataError where there is none, or another folder's."""
+    if not (folder / "config.json").is_file():
+        why = "it has no config.json" if folder.exists() else "it does not exist"
+        raise DataError(f"{folder} is no study: {why}. Name the folder that mil-tune wrote, as studies/NAME.")
+    described = read_json(folder / "config.json")
+    if isinstance(described, dict) and "study" in described:
+        return described
+    if isinstance(described, dict) and "head" in described:
+        raise DataError(
+            f"{folder} is a bundle, not a study. Name the folder that mil-tune wrote; this may be {folder.parent}."
+        )
+    raise DataError(f"{folder / 'config.json'} is not that of a study. Name the folder that mil-tune wrote.")
 
 
 def epochs_of(folder: Path, number: int) -> Path:

@@ -15,6 +15,7 @@ import pytest
 from support import COMMANDS, Command, Tiny
 
 from mil_toolkit.cli import command as frame
+from mil_toolkit.cli import tune
 from mil_toolkit.errors import BusyError, DataError, UsageError
 from mil_toolkit.files import exclusive
 
@@ -240,11 +241,12 @@ def wrong_calls(tiny: Tiny, tmp: Path) -> dict[str, tuple[int, str, tuple[object
     return {
         "no cohort": (3, "nowhere.toml", ("tune", tmp / "nowhere.toml", "--study", tmp / "study")),
         "no cache": (3, "is no feature cache", ("tune", toml, "--features", empty, "--study", tmp / "study")),
-        "no study": (3, "config.json", ("fit", toml, *features, "--study", empty)),
+        "no study": (3, "is no study: it has no config.json", ("fit", toml, *features, "--study", empty)),
         "no bundle": (3, "config.json", ("predict", empty, toml, *features)),
         "no table": (3, "nowhere.csv", ("init", tmp / "nowhere.csv", empty)),
         "wrong settings": (2, "--set poling=mean", (*tune, "--set", "poling=mean", "--set", "hidden=x")),
         "no trials": (2, "--trials must be at least 1", (*tune, "--trials", 0)),
+        "no epochs": (2, "--epochs must be at least 1, not 0.", (*tune, "--epochs", 0)),
         "one outer fold": (2, "--outer-folds must be 0", (*tune, "--outer-folds", 1)),
         "many folds": (3, "fold", (*tune, "--folds", 20)),
         "intervals in a grid": (2, "learning_rate", (*tune, "--sampler", "grid")),
@@ -267,6 +269,7 @@ WRONG = (
     "no table",
     "wrong settings",
     "no trials",
+    "no epochs",
     "one outer fold",
     "many folds",
     "intervals in a grid",
@@ -289,6 +292,38 @@ def test_a_mistake_is_told_plainly(wrong: str, tiny: Tiny, tmp_path: Path, comma
     assert no_traceback(done.err) and words in done.err
     assert done.err.startswith(f"mil-{call[0]}: ")
     assert not (tmp_path / "study" / "DONE").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("extract", ("--backbone", "resnet19"), "--backbone 'resnet19' is none of"),
+        ("extract", ("--weights", "nowhere.pth"), "there is no such file"),
+        ("extract", ("--shard", "0/3"), "--shard '0/3'"),
+        (
+            "extract",
+            ("--image-size", 0, "--workers", -1),
+            "--image-size must be at least 32, not 0.\n--workers",
+        ),
+        ("extract", ("--device", "tpu"), "--device 'tpu'"),
+        ("tune", ("--study", "s", "--device", "tpu"), "--device 'tpu'"),
+        ("fit", ("--study", "s", "--device", "tpu"), "--device 'tpu'"),
+        ("ablate", ("--study", "s", "--device", "tpu"), "--device 'tpu'"),
+    ],
+)
+def test_options_are_checked_before_the_cohort_is_read(
+    name: str, options: Sequence[object], words: str, tmp_path: Path, command: Command
+) -> None:
+    done = command(name, tmp_path / "nowhere.toml", *options)
+    assert done.code == 2 and words in done.err and "nowhere.toml" not in done.err
+
+
+def test_a_wrong_number_of_outer_folds_is_told_as_a_user_knows_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        tune.main(["c.toml", "--study", str(tmp_path), "--outer-folds", "x"])
+    assert "--outer-folds: expected a whole number or groups, not 'x'" in capsys.readouterr().err
 
 
 def test_every_bad_cell_is_named_at_once(edit_cohort: EditCohort, tmp_path: Path, command: Command) -> None:

@@ -503,10 +503,10 @@ def test_impossible_shares_are_refused(text: str, environment: dict[str, str], m
     ("change", "options", "message"),
     [
         ({"preprocess": "blur"}, {}, "'blur' is none of none, saturation-mask"),
-        ({"image_size": 16}, {}, "--image-size of at least 32"),
-        ({"crop": -1}, {}, "--crop and --workers of at least 0"),
-        ({}, {"batch_size": 0}, "--batch-size of at least 1"),
-        ({}, {"workers": -1}, "--workers of at least 0"),
+        ({"image_size": 16}, {}, "^--image-size must be at least 32, not 16.$"),
+        ({"crop": -1}, {}, "^--crop must be at least 0, not -1.$"),
+        ({}, {"batch_size": 0}, "^--batch-size must be at least 1, not 0.$"),
+        ({}, {"workers": -1}, "^--workers must be at least 0, not -1.$"),
         ({}, {"on_error": "ignore"}, "neither fail nor skip"),
     ],
 )

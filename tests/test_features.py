@@ -262,8 +262,8 @@ def test_foreign_shards_are_refused(
 
 def test_what_is_no_cache_is_refused(tmp_path: Path) -> None:
     """No folder, no spec, a spec of something else."""
-    for folder in (tmp_path / "absent", tmp_path):
-        with pytest.raises(DataError, match=r"no feature cache: it has no spec\.json"):
+    for folder, why in ((tmp_path / "absent", "it does not exist"), (tmp_path, r"it has no spec\.json")):
+        with pytest.raises(DataError, match=f"no feature cache: {why}"):
             FeatureCache.open(folder)
     for text, message in (
         ("[]", "not the spec of a cache"),

@@ -420,6 +420,13 @@ def test_the_command_prints_json(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert printed["problems"] == ["table.csv: patient P4 has no images in images."]
 
 
+def test_a_folder_without_folders_is_told(tmp_path: Path) -> None:
+    table, images = write(tmp_path, with_column("N", "1", "2", "5", "9"), "")
+    images.mkdir()
+    with pytest.raises(DataError, match=r"there is no folder in .*images\. Each patient needs one"):
+        draft_cohort(table, [images], tmp_path / "cohort.toml")
+
+
 def test_what_stands_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, images = write(tmp_path, with_column("N", "1", "2", "5", "9"))
     output = tmp_path / "cohort.toml"

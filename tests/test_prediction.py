@@ -170,10 +170,11 @@ def test_columns_that_differ_are_all_named(tiny: Tiny, tmp_path: Path, bundle: M
     toml.write_text(text)
     with pytest.raises(DataError) as caught:
         predict(bundle, read_cohort(toml), tiny.cache)
-    problems = caught.value.problems
-    assert [line.partition("]")[0] for line in problems] == [
-        "[metadata.gender", "[metadata.lymphocyte_count", "[metadata.sex"
-    ]  # fmt: skip
+    assert caught.value.problems == [
+        f"[metadata.gender] is unknown to the model. Take it out of {toml}.",
+        f"[metadata.lymphocyte_count] unit is 1/nL in {toml}; the model was trained with 10^9/L.",
+        f'[metadata.sex] is missing in {toml}. The model was trained with kind = "category".',
+    ]
 
 
 def test_another_heading_is_no_difference(tiny: Tiny, tmp_path: Path, bundle: ModelBundle) -> None:
@@ -194,7 +195,7 @@ def test_all_that_keeps_a_cohort_from_being_predicted_is_told_at_once(
     cohort = replace(cohort, columns=cohort.columns[1:])
     with pytest.raises(DataError) as caught:
         predict(bundle, cohort, tiny.cache)
-    assert [line.split()[0] for line in caught.value.problems] == ["[metadata.age]:", "patient", "patient"]
+    assert [line.split()[0] for line in caught.value.problems] == ["[metadata.age]", "patient", "patient"]
 
 
 def test_patients_without_images_are_all_named(

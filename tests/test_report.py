@@ -116,7 +116,7 @@ def test_the_report_replaces_an_older_page_and_nothing_else(
 
 def test_what_is_no_finished_study_is_told(copied: Path, tmp_path: Path, command: Command) -> None:
     nothing = command("report", tmp_path)
-    assert nothing.code == 3 and "config.json does not exist" in nothing.err
+    assert nothing.code == 3 and "is no study: it has no config.json" in nothing.err
     (copied / "DONE").unlink()
     (copied / "report.html").unlink(missing_ok=True)  # mil-fit may have left one in the study that all share
     stopped = command("report", copied)

@@ -1,6 +1,7 @@
 """The study's folder: what it says of itself, and what it refuses to be."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -49,6 +50,19 @@ def test_an_unfinished_study_is_told(missing: str, tiny: Tiny, tmp_path: Path) -
     words = "has not ended" if missing == "DONE" else missing
     with pytest.raises(DataError, match=words):
         print(Study.open(folder).best)
+
+
+def test_what_is_no_study_is_told_with_what_would_be_one(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "config.json").write_text("[]")
+    for folder, words in (
+        (tmp_path / "absent", "absent is no study: it does not exist. Name the folder that mil-tune wrote"),
+        (tmp_path, "is no study: it has no config.json. Name the folder that mil-tune wrote"),
+        (tiny.bundle, f"is a bundle, not a study. .* this may be {re.escape(str(tiny.bundle.parent))}"),
+        (tmp_path / "odd", r"config\.json is not that of a study"),
+    ):
+        with pytest.raises(DataError, match=words):
+            Study.open(folder)
 
 
 def test_a_newer_schema_is_refused(tiny: Tiny, tmp_path: Path) -> None:

@@ -40,9 +40,10 @@ def _ablate(arguments: argparse.Namespace) -> Outcome:
         raise UsageError(f"--retune must be at least 1, not {arguments.retune}.")
     from mil_toolkit.ablation import ablate
     from mil_toolkit.cohort import read_cohort
-    from mil_toolkit.devices import use_available_cores
+    from mil_toolkit.devices import pick_device, use_available_cores
     from mil_toolkit.features import open_features
 
+    pick_device(arguments.device)  # before the data are read
     use_available_cores()
     cohort = read_cohort(arguments.cohort, images=False)
     caches = [open_features(each, cohort.name) for each in arguments.features or [None]]

@@ -51,22 +51,29 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _extract(arguments: argparse.Namespace) -> Outcome:
+    from mil_toolkit.backbones import check_backbone
     from mil_toolkit.cohort import read_cohort
-    from mil_toolkit.devices import use_available_cores
-    from mil_toolkit.extraction import BATCH_SIZE, extract
+    from mil_toolkit.devices import pick_device, use_available_cores
+    from mil_toolkit.extraction import BATCH_SIZE, check_options, extract
     from mil_toolkit.sharding import WHOLE, parse_share
 
-    use_available_cores()
     names = ("backbone", "weights", "image_size", "crop", "preprocess")
+    config = ExtractionConfig(**{name: getattr(arguments, name) for name in names})
+    batch_size = BATCH_SIZE if arguments.batch_size is None else arguments.batch_size
+    share = parse_share(arguments.shard, os.environ) if arguments.shard else WHOLE
+    check_backbone(config.backbone, config.weights)  # options first: a large cohort is read for a while
+    check_options(config, batch_size, arguments.workers, arguments.on_error)
+    pick_device(arguments.device)
+    use_available_cores()
     extraction = extract(
         read_cohort(arguments.cohort),
-        ExtractionConfig(**{name: getattr(arguments, name) for name in names}),
+        config,
         arguments.cache,
         device=arguments.device,
         precision=arguments.precision,
-        batch_size=BATCH_SIZE if arguments.batch_size is None else arguments.batch_size,
+        batch_size=batch_size,
         workers=arguments.workers,
-        share=parse_share(arguments.shard, os.environ) if arguments.shard else WHOLE,
+        share=share,
         on_error=arguments.on_error,
         rehash=arguments.rehash,
         dry_run=arguments.dry_run,

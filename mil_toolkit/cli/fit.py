@@ -52,10 +52,11 @@ def _flag(name: str) -> str:
 def _fit(arguments: argparse.Namespace) -> Outcome:
     finetune = _finetuning(arguments)
     from mil_toolkit.cohort import read_cohort
-    from mil_toolkit.devices import use_available_cores
+    from mil_toolkit.devices import pick_device, use_available_cores
     from mil_toolkit.features import open_features
     from mil_toolkit.fitting import fit
 
+    pick_device(arguments.device)  # before the data are read
     use_available_cores()
     cohort = read_cohort(arguments.cohort, images=arguments.finetune)
     cache = open_features(arguments.features, cohort.name)

@@ -55,10 +55,11 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.assessment import publish_table
     from mil_toolkit.bundle import ModelBundle
     from mil_toolkit.cohort import read_cohort
-    from mil_toolkit.devices import use_available_cores
+    from mil_toolkit.devices import pick_device, use_available_cores
     from mil_toolkit.features import open_features
     from mil_toolkit.prediction import extract_as_trained, predict, write_submission
 
+    pick_device(arguments.device)  # before the data are read
     use_available_cores()
     bundle = ModelBundle.load(arguments.bundle)
     from_images = arguments.features is None and bundle.about["features"] is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mil_toolkit.cli.command import Outcome, add_features, command_parser, run, with_report
-from mil_toolkit.errors import DataError
+from mil_toolkit.errors import DataError, UsageError
 from mil_toolkit.hparams import (
     GROUPS,
     METRIC_NAMES,
@@ -109,7 +109,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _outer_folds(text: str) -> int | str:
-    return text if text == GROUPS else int(text)
+    try:
+        return text if text == GROUPS else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number or {GROUPS}, not {text!r}") from None
 
 
 def _tune(arguments: argparse.Namespace) -> Outcome:
@@ -117,10 +120,11 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
     how = RunConfig(arguments.storage, arguments.workers, arguments.timeout, arguments.tracker)
     from mil_toolkit.canary import run_canary
     from mil_toolkit.cohort import read_cohort
-    from mil_toolkit.devices import use_available_cores
+    from mil_toolkit.devices import pick_device, use_available_cores
     from mil_toolkit.features import open_features
     from mil_toolkit.tuning import check_run, tune
 
+    pick_device(arguments.device)  # before the data are read
     use_available_cores()
     cohort = read_cohort(arguments.cohort, images=False)
     cache = open_features(arguments.features, cohort.name)
@@ -138,6 +142,8 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
 def _config(arguments: argparse.Namespace) -> StudyConfig:
     names = [field.name for field in fields(StudyConfig) if field.name != "settings"]
     told = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    if arguments.epochs < 1:
+        raise UsageError(f"--epochs must be at least 1, not {arguments.epochs}.")
     usual = (FOUNDING if arguments.preset == "founding" else {}) | (QUICK if arguments.quick else {})
     settings = {**PRESETS[arguments.preset], **parse_settings([f"epochs={arguments.epochs}", *arguments.set])}
     return StudyConfig(**(usual | told), settings=settings)
