@@ -18,6 +18,7 @@ from mil_toolkit.evaluation import draw_patients, percentile_interval
 from mil_toolkit.features import FeatureCache
 from mil_toolkit.metrics import METRICS, Predicted
 from mil_toolkit.splits import make_splits
+from mil_toolkit.wording import count_of
 
 # Measured on 7,781 blood-smear images of 96 patients, whole and on subsets down to 6 patients, with a pretrained
 # and with a random network. Cosines of centred embeddings alone are no measure that holds for every network:
@@ -338,4 +339,4 @@ def worth_telling(findings: Sequence[Finding]) -> list[str]:
     grave = [finding for finding in findings if finding.level in LEVELS[:2]]
     lines = [f"{finding.level}: {finding.text} {finding.advice}" for finding in grave[:MOST_TOLD]]
     rest = len(findings) - len(lines)
-    return [*lines, f"{rest} more finding(s)."] if rest else lines
+    return [*lines, f"{count_of(rest, 'more finding')}."] if rest else lines

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mil_toolkit.metrics import METRICS
-from mil_toolkit.wording import comparison, number, passed_over, threshold_rule, with_interval
+from mil_toolkit.wording import comparison, count_of, number, passed_over, threshold_rule, with_interval
 
 _MARKUP = re.compile(r"[\\`*\[\]|~@$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
@@ -40,10 +40,14 @@ def _head(about: Mapping[str, Any], members: int) -> Iterable[str]:
     yield f"# Model card: {plain(about['study'])}"
     seen = [plain(column["name"]) for column in about["columns"]]
     seen += ["the images of a blood smear"] if about["features"] else []
+    averaged = (
+        "It has a single member."
+        if members == 1
+        else f"{members} members, trained from other seeds, are averaged."
+    )
     yield (
         f"Tells {_positive(about)} (positive) from {_negative(about)} (negative) patients by {', '.join(seen)}. Made by"
-        f" `mil-fit` of mil_toolkit {plain(about['versions']['mil_toolkit'])}; {members} members, trained from other"
-        " seeds, are averaged."
+        f" `mil-fit` of mil_toolkit {plain(about['versions']['mil_toolkit'])}; {averaged}"
     )
     yield "**A research tool, not a medical device. It must not decide on a patient's care.**"
 
@@ -112,16 +116,16 @@ def _making(about: Mapping[str, Any], scores: Mapping[str, Any], members: int) -
         chosen += " (of the defaults, where it did not surpass them by a standard error)"
     why = f" {passed_over(kept, procedure['objective'])}" if kept else ""
     yield (
-        f"{procedure['trials']} configurations of the head were tried on {folds} of the training patients and compared"
-        f" by {procedure['objective']}.{why} On the out-of-fold predictions of {chosen}, calibration and"
-        f" threshold ({rule}) were fitted. The {members} members were then fitted on all labelled patients for"
-        f" {about['epoch']} epochs. `config.json` holds the whole configuration."
+        f"The search tried {count_of(procedure['trials'], 'configuration')} of the head on {folds} of the training"
+        f" patients and compared them by {procedure['objective']}.{why} On the out-of-fold predictions of {chosen}, calibration and"
+        f" threshold ({rule}) were fitted. {'The member was' if members == 1 else f'The {members} members were'} then fitted on"
+        f" all labelled patients for {count_of(about['epoch'], 'epoch')}. `config.json` holds the whole configuration."
     )
     if "finetuned" in about:
         told = about["finetuned"]
         yield (
             f"Then the backbone, from {plain(told['unfreeze'])} on, was trained together with all members on the images for"
-            f" {told['epochs']} epochs, which inner folds chose as they did calibration and threshold. On a separate split"
+            f" {count_of(told['epochs'], 'epoch')}, which inner folds chose as they did calibration and threshold. On a separate split"
             " it had a lower log-loss than the frozen backbone: `scores.json`, `finetuned`, holds the comparison."
         )
 
@@ -145,7 +149,7 @@ def _worth(about: Mapping[str, Any], scores: Mapping[str, Any]) -> Iterable[str]
     yield f"**Expected balanced accuracy: {balanced}**, from outer folds that chose nothing."
     yield (
         f"Outer: every patient predicted by a model that was tuned, calibrated and fitted without them"
-        f" ({_outer_folds(procedure)}, {counted['patients']} patients, {counted['repeats']} repeat(s)); this is what to quote."
+        f" ({_outer_folds(procedure)}, {count_of(counted['patients'], 'patient')}, {count_of(counted['repeats'], 'repeat')}); this is what to quote."
         " Validation: the scores that chose. Optimism: validation minus outer. 95 % intervals over patients."
     )
     parts = ("outer", "inner", "optimism")
@@ -181,7 +185,7 @@ def _limits(about: Mapping[str, Any], scores: Mapping[str, Any]) -> Iterable[str
     yield "## Limits"
     negatives, positives = about["class_counts"]
     share = 100 * positives / about["patients"]
-    few = f"The smaller class has {min(negatives, positives)} patients, and the intervals take the fitted models as given:"
+    few = f"The smaller class has {count_of(min(negatives, positives), 'patient')}, and the intervals take the fitted models as given:"
     lines = [
         "It knows one place's staining, camera and patients.",
         f"{few} another cohort, or another seed, varies more.",

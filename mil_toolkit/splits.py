@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, StratifiedShuffleSplit
 
 from mil_toolkit.errors import DataError
+from mil_toolkit.wording import count_of
 
 MOST_BINS = 4
 
@@ -129,9 +130,9 @@ def _check_enough(labels: np.ndarray, folds: int, groups: np.ndarray | None) -> 
         chosen = labels == label
         count = int(chosen.sum()) if groups is None else len(np.unique(groups[chosen]))
         if count < _least(folds):
-            unit = "patients" if groups is None else "groups"
+            found = count_of(count, "patient" if groups is None else "group")
             needed = "5 of a single 80/20 split" if folds == 1 else f"{folds} folds. Use fewer folds"
-            problems.append(f"the {name} class has {count} {unit}, fewer than the {needed}.")
+            problems.append(f"the {name} class has {found}, fewer than the {needed}.")
     if problems:
         raise DataError(problems)
 

@@ -41,10 +41,28 @@ def number(value: float | None, sign: str = "") -> str:
     return "-" if value is None else format(value, f"{sign}.3f")
 
 
+def counted(value: float) -> str:
+    """A mean count: one decimal, none where it is whole."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def count_of(value: float, one: str, many: str = "") -> str:
+    """How many of something, in the singular or the plural, which has an s unless told."""
+    return f"{counted(value)} {one if counted(value) == '1' else many or one + 's'}"
+
+
 def with_interval(score: Mapping[str, Any], sign: str = "") -> str:
     """A score's `value` with its `low` and `high`."""
     value, low, high = (number(score[name], sign) for name in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
+
+
+def spread(scores: Mapping[str, Any]) -> str | None:
+    """How far the score moves with the seed, and with the split, as far as a study tells."""
+    found = (scores["spread"] or {}).get("balanced_accuracy") or {}
+    parts = {"single members (seeds)": found.get("seeds"), "repeats (splits)": found.get("splits")}
+    known = [f"{number(value)} over {name}" for name, value in parts.items() if value is not None]
+    return f"Standard deviation of the outer balanced accuracy: {', '.join(known)}." if known else None
 
 
 def in_use(scores: Mapping[str, Any], prevalence: float | None) -> str:
@@ -87,6 +105,6 @@ def comparison(compared: Mapping[str, Any], metric: str) -> str:
         " Few patients are decided differently: this rests on little." if compared["discordant"] < FEW else ""
     )
     return (
-        f"{with_interval(found, '+')}, p {p_value(found['p_value'])}, {compared['discordant']:.1f} discordant"
-        f" patients.{few}"
+        f"{with_interval(found, '+')}, p {p_value(found['p_value'])},"
+        f" {count_of(compared['discordant'], 'discordant patient')}.{few}"
     )

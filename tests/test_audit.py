@@ -281,8 +281,8 @@ def test_without_images_or_a_second_class_it_says_so() -> None:
 
 def test_the_gravest_come_first_and_a_long_list_is_cut() -> None:
     told = worth_telling([Finding("x", "leak", f"{number}.", "Act.") for number in range(8)])
-    assert told == [*(f"leak: {number}. Act." for number in range(5)), "3 more finding(s)."]
-    assert worth_telling([Finding("x", "note", "a.")]) == ["1 more finding(s)."]
+    assert told == [*(f"leak: {number}. Act." for number in range(5)), "3 more findings."]
+    assert worth_telling([Finding("x", "note", "a.")]) == ["1 more finding."]
     assert worth_telling([]) == []
 
 

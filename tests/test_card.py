@@ -55,7 +55,7 @@ def test_the_card_tells_data_procedure_scores_and_limits(tiny: Tiny, bundle: Mod
     positives, negatives = ((tiny.cohort.labels == label).sum() for label in (1, 0))
     for told in (
         f"24 labelled patients with {bundle.about['images']} images, of these {positives} tumoral and {negatives} reactive",
-        "2 configurations of the head were tried on 2 folds",
+        "The search tried 2 configurations of the head on 2 folds",
         "not a medical device",
         "mil-predict FOLDER_OF_THIS_CARD new_cohort.toml",
         "resnet18",

@@ -258,7 +258,7 @@ def test_what_is_no_bag_is_refused(
         (["a"] * 24, "labels of two classes; y holds 'a'"),
         (list("abc") * 8, "y holds 'a', 'b', 'c'"),
         ([None, "a"] * 12, "no label at 0, 2, 4, 6, 8 and 7 more"),
-        (["a"] * 23 + ["b"], "the positive class has 1 patients"),
+        (["a"] * 23 + ["b"], "the positive class has 1 patient,"),
     ],
 )
 def test_labels_that_cannot_be_learned_are_refused(labels: list[Any], message: str, X: pd.DataFrame) -> None:

@@ -22,7 +22,7 @@ from support import Command, Tiny, hold_on, outcome
 
 from mil_toolkit import tuning
 from mil_toolkit.assessment import outer_attention
-from mil_toolkit.cli.tune import summary
+from mil_toolkit.cli.tune import _table, summary
 from mil_toolkit.cohort import read_cohort
 from mil_toolkit.errors import DataError, UsageError
 from mil_toolkit.features import FeatureCache
@@ -99,6 +99,12 @@ def test_a_choice_of_an_older_version_tells_of_nothing_passed_over(tiny: Tiny, t
     del older["passed_over"]
     (tmp_path / "best.json").write_text(json.dumps(older))
     assert Best.read(tmp_path / "best.json").passed_over is None
+
+
+def test_the_columns_of_the_summary_lie_below_each_other(tiny: Tiny) -> None:
+    lines = _table(read_json(tiny.study / "scores.json"))
+    assert [line.split()[0] for line in lines[1:4]] == ["training", "validation", "outer"]
+    assert len(lines) > 5 and len(set(map(len, lines))) == 1
 
 
 def test_every_labelled_patient_is_predicted_once_by_who_never_saw_it(tiny: Tiny) -> None:

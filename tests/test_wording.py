@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from mil_toolkit.hparams import THRESHOLD_NAMES
-from mil_toolkit.wording import comparison, in_use, p_value, passed_over, threshold_rule
+from mil_toolkit.wording import comparison, count_of, in_use, p_value, passed_over, spread, threshold_rule
 
 SCORE = {"value": 0.5, "low": 0.25, "high": 0.75}
 
@@ -20,8 +20,27 @@ def test_a_difference_on_fewer_than_ten_discordant_patients_is_warned_of(
 ) -> None:
     text = comparison(compared(discordant), "auc")
     assert text.startswith("+0.500 (+0.250 to +0.750), p <0.001")
-    assert f"{discordant:.1f} discordant patients" in text
+    assert f"{discordant:g} discordant patients" in text
     assert ("rests on little" in text) == warned
+
+
+def test_a_count_has_no_decimal_without_need_and_one_thing_is_singular() -> None:
+    told = [count_of(value, "patient") for value in (0, 1, 1.5, 7.0, 1234567)]
+    assert told == ["0 patients", "1 patient", "1.5 patients", "7 patients", "1234567 patients"]
+    assert (count_of(1, "search", "searches"), count_of(2, "search", "searches")) == (
+        "1 search",
+        "2 searches",
+    )
+
+
+def test_a_spread_that_is_not_known_is_not_told() -> None:
+    seeds, splits = (
+        spread({"spread": {"balanced_accuracy": each}})
+        for each in ({"seeds": 0.0123, "splits": None}, {"seeds": 0.0123, "splits": 0.02})
+    )
+    assert seeds and seeds.endswith("accuracy: 0.012 over single members (seeds).")
+    assert splits and splits.endswith("(seeds), 0.020 over repeats (splits).")
+    assert spread({"spread": None}) is None
 
 
 def test_a_p_value_is_never_zero() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mil_toolkit.cli.command import Outcome, command_parser, run, with_report
 from mil_toolkit.errors import UsageError
-from mil_toolkit.wording import comparison, p_value, with_interval
+from mil_toolkit.wording import comparison, count_of, counted, p_value, with_interval
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,7 +74,7 @@ def _row(variant: Mapping[str, Any]) -> str:
         differs_in = differs["differences"][metric] if differs else None
         cells.append(f"{with_interval(differs_in, '+') if differs_in else '':>26s}")
         cells.append(f"{p_value(differs_in['p_value']):>7s}" if differs_in else " " * 7)
-    cells.append(f"{differs['discordant']:12.1f}" if differs else " " * 12)
+    cells.append(f"{counted(differs['discordant']):>12s}" if differs else " " * 12)
     return "".join(cells) + (_unchanged(variant["folds"]) if differs else "")
 
 
@@ -87,12 +87,13 @@ def _unchanged(folds: Sequence[Mapping[str, Any]]) -> str:
 def _basis(scores: Mapping[str, Any]) -> str:
     full = scores["variants"]["full"]["scores"]["balanced_accuracy"]
     searched = (
-        f"Each variant had its own search of {scores['retuned']} trials."
+        f"Each variant had its own search of {count_of(scores['retuned'], 'trial')}."
         if scores["retuned"]
         else "The other settings are those that were best for the full model, which favours it; --retune N does not."
     )
     return (
-        f"{full['patients']} patients, {full['repeats']} repeat(s), 95 % intervals over patients, differences paired."
+        f"{count_of(full['patients'], 'patient')}, {count_of(full['repeats'], 'repeat')}, 95 % intervals over patients,"
+        " differences paired."
         f" Unchanged: folds whose best configuration was the variant already. {searched} The p-values are of one"
         " comparison each: of twenty without effect, one lies below 0.05."
     )
@@ -100,7 +101,9 @@ def _basis(scores: Mapping[str, Any]) -> str:
 
 def _gain(name: str, gain: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
     images = scores["images_of_equal_bags"]
-    where = f"scored on {images} images of each patient" if name == "equal-bags" else "on all images"
+    where = (
+        f"scored on {count_of(images, 'image')} of each patient" if name == "equal-bags" else "on all images"
+    )
     return (
         f"Gain of the full model over metadata-only, {where}, in balanced accuracy:"
         f" {comparison(gain, 'balanced_accuracy')}"

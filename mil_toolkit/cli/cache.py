@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mil_toolkit.cli.command import Outcome, command_parser, run
+from mil_toolkit.wording import count_of
 
 FORMATS = ("clam", "trident", "stamp")
 
@@ -72,14 +73,16 @@ def _verify(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.upkeep import verify
 
     shards = verify(arguments.cache)
-    return Outcome(f"{arguments.cache}: {shards} shards, every byte as it was written.", {"shards": shards})
+    return Outcome(
+        f"{arguments.cache}: {count_of(shards, 'shard')}, every byte as it was written.", {"shards": shards}
+    )
 
 
 def _prune(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.upkeep import prune
 
     removed, freed = prune(arguments.cache)
-    text = f"{arguments.cache}: {removed} superseded shards removed, {freed:,} bytes freed."
+    text = f"{arguments.cache}: {count_of(removed, 'superseded shard')} removed, {freed:,} bytes freed."
     return Outcome(text, {"removed": removed, "bytes": freed})
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mil_toolkit.cli.command import Outcome, command_parser, run
 from mil_toolkit.hparams import BACKBONE_NAMES, PRECISION_NAMES, PREPROCESS_NAMES, ExtractionConfig
+from mil_toolkit.wording import count_of
 
 if TYPE_CHECKING:
     from mil_toolkit.extraction import Extraction
@@ -88,9 +89,9 @@ def _summarise(extraction: "Extraction", dry_run: bool) -> None:
     for patient in extraction.left_out:
         logger.warning("patient %s has no readable image and is not in the cache.", patient)
     logger.info(
-        "%d patients, %d images: %d %s, %d skipped%s.",
-        extraction.patients,
-        extraction.images,
+        "%s, %s: %d %s, %d skipped%s.",
+        count_of(extraction.patients, "patient"),
+        count_of(extraction.images, "image"),
         extraction.extracted,
         "to be embedded" if dry_run else "embedded",
         len(extraction.skipped),

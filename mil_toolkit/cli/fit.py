@@ -10,7 +10,7 @@ from typing import Any
 from mil_toolkit.cli.command import Outcome, add_features, command_parser, run, with_report
 from mil_toolkit.errors import UsageError
 from mil_toolkit.hparams import FinetuneConfig, tunables
-from mil_toolkit.wording import with_interval
+from mil_toolkit.wording import count_of, with_interval
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +76,8 @@ def _fit(arguments: argparse.Namespace) -> Outcome:
     if arguments.onnx:
         data["onnx"] = [str(path) for path in publish_onnx(bundle, output, arguments.weights)]
     text = (
-        f"{output}: {data['members']} members, {data['epochs']} epochs, {bundle.about['patients']} patients,"
+        f"{output}: {count_of(bundle.head.members, 'member')}, {count_of(bundle.about['epoch'], 'epoch')},"
+        f" {count_of(bundle.about['patients'], 'patient')},"
         f" threshold {data['threshold']:.3f}.\nNext: mil-predict {output} COHORT.toml"
     )
     if finetune is not None:
@@ -104,12 +105,14 @@ def _finetuned(found: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
     differences, separate = found["comparison"]["differences"], found["separate"]
     who = "who chose nothing" if separate["chose_nothing"] else "who had a part in choosing the head of both"
     log_loss, balanced = (with_interval(differences[name], "+") for name in ("log_loss", "balanced_accuracy"))
-    lines = [f"Fine-tuned minus frozen on a separate split of {separate['patients']} patients, {who}:"]
+    lines = [
+        f"Fine-tuned minus frozen on a separate split of {count_of(separate['patients'], 'patient')}, {who}:"
+    ]
     lines.append(f"log-loss {log_loss}, balanced accuracy {balanced}.")
     if found["kept"]:
         lines.append(
             f"The interval of the log-loss lies below zero: the model is fine-tuned from {found['settings']['unfreeze']}"
-            f" on, for {about['finetuned']['epochs']} epochs."
+            f" on, for {count_of(about['finetuned']['epochs'], 'epoch')}."
         )
     else:
         lines.append("The interval of the log-loss does not lie below zero: the backbone stays frozen.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mil_toolkit.cli.command import Outcome, command_parser, run
 from mil_toolkit.errors import UsageError
-from mil_toolkit.wording import with_interval
+from mil_toolkit.wording import count_of, with_interval
 
 if TYPE_CHECKING:
     from mil_toolkit.cohort import Cohort
@@ -73,13 +73,15 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
         cache = open_features(arguments.features or "none", cohort.name)
     predictions = predict(bundle, cohort, cache)
     publish_table(arguments.output, predictions.table)
-    lines = [f"{arguments.output}: {len(cohort)} patients."]
+    lines = [f"{arguments.output}: {count_of(len(cohort), 'patient')}."]
     if arguments.attention and predictions.attention is not None:
         publish_table(arguments.attention, predictions.attention)
-        lines.append(f"{arguments.attention}: the attention of {len(predictions.attention)} images.")
+        lines.append(
+            f"{arguments.attention}: the attention of {count_of(len(predictions.attention), 'image')}."
+        )
     if arguments.submission:
         count = write_submission(arguments.submission, predictions.table, cohort, header)
-        lines.append(f"{arguments.submission}: {count} unlabelled patients.")
+        lines.append(f"{arguments.submission}: {count_of(count, 'unlabelled patient')}.")
     data = {
         "predictions": str(arguments.output),
         "patients": len(cohort),
@@ -114,7 +116,7 @@ def _scores(predictions: "Predictions", expected: Mapping[str, Any] | None) -> l
 def _table(scores: Mapping[str, Any], expected: Mapping[str, Any] | None) -> list[str]:
     """Every metric on a line, beside what the study's outer folds let expect."""
     counted = scores["accuracy"]["patients"]
-    head = f"{counted} patients, 95 % intervals"
+    head = f"{count_of(counted, 'patient')}, 95 % intervals"
     lines = [f"{head:>46s}" + (f"{'outer folds of the study':>26s}" if expected else "")]
     for name, score in scores.items():
         beside = f"{with_interval(expected[name]):>26s}" if expected else ""

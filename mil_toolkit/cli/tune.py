@@ -24,7 +24,16 @@ from mil_toolkit.hparams import (
     parse_settings,
     tunables,
 )
-from mil_toolkit.wording import TABLE, comparison, in_use, number, passed_over, with_interval
+from mil_toolkit.wording import (
+    TABLE,
+    comparison,
+    count_of,
+    in_use,
+    number,
+    passed_over,
+    spread,
+    with_interval,
+)
 
 if TYPE_CHECKING:
     from mil_toolkit.tuning import Tuned
@@ -152,9 +161,7 @@ def _config(arguments: argparse.Namespace) -> StudyConfig:
 def summary(tuned: "Tuned", quick: bool = False) -> str:
     """The table of scores, and which of them one can believe."""
     scores = tuned.scores
-    lines = [f"{'':18s}" + "".join(f"{name:>24s}" for name in TABLE)]
-    lines.append(f"{'training':18s}" + "".join(f"{number(scores['training'][name]):>24s}" for name in TABLE))
-    lines.append(_row("validation", scores["inner"]))
+    lines = _table(scores)
     honest = scores["outer"] is not None
     lines += _honest(scores, tuned.study.config.prevalence) if honest else [_no_outer(quick)]
     lines.append(_chosen(tuned))
@@ -164,7 +171,7 @@ def summary(tuned: "Tuned", quick: bool = False) -> str:
 
 def _chosen(tuned: "Tuned") -> str:
     best, objective = tuned.best, tuned.study.config.objective
-    line = f"{tuned.trials} trials. Chosen: {_settings(best.parameters)}, {best.epoch} epochs."
+    line = f"{count_of(tuned.trials, 'trial')}. Chosen: {_settings(best.parameters)}, {count_of(best.epoch, 'epoch')}."
     return line if best.passed_over is None else f"{line}\n{passed_over(best.passed_over, objective)}"
 
 
@@ -172,8 +179,14 @@ def _next(tuned: "Tuned") -> str:
     return f"Study: {tuned.study.folder}. Next: mil-fit COHORT.toml --study {tuned.study.folder}"
 
 
-def _row(name: str, scores: Mapping[str, Mapping[str, Any]]) -> str:
-    return f"{name:18s}" + "".join(f"{with_interval(scores[metric]):>24s}" for metric in TABLE)
+def _table(scores: Mapping[str, Any]) -> list[str]:
+    """A row for every kind of score, the rivals below what they rival."""
+    rows = {"": list(TABLE), "training": [number(scores["training"][metric]) for metric in TABLE]}
+    kinds = {"validation": scores["inner"], "outer": scores["outer"]}
+    kinds |= {f"  {name}": rival for name, rival in (scores["rivals"] or {}).items()}
+    rows |= {name: [with_interval(kind[each]) for each in TABLE] for name, kind in kinds.items() if kind}
+    width = max(map(len, rows))
+    return [f"{name:{width}s}" + "".join(f"{cell:>24s}" for cell in cells) for name, cells in rows.items()]
 
 
 def _no_outer(quick: bool) -> str:
@@ -184,20 +197,17 @@ def _no_outer(quick: bool) -> str:
     )
 
 
+_WHO_CHOSE = "Validation chose the configuration and is optimistic; outer, like its rivals, chose nothing."
+
+
 def _honest(scores: Mapping[str, Any], prevalence: float | None) -> list[str]:
     counted = scores["outer"]["balanced_accuracy"]
-    lines = [_row("outer", scores["outer"])]
-    lines += [_row(f"  {name}", rival) for name, rival in scores["rivals"].items()]
-    lines.append(
-        f"{counted['patients']} patients, {counted['repeats']} repeat(s), 95 % intervals over patients. Validation chose"
-        " the configuration and is optimistic; outer, like its rivals, chose nothing."
-    )
-    lines.append(in_use(scores["outer"], prevalence))
-    spread = scores["spread"]["balanced_accuracy"]
-    lines.append(
-        f"Standard deviation of the outer balanced accuracy: over seeds {number(spread['seeds'])}, over splits"
-        f" {number(spread['splits'])}."
-    )
+    told = f"{count_of(counted['patients'], 'patient')}, {count_of(counted['repeats'], 'repeat')}"
+    lines = [
+        f"{told}, 95 % intervals over patients. {_WHO_CHOSE}",
+        in_use(scores["outer"], prevalence),
+    ]
+    lines += [moved] if (moved := spread(scores)) else []
     gap = scores["optimism"]["balanced_accuracy"]
     lines.append(f"Optimism (validation minus outer balanced accuracy): {with_interval(gap)}.")
     return lines + [_gain(name, gain) for name, gain in scores["gains"].items()]

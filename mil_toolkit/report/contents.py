@@ -19,6 +19,7 @@ from mil_toolkit.features import FeatureCache
 from mil_toolkit.files import read_json
 from mil_toolkit.hparams import parse_settings
 from mil_toolkit.study import PATIENTS, SOURCES, Study, epochs_of, read_epochs
+from mil_toolkit.wording import count_of
 
 OUTER, VALIDATION = "outer", "validation"
 Paths = Mapping[tuple[str, str], Path]  # of images, by patient and name
@@ -172,7 +173,7 @@ def image_paths(sources: Mapping[str, Any]) -> tuple[Paths, str | None]:
         cohort = read_cohort(Path(sources["working_folder"]) / sources["cohort"])
     except DataError as error:
         count = len(error.problems)
-        more = f" (and {count - 1} more problem(s))" if count > 1 else ""
+        more = f" (and {count_of(count - 1, 'more problem')})" if count > 1 else ""
         return {}, f"{error.problems[0]}{more}"
     finally:
         logger.setLevel(level)

@@ -19,10 +19,13 @@ from mil_toolkit.wording import (
     FEW,
     TABLE,
     comparison,
+    count_of,
+    counted,
     in_use,
     number,
     p_value,
     passed_over,
+    spread,
     threshold_rule,
     with_interval,
 )
@@ -43,7 +46,7 @@ def tell(contents: Contents, anonymise: bool) -> dict[str, Any]:
     found = cases(contents, naming)
     scores = contents.scores
     own = scores["outer"] or scores["inner"]
-    counted = own["balanced_accuracy"]
+    whole = own["balanced_accuracy"]
     return {
         "title": shown(contents.study.folder.resolve().name),
         "cohort": shown(contents.study.described["cohort"]["name"]),
@@ -52,9 +55,9 @@ def tell(contents: Contents, anonymise: bool) -> dict[str, Any]:
         "honest": contents.honest,
         "sections": [(each, each.capitalize()) for each in SECTIONS],
         "class_names": class_names,
-        "repeats": counted["repeats"],
+        "repeats": whole["repeats"],
         "verdict": verdict(scores),
-        "headline": {"value": number(counted["value"]), "interval": _interval(counted)},
+        "headline": {"value": number(whole["value"]), "interval": _interval(whole)},
         "beside": [
             {"name": label(name), **_cell(own[name])} for name in ("auc", "sensitivity", "specificity")
         ],
@@ -67,7 +70,7 @@ def tell(contents: Contents, anonymise: bool) -> dict[str, Any]:
         ],
         "facts": list(facts(contents)),
         "steps": list(steps(contents, anonymise)),
-        "score_caption": f"{counted['patients']} patients, {_count(counted['repeats'], 'repeat')}; 95 % intervals over patients.",
+        "score_caption": f"{whole['patients']} patients, {count_of(whole['repeats'], 'repeat')}; 95 % intervals over patients.",
         "score_heads": ["", *map(label, TABLE)],
         "score_rows": score_rows(scores, TABLE),
         "more_heads": ["", *(label(name) for name in METRICS if name not in TABLE)],
@@ -165,10 +168,10 @@ def facts(contents: Contents) -> Iterator[tuple[str, str]]:
             f"{sum(sizes)}, {np.median(sizes):g} in the median patient ({min(sizes)} to {max(sizes)})",
         )
     folds = f"{config.outer_folds} outer" if contents.honest else "no outer"
-    yield "Folds", f"{folds}, {config.folds} inner; {_count(config.repeats, 'repeat')}"
+    yield "Folds", f"{folds}, {config.folds} inner; {count_of(config.repeats, 'repeat')}"
     yield (
         "Trials",
-        f"{config.trials} in each of {_count(len(contents.walks), 'search', 'searches')}, by {config.objective.replace('_', ' ')}",
+        f"{config.trials} in each of {count_of(len(contents.walks), 'search', 'searches')}, by {config.objective.replace('_', ' ')}",
     )
     features = contents.study.described["features"]
     yield "Features", shown(features["name"]) if features else "none: metadata alone"
@@ -177,7 +180,7 @@ def facts(contents: Contents) -> Iterator[tuple[str, str]]:
     branch = {"mlp": "metadata through a network", "direct": "metadata as they are", "none": "no metadata"}
     yield (
         "Chosen model",
-        f"{look}, {branch.get(head.metadata_branch, head.metadata_branch)}, {best.epoch} epochs, {_count(config.members, 'member')}",
+        f"{look}, {branch.get(head.metadata_branch, head.metadata_branch)}, {count_of(best.epoch, 'epoch')}, {count_of(config.members, 'member')}",
     )
     yield "Seed", f"{config.seed}"
 
@@ -208,10 +211,6 @@ def steps(contents: Contents, anonymise: bool) -> Iterator[tuple[str, str]]:
         repeated = study_options(replace(config, repeats=3))
         again = shlex.join(["mil-tune", *data, f"{study}-repeats", *repeated])
         yield "The same on other splits, to see how much these folds were luck.", again
-
-
-def _count(number: int, one: str, many: str = "") -> str:
-    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 # Scores.
@@ -282,23 +281,13 @@ def thresholds(contents: Contents) -> str:
     return f"Thresholds on the calibrated probability, by the rule: {rule}. That of the final model: {final:.3f}."
 
 
-def spread(scores: Mapping[str, Any]) -> str | None:
-    """How far the score moves with the seed, and with the split."""
-    found = (scores["spread"] or {}).get("balanced_accuracy")
-    if not found:
-        return None
-    parts = {"single members (seeds)": found["seeds"], "repeats (splits)": found["splits"]}
-    known = [f"{value:.3f} over {name}" for name, value in parts.items() if value is not None]
-    return f"Standard deviation of the outer balanced accuracy: {', '.join(known)}." if known else None
-
-
 # The search.
 
 
 def search_words(contents: Contents) -> str:
     """How the search was run."""
     config = contents.study.config
-    what = f"{len(contents.trials)} trials of the final search, which sees all labelled patients, by {config.sampler} with {config.pruner} pruning."
+    what = f"{count_of(len(contents.trials), 'trial')} of the final search, which sees all labelled patients, by {config.sampler} with {config.pruner} pruning."
     return f"{what} Its value is the {config.objective.replace('_', ' ')} in validation{', which is optimistic' if contents.honest else ''}."
 
 
@@ -351,13 +340,14 @@ def attention_words(contents: Contents) -> str:
 def ablation(scores: Mapping[str, Any]) -> dict[str, Any]:
     """The table of mil-ablate, its figures and what it rests on."""
     retuned = (
-        f"Each variant had its own search of {scores['retuned']} trials."
+        f"Each variant had its own search of {count_of(scores['retuned'], 'trial')}."
         if scores["retuned"]
         else "The other settings are those that were best for the full model, which favours it; mil-ablate --retune N does not."
     )
     images = scores["images_of_equal_bags"]
+    equal = f"on {count_of(images, 'image')} of each patient" if images else ""
     gains = [
-        f"Gain of the full model over metadata alone, {f'on {images} images of each patient' if name == 'equal-bags' else 'on all images'}:"
+        f"Gain of the full model over metadata alone, {equal if name == 'equal-bags' else 'on all images'}:"
         f" {comparison(gain, 'balanced_accuracy')}"
         for name, gain in scores["gains"].items()
     ]
@@ -456,7 +446,7 @@ def _variant(name: str, variant: Mapping[str, Any]) -> dict[str, Any]:
         cells += [_cell(found, "+"), p_value(found["p_value"])] if found else [None, None]
     unchanged = sum(fold["unchanged"] for fold in variant["folds"])
     cells += (
-        [f"{differs['discordant']:.1f}", f"{unchanged} of {len(variant['folds'])}"]
+        [counted(differs["discordant"]), f"{unchanged} of {len(variant['folds'])}"]
         if differs
         else [None, None]
     )
