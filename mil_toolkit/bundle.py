@@ -18,6 +18,7 @@ from mil_toolkit.calibration import Decision
 from mil_toolkit.card import model_card
 from mil_toolkit.errors import DataError
 from mil_toolkit.files import (
+    TEMPORARY_PREFIX,
     check_schema,
     digest,
     digest_json,
@@ -160,7 +161,7 @@ class ModelBundle:
 
 def foreign_to_bundle(folder: Path) -> list[str]:
     """Names in a folder that `ModelBundle.save` and `publish_onnx` do not write; all of them where it is no bundle."""
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(TEMPORARY_PREFIX)}
     return sorted(names - FILES if _describes_bundle(folder / CONFIG) else names)
 
 

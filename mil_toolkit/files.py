@@ -62,7 +62,9 @@ def written(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}. What was complete stays.") from None
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror or error}. What was complete stays."
+        ) from None
 
 
 def check_outputs(outputs: Mapping[str, Path], inputs: Iterable[Path] = ()) -> None:

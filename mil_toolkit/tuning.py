@@ -114,9 +114,8 @@ def tune(
     cache: the cohort's features, None for metadata alone. Goes on with a study that was stopped. On a shared storage
     several processes may run the same study, in one folder or, on several machines, in folders of the same name.
     Raises DataError for a study of other data or options, a class too small for its folds, patients without
-    embeddings; UsageError where the folder (which may be no other than a
-    study's), the device, the storage or the tracker cannot be used; BusyError where another process works in
-    the folder.
+    embeddings; UsageError where the folder (which may hold nothing but a study), the device, the storage or the tracker
+    cannot be used; BusyError where another process works in the folder.
     """
     labelled = cohort.labelled()
     patients = Patients.of(labelled, cache)

@@ -89,7 +89,7 @@ def test_a_failure_leaves_the_older_bundle(
 
 def test_a_bundle_replaces_an_older_one(tiny: Tiny, tmp_path: Path) -> None:
     shutil.copytree(tiny.bundle, tmp_path / "model")
-    for name in ("README.md", "head.onnx"):
+    for name in ("README.md", "head.onnx", ".tmp-killed"):  # the last as mil-fit --onnx may leave it
         (tmp_path / "model" / name).write_text("of the older one")
     fitted(tiny, tmp_path / "model")
     assert names(tmp_path) == {"model"} and names(tmp_path / "model") == FILES
