@@ -25,9 +25,9 @@ from mil_toolkit.metrics import METRICS
 from mil_toolkit.nested import decide, derive_seeds, refit, run_again, run_trial
 from mil_toolkit.splits import make_splits
 from mil_toolkit.study import FINAL, MEMBERS
+from mil_toolkit.wording import some
 
 BAG = "bag"  # the column of bags in a table of patients
-MOST_TOLD = 5  # places in one error
 
 # The parameters are the fields of HeadConfig, those of StudyConfig that concern one configuration, and these.
 _OF_STUDY = ("folds", "members", "objective", "threshold", "sensitivity", "seed")
@@ -263,7 +263,7 @@ def _labels(y: Any) -> np.ndarray:
     labels = column_or_1d(y)
     missing = np.flatnonzero(pd.isna(labels)).tolist()
     if missing:
-        raise BagError(f"y has no label at {_listed(missing)}: leave these bags out.")
+        raise BagError(f"y has no label at {some(missing)}: leave these bags out.")
     return np.asarray(labels)
 
 
@@ -289,21 +289,17 @@ def _table(bags: Sequence[Any]) -> pd.DataFrame:
 def _bags(values: Sequence[Any], problems: list[str]) -> Bags | None:
     arrays = [np.asarray(value) for value in values]
     shapes = [array.shape for array in arrays]
-    wrong = [place for place, shape in enumerate(shapes) if len(shape) != 2 or not shape[0]]
+    wrong = [f"{shape} at {place}" for place, shape in enumerate(shapes) if len(shape) != 2 or not shape[0]]
     if wrong:
-        problems.append(
-            f"Expected bags (n, D) of one embedding or more; of another shape: {_listed(wrong, shapes)}."
-        )
+        problems.append(f"Expected bags (n, D) of one embedding or more; of another shape: {some(wrong)}.")
         return None
     widths = {shape[1] for shape in shapes}
     if len(widths) > 1:
-        problems.append(f"Expected bags (n, D) of one width D, got the widths {_listed(sorted(widths))}.")
+        problems.append(f"Expected bags (n, D) of one width D, got the widths {some(sorted(widths))}.")
         return None
     unusable = [place for place, array in enumerate(arrays) if not _finite(array)]
     if unusable:
-        problems.append(
-            f"Expected embeddings of finite numbers, got others in the bags at {_listed(unusable)}."
-        )
+        problems.append(f"Expected embeddings of finite numbers, got others in the bags at {some(unusable)}.")
         return None
     kind = np.float16 if all(array.dtype == np.float16 for array in arrays) else np.float32
     tensors = [torch.from_numpy(np.ascontiguousarray(array, dtype=kind)) for array in arrays]
@@ -321,15 +317,8 @@ def _column(values: pd.Series, problems: list[str]) -> pd.Series:
         numbers = values.astype(float)
         infinite = np.flatnonzero(np.isinf(numbers)).tolist()
         if infinite:
-            problems.append(f"Column {values.name!r} is infinite at {_listed(infinite)}.")
+            problems.append(f"Column {values.name!r} is infinite at {some(infinite)}.")
         return numbers
     if pd.api.types.is_datetime64_any_dtype(values):
         problems.append(f"Column {values.name!r} holds dates. Make numbers of them, such as an age in years.")
     return pd.Series([None if pd.isna(each) else str(each) for each in values], values.index, dtype=object)
-
-
-def _listed(places: Sequence[int], shapes: Sequence[tuple[int, ...]] | None = None) -> str:
-    """The first of some places (each with its shape), and how many more there are."""
-    shown = [str(place) if shapes is None else f"{shapes[place]} at {place}" for place in places[:MOST_TOLD]]
-    more = len(places) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")

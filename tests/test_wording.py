@@ -5,7 +5,17 @@ from typing import Any
 import pytest
 
 from mil_toolkit.hparams import THRESHOLD_NAMES
-from mil_toolkit.wording import comparison, count_of, in_use, p_value, passed_over, spread, threshold_rule
+from mil_toolkit.wording import (
+    comparison,
+    count_of,
+    each_or_most,
+    in_use,
+    p_value,
+    passed_over,
+    some,
+    spread,
+    threshold_rule,
+)
 
 SCORE = {"value": 0.5, "low": 0.25, "high": 0.75}
 
@@ -80,3 +90,19 @@ def test_what_was_passed_over_for_the_defaults_is_named(
 def test_every_threshold_rule_has_its_words_and_a_required_sensitivity_comes_before_it(rule: str) -> None:
     assert threshold_rule(rule, None)
     assert threshold_rule(rule, 0.95) == "a sensitivity of at least 0.95 in validation"
+
+
+def test_long_lists_are_cut_and_say_so() -> None:
+    assert (some([]), some(range(5)), some(range(7))) == ("", "0, 1, 2, 3, 4", "0, 1, 2, 3, 4 and 2 more")
+
+
+@pytest.mark.parametrize(
+    ("failed", "of", "lines"), [(5, 5, 5), (6, 12, 6), (6, 11, 1), (90, 90, 1), (45, 90, 45)]
+)
+def test_a_cause_is_told_once_where_most_fail_for_it_and_they_are_many(
+    failed: int, of: int, lines: int
+) -> None:
+    told = each_or_most([f"P{place}" for place in range(failed)], of, "patient {}.".format, "patients fail:")
+    assert len(told) == lines
+    once = f"{failed} of {of} patients fail: P0, P1, P2, P3, P4 and {failed - 5} more."
+    assert told[0] == (once if lines == 1 else "patient P0.")
