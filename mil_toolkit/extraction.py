@@ -38,7 +38,7 @@ from mil_toolkit.image_files import load_all
 from mil_toolkit.images import DECODER, Pixels, decode, prepare, read_size
 from mil_toolkit.rehashes import Rehashes
 from mil_toolkit.sharding import WHOLE, Share, imbalance
-from mil_toolkit.wording import each_or_most, some
+from mil_toolkit.wording import count_of, each_or_most, some
 
 PATIENTS_PER_SHARD, IMAGES_PER_SHARD, SECONDS_PER_SHARD = 64, 1024, 30.0
 BATCH_SIZE = 16  # the quickest for ResNet34 in bfloat16 on two cores
@@ -528,7 +528,8 @@ def _told_to_skip(run: _Run, wanted: Sequence[Wanted]) -> str:
     kept = f" The other patients are in {run.cache.folder}." if others else ""
     some_left = any(run.readable(each).images for each in wanted)
     skip = ", or leave them out with --on-error skip" if some_left else ""
-    return f"{len(run.failures)} images cannot be used.{kept} Mend or remove these images{skip}."
+    unusable = count_of(len(run.failures), "image")
+    return f"{unusable} cannot be used.{kept} Mend or remove such images{skip}."
 
 
 def _left_out(run: _Run, wanted: Sequence[Wanted]) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from mil_toolkit.files import (
     read_json,
     shown,
 )
-from mil_toolkit.wording import each_or_most, some
+from mil_toolkit.wording import count_of, each_or_most, some
 
 SCHEMA = 1
 UNKNOWN_MTIME = -1
@@ -200,7 +200,7 @@ class FeatureCache:
             f"patients have no embeddings in {self.folder}:",
         )
         if len(lines) < len(absent):
-            held = f"It holds {len(others)} others: {some(others)}. " if others else ""
+            held = f"It holds {count_of(len(others), 'other')}: {some(others)}. " if others else ""
             lines.append(f"{held}Name this cohort's own cache with --features, or make it with mil-extract.")
         return lines
 

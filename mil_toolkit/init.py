@@ -28,7 +28,7 @@ from mil_toolkit.cohort import (
 )
 from mil_toolkit.errors import DataError, UsageError
 from mil_toolkit.files import publish
-from mil_toolkit.wording import some
+from mil_toolkit.wording import count_of, some
 
 DATE_FORMATS = (
     "%d/%m/%Y",  # of two readings that fit a whole column, the first named here is taken, and flagged
@@ -205,9 +205,9 @@ def _id_lines(name: str, cells: Sequence[str], folders: Collection[str]) -> Iter
     ids = set(map(normal_form, cells))
     strangers, without = set(folders) - ids, ids - set(folders)
     if strangers:
-        yield f"{CHECK}{len(strangers)} folders have no row, {_examples(strangers)}."
+        yield f"{CHECK}{count_of(len(strangers), 'folder')} without a row, {_examples(strangers)}."
     if without:
-        yield f"{CHECK}{len(without)} rows have no folder, {_examples(without)}."
+        yield f"{CHECK}{count_of(len(without), 'row')} without a folder, {_examples(without)}."
     yield f"id = {_string(name)}  # its values are the folders' names"
 
 

@@ -430,7 +430,7 @@ def test_embeddings_beyond_float16_are_not_stored(toml: Path, monkeypatch: pytes
     cause, advice = caught.value.problems
     assert cause.startswith("11 of 11 images cannot be used: its embedding exceeds float16.")
     assert "P1/0.png, " in cause and cause.endswith("P3/0.png and 6 more.")
-    assert advice == "11 images cannot be used. Mend or remove these images."
+    assert advice == "11 images cannot be used. Mend or remove such images."
 
 
 # Shares.

@@ -145,8 +145,8 @@ def test_the_id_is_the_column_that_names_the_folders(tmp_path: Path) -> None:
 
 def test_strangers_among_rows_and_folders_are_flagged_and_named(tmp_path: Path) -> None:
     drafted, _ = draft(tmp_path, with_column("N", "1", "2", "5", "9"), "P1 P2 P3 P8 P9")
-    assert flagged(drafted, r"2 folders have no row, like 'P8', 'P9'")
-    assert flagged(drafted, r"1 rows have no folder, like 'P4'")
+    assert flagged(drafted, r"2 folders without a row, like 'P8', 'P9'")
+    assert flagged(drafted, r"1 row without a folder, like 'P4'")
     assert len(drafted.problems) == 3
 
 
