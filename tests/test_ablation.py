@@ -371,7 +371,7 @@ def test_mistakes_are_told_plainly(
     calls: list[tuple[int, str, tuple[object, ...]]] = [
         (3, "no outer folds", (*own, "--study", tmp_path / "flat")),
         (3, "has not ended", (*own, "--study", tmp_path / "open")),
-        (3, "config.json", (*own, "--study", tmp_path / "nowhere")),
+        (3, "is no study: it does not exist", (*own, "--study", tmp_path / "nowhere")),
         (3, "image_size: 32 there, 40 now", ("--features", other_features, "--study", tmp_path / "study")),
         (2, "each once", (*own, tiny.features, "--study", tmp_path / "study")),
         (2, "none only alone", (*own, "none", "--study", tmp_path / "study")),
