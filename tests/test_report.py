@@ -224,6 +224,23 @@ def test_the_commands_to_run_next_are_of_the_same_study(options: str, study: Pat
         assert proposed == [replace(config, **changed)]
 
 
+@pytest.mark.parametrize(("count", "violet"), [(3, False), (5, True)])
+def test_few_trials_have_no_best_fifth_and_slices_name_their_axes(
+    count: int, violet: bool, study: Path
+) -> None:
+    names = ["attention", "gated-attention"] * 3
+    rows = [(place, f"{place}.5", "COMPLETE", names[place]) for place in range(count)]
+    trials = pd.DataFrame(rows, columns=["number", "value", "state", "pooling"])
+    contents = replace(read_contents(study), trials=trials)
+    with style():
+        parallel, (pooling,) = figures.parallel_figure(contents), figures.slice_figures(contents)
+    assert parallel is not None and ("violet" in parallel.caption) == violet
+    assert ("var(--accent)" in parallel.svg) == violet
+    texts = {each.text: each.get("text-anchor") for each in ElementTree.fromstring(pooling.svg).iter("text")}
+    assert texts["gated-attention"] == "end" and texts["attention"] != "end"
+    assert "Balanced log loss" in texts
+
+
 def test_the_configuration_to_copy_is_what_the_search_found(study: Path, html: str) -> None:
     from mil_toolkit.hparams import parse_settings
 
@@ -236,7 +253,13 @@ def test_the_configuration_to_copy_is_what_the_search_found(study: Path, html: s
 def test_every_metadata_column_is_shown_by_class(html: str) -> None:
     data = html.partition('id="data"')[2].partition('id="attention"')[0]
     heads = re.findall(r"<h3>([^<]+)</h3>", data)
-    expected = ["Patients of each class", "age", "sex", "lymphocyte_count, 10^9/L", "Images of a patient"]
+    expected = [
+        "Patients of each class",
+        "age, years",
+        "sex",
+        "lymphocyte_count, 10^9/L",
+        "Images of a patient",
+    ]
     assert heads[:5] == expected and "The saturation mask" in heads
 
 

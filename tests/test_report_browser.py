@@ -75,6 +75,22 @@ def events(browser: Any, method: str) -> list[dict[str, Any]]:
     return [each["params"] for each in told if each["method"] == method]
 
 
+def test_no_label_is_cut_and_no_note_sticks_to_what_stands_above_it(browser: Any, report: Path) -> None:
+    show(browser, report)
+    script = """
+        const box = each => each.getBoundingClientRect();
+        const cut = [...document.querySelectorAll('svg.chart text')].filter(each => {
+            const [text, figure] = [box(each), box(each.closest('svg'))];
+            return text.left < figure.left - 2 || text.right > figure.right + 2;
+        });
+        const gaps = [...document.querySelectorAll(':is(.grid, .scroll, .pairs) + .note')].map(
+            each => box(each).top - box(each.previousElementSibling).bottom);
+        return [cut.map(each => each.textContent), gaps];
+    """
+    cut, gaps = browser.execute_script(script)
+    assert cut == [] and gaps and min(gaps) >= 12
+
+
 # Alone, and quiet.
 
 

@@ -273,7 +273,7 @@ def history_figure(contents: Contents) -> Figure | None:
         return None
     numbers, values = complete["number"].astype(int), complete["value"].astype(float)
     best = values.cummax() if METRICS[objective].higher_is_better else values.cummin()
-    figure, axes = canvas()
+    figure, axes = canvas(left=0.74)
     axes.plot(numbers, values, "o", color=MUTED, ms=4, mew=0, alpha=0.7, label="trial")
     axes.step(numbers, best, where="post", color=ACCENT, label="best so far")
     axes.set(xlabel="Trial of the final search", ylabel=_words(objective))
@@ -375,7 +375,8 @@ def parallel_figure(contents: Contents) -> Figure | None:
         )
     axes.set(xlim=(-0.02, 1.02), ylim=(len(rows) - 0.6, -0.75))
     axes.set_axis_off()
-    caption = "A line a trial; violet: the best fifth. A line passes by a parameter that has no effect in its trial."
+    violet = "; violet: the best fifth" if (ranked <= 0.2).any() else ""
+    caption = f"A line a trial{violet}. A line passes by a parameter that has no effect in its trial."
     alternative = (
         f"Parallel coordinates of {len(trials)} trials over {', '.join(axis.name for axis in rows)}."
     )
@@ -425,11 +426,14 @@ def slice_figures(contents: Contents) -> list[Figure]:
             continue
         known = trials[trials[name].notna()]
         axis = _Axis.of(name, known[name])
-        figure, axes = canvas(2.6, 1.9, left=0.5, bottom=0.34)
+        figure, axes = canvas(2.6, 1.9, left=0.76, bottom=0.34)
         places = np.array([axis.place(value) for value in known[name]], dtype=float)
         axes.plot(places, known[OBJECTIVE].to_numpy(float), "o", color=ACCENT, ms=4, alpha=0.6, mew=0)
         axes.set_xticks([0, 1], [axis.low, axis.high])
-        axes.set(xlim=(-0.06, 1.06))
+        first, last = axes.get_xticklabels()
+        first.set_horizontalalignment("left")  # a long word in the middle would leave the figure
+        last.set_horizontalalignment("right")
+        axes.set(xlim=(-0.06, 1.06), ylabel=_words(objective))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.grid(axis="y")
         alternative = f"{_words(objective)} of {len(known)} trials against {name}, {axis.low} to {axis.high}."
@@ -457,7 +461,8 @@ def data_figures(contents: Contents, class_names: tuple[str, str]) -> list[Figur
     figures = [_classes_figure(labels, class_names)]
     for place, column in enumerate(patients["columns"]):
         values = pd.Series(values_of(patients, column["name"]), dtype=object)
-        name = f"{shown(column['name'])}{', ' + shown(column['unit']) if column['unit'] else ''}"
+        unit = column["unit"] or ("years" if column["kind"] == "birth-date" else "")
+        name = f"{shown(column['name'])}{', ' + shown(unit) if unit else ''}"
         if values.notna().any():
             draw = _category_figure if column["kind"] == "category" else _box_figure
             log = column["transform"] == "log"
@@ -570,7 +575,7 @@ def _logit_figures(contents: Contents, class_names: tuple[str, str]) -> list[Fig
         return []
     images = np.array([sizes[patient] for patient in table.patient_ids], dtype=float)
     logits = logit(np.clip(table.probabilities, 1e-6, 1 - 1e-6)).mean(0)
-    figure, axes = canvas()
+    figure, axes = canvas(left=0.8)
     axes.axhline(0, color=RULE, lw=1)
     for label, colour in enumerate(CLASS_COLOURS):
         chosen = table.labels == label
