@@ -191,7 +191,8 @@ def _limits(about: Mapping[str, Any], scores: Mapping[str, Any]) -> Iterable[str
         f"{few} another cohort, or another seed, varies more.",
         f"Its probabilities are calibrated where {share:.0f} % of the patients are positive, and shift where that differs.",
         "The spread tells how far the members disagree, which is only a part of what is uncertain.",
-        "Values that are missing, or categories that training never saw, count as the average patient.",
+        "A missing number counts as the training median, a missing or unknown category as the average patient.",
+        "Where training patients lacked a value too, the model also sees that it is missing.",
     ]
     if about["features"]:
         lines.append("Attention tells what weighed in the model's decision, not why, nor whether rightly.")

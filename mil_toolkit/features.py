@@ -192,7 +192,6 @@ class FeatureCache:
     def absent(self, patient_ids: Sequence[str]) -> list[str]:
         """What to say of these patients where some have no embeddings; of most of them at once."""
         absent = [shown(patient) for patient in patient_ids if patient not in self._versions]
-        others = [shown(patient) for patient in self.patient_ids if patient not in set(patient_ids)]
         lines = each_or_most(
             absent,
             len(patient_ids),
@@ -200,6 +199,7 @@ class FeatureCache:
             f"patients have no embeddings in {self.folder}:",
         )
         if len(lines) < len(absent):
+            others = [shown(patient) for patient in sorted(set(self.patient_ids).difference(patient_ids))]
             held = f"It holds {count_of(len(others), 'other')}: {some(others)}. " if others else ""
             lines.append(f"{held}Name this cohort's own cache with --features, or make it with mil-extract.")
         return lines

@@ -155,7 +155,7 @@ def check_run(folder: Path, device: str, how: RunConfig) -> None:
 def _check_folder(folder: Path) -> None:
     """Raise UsageError where a folder holds files and is not a study's: they would lie among its own."""
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    names = [name for name in names if not name.startswith(".") and name != DATABASE]
+    names = [name for name in names if not name.startswith((".", DATABASE))]  # its journal too
     config = read_json(folder / "config.json") if "config.json" in names else None
     if names and not (isinstance(config, dict) and "study" in config):
         raise UsageError(
