@@ -197,7 +197,7 @@ def test_tune_says_which_score_is_optimistic(
     for word in ("training", "validation", "outer", "accuracy", "balanced_accuracy", "sensitivity"):
         assert word in nested
     assert "optimistic" in nested
-    assert "referred to flow cytometry" in nested and "over seeds" in nested
+    assert "referred to flow cytometry" in nested and "over single members (seeds)" in nested
     plain = command("tune", *tiny_options, "--outer-folds", 0, "--study", tmp_path / "plain")
     assert "optimistic" in plain.out and "no honest score" in plain.out
     assert json.loads((tmp_path / "plain" / "scores.json").read_text())["outer"] is None
