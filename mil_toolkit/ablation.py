@@ -112,7 +112,8 @@ def ablate(
     trials: of a search of its own for each variant; None keeps the fold's best configuration but for the change
     An ablation that was stopped begins again; with searches of their own the variants go on where they stopped.
     Raises DataError where the study has no outer folds, has not ended or is of another cohort or other features;
-    UsageError where two feature folders have the same name or ablation/ holds anything else; BusyError where another process works in the folder.
+    UsageError where two feature folders have the same name or ablation/ holds anything else; BusyError where another
+    process works in the folder.
     """
     study = Study.open(study_folder)
     study.check(cohort, caches[0])

@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -522,7 +521,7 @@ def _labels(declared: _Declaration, table: Table, problems: list[str]) -> list[i
     problems += each_or_most(
         others,
         len(labels),
-        lambda other: f"{other} is none of {expected}.",
+        (f"{other} is none of {expected}." for other in others),
         f"labels are none of {expected}; does the table call the classes otherwise?",
     )
     return labels
@@ -641,14 +640,10 @@ def _values(declared: _Declaration, table: Table, column: MetadataColumn, proble
             wrong[error.wrong].append(f"{place}: {column.column} {cell!r}")
             advice[error.advice] = None
     for what, cells in wrong.items():
-        told = partial(_cell_problem, what)
+        told = [f"{cell} {what}" for cell in cells]
         problems += each_or_most(cells, len(values), told, f"cells: each {what} They are")
     problems += [f"{line} in {declared.source}." for line in advice if line]
     return np.array(values, dtype=np.float64 if kind.numeric else object)
-
-
-def _cell_problem(wrong: str, cell: str) -> str:
-    return f"{cell} {wrong}"
 
 
 # The images: which files there are, without opening one.
@@ -737,7 +732,7 @@ def _patient_folders(
     problems += each_or_most(
         strangers,
         len(strangers) + len(folders),
-        lambda place: f"{place} has no row in {declared.table}.",
+        (f"{place} has no row in {declared.table}." for place in strangers),
         f"folders have no row in {declared.table}; is it the table of these images?",
     )
     return folders
@@ -813,10 +808,11 @@ def _patients_without_images(
     declared: _Declaration, patients: Collection[str], found: Mapping[str, Mapping[str, Path]]
 ) -> Iterator[str]:
     where = declared.cohort.get("image_table") or " or ".join(map(shown, declared.cohort["images"]))
+    without = [shown(patient) for patient in patients if not found.get(patient)]
     yield from each_or_most(
-        [shown(patient) for patient in patients if not found.get(patient)],
+        without,
         len(patients),
-        lambda patient: f"{declared.table}: patient {patient} has no images in {where}.",
+        (f"{declared.table}: patient {patient} has no images in {where}." for patient in without),
         f"patients of {declared.table} have no images in {where}:",
     )
 

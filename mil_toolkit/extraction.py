@@ -386,9 +386,8 @@ class _Run:
         self.cache, self.recorded, self.backbone, self.device = cache, recorded, backbone, device
         self.config, self.batch_size, self.workers, self.skip = config, batch_size, workers, skip
         self.extracted, self.seconds = 0, 0.0
-        self.failures: dict[
-            tuple[str, str], tuple[str, str]
-        ] = {}  # path and reason by patient and image name
+        # By patient and image name: path and reason.
+        self.failures: dict[tuple[str, str], tuple[str, str]] = {}
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -514,7 +513,7 @@ def _told_failures(run: _Run, wanted: Sequence[Wanted]) -> Iterator[str]:
         paths[reason].append(path)
     images = sum(len(each.images) for each in wanted)
     for reason, failed in paths.items():
-        told = partial(_image_problem, reason)
+        told = [_image_problem(reason, path) for path in failed]
         yield from each_or_most(failed, images, told, f"images cannot be used: {reason} They are")
 
 

@@ -195,7 +195,7 @@ class FeatureCache:
         lines = each_or_most(
             absent,
             len(patient_ids),
-            lambda patient: f"patient {patient} has no embeddings in {self.folder}.",
+            (f"patient {patient} has no embeddings in {self.folder}." for patient in absent),
             f"patients have no embeddings in {self.folder}:",
         )
         if len(lines) < len(absent):

@@ -1,7 +1,7 @@
 # Floor 0.3: how scores, comparisons and long lists read, in a summary, an error or a model card.
 """Scores, intervals, paired comparisons and lists as text."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 TABLE = (
@@ -26,13 +26,13 @@ def some(items: Sequence[object]) -> str:
     return ", ".join(map(str, items[:SOME])) + (f" and {rest} more" if rest > 0 else "")
 
 
-def each_or_most(failed: Sequence[str], of: int, each: Callable[[str], str], most: str) -> list[str]:
+def each_or_most(failed: Sequence[str], of: int, lines: Iterable[str], most: str) -> list[str]:
     """A line for each that failed; where most of all did, one line that tells the cause, with some of them.
 
-    each: the line of one; most: the cause, behind how many failed: "7 of 9 " + most + " P1, P2, P3, P4, P5 and 2 more."
+    lines: of each; most: the cause, behind how many failed: "7 of 9 " + most + " P1, P2, P3, P4, P5 and 2 more."
     """
     if len(failed) <= SOME or 2 * len(failed) <= of:
-        return list(map(each, failed))
+        return list(lines)
     return [f"{len(failed)} of {of} {most} {some(failed)}."]
 
 

@@ -102,7 +102,8 @@ def test_long_lists_are_cut_and_say_so() -> None:
 def test_a_cause_is_told_once_where_most_fail_for_it_and_they_are_many(
     failed: int, of: int, lines: int
 ) -> None:
-    told = each_or_most([f"P{place}" for place in range(failed)], of, "patient {}.".format, "patients fail:")
+    patients = [f"P{place}" for place in range(failed)]
+    told = each_or_most(patients, of, map("patient {}.".format, patients), "patients fail:")
     assert len(told) == lines
     once = f"{failed} of {of} patients fail: P0, P1, P2, P3, P4 and {failed - 5} more."
     assert told[0] == (once if lines == 1 else "patient P0.")

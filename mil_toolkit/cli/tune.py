@@ -138,7 +138,8 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
     cohort = read_cohort(arguments.cohort, images=False)
     cache = open_features(arguments.features, cohort.name)
     told = cohort, cache, arguments.study, config, arguments.device
-    check_run(arguments.study, arguments.device, how)  # before the canary begins the study
+    if arguments.canary:
+        check_run(arguments.study, arguments.device, how)  # before the canary begins it; `tune` checks alike
     canary = run_canary(*told) if arguments.canary else None
     tuned = tune(*told, how)
     text = f"{summary(tuned, arguments.quick)}\n{_next(tuned)}" + (f"\n{canary}" if canary else "")
