@@ -19,6 +19,13 @@ from mil_toolkit.cohort import read_cohort
 from mil_toolkit.hparams import ExtractionConfig, StudyConfig
 from mil_toolkit.inputs import Patients
 
+# The dispositions of a terminal, for the tests and all that they start: a shell starts its background jobs with SIGINT
+# ignored, and processes inherit what is ignored or blocked.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for _signal in (signal.SIGTERM, signal.SIGALRM, signal.SIGHUP):
+    signal.signal(_signal, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
 # What is this small waits longer for a second thread than it gains from it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands, which ask it, and for processes
 torch.set_num_threads(1)
