@@ -20,13 +20,15 @@ from pathlib import Path
 import numpy as np
 from extraction import draw_cohort
 
-from mil_toolkit.backbones import build_backbone
-from mil_toolkit.cohort import Cohort, read_cohort
-from mil_toolkit.extraction import Wanted, make_spec, plan_all
-from mil_toolkit.features import EmbeddedBag, FeatureCache, Recorded, StoredImage
-from mil_toolkit.files import digest
-from mil_toolkit.hparams import ExtractionConfig
-from mil_toolkit.rehashes import Rehashes
+from mil_toolkit.backbones.backbones import build_backbone
+from mil_toolkit.cohort.cohort import Cohort, read_cohort
+from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.core.files import digest
+from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.extract import make_spec
+from mil_toolkit.features.plan import Wanted, plan_all
+from mil_toolkit.features.rehashes import Rehashes
+from mil_toolkit.features.shards import EmbeddedBag, Recorded, StoredImage
 
 CONFIG = ExtractionConfig(weights="random")
 RECORDED = Recorded("bfloat16", "pillow")

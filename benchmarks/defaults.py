@@ -38,26 +38,30 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from mil_toolkit.nested import surpasses
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from mil_toolkit import tuning
-from mil_toolkit.ablation import thin
-from mil_toolkit.assessment import PREDICTION_COLUMNS, read_predictions
-from mil_toolkit.bundle import FittedHead
-from mil_toolkit.calibration import THRESHOLDS, Decision, fit_calibration, fit_decision
-from mil_toolkit.cohort import Cohort, read_cohort
-from mil_toolkit.devices import training_dtype, use_available_cores
-from mil_toolkit.evaluation import Table, draw_patients, percentile_interval, scores_with_intervals
-from mil_toolkit.features import FeatureCache
-from mil_toolkit.hparams import HeadConfig, StudyConfig
-from mil_toolkit.inputs import Inputs, Patients
-from mil_toolkit.metrics import METRICS
-from mil_toolkit.nested import Curves, derive_seeds, run_again, run_trial, surpasses
-from mil_toolkit.projection import MOST_COMPONENTS, Projection
-from mil_toolkit.rivals import mean_embeddings, metadata_columns, rival_predictions
-from mil_toolkit.study import MEMBERS, Search, plan_searches
-from mil_toolkit.training import Member, train
+from mil_toolkit.cohort.cohort import Cohort, read_cohort
+from mil_toolkit.config import HeadConfig, StudyConfig
+from mil_toolkit.core.devices import training_dtype, use_available_cores
+from mil_toolkit.core.seeds import MEMBERS, derive_seeds
+from mil_toolkit.evaluation.calibration import THRESHOLDS, Decision, fit_calibration, fit_decision
+from mil_toolkit.evaluation.intervals import Table, draw_patients, percentile_interval, scores_with_intervals
+from mil_toolkit.evaluation.metrics import METRICS
+from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.study import tune as tuning
+from mil_toolkit.study.ablation import thin
+from mil_toolkit.study.plan import Search, plan_searches
+from mil_toolkit.study.rivals import mean_embeddings, metadata_columns, rival_predictions
+from mil_toolkit.study.tables import PREDICTION_COLUMNS, read_predictions
+from mil_toolkit.training.curves import Curves
+from mil_toolkit.training.fitted import FittedHead
+from mil_toolkit.training.inputs import Inputs
+from mil_toolkit.training.loop import Member, train
+from mil_toolkit.training.patients import Patients
+from mil_toolkit.training.procedure import run_again, run_trial
+from mil_toolkit.training.projection import MOST_COMPONENTS, Projection
 
 REFERENCE, INSTANCES, RIVAL = "reference", "instance logistic", "metadata logistic"
 STUDY = StudyConfig()

@@ -24,12 +24,13 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision import transforms
 
-from mil_toolkit.backbones import Backbone, Embedder, build_backbone
-from mil_toolkit.cohort import Cohort, read_cohort
-from mil_toolkit.devices import DTYPES, pick_device, pick_precision, use_available_cores
-from mil_toolkit.extraction import BATCH_SIZE, extract
-from mil_toolkit.hparams import ExtractionConfig
-from mil_toolkit.images import decode, prepare
+from mil_toolkit.backbones.backbones import Backbone, build_backbone
+from mil_toolkit.backbones.embedder import Embedder
+from mil_toolkit.cohort.cohort import Cohort, read_cohort
+from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.core.devices import DTYPES, pick_device, pick_precision, use_available_cores
+from mil_toolkit.features.extract import BATCH_SIZE, extract
+from mil_toolkit.features.pixels import decode, prepare
 
 PLAIN_BATCH_SIZE = 32
 

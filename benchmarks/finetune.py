@@ -30,10 +30,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the commands do, before t
 import torch
 from torch import Tensor
 
-from mil_toolkit.backbones import Normaliser, build_backbone
-from mil_toolkit.devices import use_available_cores
-from mil_toolkit.finetune import Halves, Spill, backpropagate
-from mil_toolkit.parts import ALL, last_stage
+from mil_toolkit.backbones.backbones import build_backbone
+from mil_toolkit.backbones.embedder import Normaliser
+from mil_toolkit.backbones.parts import ALL, last_stage
+from mil_toolkit.core.devices import use_available_cores
+from mil_toolkit.training.finetune import Halves, Spill, backpropagate
 
 BAGS = (50, 500, 5000)
 CHECKED_IMAGES = 200

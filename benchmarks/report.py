@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mil_toolkit.assessment import publish_table, read_predictions
-from mil_toolkit.cohort import read_cohort
-from mil_toolkit.extraction import extract
-from mil_toolkit.features import FeatureCache
-from mil_toolkit.files import publish_json
-from mil_toolkit.hparams import ExtractionConfig, StudyConfig
+from mil_toolkit.cohort.cohort import read_cohort
+from mil_toolkit.cohort.synthetic import draw_cohort
+from mil_toolkit.config import ExtractionConfig, StudyConfig
+from mil_toolkit.core.files import publish_json
+from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.extract import extract
 from mil_toolkit.report.page import write_report
-from mil_toolkit.synthetic import draw_cohort
-from mil_toolkit.tuning import tune
+from mil_toolkit.study.tables import publish_table, read_predictions
+from mil_toolkit.study.tune import tune
 
 SMALL = 40  # patients of the cohort that is multiplied
 STUDY = StudyConfig(trials=2, folds=2, outer_folds=2, members=1, settings={"epochs": (3,)})

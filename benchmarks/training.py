@@ -37,13 +37,14 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the commands do, before t
 import torch
 from torch import Tensor, nn
 
-from mil_toolkit.bags import Bags
-from mil_toolkit.devices import training_dtype, use_available_cores
-from mil_toolkit.hparams import HeadConfig
-from mil_toolkit.inputs import Inputs, Patients
-from mil_toolkit.nested import run_trial
-from mil_toolkit.products import activated_product, bmm
-from mil_toolkit.training import Member, predict, predict_held_out, train
+from mil_toolkit.config import HeadConfig
+from mil_toolkit.core.devices import training_dtype, use_available_cores
+from mil_toolkit.features.bags import Bags
+from mil_toolkit.model.kernels import activated_product, bmm
+from mil_toolkit.training.inputs import Inputs
+from mil_toolkit.training.loop import Member, predict, predict_held_out, train
+from mil_toolkit.training.patients import Patients
+from mil_toolkit.training.procedure import run_trial
 
 PATIENTS, INSTANCES, WIDTH, FOLDS, HIDDEN, BATCH, EPOCHS = 142, 13_453, 512, 5, 128, 16, 50
 DEFAULT = HeadConfig(epochs=EPOCHS, batch_size=BATCH, hidden=HIDDEN)

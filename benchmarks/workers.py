@@ -21,11 +21,11 @@ from pathlib import Path
 
 import optuna
 
-from mil_toolkit.cohort import read_cohort
-from mil_toolkit.devices import available_cores
-from mil_toolkit.extraction import extract
-from mil_toolkit.hparams import ExtractionConfig
-from mil_toolkit.synthetic import draw_cohort
+from mil_toolkit.cohort.cohort import read_cohort
+from mil_toolkit.cohort.synthetic import draw_cohort
+from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.core.devices import available_cores
+from mil_toolkit.features.extract import extract
 
 WORKERS = (1, 2, 4)
 COMMAND = "import sys; from mil_toolkit.cli.tune import main; sys.exit(main(sys.argv[1:]))"

@@ -15,7 +15,7 @@ import pandas as pd
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 
 from mil_toolkit import ExtractionConfig, FeatureCache, MILClassifier, extract, load_patients, read_cohort
-from mil_toolkit.synthetic import draw_cohort
+from mil_toolkit.cohort.synthetic import draw_cohort
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(mkdtemp()) / "quickstart"
 cohort = read_cohort(draw_cohort(folder, patients=36, unlabelled=4, image_size=64, images=(3, 8)))

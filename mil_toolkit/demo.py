@@ -1,4 +1,3 @@
-# Floor 4.4: the demo: a synthetic cohort through all stages, by the functions that the commands call.
 """`run_demo`: from nothing to a fitted model and its report, without data and without a network."""
 
 import logging
@@ -9,27 +8,26 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from mil_toolkit.ablation import Ablation, ablate
-from mil_toolkit.assessment import outer_attention, publish_table
-from mil_toolkit.backbones import build_backbone
-from mil_toolkit.cohort import Cohort, read_cohort
-from mil_toolkit.errors import UsageError
-from mil_toolkit.evaluation import draw_patients, percentile_interval
-from mil_toolkit.extraction import extract
-from mil_toolkit.features import FeatureCache
-from mil_toolkit.fitting import fit
-from mil_toolkit.hparams import ExtractionConfig, StudyConfig
-from mil_toolkit.prediction import Predictions, predict, write_submission
+from mil_toolkit.backbones.backbones import build_backbone
+from mil_toolkit.bundle.fit import fit
+from mil_toolkit.bundle.predict import Predictions, predict, write_submission
+from mil_toolkit.cohort.cohort import Cohort, read_cohort
+from mil_toolkit.cohort.synthetic import COHORT_TOML, TRUTH, draw_cohort
+from mil_toolkit.config import ExtractionConfig, StudyConfig
+from mil_toolkit.core.errors import UsageError
+from mil_toolkit.evaluation.intervals import draw_patients, percentile_interval
+from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.extract import extract
 from mil_toolkit.report.page import write_report
-from mil_toolkit.synthetic import COHORT_TOML, TRUTH, draw_cohort
-from mil_toolkit.tuning import Tuned, tune
+from mil_toolkit.study.ablation import Ablation, ablate
+from mil_toolkit.study.tables import outer_attention, publish_table
+from mil_toolkit.study.tune import Tuned, tune
 
 EXTRACTION = ExtractionConfig("efficientnet_lite0", image_size=96)
 WITHOUT_WEIGHTS = "resnet18"  # its embeddings by random weights still tell shapes and colours apart
 STUDY = StudyConfig(
     trials=5, outer_folds=3, folds=3, members=3, settings={"pooling": ("attention", "gated-attention")}
 )
-
 logger = logging.getLogger(__name__)
 
 

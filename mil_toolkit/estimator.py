@@ -1,4 +1,3 @@
-# Floor 3.6: the head as an estimator of scikit-learn, for notebooks.
 """`MILClassifier`: `fit` and `predict_proba` on bags; `load_patients` turns a cohort and its features into such bags."""
 
 from collections.abc import Sequence
@@ -13,22 +12,24 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
-from mil_toolkit.bags import Bags
-from mil_toolkit.calibration import THRESHOLDS
-from mil_toolkit.cohort import Cohort
-from mil_toolkit.devices import pick_device, training_dtype
-from mil_toolkit.errors import DataError, UsageError
-from mil_toolkit.features import FeatureCache
-from mil_toolkit.hparams import HeadConfig, StudyConfig, head_config, tunables
-from mil_toolkit.inputs import Inputs, Patients
-from mil_toolkit.metrics import METRICS
-from mil_toolkit.nested import decide, derive_seeds, refit, run_again, run_trial
-from mil_toolkit.splits import make_splits
-from mil_toolkit.study import FINAL, MEMBERS
-from mil_toolkit.wording import some
+from mil_toolkit.cohort.cohort import Cohort
+from mil_toolkit.config import HeadConfig, StudyConfig, head_config, tunables
+from mil_toolkit.core.devices import pick_device, training_dtype
+from mil_toolkit.core.errors import DataError, UsageError
+from mil_toolkit.core.seeds import MEMBERS, derive_seeds
+from mil_toolkit.core.text import some
+from mil_toolkit.evaluation.calibration import THRESHOLDS
+from mil_toolkit.evaluation.metrics import METRICS
+from mil_toolkit.evaluation.splits import make_splits
+from mil_toolkit.features.bags import Bags
+from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.study.plan import FINAL
+from mil_toolkit.training.curves import decide
+from mil_toolkit.training.inputs import Inputs
+from mil_toolkit.training.patients import Patients
+from mil_toolkit.training.procedure import refit, run_again, run_trial
 
 BAG = "bag"  # the column of bags in a table of patients
-
 # The parameters are the fields of HeadConfig, those of StudyConfig that concern one configuration, and these.
 _OF_STUDY = ("folds", "members", "objective", "threshold", "sensitivity", "seed")
 _OWN: dict[str, Any] = {"positive": None, "device": "auto"}

@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from support import ROOT, Command, Done, Tiny, required
+from support.commands import Command, Done
+from support.paths import ROOT, required
+from support.studies import Tiny
 
-from mil_toolkit.bags import Bags
-from mil_toolkit.cohort import read_cohort
-from mil_toolkit.hparams import ExtractionConfig, StudyConfig
-from mil_toolkit.inputs import Patients
+from mil_toolkit.cohort.cohort import read_cohort
+from mil_toolkit.config import ExtractionConfig, StudyConfig
+from mil_toolkit.features.bags import Bags
+from mil_toolkit.training.patients import Patients
 
 # The dispositions of a terminal, for the tests and all that they start: a shell starts its background jobs with SIGINT
 # ignored, and processes inherit what is ignored or blocked.
@@ -91,11 +93,11 @@ def _command(capsys: pytest.CaptureFixture[str]) -> Command:
 @pytest.fixture(scope="session", name="tiny")
 def _tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     # Imported here, so that a defect of a stage does not keep the tests of what lies below it from running.
-    from mil_toolkit.extraction import extract
-    from mil_toolkit.features import FeatureCache
-    from mil_toolkit.fitting import fit
-    from mil_toolkit.synthetic import draw_cohort
-    from mil_toolkit.tuning import tune
+    from mil_toolkit.bundle.fit import fit
+    from mil_toolkit.cohort.synthetic import draw_cohort
+    from mil_toolkit.features.cache import FeatureCache
+    from mil_toolkit.features.extract import extract
+    from mil_toolkit.study.tune import tune
 
     folder = tmp_path_factory.mktemp("tiny")
     toml = draw_cohort(folder / "cohort", patients=24, unlabelled=3, image_size=32, images=(2, 4))

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support import Command, Tiny
+from support.commands import Command
+from support.studies import Tiny
 
 from mil_toolkit import demo
-from mil_toolkit.assessment import outer_attention
-from mil_toolkit.bundle import ModelBundle
-from mil_toolkit.cohort import read_cohort
+from mil_toolkit.bundle.bundle import ModelBundle
+from mil_toolkit.cohort.cohort import read_cohort
+from mil_toolkit.cohort.synthetic import TRUTH, draw_cohort
+from mil_toolkit.core.errors import UsageError
 from mil_toolkit.demo import Found, attention_found
-from mil_toolkit.errors import UsageError
-from mil_toolkit.synthetic import TRUTH, draw_cohort
+from mil_toolkit.study.tables import outer_attention
 
 QUICK = {"epochs": (2,), "hidden": (32,)}
 

@@ -20,21 +20,18 @@ import pytest
 import torch
 from markdown_it import MarkdownIt
 from PIL import Image
-from support import COMMANDS, ROOT, Command, Tiny, configuration, needed
+from support.commands import Command
+from support.paths import COMMANDS, ROOT, configuration, needed
+from support.studies import Tiny
 
-from mil_toolkit.backbones import BACKBONES, build_backbone
-from mil_toolkit.cohort import (
-    COHORT_KEYS,
-    KINDS,
-    METADATA_KEYS,
-    SECTIONS,
-    SPLIT_KEYS,
-    read_cohort,
-)
-from mil_toolkit.hparams import METRIC_NAMES
-from mil_toolkit.interop import export_cache
-from mil_toolkit.metrics import METRICS
-from mil_toolkit.poolings import POOLINGS
+from mil_toolkit.backbones.backbones import BACKBONES, build_backbone
+from mil_toolkit.cohort.cohort import read_cohort
+from mil_toolkit.cohort.declaration import COHORT_KEYS, METADATA_KEYS, SECTIONS, SPLIT_KEYS
+from mil_toolkit.cohort.kinds import KINDS
+from mil_toolkit.config import METRIC_NAMES
+from mil_toolkit.evaluation.metrics import METRICS
+from mil_toolkit.features.interop import export_cache
+from mil_toolkit.model.poolings import POOLINGS
 from mil_toolkit.report.page import write_report
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -22,16 +22,16 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
-from support import Tiny
+from support.studies import Tiny
 
 import mil_toolkit
 from mil_toolkit import MILClassifier, load_patients
+from mil_toolkit.bundle.fit import fit
+from mil_toolkit.bundle.predict import predict
+from mil_toolkit.config import HeadConfig, StudyConfig
 from mil_toolkit.estimator import BagError
-from mil_toolkit.fitting import fit
-from mil_toolkit.hparams import HeadConfig, StudyConfig
-from mil_toolkit.inputs import Patients
-from mil_toolkit.prediction import predict
-from mil_toolkit.tuning import tune
+from mil_toolkit.study.tune import tune
+from mil_toolkit.training.patients import Patients
 
 QUICK = {"epochs": 3, "folds": 2, "members": 2, "components": 16, "hidden": 32, "device": "cpu"}
 MakePatients = Callable[..., Patients]

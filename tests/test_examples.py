@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from support import ROOT, Tiny
+from support.paths import ROOT
+from support.studies import Tiny
 
 SCRIPT = ROOT / "examples" / "founding_report.sh"
 COMMANDS = ("extract", "tune", "fit", "predict", "ablate")

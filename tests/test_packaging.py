@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import ROOT, configuration, required
+from support.paths import ROOT, configuration, required
 
 import mil_toolkit
 
@@ -35,15 +35,19 @@ def test_every_command_has_its_entry_point() -> None:
         assert callable(getattr(importlib.import_module(module), function))
 
 
-def test_every_folder_with_code_is_a_declared_package() -> None:
-    declared = lines(configuration("setup.cfg")["options"]["packages"])
-    found = {path.parent.relative_to(ROOT) for path in (ROOT / "mil_toolkit").rglob("*.py")}
-    assert sorted(declared) == sorted(".".join(folder.parts) for folder in found)
+def test_every_folder_with_code_is_a_package_that_is_found() -> None:
+    setup = configuration("setup.cfg")
+    assert setup["options"]["packages"] == "find:"
+    assert setup["options.packages.find"]["include"] == "mil_toolkit*"
+    for folder in {path.parent for path in (ROOT / "mil_toolkit").rglob("*.py")}:
+        assert (folder / "__init__.py").exists()
     assert (ROOT / "mil_toolkit" / "py.typed").exists()
 
 
 def test_the_version_is_one() -> None:
-    assert configuration("setup.cfg")["metadata"]["version"] == mil_toolkit.__version__
+    declared = configuration("setup.cfg")["metadata"]["version"]
+    assert declared == "attr: mil_toolkit.core.version.__version__"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", mil_toolkit.__version__)
     assert f"## {mil_toolkit.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
@@ -73,7 +77,7 @@ def heads(tree: ast.AST) -> set[str]:
 def test_the_package_itself_imports_nothing_heavy() -> None:
     script = "import sys; before = set(sys.modules); import mil_toolkit; print(*(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["mil_toolkit"]
+    assert set(done.stdout.split()) == {"mil_toolkit", "mil_toolkit.core", "mil_toolkit.core.version"}
 
 
 # The set-up.

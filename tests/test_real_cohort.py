@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support import ROOT, Command
+from support.commands import Command
+from support.paths import ROOT
 
-from mil_toolkit.cohort import read_cohort
+from mil_toolkit.cohort.cohort import read_cohort
 
 FEW = {"1": 8, "0": 8, "-1": 2}  # patients by label: those with the fewest images
 

@@ -1,4 +1,3 @@
-# Floor 5: mil-ablate.
 """Change one thing of what a study chose at a time, and score it where nothing was chosen."""
 
 import argparse
@@ -7,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mil_toolkit.cli.command import Outcome, command_parser, run, with_report
-from mil_toolkit.errors import UsageError
-from mil_toolkit.wording import comparison, count_of, counted, p_value, with_interval
+from mil_toolkit.core.errors import UsageError
+from mil_toolkit.core.text import count_of, counted
+from mil_toolkit.evaluation.words import comparison, p_value, with_interval
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,10 +38,10 @@ def _parser() -> argparse.ArgumentParser:
 def _ablate(arguments: argparse.Namespace) -> Outcome:
     if arguments.retune is not None and arguments.retune < 1:
         raise UsageError(f"--retune must be at least 1, not {arguments.retune}.")
-    from mil_toolkit.ablation import ablate
-    from mil_toolkit.cohort import read_cohort
-    from mil_toolkit.devices import pick_device, use_available_cores
-    from mil_toolkit.features import open_features
+    from mil_toolkit.cohort.cohort import read_cohort
+    from mil_toolkit.core.devices import pick_device, use_available_cores
+    from mil_toolkit.features.cache import open_features
+    from mil_toolkit.study.ablation import ablate
 
     pick_device(arguments.device)  # before the data are read
     use_available_cores()

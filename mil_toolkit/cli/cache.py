@@ -1,4 +1,3 @@
-# Floor 5: mil-cache.
 """Look into a cache of embeddings, check it, tidy it, and exchange it with other tools."""
 
 import argparse
@@ -7,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mil_toolkit.cli.command import Outcome, command_parser, run
-from mil_toolkit.wording import count_of
+from mil_toolkit.core.text import count_of
 
 FORMATS = ("clam", "trident", "stamp")
 
@@ -59,7 +58,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> Outcome:
-    from mil_toolkit.upkeep import describe
+    from mil_toolkit.features.upkeep import describe
 
     data = describe(arguments.cache)
     counts = {name: data[name] for name in ("patients", "images", "shards", "superseded", "bytes")}
@@ -70,7 +69,7 @@ def _info(arguments: argparse.Namespace) -> Outcome:
 
 
 def _verify(arguments: argparse.Namespace) -> Outcome:
-    from mil_toolkit.upkeep import verify
+    from mil_toolkit.features.upkeep import verify
 
     shards = verify(arguments.cache)
     return Outcome(
@@ -79,7 +78,7 @@ def _verify(arguments: argparse.Namespace) -> Outcome:
 
 
 def _prune(arguments: argparse.Namespace) -> Outcome:
-    from mil_toolkit.upkeep import prune
+    from mil_toolkit.features.upkeep import prune
 
     removed, freed = prune(arguments.cache)
     text = f"{arguments.cache}: {count_of(removed, 'superseded shard')} removed, {freed:,} bytes freed."
@@ -87,15 +86,15 @@ def _prune(arguments: argparse.Namespace) -> Outcome:
 
 
 def _export(arguments: argparse.Namespace) -> Outcome:
-    from mil_toolkit.features import FeatureCache
-    from mil_toolkit.interop import export_cache
+    from mil_toolkit.features.cache import FeatureCache
+    from mil_toolkit.features.interop import export_cache
 
     patients = export_cache(FeatureCache.open(arguments.cache), arguments.format, arguments.output)
     return Outcome(str(arguments.output), {"output": str(arguments.output), "patients": patients})
 
 
 def _import(arguments: argparse.Namespace) -> Outcome:
-    from mil_toolkit.interop import import_features
+    from mil_toolkit.features.interop import import_features
 
     cache = import_features(
         arguments.source,

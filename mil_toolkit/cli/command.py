@@ -1,4 +1,3 @@
-# Floor 4.5: how every command runs: parse, call one function, print one summary, turn errors into exit codes.
 """The frame of a command."""
 
 import argparse
@@ -12,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mil_toolkit.errors import MilError, UsageError
-from mil_toolkit.workers import stops_heeded
+from mil_toolkit.core.errors import MilError, UsageError
+from mil_toolkit.core.processes import stops_heeded
 
 INTERRUPTED = 130
 

@@ -1,4 +1,3 @@
-# Floor 5.5: mil-demo; it prints what mil-tune prints.
 """Run all stages on a synthetic cohort."""
 
 import argparse
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mil_toolkit.cli.command import Outcome, command_parser, run
-from mil_toolkit.wording import number, with_interval
+from mil_toolkit.evaluation.words import number, with_interval
 
 if TYPE_CHECKING:
     from mil_toolkit.demo import Found
@@ -28,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _demo(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.cli.tune import summary
+    from mil_toolkit.core.devices import use_available_cores
     from mil_toolkit.demo import run_demo
-    from mil_toolkit.devices import use_available_cores
 
     use_available_cores()
     demo = run_demo(arguments.output, device=arguments.device)

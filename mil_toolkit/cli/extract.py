@@ -1,4 +1,3 @@
-# Floor 5: mil-extract.
 """Embed every image of a cohort once, into the cache."""
 
 import argparse
@@ -9,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mil_toolkit.cli.command import Outcome, command_parser, run
-from mil_toolkit.hparams import BACKBONE_NAMES, PRECISION_NAMES, PREPROCESS_NAMES, ExtractionConfig
-from mil_toolkit.wording import count_of
+from mil_toolkit.config import BACKBONE_NAMES, PRECISION_NAMES, PREPROCESS_NAMES, ExtractionConfig
+from mil_toolkit.core.text import count_of
 
 if TYPE_CHECKING:
-    from mil_toolkit.extraction import Extraction
+    from mil_toolkit.features.extract import Extraction
 
 SKIPPED = 4
-
 logger = logging.getLogger(__name__)
 
 
@@ -52,11 +50,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _extract(arguments: argparse.Namespace) -> Outcome:
-    from mil_toolkit.backbones import check_backbone
-    from mil_toolkit.cohort import read_cohort
-    from mil_toolkit.devices import pick_device, use_available_cores
-    from mil_toolkit.extraction import BATCH_SIZE, check_options, extract
-    from mil_toolkit.sharding import WHOLE, parse_share
+    from mil_toolkit.backbones.backbones import check_backbone
+    from mil_toolkit.cohort.cohort import read_cohort
+    from mil_toolkit.core.devices import pick_device, use_available_cores
+    from mil_toolkit.features.extract import BATCH_SIZE, check_options, extract
+    from mil_toolkit.features.sharding import WHOLE, parse_share
 
     names = ("backbone", "weights", "image_size", "crop", "preprocess")
     config = ExtractionConfig(**{name: getattr(arguments, name) for name in names})

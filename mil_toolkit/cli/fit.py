@@ -1,4 +1,3 @@
-# Floor 5: mil-fit.
 """Fit the configuration that a study chose on all labelled patients."""
 
 import argparse
@@ -8,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mil_toolkit.cli.command import Outcome, add_features, command_parser, run, with_report
-from mil_toolkit.errors import UsageError
-from mil_toolkit.hparams import FinetuneConfig, tunables
-from mil_toolkit.wording import count_of, with_interval
+from mil_toolkit.config import FinetuneConfig, tunables
+from mil_toolkit.core.errors import UsageError
+from mil_toolkit.core.text import count_of
+from mil_toolkit.evaluation.words import with_interval
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,10 +51,10 @@ def _flag(name: str) -> str:
 
 def _fit(arguments: argparse.Namespace) -> Outcome:
     finetune = _finetuning(arguments)
-    from mil_toolkit.cohort import read_cohort
-    from mil_toolkit.devices import pick_device, use_available_cores
-    from mil_toolkit.features import open_features
-    from mil_toolkit.fitting import fit
+    from mil_toolkit.bundle.fit import fit
+    from mil_toolkit.cohort.cohort import read_cohort
+    from mil_toolkit.core.devices import pick_device, use_available_cores
+    from mil_toolkit.features.cache import open_features
 
     pick_device(arguments.device)  # before the data are read
     use_available_cores()
@@ -62,7 +62,7 @@ def _fit(arguments: argparse.Namespace) -> Outcome:
     cache = open_features(arguments.features, cohort.name)
     output = arguments.output or arguments.study / "model"
     if arguments.onnx:
-        from mil_toolkit.onnx import publish_onnx, require_exporter
+        from mil_toolkit.bundle.onnx import publish_onnx, require_exporter
 
         require_exporter()  # before the model is fitted
     told = arguments.device, finetune, arguments.outer, arguments.weights

@@ -1,4 +1,3 @@
-# Floor 5: mil-init.
 """mil-init: from a table and image folders to a commented cohort.toml."""
 
 import argparse
@@ -24,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _init(arguments: argparse.Namespace) -> Outcome:
-    from mil_toolkit.init import Draft, draft_cohort
+    from mil_toolkit.cohort.draft import Draft, draft_cohort
 
     def summary(draft: Draft) -> str:
         lines = [f"{draft.output}: {draft.patients} patients. Check it line by line, and above all:"]

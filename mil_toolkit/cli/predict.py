@@ -1,4 +1,3 @@
-# Floor 5: mil-predict.
 """Apply a bundle to every patient of a cohort."""
 
 import argparse
@@ -7,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mil_toolkit.cli.command import Outcome, command_parser, run
-from mil_toolkit.errors import UsageError
-from mil_toolkit.wording import count_of, with_interval
+from mil_toolkit.core.errors import UsageError
+from mil_toolkit.core.text import count_of
+from mil_toolkit.evaluation.words import with_interval
 
 if TYPE_CHECKING:
-    from mil_toolkit.cohort import Cohort
-    from mil_toolkit.prediction import Predictions
+    from mil_toolkit.bundle.predict import Predictions
+    from mil_toolkit.cohort.cohort import Cohort
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,12 +52,12 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
         raise UsageError(
             f"--submission-header takes two names and a comma, not {arguments.submission_header!r}."
         )
-    from mil_toolkit.assessment import publish_table
-    from mil_toolkit.bundle import ModelBundle
-    from mil_toolkit.cohort import read_cohort
-    from mil_toolkit.devices import pick_device, use_available_cores
-    from mil_toolkit.features import open_features
-    from mil_toolkit.prediction import extract_as_trained, predict, write_submission
+    from mil_toolkit.bundle.bundle import ModelBundle
+    from mil_toolkit.bundle.predict import extract_as_trained, predict, write_submission
+    from mil_toolkit.cohort.cohort import read_cohort
+    from mil_toolkit.core.devices import pick_device, use_available_cores
+    from mil_toolkit.features.cache import open_features
+    from mil_toolkit.study.tables import publish_table
 
     pick_device(arguments.device)  # before the data are read
     use_available_cores()
@@ -93,8 +93,8 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
 
 def _check_outputs(arguments: argparse.Namespace, cohort: "Cohort") -> None:
     """Raise UsageError where what is written would take the place of what is read, before the work."""
-    from mil_toolkit.bundle import FILES
-    from mil_toolkit.files import check_outputs
+    from mil_toolkit.bundle.bundle import FILES
+    from mil_toolkit.core.outputs import check_outputs
 
     named = {f"--{name}": getattr(arguments, name) for name in ("output", "submission", "attention")}
     read = [cohort.source, *cohort.tables, *(arguments.bundle / name for name in FILES)]

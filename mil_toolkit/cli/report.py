@@ -1,4 +1,3 @@
-# Floor 5: mil-report.
 """Show a study as one HTML file that people look at."""
 
 import argparse

@@ -1,4 +1,3 @@
-# Floor 5: mil-tune.
 """Search the hyperparameters of the head over stratified folds, and score the procedure honestly."""
 
 import argparse
@@ -8,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mil_toolkit.cli.command import Outcome, add_features, command_parser, run, with_report
-from mil_toolkit.errors import DataError, UsageError
-from mil_toolkit.hparams import (
+from mil_toolkit.config import (
     GROUPS,
     METRIC_NAMES,
     PRESETS,
@@ -24,19 +22,12 @@ from mil_toolkit.hparams import (
     parse_settings,
     tunables,
 )
-from mil_toolkit.wording import (
-    TABLE,
-    comparison,
-    count_of,
-    in_use,
-    number,
-    passed_over,
-    spread,
-    with_interval,
-)
+from mil_toolkit.core.errors import DataError, UsageError
+from mil_toolkit.core.text import count_of
+from mil_toolkit.evaluation.words import TABLE, comparison, in_use, number, passed_over, spread, with_interval
 
 if TYPE_CHECKING:
-    from mil_toolkit.tuning import Tuned
+    from mil_toolkit.study.tune import Tuned
 
 QUICK = {"trials": 10, "outer_folds": 0, "members": 1}
 FOUNDING = {"objective": "balanced_accuracy"}
@@ -127,11 +118,11 @@ def _outer_folds(text: str) -> int | str:
 def _tune(arguments: argparse.Namespace) -> Outcome:
     config = _config(arguments)
     how = RunConfig(arguments.storage, arguments.workers, arguments.timeout, arguments.tracker)
-    from mil_toolkit.canary import run_canary
-    from mil_toolkit.cohort import read_cohort
-    from mil_toolkit.devices import pick_device, use_available_cores
-    from mil_toolkit.features import open_features
-    from mil_toolkit.tuning import check_run, tune
+    from mil_toolkit.cohort.cohort import read_cohort
+    from mil_toolkit.core.devices import pick_device, use_available_cores
+    from mil_toolkit.features.cache import open_features
+    from mil_toolkit.study.canary import run_canary
+    from mil_toolkit.study.tune import check_run, tune
 
     pick_device(arguments.device)  # before the data are read
     use_available_cores()
@@ -219,7 +210,7 @@ def _gain(rival: str, gain: Mapping[str, Any]) -> str:
 
 
 def _audit(tuned: "Tuned") -> list[str]:
-    from mil_toolkit.audit import worth_telling
+    from mil_toolkit.study.audit import worth_telling
 
     lines = worth_telling(tuned.findings)
     return (

@@ -1,4 +1,3 @@
-# Floor 4: what a report reads: everything that a study folder holds, and the images where they are at hand.
 """`Contents`: a study folder as a report sees it. What an older study lacks is left out, never guessed."""
 
 import logging
@@ -11,15 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mil_toolkit.assessment import ATTENTION, outer_attention, read_predictions
-from mil_toolkit.cohort import read_cohort
-from mil_toolkit.errors import DataError
-from mil_toolkit.evaluation import Table
-from mil_toolkit.features import FeatureCache
-from mil_toolkit.files import read_json
-from mil_toolkit.hparams import parse_settings
-from mil_toolkit.study import PATIENTS, SOURCES, Study, epochs_of, read_epochs
-from mil_toolkit.wording import count_of
+from mil_toolkit.cohort.cohort import read_cohort
+from mil_toolkit.config import parse_settings
+from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.files import read_json
+from mil_toolkit.core.text import count_of
+from mil_toolkit.evaluation.intervals import Table
+from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.study.folder import PATIENTS, SOURCES, Study, epochs_of, read_epochs
+from mil_toolkit.study.tables import ATTENTION, outer_attention, read_predictions
 
 OUTER, VALIDATION = "outer", "validation"
 Paths = Mapping[tuple[str, str], Path]  # of images, by patient and name

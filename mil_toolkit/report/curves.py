@@ -1,4 +1,3 @@
-# Floor 4: ROC and precision-recall curves of tables of predictions, with bands over patients.
 """Curves of predictions, with 95 % bands from the draws of patients that the scores' intervals come from."""
 
 from collections.abc import Callable
@@ -6,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mil_toolkit.evaluation import LEVEL, Table, draw_patients
+from mil_toolkit.evaluation.intervals import LEVEL, Table, draw_patients
 
 GRID = np.linspace(0, 1, 101)
 _AT_ONCE = 4_000_000  # draws times patients

@@ -1,4 +1,3 @@
-# Floor 4: figures of matplotlib as SVG that lies in the page and takes its colours and its type from there.
 """`style`, `canvas` and `to_svg`: from an empty figure to markup without scripts, styles or foreign names."""
 
 import contextlib
@@ -6,14 +5,17 @@ import io
 import re
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 # What is drawn in one of these takes the colour that the page gives the name, in light and in dark.
 COLOURS = {
@@ -137,3 +139,38 @@ def _plain(element: ElementTree.Element) -> None:
         if key in element.attrib:
             element.attrib[key] = re.sub(r"(\.\d\d)\d+", r"\1", element.attrib[key]).replace("\n", "")
     element.tail = None
+
+
+INK, MUTED, RULE, ACCENT, BAND = (COLOURS[name] for name in ("ink", "muted", "rule", "accent", "band"))
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure with its caption; `title` heads it."""
+
+    svg: Markup
+    title: str
+    caption: str
+    tall: bool = False
+
+
+# Helpers.
+
+
+def plain_logarithm(axis: Axis) -> None:
+    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def metric_name(name: str) -> str:
+    return "AUC" if name == "auc" else name.replace("_", " ").capitalize()
+
+
+def shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def without_middle(text: str, most: int) -> str:
+    """Without its middle where it is long: names of features differ at their ends."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2 - 1) :]}"

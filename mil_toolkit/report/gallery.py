@@ -1,4 +1,3 @@
-# Floor 4.1: the attention gallery: every patient, what was predicted, which images weighed most and least.
 """`cases`: one entry for each scored patient, the worst mistakes first."""
 
 from collections.abc import Iterator, Mapping
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mil_toolkit.files import digest, shown
+from mil_toolkit.core.files import digest, shown
 from mil_toolkit.report.contents import Contents
 
 HIGHEST, LOWEST = 5, 3  # images of a patient that are shown

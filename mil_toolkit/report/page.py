@@ -1,4 +1,3 @@
-# Floor 4.3: the report: one self-contained HTML file from a study folder.
 """`write_report`: read a study folder, draw, lay out, publish."""
 
 import base64
@@ -12,12 +11,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from mil_toolkit.errors import UsageError
-from mil_toolkit.files import check_outputs, publish, shown
+from mil_toolkit.core.errors import UsageError
+from mil_toolkit.core.files import publish, shown
+from mil_toolkit.core.outputs import check_outputs
 from mil_toolkit.report.contents import Contents, image_digests, image_paths, read_contents
 from mil_toolkit.report.drawing import style
 from mil_toolkit.report.pictures import Pictures, samples, thumbnails_of
-from mil_toolkit.report.telling import tell
+from mil_toolkit.report.sections import tell
 
 DOCTYPE = b"<!doctype html"
 MOST_BYTES = 24_000_000  # of the file; thumbnails that find no room are left out
@@ -96,7 +96,7 @@ def _notes(contents: Contents, pictures: Pictures, reason: str | None, without: 
 
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mil_toolkit"),
+        loader=jinja2.PackageLoader("mil_toolkit.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -129,7 +129,7 @@ def _page(
 
 
 def _template(name: str) -> str:
-    return (files("mil_toolkit") / "templates" / name).read_text(encoding="utf-8")
+    return (files("mil_toolkit.report") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _source(text: str) -> str:

@@ -1,4 +1,3 @@
-# Floor 4.2: pictures inside the page: decoded, cropped as the network saw them, encoded anew without EXIF.
 """Images as data URIs, as long as there is room in the file."""
 
 import base64
@@ -9,16 +8,15 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from mil_toolkit.errors import DataError
-from mil_toolkit.files import digest
-from mil_toolkit.images import Pixels, decode, prepare, resize, saturation_mask
+from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.files import digest
+from mil_toolkit.features.pixels import Pixels, decode, prepare, resize, saturation_mask
 from mil_toolkit.report.gallery import Case
 
 THUMBNAIL, SAMPLE = 104, 160  # pixels
 QUALITY = 78
 SAMPLES = 3  # of each class
 AROUND = 400  # bytes of markup around a picture, its names included
-
 Key = tuple[str, str]  # patient and image, as stored
 
 

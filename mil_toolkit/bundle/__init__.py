@@ -1,0 +1,1 @@
+"""The model that leaves: fitting, saving, describing and applying it."""

@@ -1,0 +1,1 @@
+"""Who the patients are: the declared table, their metadata and their image files."""

@@ -1,0 +1,218 @@
+"""Scores with intervals that resample patients, and paired comparisons (rules of evidence, 5 and 6).
+
+A table of predictions has the columns `repeat`, `fold`, `patient_id`, `label`, `probability` and `prediction`,
+one row for each patient and repeat. The intervals take the models as they were fitted: they say how far the
+score would move with other patients, not with other training sets.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from mil_toolkit.evaluation.metrics import BINS, METRICS, Metric, Predicted, bins_of
+
+DRAWS = 2000
+LEVEL = 0.95
+_AT_ONCE = 2_000_000  # pairs of patients compared at once, times draws
+Scores = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Predictions as arrays over R repeats and n patients, patients in the order of their ids.
+
+    labels: (n,); folds, probabilities, decisions: (R, n)
+    """
+
+    patient_ids: tuple[str, ...]
+    labels: np.ndarray
+    folds: np.ndarray
+    probabilities: np.ndarray
+    decisions: np.ndarray
+    prevalence: float | None = None
+
+    @classmethod
+    def of(cls, predictions: pd.DataFrame, prevalence: float | None = None) -> "Table":
+        """The arrays of a table in which every repeat predicts the same patients."""
+        wide = predictions.pivot(index="repeat", columns="patient_id")
+        labels = wide["label"].to_numpy()[0].astype(int)
+        ids = tuple(map(str, wide["label"].columns))
+        decisions = wide["prediction"].to_numpy() == 1
+        folds, probabilities = wide["fold"].to_numpy(), wide["probability"].to_numpy(float)
+        return cls(ids, labels, folds, probabilities, decisions, prevalence)
+
+    def select(self, patient_ids: Sequence[str]) -> "Table":
+        """The predictions of these patients alone, in this order."""
+        places = [self.patient_ids.index(patient) for patient in patient_ids]
+        return replace(
+            self,
+            patient_ids=tuple(patient_ids),
+            labels=self.labels[places],
+            folds=self.folds[:, places],
+            probabilities=self.probabilities[:, places],
+            decisions=self.decisions[:, places],
+        )
+
+    def repeats(self) -> Iterator[Predicted]:
+        """The predictions of each repeat."""
+        for row in zip(self.probabilities, self.decisions, self.folds, strict=True):
+            yield Predicted(self.labels, *row, self.prevalence)
+
+    def scores(self, metric: Metric, weights: np.ndarray) -> np.ndarray:
+        """A metric averaged over repeats, under weights (draws, n) of the patients: (draws,)."""
+        return np.mean([metric.of(predicted, weights) for predicted in self.repeats()], axis=0)
+
+
+def draw_patients(labels: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
+    """How often each patient is drawn in each resample: (draws, n). Every class keeps its number of patients."""
+    random = np.random.default_rng(seed)
+    weights = np.zeros((draws, len(labels)))
+    for label in np.unique(labels):
+        places = np.flatnonzero(labels == label)
+        weights[:, places] = random.multinomial(
+            len(places), np.full(len(places), 1 / len(places)), size=draws
+        )
+    return weights
+
+
+def percentile_interval(values: np.ndarray) -> tuple[float, float]:
+    """The central 95 % of some draws; draws without a value are left out, and NaN is all there is without any."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return np.nan, np.nan
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def exact_interval(successes: int, count: int) -> tuple[float, float]:
+    """Clopper and Pearson's interval of a proportion."""
+    interval = binomtest(successes, count).proportion_ci(LEVEL, method="exact")
+    return float(interval.low), float(interval.high)
+
+
+def scores_with_intervals(table: Table) -> Scores:
+    """Every metric: `value`, `low`, `high`, `patients`, `repeats`.
+
+    The calibration error has no interval, `low` and `high` are None, nor has a difference of two: a draw of the
+    patients adds its own noise to the gap of every bin, whose size counts and not its sign, so that most draws
+    lie above the score, at times nearly all.
+    """
+    weights = draw_patients(table.labels)
+    counted = {"patients": len(table.labels), "repeats": len(table.probabilities)}
+    return {name: _score(table, metric, weights) | counted for name, metric in METRICS.items()}
+
+
+def _score(table: Table, metric: Metric, weights: np.ndarray) -> dict[str, Any]:
+    value = float(table.scores(metric, np.ones((1, len(table.labels))))[0])
+    low, high = _interval(metric, table.scores(metric, weights))
+    if metric.proportions and low == high:
+        low, high = _exact(table, metric.proportions)
+    return {"value": _finite(value), "low": _finite(low), "high": _finite(high)}
+
+
+def _interval(metric: Metric, drawn: np.ndarray) -> tuple[float, float]:
+    return percentile_interval(drawn) if metric.resampled else (np.nan, np.nan)
+
+
+def _exact(table: Table, proportions: Sequence[int]) -> tuple[float, float]:
+    """The mean of the proportions' exact intervals, where resampling gives no width: all of a class right, or wrong."""
+    right = (table.decisions == table.labels).mean(0)  # (n,) in how many of the repeats
+    parts = [right if label < 0 else right[table.labels == label] for label in proportions]
+    intervals = [exact_interval(round(part.sum()), len(part)) for part in parts]
+    return float(np.mean([low for low, _ in intervals])), float(np.mean([high for _, high in intervals]))
+
+
+def reliability(table: Table) -> list[dict[str, float]]:
+    """The reliability curve: what was predicted and what came, in each bin of probability that has patients.
+
+    `from` and `to` bound the bin; `patients` in it, mean over repeats; their mean `probability`; `share`, that of
+    positives among them, with `low` and `high`. The mean gap of the two is the calibration error.
+    """
+    weights, bins = draw_patients(table.labels), bins_of(table.probabilities)
+    return [_in_bin(table, each, bins == each, weights) for each in np.unique(bins)]
+
+
+def _in_bin(table: Table, number: int, inside: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+    times = inside.sum(0)  # (n,) the repeats that put a patient into the bin
+    share = float((times * table.labels).sum() / times.sum())
+    patients = float(inside.sum(1).mean())
+    drawn = weights @ times
+    shares = np.divide(weights @ (times * table.labels), drawn, np.full(len(drawn), np.nan), where=drawn > 0)
+    low, high = percentile_interval(shares)
+    if share in (0.0, 1.0):
+        count = max(1, round(patients))
+        low, high = exact_interval(round(share * count), count)
+    edges = {"from": int(number) / BINS, "to": (int(number) + 1) / BINS, "patients": patients}
+    mean = float(table.probabilities[inside].mean())
+    return {**edges, "probability": mean, "share": share, "low": low, "high": high}
+
+
+def compare(one: Table, other: Table) -> dict[str, Any]:
+    """Two methods on the same patients, folds and draws.
+
+    For every metric the difference `value` (one minus other) with `low`, `high`, and the `p_value` of a permutation
+    test that swaps the two methods of a patient in all repeats together; and `discordant`, the patients (mean
+    over repeats) that the two decide differently.
+    """
+    weights, swaps = draw_patients(one.labels), _draw_swaps(len(one.labels))
+    differences = {name: _difference(one, other, metric, weights, swaps) for name, metric in METRICS.items()}
+    return {"discordant": float((one.decisions != other.decisions).sum(1).mean()), "differences": differences}
+
+
+def _difference(
+    one: Table, other: Table, metric: Metric, weights: np.ndarray, swaps: np.ndarray
+) -> dict[str, Any]:
+    alike = np.ones((1, len(one.labels)))
+    value = float((one.scores(metric, alike) - other.scores(metric, alike))[0])
+    low, high = _interval(metric, one.scores(metric, weights) - other.scores(metric, weights))
+    swapped = np.concatenate([_swapped(one, other, metric, part) for part in _parts(one.labels, swaps)])
+    extreme = np.sum(np.abs(swapped) >= abs(value) - 1e-12)
+    p_value = (1 + float(extreme)) / (1 + len(swaps)) if np.isfinite(value) else None
+    return {"value": _finite(value), "low": _finite(low), "high": _finite(high), "p_value": p_value}
+
+
+def _draw_swaps(patients: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).random((DRAWS, patients)) < 0.5
+
+
+def _parts(labels: np.ndarray, swaps: np.ndarray) -> list[np.ndarray]:
+    """The swaps in parts whose comparisons of pairs fit into memory."""
+    pairs = int((labels == 1).sum() * (labels == 0).sum())
+    return np.array_split(swaps, max(1, len(swaps) * pairs // _AT_ONCE))
+
+
+def _swapped(one: Table, other: Table, metric: Metric, swaps: np.ndarray) -> np.ndarray:
+    """The differences (draws,) after the methods were swapped for the patients in `swaps` (draws, n)."""
+    alike = np.ones(len(one.labels))
+    differences = [
+        metric.of(_mixed(mine, theirs, swaps), alike) - metric.of(_mixed(theirs, mine, swaps), alike)
+        for mine, theirs in zip(one.repeats(), other.repeats(), strict=True)
+    ]
+    return np.mean(differences, axis=0)
+
+
+def _mixed(mine: Predicted, theirs: Predicted, swaps: np.ndarray) -> Predicted:
+    return replace(
+        mine,
+        probabilities=np.where(swaps, theirs.probabilities, mine.probabilities),
+        decisions=np.where(swaps, theirs.decisions, mine.decisions),
+    )
+
+
+def optimism(inner: Table, outer: Table) -> Scores:
+    """Inner minus outer score of the same patients, `value`, `low` and `high`, from the same draws."""
+    weights, alike = draw_patients(outer.labels), np.ones((1, len(outer.labels)))
+    found: Scores = {}
+    for name, metric in METRICS.items():
+        low, high = _interval(metric, inner.scores(metric, weights) - outer.scores(metric, weights))
+        value = float((inner.scores(metric, alike) - outer.scores(metric, alike))[0])
+        found[name] = {"value": _finite(value), "low": _finite(low), "high": _finite(high)}
+    return found
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -1,0 +1,115 @@
+"""`MILModel`: bags of embeddings and rows of metadata in, logits out."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mil_toolkit.config import HeadConfig
+from mil_toolkit.core.errors import UsageError
+from mil_toolkit.model.layers import Dropout, Linear, keep_all
+from mil_toolkit.model.poolings import POOLINGS, Instances
+
+
+class Logits(NamedTuple):
+    """Logits of the positive class, (K, B) each; those of a branch alone only under late fusion."""
+
+    total: Tensor
+    image: Tensor | None = None
+    metadata: Tensor | None = None
+
+
+class MetadataMLP(nn.Sequential):
+    """M-H-H-H, each layer followed by ReLU and dropout: (K, B, M) -> (K, B, H)."""
+
+    def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
+        hidden = config.metadata_hidden
+        super().__init__(*(Linear(width, hidden, members) for width in (inputs, hidden, hidden)))
+        self.width, self.rate = hidden, config.metadata_dropout
+
+    def forward(self, x: Tensor, dropout: Dropout = keep_all) -> Tensor:
+        for layer in self:
+            x = dropout(torch.relu(layer(x)), self.rate)
+        return x
+
+
+class MetadataDirect(nn.Identity):
+    """The metadata as they are, straight into the classifier: (K, B, M) -> (K, B, M)."""
+
+    def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
+        super().__init__()
+        self.width = inputs
+
+    def forward(self, x: Tensor, dropout: Dropout = keep_all) -> Tensor:
+        return x
+
+
+METADATA_BRANCHES = {"mlp": MetadataMLP, "direct": MetadataDirect, "none": None}
+
+
+class MILModel(nn.Module):
+    """K heads side by side; a single model is K = 1.
+
+    embedding_width: D of the projected embeddings, 0 without images
+    metadata_width: M encoded columns, 0 without metadata
+    members: K generators, which draw the initial weights
+
+    Raises UsageError where neither images nor metadata are left.
+    """
+
+    def __init__(
+        self,
+        config: HeadConfig,
+        embedding_width: int,
+        metadata_width: int,
+        members: Sequence[torch.Generator],
+    ):
+        super().__init__()
+        self.config = config
+        images = config.image_branch and embedding_width > 0
+        branch = METADATA_BRANCHES[config.metadata_branch] if metadata_width > 0 else None
+        if not images and branch is None:
+            raise UsageError(
+                "the model has neither images nor metadata: set image_branch or metadata_branch."
+            )
+        self.pooling = POOLINGS[config.pooling](embedding_width, config, members) if images else None
+        self.branch = branch(metadata_width, config, members) if branch else None
+        image_width = self.pooling.width if self.pooling else 0
+        branch_width = self.branch.width if self.branch else 0
+        self.late = config.fusion == "late" and images and branch is not None
+        if self.late:
+            self.image_classifier = Linear(image_width, 1, members, zero=config.zero_start)
+            self.metadata_classifier = Linear(branch_width, 1, members, zero=config.zero_start)
+        else:
+            self.classifier = Linear(image_width + branch_width, 1, members, zero=config.zero_start)
+
+    @torch.no_grad()
+    def start_at(self, logistic: Tensor) -> None:
+        """Let the metadata's weights in the classifier begin at those of logistic regressions.
+
+        logistic: (K, M + 1), the intercept last; the branch has to hand the M columns straight on
+        """
+        classifier = self.metadata_classifier if self.late else self.classifier
+        classifier.weight[:, 1 - logistic.shape[1] :, 0] = logistic[:, :-1]
+        classifier.bias[:, 0, 0] = logistic[:, -1]
+
+    def forward(self, bags: Instances | None, metadata: Tensor, dropout: Dropout = keep_all) -> Logits:
+        """Logits of B bags.
+
+        Shapes: bags of n instances or None without images, metadata (K, B, M) -> (K, B)
+        Bags beyond the B rows of metadata are dropped: they fill up the instances to a round number.
+        """
+        parts = []
+        if self.pooling is not None:
+            assert bags is not None
+            pooled = self.pooling(bags)[:, : metadata.shape[1]]
+            parts.append(dropout(pooled, self.config.embedding_dropout))
+        if self.branch is not None:
+            parts.append(self.branch(metadata, dropout))
+        if not self.late:
+            joint = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+            return Logits(self.classifier(joint).squeeze(-1))
+        image = self.image_classifier(parts[0]).squeeze(-1)
+        clinical = self.metadata_classifier(parts[1]).squeeze(-1)
+        return Logits(image + clinical, image, clinical)

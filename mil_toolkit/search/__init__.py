@@ -1,0 +1,1 @@
+"""Everything that knows Optuna: search space, storage, trials and samplers."""

@@ -1,0 +1,1 @@
+"""An experiment and its folder: plan, search, scores, audit and ablation."""

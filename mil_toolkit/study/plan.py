@@ -1,0 +1,102 @@
+"""The searches of a study and the splits they run on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mil_toolkit.cohort.cohort import Cohort
+from mil_toolkit.config import StudyConfig
+from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.files import digest_json
+from mil_toolkit.core.seeds import derive_seeds
+from mil_toolkit.evaluation.splits import Split, describe_splits, leave_one_group_out, make_splits
+
+FINAL = (0, 0)  # in the place of a repeat and its outer fold: the search on all labelled patients
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search: the patients it may see and those it never sees, by place among the labelled patients.
+
+    path: (repeat, outer fold) from 1, or FINAL for the search on all; its seeds derive from it
+    inner: splits of `patients`, by place within them
+    """
+
+    path: tuple[int, int]
+    patients: np.ndarray
+    test: np.ndarray
+    inner: list[Split]
+
+    @property
+    def name(self) -> str:
+        """The search's name in the storage and, for an outer fold, its folder below `outer/`."""
+        return "repeat{}-fold{}".format(*self.path) if len(self.test) else "final"
+
+    @property
+    def digest(self) -> str:
+        """Of who is held out where, without naming anybody."""
+        return digest_json([self.patients.tolist(), [split.test.tolist() for split in self.inner]])
+
+
+def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], dict[str, Any]]:
+    """Every search of a study on the labelled patients of a cohort, the final one last, and splits.json.
+
+    The inner folds are stratified as the cohort declares, the outer ones on the label alone: strata of label x age
+    would copy the cohort's own chance link between age and label into every scored fold, and a score on shuffled
+    labels would then lie above chance. Raises DataError where a class has fewer patients than folds.
+    """
+    everyone = np.arange(len(cohort))
+    searches: list[Search] = []
+    bins: dict[str, int] = {}
+    for repeat in range(1, config.repeats + 1 if config.outer_folds else 1):
+        for fold, split in enumerate(_outer_splits(cohort, config, repeat), 1):
+            inner, count = _inner_splits(cohort, split.train, config, (repeat, fold))
+            searches.append(Search((repeat, fold), split.train, split.test, inner))
+            bins[searches[-1].name] = count
+    inner, bins["final"] = _inner_splits(cohort, everyone, config, FINAL)
+    searches.append(Search(FINAL, everyone, everyone[:0], inner))
+    saved = {
+        "age_bins": bins,
+        "held_out": {each.name: _counted(cohort.labels[each.test]) for each in searches[:-1]},
+        "searches": {each.name: _describe(each, cohort.patient_ids) for each in searches},
+    }
+    return searches, saved
+
+
+def _counted(labels: np.ndarray) -> dict[str, int]:
+    return {"positive": int((labels == 1).sum()), "negative": int((labels == 0).sum())}
+
+
+def _outer_splits(cohort: Cohort, config: StudyConfig, repeat: int) -> list[Split]:
+    if isinstance(config.outer_folds, int):
+        seed = derive_seeds(1, config.seed, repeat, 0)[0]
+        return make_splits(cohort.labels.astype(int), config.outer_folds, seed, groups=cohort.groups)[0]
+    if cohort.groups is None:
+        raise DataError(
+            f'--outer-folds groups needs a group column: group = "..." under [cohort] in {cohort.source}.'
+        )
+    return leave_one_group_out(cohort.labels, cohort.groups)
+
+
+def _inner_splits(
+    cohort: Cohort, patients: np.ndarray, config: StudyConfig, path: tuple[int, int]
+) -> tuple[list[Split], int]:
+    by_age = "age" in cohort.stratify and "age" in cohort.metadata
+    ages = cohort.metadata["age"].to_numpy(float)[patients] if by_age else None
+    groups = None if cohort.groups is None else cohort.groups[patients]
+    labels = cohort.labels[patients].astype(int)
+    try:
+        return make_splits(labels, config.folds, derive_seeds(1, config.seed, *path)[0], ages, groups)
+    except DataError as error:
+        among = (
+            "all labelled patients" if path == FINAL else "what repeat {}, outer fold {} leaves".format(*path)
+        )
+        raise DataError([f"inner folds of {among}: {problem}" for problem in error.problems]) from None
+
+
+def _describe(search: Search, patient_ids: Sequence[str]) -> dict[str, Any]:
+    """The held-out patients of a search and of each of its inner folds, by id."""
+    inner = describe_splits(search.inner, [patient_ids[place] for place in search.patients])
+    return {"test": [patient_ids[place] for place in search.test], "inner": inner}

@@ -1,0 +1,101 @@
+"""Tables of predictions and attention: building, publishing and reading them."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+from mil_toolkit.core.errors import DataError, Diverged
+from mil_toolkit.core.files import publish
+from mil_toolkit.evaluation.calibration import Decision
+from mil_toolkit.study.plan import Search
+from mil_toolkit.training.patients import Patients
+
+PREDICTION_COLUMNS = ["repeat", "fold", "patient_id", "label", "probability", "prediction"]
+ATTENTION = "attention.csv"  # of an outer fold, in its folder; without outer folds that of the validation
+_WHOLE, _TEXT = ("repeat", "fold", "label", "prediction"), ("patient_id", "image")
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how what a spreadsheet computes begins
+_TYPES: dict[str, type] = dict.fromkeys(_WHOLE, int) | dict.fromkeys(_TEXT, str)  # all others: float
+
+
+def prediction_table(
+    search: Search, places: np.ndarray, patients: Patients, logits: np.ndarray, decision: Decision
+) -> pd.DataFrame:
+    """Predictions of the patients at `places` (n,) from their logits (n,): PREDICTION_COLUMNS."""
+    probabilities = decision.probabilities(logits)
+    return probability_table(search, places, patients, probabilities, probabilities >= decision.threshold)
+
+
+def probability_table(
+    search: Search, places: np.ndarray, patients: Patients, probabilities: np.ndarray, decisions: np.ndarray
+) -> pd.DataFrame:
+    repeat, fold = search.path
+    ids = [patients.ids[place] for place in places]
+    values = (repeat, fold, ids, patients.labels[places], probabilities, decisions.astype(int))
+    return pd.DataFrame(dict(zip(PREDICTION_COLUMNS, values, strict=True)))
+
+
+def outer_predictions(search: Search, test: Patients, logits: np.ndarray, decision: Decision) -> pd.DataFrame:
+    """Predictions of an outer fold's test patients from the members' logits (K, n), by their mean and by each alone.
+
+    PREDICTION_COLUMNS, `threshold`, then the probability by each member as `member1`, `member2`, ... Raises
+    Diverged where a logit is not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise Diverged(f"{search.name}: the refitted model diverged. Limit learning_rate by --set.")
+    table = prediction_table(search, np.arange(len(test)), test, logits.mean(0), decision)
+    alone = decision.probabilities(logits)
+    members = {f"member{number}": values for number, values in enumerate(alone, 1)}
+    return table.assign(threshold=decision.threshold, **members)
+
+
+def attention_table(patients: Patients, attention: np.ndarray | None) -> pd.DataFrame | None:
+    """What each image weighed (N,) as `patient_id`, `image`, `attention`; None without images."""
+    if attention is None or patients.bags is None:
+        return None
+    ids = np.repeat(patients.ids, patients.bags.sizes.numpy())
+    return pd.DataFrame({"patient_id": ids, "image": patients.bags.image_names, "attention": attention})
+
+
+def outer_attention(folder: Path) -> pd.DataFrame | None:
+    """What each image weighed in the models of a study's outer folds, none of which saw its patient.
+
+    `repeat`, `fold`, `patient_id`, `image`, `attention`, which sums to one in each patient and repeat; None where no
+    model looked at images. Raises DataError where a file cannot be read.
+    """
+    paths = sorted((folder / "outer").glob(f"*/{ATTENTION}"))
+    return pd.concat(map(read_predictions, paths), ignore_index=True) if paths else None
+
+
+def publish_table(path: Path, table: pd.DataFrame) -> None:
+    """Publish a table as CSV: numbers keep all their digits, names with bytes that are no UTF-8 keep those.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe before it, which `read_predictions` takes
+    away again.
+    """
+    texts = {str(name): each.map(defused) for name, each in table.items() if not is_numeric_dtype(each)}
+    publish(path, table.assign(**texts).to_csv(index=False).encode(errors="surrogateescape"))
+
+
+def defused(text: Any) -> Any:
+    """Text that no spreadsheet takes for a formula; what could be mistaken for such text gets an apostrophe too."""
+    return f"'{text}" if isinstance(text, str) and _FORMULA.match(text) else text
+
+
+def _as_it_was(text: str) -> str:
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Read a table of predictions or of attention, ids and names as text; raises DataError where it cannot be read."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
+        for name in set(_TEXT) & set(table):
+            table[name] = table[name].map(_as_it_was)
+        # Unlike pandas' own parser this is exact to the last bit.
+        return table.astype({name: _TYPES.get(name, float) for name in map(str, table)})
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}.") from None

@@ -1,0 +1,1 @@
+"""How heads learn: inputs, losses, the training loop, and the fine-tuning of backbones."""

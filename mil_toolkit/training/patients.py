@@ -1,0 +1,45 @@
+"""`Patients`: labelled or unlabelled patients with their bags and metadata."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mil_toolkit.cohort.cohort import Cohort
+from mil_toolkit.features.bags import Bags
+from mil_toolkit.features.cache import FeatureCache
+
+
+@dataclass(frozen=True)
+class Patients:
+    """What is known of B patients: their bags (None without images), labels and raw metadata.
+
+    labels: (B,) of 0 and 1, or -1 where unknown; metadata: B rows, index patient id
+    log_columns: names of the metadata columns whose logarithm is taken
+    """
+
+    bags: Bags | None
+    labels: np.ndarray
+    metadata: pd.DataFrame
+    log_columns: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, cohort: Cohort, cache: FeatureCache | None) -> "Patients":
+        """All patients of a cohort; raises DataError for those without embeddings. Without a cache: no images."""
+        bags = None if cache is None else cache.bags(cohort.patient_ids)
+        log_columns = tuple(column.name for column in cohort.columns if column.transform == "log")
+        return cls(bags, cohort.labels.astype(np.int64), cohort.metadata, log_columns)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def ids(self) -> list[str]:
+        """Patient ids, in order."""
+        return list(self.metadata.index)
+
+    def take(self, indices: np.ndarray) -> "Patients":
+        """The patients at these places."""
+        metadata = self.metadata.iloc[indices]
+        bags = None if self.bags is None else self.bags.select(list(metadata.index))
+        return Patients(bags, self.labels[indices], metadata, self.log_columns)

@@ -1,0 +1,227 @@
+"""A bundle's folder: the same probabilities after a round trip, and every damage told."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mil_toolkit.bundle.bundle import BACKBONE, ModelBundle
+from mil_toolkit.config import POOLING_NAMES, HeadConfig, StudyConfig
+from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.files import digest_json
+from mil_toolkit.evaluation.metrics import METRICS
+from mil_toolkit.training.patients import Patients
+from mil_toolkit.training.procedure import refit
+
+MakePatients = Callable[..., Patients]
+READ = ["model.safetensors", "config.json", "scores.json"]  # by ModelBundle.load
+ABOUT: dict[str, Any] = {
+    "study": "first",
+    "cohort": "tiny",
+    "class_names": ["reactive", "tumoral"],
+    "class_counts": [6, 6],
+    "columns": [{"name": name, "kind": "number", "transform": None, "unit": None} for name in ("age", "sex")],
+    "features": {
+        "name": "resnet34-imagenet",
+        "spec": {"backbone": "resnet34", "weights": "imagenet", "weight_digest": "0f"},
+        "recorded": ["float32 with pillow 12"],
+    },
+    "patients": 12,
+    "images": 34,
+    "procedure": asdict(StudyConfig()),
+    "epoch": 2,
+    "decision": {"slope": 0.8, "intercept": -0.1, "threshold": 0.4},
+    "versions": {"mil_toolkit": "0.1.0"},
+}
+SCORES: dict[str, Any] = {
+    "inner": {name: {"value": 0.875, "low": 0.75, "high": 0.9375} for name in METRICS},
+    "outer": None,
+}
+
+
+def bundle(patients: Patients, **config: Any) -> ModelBundle:
+    head = HeadConfig(**{"hidden": 8, "metadata_hidden": 6, "components": 4} | config)
+    return ModelBundle(refit(patients, head, epoch=1, members=2, seed=(3,)), ABOUT, SCORES)
+
+
+@pytest.fixture(name="folder")
+def _folder(make_patients: MakePatients, tmp_path: Path) -> Path:
+    bundle(make_patients()).save(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *({"pooling": name} for name in POOLING_NAMES),
+        {"components": 0},
+        {"components": 0, "standardise": False},
+        {"fusion": "concat", "metadata_branch": "direct"},
+        {"metadata_branch": "none"},
+        {"image_branch": False},
+    ],
+    ids=str,
+)
+def test_a_round_trip_gives_the_same_bits(
+    config: dict[str, Any], make_patients: MakePatients, tmp_path: Path
+) -> None:
+    saved, new = bundle(make_patients(), **config), make_patients(count=7, seed=4)
+    saved.save(tmp_path)
+    loaded = ModelBundle.load(tmp_path)
+    for one, other in zip(saved.probabilities(new), loaded.probabilities(new), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert loaded.about == ABOUT and loaded.scores == SCORES
+
+
+def test_a_trained_backbone_comes_back_whole_or_not_at_all(
+    make_patients: MakePatients, tmp_path: Path
+) -> None:
+    backbone = {"conv.weight": torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last)}
+    replace(bundle(make_patients()), backbone=backbone).save(tmp_path)
+    loaded = ModelBundle.load(tmp_path).backbone
+    assert loaded is not None and torch.equal(loaded["conv.weight"], backbone["conv.weight"])
+    content = bytearray((tmp_path / BACKBONE).read_bytes())
+    content[-1] ^= 1
+    (tmp_path / BACKBONE).write_bytes(content)
+    with pytest.raises(DataError, match=BACKBONE):
+        ModelBundle.load(tmp_path)
+
+
+def test_the_probability_is_that_of_the_mean_logit(make_patients: MakePatients) -> None:
+    made, patients = bundle(make_patients()), make_patients()
+    probability, spread, attention = made.probabilities(patients)
+    logits = made.head.apply(patients).logits
+    calibrated = 0.8 * logits.mean(0) - 0.1
+    np.testing.assert_allclose(np.log(probability / (1 - probability)), calibrated, rtol=1e-6)
+    np.testing.assert_allclose(spread, np.std(1 / (1 + np.exp(0.1 - 0.8 * logits)), axis=0), rtol=1e-5)
+    assert attention is not None and patients.bags is not None
+    assert len(attention) == len(patients.bags.instances)
+
+
+def test_labels_are_not_looked_at(make_patients: MakePatients) -> None:
+    made, patients = bundle(make_patients()), make_patients()
+    unlabelled = Patients(patients.bags, np.full(12, -1), patients.metadata)
+    np.testing.assert_array_equal(made.probabilities(patients)[0], made.probabilities(unlabelled)[0])
+
+
+def test_the_folder_holds_what_the_design_says(folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == {
+        "model.safetensors",
+        "config.json",
+        "scores.json",
+        "README.md",
+    }
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_missing_file_is_named(name: str, folder: Path) -> None:
+    (folder / name).unlink()
+    with pytest.raises(DataError, match=name):
+        ModelBundle.load(folder)
+
+
+@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+def test_a_file_that_was_cut_short_is_named(name: str, share: float, folder: Path) -> None:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: int(share * len(content))])
+    with pytest.raises(DataError, match=name):
+        ModelBundle.load(folder)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_flipped_bit_is_found_wherever_it_lies(name: str, folder: Path) -> None:
+    """Header, names, offsets, numbers: sixty places over the whole file, and the first and the last byte."""
+    path = folder / name
+    whole = path.read_bytes()
+    for place in np.unique(np.linspace(0, len(whole) - 1, 62).astype(int)):
+        content = bytearray(whole)
+        content[place] ^= 1 << int(place) % 8
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=name):
+            ModelBundle.load(folder)
+
+
+def test_the_tensors_of_another_bundle_are_refused(
+    folder: Path, make_patients: MakePatients, tmp_path: Path
+) -> None:
+    bundle(make_patients(), hidden=16).save(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "model.safetensors", folder)
+    with pytest.raises(DataError, match=r"model\.safetensors is damaged or foreign"):
+        ModelBundle.load(folder)
+
+
+def test_everything_that_is_wrong_is_told_at_once(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "scores.json").write_text("{}")
+    with pytest.raises(DataError) as caught:
+        ModelBundle.load(folder)
+    assert [Path(line.split()[0]).name for line in caught.value.problems[:2]] == [
+        "model.safetensors",
+        "scores.json",
+    ]
+
+
+def test_the_card_may_be_edited(folder: Path) -> None:
+    (folder / "README.md").write_text("Validated in our hospital.")
+    assert ModelBundle.load(folder).about == ABOUT
+
+
+def test_a_newer_schema_is_told_to_upgrade_for(folder: Path) -> None:
+    edit(folder, lambda config: config.update(schema=2))
+    with pytest.raises(
+        DataError, match=r"schema 2, of a newer mil_toolkit.*reads schema 1. Upgrade: pip install"
+    ):
+        ModelBundle.load(folder)
+
+
+def test_a_model_that_this_version_cannot_build_names_the_one_that_can(folder: Path) -> None:
+    edit(folder, lambda config: config["head"]["config"].update(fancy=1), seal=True)
+    with pytest.raises(DataError, match=r"written by mil_toolkit 0\.1\.0.*fancy.*Use that version"):
+        ModelBundle.load(folder)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "study"])
+def test_a_folder_that_is_no_bundle_is_told_from_one(name: str, tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "config.json").write_text('{"schema": 1, "study": {}}')
+    with pytest.raises(DataError, match="mil-fit makes one: studies/NAME/model"):
+        ModelBundle.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{}", '{"schema": 1}'])
+def test_json_that_describes_no_bundle_is_refused(content: str, folder: Path) -> None:
+    (folder / "config.json").write_text(content)
+    with pytest.raises(DataError, match=r"config\.json"):
+        ModelBundle.load(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config.pop("about"),
+        lambda config: config["head"].update(members=3),
+        lambda config: config["about"]["decision"].update(threshold=0.5),
+        lambda config: config.update(more=1),
+    ],
+)
+def test_an_edited_config_is_refused(change: Callable[[dict[str, Any]], object], folder: Path) -> None:
+    edit(folder, change)
+    with pytest.raises(DataError, match=r"config\.json is damaged, or was edited"):
+        ModelBundle.load(folder)
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object], seal: bool = False) -> None:
+    """Change config.json; sealed, as another version of mil_toolkit could have written it."""
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    if seal:
+        del config["digest"]
+        config["digest"] = digest_json(config)
+    (folder / "config.json").write_text(json.dumps(config))

@@ -1,0 +1,217 @@
+"""ONNX: onnxruntime gives what the bundle gives, for every pooling, backbone and number of images."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from support.commands import Command
+from support.studies import Tiny
+
+from mil_toolkit.backbones.backbones import build_backbone
+from mil_toolkit.backbones.embedder import Embedder
+from mil_toolkit.bundle.bundle import ModelBundle
+from mil_toolkit.bundle.onnx import export_onnx, publish_onnx
+from mil_toolkit.config import POOLING_NAMES, HeadConfig
+from mil_toolkit.core.errors import UsageError
+from mil_toolkit.features.bags import Bags
+from mil_toolkit.training.fitted import FittedHead
+from mil_toolkit.training.patients import Patients
+from mil_toolkit.training.procedure import refit
+
+MakePatients = Callable[..., Patients]
+BACKBONES = [
+    "resnet34",
+    "resnet50",
+    "efficientnet_lite0",
+    "timm:vit_tiny_patch16_224",
+]  # mil-fit's has resnet18
+ABOUT: dict[str, Any] = {
+    "decision": {"slope": 0.8, "intercept": -0.1, "threshold": 0.5},
+    "class_names": ["reactive", "tumoral"],
+    "features": None,
+    "versions": {"mil_toolkit": "0.1.0"},
+}
+
+
+def fitted(patients: Patients, **config: Any) -> FittedHead:
+    small = {"hidden": 8, "metadata_hidden": 6, "components": 4, "zero_start": False}
+    return refit(patients, HeadConfig(**small | config), epoch=2, members=3, seed=(3,))
+
+
+def varied(make_patients: MakePatients) -> Patients:
+    """Twelve patients with bags of 1 to 30 embeddings."""
+    patients = make_patients()
+    random = np.random.default_rng(1)
+    sizes = [1, 2, 3, 4, 7, 8, 9, 12, 16, 17, 29, 30]
+    bags = [torch.from_numpy(random.normal(size=(size, 6))).float() for size in sizes]
+    packed = Bags.pack(bags, patients.ids, ["" for size in sizes for _ in range(size)])
+    return Patients(packed, patients.labels, patients.metadata)
+
+
+def run(path: Path, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_outputs()]
+    return dict(zip(names, session.run(None, inputs), strict=True))
+
+
+def check_parity(bundle: ModelBundle, patients: Patients, path: Path, bags: Sequence[Any], name: str) -> None:
+    """Every patient's outputs are those of `ModelBundle.probabilities`, whatever the size of its bag."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    probability, spread, attention = bundle.probabilities(patients)
+    assert attention is not None and patients.bags is not None
+    encoded = bundle.head.encoder.encode(patients.metadata).to_numpy(np.float32)
+    ends = patients.bags.offsets[1:-1].numpy()
+    for place, (bag, weights) in enumerate(zip(bags, np.split(attention, ends), strict=True)):
+        found = session.run(None, {name: np.asarray(bag), "metadata": encoded[place]})
+        np.testing.assert_allclose(found[0], [probability[place]], atol=2e-6)
+        assert found[1] == [probability[place] >= bundle.decision.threshold]
+        np.testing.assert_allclose(found[2], [spread[place]], atol=2e-6)
+        np.testing.assert_allclose(found[3], weights, atol=2e-6)
+
+
+@pytest.mark.parametrize("pooling", POOLING_NAMES)
+def test_every_pooling_gives_the_same_in_onnx(
+    pooling: str, make_patients: MakePatients, tmp_path: Path
+) -> None:
+    patients = varied(make_patients)
+    bundle = ModelBundle(fitted(patients, pooling=pooling), ABOUT, {})
+    export_onnx(bundle, tmp_path / "head.onnx")
+    assert patients.bags is not None
+    bags = patients.bags.instances.split(patients.bags.sizes.tolist())
+    check_parity(bundle, patients, tmp_path / "head.onnx", bags, "embeddings")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"components": 0, "standardise": False, "metadata_branch": "mlp", "fusion": "concat"},
+        {"metadata_branch": "none"},
+    ],
+    ids=str,
+)
+def test_every_branch_gives_the_same_in_onnx(
+    config: dict[str, Any], make_patients: MakePatients, tmp_path: Path
+) -> None:
+    patients = varied(make_patients)
+    bundle = ModelBundle(fitted(patients, **config), ABOUT, {})
+    export_onnx(bundle, tmp_path / "head.onnx")
+    assert patients.bags is not None
+    bags = patients.bags.instances.split(patients.bags.sizes.tolist())
+    check_parity(bundle, patients, tmp_path / "head.onnx", bags, "embeddings")
+
+
+def test_a_branch_that_is_not_there_takes_no_input(make_patients: MakePatients, tmp_path: Path) -> None:
+    patients = make_patients()
+    alone = Patients(patients.bags, patients.labels, patients.metadata[[]])
+    assert patients.bags is not None
+    images = ModelBundle(fitted(alone), ABOUT, {})
+    export_onnx(images, tmp_path / "images.onnx")
+    found = run(tmp_path / "images.onnx", embeddings=patients.bags.instances[:1].numpy())
+    np.testing.assert_allclose(found["probability"], images.probabilities(alone)[0][:1], atol=2e-6)
+
+    clinical = ModelBundle(fitted(make_patients(images=False)), ABOUT, {})
+    export_onnx(clinical, tmp_path / "clinical.onnx")
+    row = clinical.head.encoder.encode(patients.metadata).to_numpy(np.float32)[5]
+    found = run(tmp_path / "clinical.onnx", metadata=row)
+    assert found.keys() == {"probability", "prediction", "spread"}
+    np.testing.assert_allclose(found["probability"], clinical.probabilities(patients)[0][5:6], atol=2e-6)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_gives_the_same_in_onnx(
+    name: str, make_patients: MakePatients, tmp_path: Path
+) -> None:
+    """From pixels to the probability, against the embeddings of `Embedder` in float32."""
+    side = 224 if "vit" in name else 32
+    backbone = build_backbone(name, "random")
+    random = np.random.default_rng(0)
+    pixels = [random.integers(0, 256, (size, side, side, 3), dtype=np.uint8) for size in (2, 1, 4, 3)]
+    embedder = Embedder(backbone, torch.device("cpu"), torch.float32)
+    patients = make_patients(4)
+    embedded = [embedder(torch.from_numpy(each)) for each in pixels]
+    bags = Bags.pack(embedded, patients.ids, [""] * 10)
+    patients = Patients(bags, patients.labels, patients.metadata)
+    spec = {
+        "backbone": name,
+        "weights": "random",
+        "weight_digest": backbone.weight_digest,
+        "width": backbone.width,
+        "mean": list(backbone.mean),
+        "std": list(backbone.std),
+        "image_size": side,
+    }
+    bundle = ModelBundle(fitted(patients, components=0), {**ABOUT, "features": {"spec": spec}}, {})
+    export_onnx(bundle, tmp_path / "whole.onnx", images=True)
+    # An embedding that lies between two numbers of float16 may be rounded to the other one.
+    probability, _, attention = bundle.probabilities(patients)
+    encoded = bundle.head.encoder.encode(patients.metadata).to_numpy(np.float32)
+    session = onnxruntime.InferenceSession(tmp_path / "whole.onnx", providers=["CPUExecutionProvider"])
+    assert attention is not None
+    for place, weights in enumerate(np.split(attention, bags.offsets[1:-1].numpy())):
+        found = session.run(None, {"pixels": pixels[place], "metadata": encoded[place]})
+        np.testing.assert_allclose(found[0], [probability[place]], atol=2e-3)
+        np.testing.assert_allclose(found[3], weights, atol=2e-3)
+
+
+def test_the_file_is_valid_and_tells_what_it_needs(make_patients: MakePatients, tmp_path: Path) -> None:
+    bundle = ModelBundle(fitted(make_patients()), ABOUT, {})
+    export_onnx(bundle, str(tmp_path / "head.onnx"))
+    model = onnx.load(tmp_path / "head.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    told = {each.key: json.loads(each.value) for each in model.metadata_props}
+    assert told["class_names"] == ["reactive", "tumoral"] and told["threshold"] == 0.5
+    assert told["metadata_columns"] == bundle.head.encoder.columns
+    assert told["metadata_encoder"] == json.loads(json.dumps(bundle.head.encoder.to_json()))
+    assert [path.name for path in tmp_path.iterdir()] == ["head.onnx"]
+
+
+def test_the_fitted_model_leaves_as_onnx(tiny: Tiny, tmp_path: Path, command: Command) -> None:
+    """mil-fit --onnx: head and whole beside the bundle's own files, and the same probabilities from raw pixels."""
+    from mil_toolkit.features.pixels import decode, prepare
+
+    options = ("--features", tiny.features, "--study", tiny.study, "--output", tmp_path / "model")
+    done = command("fit", tiny.cohort_toml, *options, "--onnx", "--json")
+    assert done.code == 0, done.err
+    assert done.json["onnx"] == [str(tmp_path / "model" / name) for name in ("head.onnx", "whole.onnx")]
+    bundle = ModelBundle.load(tmp_path / "model")
+    patients = Patients.of(tiny.cohort, tiny.cache)
+    probability, _, _ = bundle.probabilities(patients)
+    encoded = bundle.head.encoder.encode(patients.metadata).to_numpy(np.float32)
+    for place, patient in list(enumerate(patients.ids))[:3]:
+        pixels = [prepare(decode(path.read_bytes()), 32, 0, "none") for path in tiny.cohort.images[patient]]
+        found = run(tmp_path / "model" / "whole.onnx", pixels=np.stack(pixels), metadata=encoded[place])
+        np.testing.assert_allclose(found["probability"], [probability[place]], atol=1e-2)  # perhaps bfloat16
+
+
+# What is refused.
+
+
+def test_a_missing_extra_is_named(
+    make_patients: MakePatients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)  # which says that it is absent
+    with pytest.raises(UsageError, match=r"pip install 'mil_toolkit\[onnx\]'"):
+        export_onnx(ModelBundle(fitted(make_patients()), ABOUT, {}), tmp_path / "head.onnx")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_backbone_that_cannot_be_had_is_left_out_with_a_word(
+    make_patients: MakePatients, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = {"backbone": "resnet18", "weights": "file", "weight_digest": "0123456789"}
+    bundle = ModelBundle(fitted(make_patients()), {**ABOUT, "features": {"spec": spec}}, {})
+    assert publish_onnx(bundle, tmp_path) == [tmp_path / "head.onnx"]
+    assert "whole.onnx is left out: The weights of the backbone came from a file" in caplog.text
+
+
+def test_images_of_a_model_without_any_are_refused(make_patients: MakePatients, tmp_path: Path) -> None:
+    bundle = ModelBundle(fitted(make_patients(images=False)), ABOUT, {})
+    with pytest.raises(UsageError, match="looks at no images"):
+        export_onnx(bundle, tmp_path / "whole.onnx", images=True)

@@ -1,0 +1,285 @@
+"""Any image that a laboratory has: decoded to the right pixels, or refused with the reason."""
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image, ImageOps
+
+from mil_toolkit.config import PREPROCESS_NAMES
+from mil_toolkit.core.errors import DataError
+from mil_toolkit.features import pixels as images
+from mil_toolkit.features.pixels import centre_crop, decode, otsu_threshold, prepare, resize, saturation_mask
+
+RGB = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
+LOSSLESS = [
+    ("PNG", {}),
+    ("BMP", {}),
+    ("TIFF", {}),
+    ("TIFF", {"compression": "tiff_lzw"}),
+    ("WEBP", {"lossless": True}),
+]
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    """The bytes of an image file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("kind", "options"), LOSSLESS)
+def test_lossless_formats_come_back_as_they_were(kind: str, options: dict[str, object]) -> None:
+    """Pixel by pixel."""
+    assert np.array_equal(decode(encode(Image.fromarray(RGB), kind, **options)), RGB)
+
+
+def test_jpeg_is_what_pillow_makes_of_it() -> None:
+    """Colour, and grey on three channels."""
+    content = encode(Image.fromarray(RGB), "JPEG")
+    assert np.array_equal(decode(content), np.asarray(Image.open(io.BytesIO(content))))
+    grey = encode(Image.fromarray(RGB[:, :, 0]), "JPEG")
+    expected = np.asarray(Image.open(io.BytesIO(grey)))
+    assert all(np.array_equal(decode(grey)[:, :, channel], expected) for channel in range(3))
+
+
+def test_grey_bilevel_and_palette() -> None:
+    """Each mode against its meaning."""
+    grey = RGB[:, :, 0]
+    assert np.array_equal(decode(encode(Image.fromarray(grey), "PNG")), np.stack([grey] * 3, axis=2))
+    bits = grey > 127
+    assert np.array_equal(decode(encode(Image.fromarray(bits), "TIFF"))[:, :, 1], np.where(bits, 255, 0))
+    palette = Image.fromarray(RGB).quantize(200)
+    assert np.array_equal(decode(encode(palette, "PNG")), np.asarray(palette.convert("RGB")))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_transparency_is_laid_on_white(kind: str) -> None:
+    """Opaque stays, clear becomes white, half lies between."""
+    alpha = np.zeros(RGB.shape[:2], dtype=np.uint8)
+    alpha[:, :4], alpha[:, 4:8] = 255, 128
+    layered = Image.fromarray(np.dstack([RGB, alpha]))
+    options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    pixels = decode(encode(layered, kind, **options))
+    assert np.array_equal(pixels[:, :4], RGB[:, :4])
+    assert (pixels[:, 8:] == 255).all()
+    half = RGB[:, 4:8] * (128 / 255) + 255 * (127 / 255)
+    assert np.abs(pixels[:, 4:8] - half).max() <= 1
+
+
+def test_grey_and_palette_transparency_are_laid_on_white() -> None:
+    """Also where the transparency is one colour of a palette."""
+    layer = Image.fromarray(np.dstack([RGB[:, :, 0], np.zeros(RGB.shape[:2], dtype=np.uint8)]))
+    assert layer.mode == "LA" and (decode(encode(layer, "PNG")) == 255).all()
+    palette = Image.new("P", (3, 2), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    assert (decode(encode(palette, "PNG", transparency=1)) == 255).all()
+    assert (decode(encode(palette, "PNG", transparency=0)) == (10, 20, 30)).all()
+
+
+def test_cmyk() -> None:
+    """Ink taken from white: no ink is white, all black ink is black."""
+    inks = np.zeros((2, 3, 4), dtype=np.uint8)
+    inks[1, :, 3] = 255
+    for kind in ("TIFF", "JPEG"):
+        pixels = decode(encode(_cmyk(inks), kind))
+        assert (pixels[0] > 250).all() and (pixels[1] < 5).all()
+
+
+def _cmyk(inks: np.ndarray) -> Image.Image:
+    return Image.frombytes("CMYK", (inks.shape[1], inks.shape[0]), inks.tobytes())
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "I;16"), ("TIFF", "I;16"), ("TIFF", "I;16B")])
+def test_sixteen_bit_grey_is_scaled_not_clipped(kind: str, mode: str) -> None:
+    """Every value, against exact division."""
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    bytes_ = values.astype(">u2" if mode.endswith("B") else "<u2").tobytes()
+    pixels = decode(encode(Image.frombytes(mode, (256, 256), bytes_), kind))
+    assert np.array_equal(pixels[:, :, 0], np.round(values / 257))
+    assert (pixels == pixels[:, :, :1]).all()
+
+
+def test_sixteen_bit_colour_is_scaled() -> None:
+    """A PNG with 16 bits a channel, written by hand since Pillow cannot."""
+    values = np.linspace(0, 65535, 4 * 5 * 3).astype(">u2").reshape(4, 5, 3)
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    content = _png(5, 4, depth=16, colour=2, data=zlib.compress(rows))
+    assert np.abs(decode(content) - values / 257).max() <= 1
+
+
+def _png(width: int, height: int, depth: int, colour: int, data: bytes) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda pixels: pixels,
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: np.rot90(pixels, -1)[:, ::-1][::-1, ::-1],
+    8: lambda pixels: np.rot90(pixels),
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
+    """All eight, against numpy."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
+    pixels = decode(encode(Image.fromarray(RGB), kind, exif=exif, **options))
+    assert np.array_equal(pixels, TURNS[orientation](RGB))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True}), ("GIF", {})]
+)
+def test_animated_files_are_refused(kind: str, options: dict[str, object]) -> None:
+    """A bag's instance is one picture. (GIF is none of the formats at all.)"""
+    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
+    content = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    with pytest.raises(DataError, match="not an image of" if kind == "GIF" else "several frames"):
+        decode(content)
+
+
+def test_a_phones_picture_with_a_preview_is_its_first_image() -> None:
+    """MPO: a JPEG with others behind it."""
+    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
+    content = encode(frames[0], "MPO", save_all=True, append_images=frames[1:])
+    assert np.array_equal(decode(content), decode(encode(frames[0], "JPEG")))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"\0" * 100, "not an image of JPEG, PNG"),
+        (b"patient,path\n", "not an image of"),
+        (encode(Image.fromarray(RGB[:, :, 0].astype(np.float32)), "TIFF"), "32-bit values"),
+        (encode(Image.fromarray(RGB[:, :, 0].astype(np.int32)), "TIFF"), "32-bit values"),
+    ],
+)
+def test_what_is_no_image_is_refused(content: bytes, reason: str) -> None:
+    """With the reason."""
+    with pytest.raises(DataError, match=reason):
+        decode(content)
+
+
+@pytest.mark.parametrize("side", [8_200, 12_000, 40_000])
+def test_decompression_bombs_are_refused_on_the_header(side: int) -> None:
+    """There are no pixels in this file at all: its header alone is refused, also where warnings are errors."""
+    content = _png(side, side, depth=8, colour=2, data=zlib.compress(b""))
+    for action in ("error", "ignore"):
+        with warnings.catch_warnings():
+            warnings.simplefilter(action)
+            with pytest.raises(DataError, match="more than the 67,108,864"):
+                decode(content)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "BMP", "WEBP"])
+def test_every_truncation_is_refused_or_harmless(kind: str) -> None:
+    """Cut after every byte: an error, or all the pixels where only trailing bytes are gone."""
+    content = encode(Image.fromarray(RGB), kind)
+    whole, refused = decode(content), 0
+    for end in range(len(content)):
+        try:
+            assert np.array_equal(decode(content[:end]), whole)
+        except DataError:
+            refused += 1
+    assert refused >= len(content) // 3
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(["JPEG", "PNG", "TIFF", "BMP", "WEBP"]), st.data())
+def test_broken_bytes_raise_nothing_but_our_error(kind: str, data: st.DataObject) -> None:
+    """Any byte of a valid file may be any other."""
+    content = bytearray(encode(Image.fromarray(RGB), kind))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            pixels = decode(bytes(content))
+        except DataError:
+            return
+    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+
+
+def test_centre_crop() -> None:
+    """The margins differ by at most one, and too small an image is refused."""
+    assert np.array_equal(centre_crop(RGB, 5), RGB[2:7, 4:9])
+    with pytest.raises(DataError, match="13 x 9 pixels are fewer than a crop of 10"):
+        centre_crop(RGB, 10)
+
+
+def test_resize_averages_where_it_shrinks() -> None:
+    """A checkerboard of single pixels becomes even grey, where skipping pixels would make it black or white."""
+    board = np.indices((64, 64)).sum(0) % 2 * 255
+    small = resize(np.stack([board.astype(np.uint8)] * 3, axis=2), 16)
+    assert small.shape == (16, 16, 3) and np.abs(small.astype(int) - 127).max() <= 2
+
+
+def test_resize_keeps_an_image_of_the_right_size() -> None:
+    """Pixel by pixel, so that the usual 224 x 224 images are untouched."""
+    square = RGB[:9, :9]
+    assert np.array_equal(resize(square, 9), square)
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.integers(0, 255)))
+def test_otsu_maximises_between_class_variance(values: np.ndarray) -> None:
+    """Against the definition, tried at every threshold."""
+
+    def variance(threshold: int) -> float:
+        low, high = values[values <= threshold], values[values > threshold]
+        return low.size * high.size * (low.mean() - high.mean()) ** 2 if low.size and high.size else 0.0
+
+    assert variance(otsu_threshold(values)) == pytest.approx(max(variance(t) for t in range(256)))
+
+
+def test_saturation_mask_keeps_the_stained_and_blackens_the_rest() -> None:
+    """A violet nucleus on a pale ground."""
+    smear = np.full((8, 8, 3), (225, 215, 220), dtype=np.uint8)
+    smear[2:5, 3:6] = (90, 20, 140)
+    masked = saturation_mask(smear)
+    assert np.array_equal(masked[2:5, 3:6], smear[2:5, 3:6])
+    assert masked.sum() == smear[2:5, 3:6].sum()
+    assert np.array_equal(saturation_mask(smear, threshold=0), smear)
+    assert not saturation_mask(smear, threshold=255).any()
+    assert not saturation_mask(np.full_like(smear, 77)).any(), "grey has no saturation"
+
+
+def test_prepare_crops_resizes_and_masks_in_this_order() -> None:
+    """Each step against its function."""
+    expected = saturation_mask(resize(centre_crop(RGB, 7), 32))
+    assert np.array_equal(prepare(RGB, 32, 7, "saturation-mask"), expected)
+    assert np.array_equal(prepare(RGB, 32, 0, "none"), resize(RGB, 32))
+
+
+def test_preprocess_names_are_those_of_the_command() -> None:
+    """One table."""
+    assert tuple(images.PREPROCESSES) == PREPROCESS_NAMES
+
+
+def test_the_orientations_of_the_oracle_are_pillows() -> None:
+    """The oracle above, itself checked."""
+    for orientation, turn in TURNS.items():
+        image = Image.fromarray(RGB)
+        image.getexif()[0x0112] = orientation
+        assert np.array_equal(np.asarray(ImageOps.exif_transpose(image)), turn(RGB))

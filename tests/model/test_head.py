@@ -1,0 +1,103 @@
+"""The model: fusion, metadata branches, and what is left when a branch is not there."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from mil_toolkit.config import FUSION_NAMES, METADATA_BRANCH_NAMES, HeadConfig
+from mil_toolkit.core.errors import UsageError
+from mil_toolkit.model.head import METADATA_BRANCHES, MILModel
+from mil_toolkit.model.layers import generators
+from mil_toolkit.model.poolings import Instances
+
+SEEDS = (7, 8)
+SIZES = torch.tensor([3, 1, 2])
+
+
+def model(
+    embeddings: int = 5, metadata: int = 4, seeds: tuple[int, ...] = SEEDS, **config: object
+) -> MILModel:
+    values = {"hidden": 8, "metadata_hidden": 6, "metadata_branch": "mlp", "zero_start": False, **config}
+    return MILModel(HeadConfig(**values), embeddings, metadata, generators(seeds))
+
+
+def bags() -> Instances:
+    return Instances.of(torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(1)), SIZES, 2)
+
+
+def metadata() -> Tensor:
+    return torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(2))
+
+
+def test_the_table_holds_the_names_of_the_settings() -> None:
+    assert tuple(METADATA_BRANCHES) == METADATA_BRANCH_NAMES
+
+
+@pytest.mark.parametrize("fusion", FUSION_NAMES)
+@pytest.mark.parametrize("branch", METADATA_BRANCH_NAMES)
+def test_a_member_is_the_same_alone_and_among_others(fusion: str, branch: str) -> None:
+    together = model(fusion=fusion, metadata_branch=branch)(bags(), metadata()).total
+    assert together.shape == (2, 3)
+    for k, seed in enumerate(SEEDS):
+        alone = model(fusion=fusion, metadata_branch=branch, seeds=(seed,))
+        own = Instances.of(bags().x[k : k + 1], SIZES, 1)
+        torch.testing.assert_close(alone(own, metadata()[k : k + 1]).total[0], together[k])
+
+
+def test_late_fusion_is_the_sum_of_the_branches_own_logits() -> None:
+    logits = model(fusion="late")(bags(), metadata())
+    assert logits.image is not None and logits.metadata is not None
+    torch.testing.assert_close(logits.total, logits.image + logits.metadata)
+
+
+@pytest.mark.parametrize("fusion", FUSION_NAMES)
+def test_the_image_logit_of_late_fusion_alone_does_not_see_metadata(fusion: str) -> None:
+    made = model(fusion=fusion)
+    one, other = made(bags(), metadata()), made(bags(), metadata() + 1)
+    assert not torch.equal(one.total, other.total)
+    if one.image is not None and other.image is not None:
+        assert torch.equal(one.image, other.image)
+    else:
+        assert fusion == "concat"
+
+
+def test_concat_is_one_classifier_on_both() -> None:
+    made = model(fusion="concat", metadata_branch="direct", pooling="mean")
+    together = torch.cat([made.pooling(bags()), metadata()], -1)  # type: ignore[misc]
+    torch.testing.assert_close(made(bags(), metadata()).total, made.classifier(together)[..., 0])
+
+
+def test_without_images_only_the_metadata_are_left() -> None:
+    for made in (model(embeddings=0), model(image_branch=False)):
+        assert made.pooling is None and not made.late
+        assert made(None, metadata()).total.shape == (2, 3)
+
+
+def test_without_metadata_only_the_images_are_left() -> None:
+    for made in (model(metadata=0), model(metadata_branch="none")):
+        assert made.branch is None and not made.late
+        assert torch.equal(made(bags(), metadata()).total, made(bags(), metadata() + 1).total)
+
+
+def test_without_both_there_is_no_model() -> None:
+    with pytest.raises(UsageError, match="neither images nor metadata"):
+        model(embeddings=0, metadata_branch="none")
+
+
+def test_dropout_is_applied_to_the_pooled_bag_and_to_each_metadata_layer() -> None:
+    seen: list[tuple[tuple[int, ...], float]] = []
+
+    def record(x: Tensor, rate: float) -> Tensor:
+        seen.append((tuple(x.shape), rate))
+        return x
+
+    model(embedding_dropout=0.3, metadata_dropout=0.1)(bags(), metadata(), record)
+    assert seen == [((2, 3, 5), 0.3), *[((2, 3, 6), 0.1)] * 3]
+
+
+@pytest.mark.parametrize("fusion", FUSION_NAMES)
+def test_a_model_can_start_at_logistic_regressions_of_the_metadata(fusion: str) -> None:
+    made, logistic = model(fusion=fusion, metadata_branch="direct", zero_start=True), torch.randn(2, 5)
+    made.start_at(logistic)
+    expected = metadata() @ logistic[:, :-1, None] + logistic[:, None, -1:]
+    torch.testing.assert_close(made(bags(), metadata()).total, expected.squeeze(-1))

@@ -1,0 +1,269 @@
+"""The report in a real browser: nothing fetched, nothing blocked, sorting, filtering, narrow, dark, by keyboard, printed."""
+
+import importlib.util
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.paths import needed
+from support.studies import Tiny, hostile_study, weighed
+
+from mil_toolkit.report.page import write_report
+from mil_toolkit.study.tables import read_predictions
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+WIDE, NARROW = (1280, 900), (390, 844)
+EVERYWHERE = [(size, scheme) for size in (WIDE, NARROW) for scheme in ("light", "dark")]
+every_look = pytest.mark.parametrize(("size", "scheme"), EVERYWHERE)
+
+
+@pytest.fixture(scope="module", name="browser")
+def _browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    needed(importlib.util.find_spec("selenium"), "selenium")
+    driver, program = (needed(shutil.which(name), name) for name in ("chromedriver", "chromium"))
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    options = Options()
+    options.binary_location = program
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options=options, service=Service(driver))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture(scope="module", name="report")
+def _report(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    study = weighed(Path(shutil.copytree(tiny.study, tmp_path_factory.mktemp("report") / "study")))
+    return write_report(study).path
+
+
+@pytest.fixture(scope="module", name="hostile")
+def _hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(hostile_study(tmp_path_factory.mktemp("hostile"))[0]).path
+
+
+def show(
+    browser: Any, path: Path, size: tuple[int, int] = WIDE, scheme: str = "light", media: str = ""
+) -> None:
+    width, height = size
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    wishes = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}
+    features = [{"name": name, "value": value} for name, value in wishes.items()]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+    browser.get(path.as_uri())
+
+
+def shown(browser: Any) -> list[str]:
+    """Names of the patients that are in sight, in their order."""
+    script = "return [...document.querySelectorAll('.case:not([hidden])')].map(each => each.dataset.name)"
+    return list(browser.execute_script(script))
+
+
+def events(browser: Any, method: str) -> list[dict[str, Any]]:
+    told = (json.loads(each["message"])["message"] for each in browser.get_log("performance"))
+    return [each["params"] for each in told if each["method"] == method]
+
+
+def test_no_label_is_cut_and_no_note_sticks_to_what_stands_above_it(browser: Any, report: Path) -> None:
+    show(browser, report)
+    script = """
+        const box = each => each.getBoundingClientRect();
+        const cut = [...document.querySelectorAll('svg.chart text')].filter(each => {
+            const [text, figure] = [box(each), box(each.closest('svg'))];
+            return text.left < figure.left - 2 || text.right > figure.right + 2;
+        });
+        const gaps = [...document.querySelectorAll(':is(.grid, .scroll, .pairs) + .note')].map(
+            each => box(each).top - box(each.previousElementSibling).bottom);
+        return [cut.map(each => each.textContent), gaps];
+    """
+    cut, gaps = browser.execute_script(script)
+    assert cut == [] and gaps and min(gaps) >= 12
+
+
+# Alone, and quiet.
+
+
+@pytest.mark.parametrize("which", ["report", "hostile"])
+def test_nothing_is_fetched_and_nothing_complains(
+    which: str, browser: Any, request: pytest.FixtureRequest
+) -> None:
+    path = request.getfixturevalue(which)
+    browser.get_log("performance"), browser.get_log("browser")
+    show(browser, path)
+    browser.execute_script("window.scrollTo(0, document.body.scrollHeight)")
+    urls = (each["request"]["url"] for each in events(browser, "Network.requestWillBeSent"))
+    asked = [url for url in urls if not url.startswith("chrome:")]  # of the browser's own first page
+    assert asked[0] == path.as_uri() and all(url.startswith("data:") for url in asked[1:])
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return performance.getEntriesByType('resource').length") <= len(asked)
+
+
+def test_the_policy_keeps_out_what_would_be_added(browser: Any, report: Path) -> None:
+    show(browser, report)
+    add = """
+    const done = arguments[0], blocked = [];
+    document.addEventListener('securitypolicyviolation', event => blocked.push(event.effectiveDirective));
+    const script = document.createElement('script');
+    script.textContent = 'window.ran = true';
+    document.body.append(script);
+    document.body.setAttribute('style', 'color: red');
+    const image = document.createElement('img');
+    image.src = 'http://127.0.0.1:9/x.png';
+    document.body.append(image);
+    setTimeout(() => done([window.ran === true, blocked]), 300);
+    """
+    ran, blocked = browser.execute_async_script(add)
+    assert not ran and {"script-src-elem", "style-src-attr", "img-src"} <= set(blocked)
+    browser.get_log("browser")
+
+
+def test_hostile_names_are_read_as_they_are_and_make_no_elements(browser: Any, hostile: Path) -> None:
+    show(browser, hostile)
+    count = "return document.querySelectorAll(arguments[0]).length"
+    assert browser.execute_script(count, "script") == 1 and browser.execute_script(count, "img[src='x']") == 0
+    assert browser.execute_script("return [...document.images].every(each => each.src.startsWith('data:'))")
+    names = shown(browser)
+    text = browser.execute_script("return document.body.textContent")
+    for name in (
+        "<script>alert(1)</script>0",
+        "\"quoted\" & 'single'2",
+        "{{ 7 * 7 }}{% raw %}4",
+        "$\\frac{1}{0}$8",
+    ):
+        assert name in names and name in text
+    assert "<b>bad</b>" in text and "'two\\nlines7'" in names  # on one line, as Python writes it
+    assert "$\\frac{1}{0}$" in text or "frac" in text
+
+
+# The gallery.
+
+
+def test_patients_are_sorted_by_mouse(browser: Any, report: Path) -> None:
+    from selenium.webdriver.support.select import Select
+
+    show(browser, report)
+    table = read_predictions(report.parent / "predictions.csv").set_index("patient_id")
+    first = shown(browser)
+    assert sorted(first) == sorted(table.index)
+    Select(browser.find_element("id", "sort")).select_by_value("high")
+    probabilities = table.loc[shown(browser), "probability"].tolist()
+    assert probabilities == sorted(probabilities, reverse=True)
+    Select(browser.find_element("id", "sort")).select_by_value("name")
+    assert shown(browser) == sorted(table.index)
+    Select(browser.find_element("id", "sort")).select_by_value("worst")
+    assert shown(browser) == first
+
+
+def test_patients_are_filtered_by_keyboard(browser: Any, report: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    show(browser, report)
+    table = read_predictions(report.parent / "predictions.csv").set_index("patient_id")
+    browser.execute_script("document.getElementById('sort').focus()")
+
+    def press(*keys: str) -> None:
+        browser.switch_to.active_element.send_keys(*keys)
+
+    press(Keys.TAB)
+    press("t")  # tumoral
+    positive = set(table.index[table["label"] == 1])
+    assert set(shown(browser)) == positive
+    assert browser.find_element("id", "shown").text == f"{len(positive)} of 24 patients shown"
+    press(Keys.TAB)
+    press("m")  # mistakes
+    missed = set(table.index[(table["label"] == 1) & (table["prediction"] == 0)])
+    assert set(shown(browser)) == missed
+    press(Keys.HOME)  # all
+    press(Keys.TAB)
+    press("p00")
+    assert set(shown(browser)) == {patient for patient in positive if patient.startswith("P00")}
+
+
+def test_the_first_key_skips_the_navigation(browser: Any, report: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    show(browser, report)
+    browser.find_element("tag name", "body").send_keys(Keys.TAB)
+    assert browser.switch_to.active_element.get_attribute("class") == "skip"
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    assert browser.execute_script("return location.hash") == "#overview"
+
+
+def test_a_command_is_copied_without_a_network(browser: Any, report: Path) -> None:
+    show(browser, report)
+    button = browser.find_element("css selector", "button[data-copy]")
+    button.click()
+    told = "return new Promise(done => setTimeout(() => done(arguments[0].textContent), 300))"
+    assert browser.execute_script(told, button) == "Copied"
+    assert browser.execute_script("return document.activeElement === arguments[0]", button)
+
+
+# Looks.
+
+
+@every_look
+def test_everyone_can_read_it(
+    size: tuple[int, int], scheme: str, browser: Any, report: Path, tmp_path: Path
+) -> None:
+    """axe-core finds nothing serious, and a phone scrolls in one direction alone."""
+    folder = Path(os.environ.get("MIL_AXE", "."))
+    axe = needed([*folder.glob("**/axe-core/axe.min.js")], "axe-core, below the folder that MIL_AXE names,")[
+        0
+    ]
+    show(browser, report, size, scheme)
+    browser.execute_script("for (const each of document.querySelectorAll('details')) each.open = true")
+    browser.execute_script(axe.read_text())
+    found = browser.execute_async_script("const done = arguments[0]; axe.run().then(done)")["violations"]
+    grave = [
+        (each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")
+    ]
+    assert not grave
+
+
+@pytest.mark.parametrize("which", ["report", "hostile"])
+def test_a_phone_scrolls_in_one_direction_alone(
+    which: str, browser: Any, request: pytest.FixtureRequest
+) -> None:
+    show(browser, request.getfixturevalue(which), NARROW)
+    browser.execute_script("for (const each of document.querySelectorAll('details')) each.open = true")
+    width = "return Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)"
+    assert browser.execute_script(width) <= NARROW[0]
+
+
+def test_colours_follow_the_scheme_in_figures_too(browser: Any, report: Path) -> None:
+    script = """
+    const of = (each, name) => getComputedStyle(each)[name];
+    return [of(document.body, 'backgroundColor'), of(document.querySelector('.chart text'), 'fill')];
+    """
+    looks = []
+    for scheme in ("light", "dark"):
+        show(browser, report, scheme=scheme)
+        looks.append([brightness(each) for each in browser.execute_script(script)])
+    (light_page, light_text), (dark_page, dark_text) = looks
+    assert light_page > 200 and dark_page < 60
+    assert light_text < 130 and dark_text > 150
+
+
+def brightness(colour: str) -> float:
+    return sum(map(float, colour.removeprefix("rgb(").removesuffix(")").split(","))) / 3
+
+
+def test_it_prints_without_its_controls(browser: Any, report: Path) -> None:
+    show(browser, report, scheme="dark", media="print")
+    script = "return getComputedStyle(document.querySelector(arguments[0])).display"
+    assert browser.execute_script(script, "nav") == browser.execute_script(script, ".controls") == "none"
+    paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert brightness(paper) == 255
+    assert len(browser.execute_cdp_cmd("Page.printToPDF", {})["data"]) > 50_000

@@ -1,0 +1,390 @@
+"""The ablation: every variant on the study's own outer folds, one thing changed, nothing chosen on test patients."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from support.commands import Command
+from support.studies import Tiny
+
+from mil_toolkit.cohort.cohort import read_cohort
+from mil_toolkit.config import ExtractionConfig, HeadConfig, StudyConfig
+from mil_toolkit.core.errors import Diverged
+from mil_toolkit.core.locks import exclusive
+from mil_toolkit.features.bags import Bags
+from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.extract import extract
+from mil_toolkit.study import ablation
+from mil_toolkit.study import tune as tuning
+from mil_toolkit.study.ablation import Ablation, ablate, thin
+from mil_toolkit.study.folder import Best
+from mil_toolkit.study.plan import plan_searches
+from mil_toolkit.study.tune import tune
+from mil_toolkit.training.procedure import run_trial
+
+EditCohort = Callable[[Callable[[pd.DataFrame], object]], Path]
+ONE = StudyConfig(  # a single trial, of the defaults: the same configuration whatever the data
+    trials=1,
+    folds=2,
+    outer_folds=2,
+    members=2,
+    settings={"epochs": (2,), "components": (0,), "hidden": (32,), "top_k": (2,)},
+)
+FOLDS = ("repeat1-fold1", "repeat1-fold2")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def predictions(folder: Path, variant: str) -> pd.DataFrame:
+    return pd.read_csv(folder / "predictions" / f"{variant}.csv").set_index("patient_id")
+
+
+def same(one: Path, other: Path, variant: str) -> bool:
+    return predictions(one, variant).equals(predictions(other, variant))
+
+
+@pytest.fixture(scope="module", name="ablated")
+def _ablated(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Ablation:
+    study = tmp_path_factory.mktemp("ablated") / "study"
+    shutil.copytree(tiny.study, study)
+    return ablate(tiny.cohort, [tiny.cache], study, device="cpu")
+
+
+@pytest.fixture(scope="module", name="other_features")
+def _other_features(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other embeddings: of the same images at another size."""
+    config = ExtractionConfig("resnet18", "random", image_size=40)
+    return extract(tiny.cohort, config, tmp_path_factory.mktemp("other"), device="cpu").folder
+
+
+@pytest.fixture(name="few")
+def _few(monkeypatch: pytest.MonkeyPatch) -> Sequence[str]:
+    """Only those variants that do without one of the two sources."""
+    names = ("full", "images-only", "metadata-only")
+    monkeypatch.setattr(ablation, "VARIANTS", {name: ablation.VARIANTS[name] for name in names})
+    return names
+
+
+# What is scored.
+
+
+def test_the_full_model_comes_out_as_the_study_s_own(ablated: Ablation) -> None:
+    own = pd.read_csv(ablated.folder.parent / "predictions.csv")
+    full = pd.read_csv(ablated.folder / "predictions" / "full.csv")
+    assert full.equals(own[full.columns])
+    assert len(full.columns) == 6
+
+
+def test_every_variant_has_its_predictions_its_scores_and_its_row(ablated: Ablation) -> None:
+    names = [*ablation.VARIANTS, "equal-bags"]
+    assert list(ablated.scores["variants"]) == names and ablated.scores["left_out"] == {}
+    assert read_json(ablated.folder / "scores.json") == ablated.scores
+    table = pd.read_csv(ablated.folder / "table.csv")
+    assert list(table["variant"]) == names
+    assert {path.stem for path in (ablated.folder / "predictions").iterdir()} == set(names)
+    for name, row in zip(names, table.to_dict("records"), strict=True):
+        rows = predictions(ablated.folder, name)
+        assert sorted(rows.index) == sorted(predictions(ablated.folder, "full").index)
+        right = rows["label"] == rows["prediction"]
+        balanced = (right[rows["label"] == 1].mean() + right[rows["label"] == 0].mean()) / 2
+        assert row["balanced_accuracy"] == pytest.approx(balanced)
+        assert row["balanced_accuracy_low"] <= balanced <= row["balanced_accuracy_high"]
+
+
+def test_differences_are_to_the_full_model(ablated: Ablation) -> None:
+    table = pd.read_csv(ablated.folder / "table.csv").set_index("variant")
+    assert table.loc["full"].filter(like="difference").isna().all()
+    others = table.drop("full")
+    for metric in ("balanced_accuracy", "auc"):
+        expected = others[metric] - table.loc["full", metric]
+        assert np.allclose(others[f"{metric}_difference"], expected)
+        assert (others[f"{metric}_difference_low"] <= expected + 1e-9).all()
+        assert (others[f"{metric}_difference_high"] >= expected - 1e-9).all()
+        assert others[f"{metric}_difference_p_value"].between(0, 1, inclusive="right").all()
+    full = predictions(ablated.folder, "full")["prediction"]
+    for name, discordant in others["discordant"].items():
+        assert discordant == (predictions(ablated.folder, str(name))["prediction"] != full).sum()
+
+
+def test_a_variant_that_was_chosen_anyway_is_told_and_has_the_same_predictions(ablated: Ablation) -> None:
+    chosen = [Best.read(ablated.folder.parent / "outer" / fold / "best.json").config for fold in FOLDS]
+    table = pd.read_csv(ablated.folder / "table.csv").set_index("variant")
+    full = predictions(ablated.folder, "full")
+    for name, change in ablation.VARIANTS.items():
+        alike = [all(getattr(best, key) == change[key] for key in change) for best in chosen]
+        folds = ablated.scores["variants"][name]["folds"]
+        assert [each["unchanged"] for each in folds] == alike
+        assert table.loc[name, "unchanged"] == sum(alike) and table.loc[name, "folds"] == 2
+        for fold in np.flatnonzero(alike) + 1:
+            rows = predictions(ablated.folder, name)
+            assert rows[rows["fold"] == fold].equals(full[full["fold"] == fold])
+    assert table.loc["pooling-attention", "unchanged"] == 2  # the study had no other
+    assert table.loc["pooling-mean", "unchanged"] == 0
+
+
+def test_one_thing_is_changed_and_what_depends_on_it(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tune(tiny.cohort, tiny.cache, tmp_path, ONE, "cpu")
+    seen: list[HeadConfig] = []
+
+    def watched(inputs: Any, config: HeadConfig, *rest: Any) -> Any:
+        seen.append(config)
+        return run_trial(inputs, config, *rest)
+
+    monkeypatch.setattr(ablation, "run_trial", watched)
+    ablate(tiny.cohort, [tiny.cache], tmp_path, device="cpu")
+    best = Best.read(tmp_path / "outer" / FOLDS[0] / "best.json").config
+    assert seen[0] == best and len(seen) == 2 * len(set(seen))  # both folds; the same one is trained once
+    pooled = {config.pooling: config for config in seen if config.image_branch}
+    assert set(pooled) == set(ablation.POOLING_NAMES)
+    assert pooled["max"] == replace(
+        best, pooling="max", hidden=HeadConfig.hidden
+    )  # which has no hidden layer
+    assert pooled["top-k"].top_k == 2  # without effect in the full model, and what the study allows
+    (images_only,) = {config for config in seen if config.metadata_branch == "none"}
+    assert images_only.pooling == best.pooling and images_only.learning_rate == best.learning_rate
+    assert len({config.learning_rate for config in seen}) == 1
+
+
+# What a variant must not know.
+
+
+def test_labels_of_outer_test_patients_reach_no_variant(
+    tiny: Tiny, edit_cohort: EditCohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("full", "images-only", "metadata-only", "metadata-mlp", "pooling-top-k", "fusion-concat")
+    monkeypatch.setattr(ablation, "VARIANTS", {name: ablation.VARIANTS[name] for name in names})
+    searches, saved = plan_searches(tiny.cohort.labelled(), ONE)
+    hidden = saved["searches"][FOLDS[0]]["test"]
+
+    def flip(table: pd.DataFrame) -> None:
+        test = table["ID"].isin(hidden)
+        other = {"tumoral": "reactive", "reactive": "tumoral"}
+        table.loc[test, "DIAGNOSIS"] = table.loc[test, "DIAGNOSIS"].map(other)
+
+    flipped = read_cohort(edit_cohort(flip))
+    for module in (tuning, ablation):
+        monkeypatch.setattr(module, "plan_searches", lambda cohort, config: (searches, saved))
+    for cohort, folder in ((tiny.cohort, tmp_path / "told"), (flipped, tmp_path / "flipped")):
+        tune(cohort, tiny.cache, folder, ONE, "cpu")
+        ablate(cohort, [tiny.cache], folder, device="cpu")
+    for name in (*names, "equal-bags"):
+        told, other = (predictions(tmp_path / each / "ablation", name) for each in ("told", "flipped"))
+        for column in ("probability", "prediction"):
+            assert told.loc[hidden, column].equals(other.loc[hidden, column]), name
+        assert (told.loc[hidden, "label"] == 1 - other.loc[hidden, "label"]).all()
+        rest = told.index.difference(hidden)  # whose models trained on the flipped labels
+        assert not told.loc[rest, "probability"].equals(other.loc[rest, "probability"])
+
+
+def test_metadata_only_does_not_see_images(
+    tiny: Tiny, other_features: Path, few: Sequence[str], tmp_path: Path
+) -> None:
+    folders = []
+    for name, cache in (("one", tiny.cache), ("two", FeatureCache.open(other_features))):
+        tune(tiny.cohort, cache, tmp_path / name, ONE, "cpu")
+        folders.append(ablate(tiny.cohort, [cache], tmp_path / name, device="cpu").folder)
+    assert same(*folders, "metadata-only")
+    assert not same(*folders, "images-only") and not same(*folders, "full")
+
+
+def test_images_only_does_not_see_metadata(
+    tiny: Tiny, edit_cohort: EditCohort, few: Sequence[str], tmp_path: Path
+) -> None:
+    def shuffle(table: pd.DataFrame) -> None:
+        table["SEX"], table["LYMPHOCYTES"] = table["SEX"].to_numpy()[::-1], "7"
+
+    folders = []
+    for name, cohort in (("one", tiny.cohort), ("two", read_cohort(edit_cohort(shuffle)))):
+        tune(cohort, tiny.cache, tmp_path / name, ONE, "cpu")
+        folders.append(ablate(cohort, [tiny.cache], tmp_path / name, device="cpu").folder)
+    assert same(*folders, "images-only")
+    assert not same(*folders, "metadata-only") and not same(*folders, "full")
+
+
+# Other features, bags of one size, searches of their own.
+
+
+def test_other_features_are_a_variant_by_their_name(
+    tiny: Tiny, other_features: Path, few: Sequence[str], tmp_path: Path
+) -> None:
+    other = FeatureCache.open(other_features)
+    tune(tiny.cohort, tiny.cache, tmp_path / "one", ONE, "cpu")
+    done = ablate(tiny.cohort, [tiny.cache, other], tmp_path / "one", device="cpu")
+    assert done.scores["features"] == [tiny.features.name, other_features.name]
+    found = done.scores["variants"][other_features.name]
+    assert [fold["unchanged"] for fold in found["folds"]] == [False, False]
+    # The same configuration and seeds as a study of those features.
+    tune(tiny.cohort, other, tmp_path / "two", ONE, "cpu")
+    ablate(tiny.cohort, [other], tmp_path / "two", device="cpu")
+    expected = predictions(tmp_path / "two" / "ablation", "full")
+    assert predictions(done.folder, other_features.name).equals(expected)
+
+
+def test_equal_bags_are_the_full_model_on_fewer_images(
+    tiny: Tiny, ablated: Ablation, few: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ablated.scores["images_of_equal_bags"] == 2  # the smallest bag of the tiny cohort
+    full, thinned = (predictions(ablated.folder, name) for name in ("full", "equal-bags"))
+    assert not full["probability"].equals(thinned["probability"])
+    assert np.corrcoef(full["probability"], thinned["probability"])[0, 1] > 0.5
+    assert set(ablated.scores["gains"]) == {"full", "equal-bags"}
+    shutil.copytree(tiny.study, tmp_path / "study")
+    monkeypatch.setattr(ablation, "thin", lambda bags, count, random: bags)
+    whole = ablate(tiny.cohort, [tiny.cache], tmp_path / "study", device="cpu")
+    assert predictions(whole.folder, "equal-bags").equals(full)
+
+
+@given(st.lists(st.integers(3, 9), min_size=1, max_size=5), st.integers(1, 3), st.integers(0, 99))
+def test_thin_bags_hold_distinct_instances_of_their_own(sizes: list[int], count: int, seed: int) -> None:
+    instances = [
+        torch.full((size, 2), bag) + torch.arange(size)[:, None] / 10 for bag, size in enumerate(sizes)
+    ]
+    names = [f"{bag}/{place}" for bag, size in enumerate(sizes) for place in range(size)]
+    bags = Bags.pack(instances, [f"P{bag}" for bag in range(len(sizes))], names)
+    thinned = thin(bags, count, np.random.default_rng(seed))
+    assert thinned.sizes.tolist() == [count] * len(sizes) and thinned.patient_ids == bags.patient_ids
+    assert len(set(thinned.image_names)) == count * len(sizes)
+    for row, name in zip(thinned.instances, thinned.image_names, strict=True):
+        assert torch.equal(row, bags.instances[names.index(name)])
+    owners = [int(name.partition("/")[0]) for name in thinned.image_names]
+    assert owners == thinned.bag_of_instance.tolist()
+    smallest = thin(bags, min(sizes), np.random.default_rng(seed))
+    for bag in np.flatnonzero(np.array(sizes) == min(sizes)):  # all of it, in its order
+        assert torch.equal(smallest.instances[smallest.bag_of_instance == bag], instances[bag])
+
+
+def test_retuned_variants_have_searches_of_their_own(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = ("full", "metadata-only", "pooling-mean")
+    monkeypatch.setattr(ablation, "VARIANTS", {name: ablation.VARIANTS[name] for name in kept})
+    shutil.copytree(tiny.study, tmp_path / "study")
+    done = ablate(tiny.cohort, [tiny.cache], tmp_path / "study", trials=2, device="cpu")
+    assert done.scores["retuned"] == 2 and set(done.scores["variants"]) == {*kept, "equal-bags"}
+    for fold in FOLDS:
+        best = Best.read(tmp_path / "study" / "retuned" / "2" / "pooling-mean" / "outer" / fold / "best.json")
+        assert best.config.pooling == "mean"
+    own = pd.read_csv(tiny.study / "predictions.csv").set_index("patient_id")
+    full = predictions(done.folder, "full")  # the study had two trials as well
+    assert full.equals(own[full.columns])
+
+
+# What is left out, and what goes wrong.
+
+
+def test_a_variant_that_sees_nothing_is_left_out_with_its_reason(tiny: Tiny, tmp_path: Path) -> None:
+    images = replace(ONE, settings={**ONE.settings, "metadata_branch": ("none",)})
+    tune(tiny.cohort, tiny.cache, tmp_path, images, "cpu")
+    done = ablate(tiny.cohort, [tiny.cache], tmp_path, device="cpu")
+    assert done.scores["left_out"] == {"metadata-only": "it would leave neither images nor metadata"}
+    assert "metadata-only" not in done.scores["variants"] and done.scores["gains"] == {}
+    assert all(fold["unchanged"] for fold in done.scores["variants"]["images-only"]["folds"])
+
+
+def test_a_study_without_images_has_its_metadata_variants(
+    tiny: Tiny, tmp_path: Path, command: Command
+) -> None:
+    tune(tiny.cohort, None, tmp_path, ONE, "cpu")
+    done = command("ablate", tiny.cohort_toml, "--features", "none", "--study", tmp_path, "--json")
+    assert done.code == 0
+    assert done.json["images_of_equal_bags"] is None and set(done.json["left_out"]) == {"images-only"}
+    unchanged = {name: each["folds"][0]["unchanged"] for name, each in done.json["variants"].items()}
+    assert unchanged.pop("metadata-direct") != unchanged.pop("metadata-mlp")
+    assert all(unchanged.values())
+
+
+def test_a_variant_that_diverges_is_left_out_with_its_fold(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[HeadConfig] = []
+
+    def diverging(inputs: Any, config: HeadConfig, *rest: Any) -> Any:
+        calls.append(config)
+        if config.pooling == "max":
+            raise Diverged("the logits are no longer finite.")
+        return run_trial(inputs, config, *rest)
+
+    monkeypatch.setattr(ablation, "run_trial", diverging)
+    shutil.copytree(tiny.study, tmp_path / "study")
+    done = ablate(tiny.cohort, [tiny.cache], tmp_path / "study", device="cpu")
+    assert done.scores["left_out"] == {"pooling-max": "it diverged in repeat1-fold1"}
+    assert not (done.folder / "predictions" / "pooling-max.csv").exists()
+    assert sum(config.pooling == "max" for config in calls) == 1
+
+
+def test_the_folder_is_complete_or_absent(
+    tiny: Tiny, few: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(tiny.study, study)
+    before = {path.name for path in study.iterdir()}
+    publish_table = ablation.publish_table
+
+    def stopped(path: Path, table: pd.DataFrame) -> None:
+        if path.stem == "metadata-only":
+            raise KeyboardInterrupt
+        publish_table(path, table)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ablation, "publish_table", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            ablate(tiny.cohort, [tiny.cache], study, device="cpu")
+    assert {path.name for path in study.iterdir()} == before | {".lock"}
+    first = ablate(tiny.cohort, [tiny.cache], study, device="cpu")
+    content = {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()}
+    assert len(content) == 2 + 4 + 4 * 2  # the epochs of each variant in two folds
+    ablate(tiny.cohort, [tiny.cache], study, device="cpu")
+    assert {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()} == content
+
+
+def test_the_command_prints_the_table(
+    tiny: Tiny, few: Sequence[str], tmp_path: Path, command: Command
+) -> None:
+    shutil.copytree(tiny.study, tmp_path / "study")
+    done = command("ablate", tiny.cohort_toml, "--features", tiny.features, "--study", tmp_path / "study")
+    assert done.code == 0 and "Traceback" not in done.err
+    lines = {line.split()[0]: line for line in done.out.splitlines()}
+    scores = read_json(tmp_path / "study" / "ablation" / "scores.json")
+    for name in (*few, "equal-bags"):
+        assert f"{scores['variants'][name]['scores']['auc']['value']:.3f} (" in lines[name]
+    assert "24 patients" in done.out and "favours it" in done.out
+    assert "over metadata-only, scored on 2 images of each patient" in done.out
+
+
+def test_mistakes_are_told_plainly(
+    tiny: Tiny, other_features: Path, tmp_path: Path, command: Command
+) -> None:
+    tune(tiny.cohort, tiny.cache, tmp_path / "flat", replace(ONE, outer_folds=0), "cpu")
+    shutil.copytree(tiny.study, tmp_path / "open")
+    (tmp_path / "open" / "DONE").unlink()
+    shutil.copytree(tiny.study, tmp_path / "study")
+    own = ("--features", tiny.features)
+    calls: list[tuple[int, str, tuple[object, ...]]] = [
+        (3, "no outer folds", (*own, "--study", tmp_path / "flat")),
+        (3, "has not ended", (*own, "--study", tmp_path / "open")),
+        (3, "is no study: it does not exist", (*own, "--study", tmp_path / "nowhere")),
+        (3, "image_size: 32 there, 40 now", ("--features", other_features, "--study", tmp_path / "study")),
+        (2, "each once", (*own, tiny.features, "--study", tmp_path / "study")),
+        (2, "none only alone", (*own, "none", "--study", tmp_path / "study")),
+        (2, "--retune must be at least 1", (*own, "--study", tmp_path / "study", "--retune", 0)),
+    ]
+    for code, words, options in calls:
+        done = command("ablate", tiny.cohort_toml, *options)
+        assert (done.code, done.out) == (code, ""), done.err
+        assert words in done.err and "Traceback" not in done.err and done.err.startswith("mil-ablate: ")
+    with exclusive(tmp_path / "study"):
+        assert command("ablate", tiny.cohort_toml, *own, "--study", tmp_path / "study").code == 75
+    assert not any((tmp_path / name / "ablation").exists() for name in ("flat", "open", "study"))

@@ -1,0 +1,315 @@
+"""The audit: every planted flaw is found and named, and sound data are left alone."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from support.commands import Command
+from support.planted import make_cache, make_cohort
+from support.studies import Tiny
+
+from mil_toolkit.cohort.cohort import Cohort
+from mil_toolkit.config import StudyConfig
+from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.study import audit as module
+from mil_toolkit.study.audit import (
+    NEAR,
+    Finding,
+    area,
+    audit,
+    column_area,
+    near_images,
+    whitened,
+    worth_telling,
+)
+from mil_toolkit.study.tune import tune
+
+PATIENTS, IMAGES, WIDTH = 48, 10, 64
+LABELS = np.arange(PATIENTS) % 2
+
+
+def embeddings(seed: int = 0) -> list[np.ndarray]:
+    return list(np.random.default_rng(seed).normal(size=(PATIENTS, IMAGES, WIDTH)))
+
+
+def sound(groups: Sequence[str] | None = None, **columns: Sequence[Any]) -> Cohort:
+    """A cohort with one column that says nothing, and those that are given."""
+    noise = np.random.default_rng(5).permutation(PATIENTS) * 1.5
+    return make_cohort(LABELS, {"noise": noise} | columns, groups)
+
+
+def only(findings: Sequence[Finding], kind: str) -> Finding:
+    (found,) = [each for each in findings if each.kind == kind]
+    return found
+
+
+def test_nothing_is_found_in_sound_data(tmp_path: Path) -> None:
+    assert audit(sound(), make_cache(tmp_path, sound(), embeddings())) == []
+
+
+# Images under several patients.
+
+
+def test_an_identical_image_of_two_patients_is_a_leak(tmp_path: Path) -> None:
+    bags, alike = embeddings(), [("P003", "2.png"), ("P010", "7.png"), ("P010", "8.png")]
+    bags[10][7] = bags[10][8] = bags[3][2]
+    cache = make_cache(tmp_path, sound(), bags, dict.fromkeys(alike, b"the same"))
+    (found,) = audit(sound(), cache)  # and not once more as near-identical
+    assert (found.kind, found.level, found.count) == ("identical images", "leak", 2)
+    assert found.where == ("P003/2.png = P010/7.png", "P003/2.png = P010/8.png")
+    assert "2 pairs" in found.text and "2 patients" in found.text
+
+
+def test_images_repeated_within_a_patient_leak_nothing(tmp_path: Path) -> None:
+    bags, alike = embeddings(), [("P003", "2.png"), ("P003", "3.png")]
+    bags[3][2] = bags[3][3]
+    assert audit(sound(), make_cache(tmp_path, sound(), bags, dict.fromkeys(alike, b"the same"))) == []
+
+
+def test_copies_within_a_group_are_a_remark_and_across_groups_a_leak(tmp_path: Path) -> None:
+    bags, alike = embeddings(), [("P002", "0.png"), ("P003", "0.png"), ("P004", "0.png")]
+    cache = make_cache(tmp_path, sound(), bags, dict.fromkeys(alike, b"the same"))
+    groups = [f"G{number // 2}" for number in range(PATIENTS)]
+    leak, remark = audit(sound(groups), cache)
+    assert (leak.level, leak.where) == ("leak", ("P002/0.png = P004/0.png",))
+    assert (remark.level, remark.where) == ("note", ("P002/0.png = P003/0.png",))
+
+
+def test_unlabelled_patients_are_compared_too(tmp_path: Path) -> None:
+    alike = [("P003", "2.png"), ("P047", "7.png")]
+    cohort = replace(sound(), labels=np.where(np.arange(PATIENTS) == 47, -1, LABELS))
+    cache = make_cache(tmp_path, cohort, embeddings(), dict.fromkeys(alike, b"the same"))
+    assert only(audit(cohort, cache), "identical images").count == 1
+
+
+def test_a_copy_that_was_saved_again_is_found(tmp_path: Path) -> None:
+    bags, random = embeddings(), np.random.default_rng(1)
+    bags[20][4] = bags[7][9] + random.normal(0, 0.1, WIDTH)
+    bags[20][5] = bags[20][6] + random.normal(0, 0.1, WIDTH)  # the patient's own: no leak
+    (found,) = audit(sound(), make_cache(tmp_path, sound(), bags))
+    assert (found.kind, found.level, found.count) == ("near-identical images", "leak", 1)
+    assert found.where[0].startswith("P007/9.png ~ P020/4.png (0.9")
+
+
+def test_directions_common_to_all_images_make_no_copies(tmp_path: Path) -> None:
+    """What a random network gives: everything lies along one axis, and cosines of what is centred are near 1."""
+    axis = np.random.default_rng(2).normal(size=WIDTH)
+    bags = [
+        bag * 0.05 + 3 * axis * np.random.default_rng(i).normal(size=(IMAGES, 1))
+        for i, bag in enumerate(embeddings())
+    ]
+    centred = np.concatenate(bags) - np.concatenate(bags).mean(0)
+    unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    assert np.mean(unit @ unit.T > NEAR) > 0.3
+    assert audit(sound(), make_cache(tmp_path, sound(), bags)) == []
+
+
+def test_blocks_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bags = embeddings()
+    for one, other in ((0, 1), (5, 40), (40, 47), (46, 47)):
+        bags[other][one % IMAGES] = bags[one][3] + 0.05
+    packed = make_cache(tmp_path, sound(), bags).bags(sound().patient_ids)
+    unit = whitened(packed.instances.float())
+    likeness = (
+        (unit @ unit.T).triu().masked_fill(packed.bag_of_instance[:, None] == packed.bag_of_instance, -1)
+    )
+    expected = (likeness >= NEAR).nonzero().tolist()
+    assert len(expected) >= 4
+    for block in (7, 512):
+        monkeypatch.setattr(module, "_BLOCK", block)
+        found = near_images(packed)
+        names = [(packed.image_names[one], packed.image_names[other]) for one, other in expected]
+        assert [pair.names for pair in found] == names
+        assert [pair.likeness for pair in found] == pytest.approx(
+            [float(likeness[one, other]) for one, other in expected]
+        )
+
+
+def test_images_that_all_look_alike_end_in_a_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_PAIRS", 30)
+    monkeypatch.setattr(module, "MOST_LISTED", 10)
+    bags = embeddings()
+    for bag in bags:
+        bag[0] = bags[0][0]
+    found = only(audit(sound(), make_cache(tmp_path, sound(), bags)), "near-identical images")
+    assert found.count == 30 and len(found.where) == 10 and "30 pairs or more" in found.text
+
+
+def test_too_few_images_are_said_not_to_be_compared(tmp_path: Path) -> None:
+    few = [bag[:2] for bag in embeddings()]
+    found = only(audit(sound(), make_cache(tmp_path, sound(), few)), "near-identical images")
+    assert found.level == "unchecked" and "400 images, not 96" in found.text
+
+
+def test_of_very_many_images_an_even_share_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_IMAGES", 200)
+    bags = make_cache(tmp_path, sound(), embeddings()).bags(sound().patient_ids)
+    share = module._share(bags)
+    assert share.sizes.tolist() == [4] * PATIENTS  # every third of ten
+    assert torch.equal(share.instances[4:8], bags.instances[10:20:3])
+    assert share.image_names[4:8] == bags.image_names[10:20:3]
+
+
+def test_whitened_embeddings_are_uncorrelated() -> None:
+    x = torch.from_numpy(
+        np.random.default_rng(0).normal(size=(300, 12)) @ np.random.default_rng(1).normal(size=(12, 12))
+    )
+    unit = whitened(x)
+    assert unit.shape == (300, 12) and torch.allclose(unit.norm(dim=1), torch.ones(300, dtype=x.dtype))
+    shift = whitened(
+        x @ torch.diag(torch.arange(1.0, 13, dtype=x.dtype)) + 5
+    )  # other scales: the same likeness
+    assert torch.allclose(unit @ unit.T, shift @ shift.T, atol=1e-6)
+    assert whitened(x[:50]).shape == (50, 5)  # ten images a component
+
+
+# Shortcuts.
+
+
+def test_the_area_is_that_of_scikit_learn() -> None:
+    values = np.random.default_rng(0).normal(LABELS * 0.5).round(1)  # with ties
+    found = area(values, LABELS)
+    assert found["value"] == pytest.approx(roc_auc_score(LABELS, values))
+    assert found["low"] < found["value"] < found["high"]
+
+
+def test_bag_size_as_a_shortcut(tmp_path: Path) -> None:
+    bags = [
+        bag[: 10 - 4 * (label and i % 5 != 0)]
+        for i, (bag, label) in enumerate(zip(embeddings(), LABELS, strict=True))
+    ]
+    found = only(audit(sound(), make_cache(tmp_path, sound(), bags)), "bag size")
+    assert found.level == "shortcut" and found.figures["high"] < 0.5  # the positive have fewer
+
+
+def test_a_number_that_alone_predicts_the_label() -> None:
+    strong, weak = LABELS * 5.0, np.random.default_rng(3).normal(LABELS)
+    findings = audit(sound(leaked=strong + np.linspace(0, 1, PATIENTS), age=weak), None)
+    leaked, age = [each for each in findings if each.kind == "predictive column"]
+    assert leaked.where == ("leaked",) and leaked.figures["value"] == 1
+    assert "before the diagnosis" in leaked.advice
+    assert age.where == ("age",) and age.figures["low"] > 0.5 and "before the diagnosis" not in age.advice
+
+
+def test_a_number_whose_small_values_are_positive_is_found_too() -> None:
+    found = only(audit(sound(count=-LABELS * 5.0 + np.linspace(0, 1, PATIENTS)), None), "predictive column")
+    assert found.figures["value"] == 0 and "before the diagnosis" in found.advice
+
+
+def test_a_category_that_alone_predicts_the_label() -> None:
+    words = [("A", "B", "C")[i % 3] if label else ("D", "E")[i % 2] for i, label in enumerate(LABELS)]
+    found = only(audit(sound(ward=words), None), "predictive column")
+    assert found.where == ("ward",) and found.figures["value"] > 0.95
+
+
+def test_rare_categories_do_not_name_their_own_patients() -> None:
+    """Nearly each patient has a category of its own: its share of positives would be the label itself."""
+    found, told = [], []
+    for seed in range(60):
+        words = [f"W{each}" for each in np.random.default_rng(seed).integers(0, 40, PATIENTS)]
+        column = pd.Series(words, dtype=object)
+        shares = pd.Series(LABELS).groupby(column).transform("mean").to_numpy()
+        told.append(area(shares, LABELS)["value"])
+        found.append((column_area(column, LABELS) or {})["value"])
+    assert np.mean(told) > 0.9 and abs(np.mean(found) - 0.5) < 0.04
+
+
+def test_columns_that_are_missing_where_the_label_is_positive() -> None:
+    noise = np.random.default_rng(4).normal(size=PATIENTS)
+    absent = np.where((LABELS == 1) & (np.arange(PATIENTS) % 4 == 1), np.nan, noise)
+    at_random = np.where(np.arange(PATIENTS) % 12 < 2, np.nan, noise)
+    findings = audit(sound(test=absent, count=at_random), None)
+    found = only(findings, "missingness")
+    assert found.level == "shortcut" and found.where == ("test",)
+    assert found.figures["positive"] == 0.5 and found.figures["negative"] == 0
+    counts = {each.text.partition(" ")[0]: each.count for each in findings if each.kind == "missing values"}
+    assert counts == {"test": 12, "count": 8}
+
+
+# The table.
+
+
+def test_constant_and_empty_columns_and_missing_values() -> None:
+    findings = audit(sound(site=["LYON"] * PATIENTS, weight=[np.nan] * PATIENTS), None)
+    constant = [each for each in findings if each.kind == "constant column"]
+    assert [each.where for each in constant] == [("site",), ("weight",)]
+    assert "one value" in constant[0].text and "no value" in constant[1].text
+    assert only(findings, "missing values").count == PATIENTS
+
+
+def test_patients_that_share_all_metadata() -> None:
+    age = np.arange(PATIENTS) + 0.25
+    sex = ["F", "M"] * (PATIENTS // 2)
+    age[30], age[32] = age[10], age[10]
+    age[41] = age[10]  # of the other sex
+    cohort = make_cohort(LABELS, {"age": age, "sex": sex})
+    assert only(audit(cohort, None), "same metadata").where == ("P010 = P030 = P032",)
+    groups = [f"G{number // 20}" for number in range(PATIENTS)]  # 30 and 32 in one, 10 in another
+    grouped = make_cohort(LABELS, {"age": age, "sex": sex}, groups)
+    assert "across groups" in only(audit(grouped, None), "same metadata").text
+    one = make_cohort(LABELS, {"age": age, "sex": sex}, ["G"] * PATIENTS)
+    assert not [
+        each for each in audit(one, None) if each.kind == "same metadata"
+    ]  # no split tears them apart
+    words = make_cohort(LABELS, {"sex": sex, "side": sex})
+    assert not [each for each in audit(words, None) if each.kind == "same metadata"]  # nothing strange
+
+
+# What cannot be checked.
+
+
+def test_without_images_or_a_second_class_it_says_so() -> None:
+    (images,) = audit(sound(), None)
+    assert (images.kind, images.level) == ("images", "unchecked")
+    cohort = replace(sound(), labels=np.ones(PATIENTS, dtype=np.int8))
+    assert [each.kind for each in audit(cohort, None)] == ["images", "shortcuts"]
+    unlabelled = replace(sound(), labels=-np.ones(PATIENTS, dtype=np.int8))
+    assert [each.kind for each in audit(unlabelled, None)] == ["images", "shortcuts"]
+
+
+# What a study leaves and tells.
+
+
+def test_the_gravest_come_first_and_a_long_list_is_cut() -> None:
+    told = worth_telling([Finding("x", "leak", f"{number}.", "Act.") for number in range(8)])
+    assert told == [*(f"leak: {number}. Act." for number in range(5)), "3 more findings."]
+    assert worth_telling([Finding("x", "note", "a.")]) == ["1 more finding."]
+    assert worth_telling([]) == []
+
+
+def test_a_leak_is_told_before_the_study_begins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cohort, alike = sound(), [("P000", "0.png"), ("P001", "0.png")]
+    cache = make_cache(tmp_path, cohort, [bag[:2] for bag in embeddings()], dict.fromkeys(alike, b"the same"))
+    config = StudyConfig(
+        trials=1, folds=2, outer_folds=0, members=1, settings={"epochs": (1,), "hidden": (32,)}
+    )
+    with caplog.at_level(logging.WARNING, "mil_toolkit"):
+        tuned = tune(cohort, cache, tmp_path / "study", config, "cpu")
+    assert "identical images" in caplog.text
+    saved = json.loads((tmp_path / "study" / "audit.json").read_text())
+    assert [each["kind"] for each in saved] == [each.kind for each in tuned.findings]
+    assert saved[0]["where"] == ["P000/0.png = P001/0.png"]
+
+
+def test_the_command_tells_what_it_found(
+    tiny: Tiny, tiny_options: Sequence[object], tmp_path: Path, command: Command
+) -> None:
+    study = ("--outer-folds", 0, "--study", tmp_path)
+    findings = audit(tiny.cohort, FeatureCache.open(tiny.features))
+    assert findings
+    done = command("tune", *tiny_options, *study)
+    assert done.code == 0 and "audit.json" in done.out
+    assert all(f"  {line}" in done.out.splitlines() for line in worth_telling(findings))
+    told = command("tune", *tiny_options, *study, "--json").json
+    assert told["audit"] == json.loads((tmp_path / "audit.json").read_text())
+    assert [each["text"] for each in told["audit"]] == [each.text for each in findings]

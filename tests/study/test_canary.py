@@ -1,0 +1,172 @@
+"""The canary: silent over a sound procedure, loud over one that leaks, and without a trace in the study."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import t
+from support.commands import Command
+from support.planted import make_cache, make_cohort
+
+from mil_toolkit.cohort.cohort import Cohort
+from mil_toolkit.config import GROUPS, StudyConfig
+from mil_toolkit.core.errors import DataError
+from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.study import canary as module
+from mil_toolkit.study.canary import RUNS, Canary, run_canary, small
+from mil_toolkit.study.folder import Study
+from mil_toolkit.study.tune import tune
+from mil_toolkit.training.patients import Patients
+
+LABELS = np.arange(30) % 2
+SETTINGS = {"epochs": (4,), "hidden": (32,), "components": (0,)}
+CONFIG = StudyConfig(trials=2, folds=2, outer_folds=0, members=1, settings=SETTINGS)
+
+
+@pytest.fixture(name="data")
+def _data(tmp_path: Path) -> tuple[Cohort, FeatureCache]:
+    """Noise of 16 columns: with few patients it can be learnt by heart."""
+    cohort = make_cohort(LABELS, {"noise": np.random.default_rng(0).normal(size=30)})
+    return cohort, make_cache(
+        tmp_path / "cache", cohort, list(np.random.default_rng(1).normal(size=(30, 2, 16)))
+    )
+
+
+# The verdict.
+
+
+def test_the_test_is_a_t_test_of_the_mean() -> None:
+    aucs = list(np.random.default_rng(0).normal(0.53, 0.08, RUNS))
+    found = Canary.of(aucs)
+    statistic = (np.mean(aucs) - 0.5) / (np.std(aucs, ddof=1) / np.sqrt(RUNS))
+    assert found.p_value == pytest.approx(2 * t.sf(abs(statistic), RUNS - 1))
+    assert (found.mean, found.deviation) == pytest.approx((np.mean(aucs), np.std(aucs, ddof=1)))
+
+
+@pytest.mark.parametrize(("mean", "passed"), [(0.5, True), (0.52, True), (0.6, False), (0.4, False)])
+def test_what_passes(mean: float, passed: bool) -> None:
+    spread = np.linspace(-0.12, 0.12, RUNS)  # a standard deviation of 0.075
+    found = Canary.of(list(mean + spread))
+    assert found.passed is passed
+    assert ("CANARY FAILED" in str(found)) is not passed
+    assert f"{mean:.3f}" in str(found) and "t-test" in str(found)
+
+
+def test_runs_that_all_agree_need_no_test() -> None:
+    assert Canary.of([0.5] * 20).passed and not Canary.of([1.0] * 20).passed
+    assert Canary.of([1.0] * 20).p_value is None
+
+
+def test_few_sound_studies_are_accused() -> None:
+    random = np.random.default_rng(0)
+    accused = [not Canary.of(list(random.normal(0.5, 0.08, RUNS))).passed for _ in range(1000)]
+    assert 0 < np.mean(accused) < 0.02  # the level is 0.01
+
+
+# The runs.
+
+
+def test_a_run_is_small_and_searches_the_same() -> None:
+    config = StudyConfig(
+        trials=50, repeats=3, sampler="random", settings={"pooling": ("mean",), "epochs": (50, 5)}
+    )
+    found = small(config)
+    assert (found.trials, found.folds, found.outer_folds, found.repeats, found.members) == (2, 3, 3, 1, 1)
+    assert found.settings == {"pooling": ("mean",), "epochs": (20, 5)} and found.sampler == "random"
+    assert small(replace(config, repeats=1, outer_folds=GROUPS)).outer_folds == GROUPS
+
+
+def test_every_run_has_labels_of_its_own_and_the_same_numbers_of_each(
+    data: tuple[Cohort, FeatureCache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def outer_auc(study: Study, cohort: Cohort, patients: Patients, device: str) -> float:
+        assert np.array_equal(cohort.labels, patients.labels)
+        seen.append(tuple(patients.labels))
+        return 0.4 + 0.01 * len(seen)
+
+    monkeypatch.setattr(module, "_outer_auc", outer_auc)
+    found = run_canary(*data, tmp_path / "study", CONFIG)
+    assert len(found.aucs) == RUNS >= 20 and len(set(seen)) == RUNS
+    assert tuple(LABELS) not in seen and {sum(labels) for labels in seen} == {15}
+    run_canary(*data, tmp_path / "again", CONFIG)
+    assert seen[:RUNS] == seen[RUNS:]
+    run_canary(*data, tmp_path / "other", replace(CONFIG, seed=1))
+    assert not set(seen[:RUNS]) & set(seen[2 * RUNS :])
+
+
+def test_noise_passes_and_the_study_is_as_without_it(
+    data: tuple[Cohort, FeatureCache], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "mil_toolkit"):
+        found = run_canary(*data, tmp_path / "with", CONFIG, "cpu", runs=6)
+    assert found.passed and len(set(found.aucs)) > 1
+    assert "the first of 6 runs took" in caplog.text and "Canary passed" in caplog.text
+    assert sorted(path.name for path in (tmp_path / "with").iterdir()) == [
+        ".claim",
+        ".lock",
+        "canary.json",
+        "config.json",
+    ]
+    for name in ("with", "without"):
+        tune(*data, tmp_path / name, CONFIG, "cpu")
+    for name in ("scores.json", "best.json", "config.json", "trials.csv"):
+        assert (tmp_path / "with" / name).read_bytes() == (tmp_path / "without" / name).read_bytes()
+
+
+def test_a_procedure_that_trains_on_those_it_scores_fails(
+    data: tuple[Cohort, FeatureCache],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plan = module.plan_searches
+
+    def leaking(cohort: Cohort, config: StudyConfig) -> object:
+        searches, saved = plan(cohort, config)
+        final = searches[-1]
+        return [replace(each, patients=final.patients, inner=final.inner) for each in searches], saved
+
+    monkeypatch.setattr(module, "plan_searches", leaking)
+    found = run_canary(*data, tmp_path / "study", CONFIG, "cpu", runs=10)
+    assert not found.passed and found.mean > 0.6
+    assert [record.levelname for record in caplog.records if "CANARY FAILED" in record.message] == ["ERROR"]
+
+
+def test_a_verdict_is_found_once(
+    data: tuple[Cohort, FeatureCache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_outer_auc", lambda *_: 0.5)
+    first = run_canary(*data, tmp_path, CONFIG)
+    monkeypatch.setattr(module, "_outer_auc", lambda *_: 1.0)
+    assert run_canary(*data, tmp_path, CONFIG) == first
+    with pytest.raises(DataError, match="another study"):
+        run_canary(*data, tmp_path, replace(CONFIG, seed=3))
+
+
+# The command.
+
+
+@pytest.mark.parametrize(("auc", "code"), [(0.5, 0), (0.9, 3)])
+def test_the_command_runs_the_study_and_says_loudly_what_failed(
+    auc: float, code: int, tiny_options: Sequence[object], tmp_path: Path, command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(module, "_outer_auc", lambda *_: auc)
+    monkeypatch.setattr(module, "run_canary", partial(run_canary, runs=3))
+    options = (*tiny_options, "--trials", 1, "--outer-folds", 0, "--study", tmp_path)
+    done = command("tune", *options, "--canary")
+    assert done.code == code and (tmp_path / "DONE").exists()
+    for told in (done.out, done.err):
+        assert ("CANARY FAILED" in told) == (code == 3) and "3 runs on shuffled labels" in told
+    again = command("tune", *options, "--canary", "--json")
+    assert again.code == code
+    assert again.json["canary"] == json.loads((tmp_path / "canary.json").read_text())
+    without = command("tune", *options, "--json")  # the same study, which was not asked for a canary
+    assert without.code == 0 and without.json["canary"] is None

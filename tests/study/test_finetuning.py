@@ -1,0 +1,411 @@
+"""mil-fit --finetune: what is kept and why, the model one hands over, and that it goes on where it was stopped."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+import torch
+from support.commands import Command
+from support.studies import Tiny
+
+from mil_toolkit.backbones.backbones import Backbone, backbone_of, build_backbone
+from mil_toolkit.backbones.embedder import Embedder
+from mil_toolkit.bundle.bundle import ModelBundle
+from mil_toolkit.bundle.fit import fit
+from mil_toolkit.bundle.onnx import export_onnx
+from mil_toolkit.cohort.cohort import read_cohort
+from mil_toolkit.config import FinetuneConfig, HeadConfig
+from mil_toolkit.core.errors import DataError, UsageError
+from mil_toolkit.features.bags import Bags
+from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.image_files import ImageFiles
+from mil_toolkit.features.pixels import decode, prepare
+from mil_toolkit.study import finetuning as end_to_end
+from mil_toolkit.study.finetuning import is_better
+from mil_toolkit.training import finetune
+from mil_toolkit.training.finetune import Finetuner, Told, publish_tensors, read_tensors
+from mil_toolkit.training.patients import Patients
+from mil_toolkit.training.procedure import refit
+
+CONFIG = FinetuneConfig(epochs=2, backbone_rate=1e-3, chunk=8)
+OPTIONS = ("--finetune", "--epochs", "2", "--backbone-rate", "0.001", "--chunk", "8", "--device", "cpu")
+FILES = {"model.safetensors", "config.json", "scores.json", "README.md"}
+
+
+@dataclass(frozen=True)
+class Copy:
+    """The tiny cohort and its study, to be changed."""
+
+    cohort_toml: Path
+    study: Path
+    features: Path
+
+    def fit(self, **changes: object) -> ModelBundle:
+        told = {"finetune": CONFIG, "device": "cpu", "output": self.study / "tuned"} | changes
+        cache = FeatureCache.open(self.features)
+        return fit(read_cohort(self.cohort_toml), cache, self.study, **told)  # type: ignore[arg-type]
+
+    @property
+    def image(self) -> Path:
+        """One that some model trains on."""
+        return next(iter(sorted(self.cohort_toml.parent.glob("images/*/*"))))
+
+
+@pytest.fixture(name="copy")
+def _copy(tiny: Tiny, tmp_path: Path) -> Copy:
+    cohort = shutil.copytree(tiny.cohort_toml.parent, tmp_path / "cohort")
+    return Copy(cohort / "cohort.toml", shutil.copytree(tiny.study, tmp_path / "study"), tiny.features)
+
+
+@pytest.fixture(scope="module", name="whole")
+def _whole(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    """With a fine-tuning that was never stopped, which kept the frozen model; tests only read it."""
+    study = shutil.copytree(tiny.study, tmp_path_factory.mktemp("whole") / "study")
+    whole = Copy(tiny.cohort_toml, study, tiny.features)
+    whole.fit()
+    return whole
+
+
+def bits(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def compared(low: float, high: float) -> dict[str, object]:
+    return {"differences": {"log_loss": {"value": (low + high) / 2, "low": low, "high": high}}}
+
+
+def test_it_takes_an_interval_below_zero_to_be_better() -> None:
+    assert is_better(compared(-0.4, -0.01))
+    assert not is_better(compared(-0.4, 0.01)) and not is_better(compared(0.1, 0.2))
+    assert not is_better({"differences": {"log_loss": {"value": None, "low": None, "high": None}}})
+
+
+def test_the_frozen_model_is_kept_where_fine_tuning_shows_no_gain(whole: Copy, tiny: Tiny) -> None:
+    kept, frozen = bits(whole.study / "tuned"), bits(tiny.bundle)
+    assert set(kept) == FILES and kept["model.safetensors"] == frozen["model.safetensors"]
+    scores = json.loads(kept["scores.json"])
+    found = scores.pop("finetuned")
+    assert scores == json.loads(frozen["scores.json"]), (
+        "the outer score is that of the frozen model, which is kept"
+    )
+    assert not found["kept"] and found["outer"] == "not evaluated"
+    assert found["separate"] == {"patients": 12, "chose_nothing": True}
+    assert found["settings"]["unfreeze"] == "layer4"
+
+
+def test_the_command_says_what_was_kept_and_why(whole: Copy, command: Command) -> None:
+    asked = (
+        whole.cohort_toml,
+        "--features",
+        whole.features,
+        "--study",
+        whole.study,
+        "--output",
+        whole.study / "again",
+    )
+    said = command("fit", *asked, *OPTIONS)
+    assert said.code == 0 and "separate split of 12 patients, who chose nothing" in said.out
+    assert "the backbone stays frozen" in said.out and "not evaluated. --outer" in said.out
+    assert bits(whole.study / "again") == bits(whole.study / "tuned"), (
+        "what was done before is not done again"
+    )
+
+
+@pytest.fixture(scope="module", name="tuned")
+def _tuned(whole: Copy, tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    """The same where every comparison is a gain, and fine-tuning ran in the outer folds too."""
+    study = shutil.copytree(whole.study, tmp_path_factory.mktemp("tuned") / "study")
+    tuned = replace(whole, study=study)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(end_to_end, "is_better", lambda _: True)
+        tuned.fit(output=study / "model")
+        tuned.fit(output=study / "scored", outer=True)
+    return tuned
+
+
+def test_a_fine_tuned_model_has_no_outer_score_but_by_outer(tuned: Copy) -> None:
+    scores = json.loads((tuned.study / "model" / "scores.json").read_text())
+    assert (
+        scores["finetuned"]["kept"]
+        and scores["finetuned"]["outer"] == "not evaluated"
+        and scores["outer"] is None
+    )
+    assert "not evaluated" in (tuned.study / "model" / "README.md").read_text()
+    scored = json.loads((tuned.study / "scored" / "scores.json").read_text())
+    assert scored["outer"] == scored["finetuned"]["outer"]
+    assert scored["outer"]["balanced_accuracy"]["patients"] == 12, "who compared does not score"
+    assert scored["rivals"]["metadata_logistic"]["accuracy"]["patients"] == 12
+    assert "trained together" in (tuned.study / "scored" / "README.md").read_text()
+
+
+def test_its_backbone_is_trained_from_the_part_on(tuned: Copy) -> None:
+    bundle = ModelBundle.load(tuned.study / "model")
+    before = build_backbone("resnet18", "random")
+    assert bundle.backbone is not None
+    for name, each in before.network.state_dict().items():
+        trained = name.startswith("layer4") and name.endswith(("weight", "bias"))
+        assert torch.equal(each, bundle.backbone[name]) != trained, name
+    spec = bundle.about["features"]["spec"]
+    assert (
+        spec["weight_digest"]
+        == build_backbone("resnet18", bundle.backbone).weight_digest
+        != before.weight_digest
+    )
+    assert bundle.about["finetuned"]["unfreeze"] == "layer4"
+    assert bundle.head.members == 2 and bundle.head.model.config.epochs == bundle.about["epoch"]
+
+
+def test_it_predicts_the_same_from_images_as_from_a_cache_of_its_backbone(
+    tuned: Copy, command: Command, tmp_path: Path
+) -> None:
+    model = tuned.study / "model"
+    asked = (model, tuned.cohort_toml, "--device", "cpu")
+    assert (
+        command("predict", *asked, "--cache", tmp_path / "one", "--output", tmp_path / "images.csv").code == 0
+    )
+    weights = ("--backbone", "resnet18", "--weights", model / "backbone.safetensors", "--image-size", 32)
+    extracted = command(
+        "extract", tuned.cohort_toml, *weights, "--cache", tmp_path / "other", "--device", "cpu"
+    )
+    features = extracted.out.strip()
+    assert command("predict", *asked, "--features", features, "--output", tmp_path / "cache.csv").code == 0
+    assert (tmp_path / "images.csv").read_bytes() == (tmp_path / "cache.csv").read_bytes()
+    assert len(pd.read_csv(tmp_path / "images.csv")) == 27
+    refused = command("predict", *asked, "--features", tuned.features, "--output", tmp_path / "frozen.csv")
+    assert refused.code == 3 and "weight_digest" in refused.err and "Its backbone was trained" in refused.err
+
+
+def test_it_leaves_as_onnx_with_the_backbone_that_was_trained(tuned: Copy, tmp_path: Path) -> None:
+    bundle = ModelBundle.load(tuned.study / "model")
+    export_onnx(bundle, tmp_path / "whole.onnx", images=True)
+    cohort = read_cohort(tuned.cohort_toml)
+    patient, *_ = cohort.patient_ids
+    pixels = np.stack([prepare(decode(path.read_bytes()), 32, 0, "none") for path in cohort.images[patient]])
+    encoded = bundle.head.encoder.encode(cohort.metadata.loc[[patient]])
+    session = onnxruntime.InferenceSession(tmp_path / "whole.onnx", providers=["CPUExecutionProvider"])
+    inputs = {"pixels": pixels, "metadata": encoded.to_numpy(np.float32)[0]}
+    (found,) = session.run(["probability"], inputs)[0]
+
+    def probability(backbone: Backbone) -> float:
+        embeddings = Embedder(backbone, torch.device("cpu"), torch.float32)(torch.from_numpy(pixels))
+        bags = Bags.pack([embeddings], [patient], [""] * len(pixels))
+        alone = Patients(bags, np.array([-1]), cohort.metadata.loc[[patient]])
+        return float(bundle.probabilities(alone)[0][0])
+
+    assert found == pytest.approx(probability(bundle.build_backbone()), abs=2e-3)
+    assert found != pytest.approx(probability(build_backbone("resnet18", "random")), abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--unfreeze", "layer4"), 2, "--unfreeze: without --finetune"),
+        (("--outer",), 2, "--outer: without --finetune"),
+        (("--finetune", "--unfreeze", "layer5"), 2, "'layer5' is none of the parts"),
+        (("--finetune", "--epochs", "0"), 2, "--epochs must be at least 1, not 0"),
+        (("--finetune", "--backbone-rate", "-1"), 2, "--backbone-rate must be at least 0"),
+        (("--finetune", "--weights", "gone.pth"), 2, "gone.pth"),
+        (("--weights", "gone.pth"), 2, "only --finetune and --onnx"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_options_that_cannot_work(
+    options: tuple[str, ...], code: int, message: str, tiny: Tiny, command: Command, tmp_path: Path
+) -> None:
+    asked = (
+        tiny.cohort_toml,
+        "--features",
+        tiny.features,
+        "--study",
+        tiny.study,
+        "--output",
+        tmp_path / "model",
+    )
+    said = command("fit", *asked, *options)
+    assert said.code == code and message in said.err
+    assert not (tmp_path / "model").exists() and not (tiny.study / "finetune" / "config.json").exists()
+
+
+def test_what_has_no_backbone_cannot_be_fine_tuned(tiny: Tiny) -> None:
+    spec = tiny.cache.spec
+    with pytest.raises(UsageError, match="imported"):
+        backbone_of({**spec, "weight_digest": None}, None)
+    with pytest.raises(UsageError, match="--weights PATH"):
+        backbone_of({**spec, "weights": "file"}, None)
+    with pytest.raises(DataError, match="not the network that made the features"):
+        backbone_of({**spec, "weight_digest": "0" * 64}, None)
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(whole: Copy, copy: Copy) -> None:
+    """A real process, killed in the first fold; the study lies in a folder of the same name."""
+    asked = (
+        copy.cohort_toml,
+        "--features",
+        copy.features,
+        "--study",
+        copy.study,
+        "--output",
+        copy.study / "tuned",
+    )
+    script = "import sys; from mil_toolkit.cli.fit import main; sys.exit(main())"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    argv = [sys.executable, "-c", script, *map(str, asked), *OPTIONS]
+    with subprocess.Popen(argv, env=environment, stderr=subprocess.DEVNULL) as process:
+        while not (found := list(copy.study.glob("finetune/*/*/*.safetensors"))) and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    (path,) = found
+    assert read_tensors(path)[1]["finished"] is False
+    assert not (copy.study / "tuned").exists(), "no half a model"
+    (path.parent / ".tmp-half").write_bytes(b"as of a kill a moment earlier")
+    copy.fit()
+    assert bits(copy.study / "tuned") == bits(whole.study / "tuned")
+    kept, expected = (sorted(each.study.glob("finetune/*/*/*.safetensors")) for each in (copy, whole))
+    assert [path.read_bytes() for path in kept] == [path.read_bytes() for path in expected]
+    assert not list(copy.study.rglob(".tmp-*"))
+
+
+def vanish(image: Path) -> None:
+    image.unlink()
+
+
+def change(image: Path) -> None:
+    image.write_bytes(image.read_bytes() + b"\0")
+
+
+def appear(image: Path) -> None:
+    shutil.copy(image, image.with_name("new.jpg"))
+
+
+@pytest.mark.parametrize("happens", [vanish, change, appear])
+def test_images_that_do_not_stay_as_they_were_end_it(
+    happens: Callable[[Path], None], copy: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance, steps = Finetuner.advance, iter(range(100))
+
+    def first_advance(self: Finetuner) -> int:
+        if next(steps) == 1:
+            happens(copy.image)
+        return advance(self)
+
+    monkeypatch.setattr(Finetuner, "advance", first_advance)
+    told = "new.jpg has appeared" if happens is appear else f"{copy.image.name} has {happens.__name__}"
+    with pytest.raises(DataError, match=told):
+        copy.fit(finetune=replace(CONFIG, epochs=1))
+    assert not (copy.study / "tuned").exists()
+
+
+def test_images_that_are_not_those_of_the_features_are_told_together(copy: Copy) -> None:
+    image = copy.image
+    appear(image)
+    vanish(image)
+    with pytest.raises(DataError) as told:
+        copy.fit()
+    assert "new.jpg has appeared" in str(told.value) and f"{image.name} has vanished" in str(told.value)
+
+
+def finetuner(tiny: Tiny, folder: Path, config: FinetuneConfig = CONFIG, **head: object) -> Finetuner:
+    cohort = tiny.cohort.labelled().select(tiny.cohort.labelled().patient_ids[:10])
+    patients = Patients.of(cohort, tiny.cache)
+    settings = HeadConfig(**{"hidden": 8, "components": 16, "batch_size": 4} | head)  # type: ignore[arg-type]
+    fitted = refit(patients, settings, epoch=2, members=3, seed=(1,))
+    told = Told(config, (5,), torch.device("cpu"), folder)
+    return Finetuner(
+        build_backbone("resnet18", "random"), fitted, patients, ImageFiles(cohort, tiny.cache), told
+    )
+
+
+def test_it_goes_on_from_the_middle_of_an_epoch(tiny: Tiny, tmp_path: Path) -> None:
+    straight, stopped = finetuner(tiny, tmp_path), finetuner(tiny, tmp_path)
+    for _ in range(5):  # of three an epoch
+        straight.advance()
+    stopped.advance()
+    stopped.advance()
+    publish_tensors(tmp_path / "state.safetensors", stopped.tensors(), stopped.state())
+    resumed = finetuner(tiny, tmp_path)
+    resumed.restore(*read_tensors(tmp_path / "state.safetensors"))
+    for _ in range(3):
+        resumed.advance()
+    assert (resumed.epoch, resumed.step) == (straight.epoch, straight.step) == (1, 2)
+    for name, each in straight.tensors().items():
+        assert torch.equal(each, resumed.tensors()[name]), name
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".safetensors"], (
+        "what is spilled has no name"
+    )
+
+
+def test_bags_that_come_one_after_the_other_are_one_mini_batch(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = finetuner(tiny, tmp_path, instance_dropout=0.0, embedding_dropout=0.0)
+    apart = finetuner(tiny, tmp_path, instance_dropout=0.0, embedding_dropout=0.0)
+    for each in (together, apart):
+        # The colours of an image depend on the chunk that it is drawn in; here they and the orientation are left alone.
+        monkeypatch.setattr(finetune, "augment", lambda pixels, jitter, random: pixels)
+        monkeypatch.setattr(each, "_move", lambda: None)
+        each.advance()
+        monkeypatch.setattr(finetune, "IMAGES_AT_ONCE", 1)
+    for name, parameter in together.halves.parameters.items():
+        other = apart.halves.parameters[name].grad
+        assert parameter.grad is not None and other is not None
+        assert (parameter.grad - other).norm() <= 0.05 * parameter.grad.norm() + 1e-8, name
+
+
+def test_the_members_learn_through_the_backbone_that_they_share(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same steps of the heads with and without steps of the backbone: with them the loss falls further."""
+    monkeypatch.setattr(finetune, "augment", lambda pixels, jitter, random: pixels)
+    settings = {
+        "metadata_branch": "none",
+        "instance_dropout": 0.0,
+        "embedding_dropout": 0.0,
+        "batch_size": 10,
+    }
+    losses = []
+    for rate in (0.0, 1e-4):
+        tuning = finetuner(tiny, tmp_path, replace(CONFIG, backbone_rate=rate), **settings)
+        labels = tuning.patients.labels
+        while tuning.epoch < 6:
+            tuning.advance()
+        logits = tuning.predict(tuning.patients)
+        assert logits.shape == (3, 10)
+        losses.append(np.logaddexp(0, np.where(labels == 1, -logits, logits)).mean(1))
+    assert (losses[1] < losses[0] - 0.01).all(), "each member's own loss"
+
+
+def test_scaled_losses_move_the_same_and_an_overflow_moves_the_heads_alone(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    """What float16 needs on a card, here in the precision of the CPU: a power of two scales without rounding."""
+    plain, scaled, overflown = (finetuner(tiny, tmp_path) for _ in range(3))
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    overflown.scaler = torch.amp.GradScaler("cpu", init_scale=float("inf"))
+    before = {name: each.clone() for name, each in plain.tensors().items()}
+    for each in (plain, scaled, overflown):
+        each.advance()
+    for name, each in plain.tensors().items():
+        torch.testing.assert_close(scaled.tensors()[name], each)
+        if not name.startswith("adamw"):
+            moved = overflown.tensors()[name]
+            torch.testing.assert_close(moved, before[name] if name.startswith("backbone") else each)
+
+
+def test_a_backbone_that_diverges_is_told(tiny: Tiny, tmp_path: Path) -> None:
+    tuning = finetuner(tiny, tmp_path)
+    with torch.no_grad():
+        tuning.halves.parameters["layer4.0.conv1.weight"].fill_(float("nan"))
+    with pytest.raises(DataError, match="--backbone-rate"):
+        tuning.predict(tuning.patients)

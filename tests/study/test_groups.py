@@ -1,0 +1,90 @@
+"""A study whose outer folds are the declared groups, one of them of one class."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from support.commands import Command
+from support.planted import make_cohort
+from support.studies import Tiny
+
+from mil_toolkit.cohort.cohort import Cohort
+from mil_toolkit.config import StudyConfig
+from mil_toolkit.core.errors import UsageError
+from mil_toolkit.evaluation.intervals import Table, compare, scores_with_intervals
+from mil_toolkit.study.tune import tune
+
+CONFIG = StudyConfig(trials=1, folds=2, outer_folds="groups", members=1, settings={"epochs": (2,)})
+
+
+def cohort_in(groups: list[str], labels: list[int]) -> Cohort:
+    return make_cohort(labels, {"noise": np.random.default_rng(0).normal(size=len(labels))}, groups)
+
+
+def test_a_study_over_groups(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    groups = [f"G{number // 6}" for number in range(24)]
+    labels = [0, 1] * 9 + [1] * 6
+    tuned = tune(cohort_in(groups, labels), None, tmp_path, CONFIG, "cpu")
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    assert [set(rows["patient_id"]) for _, rows in table.groupby("fold")] == [
+        {f"P{number:03d}" for number in range(start, start + 6)} for start in (0, 6, 12, 18)
+    ]
+    both = table[table["fold"] < 4]  # the pairs of the last fold are none
+    wins = [
+        np.mean(rows.loc[rows["label"] == 1, "probability"].to_numpy()[:, None]
+                > rows.loc[rows["label"] == 0, "probability"].to_numpy())
+        for _, rows in both.groupby("fold")
+    ]  # fmt: skip
+    assert tuned.scores["outer"]["auc"]["value"] == pytest.approx(np.mean(wins))
+    assert len(json.loads((tmp_path / "splits.json").read_text())["searches"]) == 5
+    assert "repeat1-fold1 3 + 3, repeat1-fold2 3 + 3" in caplog.text and "repeat1-fold4 6 + 0." in caplog.text
+
+
+def test_folds_of_one_class_each_have_no_auc_but_all_else() -> None:
+    random = np.random.default_rng(0)
+    labels = np.arange(20) // 10
+    rows = pd.DataFrame({
+        "repeat": 1, "fold": 1 + labels, "patient_id": [f"P{i:02d}" for i in range(20)], "label": labels,
+        "probability": random.random(20), "prediction": random.integers(0, 2, 20),
+    })  # fmt: skip
+    table = Table.of(rows)
+    scores = scores_with_intervals(table)
+    assert scores["auc"]["value"] is scores["auc"]["low"] is scores["auc"]["high"] is None
+    assert scores["auc_pooled"]["value"] is not None and scores["balanced_accuracy"]["low"] is not None
+    other = Table.of(rows.assign(prediction=1 - rows["prediction"]))
+    difference = compare(table, other)["differences"]
+    assert difference["auc"]["value"] is difference["auc"]["p_value"] is None
+    assert difference["balanced_accuracy"]["p_value"] is not None
+
+
+def test_groups_are_asked_for_by_name(
+    tiny: Tiny, tiny_options: list[object], tmp_path: Path, command: Command
+) -> None:
+    done = command("tune", *tiny_options, "--outer-folds", "groups", "--study", tmp_path)
+    assert done.code == 3 and "needs a group column" in done.err and not (tmp_path / "config.json").exists()
+    assert command("tune", *tiny_options, "--outer-folds", "hospitals", "--study", tmp_path).code == 2
+    toml = tmp_path / "cohort.toml"
+    text = tiny.cohort_toml.read_text().replace('id = "ID"', 'id = "ID"\ngroup = "SITE"')
+    folder = tiny.cohort_toml.parent
+    toml.write_text(
+        text.replace('"patients.csv"', f'"{tmp_path}/sites.csv"').replace('"images"]', f'"{folder}/images"]')
+    )
+    table = pd.read_csv(folder / "patients.csv", dtype=str, keep_default_na=False)
+    table.assign(SITE=[f"S{number % 3}" for number in range(len(table))]).to_csv(
+        tmp_path / "sites.csv", index=False
+    )
+    done = command("tune", toml, *tiny_options[1:], "--outer-folds", "groups", "--study", tmp_path / "study")
+    assert done.code == 0 and "outer" in done.out
+    folds = pd.read_csv(tmp_path / "study" / "predictions.csv")["fold"]
+    assert sorted(set(folds)) == [1, 2, 3]
+    assert command("fit", toml, "--features", tiny.features, "--study", tmp_path / "study").code == 0
+
+
+def test_repeats_of_the_same_split_are_refused() -> None:
+    with pytest.raises(UsageError, match="--repeats"):
+        StudyConfig(outer_folds="groups", repeats=2)
+    with pytest.raises(UsageError, match="groups, not hospitals"):
+        StudyConfig(outer_folds="hospitals")

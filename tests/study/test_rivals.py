@@ -1,0 +1,99 @@
+"""The trivial rivals: under the model's own folds, choice and threshold rule."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.special import logit
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
+
+from mil_toolkit.evaluation.calibration import Decision, fit_decision
+from mil_toolkit.evaluation.splits import Split
+from mil_toolkit.study.rivals import RIVALS, STRENGTHS, bag_size, mean_embeddings, rival_predictions
+from mil_toolkit.training.patients import Patients
+
+MakePatients = Callable[..., Patients]
+TRAIN, TEST = np.arange(40), np.arange(40, 60)
+INNER = [Split(np.setdiff1d(TRAIN, TRAIN[fold::4]), TRAIN[fold::4]) for fold in range(4)]
+every_rival = pytest.mark.parametrize("name", RIVALS)
+
+
+def decide(logits: np.ndarray, labels: np.ndarray) -> Decision:
+    return fit_decision(logits, labels, "balanced")
+
+
+def predictions(patients: Patients, name: str) -> tuple[np.ndarray, np.ndarray]:
+    found = rival_predictions(RIVALS[name], patients, TRAIN, TEST, INNER, "balanced_log_loss", decide)
+    assert found is not None
+    return found
+
+
+def mixed(patients: Patients) -> Patients:
+    """Labels that no column tells wholly apart."""
+    random = np.random.default_rng(1)
+    return replace(patients, labels=np.where(random.random(60) < 0.2, 1 - patients.labels, patients.labels))
+
+
+@every_rival
+def test_the_test_patients_labels_are_never_looked_at(name: str, make_patients: MakePatients) -> None:
+    patients = mixed(make_patients(60))
+    flipped = patients.labels.copy()
+    flipped[TEST] = 1 - flipped[TEST]
+    for one, other in zip(
+        predictions(patients, name), predictions(replace(patients, labels=flipped), name), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+@every_rival
+def test_a_test_patient_does_not_move_the_others(name: str, make_patients: MakePatients) -> None:
+    patients = mixed(make_patients(60))
+    alone = rival_predictions(RIVALS[name], patients, TRAIN, TEST[:1], INNER, "balanced_log_loss", decide)
+    assert alone is not None
+    np.testing.assert_allclose(alone[0], predictions(patients, name)[0][:1])
+
+
+def test_the_regularisation_is_the_best_on_the_inner_folds(make_patients: MakePatients) -> None:
+    patients = mixed(make_patients(60))
+    x, y = mean_embeddings(patients, TRAIN), patients.labels
+    assert x is not None
+
+    def fitted(strength: float, train: np.ndarray) -> Pipeline:
+        regression = LogisticRegression(C=strength, class_weight="balanced")
+        return make_pipeline(StandardScaler(), regression).fit(x[train], y[train])
+
+    def inner_loss(strength: float) -> float:
+        held = [fitted(strength, each.train).predict_proba(x[each.test])[:, 1] for each in INNER]
+        labels = np.concatenate([y[each.test] for each in INNER])
+        weights = compute_sample_weight("balanced", labels)
+        return float(log_loss(labels, np.concatenate(held), sample_weight=weights))
+
+    best = fitted(min(STRENGTHS, key=inner_loss), TRAIN).decision_function(x[TEST])
+    calibrated = logit(predictions(patients, "mean_logistic")[0])
+    slope, intercept = np.polyfit(best, calibrated, 1)
+    np.testing.assert_allclose(calibrated, slope * best + intercept, atol=1e-3)
+
+
+def test_a_mean_embedding_is_the_mean_of_the_bag(make_patients: MakePatients) -> None:
+    patients = make_patients()
+    means = mean_embeddings(patients, np.arange(12))
+    assert patients.bags is not None and means is not None
+    for place, patient in enumerate(patients.ids):
+        np.testing.assert_allclose(means[place], patients.bags.select([patient]).instances.mean(0), rtol=1e-5)
+
+
+def test_without_images_two_rivals_have_nothing_to_look_at(make_patients: MakePatients) -> None:
+    patients = make_patients(images=False)
+    assert bag_size(patients, np.arange(12)) is None
+    assert mean_embeddings(patients, np.arange(12)) is None
+
+
+def test_without_metadata_one_rival_has_nothing_to_look_at(make_patients: MakePatients) -> None:
+    patients = make_patients()
+    bare = replace(patients, metadata=patients.metadata[[]])
+    assert RIVALS["metadata_logistic"](bare, np.arange(12)) is None

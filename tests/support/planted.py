@@ -1,0 +1,74 @@
+"""Cohorts of made-up embeddings, without images or files of a table, into which tests plant what they look for."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mil_toolkit.cohort.cohort import Cohort
+from mil_toolkit.cohort.kinds import MetadataColumn
+from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.shards import EmbeddedBag, Recorded, StoredImage
+
+
+def make_cohort(
+    labels: Sequence[int], metadata: Mapping[str, Sequence[Any]], groups: Sequence[str] | None = None
+) -> Cohort:
+    """Patients P000, P001, ... with these labels and columns of numbers (with NaN) or words (with None)."""
+    ids = tuple(f"P{number:03d}" for number in range(len(labels)))
+    table = pd.DataFrame(
+        {
+            name: pd.Series(list(values), list(ids), dtype=object if _is_words(values) else float)
+            for name, values in metadata.items()
+        },
+        index=pd.Index(ids, dtype=object),
+    )
+    columns = tuple(
+        MetadataColumn(name, name.upper(), "category" if _is_words(values) else "number")
+        for name, values in metadata.items()
+    )
+    return Cohort(
+        name="planted",
+        source=Path("planted.toml"),
+        patient_ids=ids,
+        labels=np.array(labels, dtype=np.int8),
+        groups=None if groups is None else np.array(groups, dtype=str),
+        columns=columns,
+        metadata=table,
+        stratify=("label",),
+        class_names=("0", "1"),
+        images={},
+        image_names={},
+    )
+
+
+def _is_words(values: Sequence[Any]) -> bool:
+    return any(isinstance(value, str) for value in values)
+
+
+def make_cache(
+    root: Path,
+    cohort: Cohort,
+    bags: Sequence[np.ndarray],
+    contents: Mapping[tuple[str, str], bytes] | None = None,
+) -> FeatureCache:
+    """A cache of these (n, D) embeddings; images 0.png, 1.png, ... whose file contents differ but for `contents`."""
+    contents = contents or {}
+    stored = []
+    for patient, embeddings in zip(cohort.patient_ids, bags, strict=True):
+        names = [f"{number}.png" for number in range(len(embeddings))]
+        digests = [contents.get((patient, name), f"{patient}/{name}".encode()) for name in names]
+        images = tuple(
+            StoredImage(name, hashlib.sha256(content).digest(), 10, 0)
+            for name, content in zip(names, digests, strict=True)
+        )
+        stored.append(EmbeddedBag(patient, images, np.asarray(embeddings, dtype=np.float16)))
+    spec = {"schema": 1, "backbone": "made-up", "weights": "none", "width": int(bags[0].shape[1]),
+            "image_size": 1, "crop": 0, "preprocess": "none"}  # fmt: skip
+    cache = FeatureCache.create(root, cohort.name, spec)
+    cache.publish(stored, Recorded("float32", "none"))
+    cache.refresh()
+    return cache

@@ -1,0 +1,105 @@
+"""Small cohorts with finished studies."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from mil_toolkit.cohort.cohort import Cohort, read_cohort
+from mil_toolkit.features.cache import FeatureCache
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A synthetic cohort with its features, a finished study and its bundle; tests only read them.
+
+    folder holds cohort/, cache/ and studies/, and is where commands find the cache by themselves
+    """
+
+    folder: Path
+    cohort_toml: Path
+    features: Path
+    study: Path
+
+    @property
+    def bundle(self) -> Path:
+        """The folder that mil-fit wrote."""
+        return self.study / "model"
+
+    @property
+    def cohort(self) -> Cohort:
+        """24 labelled patients and three others, with two to four images each."""
+        return read_cohort(self.cohort_toml)
+
+    @property
+    def cache(self) -> FeatureCache:
+        """Embeddings by a small network with random weights."""
+        return FeatureCache.open(self.features)
+
+
+def weighed(study: Path) -> Path:
+    """A study whose outer models weighed their images at random."""
+    from mil_toolkit.study.tables import publish_table, read_predictions
+
+    random = np.random.default_rng(0)
+    for path in sorted(study.glob("outer/*/attention.csv")):
+        table = read_predictions(path)
+        drawn = pd.Series(random.random(len(table)))
+        shares = drawn / drawn.groupby(table["patient_id"]).transform("sum")
+        publish_table(path, table.assign(attention=shares))
+    return study
+
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "\"quoted\" & 'single'",
+    "=cmd|' /C calc'!A0",
+    "{{ 7 * 7 }}{% raw %}",
+    "right\u202eto left\u200f",
+    "\u05d0\u05d1\u05d2 שם",
+    "two\nlines",
+    "$\\frac{1}{0}$",
+    "--> ]]> &lt;",
+)
+
+
+def hostile_study(folder: Path) -> tuple[Path, list[str]]:
+    """A study of patients, columns, categories, classes and images with names that mean something elsewhere.
+
+    Also the names of its patients.
+    """
+    from mil_toolkit.config import ExtractionConfig, StudyConfig
+    from mil_toolkit.features.extract import extract
+    from mil_toolkit.study.tune import tune
+
+    random = np.random.default_rng(0)
+    patients = [f"{name}{number}" for number, name in enumerate(HOSTILE + HOSTILE[:6])]
+    rows, images = [], []
+    for number, patient in enumerate(patients):
+        rows.append((patient, ("<b>bad</b>", "=good")[number % 2], number + 40, HOSTILE[number % 3]))
+        for place in range(3):
+            path = Path("images") / str(number) / f"{HOSTILE[(number + place) % 10].replace('/', '|')}.png"
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / path)
+            images.append((patient, path.as_posix()))
+    pd.DataFrame(rows, columns=["id", "class", HOSTILE[0], HOSTILE[1]]).to_csv(folder / "t.csv", index=False)
+    pd.DataFrame(images, columns=["patient", "path"]).to_csv(folder / "i.csv", index=False)
+    (folder / "cohort.toml").write_text(
+        '[cohort]\nname = "hostile"\ntable = "t.csv"\nimage_table = "i.csv"\nid = "id"\nlabel = "class"\n'
+        'positive = "<b>bad</b>"\nnegative = "=good"\n'
+        f'[metadata.{json.dumps(HOSTILE[0])}]\ncolumn = {json.dumps(HOSTILE[0])}\nkind = "number"\n'
+        f"unit = {json.dumps(HOSTILE[1])}\n"
+        f'[metadata.{json.dumps(HOSTILE[2])}]\ncolumn = {json.dumps(HOSTILE[1])}\nkind = "category"\n'
+    )
+    cohort = read_cohort(folder / "cohort.toml")
+    features = extract(
+        cohort, ExtractionConfig("resnet18", "random", image_size=32), folder / "cache", device="cpu"
+    )
+    settings = {"epochs": (2,), "hidden": (32,), "pooling": ("attention",)}
+    config = StudyConfig(trials=2, folds=2, outer_folds=2, members=1, settings=settings)
+    tune(cohort, FeatureCache.open(features.folder), folder / "study", config, "cpu")
+    return weighed(folder / "study"), patients

@@ -1,0 +1,97 @@
+"""The settings: what may be set, what is refused, and what depends on what."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mil_toolkit.config import PRESETS, HeadConfig, is_active, parse_settings, tunables
+from mil_toolkit.core.errors import UsageError
+
+FIELDS = tunables(HeadConfig)
+every_field = pytest.mark.parametrize("name", FIELDS)
+
+
+def text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@every_field
+def test_a_default_may_be_set(name: str) -> None:
+    default = getattr(HeadConfig(), name)
+    assert parse_settings([f"{name}={text(default)}"]) == {name: (default,)}
+
+
+@every_field
+def test_everything_a_search_tries_may_be_set(name: str) -> None:
+    about = FIELDS[name]
+    tried = [*about.search, *(bound for bound in (about.low, about.high) if bound is not None)]
+    kind = type(getattr(HeadConfig(), name))
+    for value in tried:
+        assert parse_settings([f"{name}={text(kind(value))}"]) == {name: (value,)}
+    assert not about.choices or set(about.search) <= set(about.choices)
+
+
+@every_field
+def test_a_field_needs_only_values_that_fields_before_it_can_have(name: str) -> None:
+    earlier = list(FIELDS)[: list(FIELDS).index(name)]
+    for other, values in FIELDS[name].needs.items():
+        assert other in earlier
+        assert all(parse_settings([f"{other}={text(value)}"]) for value in values)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_holds_values_that_may_be_set(preset: str) -> None:
+    for name, values in PRESETS[preset].items():
+        assert parse_settings([f"{name}={','.join(map(text, values))}"]) == {name: values}
+
+
+@pytest.mark.parametrize(
+    ("item", "problem"),
+    [
+        ("poolng=mean", "'poolng' is none of image_branch, standardise,"),
+        ("pooling=median", "'median' is none of attention, gated-attention,"),
+        ("components=7", "'7' is none of 0, 16, 32, 64, 128."),
+        ("epochs=ten", "'ten' is not a whole number."),
+        ("epochs=1.5", "'1.5' is not a whole number."),
+        ("epochs=0", "must be at least 1, not 0."),
+        ("learning_rate=fast", "'fast' is not a number."),
+        ("learning_rate=nan", "'nan' is not finite."),
+        ("learning_rate=inf", "'inf' is not finite."),
+        ("weight_decay=-0.1", "must be at least 0, not -0.1."),
+        ("instance_dropout=1", "must be at least 0 and below 1, not 1."),
+        ("gamma=1.01", "must be at least 0 and at most 1, not 1.01."),
+        ("class_weights=yes", "'yes' is neither true nor false."),
+        ("epochs", "'' is not a whole number."),
+    ],
+)
+def test_a_wrong_setting_is_refused(item: str, problem: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_settings([item])
+    assert str(caught.value).startswith(f"--set {item}: {problem}")
+
+
+def test_every_wrong_setting_is_named() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_settings(["epochs=ten", "hidden=64", "gamma=2"])
+    lines = str(caught.value).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["--set epochs=ten", "--set gamma=2"]
+
+
+def test_several_values_are_a_list_to_search() -> None:
+    assert parse_settings(["hidden=32,64", "pooling=mean"]) == {"hidden": (32, 64), "pooling": ("mean",)}
+
+
+@given(st.floats(0, 0.999))
+def test_a_number_comes_through_as_it_is(rate: float) -> None:
+    assert parse_settings([f"embedding_dropout={rate!r}"]) == {"embedding_dropout": (rate,)}
+
+
+def test_a_field_is_active_where_what_it_needs_is_set() -> None:
+    values = dataclasses.asdict(HeadConfig())
+    assert is_active(values, FIELDS["hidden"])
+    assert not is_active(values | {"pooling": "mean"}, FIELDS["hidden"])
+    assert not is_active(values, FIELDS["top_k"])
+    assert is_active({}, FIELDS["epochs"])
+    assert not is_active({}, FIELDS["pooling"])  # image_branch is not among the active fields
