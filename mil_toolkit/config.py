@@ -31,6 +31,9 @@ METRIC_NAMES = (
 )
 
 
+Value = bool | int | float | str
+
+
 @dataclass(frozen=True)
 class Tunable:
     """What a field may be, and what a search does with it: an interval (`low`, `high`) or a list (`search`).
@@ -202,7 +205,7 @@ class FinetuneConfig:
             raise UsageError("\n".join(wrong))
 
 
-Settings = Mapping[str, tuple[Any, ...]]  # field name -> the values it may take: one fixes it
+Settings = Mapping[str, tuple[Value, ...]]
 PRESETS: dict[str, Settings] = {
     "default": {},
     "founding": {

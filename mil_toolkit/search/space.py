@@ -7,14 +7,23 @@ from typing import Any
 
 import optuna
 
-from mil_toolkit.config import HeadConfig, Settings, StudyConfig, Tunable, is_active, tunables
+from mil_toolkit.config import HeadConfig, Settings, StudyConfig, Tunable, Value, is_active, tunables
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.training.patients import Patients
 
 
 @dataclass(frozen=True)
+class SearchedInterval:
+    """The interval in which a search moves a hyperparameter; log: on a logarithmic scale."""
+
+    low: float
+    high: float
+    log: bool
+
+
+@dataclass(frozen=True)
 class Space:
-    """The search space that the fields of HeadConfig, the user's settings and the data leave."""
+    """The search space left by the fields of HeadConfig, the user's settings and the data."""
 
     settings: Settings
     images: bool = True
@@ -54,13 +63,15 @@ class Space:
             return self.settings[name]
         return () if about.low is not None else about.search or (getattr(HeadConfig(), name),)
 
-    def described(self) -> dict[str, Any]:
-        """What each field may be, as JSON: a list of values or an interval."""
-        found: dict[str, Any] = {}
-        for name, about in tunables(HeadConfig).items():
-            interval = {"low": about.low, "high": about.high, "log": about.log}
-            found[name] = list(self._options(name, about)) or interval
-        return found
+    def described(self) -> dict[str, list[Value] | SearchedInterval]:
+        """Return, for every field, the list of values or the interval that a search tries."""
+        return {name: self._choices(name, field) for name, field in tunables(HeadConfig).items()}
+
+    def _choices(self, name: str, field: Tunable) -> list[Value] | SearchedInterval:
+        options = list(self._options(name, field))
+        if options or field.low is None or field.high is None:
+            return options
+        return SearchedInterval(field.low, field.high, field.log)
 
     def defaults(self) -> dict[str, Any]:
         """The default of each field that may be suggested; where a setting excludes it, the first allowed value."""

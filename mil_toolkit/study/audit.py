@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from mil_toolkit.evaluation.metrics import METRICS, Predicted
 from mil_toolkit.evaluation.splits import make_splits
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.study.records import Finding
 
 # Measured on 7,781 blood-smear images of 96 patients, whole and on subsets down to 6 patients, with a pretrained
 # and with a random network. Cosines of centred embeddings alone are no measure that holds for every network:
@@ -37,24 +37,6 @@ SUSPICIOUS = 0.95  # AUC of one column, above which it may have been written dow
 LEVEL = 0.05  # of the test whether missing values go with the label
 LEVELS = ("leak", "shortcut", "note", "unchecked")
 _BLOCK = 512  # images
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that the audit found.
-
-    kind: what was looked for; level: a name of LEVELS, the gravest first; text: what was found, in one sentence
-    advice: what to do about it; count: how many of it; where: patients, images or columns, MOST_LISTED at most
-    figures: such as an AUC (`value`) with its 95 % interval (`low`, `high`)
-    """
-
-    kind: str
-    level: str
-    text: str
-    advice: str = ""
-    count: int = 0
-    where: tuple[str, ...] = ()
-    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 class Pair(NamedTuple):
