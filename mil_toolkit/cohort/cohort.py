@@ -15,8 +15,8 @@ from mil_toolkit.cohort.columns import (
     read_values,
 )
 from mil_toolkit.cohort.declaration import Declaration, read_declaration
-from mil_toolkit.cohort.images import find_images
 from mil_toolkit.cohort.image_folders import readable_roots
+from mil_toolkit.cohort.images import find_images
 from mil_toolkit.cohort.kinds import MetadataColumn
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import SEPARATORS, TextTable, read_table
@@ -33,8 +33,8 @@ class Cohort:
     patient_ids: P ids, trimmed, in Unicode normal form C
     labels: (P,) int8, 1 positive, 0 negative, -1 unlabelled
     groups: (P,) str, or None if no group column is declared
-    metadata: (P, M) by patient and metadata name, not transformed: numbers in the declared unit and ages in years
-        as float64, NaN if missing; categories in upper case, None if missing
+    metadata: (P, M) by patient and metadata name, not transformed: numbers in the declared unit and ages in
+        years as float64, NaN if missing; categories in upper case, None if missing
     stratify: what the inner folds are stratified by: "label" or metadata names
     class_names: the table's words for class 0 and class 1
     images: the image files of each patient in the order of their names; empty if read without images
@@ -95,7 +95,7 @@ class Cohort:
         return self.select([patient for patient, keep in zip(self.patient_ids, mask, strict=True) if keep])
 
     def digest(self) -> str:
-        """Return the SHA-256 of ids, labels, groups and metadata values in order; paths and names do not count."""
+        """Return the SHA-256 of the ids, labels, groups and metadata values in order, without paths and names."""
         columns = [self.metadata[column.name].tolist() for column in self.columns]
         return digest_json(
             {
@@ -156,7 +156,7 @@ def _read_declared_table(declared: Declaration, images: bool, problems: Problems
 
 
 def _metadata(ids: list[str], values: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    # A Series keeps an object dtype; a DataFrame of arrays would become text in pandas 3, and None would be NaN.
+    # A Series keeps an object dtype. From an array, pandas 3 would make text, and NaN of None.
     index = pd.Index(ids, dtype=object)
     columns = {name: pd.Series(column, index, dtype=column.dtype) for name, column in values.items()}
     return pd.DataFrame(columns, index=index)

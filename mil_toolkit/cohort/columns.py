@@ -17,7 +17,7 @@ CLASSES = {"negative": 0, "positive": 1, "unlabelled": -1}  # by the key that de
 
 
 def check_columns(declared: Declaration, table: TextTable, problems: Problems) -> None:
-    """Report declared columns that the table does not have exactly once, and metadata that are the id or label."""
+    """Report columns that the table does not have exactly once, and metadata that are the id or the label."""
     cohort = declared.cohort
     uses = [("[cohort] id", cohort.id), ("[cohort] label", cohort.label), ("[cohort] group", cohort.group)]
     uses += [(f"{column.section} column", column.column) for column in declared.columns]
@@ -114,7 +114,7 @@ def read_values(
 
 
 def _cells(declared: Declaration, table: TextTable, column: str) -> Iterator[tuple[str, str]]:
-    """Yield the place of each row and its cell; nothing if the column is missing, which is reported elsewhere."""
+    """Yield the place of each row and its cell; nothing if there is no such column, as `check_columns` reports."""
     cells = table.column(column)
     if cells is not None:
         yield from zip(_places(declared, table), cells, strict=True)

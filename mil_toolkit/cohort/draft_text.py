@@ -51,7 +51,7 @@ def draft_text(table: TextTable, folders: Collection[str], paths: DraftPaths, wr
     guesses = {name: guess_column(name, cells, decimal, written, label) for name, cells in others.items()}
     names = _metadata_names(guesses, others)
     return [
-        "# Drafted by mil-init from the table and the image folders. Review every line, above all each `CHECK`.",
+        "# Drafted by mil-init from the table and the image folders. Review every line, especially each CHECK.",
         "# Paths are relative to this file.",
         "",
         "[cohort]",
@@ -117,7 +117,7 @@ def _spelling_lines(column: str, spellings: Mapping[str, int]) -> Iterator[str]:
         if word != usual:
             rare = f"{shown(repr(word))} ({count_of(rows, 'row')})"
             common = f"{shown(repr(usual))} ({count_of(spellings[usual], 'row')})"
-            yield check(f"{column} {rare} is not read as {common}; use one spelling in the table.")
+            yield check(f"{column} {rare} is read as a different word from {common}; use one spelling.")
 
 
 def _word(text: str) -> str:

@@ -49,7 +49,7 @@ def _best_formats(cells: Sequence[str]) -> tuple[str, ...]:
 def check_formats(
     name: str, formats: Mapping[str, tuple[str, ...]], chosen: Mapping[str, str], cells: Sequence[str]
 ) -> Iterator[str]:
-    """Yield what a reader should check of a column's formats: all that fit best and the chosen one, by shape."""
+    """Yield the doubts about a column's formats: by shape, `formats` that fit best and the `chosen` one."""
     column = shown(name)
     if len(chosen) > 1:
         yield check(f"{column} is written in {len(chosen)} formats: {', '.join(chosen.values())}.")

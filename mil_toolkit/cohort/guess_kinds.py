@@ -24,7 +24,7 @@ SKEWED = 1.0  # a column of greater skewness gets a logarithm, if the logarithm 
 
 @dataclass(frozen=True)
 class Guess:
-    """A guessed kind and the lines that follow it in the draft; the kind is None if the column is left out."""
+    """A guessed kind and the lines that follow it in the draft; kind is None if the column is left out."""
 
     kind: str | None
     lines: tuple[str, ...]
@@ -100,7 +100,7 @@ def _mixed(name: str, cells: Sequence[str], decimal: str) -> Guess:
         words = len({cell.casefold() for cell in cells})
         reason = f"it has {words} different words, which are neither all numbers nor all dates"
         return _left_out_to_check(name, f"{reason}, {examples(cells)}")
-    count = f"{len(fitting)} of {len(cells)} cells are {kind}, but {len(cells) - len(fitting)} not"
+    count = f"{len(fitting)} of {len(cells)} cells are {kind}, {len(cells) - len(fitting)} are not"
     return _left_out_to_check(name, f"{count}, {examples(others)}")
 
 
@@ -148,8 +148,8 @@ def _guess_birth_date(
             *check_formats(name, formats, chosen, cells),
             f"formats = [{', '.join(map(toml_string, chosen.values()))}]",
             check(
-                f"{shown(name)} becomes the age at the reference date. It should be the day of the smears, if they"
-                " share one; proposed is the day on which the table was last modified."
+                f"{shown(name)} becomes the age at the reference, which should be the day of the smears if they"
+                " share one. Proposed: the day on which the table was last modified."
             ),
             f"reference = {max(written, *births)}",
         ),

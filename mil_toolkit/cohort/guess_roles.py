@@ -31,8 +31,8 @@ def guess_id(table: str, columns: Mapping[str, Sequence[str]], folders: Collecti
     if not shared.get(best):
         raise DataError(
             f"no column of {table} ({examples(columns)}) contains the names of the folders"
-            f" ({examples(folders)}). Each patient needs a folder named as the patient's id; otherwise, write a"
-            " cohort.toml with image_table by hand."
+            f" ({examples(folders)}). Each patient needs a folder named as the patient's id; otherwise, write"
+            " a cohort.toml with image_table by hand."
         )
     return best
 
@@ -40,8 +40,8 @@ def guess_id(table: str, columns: Mapping[str, Sequence[str]], folders: Collecti
 def guess_label(columns: Mapping[str, Sequence[str]]) -> str | None:
     """Return the column of two classes that looks most like a label: by its name first, then by its words.
 
-    None if there is no such column, and if the columns that are named like a label have more classes: any other
-    column would be something else.
+    None if there is no such column, and if the columns that are named like a label have more classes: any
+    other column would be something else.
     """
     candidates = {
         name: guess_classes(cells)[0] for name, cells in columns.items() if not is_named_group(name)
@@ -74,14 +74,14 @@ def _without_zero_decimals(cell: str) -> str:
 
 
 def usual_spelling(spellings: Mapping[str, int]) -> str:
-    """Return the spelling with the most rows; the first in alphabetical order if several have as many."""
+    """Return the spelling with the most rows; the first in sorted order if several have as many."""
     return max(sorted(spellings), key=lambda word: spellings[word])
 
 
 def guess_classes(cells: Sequence[str]) -> tuple[list[str], str | None]:
     """Return the sorted classes of a label column, and the word for unlabelled patients if there is one.
 
-    A word such as "unknown" or an empty cell stands for unlabelled patients if there are two classes besides it.
+    A word such as "unknown" or an empty cell stands for unlabelled patients if there are two other words.
     """
     words = sorted(map(usual_spelling, spellings_of(cells).values()))
     unlabelled = [word for word in words if is_missing(word) or word.lower() in UNLABELLED_WORDS]
@@ -91,7 +91,7 @@ def guess_classes(cells: Sequence[str]) -> tuple[list[str], str | None]:
 
 
 def guess_positive(classes: Sequence[str]) -> tuple[str, str]:
-    """Return the positive and the negative one of two sorted classes, by known words or else the last as positive."""
+    """Return the positive and the negative one of two sorted classes; the last is positive by default."""
     first, second = classes
     if first.lower() in POSITIVE_WORDS or second.lower() in NEGATIVE_WORDS:
         return first, second

@@ -33,7 +33,7 @@ def is_named_birth(header: str) -> bool:
 
 
 def is_named_group(header: str) -> bool:
-    """Return whether a header names a place or a family, by which patients may be grouped, and not a label."""
+    """Return whether a header names a place or a family, which may group patients, but not a label."""
     return GROUP_HEADER.search(header) is not None and not is_named_label(header)
 
 

@@ -15,7 +15,7 @@ from mil_toolkit.cohort.table import read_table
 def images_of_table(
     declared: Declaration, name: str, patients: Collection[str], problems: Problems
 ) -> dict[str, dict[str, Path]] | None:
-    """Return the images of each patient by their paths in the image table; rows that cannot be used are reported.
+    """Return the images of each patient by their paths in the image table; unusable rows are reported.
 
     Returns None, with the reason added to `problems`, if the table cannot be read or lacks a column.
     """

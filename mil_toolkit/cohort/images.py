@@ -41,7 +41,7 @@ def find_images(
 def _images_of_folders(
     declared: Declaration, patients: Collection[str], problems: Problems, report_ignored: bool
 ) -> dict[str, dict[str, Path]] | None:
-    """Return the images of each patient; None if a root is missing, which each of its patients would repeat."""
+    """Return the images of each patient; None if a root is missing, as its patients would be reported too."""
     roots = readable_roots(declared, problems)
     scan = FolderScan(declared.cohort.table, patients, problems)
     images = scan.images(roots)

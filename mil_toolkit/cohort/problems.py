@@ -8,8 +8,8 @@ from mil_toolkit.core.errors import DataError
 class Problems:
     """The problems of a cohort, one line each, in the order in which they were noticed.
 
-    Every function that reads a part of a cohort takes the same `Problems`, adds to it and continues with what it
-    could read.
+    Every function that reads a part of a cohort takes the same `Problems`, adds to it and continues with what
+    it could read.
     """
 
     def __init__(self) -> None:

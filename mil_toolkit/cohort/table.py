@@ -42,8 +42,8 @@ class TextTable:
 def read_table(path: Path, name: str, problems: Problems, separator: str | None = None) -> TextTable | None:
     """Read comma, semicolon or tab separated UTF-8 text; `name` stands for the table in messages.
 
-    Rows with too many or too few cells are reported and left out; empty rows are skipped. Returns None, with the
-    reason added to `problems`, if the file cannot be read at all.
+    Rows with too many or too few cells are reported and left out; empty rows are skipped. Returns None, with
+    the reason added to `problems`, if the file cannot be read at all.
     """
     text = _read_text(path, name, problems)
     if text is None:

@@ -26,7 +26,7 @@ TYPE_NAMES: dict[type, str] = {
 
 
 def read_toml(path: Path) -> TomlTable:
-    """Read a TOML file; a byte order mark is skipped. Raises DataError if it cannot be read or is not valid."""
+    """Read a TOML file; a byte order mark is skipped. Raises DataError if it cannot be read or is invalid."""
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
@@ -83,5 +83,5 @@ def suggestion(word: str, known: Collection[str]) -> str:
 
 
 def toml_string(text: str) -> str:
-    """Return a TOML basic string. JSON escapes the same way, except that it leaves the DEL character as it is."""
+    """Return a TOML basic string. JSON has the same escapes, but leaves the DEL character unescaped."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
