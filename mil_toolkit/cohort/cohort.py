@@ -95,7 +95,7 @@ class Cohort:
         return self.select([patient for patient, keep in zip(self.patient_ids, mask, strict=True) if keep])
 
     def digest(self) -> str:
-        """Return the SHA-256 of the ids, labels, groups and metadata values in order, without paths and names."""
+        """Return the SHA-256 of the ids, labels, groups and metadata values in order; paths do not count."""
         columns = [self.metadata[column.name].tolist() for column in self.columns]
         return digest_json(
             {

@@ -114,7 +114,7 @@ def read_values(
 
 
 def _cells(declared: Declaration, table: TextTable, column: str) -> Iterator[tuple[str, str]]:
-    """Yield the place of each row and its cell; nothing if there is no such column, as `check_columns` reports."""
+    """Yield the place of each row and its cell; nothing if the column is missing, which is reported."""
     cells = table.column(column)
     if cells is not None:
         yield from zip(_places(declared, table), cells, strict=True)

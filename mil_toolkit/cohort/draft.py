@@ -37,8 +37,8 @@ class Draft:
 def draft_cohort(table_path: Path, images: Sequence[Path], output: Path) -> Draft:
     """Write the cohort.toml that a table and its image folders suggest.
 
-    Raises UsageError if `output` exists or cannot be written, and DataError if the table or a folder cannot be
-    read or no column of the table contains the names of the folders.
+    Raises UsageError if `output` exists or cannot be written, and DataError if the table or a folder cannot
+    be read or no column of the table contains the names of the folders.
     """
     if output.exists():
         raise UsageError(f"{output} already exists. Remove it, or name another file with --output.")

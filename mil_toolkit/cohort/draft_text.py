@@ -51,7 +51,7 @@ def draft_text(table: TextTable, folders: Collection[str], paths: DraftPaths, wr
     guesses = {name: guess_column(name, cells, decimal, written, label) for name, cells in others.items()}
     names = _metadata_names(guesses, others)
     return [
-        "# Drafted by mil-init from the table and the image folders. Review every line, especially each CHECK.",
+        "# Drafted by mil-init from the table and the image folders. Review each line, above all each CHECK.",
         "# Paths are relative to this file.",
         "",
         "[cohort]",

@@ -148,8 +148,8 @@ def _guess_birth_date(
             *check_formats(name, formats, chosen, cells),
             f"formats = [{', '.join(map(toml_string, chosen.values()))}]",
             check(
-                f"{shown(name)} becomes the age at the reference, which should be the day of the smears if they"
-                " share one. Proposed: the day on which the table was last modified."
+                f"{shown(name)} becomes the age at the reference, which should be the day of the smears if"
+                " they share one. Proposed: the day on which the table was last modified."
             ),
             f"reference = {max(written, *births)}",
         ),
