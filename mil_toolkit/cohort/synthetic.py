@@ -88,8 +88,8 @@ def draw_cohort(
 
     Three in five patients are tumoral, and a few of their images show the tumoral morphology: a large, cleft
     nucleus of coarse chromatin with a nucleolus. All other images show small lymphocytes or, in a share that
-    differs between patients, activated ones, which are large too but carry no signal. Age and lymphocyte count
-    carry part of the signal, the bag size a little, sex none. The same arguments give the same bytes.
+    differs between patients, activated ones, which are large too but carry no signal. Age and lymphocyte
+    count carry part of the signal, the bag size a little, sex none. The same arguments give the same bytes.
 
     image_size: side of the images in pixels
     images: fewest and most images of a patient

@@ -73,7 +73,8 @@ def test_advice_follows_its_rows_once(tmp_path: Path) -> None:
 def test_a_problem_of_most_rows_is_reported_once_with_examples(tmp_path: Path) -> None:
     rows = [f"P{number},tumoral,{number}.1.1950" for number in range(1, 10)]
     toml = TOML[: TOML.index("[metadata")] + (
-        '[metadata.age]\ncolumn = "DOB"\nkind = "birth-date"\nformats = ["%d/%m/%Y"]\nreference = 2020-12-31\n'
+        '[metadata.age]\ncolumn = "DOB"\nkind = "birth-date"\n'
+        'formats = ["%d/%m/%Y"]\nreference = 2020-12-31\n'
     )
     toml = toml.replace('group = "HOSPITAL"\n', "")
     path = write(tmp_path, "\n".join(["ID,LABEL,DOB", *rows]), toml, patients="Q1 Q2 Q3 Q4 Q5 Q6")

@@ -65,7 +65,8 @@ def test_free_text_is_left_out_and_flagged(tmp_path: Path) -> None:
     assert "metadata" not in document
     assert flagged(
         drafted,
-        "NOTE is left out: it has 30 different words, which are neither all numbers nor all dates, for example 'remark 0'",
+        "NOTE is left out: it has 30 different words, which are neither all numbers nor all dates, "
+        "for example 'remark 0'",
     )
 
 
