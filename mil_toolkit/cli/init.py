@@ -16,8 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command `mil-init` and return its exit code."""
     parser = command_parser(
         "mil-init",
-        "Draft a commented cohort.toml from a table and its image folders. Every guess to check is marked CHECK"
-        " in it.",
+        "Draft a commented cohort.toml from a table and its image folders. Every guess to check is marked"
+        " CHECK in it.",
     )
     parser.add_argument("table", type=Path, metavar="TABLE", help="CSV file with one row per patient")
     parser.add_argument(
