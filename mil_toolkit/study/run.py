@@ -168,7 +168,7 @@ class Run:
     def slots(self, search: Search) -> Slots:
         """The search's trials; raises DataError where those of another study are in the storage."""
         if search.name not in self._slots:
-            epochs = max(self.config.settings.get("epochs", (HeadConfig().epochs,)))
+            epochs = max(self.config.epochs)
             higher = METRICS[self.config.objective].higher_is_better
             pruner = PRUNERS[self.config.pruner](epochs)
             slots = Slots(self.storage, search.name, self.count, higher, pruner, self.planned)
