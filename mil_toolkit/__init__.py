@@ -7,7 +7,7 @@ config        every setting: a field holds its default, its help text and its se
 evaluation    metrics, intervals, comparisons, calibration and splits
 cohort        the patients: cohort.toml, the table, the metadata and the image files
 backbones     pretrained networks, their weights, and how they embed images
-model         the head: pooling, metadata branch and classifier, in torch only
+model         the head: pooling, metadata branch and classifier; it imports only torch
 features      embeddings on disk: the cache, and the extraction that fills it
 training      training of heads: inputs, losses, the training loop and fine-tuning
 search        everything that uses Optuna: search space, storage, trials and samplers

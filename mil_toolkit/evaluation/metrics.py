@@ -166,7 +166,7 @@ def _positive_shares(predicted: Predicted, weights: np.ndarray) -> tuple[np.ndar
     return sensitivity(predicted, weights) * prevalence, false_positive_rate * (1 - prevalence)
 
 
-def _prevalence(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
+def _prevalence(predicted: Predicted, weights: np.ndarray) -> np.ndarray | np.float64:
     stated = predicted.prevalence
     return _mean(predicted.labels == 1, weights) if stated is None else np.float64(stated)
 
