@@ -16,7 +16,7 @@ import numpy as np
 from mil_toolkit.cohort.kinds import DAYS_PER_YEAR
 from mil_toolkit.cohort.smears import ACTIVATED, SMALL, TUMORAL, draw_image, draw_smear
 from mil_toolkit.core.errors import UsageError
-from mil_toolkit.core.files import fsync_folder, publish, written
+from mil_toolkit.core.files import fsync_folder, publish, report_write_errors
 
 logger = logging.getLogger(__name__)
 TUMORAL_PATIENTS = 0.6  # share of all patients
@@ -102,7 +102,7 @@ def draw_cohort(
             f"{folder} already exists and is not an empty folder. Remove it, or name another one."
         )
     logger.info("Drawing a cohort of %d patients into %s ...", patients + unlabelled, folder)
-    with written(folder):
+    with report_write_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
         draft.mkdir()

@@ -1,8 +1,9 @@
-"""Scores with intervals that resample patients, and paired comparisons (rules of evidence, 5 and 6).
+"""Scores with bootstrap intervals over patients, and paired comparisons (see docs/evidence.md).
 
-A table of predictions has the columns `repeat`, `fold`, `patient_id`, `label`, `probability` and `prediction`,
-one row for each patient and repeat. The intervals take the models as they were fitted: they say how far the
-score would move with other patients, not with other training sets.
+A table of predictions has the columns `repeat`, `fold`, `patient_id`, `label`, `probability` and
+`prediction`, and one row for each patient and repeat. The models are not refitted in a resample: the
+intervals show how much a score varies with the patients that are scored, not with the patients that the
+models were trained on.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,16 +24,17 @@ from mil_toolkit.evaluation.records import (
     Scores,
 )
 
-DRAWS = 2000
-LEVEL = 0.95
-_AT_ONCE = 2_000_000  # pairs of patients compared at once, times draws
+DRAWS = 2000  # resamples of an interval, and permutations of a test
+LEVEL = 0.95  # of the intervals
+_AT_ONCE = 2_000_000  # pairs of patients times permutations that are scored in one call
 
 
 @dataclass(frozen=True)
 class Table:
-    """Predictions as arrays over R repeats and n patients, patients in the order of their ids.
+    """Predictions of n patients in R repeats, as arrays in the order of the patients' ids.
 
-    labels: (n,); folds, probabilities, decisions: (R, n)
+    labels: (n,) of 0 and 1; folds, probabilities, decisions: (R, n)
+    prevalence: share of positives for the predictive values; None uses the share among the patients
     """
 
     patient_ids: tuple[str, ...]
@@ -44,7 +46,13 @@ class Table:
 
     @classmethod
     def of(cls, predictions: pd.DataFrame, prevalence: float | None = None) -> "Table":
-        """The arrays of a table in which every repeat predicts the same patients."""
+        """Convert a table of predictions, in which every repeat must have the same patients.
+
+        >>> rows = {"repeat": [1, 1], "fold": [1, 2], "patient_id": ["P2", "P1"], "label": [0, 1],
+        ...         "probability": [0.2, 0.7], "prediction": [0, 1]}
+        >>> Table.of(pd.DataFrame(rows)).patient_ids
+        ('P1', 'P2')
+        """
         wide = predictions.pivot(index="repeat", columns="patient_id")
         labels = wide["label"].to_numpy()[0].astype(int)
         ids = tuple(map(str, wide["label"].columns))
@@ -53,7 +61,7 @@ class Table:
         return cls(ids, labels, folds, probabilities, decisions, prevalence)
 
     def select(self, patient_ids: Sequence[str]) -> "Table":
-        """The predictions of these patients alone, in this order."""
+        """Return the predictions of these patients only, in this order."""
         places = [self.patient_ids.index(patient) for patient in patient_ids]
         return replace(
             self,
@@ -65,17 +73,23 @@ class Table:
         )
 
     def repeats(self) -> Iterator[Predicted]:
-        """The predictions of each repeat."""
+        """Yield the predictions of each repeat."""
         for row in zip(self.probabilities, self.decisions, self.folds, strict=True):
             yield Predicted(self.labels, *row, self.prevalence)
 
     def scores(self, metric: Metric, weights: np.ndarray) -> np.ndarray:
-        """A metric averaged over repeats, under weights (draws, n) of the patients: (draws,)."""
+        """Return a metric averaged over repeats, (draws,), given weights (draws, n) of the patients."""
         return np.mean([metric.of(predicted, weights) for predicted in self.repeats()], axis=0)
 
 
 def draw_patients(labels: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
-    """How often each patient is drawn in each resample: (draws, n). Every class keeps its number of patients."""
+    """Return how often each patient is drawn in each bootstrap resample, (draws, n).
+
+    The classes are resampled separately, so that each keeps its number of patients.
+
+    >>> draw_patients(np.array([1, 1, 0]), draws=4).sum(axis=1).tolist()
+    [3.0, 3.0, 3.0, 3.0]
+    """
     random = np.random.default_rng(seed)
     weights = np.zeros((draws, len(labels)))
     for label in np.unique(labels):
@@ -87,7 +101,11 @@ def draw_patients(labels: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.n
 
 
 def percentile_interval(values: np.ndarray) -> tuple[float, float]:
-    """The central 95 % of some draws; draws without a value are left out, and NaN is all there is without any."""
+    """Return the bounds of the central 95 % of values, ignoring NaN; NaN if there are no others.
+
+    >>> [round(bound, 3) for bound in percentile_interval(np.array([0.0, 0.5, 1.0, np.nan]))]
+    [0.025, 0.975]
+    """
     known = values[~np.isnan(values)]
     if not len(known):
         return np.nan, np.nan
@@ -96,7 +114,12 @@ def percentile_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def exact_interval(successes: int, count: int) -> tuple[float, float]:
-    """Clopper and Pearson's interval of a proportion."""
+    """Return the 95 % interval of a proportion by Clopper and Pearson.
+
+    >>> low, high = exact_interval(9, 10)
+    >>> round(low, 3), round(high, 3)
+    (0.555, 0.997)
+    """
     interval = binomtest(successes, count).proportion_ci(LEVEL, method="exact")
     return float(interval.low), float(interval.high)
 

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.stats import ttest_1samp
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import GROUPS, HeadConfig, StudyConfig
+from mil_toolkit.config import GROUPS, StudyConfig
 from mil_toolkit.core.files import TEMPORARY_PREFIX, publish_json, read_json
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.seeds import derive_seeds
@@ -98,7 +98,7 @@ def run_canary(
 
 def small(config: StudyConfig) -> StudyConfig:
     """The study with few trials, folds, members and epochs; what it searches is the same."""
-    epochs = tuple(min(each, MOST_EPOCHS) for each in config.settings.get("epochs", (HeadConfig().epochs,)))
+    epochs = tuple(min(each, MOST_EPOCHS) for each in config.epochs)
     outer = config.outer_folds if config.outer_folds == GROUPS else MOST_FOLDS
     return replace(
         config,

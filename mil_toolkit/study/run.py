@@ -7,7 +7,6 @@ from functools import cached_property
 
 import numpy as np
 
-from mil_toolkit.config import HeadConfig
 from mil_toolkit.core.files import remove_dead_temporaries
 from mil_toolkit.core.records import to_json
 from mil_toolkit.core.seeds import derive_seeds
@@ -49,7 +48,7 @@ class SearchRun:
     def slots(self) -> Slots:
         """The search's trials; raises DataError where the storage holds another study under this name."""
         config = self.workspace.config
-        epochs = max(int(value) for value in config.settings.get("epochs", (HeadConfig().epochs,)))
+        epochs = max(config.epochs)
         planned = self.workspace.space.planned(config.sampler)
         count = trials_each(self.workspace)
         higher = METRICS[config.objective].higher_is_better

@@ -176,7 +176,7 @@ def test_the_card_may_be_edited(folder: Path) -> None:
 def test_a_newer_schema_is_told_to_upgrade_for(folder: Path) -> None:
     edit(folder, lambda config: config.update(schema=2))
     with pytest.raises(
-        DataError, match=r"schema 2, of a newer mil_toolkit.*reads schema 1. Upgrade: pip install"
+        DataError, match=r"schema 2, written by a newer mil_toolkit.*reads schema 1. Upgrade: pip install"
     ):
         ModelBundle.load(folder)
 

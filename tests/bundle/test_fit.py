@@ -100,10 +100,10 @@ def test_a_bundle_replaces_an_older_one(tiny: Tiny, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("there", "said"),
     [
-        ("bundle", "model holds what is not of a bundle: predictions.csv. "),
+        ("bundle", "model contains entries that are not part of a bundle: predictions.csv. "),
         ("study", ", DONE, audit.json and "),
         ("another", "config.json, model.safetensors. "),
-        ("file", "is no folder"),
+        ("file", "is not a folder"),
     ],
 )
 def test_anything_but_a_bundle_is_kept_and_told_before_training(

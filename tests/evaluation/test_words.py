@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from mil_toolkit.config import THRESHOLD_NAMES
-from mil_toolkit.core.text import count_of, each_or_most, some
 from mil_toolkit.evaluation.words import comparison, in_use, p_value, passed_over, spread, threshold_rule
 
 SCORE = {"value": 0.5, "low": 0.25, "high": 0.75}
@@ -23,15 +22,6 @@ def test_a_difference_on_fewer_than_ten_discordant_patients_is_warned_of(
     assert text.startswith("+0.500 (+0.250 to +0.750), p <0.001")
     assert f"{discordant:g} discordant patients" in text
     assert ("rests on little" in text) == warned
-
-
-def test_a_count_has_no_decimal_without_need_and_one_thing_is_singular() -> None:
-    told = [count_of(value, "patient") for value in (0, 1, 1.5, 7.0, 1234567)]
-    assert told == ["0 patients", "1 patient", "1.5 patients", "7 patients", "1234567 patients"]
-    assert (count_of(1, "search", "searches"), count_of(2, "search", "searches")) == (
-        "1 search",
-        "2 searches",
-    )
 
 
 def test_a_spread_that_is_not_known_is_not_told() -> None:
@@ -81,20 +71,3 @@ def test_what_was_passed_over_for_the_defaults_is_named(
 def test_every_threshold_rule_has_its_words_and_a_required_sensitivity_comes_before_it(rule: str) -> None:
     assert threshold_rule(rule, None)
     assert threshold_rule(rule, 0.95) == "a sensitivity of at least 0.95 in validation"
-
-
-def test_long_lists_are_cut_and_say_so() -> None:
-    assert (some([]), some(range(5)), some(range(7))) == ("", "0, 1, 2, 3, 4", "0, 1, 2, 3, 4 and 2 more")
-
-
-@pytest.mark.parametrize(
-    ("failed", "of", "lines"), [(5, 5, 5), (6, 12, 6), (6, 11, 1), (90, 90, 1), (45, 90, 45)]
-)
-def test_a_cause_is_told_once_where_most_fail_for_it_and_they_are_many(
-    failed: int, of: int, lines: int
-) -> None:
-    patients = [f"P{place}" for place in range(failed)]
-    told = each_or_most(patients, of, map("patient {}.".format, patients), "patients fail:")
-    assert len(told) == lines
-    once = f"{failed} of {of} patients fail: P0, P1, P2, P3, P4 and {failed - 5} more."
-    assert told[0] == (once if lines == 1 else "patient P0.")

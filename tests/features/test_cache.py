@@ -237,7 +237,7 @@ def _no_sequence(file: h5py.File) -> None:
         (_wide, "do not fit together"),
         (_double, "do not fit together"),
         (_short, "do not fit together"),
-        (_schema, "is of schema 2, of a newer mil_toolkit.*reads schema 1"),
+        (_schema, "has schema 2, written by a newer mil_toolkit.*reads schema 1"),
         (_spec, "belongs to another spec"),
         (_no_sequence, "cannot be read"),
     ],
@@ -387,7 +387,7 @@ def test_a_failed_publish_leaves_the_old_file(
 
     publish(tmp_path / "file", b"old")
     monkeypatch.setattr(os, step, fail)
-    with pytest.raises(UsageError, match=r"file cannot be written: No space left on device\. What was"):
+    with pytest.raises(UsageError, match=r"file cannot be written: No space left on device\. Files that were"):
         publish(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

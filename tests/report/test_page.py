@@ -109,7 +109,7 @@ def test_the_report_replaces_an_older_page_and_nothing_else(
     monkeypatch.setattr("mil_toolkit.report.page.render", None)  # is not come to
     for output, said in (
         (table, "is no HTML page"),
-        (tmp_path, "is no file"),
+        (tmp_path, "is not a file"),
         (table / "x", "Not a directory"),
     ):
         done = command("report", study, "--output", output)

@@ -198,7 +198,7 @@ def test_a_full_disk_is_told_and_the_study_goes_on(
     """By the limit on a file's size, which the storage reaches: at once, or after some trials."""
     study = tmp_path / "study"
     assert server.run(study, fault=["limit", "", limit]) == 2
-    assert "What was complete stays" in said(study) and not (study / "DONE").exists()
+    assert "Files that were complete are kept" in said(study) and not (study / "DONE").exists()
     before = set() if limit == 100_000 else set(stored(study))
     assert bool(before) == (limit > 100_000)
     assert server.run(study) == 0 and before <= set(stored(study))
