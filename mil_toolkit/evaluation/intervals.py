@@ -127,8 +127,9 @@ def exact_interval(successes: int, count: int) -> tuple[float, float]:
 def scores_with_intervals(table: Table) -> Scores:
     """Return the score of every metric, by name.
 
-    The calibration error has no interval, and neither has a difference of two: resampling adds noise to the gap of
-    every bin, and since the gap enters by its size and not by its sign, most resamples lie above the score.
+    The calibration error has no interval, and neither has a difference of two: resampling adds noise to the
+    gap of every bin, and since the gap enters by its size and not by its sign, most resamples lie above the
+    score.
     """
     weights = draw_patients(table.labels)
     return {name: _score(table, metric, weights) for name, metric in METRICS.items()}
@@ -148,7 +149,7 @@ def _interval(metric: Metric, drawn: np.ndarray) -> tuple[float, float]:
 
 
 def _exact(table: Table, proportions: Sequence[int]) -> tuple[float, float]:
-    """The mean of the proportions' exact intervals, where resampling gives no width: all of a class right, or wrong."""
+    """Return the mean of the proportions' exact intervals, used where all resamples have the same score."""
     right = (table.decisions == table.labels).mean(0)  # (n,) in how many of the repeats
     parts = [right if label < 0 else right[table.labels == label] for label in proportions]
     intervals = [exact_interval(round(part.sum()), len(part)) for part in parts]
@@ -156,7 +157,7 @@ def _exact(table: Table, proportions: Sequence[int]) -> tuple[float, float]:
 
 
 def reliability(table: Table) -> list[ReliabilityBin]:
-    """Return the reliability curve: predicted probability and share of positives in each bin that has patients.
+    """Return the reliability curve: predicted probability and share of positives in each non-empty bin.
 
     The mean gap between the two is the calibration error.
     """
@@ -188,7 +189,8 @@ def _reliability_bin(table: Table, number: int, inside: np.ndarray, weights: np.
 def compare(one: Table, other: Table) -> Comparison:
     """Compare two methods on the same patients, folds and resamples: one minus other, for every metric.
 
-    The p-value is that of a permutation test which swaps the two methods of a patient in all repeats together.
+    The p-value is that of a permutation test which swaps the two methods of a patient in all repeats
+    together.
     """
     weights, swaps = draw_patients(one.labels), _draw_swaps(len(one.labels))
     differences = {name: _difference(one, other, metric, weights, swaps) for name, metric in METRICS.items()}

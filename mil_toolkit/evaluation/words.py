@@ -68,8 +68,8 @@ def passed_over_words(trial: int, lead: float | None, error: float | None, objec
     if lead <= 0:
         return f"{first} it was not better."
     return (
-        f"{first} it was better by only {lead:.3g} in {objective.replace('_', ' ')}, which does not exceed one"
-        f" standard error of the difference ({error:.3g})."
+        f"{first} it was better by only {lead:.3g} in {objective.replace('_', ' ')}, which does not exceed"
+        f" one standard error of the difference ({error:.3g})."
     )
 
 

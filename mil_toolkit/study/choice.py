@@ -9,7 +9,7 @@ import pandas as pd
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.records import publish_record
-from mil_toolkit.core.seeds import MEMBERS
+from mil_toolkit.core.seeds import members_path
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.evaluation.metrics import score_all
 from mil_toolkit.search.trials import FinishedTrial
@@ -72,7 +72,8 @@ def _best_or_defaults(
 def _retrained(workspace: Workspace, search: Search, inputs: Inputs, trial: FinishedTrial) -> Candidate:
     """Train a trial's configuration on the inner folds again, with all members."""
     assert trial.epoch is not None  # the trial is complete
-    config, seed = workspace.space.config_of(trial.parameters), workspace.study.seed(search, MEMBERS)
+    config = workspace.space.config_of(trial.parameters)
+    seed = members_path(workspace.config.seed, search.path)
     curves = run_again(inputs, config, trial.epoch, workspace.config.members, seed)
     return Candidate(trial, config, curves)
 

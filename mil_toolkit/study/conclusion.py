@@ -10,7 +10,7 @@ from mil_toolkit.core.errors import BusyError
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.records import publish_record
-from mil_toolkit.core.seeds import MEMBERS
+from mil_toolkit.core.seeds import members_path
 from mil_toolkit.search.slots import Slots
 from mil_toolkit.search.trials import FinishedTrial
 from mil_toolkit.study.choice import choose
@@ -56,7 +56,8 @@ def conclude(workspace: Workspace, search: Search, slots: Slots, inputs: LatestI
 
 def refit_and_predict(workspace: Workspace, search: Search, best: Best) -> None:
     """Refit an outer fold's choice on all its training patients, and predict its held-out patients."""
-    train, seed = workspace.patients.take(search.patients), workspace.study.seed(search, MEMBERS)
+    train = workspace.patients.take(search.patients)
+    seed = members_path(workspace.config.seed, search.path)
     members, device, dtype = workspace.config.members, workspace.device, workspace.dtype
     head = refit(train, best.config, best.epoch, members, seed, device, dtype)
     test = workspace.patients.take(search.test)

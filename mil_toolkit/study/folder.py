@@ -16,7 +16,7 @@ from mil_toolkit.core.locks import CLAIM, exclusive
 from mil_toolkit.core.records import from_json, publish_record, read_record, read_record_if_any, to_json
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.description import SCHEMA, describe, patients_of, refuse_other, sources_of
-from mil_toolkit.study.plan import FINAL, Search, fold_name
+from mil_toolkit.study.plan import Search, fold_name
 from mil_toolkit.study.records import (
     AblationScores,
     Best,
@@ -223,14 +223,6 @@ class Study:
     def outer_folders(self) -> dict[str, SearchFolder]:
         """Return the files of every outer fold's search, by its name."""
         return outer_folders(self.folder)
-
-    def seed(self, search: Search, number: int) -> tuple[int, ...]:
-        """Return the seed path of a search's trial, or with MEMBERS as number that of its members."""
-        return (self.config.seed, *search.path, number)
-
-    def final_seed(self, number: int) -> tuple[int, ...]:
-        """Return the same seed path for the final search."""
-        return (self.config.seed, *FINAL, number)
 
     def record_data(self, cohort: Cohort, cache: FeatureCache | None) -> None:
         """Publish what a report needs to know about the data; it is not part of the study's description."""

@@ -9,11 +9,9 @@ from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import StudyConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest_json
-from mil_toolkit.core.seeds import derive_seeds
+from mil_toolkit.core.seeds import FINAL, derive_seed, inner_folds_path, outer_folds_path
 from mil_toolkit.evaluation.splits import Split, describe_splits, leave_one_group_out, make_splits
 from mil_toolkit.study.records import ClassCounts, HeldOut, SplitsRecord
-
-FINAL = (0, 0)  # instead of repeat and outer fold: the path of the search on all labelled patients
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def _class_counts(labels: np.ndarray) -> ClassCounts:
 
 def _outer_splits(cohort: Cohort, config: StudyConfig, repeat: int) -> list[Split]:
     if isinstance(config.outer_folds, int):
-        seed = derive_seeds(1, config.seed, repeat, 0)[0]
+        seed = derive_seed(*outer_folds_path(config.seed, repeat))
         return make_splits(cohort.labels.astype(int), config.outer_folds, seed, groups=cohort.groups)[0]
     if cohort.groups is None:
         raise DataError(
@@ -93,7 +91,8 @@ def _inner_splits(
     groups = None if cohort.groups is None else cohort.groups[patients]
     labels = cohort.labels[patients].astype(int)
     try:
-        return make_splits(labels, config.folds, derive_seeds(1, config.seed, *path)[0], ages, groups)
+        seed = derive_seed(*inner_folds_path(config.seed, path))
+        return make_splits(labels, config.folds, seed, ages, groups)
     except DataError as error:
         among = "all labelled patients"
         if path != FINAL:

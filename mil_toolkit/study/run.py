@@ -9,7 +9,7 @@ import numpy as np
 
 from mil_toolkit.core.files import remove_dead_temporaries
 from mil_toolkit.core.records import to_json
-from mil_toolkit.core.seeds import derive_seeds
+from mil_toolkit.core.seeds import derive_seed, trial_path
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.search.samplers import PRUNERS, SAMPLERS, Sampler
 from mil_toolkit.search.slots import Slots
@@ -70,7 +70,7 @@ class SearchRun:
         return is_concluded(self.workspace.study, self.search)
 
     def advance(self, progress: Progress) -> bool:
-        """Run all trials that can begin, then conclude the search if none is left; return whether it ended."""
+        """Run all trials that can begin, conclude the search if none is left; return whether it ended."""
         if not self.concluded:
             while self._in_time() and self.slots.run_next(self._evaluate, self._sampler):
                 if progress.waits:
@@ -91,7 +91,7 @@ class SearchRun:
 
     def _sampler(self, number: int) -> Sampler:
         # It depends on the slot only, and not on how often the study was interrupted.
-        seed = derive_seeds(1, *self.workspace.study.seed(self.search, number))[0]
+        seed = derive_seed(*trial_path(self.workspace.config.seed, self.search.path, number))
         return SAMPLERS[self.workspace.config.sampler](seed)
 
     def _in_time(self) -> bool:

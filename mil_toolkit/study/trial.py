@@ -6,6 +6,7 @@ import numpy as np
 
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.core.errors import Diverged
+from mil_toolkit.core.seeds import trial_path
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.search.trials import NoValue, Pruned, RunningTrial
 from mil_toolkit.study.folder import EpochScores, publish_epochs
@@ -46,7 +47,7 @@ def evaluate(
     training diverges or the objective is undefined.
     """
     config, objective = trial.suggest(workspace.space), workspace.config.objective
-    reports, seed = _EpochReports(trial), workspace.study.seed(search, trial.number)
+    reports, seed = _EpochReports(trial), trial_path(workspace.config.seed, search.path, trial.number)
     try:
         result = run_trial(inputs, config, objective, seed, reports)
     except Pruned:
