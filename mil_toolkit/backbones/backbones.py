@@ -130,7 +130,7 @@ def _kind(name: str) -> str:
 
 
 def check_backbone(name: str, weights: str) -> None:
-    """Raise UsageError if there is no such backbone, or if `weights` is not imagenet, random or a checkpoint."""
+    """Raise UsageError for an unknown backbone, and unless `weights` is imagenet, random or a checkpoint."""
     _kind(name)
     if weights not in ("imagenet", "random"):
         check_file(Path(weights))
@@ -150,8 +150,8 @@ def backbone_of(
     if spec["weight_digest"] is None:
         raise UsageError(
             f"These features were imported ({spec['backbone']}, {spec['weights']}): only the tool that made"
-            " them has the backbone. Embed the images with that tool, run mil-cache import, and name the resulting"
-            " folder with --features."
+            " them has the backbone. Embed the images with that tool, run mil-cache import, and name the"
+            " resulting folder with --features."
         )
     if weights is None and trained is None and spec["weights"] == "file":
         raise UsageError(
