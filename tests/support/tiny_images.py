@@ -100,4 +100,4 @@ def break_some(toml: Path) -> list[str]:
     (folder / "P1/1.png").write_bytes(whole[: len(whole) // 2])
     (folder / "P2/0.png").write_bytes(b"")
     (folder / "P3/4.png").write_text("no image")
-    return ["P1/1.png: cannot be decoded", "P2/0.png: the file is empty", "P3/4.png: not an image of"]
+    return ["P1/1.png: cannot be decoded", "P2/0.png: the file is empty", "P3/4.png: not a JPEG"]
