@@ -18,8 +18,9 @@ from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import publish, shown
 from mil_toolkit.evaluation.intervals import Scores, Table, scores_with_intervals
-from mil_toolkit.features.cache import FeatureCache, spec_differences
+from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import TOLERANCE, extract
+from mil_toolkit.features.spec import Spec, spec_differences
 from mil_toolkit.study.tables import attention_table
 from mil_toolkit.training.patients import Patients
 
@@ -118,11 +119,12 @@ def _feature_problems(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache |
     return cache.absent(cohort.patient_ids)
 
 
-def _differences(spec: dict[str, Any], trained: dict[str, Any]) -> list[str]:
+def _differences(spec: Spec, trained: Spec) -> list[str]:
     """In what a spec differs from the model's; where the weights came from is no difference if they are the same."""
     same = spec["weight_digest"] is not None and spec["weight_digest"] == trained["weight_digest"]
-    origin = {name: trained[name] for name in ("weights", "seed")} if same else {}
-    return spec_differences({**spec, **origin}, trained)
+    if same:
+        spec = {**spec, "weights": trained["weights"], "seed": trained["seed"]}
+    return spec_differences(spec, trained)
 
 
 def _tell_other_embeddings(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> None:
