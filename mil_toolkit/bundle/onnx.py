@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mil_toolkit.backbones.backbones import Backbone
-from mil_toolkit.backbones.embedder import fold
+from mil_toolkit.backbones.embedder import fuse_batch_norm
 from mil_toolkit.bundle.bundle import HEAD_ONNX, WHOLE_ONNX, ModelBundle
 from mil_toolkit.core.errors import UsageError, import_extra
 from mil_toolkit.core.files import publish
@@ -90,7 +90,7 @@ class _OnePatient(nn.Module):
         super().__init__()
         self.head, self.decision, self.model = head, decision, head.model
         self.backbone = backbone
-        self.network = None if backbone is None else fold(backbone.network)
+        self.network = None if backbone is None else fuse_batch_norm(backbone.network)
 
     def forward(self, bag: Tensor | None, metadata: Tensor | None) -> tuple[Tensor, ...]:
         """Return the outputs that `export_onnx` documents; attention only where there is a bag."""

@@ -19,9 +19,9 @@ from mil_toolkit.core.files import publish
 from mil_toolkit.core.text import shown
 from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
 from mil_toolkit.evaluation.records import Scores
-from mil_toolkit.features.cache import FeatureCache, spec_differences
+from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import TOLERANCE, extract
-from mil_toolkit.features.spec import Spec
+from mil_toolkit.features.spec import Spec, spec_differences
 from mil_toolkit.study.records import ColumnRecord
 from mil_toolkit.study.tables import attention_table
 from mil_toolkit.training.patients import Patients
@@ -130,8 +130,9 @@ def _feature_problems(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache |
 def _spec_problems(spec: Spec, trained: Spec) -> list[str]:
     """Return the differences of two specs; the origin of the same weights does not count as one."""
     same = spec["weight_digest"] is not None and spec["weight_digest"] == trained["weight_digest"]
-    origin = {name: trained[name] for name in ("weights", "seed")} if same else {}
-    return spec_differences({**spec, **origin}, trained)
+    if same:
+        spec = {**spec, "weights": trained["weights"], "seed": trained["seed"]}
+    return spec_differences(spec, trained)
 
 
 def _warn_of_other_embeddings(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> None:

@@ -25,9 +25,10 @@ from mil_toolkit.core.seeds import MEMBERS
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.evaluation.intervals import Table, compare, scores_with_intervals
 from mil_toolkit.evaluation.metrics import METRICS
-from mil_toolkit.features.cache import FeatureCache, folder_name
+from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.image_files import ImageFiles
 from mil_toolkit.features.pixels import DECODER
+from mil_toolkit.features.spec import Spec, folder_name
 from mil_toolkit.study.folder import Best, Study
 from mil_toolkit.study.plan import Search, plan_searches
 from mil_toolkit.study.scores import HONEST, honest_scores, rival_tables
@@ -252,7 +253,7 @@ class _Run:
         choice = self._choose(self.final)
         _, finetuner = self._train(self.final, "all", self.patients, choice.epoch)
         assert finetuner is not None
-        spec = {**self.files.spec, "weights": "file", "seed": None}
+        spec: Spec = {**self.files.spec, "weights": "file", "seed": None}
         spec["weight_digest"] = weight_digest(finetuner.halves.network.cpu())
         recorded = [f"{pick_precision('auto', self.device)} with {DECODER}"]
         features = {"name": folder_name(spec), "spec": spec, "recorded": recorded}

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mil_toolkit.backbones.backbones import Backbone
-from mil_toolkit.backbones.embedder import Embedder, Normaliser, fold
+from mil_toolkit.backbones.embedder import Embedder, Normaliser, fuse_batch_norm
 from mil_toolkit.backbones.parts import ALL, divide, last_stage
 from mil_toolkit.config import FinetuneConfig
 from mil_toolkit.core.devices import DTYPES, pick_precision
@@ -102,7 +102,7 @@ class Halves:
         else:
             # Folding rounds anew. In float32 that alone would move gradients by more than all the rest.
             self.frozen = nn.Sequential(
-                normalise, before if dtype == torch.float32 else fold(before).to(dtype)
+                normalise, before if dtype == torch.float32 else fuse_batch_norm(before).to(dtype)
             )
 
     def trained(self, entering: Tensor) -> Tensor:

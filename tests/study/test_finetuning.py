@@ -212,7 +212,7 @@ def test_it_leaves_as_onnx_with_the_backbone_that_was_trained(tuned: Copy, tmp_p
     [
         (("--unfreeze", "layer4"), 2, "--unfreeze: without --finetune"),
         (("--outer",), 2, "--outer: without --finetune"),
-        (("--finetune", "--unfreeze", "layer5"), 2, "'layer5' is none of the parts"),
+        (("--finetune", "--unfreeze", "layer5"), 2, "'layer5' is not one of the parts"),
         (("--finetune", "--epochs", "0"), 2, "--epochs must be at least 1, not 0"),
         (("--finetune", "--backbone-rate", "-1"), 2, "--backbone-rate must be at least 0"),
         (("--finetune", "--weights", "gone.pth"), 2, "gone.pth"),

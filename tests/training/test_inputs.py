@@ -79,7 +79,7 @@ def test_instances_come_in_round_numbers_that_a_last_bag_fills(
 def test_members_that_lie_side_by_side_share_their_folds_view(make_patients: MakePatients) -> None:
     inputs, config = Inputs(make_patients(), TRAINS), HeadConfig(components=4)
     shared = seen_by(inputs, config, torch.arange(12), [0, 0, 1, 1])
-    assert len(shared.x) == 2 and shared.members == 4
+    assert len(shared.x) == 2 and shared.member_count == 4
     for folds in ([0, 1, 1, 0], [0, 0, 1], [1, 0, 1, 0]):
         own = seen_by(inputs, config, torch.arange(12), folds)
         assert len(own.x) == len(folds)
