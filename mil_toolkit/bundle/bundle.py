@@ -83,7 +83,7 @@ class ModelBundle:
         tensors = save(_tensors(self.head))
         head = {
             "config": asdict(self.head.model.config),
-            "members": self.head.members,
+            "members": self.head.member_count,
             "embedding_width": 0 if self.head.projection is None else self.head.projection.width,
             "encoder": self.head.encoder.to_json(),
         }
@@ -92,7 +92,7 @@ class ModelBundle:
             contents[BACKBONE] = save({name: each.contiguous() for name, each in self.backbone.items()})
         for name, content in contents.items():
             publish(folder / name, content)
-        publish(folder / CARD, model_card(self.about, self.scores, self.head.members).encode())
+        publish(folder / CARD, model_card(self.about, self.scores, self.head.member_count).encode())
         digests = {name: digest(content) for name, content in contents.items()}
         config = {"schema": SCHEMA, "digests": digests, "head": head, "about": dict(self.about)}
         publish_json(folder / CONFIG, {**config, "digest": digest_json(config)})

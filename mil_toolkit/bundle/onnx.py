@@ -91,7 +91,7 @@ class _OnePatient(nn.Module):
         """The outputs of `export_onnx`, the attention where there is a bag."""
         instances = None if bag is None else self._instances(bag)
         rows = torch.zeros(0) if metadata is None else metadata
-        logits = self.model(instances, rows.expand(self.head.members, 1, -1)).total[:, 0]  # (K,)
+        logits = self.model(instances, rows.expand(self.head.member_count, 1, -1)).total[:, 0]  # (K,)
         probability = self._calibrated(logits.mean(0, keepdim=True))
         spread = self._calibrated(logits).std(0, correction=0, keepdim=True)
         outputs = (probability, (probability >= self.decision.threshold).long(), spread)
@@ -108,7 +108,7 @@ class _OnePatient(nn.Module):
         assert self.head.projection is not None
         x = self.head.projection(embeddings)[None]
         number = x.shape[1]  # len() would fix it to that of the example
-        return Instances(x, torch.zeros(number, dtype=torch.int64), [number], self.head.members)
+        return Instances(x, torch.zeros(number, dtype=torch.int64), [number], self.head.member_count)
 
     def _embed(self, pixels: Tensor) -> Tensor:
         """As `Embedder` in float32: (n, S, S, 3) uint8 -> (n, D), rounded to the float16 of a cache."""
