@@ -97,7 +97,7 @@ class ModelBundle:
             contents[BACKBONE] = save(tensors)
         for name, content in contents.items():
             publish(folder / name, content)
-        card = model_card(self.about, self.scores, self.head.members)
+        card = model_card(self.about, self.scores, self.head.member_count)
         publish(folder / CARD, card.encode())
         digests = {name: digest(content) for name, content in contents.items()}
         config = BundleConfig(SCHEMA, digests, _head_record(self.head), self.about).to_json()
@@ -154,7 +154,7 @@ def _describes_bundle(path: Path) -> bool:
 
 def _head_record(head: FittedHead) -> HeadRecord:
     width = 0 if head.projection is None else head.projection.width
-    return HeadRecord(asdict(head.model.config), head.members, width, head.encoder.to_json())
+    return HeadRecord(asdict(head.model.config), head.member_count, width, head.encoder.to_json())
 
 
 def _tensors(head: FittedHead) -> dict[str, Tensor]:

@@ -96,7 +96,7 @@ class _OnePatient(nn.Module):
         """Return the outputs that `export_onnx` documents; attention only where there is a bag."""
         instances = None if bag is None else self._instances(bag)
         rows = torch.zeros(0) if metadata is None else metadata
-        logits = self.model(instances, rows.expand(self.head.members, 1, -1)).total[:, 0]  # (K,)
+        logits = self.model(instances, rows.expand(self.head.member_count, 1, -1)).total[:, 0]  # (K,)
         probability = self._calibrated(logits.mean(0, keepdim=True))
         spread = self._calibrated(logits).std(0, correction=0, keepdim=True)
         outputs = (probability, (probability >= self.decision.threshold).long(), spread)
@@ -113,7 +113,7 @@ class _OnePatient(nn.Module):
         assert self.head.projection is not None
         x = self.head.projection(embeddings)[None]
         count = x.shape[1]  # not len(), which would fix the number of images to that of the example
-        return Instances(x, torch.zeros(count, dtype=torch.int64), [count], self.head.members)
+        return Instances(x, torch.zeros(count, dtype=torch.int64), [count], self.head.member_count)
 
     def _embed(self, pixels: Tensor) -> Tensor:
         """Embed as `Embedder` does in float32: (N, S, S, 3) uint8 -> (N, D), rounded to float16."""

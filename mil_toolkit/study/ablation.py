@@ -37,7 +37,7 @@ from mil_toolkit.study.tune import tune
 from mil_toolkit.training.curves import decide
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.patients import Patients
-from mil_toolkit.training.procedure import refit, run_again, run_trial
+from mil_toolkit.training.procedure import cross_fit_members, refit, run_trial
 
 FULL, METADATA_ONLY = "full", "metadata-only"
 EQUAL_BAGS = "equal-bags"  # the full model, scored on the same number of images of each patient
@@ -239,7 +239,7 @@ class _Run:
         seed = self.study.seed(search, self.best[search.name].number)
         trial = run_trial(inputs, config, self.config.objective, seed)
         members = self.study.seed(search, MEMBERS)
-        again = run_again(inputs, config, trial.epoch, self.config.members, members)
+        again = cross_fit_members(inputs, config, trial.epoch, self.config.members, members)
         decision = decide(again, self.config.threshold, self.config.sensitivity)
         chosen, patients = Chosen(config, trial.epoch, decision), self.patients[source]
         test = self._refitted(search, patients, chosen, patients.take(search.test))

@@ -33,8 +33,9 @@ from mil_toolkit.study.folder import Best, Study
 from mil_toolkit.study.plan import Search, plan_searches
 from mil_toolkit.study.scores import HONEST, honest_scores, rival_tables
 from mil_toolkit.study.tables import outer_predictions, prediction_table
+from mil_toolkit.training.checkpoints import publish_tensors, read_tensors
 from mil_toolkit.training.curves import THRESHOLD, Curves, best_epoch, decide
-from mil_toolkit.training.finetune import Finetuner, Told, publish_tensors, read_tensors
+from mil_toolkit.training.finetune import Finetuner, FinetunerOptions
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.procedure import refit
@@ -319,7 +320,11 @@ class _Run:
         head = refit(patients, best.config, best.epoch, members, seed, self.device, self.dtype)
         seed = (*self.study.seed(search, FINETUNE), *name.encode())
         return Finetuner(
-            self.backbone, head, patients, self.files, Told(self.config, seed, self.device, self.folder)
+            self.backbone,
+            head,
+            patients,
+            self.files,
+            FinetunerOptions(self.config, seed, self.device, self.folder),
         )
 
 

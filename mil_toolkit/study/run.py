@@ -50,7 +50,7 @@ from mil_toolkit.study.tracker import TRACKERS
 from mil_toolkit.training.curves import THRESHOLD, Curves, decide, lead
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.patients import Patients
-from mil_toolkit.training.procedure import refit, run_again, run_trial
+from mil_toolkit.training.procedure import cross_fit_members, refit, run_trial
 
 EPOCH_METRICS = ("balanced_log_loss", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")
 CONCLUDE = ".conclude"  # lock of a search, or of the study, that one process ends for all
@@ -311,7 +311,9 @@ class Run:
     def _again(self, search: Search, trial: FrozenTrial) -> Curves:
         config = self.space.suggest(optuna.trial.FixedTrial(trial.params))
         seed = self.study.seed(search, MEMBERS)
-        return run_again(self._inputs(search), config, trial.user_attrs["epoch"], self.config.members, seed)
+        return cross_fit_members(
+            self._inputs(search), config, trial.user_attrs["epoch"], self.config.members, seed
+        )
 
     def _predict(self, search: Search, best: Best, folder: Path) -> None:
         train, seed = self.patients.take(search.patients), self.study.seed(search, MEMBERS)
