@@ -49,7 +49,7 @@ def _all_have(curves: Curves, metric: str) -> bool:
 
 def _learning(groups: Mapping[str, Curves], name: str, metric: str) -> Markup:
     """Draw the curves of up to two groups of searches; the second group is dashed."""
-    figure, axes = canvas()
+    figure, axes = canvas(left=0.74)  # room for ticks with three decimals
     chosen = []
     for dash, (group, curves) in zip(_DASHES, groups.items(), strict=False):
         for curve in curves:
