@@ -1,7 +1,7 @@
 """Records: JSON files whose content has a type, with one reader and one writer for all of them.
 
-A record is a frozen dataclass. Its fields are the keys of the JSON object, in this order; fields with a default may be
-absent from files of older versions, and keys that no field names are ignored.
+A record is a frozen dataclass. Its fields are the keys of the JSON object, in this order; fields with a
+default may be absent from files of older versions, and keys that no field names are ignored.
 """
 
 import json
@@ -30,7 +30,9 @@ def from_json(value: object, kind: type[Record], source: Path) -> Record:
 
 
 def to_json(record: Any) -> Json:
-    """Return a record as the JSON object that `from_json` reads: dicts, lists, text, numbers, true, false and null."""
+    """Return a record, or a list of records, as the JSON value that `from_json` reads."""
+    if isinstance(record, list):
+        return [to_json(item) for item in record]
     parsed: Json = json.loads(json.dumps(asdict(record)))
     return parsed
 
@@ -46,5 +48,5 @@ def read_record_if_any(path: Path, kind: type[Record]) -> Record | None:
 
 
 def publish_record(path: Path, record: Any) -> None:
-    """Publish a record as readable JSON, atomically; NaN and infinity are refused, since JSON has neither."""
+    """Publish a record, or a list of records, as readable JSON; NaN and infinity are refused."""
     publish_json(path, to_json(record))

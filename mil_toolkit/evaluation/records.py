@@ -48,8 +48,9 @@ class Spread:
     splits: float | None
 
 
-# A bin of the reliability curve: `from` and `to` bound the predicted probability; `patients` in it and their mean
-# `probability`, averaged over repeats; `share` of positives among them with its 95 % interval `low` to `high`.
+# A bin of the reliability curve: `from` and `to` bound the predicted probability; `patients` in it and their
+# mean `probability`, averaged over repeats; `share` of positives among them with its 95 % interval `low` to
+# `high`.
 ReliabilityBin = TypedDict(
     "ReliabilityBin",
     {

@@ -34,7 +34,7 @@ def with_interval(estimate: Estimate, sign: str = "") -> str:
 
 
 def spread_words(spread: Mapping[str, Spread] | None) -> str | None:
-    """Return how far the outer balanced accuracy varies with the seed and with the split; None where unknown."""
+    """Return how much the outer balanced accuracy varies with seed and split; None where unknown."""
     known = None if spread is None else spread.get("balanced_accuracy")
     if known is None:
         return None
@@ -59,14 +59,17 @@ def threshold_rule(rule: str, sensitivity: float | None) -> str:
 
 def passed_over_words(trial: int, lead: float | None, error: float | None, objective: str) -> str:
     """Return why the defaults were kept although another trial had the best value; see `PassedOver`."""
-    first = f"The defaults were kept: trial {trial:d} had the best value, but when both were retrained with all members,"
+    first = (
+        f"The defaults were kept: trial {trial:d} had the best value, but when both were retrained with all"
+        " members,"
+    )
     if lead is None or error is None:
         return f"{first} the standard error of the difference was undefined."
     if lead <= 0:
         return f"{first} it was not better."
     return (
-        f"{first} it was better by only {lead:.3g} in {objective.replace('_', ' ')}, which does not exceed one standard"
-        f" error of the difference ({error:.3g})."
+        f"{first} it was better by only {lead:.3g} in {objective.replace('_', ' ')}, which does not exceed one"
+        f" standard error of the difference ({error:.3g})."
     )
 
 

@@ -24,7 +24,7 @@ SCHEMA = 1
 
 
 def describe(config: StudyConfig, cohort: Cohort, cache: FeatureCache | None) -> StudyDescription:
-    """Return everything that identifies a study: options, search space, digests of labelled patients and bags."""
+    """Return what identifies a study: options, search space, digests of labelled patients and bags."""
     labelled = cohort.labelled()
     features = None
     if cache is not None:
@@ -46,7 +46,8 @@ def patients_of(cohort: Cohort, cache: FeatureCache | None) -> PatientsRecord:
     labelled = cohort.labelled()
     bags = [] if cache is None else cache.winners(labelled.patient_ids)
     sizes: list[int | None] = [len(bag.image_names) for bag in bags] or [None] * len(labelled)
-    metadata = labelled.metadata.astype(object).where(labelled.metadata.notna(), None).to_dict("records")
+    known = labelled.metadata.astype(object).where(labelled.metadata.notna(), None)
+    metadata = [{str(name): value for name, value in row.items()} for row in known.to_dict("records")]
     rows = zip(labelled.patient_ids, labelled.labels.tolist(), sizes, metadata, strict=True)
     return PatientsRecord(
         cohort.class_names,

@@ -54,12 +54,12 @@ class SearchFolder:
 
     @property
     def predictions(self) -> Path:
-        """Table of the predictions on the held-out patients of the outer fold; in the study folder, of all folds."""
+        """Table of the predictions on held-out patients: of the outer fold or, in the study folder, of all."""
         return self.path / "predictions.csv"
 
     @property
     def attention(self) -> Path:
-        """Table of attention on held-out patients: of the outer fold or, without outer folds, of the inner ones."""
+        """Table of attention on held-out patients, of the outer fold or, without outer folds, of the inner."""
         return self.path / "attention.csv"
 
     def epochs(self, number: int) -> Path:
@@ -117,17 +117,18 @@ class Study:
         config: StudyConfig,
         cohort: Cohort,
         cache: FeatureCache | None,
-        splits: SplitsRecord,
+        splits: SplitsRecord | None = None,
     ) -> "Study":
-        """Begin a study, or resume the one in the folder.
+        """Begin a study, or resume the one in the folder; splits: of its searches, if they are to be fixed.
 
-        Raises DataError where the study in the folder has another description or other splits; the message names each
-        difference.
+        Raises DataError where the study in the folder has another description or other splits; the message
+        names each difference.
         """
         study = cls(folder, config, describe(config, cohort, cache))
         with exclusive(folder, CLAIM, wait=True):
             _publish_or_compare(study.config_path, study.description, StudyDescription)
-            _publish_or_compare(study.splits_path, splits, SplitsRecord)
+            if splits is not None:
+                _publish_or_compare(study.splits_path, splits, SplitsRecord)
         return study
 
     @classmethod
@@ -187,6 +188,11 @@ class Study:
         return self.folder / "report.html"
 
     @property
+    def canary(self) -> Path:
+        """The verdict of `mil-tune --canary`."""
+        return self.folder / "canary.json"
+
+    @property
     def model(self) -> Path:
         """The bundle that `mil-fit` writes by default."""
         return self.folder / "model"
@@ -216,10 +222,10 @@ class Study:
 
     def outer_folders(self) -> dict[str, SearchFolder]:
         """Return the files of every outer fold's search, by its name."""
-        return {path.name: SearchFolder(path) for path in sorted((self.folder / "outer").glob("*"))}
+        return outer_folders(self.folder)
 
     def seed(self, search: Search, number: int) -> tuple[int, ...]:
-        """Return the seed path of a search's trial, or of its members with MEMBERS in the place of a number."""
+        """Return the seed path of a search's trial, or with MEMBERS as number that of its members."""
         return (self.config.seed, *search.path, number)
 
     def final_seed(self, number: int) -> tuple[int, ...]:
@@ -250,6 +256,18 @@ class Study:
     def read_ablation(self) -> AblationScores | None:
         """Read the scores of the ablation; None where there was none."""
         return read_record_if_any(self.ablation.scores, AblationScores)
+
+
+def outer_folders(folder: Path) -> dict[str, SearchFolder]:
+    """Return the files of every outer fold's search of a study folder, by its name."""
+    return {path.name: SearchFolder(path) for path in sorted((folder / "outer").glob("*"))}
+
+
+def is_study_folder(folder: Path) -> bool:
+    """Return whether a folder holds a study, finished or not."""
+    path = folder / "config.json"
+    value = read_json(path) if path.exists() else None
+    return isinstance(value, dict) and "study" in value
 
 
 def _publish_or_compare(path: Path, asked: object, kind: type) -> None:

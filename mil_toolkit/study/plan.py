@@ -46,11 +46,11 @@ def fold_name(repeat: int, fold: int) -> str:
 
 
 def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], SplitsRecord]:
-    """Return every search of a study on the labelled patients of a cohort, the final one last, and the splits.
+    """Return every search of a study on a cohort's labelled patients, the final one last, and the splits.
 
-    The inner folds are stratified as the cohort declares, the outer folds on the label only: strata of label x age
-    would copy the cohort's chance association of age and label into every scored fold, and a score on shuffled labels
-    would then lie above chance. Raises DataError where a class has fewer patients than folds.
+    The inner folds are stratified as the cohort declares, the outer folds on the label only: strata of label
+    x age would copy the cohort's chance association of age and label into every scored fold, and a score on
+    shuffled labels would then lie above chance. Raises DataError where a class has fewer patients than folds.
     """
     everyone = np.arange(len(cohort))
     searches: list[Search] = []

@@ -22,7 +22,7 @@ class CohortIdentity:
 
 @dataclass(frozen=True)
 class FeaturesIdentity:
-    """The features that a study was made of: the cache folder's name, a digest of the patients' bags, the spec."""
+    """The features of a study: the cache folder's name, a digest of the patients' bags, and the spec."""
 
     name: str
     digest: str
@@ -81,7 +81,7 @@ class SplitsRecord:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a study's data are, as named on the command line, and the folder that relative paths start from."""
+    """Where a study's data are, as named on the command line, relative to the working folder."""
 
     working_folder: str
     study: str
@@ -129,8 +129,10 @@ class PatientsRecord:
 class Finding:
     """A finding of the audit.
 
-    kind: what was checked; level: leak, shortcut, note or unchecked, the gravest first; text: the finding, a sentence
-    advice: what to do about it; count: how many cases of it; where: the first of the patients, images or columns
+    kind: what was checked; level: leak, shortcut, note or unchecked, the gravest first; text: the finding, a
+        sentence
+    advice: what to do about it; count: how many cases of it; where: the first of the patients, images or
+        columns
     figures: numbers such as an AUC (`value`) with its 95 % interval (`low`, `high`)
     """
 
@@ -164,8 +166,8 @@ class Best:
     """What a search chose (best.json).
 
     number: of the trial, from 0; its seeds derive from it
-    epoch, value: the configuration's number of epochs, and the objective at that epoch on the inner folds; both were
-        chosen on these folds
+    epoch, value: the configuration's number of epochs, and the objective at that epoch on the inner folds;
+        both were chosen on these folds
     decision: calibration and threshold, from the out-of-fold logits of all members
     training: scores on the training patients of the inner folds
     parameters: the values of the hyperparameters that the search varied
@@ -201,8 +203,8 @@ class StudyScores:
     spread: standard deviations over single members (seeds) and over repeats (splits), by metric
     reliability: the reliability curve of the outer probabilities
     bag_size: rank correlation of the logit with the number of images, within each class; None without images
-    bag_size_of_metadata: the same for the baseline on metadata only, which sees no image: that much of the correlation
-        may be due to the clinical values
+    bag_size_of_metadata: the same for the baseline on metadata only, which sees no image: that much of the
+        correlation may be due to the clinical values
     """
 
     epoch: int
@@ -237,7 +239,8 @@ class ComparedOn:
 class FinetuningScores:
     """Fine-tuning of the backbone against the frozen one.
 
-    comparison: fine-tuned minus frozen on the separate patients; kept: whether the fine-tuned model replaces the frozen
+    comparison: fine-tuned minus frozen on the separate patients; kept: whether the fine-tuned model replaces
+        the frozen
     outer: scores on the patients of the other outer folds, or "not evaluated"
     """
 
@@ -275,9 +278,12 @@ class VariantScores:
 class AblationScores:
     """The scores of an ablation.
 
-    retuned: trials of a search of its own for each variant; None where the fold's best configuration was changed
-    features: names of the feature folders, None for none; images_of_equal_bags: images of each patient on equal bags
-    gains: of the full model over metadata only, on whole and on equal bags; left_out: why a variant has no scores
+    retuned: trials of a search of its own for each variant; None where the fold's best configuration was
+        changed
+    features: names of the feature folders, None for none; images_of_equal_bags: images of each patient on
+        equal bags
+    gains: of the full model over metadata only, on whole and on equal bags; left_out: why a variant has no
+    scores
     """
 
     retuned: int | None

@@ -87,7 +87,7 @@ def _rival(columns: Columns, config: StudyConfig, patients: Patients, search: Se
 
 
 def _spread(predictions: pd.DataFrame, table: Table) -> dict[str, Spread]:
-    """Return the standard deviations of each metric over single members, and over the repeats of their mean."""
+    """Return the standard deviation of each metric over single members, and over repeats of their mean."""
     members = [name for name in predictions.columns if name.startswith("member")]
     alone = [Table.of(_of_member(predictions, name), table.prevalence) for name in members]
     alike = np.ones((1, len(table.labels)))

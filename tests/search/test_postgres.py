@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from support.processes import CommandServer, serving, wait_until
 
 from mil_toolkit.cohort.synthetic import draw_cohort
-from mil_toolkit.search.slots import NUMBER
+from mil_toolkit.search.internals import SLOT
 
 PASSWORD = secrets.token_hex(8)
 TRIALS, OUTER = 100, 3
@@ -130,7 +130,7 @@ def test_eight_processes_share_four_hundred_trials_and_three_of_them_are_killed(
     assert len(found) == OUTER + 1
     for each in found.values():
         done = [trial for trial in each if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-        assert Counter(trial.user_attrs[NUMBER] for trial in done) == Counter(range(TRIALS))
+        assert Counter(trial.user_attrs[SLOT] for trial in done) == Counter(range(TRIALS))
     states = Counter(trial.state for each in found.values() for trial in each)
     assert states.keys() <= {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
     assert states[TrialState.FAIL] <= 3

@@ -20,7 +20,8 @@ from support.processes import CommandServer, ended, read_only, serving, wait_unt
 
 from mil_toolkit.cohort.synthetic import draw_cohort
 from mil_toolkit.core.locks import exclusive
-from mil_toolkit.search.slots import LOST, NUMBER
+from mil_toolkit.search.internals import SLOT
+from mil_toolkit.search.trials import LOST
 
 KILLS = int(os.environ.get("MIL_FAULT_KILLS", "15"))  # tox -e faults: 200
 TRIALS, OUTER = 6, 2
@@ -82,7 +83,7 @@ def stored(study: Path) -> list[tuple[str, int]]:
     for name in optuna.get_all_study_names(storage):
         for trial in optuna.load_study(study_name=name, storage=storage).trials:
             if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or LOST in trial.user_attrs:
-                found.append((name, trial.user_attrs[NUMBER]))
+                found.append((name, trial.user_attrs[SLOT]))
     shutil.rmtree(copy)
     return found
 
