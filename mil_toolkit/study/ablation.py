@@ -13,12 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import HeadConfig
-from mil_toolkit.core.devices import pick_device, training_dtype
 from mil_toolkit.core.errors import DataError, Diverged
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.outputs import check_replaceable, published_folder
@@ -31,8 +29,8 @@ from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.folder import AblationFolder, EpochScores, Study, publish_epochs, read_epochs
 from mil_toolkit.study.plan import Search, plan_searches
 from mil_toolkit.study.records import AblationScores, Best, VariantFold, VariantScores
-from mil_toolkit.study.run import epoch_scores
 from mil_toolkit.study.tables import PREDICTION_COLUMNS, outer_predictions, publish_table, read_predictions
+from mil_toolkit.study.trial import epoch_scores
 from mil_toolkit.study.tune import tune
 from mil_toolkit.study.variants import (
     EQUAL_BAGS,
@@ -43,6 +41,7 @@ from mil_toolkit.study.variants import (
     uses_nothing,
     variants_of,
 )
+from mil_toolkit.study.workspace import Workspace
 from mil_toolkit.training.curves import decide
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.patients import Patients
@@ -76,39 +75,35 @@ class Data:
     """Everything that the variants share.
 
     folds: the outer folds of the study
-    sources: the labelled patients with the embeddings of each feature folder, the study's own first
+    sources: the study with the embeddings of each feature folder, the study's own first
     """
 
-    study: Study
     folds: Sequence[Fold]
-    sources: Sequence[Patients]
-    device: torch.device
+    sources: Sequence[Workspace]
 
     @classmethod
-    def load(
-        cls, study: Study, cohort: Cohort, caches: Sequence[FeatureCache | None], device: torch.device
-    ) -> "Data":
+    def load(cls, study: Study, cohort: Cohort, caches: Sequence[FeatureCache | None], device: str) -> "Data":
         """Read the labelled patients, and what the study chose in every outer fold."""
         labelled = cohort.labelled()
         searches = plan_searches(labelled, study.config)[0][:-1]
         folds = [Fold(search, study.search_folder(search).read_best()) for search in searches]
-        return cls(study, folds, [Patients.of(labelled, cache) for cache in caches], device)
+        return cls(folds, [Workspace.of(study, Patients.of(labelled, cache), device) for cache in caches])
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the products in training."""
-        return training_dtype(self.device)
+    def study(self) -> Study:
+        """The study."""
+        return self.sources[0].study
 
     @property
     def images_of_equal_bags(self) -> int | None:
         """Images of each patient on equal bags; None without images."""
-        bags = self.sources[0].bags
+        bags = self.sources[0].patients.bags
         return None if bags is None else min(MOST_IMAGES, int(bags.sizes.min()))
 
     def configure(self, fold: Fold, variant: Variant) -> HeadConfig:
         """Return a variant's configuration in an outer fold."""
-        settings = self.study.config.settings
-        return variant.configure(fold.best.config, settings, self.sources[variant.source])
+        patients = self.sources[variant.source].patients
+        return variant.configure(fold.best.config, self.study.config.settings, patients)
 
 
 @dataclass(frozen=True)
@@ -166,7 +161,7 @@ def ablate(
     folder = study.ablation.path
     check_replaceable(folder, KIND, _foreign)  # before hours of work
     with exclusive(study_folder):
-        data = Data.load(study, cohort, caches, pick_device(device))
+        data = Data.load(study, cohort, caches, device)
         variants, left_out = _usable(data, variants_of(caches))
         if trials is None:
             results, diverged = _change_all(data, variants)
@@ -223,8 +218,8 @@ def _run_fold(
     A configuration that several variants share is trained once. `on_variant` is called after each variant.
     """
     results: dict[str, FoldResult] = {}
-    for source, patients in enumerate(data.sources):
-        run = cache(partial(_run_configuration, data, fold, patients, _inputs(data, fold, patients)))
+    for source, workspace in enumerate(data.sources):
+        run = cache(partial(_run_configuration, workspace, fold, workspace.inputs(fold.search)))
         for variant in variants:
             if variant.source == source:
                 with contextlib.suppress(Diverged):
@@ -233,38 +228,27 @@ def _run_fold(
     return results
 
 
-def _inputs(data: Data, fold: Fold, patients: Patients) -> Inputs:
-    trains = [split.train for split in fold.search.inner]
-    return Inputs(patients.take(fold.search.patients), trains, data.device, data.dtype)
+def _run_configuration(workspace: Workspace, fold: Fold, inputs: Inputs, config: HeadConfig) -> FoldResult:
+    """Choose the epoch and the decision on the inner folds, refit, and predict the held-out patients.
 
-
-def _run_configuration(
-    data: Data, fold: Fold, patients: Patients, inputs: Inputs, config: HeadConfig
-) -> FoldResult:
-    """Choose epoch and decision of a configuration on the inner folds, refit it, and predict the
-    held-out patients.
-
-    The seeds are those of the fold's best trial and of its members, so that the full model is identical
-    to the study's own.
+    The seeds are those of the fold's best trial and of its members, so that the full model is identical to
+    the study's own.
     """
-    study, search = data.study, fold.search
+    study, search = workspace.study, fold.search
     trial = run_trial(inputs, config, study.config.objective, study.seed(search, fold.best.number))
     again = run_again(inputs, config, trial.epoch, study.config.members, study.seed(search, MEMBERS))
     decision = decide(again, study.config.threshold, study.config.sensitivity)
     chosen = Chosen(config, trial.epoch, decision)
-    predictions = _refit_and_predict(data, fold, patients, chosen, patients.take(search.test))
-    return FoldResult(chosen, predictions, epoch_scores(trial.curves))
+    test = workspace.patients.take(search.test)
+    return FoldResult(chosen, _refit_and_predict(workspace, search, chosen, test), epoch_scores(trial.curves))
 
 
-def _refit_and_predict(
-    data: Data, fold: Fold, patients: Patients, chosen: Chosen, test: Patients
-) -> pd.DataFrame:
-    """Fit all members on the training patients of an outer fold, and predict patients of its test set."""
-    search, members = fold.search, data.study.config.members
-    train, seed = patients.take(search.patients), data.study.seed(search, MEMBERS)
-    head = refit(train, chosen.config, chosen.epoch, members, seed, data.device, data.dtype)
-    logits = head.apply(test).logits
-    return outer_predictions(search, test, logits, chosen.decision)[PREDICTION_COLUMNS]
+def _refit_and_predict(workspace: Workspace, search: Search, chosen: Chosen, test: Patients) -> pd.DataFrame:
+    """Fit all members on the training patients of an outer fold, and predict its held-out patients."""
+    train, seed = workspace.patients.take(search.patients), workspace.study.seed(search, MEMBERS)
+    members, device, dtype = workspace.config.members, workspace.device, workspace.dtype
+    head = refit(train, chosen.config, chosen.epoch, members, seed, device, dtype)
+    return outer_predictions(search, test, head.apply(test).logits, chosen.decision)[PREDICTION_COLUMNS]
 
 
 # A separate search for each variant.
@@ -307,18 +291,19 @@ def _equal_bags(data: Data, full: Sequence[FoldResult]) -> list[FoldResult]:
     The number of images cannot explain its gain over metadata only there.
     """
     return [
-        replace(result, predictions=_predict_thinned(data, fold, result.chosen))
+        replace(result, predictions=_predict_thinned(data, fold.search, result.chosen))
         for fold, result in zip(data.folds, full, strict=True)
     ]
 
 
-def _predict_thinned(data: Data, fold: Fold, chosen: Chosen) -> pd.DataFrame:
-    patients, count = data.sources[0], data.images_of_equal_bags
-    test = patients.take(fold.search.test)
+def _predict_thinned(data: Data, search: Search, chosen: Chosen) -> pd.DataFrame:
+    """Predict the held-out patients of an outer fold on a random draw of their images."""
+    workspace, count = data.sources[0], data.images_of_equal_bags
+    test = workspace.patients.take(search.test)
     assert test.bags is not None and count is not None
-    random = np.random.default_rng(derive_seeds(1, *data.study.seed(fold.search, THINNING)))
+    random = np.random.default_rng(derive_seeds(1, *data.study.seed(search, THINNING)))
     thinned = replace(test, bags=thin(test.bags, count, random))
-    return _refit_and_predict(data, fold, patients, chosen, thinned)
+    return _refit_and_predict(workspace, search, chosen, thinned)
 
 
 # Scores.

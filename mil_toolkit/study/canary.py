@@ -19,10 +19,14 @@ from mil_toolkit.core.seeds import derive_seeds
 from mil_toolkit.evaluation.intervals import Table
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.search.storage import InMemory
+from mil_toolkit.search.storage import MemoryStorage, quiet_optuna
+from mil_toolkit.study.conclusion import predictions_of
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.plan import plan_searches
-from mil_toolkit.study.run import Run
+from mil_toolkit.study.progress import NoProgress
+from mil_toolkit.study.run import run_searches, search_runs
+from mil_toolkit.study.tracker import NoTracker
+from mil_toolkit.study.workspace import Workspace
 from mil_toolkit.training.patients import Patients
 
 RUNS = 20
@@ -89,14 +93,12 @@ def run_canary(
     canary.json is read instead. Raises the errors of `tune`.
     """
     labelled = cohort.labelled()
-    splits = plan_searches(labelled, config)[1]  # raises before anything is written
     with exclusive(folder):
-        study = Study.begin(folder, config, cohort, cache, splits)  # refuses the folder of another study
-        path = folder / "canary.json"
-        if not path.exists():
+        study = Study.begin(folder, config, cohort, cache)  # refuses the folder of another study
+        if not study.canary.exists():
             aucs = _run_all(study, labelled, Patients.of(labelled, cache), device, runs)
-            publish_record(path, Canary.of(aucs))
-        canary = read_record(path, Canary)
+            publish_record(study.canary, Canary.of(aucs))
+        canary = read_record(study.canary, Canary)
     logger.log(logging.INFO if canary.passed else logging.ERROR, "%s", canary)
     return canary
 
@@ -146,7 +148,8 @@ def _run_shuffled(study: Study, labelled: Cohort, patients: Patients, device: st
 def _outer_auc(study: Study, cohort: Cohort, patients: Patients, device: str) -> float:
     """Return the outer AUC of a small study, by the procedure of `tune` without its final search."""
     outer = plan_searches(cohort, study.config)[0][:-1]
-    run = Run(study, patients, outer, InMemory(), device, quiet=True)
-    run.work()
-    table = Table.of(pd.concat([run.predictions(search) for search in outer]))
+    workspace = Workspace.of(study, patients, device)
+    with quiet_optuna():
+        run_searches(search_runs(workspace, outer, MemoryStorage(), NoTracker(study)), NoProgress())
+    table = Table.of(pd.concat([predictions_of(study, search) for search in outer]))
     return float(table.scores(METRICS["auc"], np.ones((1, len(table.labels))))[0])

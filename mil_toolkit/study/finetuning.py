@@ -26,7 +26,7 @@ from mil_toolkit.evaluation.records import Comparison
 from mil_toolkit.features.cache import FeatureCache, folder_name
 from mil_toolkit.features.pixels import DECODER
 from mil_toolkit.features.spec import Spec
-from mil_toolkit.study.finetuning_runs import Progress, Run, Setup, train
+from mil_toolkit.study.finetuning_runs import ImageBar, Run, Setup, train
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.plan import Search
 from mil_toolkit.study.records import ComparedOn, FinetuningScores, StudyScores
@@ -122,7 +122,7 @@ def finetune_study(
         raise UsageError("--outer: this study has no outer folds. Run mil-tune with --outer-folds.")
     with exclusive(study.finetuning):
         setup = Setup.load(cohort.labelled(), cache, study, config, device, weights)
-        with contextlib.closing(Progress()) as progress:
+        with contextlib.closing(ImageBar()) as progress:
             finetuned = _finetune(setup, outer, progress)
         setup.files.check()
     return finetuned
@@ -134,7 +134,7 @@ def is_better(comparison: Comparison) -> bool:
     return high is not None and high < 0
 
 
-def _finetune(setup: Setup, outer: bool, progress: Progress) -> Finetuned:
+def _finetune(setup: Setup, outer: bool, progress: ImageBar) -> Finetuned:
     """Compare both models on the separate split, score fine-tuning in other outer folds, and fit on all
     patients."""
     prevalence, searches = setup.study.config.prevalence, setup.outer if outer else setup.outer[:1]
@@ -166,7 +166,7 @@ def _without_separate(setup: Setup, folds: Sequence[pd.DataFrame]) -> pd.DataFra
 # One search.
 
 
-def _predict_held_out(setup: Setup, search: Search, progress: Progress) -> Predictions:
+def _predict_held_out(setup: Setup, search: Search, progress: ImageBar) -> Predictions:
     """Train on the training patients of a search, and predict its held-out patients by both models."""
     choice, test = _choose(setup, search, progress), setup.patients.take(search.test)
     run = Run(search, "all", setup.patients.take(search.patients), choice.epoch, test)
@@ -178,7 +178,7 @@ def _predict_held_out(setup: Setup, search: Search, progress: Progress) -> Predi
     )
 
 
-def _choose(setup: Setup, search: Search, progress: Progress) -> Choice:
+def _choose(setup: Setup, search: Search, progress: ImageBar) -> Choice:
     """Fine-tune in every inner fold; the pooled out-of-fold curve chooses the number of epochs."""
     config = setup.study.config
     frozen, tuned = _inner_curves(setup, search, progress)
@@ -194,7 +194,7 @@ def _choose(setup: Setup, search: Search, progress: Progress) -> Choice:
     return Choice(epoch, before, after, inner)
 
 
-def _inner_curves(setup: Setup, search: Search, progress: Progress) -> tuple[Curves, Curves]:
+def _inner_curves(setup: Setup, search: Search, progress: ImageBar) -> tuple[Curves, Curves]:
     """Return the logits of the held-out patients of all inner folds, before training and after each epoch."""
     members, patients = setup.study.config.members, setup.patients.take(search.patients)
     logits = np.zeros((setup.config.epochs + 1, len(search.inner) * members, len(patients)))
@@ -213,7 +213,7 @@ def _inner_curves(setup: Setup, search: Search, progress: Progress) -> tuple[Cur
 # The model on all labelled patients.
 
 
-def _fit_final(setup: Setup, outer: pd.DataFrame | None, progress: Progress) -> Model:
+def _fit_final(setup: Setup, outer: pd.DataFrame | None, progress: ImageBar) -> Model:
     """Choose the number of epochs on all labelled patients, and train on all of them."""
     progress.expect(setup.images(setup.final))
     choice = _choose(setup, setup.final, progress)

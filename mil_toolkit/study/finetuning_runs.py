@@ -119,7 +119,7 @@ def _begin(study: Study, config: FinetuneConfig, device: torch.device) -> Path:
     return folder
 
 
-class Progress:
+class ImageBar:
     """A bar that counts the images of a fine-tuning."""
 
     def __init__(self) -> None:
@@ -177,7 +177,7 @@ class Trained(NamedTuple):
     finetuner: Finetuner | None
 
 
-def train(setup: Setup, run: Run, progress: Progress) -> Trained:
+def train(setup: Setup, run: Run, progress: ImageBar) -> Trained:
     """Train to the end, from the latest checkpoint if there is one; the result is identical to the bit."""
     path = setup.folder / run.search.name / f"{run.name}.safetensors"
     remove_dead_temporaries(path.parent)  # each as large as the backbone
@@ -214,7 +214,7 @@ def _start(setup: Setup, run: Run) -> Finetuner:
 
 
 def _run_epochs(
-    run: Run, finetuner: Finetuner, logits: list[np.ndarray], path: Path, progress: Progress
+    run: Run, finetuner: Finetuner, logits: list[np.ndarray], path: Path, progress: ImageBar
 ) -> None:
     """Run the remaining epochs, append the watched patients' logits, and save checkpoints in between."""
     saved = time.monotonic()

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
-from optuna.trial import FixedTrial
 
 from mil_toolkit.config import (
     FUSION_NAMES,
@@ -57,7 +56,7 @@ class Variant:
         values = asdict(best) | allowed | _active_fields(best) | dict(self.change)
         fixed = {name: (value,) for name, value in values.items()}
         space = Space(fixed, patients.bags is not None, not patients.metadata.empty)
-        return space.suggest(FixedTrial({}))
+        return space.config_of({})
 
 
 def _active_fields(config: HeadConfig) -> dict[str, Value]:
