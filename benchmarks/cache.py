@@ -25,10 +25,10 @@ from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.files import digest
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.features.extract import make_spec
 from mil_toolkit.features.plan import Wanted, plan_all
 from mil_toolkit.features.rehashes import Rehashes
 from mil_toolkit.features.shards import EmbeddedBag, Recorded, StoredImage
+from mil_toolkit.features.spec import make_spec
 
 CONFIG = ExtractionConfig(weights="random")
 RECORDED = Recorded("bfloat16", "pillow")

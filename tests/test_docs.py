@@ -30,7 +30,7 @@ from mil_toolkit.cohort.declaration import COHORT_KEYS, METADATA_KEYS, SECTIONS,
 from mil_toolkit.cohort.kinds import KINDS
 from mil_toolkit.config import METRIC_NAMES
 from mil_toolkit.evaluation.metrics import METRICS
-from mil_toolkit.features.interop import export_cache
+from mil_toolkit.features.export import export_cache
 from mil_toolkit.model.poolings import POOLINGS
 from mil_toolkit.report.page import write_report
 

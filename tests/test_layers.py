@@ -102,9 +102,9 @@ def test_a_folder_says_in_one_line_what_it_holds(path: Path) -> None:
 
 
 @every_module
-def test_only_shards_and_interop_import_h5py(name: str) -> None:
+def test_only_shards_and_other_tools_files_import_h5py(name: str) -> None:
     heads = {each.partition(".")[0] for each in imported(parsed(name))}
-    assert "h5py" not in heads or name in ("features.shards", "features.interop")
+    assert "h5py" not in heads or name in ("features.shards", "features.export", "features.foreign")
 
 
 @every_module

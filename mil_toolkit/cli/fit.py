@@ -69,14 +69,14 @@ def _fit(arguments: argparse.Namespace) -> Outcome:
     bundle = fit(cohort, cache, arguments.study, output, *told)
     data = {
         "bundle": str(output),
-        "members": bundle.head.members,
+        "members": bundle.head.member_count,
         "epochs": bundle.about["epoch"],
         "threshold": bundle.decision.threshold,
     }
     if arguments.onnx:
         data["onnx"] = [str(path) for path in publish_onnx(bundle, output, arguments.weights)]
     text = (
-        f"{output}: {count_of(bundle.head.members, 'member')}, {count_of(bundle.about['epoch'], 'epoch')},"
+        f"{output}: {count_of(bundle.head.member_count, 'member')}, {count_of(bundle.about['epoch'], 'epoch')},"
         f" {count_of(bundle.about['patients'], 'patient')},"
         f" threshold {data['threshold']:.3f}.\nNext: mil-predict {output} COHORT.toml"
     )

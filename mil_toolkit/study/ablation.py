@@ -45,7 +45,7 @@ from mil_toolkit.study.workspace import Workspace
 from mil_toolkit.training.curves import decide
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.patients import Patients
-from mil_toolkit.training.procedure import refit, run_again, run_trial
+from mil_toolkit.training.procedure import cross_fit_members, refit, run_trial
 
 KIND = "an ablation"  # in messages
 MOST_IMAGES = 16  # of a patient on equal bags; the size of the smallest bag where that is smaller
@@ -236,7 +236,7 @@ def _run_configuration(workspace: Workspace, fold: Fold, inputs: Inputs, config:
     """
     study, search = workspace.study, fold.search
     trial = run_trial(inputs, config, study.config.objective, study.seed(search, fold.best.number))
-    again = run_again(inputs, config, trial.epoch, study.config.members, study.seed(search, MEMBERS))
+    again = cross_fit_members(inputs, config, trial.epoch, study.config.members, study.seed(search, MEMBERS))
     decision = decide(again, study.config.threshold, study.config.sensitivity)
     chosen = Chosen(config, trial.epoch, decision)
     test = workspace.patients.take(search.test)

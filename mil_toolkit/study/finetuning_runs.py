@@ -25,7 +25,8 @@ from mil_toolkit.features.image_files import ImageFiles
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.plan import Search, plan_searches
 from mil_toolkit.study.records import Best
-from mil_toolkit.training.finetune import Finetuner, Told, publish_tensors, read_tensors
+from mil_toolkit.training.checkpoints import publish_tensors, read_tensors
+from mil_toolkit.training.finetune import Finetuner, FinetunerOptions
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.procedure import refit
 
@@ -204,13 +205,13 @@ def _start(setup: Setup, run: Run) -> Finetuner:
     study, best = setup.study, setup.best[run.search.name]
     seed, dtype = study.seed(run.search, MEMBERS), training_dtype(setup.device)
     head = refit(run.patients, best.config, best.epoch, study.config.members, seed, setup.device, dtype)
-    told = Told(
+    options = FinetunerOptions(
         setup.config,
         (*study.seed(run.search, FINETUNING), *run.name.encode()),
         setup.device,
         setup.folder,
     )
-    return Finetuner(setup.backbone, head, run.patients, setup.files, told)
+    return Finetuner(setup.backbone, head, run.patients, setup.files, options)
 
 
 def _run_epochs(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mil_toolkit.backbones.backbones import BACKBONES, build_backbone
-from mil_toolkit.backbones.embedder import Embedder, fold
+from mil_toolkit.backbones.embedder import Embedder, fuse_batch_norm
 from mil_toolkit.backbones.weights import read_checkpoint, torchvision_weights, weight_digest
 from mil_toolkit.config import BACKBONE_NAMES
 from mil_toolkit.core.errors import DataError, UsageError
@@ -77,12 +77,12 @@ def test_contract(name: str) -> None:
     backbone = build_backbone(name, "random")
     x = images(2, 224 if "vit" in name else 64)
     with torch.inference_mode():
-        embeddings, folded = backbone.network(x), fold(backbone.network)(x)
+        embeddings, folded = backbone.network(x), fuse_batch_norm(backbone.network)(x)
     assert embeddings.shape == (2, backbone.width)
     assert (folded - embeddings).norm() <= 1e-5 * embeddings.norm()
     assert not torch.equal(embeddings[0], embeddings[1])
     assert build_backbone(name, "random").weight_digest == backbone.weight_digest
-    assert not any(isinstance(each, nn.BatchNorm2d) for each in fold(backbone.network).modules())
+    assert not any(isinstance(each, nn.BatchNorm2d) for each in fuse_batch_norm(backbone.network).modules())
     assert weight_digest(backbone.network) == backbone.weight_digest, "folding works on a copy"
 
 
@@ -186,7 +186,7 @@ def test_broken_checkpoints_are_named(
 def test_a_file_of_something_else_is_no_checkpoint(tmp_path: Path) -> None:
     """Tensors, but not by name."""
     torch.save([torch.zeros(2)], tmp_path / "list.pt")
-    with pytest.raises(DataError, match="holds no state dict"):
+    with pytest.raises(DataError, match="does not hold a state dict"):
         read_checkpoint(tmp_path / "list.pt")
 
 
@@ -261,7 +261,7 @@ def test_weights_of_timm_in_the_hubs_cache_need_no_internet(
 @pytest.mark.parametrize("name", ["resnet", "resnet34 ", "timm", "timm:", "timm:no_such_net"])
 def test_unknown_backbones_are_refused(name: str) -> None:
     """With the names that there are, or timm's word for it."""
-    with pytest.raises(UsageError, match=r"none of resnet18|timm has no model"):
+    with pytest.raises(UsageError, match=r"not one of resnet18|timm has no model"):
         build_backbone(name, "random")
 
 
@@ -308,7 +308,7 @@ def test_an_untraceable_network_is_left_as_it_is(caplog: pytest.LogCaptureFixtur
             return self.norm(self.convolution(x)) if x.sum() > 0 else x
 
     with caplog.at_level("INFO", "mil_toolkit"):
-        folded = fold(Branching())
+        folded = fuse_batch_norm(Branching())
     assert any(isinstance(each, nn.BatchNorm2d) for each in folded.modules())
     assert "cannot be traced" in caplog.text
 
@@ -336,7 +336,7 @@ def test_folding_leaves_a_shared_convolution_alone() -> None:
         nn.init.uniform_(norm.weight, 0.5, 2)
     x = images(2, 4)
     with torch.no_grad():
-        assert torch.equal(fold(network)(x), network(x))
+        assert torch.equal(fuse_batch_norm(network)(x), network(x))
 
 
 @pytest.fixture(scope="module")

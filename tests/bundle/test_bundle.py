@@ -47,7 +47,7 @@ SCORES: dict[str, Any] = {
 
 def bundle(patients: Patients, **config: Any) -> ModelBundle:
     head = HeadConfig(**{"hidden": 8, "metadata_hidden": 6, "components": 4} | config)
-    return ModelBundle(refit(patients, head, epoch=1, members=2, seed=(3,)), ABOUT, SCORES)
+    return ModelBundle(refit(patients, head, epoch=1, member_count=2, seed=(3,)), ABOUT, SCORES)
 
 
 @pytest.fixture(name="folder")

@@ -42,7 +42,7 @@ def _bundle(tiny: Tiny) -> ModelBundle:
 
 
 def card(bundle: ModelBundle, scores: Mapping[str, Any] | None = None, **about: Any) -> str:
-    return model_card({**bundle.about, **about}, scores or bundle.scores, bundle.head.members)
+    return model_card({**bundle.about, **about}, scores or bundle.scores, bundle.head.member_count)
 
 
 def test_the_folder_holds_the_card_of_its_model(tiny: Tiny, bundle: ModelBundle) -> None:

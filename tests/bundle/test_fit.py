@@ -35,7 +35,7 @@ def test_the_bundle_is_what_the_study_chose(tiny: Tiny) -> None:
     assert names(tiny.bundle) == FILES
     bundle = ModelBundle.load(tiny.bundle)
     best = json.loads((tiny.study / "best.json").read_text())
-    assert bundle.head.members == 2 and bundle.about["epoch"] == best["epoch"]
+    assert bundle.head.member_count == 2 and bundle.about["epoch"] == best["epoch"]
     assert bundle.head.model.config == HeadConfig(**{**best["config"], "epochs": best["epoch"]})
     assert bundle.scores == json.loads((tiny.study / "scores.json").read_text())
     assert bundle.about["patients"] == 24 and len(bundle.about["fitted_on"]) == 24

@@ -42,7 +42,7 @@ ABOUT: dict[str, Any] = {
 
 def fitted(patients: Patients, **config: Any) -> FittedHead:
     small = {"hidden": 8, "metadata_hidden": 6, "components": 4, "zero_start": False}
-    return refit(patients, HeadConfig(**small | config), epoch=2, members=3, seed=(3,))
+    return refit(patients, HeadConfig(**small | config), epoch=2, member_count=3, seed=(3,))
 
 
 def varied(make_patients: MakePatients) -> Patients:

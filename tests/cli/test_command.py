@@ -242,7 +242,7 @@ def wrong_calls(tiny: Tiny, tmp: Path) -> dict[str, tuple[int, str, tuple[object
     tune = ("tune", toml, *features, "--study", tmp / "study")
     return {
         "no cohort": (3, "nowhere.toml", ("tune", tmp / "nowhere.toml", "--study", tmp / "study")),
-        "no cache": (3, "is no feature cache", ("tune", toml, "--features", empty, "--study", tmp / "study")),
+        "no cache": (3, "is not a feature cache", ("tune", toml, "--features", empty, "--study", tmp / "study")),
         "no study": (3, "is no study: it has no config.json", ("fit", toml, *features, "--study", empty)),
         "no bundle": (3, "config.json", ("predict", empty, toml, *features)),
         "no table": (3, "nowhere.csv", ("init", tmp / "nowhere.csv", empty)),
