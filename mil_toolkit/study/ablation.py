@@ -22,20 +22,24 @@ from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.outputs import check_replaceable, published_folder
 from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.seeds import MEMBERS, derive_seeds
-from mil_toolkit.evaluation.calibration import Decision
-from mil_toolkit.evaluation.intervals import Table, compare, scores_with_intervals
-from mil_toolkit.evaluation.records import Comparison, Difference, Estimate
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.study.folder import AblationFolder, EpochScores, Study, publish_epochs, read_epochs
+from mil_toolkit.study.ablation_scores import (
+    Chosen,
+    FoldResult,
+    Results,
+    gains,
+    score_table,
+    score_variants,
+)
+from mil_toolkit.study.folder import AblationFolder, Study, publish_epochs, read_epochs
 from mil_toolkit.study.plan import Search, plan_searches
-from mil_toolkit.study.records import AblationScores, Best, VariantFold, VariantScores
+from mil_toolkit.study.records import AblationScores, Best
 from mil_toolkit.study.tables import PREDICTION_COLUMNS, outer_predictions, publish_table, read_predictions
 from mil_toolkit.study.trial import epoch_scores
 from mil_toolkit.study.tune import tune
 from mil_toolkit.study.variants import (
     EQUAL_BAGS,
     FULL,
-    METADATA_ONLY,
     Variant,
     thin,
     uses_nothing,
@@ -50,8 +54,7 @@ from mil_toolkit.training.procedure import cross_fit_members, refit, run_trial
 KIND = "an ablation"  # in messages
 MOST_IMAGES = 16  # of a patient on equal bags; the size of the smallest bag where that is smaller
 THINNING = MEMBERS + 1  # in place of a trial's number: the seed that draws the images of equal bags
-NO_DIFFERENCE = Difference(None, None, None, None)  # the full model's own row of table.csv
-TABLE_METRICS = ("balanced_accuracy", "auc")  # in table.csv; scores.json has all metrics
+Reasons = dict[str, str]  # by variant: why it has no scores
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,12 @@ class Data:
     """Everything that the variants share.
 
     folds: the outer folds of the study
-    sources: the study with the embeddings of each feature folder, the study's own first
+    features: names of the feature folders, the study's own first; None for metadata only
+    sources: the study with the embeddings of each feature folder
     """
 
     folds: Sequence[Fold]
+    features: Sequence[str | None]
     sources: Sequence[Workspace]
 
     @classmethod
@@ -87,7 +92,9 @@ class Data:
         labelled = cohort.labelled()
         searches = plan_searches(labelled, study.config)[0][:-1]
         folds = [Fold(search, study.search_folder(search).read_best()) for search in searches]
-        return cls(folds, [Workspace.of(study, Patients.of(labelled, cache), device) for cache in caches])
+        features = [None if cache is None else cache.folder.name for cache in caches]
+        sources = [Workspace.of(study, Patients.of(labelled, cache), device) for cache in caches]
+        return cls(folds, features, sources)
 
     @property
     def study(self) -> Study:
@@ -104,32 +111,6 @@ class Data:
         """Return a variant's configuration in an outer fold."""
         patients = self.sources[variant.source].patients
         return variant.configure(fold.best.config, self.study.config.settings, patients)
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What was chosen for a variant in an outer fold, on its training patients only."""
-
-    config: HeadConfig
-    epoch: int
-    decision: Decision
-
-
-@dataclass(frozen=True)
-class FoldResult:
-    """A variant in one outer fold.
-
-    predictions: of the held-out patients (PREDICTION_COLUMNS)
-    epochs: training and validation scores after each epoch of the chosen configuration
-    """
-
-    chosen: Chosen
-    predictions: pd.DataFrame
-    epochs: Sequence[EpochScores]
-
-
-Results = dict[str, list[FoldResult]]  # by variant, in the order of the folds
-Reasons = dict[str, str]  # by variant: why it has no scores
 
 
 def ablate(
@@ -151,13 +132,7 @@ def ablate(
     other features; UsageError if two feature folders have the same name or ablation/ holds anything
     else; BusyError if another process works in the folder.
     """
-    study = Study.open(study_folder)
-    study.check(cohort, caches[0])
-    if not study.config.outer_folds:
-        raise DataError(
-            f"{study_folder} has no outer folds: all of its patients helped to choose the configuration."
-            " Run mil-tune with --outer-folds 5 and another --study."
-        )
+    study = _open_study(study_folder, cohort, caches[0])
     folder = study.ablation.path
     check_replaceable(folder, KIND, _foreign)  # before hours of work
     with exclusive(study_folder):
@@ -170,16 +145,20 @@ def ablate(
             results = _retune_all(data, variants, cohort, caches, trials, device)
         if data.images_of_equal_bags is not None:
             results[EQUAL_BAGS] = _equal_bags(data, results[FULL])
-        scores = AblationScores(
-            retuned=trials,
-            features=[None if cache is None else cache.folder.name for cache in caches],
-            images_of_equal_bags=data.images_of_equal_bags,
-            variants=_score_variants(data, variants, results),
-            gains=_gains(data, results),
-            left_out=left_out,
-        )
+        scores = _scores(data, trials, variants, results, left_out)
         _publish(folder, scores, results)
     return Ablation(folder, scores)
+
+
+def _open_study(folder: Path, cohort: Cohort, cache: FeatureCache | None) -> Study:
+    study = Study.open(folder)
+    study.check(cohort, cache)
+    if not study.config.outer_folds:
+        raise DataError(
+            f"{folder} has no outer folds: all of its patients helped to choose the configuration."
+            " Run mil-tune with --outer-folds 5 and another --study."
+        )
+    return study
 
 
 def _usable(data: Data, variants: Sequence[Variant]) -> tuple[list[Variant], Reasons]:
@@ -240,7 +219,8 @@ def _run_configuration(workspace: Workspace, fold: Fold, inputs: Inputs, config:
     decision = decide(again, study.config.threshold, study.config.sensitivity)
     chosen = Chosen(config, trial.epoch, decision)
     test = workspace.patients.take(search.test)
-    return FoldResult(chosen, _refit_and_predict(workspace, search, chosen, test), epoch_scores(trial.curves))
+    predictions = _refit_and_predict(workspace, search, chosen, test)
+    return FoldResult(search.path, chosen, predictions, epoch_scores(trial.curves))
 
 
 def _refit_and_predict(workspace: Workspace, search: Search, chosen: Chosen, test: Patients) -> pd.DataFrame:
@@ -279,7 +259,7 @@ def _read_result(study: Study, search: Search) -> FoldResult:
     best = files.read_best()
     predictions = read_predictions(files.predictions)[PREDICTION_COLUMNS]
     epochs = read_epochs(files.epochs(best.number))
-    return FoldResult(Chosen(best.config, best.epoch, best.decision), predictions, epochs)
+    return FoldResult(search.path, Chosen(best.config, best.epoch, best.decision), predictions, epochs)
 
 
 # The full model on equal bags.
@@ -288,7 +268,7 @@ def _read_result(study: Study, search: Search) -> FoldResult:
 def _equal_bags(data: Data, full: Sequence[FoldResult]) -> list[FoldResult]:
     """Score the full model, fitted on whole bags, on the same number of images of each held-out patient.
 
-    The number of images cannot explain its gain over metadata only there.
+    On equal bags, the number of images cannot explain a gain over metadata only.
     """
     return [
         replace(result, predictions=_predict_thinned(data, fold.search, result.chosen))
@@ -306,79 +286,22 @@ def _predict_thinned(data: Data, search: Search, chosen: Chosen) -> pd.DataFrame
     return _refit_and_predict(workspace, search, chosen, thinned)
 
 
-# Scores.
+# Scores and files.
 
 
-def _table(data: Data, results: Sequence[FoldResult]) -> Table:
-    predictions = pd.concat([result.predictions for result in results])
-    return Table.of(predictions, data.study.config.prevalence)
-
-
-def _score_variants(data: Data, variants: Sequence[Variant], results: Results) -> dict[str, VariantScores]:
-    """Return the scores of every variant, its differences from the full model, and what was chosen in
-    each fold."""
-    comparable = {variant.name for variant in variants if variant.source == 0}
-    full, scores = _table(data, results[FULL]), {}
-    for name, result in results.items():
-        table = _table(data, result)
-        difference = None if name == FULL else compare(table, full)
-        folds = _variant_folds(data, result, results[FULL], name in comparable)
-        scores[name] = VariantScores(scores_with_intervals(table), difference, folds)
-    return scores
-
-
-def _variant_folds(
-    data: Data, results: Sequence[FoldResult], full: Sequence[FoldResult], comparable: bool
-) -> list[VariantFold]:
-    """Return what was chosen in each fold; comparable: whether an equal choice makes a variant the full
-    model."""
-    return [
-        VariantFold(
-            *fold.search.path,
-            unchanged=comparable and result.chosen == own.chosen,
-            epoch=result.chosen.epoch,
-            threshold=result.chosen.decision.threshold,
-        )
-        for fold, result, own in zip(data.folds, results, full, strict=True)
-    ]
-
-
-def _gains(data: Data, results: Results) -> dict[str, Comparison]:
-    """Return the gains of the full model over metadata only, on whole and on equal bags."""
-    if METADATA_ONLY not in results:
-        return {}
-    metadata = _table(data, results[METADATA_ONLY])
-    return {
-        name: compare(_table(data, results[name]), metadata) for name in (FULL, EQUAL_BAGS) if name in results
-    }
-
-
-# Files.
-
-
-def score_table(scores: AblationScores) -> pd.DataFrame:
-    """Return one row for each variant: the content of table.csv."""
-    return pd.DataFrame([_row(name, variant) for name, variant in scores.variants.items()])
-
-
-Row = dict[str, str | float | None]
-
-
-def _row(name: str, variant: VariantScores) -> Row:
-    row: Row = {"variant": name}
-    difference = variant.difference
-    for metric in TABLE_METRICS:
-        row |= _interval_columns(metric, variant.scores[metric])
-        change = NO_DIFFERENCE if difference is None else difference.differences[metric]
-        row |= _interval_columns(f"{metric}_difference", change)
-        row[f"{metric}_difference_p_value"] = change.p_value
-    row["discordant"] = None if difference is None else difference.discordant
-    row["unchanged"] = sum(fold.unchanged for fold in variant.folds)
-    return row | {"folds": len(variant.folds)}
-
-
-def _interval_columns(name: str, estimate: Estimate) -> Row:
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+def _scores(
+    data: Data, trials: int | None, variants: Sequence[Variant], results: Results, left_out: Reasons
+) -> AblationScores:
+    own = [variant.name for variant in variants if variant.source == 0]
+    prevalence = data.study.config.prevalence
+    return AblationScores(
+        retuned=trials,
+        features=list(data.features),
+        images_of_equal_bags=data.images_of_equal_bags,
+        variants=score_variants(results, own, prevalence),
+        gains=gains(results, prevalence),
+        left_out=left_out,
+    )
 
 
 def _foreign(folder: Path) -> list[str]:
@@ -396,5 +319,5 @@ def _publish(folder: Path, scores: AblationScores, results: Results) -> None:
         for name, folds in results.items():
             predictions = pd.concat([result.predictions for result in folds])
             publish_table(files.predictions / f"{name}.csv", predictions)
-            for fold, result in zip(scores.variants[name].folds, folds, strict=True):
-                publish_epochs(files.epochs(name, fold.repeat, fold.fold), result.epochs)
+            for result in folds:
+                publish_epochs(files.epochs(name, *result.path), result.epochs)
