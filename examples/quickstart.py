@@ -4,8 +4,7 @@ The script runs without changes, on a synthetic cohort:
 
     python examples/quickstart.py [FOLDER]
 
-For your own data, start from `read_cohort("cohort.toml")` and omit `weights`; the default is ImageNet
-weights.
+For your own data, start from `read_cohort("cohort.toml")` and omit `weights` to use ImageNet weights.
 """
 
 import sys
@@ -21,13 +20,11 @@ from mil_toolkit.cohort.synthetic import draw_cohort
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(mkdtemp()) / "quickstart"
 cohort = read_cohort(draw_cohort(folder, patients=36, unlabelled=4, image_size=64, images=(3, 8)))
 
-# Each image is embedded once and kept in a cache on disk. Another run embeds only the images that are
-# missing.
+# Each image is embedded once and kept in a cache on disk. Another run embeds only missing images.
 extraction = ExtractionConfig(backbone="resnet18", weights="random", image_size=64)
 cache = FeatureCache.open(extract(cohort, extraction, folder / "cache").folder)
 
-# One row per patient: the metadata, and the embeddings (images, width) in column `bag`. Labels are the words
-# of the table.
+# One row per patient: metadata, and embeddings (images, width) in column `bag`. y has the words of the table.
 X, y = load_patients(cohort.labelled(), cache)
 print(X.drop(columns="bag").describe(include="all").round(1), "\n")
 
@@ -38,8 +35,7 @@ outer = StratifiedKFold(3, shuffle=True, random_state=0)
 scores = cross_val_score(model, X, y, cv=outer, scoring="balanced_accuracy")
 print(f"balanced accuracy on held-out patients (outer folds): {scores.mean():.2f} (folds: {scores.round(2)})")
 
-# A search over parameters of the head. Its best score is optimistic, because the same score chose the
-# pooling.
+# A search over parameters of the head. Its best score is optimistic, because it chose the pooling.
 search = GridSearchCV(model, {"pooling": ["mean", "attention"]}, cv=outer, scoring="neg_log_loss").fit(X, y)
 print(f"best pooling: {search.best_params_['pooling']}, {search.best_estimator_.n_epochs_} epochs\n")
 
