@@ -145,9 +145,9 @@ def test_both_halves_together_equal_the_network(name: str) -> None:
 
 
 def test_an_error_about_an_unknown_part_lists_the_parts() -> None:
-    with pytest.raises(UsageError, match=r"'layer5' is none of .*: all, conv1, .*, layer3\.1, layer4,"):
+    with pytest.raises(UsageError, match=r"'layer5' is not one of .*: all, conv1, .*, layer3\.1, layer4,"):
         divide(backbone("resnet18").network, "layer5")
-    with pytest.raises(UsageError, match=r"'layer4' is none of .*blocks\.6, conv_head"):
+    with pytest.raises(UsageError, match=r"'layer4' is not one of .*blocks\.6, conv_head"):
         divide(backbone("efficientnet_lite0").network, "layer4")
 
 
