@@ -5,7 +5,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mil_toolkit.cli.command import Outcome, add_device, command_parser, run, with_report
+from mil_toolkit.cli.command import (
+    Outcome,
+    add_device,
+    command_parser,
+    run,
+    with_report,
+)
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.records import to_json
 from mil_toolkit.core.text import count_of, counted

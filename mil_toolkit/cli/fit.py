@@ -6,7 +6,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mil_toolkit.cli.command import Outcome, add_device, add_features, command_parser, run, with_report
+from mil_toolkit.cli.command import (
+    Outcome,
+    add_device,
+    add_features,
+    command_parser,
+    run,
+    with_report,
+)
 from mil_toolkit.config import FinetuneConfig, tunables
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.records import Json, to_json

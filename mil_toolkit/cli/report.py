@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mil_toolkit.cli.command import Outcome, command_parser, run
+from mil_toolkit.core.records import Json
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,5 +32,5 @@ def _report(arguments: argparse.Namespace) -> Outcome:
 
     report = write_report(arguments.study, arguments.output, arguments.anonymise)
     lines = [f"{report.path}: {report.size / 1e6:.1f} MB.", *report.notes]
-    data = {"report": str(report.path), "bytes": report.size, "notes": list(report.notes)}
+    data: dict[str, Json] = {"report": str(report.path), "bytes": report.size, "notes": list(report.notes)}
     return Outcome("\n".join(lines), data)
