@@ -181,7 +181,7 @@ def test_a_model_that_this_version_cannot_build_names_the_version_that_can(folde
 def test_a_folder_that_is_not_a_bundle_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "config.json").write_text('{"schema": 1, "study": {}}')
-    with pytest.raises(DataError, match="not .*bundle.*mil-fit writes .* to studies/NAME/model"):
+    with pytest.raises(DataError, match=r"not .*bundle.*mil-fit writes .* to studies/NAME/model"):
         ModelBundle.load(tmp_path / name)
 
 

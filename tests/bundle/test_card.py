@@ -61,8 +61,8 @@ def test_the_card_describes_data_procedure_scores_and_limits(tiny: Tiny, bundle:
     positives, negatives = ((tiny.cohort.labels == label).sum() for label in (1, 0))
     assert bundle.about.features is not None
     for words in (
-        f"24 labelled patients with {bundle.about.images} images, of which {positives} are tumoral and"
-        f" {negatives} reactive",
+        f"24 labelled patients with {bundle.about.images} images, of which {positives} are tumoral",
+        f"of which {positives} are tumoral and {negatives} reactive",
         "The search tried 2 configurations of the head on 2 folds",
         "not a medical device",
         "mil-predict FOLDER_OF_THIS_CARD new_cohort.toml",
