@@ -60,7 +60,7 @@ from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.loop import Member, train
 from mil_toolkit.training.patients import Patients
-from mil_toolkit.training.procedure import run_again, run_trial
+from mil_toolkit.training.procedure import cross_fit_members, run_trial
 from mil_toolkit.training.projection import MOST_COMPONENTS, Projection
 
 REFERENCE, INSTANCES, RIVAL = "reference", "instance logistic", "metadata logistic"
@@ -133,7 +133,7 @@ class Fold:
         """One configuration: its epoch, its out-of-fold logits, and those of its members fitted on all."""
         config, path = replace(HeadConfig(), **head), (STUDY.seed, *self.search.path)
         trial = run_trial(self.inputs, config, STUDY.objective, (*path, 0))
-        again = run_again(self.inputs, config, trial.epoch, STUDY.members, (*path, MEMBERS))
+        again = cross_fit_members(self.inputs, config, trial.epoch, STUDY.members, (*path, MEMBERS))
         seeds = derive_seeds(STUDY.members, *path, MEMBERS)
         config = replace(config, epochs=trial.epoch)
         *_, (model, _) = train(self.whole, config, [Member(0, seed) for seed in seeds], seeds[0])

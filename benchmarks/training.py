@@ -42,7 +42,7 @@ from mil_toolkit.core.devices import training_dtype, use_available_cores
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.model.kernels import activated_product, bmm
 from mil_toolkit.training.inputs import Inputs
-from mil_toolkit.training.loop import Member, predict, predict_held_out, train
+from mil_toolkit.training.loop import Member, predict_held_out, predict_logits, train
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.procedure import run_trial
 
@@ -354,7 +354,7 @@ def precision_noise() -> dict[str, float]:
         inputs = Inputs(patients, trains, dtype=dtype)
         members = [Member(fold, seed + fold) for fold in range(FOLDS)]
         *_, (model, _) = train(inputs, replace(DEFAULT, epochs=10), members, order_seed=0)
-        return predict(model, inputs, range(FOLDS))
+        return predict_logits(model, inputs, range(FOLDS))
 
     exact = logits(torch.float32, 0)
     ours = logits(PRECISION, 0)

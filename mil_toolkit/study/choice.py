@@ -19,7 +19,7 @@ from mil_toolkit.study.tables import attention_table, prediction_table, publish_
 from mil_toolkit.study.workspace import Workspace
 from mil_toolkit.training.curves import Curves, decide, lead
 from mil_toolkit.training.inputs import Inputs
-from mil_toolkit.training.procedure import run_again
+from mil_toolkit.training.procedure import cross_fit_members
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _retrained(workspace: Workspace, search: Search, inputs: Inputs, trial: Fini
     assert trial.epoch is not None  # the trial is complete
     config = workspace.space.config_of(trial.parameters)
     seed = members_path(workspace.config.seed, search.path)
-    curves = run_again(inputs, config, trial.epoch, workspace.config.members, seed)
+    curves = cross_fit_members(inputs, config, trial.epoch, workspace.config.members, seed)
     return Candidate(trial, config, curves)
 
 

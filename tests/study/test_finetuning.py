@@ -34,7 +34,8 @@ from mil_toolkit.features.pixels import decode, prepare
 from mil_toolkit.study import finetuning as end_to_end
 from mil_toolkit.study.finetuning import is_better
 from mil_toolkit.training import finetune
-from mil_toolkit.training.finetune import Finetuner, Told, publish_tensors, read_tensors
+from mil_toolkit.training.checkpoints import publish_tensors, read_tensors
+from mil_toolkit.training.finetune import Finetuner, FinetunerOptions
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.procedure import refit
 
@@ -163,7 +164,7 @@ def test_its_backbone_is_trained_from_the_part_on(tuned: Copy) -> None:
         != before.weight_digest
     )
     assert bundle.about["finetuned"]["unfreeze"] == "layer4"
-    assert bundle.head.members == 2 and bundle.head.model.config.epochs == bundle.about["epoch"]
+    assert bundle.head.member_count == 2 and bundle.head.model.config.epochs == bundle.about["epoch"]
 
 
 def test_it_predicts_the_same_from_images_as_from_a_cache_of_its_backbone(
@@ -320,8 +321,8 @@ def finetuner(tiny: Tiny, folder: Path, config: FinetuneConfig = CONFIG, **head:
     cohort = tiny.cohort.labelled().select(tiny.cohort.labelled().patient_ids[:10])
     patients = Patients.of(cohort, tiny.cache)
     settings = HeadConfig(**{"hidden": 8, "components": 16, "batch_size": 4} | head)  # type: ignore[arg-type]
-    fitted = refit(patients, settings, epoch=2, members=3, seed=(1,))
-    told = Told(config, (5,), torch.device("cpu"), folder)
+    fitted = refit(patients, settings, epoch=2, member_count=3, seed=(1,))
+    told = FinetunerOptions(config, (5,), torch.device("cpu"), folder)
     return Finetuner(
         build_backbone("resnet18", "random"), fitted, patients, ImageFiles(cohort, tiny.cache), told
     )
