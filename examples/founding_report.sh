@@ -4,8 +4,8 @@
 #     examples/founding_report.sh COHORT.toml
 #
 # The script first uses one stratified 80/20 split, as in the report, then repeated nested cross-validation.
-# It ends with a Markdown table of both beside each figure of the report. Run it again to resume a run that was
-# stopped. Variables and their defaults:
+# It ends with a Markdown table of both beside each figure of the report. Run it again to resume a stopped run.
+# Variables and their defaults:
 #
 #     BACKBONES="resnet34 resnet18"   the first is the model's; the others are compared with it
 #     WEIGHTS=imagenet                or random, or the path of a checkpoint
@@ -153,6 +153,6 @@ for name in others:
 for name, baseline in nested["rivals"].items():
     row(f"baseline: {name}", "-", "-", percent(baseline["balanced_accuracy"]), "", "not in the report")
 print("\nNested figures: held-out patients (nested cross-validation), 95 % intervals over patients.")
-print("Rows from the ablation on show balanced accuracy. The backbone is frozen unless a row says end to end.")
+print("Rows from the ablation on: balanced accuracy. The backbone is frozen unless a row says end to end.")
 print("The public leaderboard was not used.")
 PYTHON
