@@ -146,7 +146,7 @@ def test_what_waits_for_its_turn_can_be_stopped(tmp_path: Path) -> None:
     with contextlib.ExitStack() as other:
         other.enter_context(exclusive(tmp_path, CLAIM))
         stop = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-        end = threading.Timer(20, other.close)  # or the test would wait for good
+        end = threading.Timer(600, other.close)  # or the test would wait for good
         stop.start(), end.start()
         with pytest.raises(KeyboardInterrupt):
             of.run_next(square, sampler)
