@@ -34,10 +34,12 @@ The score of a default chosen here is a development score, to be confirmed on ot
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -55,12 +57,12 @@ from mil_toolkit.evaluation.calibration import THRESHOLDS, Decision, fit_calibra
 from mil_toolkit.evaluation.intervals import Table, draw_patients, percentile_interval, scores_with_intervals
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.study import run as study_run
 from mil_toolkit.study.ablation import thin
 from mil_toolkit.study.plan import Search, plan_searches
 from mil_toolkit.study.rivals import mean_embeddings, metadata_columns, rival_predictions
 from mil_toolkit.study.tables import PREDICTION_COLUMNS, read_predictions
 from mil_toolkit.study.tune import tune
+from mil_toolkit.training.curves import lead
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.loop import Member, train
@@ -346,9 +348,19 @@ def compare_ways(arguments: argparse.Namespace) -> None:
         print_row(name, *(shown(scores[column]) for column in COLUMNS), *differences)
 
 
-def best_always_replaces_defaults() -> contextlib.AbstractContextManager[object]:
-    """Report an infinite lead over the defaults, without error, for the best trial of every search."""
-    return patch.object(study_run, "lead", lambda *_: (np.inf, 0.0))
+@contextlib.contextmanager
+def best_always_replaces_defaults() -> Iterator[None]:
+    """Report an infinite lead of the best trial over the defaults, without error, to every user of `lead`."""
+    with contextlib.ExitStack() as patches:
+        for module in users_of_lead():
+            patches.enter_context(patch.object(module, "lead", lambda *_: (np.inf, 0.0)))
+        yield
+
+
+def users_of_lead() -> list[ModuleType]:
+    """Return the imported modules of `mil_toolkit.study` that compare configurations with `lead`."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("mil_toolkit.study.")]
+    return [module for module in modules if vars(module).get("lead") is lead]
 
 
 HEADS = (

@@ -103,7 +103,7 @@ def test_a_folder_describes_itself_in_one_line(path: Path) -> None:
 
 @every_module
 def test_only_shards_and_interop_import_h5py(name: str) -> None:
-    heads = {module.partition(".")[0] for module in imported(parsed(name))}
+    heads = {each.partition(".")[0] for each in imported(parsed(name))}
     assert "h5py" not in heads or name in ("features.shards", "features.interop")
 
 
