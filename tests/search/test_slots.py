@@ -147,8 +147,9 @@ def test_what_waits_for_its_turn_can_be_stopped(tmp_path: Path) -> None:
         other.enter_context(exclusive(tmp_path, CLAIM))
         stop = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
         end = threading.Timer(600, other.close)  # or the test would wait for good
-        stop.start(), end.start()
+        end.start()
         with pytest.raises(KeyboardInterrupt):
+            stop.start()  # here, so that the signal cannot come before the test expects it
             of.run_next(square, sampler)
         assert end.is_alive()
         end.cancel(), end.join()
