@@ -359,7 +359,7 @@ def test_a_stopped_command_ends_with_130(
     process = start("tune", argv)
     wait_for(tmp_path / "outer" / "repeat1-fold1" / "epochs" / "trial0001.jsonl", process)
     process.send_signal(sent)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert (process.returncode, out) == (130, ""), err
     assert no_traceback(err) and err.endswith("mil-tune: interrupted\n")
 
@@ -371,7 +371,7 @@ def start(name: str, argv: Sequence[str]) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 60) -> None:
+def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not path.exists():
         assert process.poll() is None and time.monotonic() < end, process.communicate(timeout=1)

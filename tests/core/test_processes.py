@@ -70,7 +70,7 @@ def test_a_suspended_worker_can_be_stopped(tmp_path: Path) -> None:
     os.kill(worker.pid, signal.SIGSTOP)
     wait_until(lambda: stopped(worker.pid or 0))
     stop_worker(worker)
-    worker.join(60)
+    worker.join(600)
     assert worker.exitcode == 1
 
 

@@ -121,7 +121,7 @@ def test_eight_processes_share_four_hundred_trials_and_three_of_them_are_killed(
     begun = finished(url)
     processes = [server.start(folders[each % 2], url, log=f"{each}.log") for each in range(8)]
     for victim, share in zip((1, 2, 5), (60, 140, 220), strict=True):
-        wait_until(lambda: finished(url) - begun >= share, minutes=5)  # noqa: B023 - called at once
+        wait_until(lambda: finished(url) - begun >= share, minutes=30)  # noqa: B023 - called at once
         os.kill(processes[victim], signal.SIGKILL)
     codes = [server.wait(each) for each in processes]
     logs = "\n".join(path.read_text() for path in tmp_path.glob("*/*.log"))

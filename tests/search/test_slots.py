@@ -147,9 +147,10 @@ def test_a_process_that_waits_for_the_lock_can_be_stopped(tmp_path: Path) -> Non
     with contextlib.ExitStack() as other:
         other.enter_context(exclusive(tmp_path, CLAIM))
         stop = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-        end = threading.Timer(20, other.close)  # or the test would wait for good
-        stop.start(), end.start()
+        end = threading.Timer(600, other.close)  # or the test would wait for good
+        end.start()
         with pytest.raises(KeyboardInterrupt):
+            stop.start()  # here, so that the signal cannot come before the test expects it
             of.run_next(square, sampler)
         assert end.is_alive()
         end.cancel(), end.join()

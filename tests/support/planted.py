@@ -1,4 +1,4 @@
-"""Cohorts of made-up embeddings, without images or files of a table, into which tests plant what they look for."""
+"""Cohorts and caches built in memory, with the labels, metadata and embeddings that a test needs."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from mil_toolkit.features.shards import EmbeddedBag, Recorded, StoredImage
 def make_cohort(
     labels: Sequence[int], metadata: Mapping[str, Sequence[Any]], groups: Sequence[str] | None = None
 ) -> Cohort:
-    """Patients P000, P001, ... with these labels and columns of numbers (with NaN) or words (with None)."""
+    """Return patients P000, P001, ... with labels and columns of numbers (with NaN) or words (with None)."""
     ids = tuple(f"P{number:03d}" for number in range(len(labels)))
     table = pd.DataFrame(
         {
@@ -55,7 +55,11 @@ def make_cache(
     bags: Sequence[np.ndarray],
     contents: Mapping[tuple[str, str], bytes] | None = None,
 ) -> FeatureCache:
-    """A cache of these (n, D) embeddings; images 0.png, 1.png, ... whose file contents differ but for `contents`."""
+    """Create a cache of these embeddings, one (n, D) array a patient.
+
+    The images are 0.png, 1.png, ...; their file contents differ, except where `contents` gives the bytes by
+    patient and name.
+    """
     contents = contents or {}
     stored = []
     for patient, embeddings in zip(cohort.patient_ids, bags, strict=True):
