@@ -16,13 +16,12 @@ from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import HeadConfig, StudyConfig, head_config, tunables
 from mil_toolkit.core.devices import pick_device, training_dtype
 from mil_toolkit.core.errors import DataError, UsageError
-from mil_toolkit.core.seeds import MEMBERS, derive_seeds
+from mil_toolkit.core.seeds import FINAL, derive_seed, inner_folds_path, members_path, trial_path
 from mil_toolkit.core.text import some
 from mil_toolkit.evaluation.calibration import THRESHOLDS
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.splits import make_splits
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.study.plan import FINAL
 from mil_toolkit.training.arrays import BAG, BagError, Data, patients_of_arrays
 from mil_toolkit.training.curves import decide
 from mil_toolkit.training.inputs import Inputs
@@ -153,11 +152,11 @@ class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._remember(X, patients)
         device = pick_device(self.device)
         dtype = training_dtype(device)
-        seed = self.seed, *FINAL
         groups = None if groups is None else np.asarray(groups)
-        splits, _ = make_splits(patients.labels, self.folds, derive_seeds(1, *seed)[0], groups=groups)
+        seed = derive_seed(*inner_folds_path(self.seed, FINAL))
+        splits, _ = make_splits(patients.labels, self.folds, seed, groups=groups)
         inputs = Inputs(patients, [split.train for split in splits], device, dtype)
-        trial_seed, member_seed = (*seed, 0), (*seed, MEMBERS)
+        trial_seed, member_seed = trial_path(self.seed, FINAL, 0), members_path(self.seed, FINAL)
         self.n_epochs_ = run_trial(inputs, config, self.objective, trial_seed).epoch
         curves = cross_fit_members(inputs, config, self.n_epochs_, self.members, member_seed)
         self.decision_ = decide(curves, self.threshold, self.sensitivity)

@@ -13,7 +13,7 @@ from mil_toolkit.config import FinetuneConfig
 from mil_toolkit.core.devices import pick_device, training_dtype
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.outputs import check_replaceable, published_folder
-from mil_toolkit.core.seeds import MEMBERS
+from mil_toolkit.core.seeds import FINAL, members_path
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.finetuning import Finetuned, finetune_study
 from mil_toolkit.study.folder import Study
@@ -53,7 +53,7 @@ def fit(
     best, members = study.final.read_best(), study.config.members
     place = pick_device(device)
     patients = Patients.of(cohort.labelled(), cache)
-    seed = study.final_seed(MEMBERS)
+    seed = members_path(study.config.seed, FINAL)
     head = refit(patients, best.config, best.epoch, members, seed, place, training_dtype(place))
     bundle = ModelBundle(head, _about(cohort, cache, study, best, patients), study.read_scores())
     if finetune is not None and cache is not None:

@@ -21,7 +21,7 @@ from mil_toolkit.core.errors import DataError, Diverged
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.outputs import check_replaceable, published_folder
 from mil_toolkit.core.records import publish_record
-from mil_toolkit.core.seeds import MEMBERS, derive_seeds
+from mil_toolkit.core.seeds import derive_seed, members_path, thinning_path, trial_path
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.ablation_scores import (
     Chosen,
@@ -53,7 +53,6 @@ from mil_toolkit.training.procedure import cross_fit_members, refit, run_trial
 
 KIND = "an ablation"  # in messages
 MOST_IMAGES = 16  # of a patient on equal bags; the size of the smallest bag where that is smaller
-THINNING = MEMBERS + 1  # in place of a trial's number: the seed that draws the images of equal bags
 Reasons = dict[str, str]  # by variant: why it has no scores
 
 
@@ -213,10 +212,11 @@ def _run_configuration(workspace: Workspace, fold: Fold, inputs: Inputs, config:
     The seeds are those of the fold's best trial and of its members, so that the full model is identical to
     the study's own.
     """
-    study, search = workspace.study, fold.search
-    trial = run_trial(inputs, config, study.config.objective, study.seed(search, fold.best.number))
-    again = cross_fit_members(inputs, config, trial.epoch, study.config.members, study.seed(search, MEMBERS))
-    decision = decide(again, study.config.threshold, study.config.sensitivity)
+    study, search = workspace.config, fold.search
+    trial = run_trial(inputs, config, study.objective, trial_path(study.seed, search.path, fold.best.number))
+    seed = members_path(study.seed, search.path)
+    again = cross_fit_members(inputs, config, trial.epoch, study.members, seed)
+    decision = decide(again, study.threshold, study.sensitivity)
     chosen = Chosen(config, trial.epoch, decision)
     test = workspace.patients.take(search.test)
     predictions = _refit_and_predict(workspace, search, chosen, test)
@@ -225,7 +225,8 @@ def _run_configuration(workspace: Workspace, fold: Fold, inputs: Inputs, config:
 
 def _refit_and_predict(workspace: Workspace, search: Search, chosen: Chosen, test: Patients) -> pd.DataFrame:
     """Fit all members on the training patients of an outer fold, and predict its held-out patients."""
-    train, seed = workspace.patients.take(search.patients), workspace.study.seed(search, MEMBERS)
+    train = workspace.patients.take(search.patients)
+    seed = members_path(workspace.config.seed, search.path)
     members, device, dtype = workspace.config.members, workspace.device, workspace.dtype
     head = refit(train, chosen.config, chosen.epoch, members, seed, device, dtype)
     return outer_predictions(search, test, head.apply(test).logits, chosen.decision)[PREDICTION_COLUMNS]
@@ -281,7 +282,7 @@ def _predict_thinned(data: Data, search: Search, chosen: Chosen) -> pd.DataFrame
     workspace, count = data.sources[0], data.images_of_equal_bags
     test = workspace.patients.take(search.test)
     assert test.bags is not None and count is not None
-    random = np.random.default_rng(derive_seeds(1, *data.study.seed(search, THINNING)))
+    random = np.random.default_rng([derive_seed(*thinning_path(workspace.config.seed, search.path))])
     thinned = replace(test, bags=thin(test.bags, count, random))
     return _refit_and_predict(workspace, search, chosen, thinned)
 

@@ -15,7 +15,7 @@ from mil_toolkit.config import GROUPS, StudyConfig
 from mil_toolkit.core.files import TEMPORARY_PREFIX
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.records import publish_record, read_record
-from mil_toolkit.core.seeds import derive_seeds
+from mil_toolkit.core.seeds import derive_seed, shuffled_labels_path
 from mil_toolkit.evaluation.intervals import Table
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.features.cache import FeatureCache
@@ -34,7 +34,6 @@ LEVEL = 0.01  # of the test: one sound procedure in a hundred fails
 MOST_TRIALS = 2
 MOST_FOLDS = 3
 MOST_EPOCHS = 20
-SHUFFLED_LABELS = 2_000_000  # in place of a repeat: the seeds of the shuffled labels and of the small studies
 logger = logging.getLogger(__name__)
 
 
@@ -134,7 +133,7 @@ def _run_all(study: Study, labelled: Cohort, patients: Patients, device: str, ru
 
 def _run_shuffled(study: Study, labelled: Cohort, patients: Patients, device: str, number: int) -> float:
     """Return the outer AUC of a small study on shuffled labels, in a temporary folder."""
-    seed = derive_seeds(1, study.config.seed, SHUFFLED_LABELS, number)[0]
+    seed = derive_seed(*shuffled_labels_path(study.config.seed, number))
     labels = np.random.default_rng(seed).permutation(labelled.labels)
     cohort = replace(labelled, labels=labels)
     shuffled = replace(patients, labels=labels.astype(np.int64))

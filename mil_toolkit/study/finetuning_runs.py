@@ -19,7 +19,7 @@ from mil_toolkit.config import FinetuneConfig
 from mil_toolkit.core.devices import pick_precision, training_dtype
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.files import digest_json, publish_json, remove_dead_temporaries
-from mil_toolkit.core.seeds import MEMBERS
+from mil_toolkit.core.seeds import finetuning_path, members_path
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.image_files import ImageFiles
 from mil_toolkit.study.folder import Study
@@ -30,7 +30,6 @@ from mil_toolkit.training.finetune import Finetuner, FinetunerOptions
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.procedure import refit
 
-FINETUNING = 2_000_000  # in place of a trial's number: the seeds of fine-tuning
 SEPARATE_FOLDS = 5  # where the study has no outer folds; the first of them is the separate split
 CHECKPOINT_SECONDS = 60.0  # between checkpoints within an epoch
 
@@ -202,12 +201,12 @@ def train(setup: Setup, run: Run, progress: ImageBar) -> Trained:
 
 def _start(setup: Setup, run: Run) -> Finetuner:
     """Refit the head that the search chose, and return the finetuner that starts from it."""
-    study, best = setup.study, setup.best[run.search.name]
-    seed, dtype = study.seed(run.search, MEMBERS), training_dtype(setup.device)
-    head = refit(run.patients, best.config, best.epoch, study.config.members, seed, setup.device, dtype)
+    study, path, best = setup.study.config, run.search.path, setup.best[run.search.name]
+    seed, dtype = members_path(study.seed, path), training_dtype(setup.device)
+    head = refit(run.patients, best.config, best.epoch, study.members, seed, setup.device, dtype)
     options = FinetunerOptions(
         setup.config,
-        (*study.seed(run.search, FINETUNING), *run.name.encode()),
+        finetuning_path(study.seed, path, run.name),
         setup.device,
         setup.folder,
     )

@@ -16,7 +16,7 @@ from mil_toolkit.backbones.parts import last_stage
 from mil_toolkit.config import FinetuneConfig
 from mil_toolkit.core.devices import DTYPES, pick_precision
 from mil_toolkit.core.errors import Diverged
-from mil_toolkit.core.seeds import derive_seeds
+from mil_toolkit.core.seeds import derive_seed, derive_seeds
 from mil_toolkit.features.image_files import ImageFiles
 from mil_toolkit.model.layers import dropout_of, generators
 from mil_toolkit.model.poolings import Instances
@@ -106,7 +106,7 @@ class Finetuner:
 
     def _batches(self) -> list[Tensor]:
         """Return the mini-batches of the current epoch, as positions of patients."""
-        order = torch.Generator().manual_seed(derive_seeds(1, *self.options.seed, self.epoch)[0])
+        order = torch.Generator().manual_seed(derive_seed(*self.options.seed, self.epoch))
         return list(torch.randperm(len(self.patients), generator=order).split(self.model.config.batch_size))
 
     def _add_gradients(
