@@ -129,7 +129,7 @@ class Slots:
             logger.warning("Trial %d sent no sign of life for so long that another process ran it.", slot)
 
     def _enqueue(self) -> int | None:
-        """Return the slot that waits to be taken, after enqueuing the lowest free one; None where none is free."""
+        """Return the slot to take next, enqueued unless it waits already; None where no slot is free."""
         if CLOSED in self.study.user_attrs:
             return None
         trials = self._trials()

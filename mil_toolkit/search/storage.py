@@ -89,7 +89,7 @@ class DatabaseStorage:
         return storage
 
     def name_of(self, search: str) -> str:
-        """Return the name of a search; a shared storage holds many studies, distinguished by their folders."""
+        """Return the name of a search, with the folder's name in a shared storage, which holds many studies."""
         return f"{self.folder.name}/{search}" if self.shared else search
 
     @contextlib.contextmanager

@@ -54,12 +54,12 @@ class SearchFolder:
 
     @property
     def predictions(self) -> Path:
-        """Table of the predictions on held-out patients: of the outer fold or, in the study folder, of all."""
+        """Table of predictions on held-out patients, of the outer fold or (in the study folder) of all."""
         return self.path / "predictions.csv"
 
     @property
     def attention(self) -> Path:
-        """Table of attention on held-out patients, of the outer fold or, without outer folds, of the inner."""
+        """Table of attention on held-out patients, of the outer fold or (without any) of the inner folds."""
         return self.path / "attention.csv"
 
     def epochs(self, number: int) -> Path:

@@ -103,7 +103,7 @@ def _run(
     start_workers: Callable[[], list[BaseProcess]],
     findings: Sequence[Finding],
 ) -> Tuned:
-    """Run all searches to their end, first in workers where several processes are asked for; score the study."""
+    """Run all searches to their end, first in workers if several processes are wanted; score the study."""
     begun, study = datetime.now(), workspace.study
     tracker = TRACKERS[how.tracker](study)
     runs = search_runs(workspace, searches, storage, tracker, how.timeout)
