@@ -89,7 +89,7 @@ class DatabaseStorage:
         return storage
 
     def name_of(self, search: str) -> str:
-        """Return the name of a search, with the folder's name in a shared storage, which holds many studies."""
+        """Return the name of a search; in a shared storage, which holds many studies, with the folder's."""
         return f"{self.folder.name}/{search}" if self.shared else search
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What is used of Optuna's internals is as the installed version has it; a release that changes it fails here."""
+"""The parts of Optuna's internals that are used; a release that changes them fails here."""
 
 from pathlib import Path
 
