@@ -1,8 +1,8 @@
 """Forks processes that run a command from one that has imported and built everything: 0.3 s instead of 5 s each.
 
-Reads one JSON object a line: {"argv", "env", "log", "fault"} starts a process and answers its id, {"wait"}
-answers the status of one. A fault is [what, step, count]: at the count-th publishing step of this name the
-process is killed or stopped, or `limit` bounds the size of its files.
+Reads one JSON object a line: {"argv", "env", "log", "fault"} starts a process and answers its id, {"wait"} answers
+the status of one. A fault is [what, step, count]: at the count-th publishing step of this name the process is
+killed or stopped, or `limit` bounds the size of its files.
 """
 
 import json
