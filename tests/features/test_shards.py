@@ -15,7 +15,7 @@ from mil_toolkit.core.errors import DataError
 from mil_toolkit.features import shards
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.shards import encode_shard
-from mil_toolkit.features.upkeep import verify
+from mil_toolkit.features.upkeep import prune, verify
 
 
 @pytest.fixture
@@ -181,10 +181,13 @@ def test_an_unchanged_shard_is_hashed_once(tmp_path: Path, hashed: list[int]) ->
     assert len(cache.shards) == len(hashed) == 3
 
 
-def test_verify_hashes_each_shard_once(tmp_path: Path, hashed: list[int]) -> None:
+@pytest.mark.usefixtures("settled")
+def test_verify_and_prune_hash_each_shard_once(tmp_path: Path, hashed: list[int]) -> None:
     folder = three_patients(tmp_path).folder
-    hashed.clear()
-    assert verify(folder) == len(hashed) == 2
+    for check in (verify, prune):
+        hashed.clear()
+        check(folder)
+        assert len(hashed) == 2
 
 
 def test_a_recent_shard_is_hashed_at_each_reading(tmp_path: Path, hashed: list[int]) -> None:
