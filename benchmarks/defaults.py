@@ -51,10 +51,10 @@ from mil_toolkit.evaluation.intervals import Table, draw_patients, percentile_in
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study import tune as tuning
-from mil_toolkit.study.ablation import thin
 from mil_toolkit.study.plan import Search, plan_searches
 from mil_toolkit.study.rivals import mean_embeddings, metadata_columns, rival_predictions
 from mil_toolkit.study.tables import PREDICTION_COLUMNS, read_predictions
+from mil_toolkit.study.variants import thin
 from mil_toolkit.training.curves import Curves
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.inputs import Inputs
