@@ -42,7 +42,7 @@ MakePatients = Callable[..., Patients]
 def _table(make_patients: MakePatients) -> pd.DataFrame:
     patients = make_patients(24, width=16)
     bags = patients.bags.instances.split(patients.bags.sizes.tolist())
-    return patients.metadata.assign(bag=pd.Series([each.numpy() for each in bags], patients.metadata.index))
+    return patients.metadata.assign(bag=pd.Series([bag.numpy() for bag in bags], patients.metadata.index))
 
 
 @pytest.fixture(name="y")
@@ -67,7 +67,7 @@ def test_it_equals_the_model_of_a_study_with_one_configuration(tiny: Tiny, tmp_p
 
     X, y = load_patients(cohort.labelled(), tiny.cache)
     model = MILClassifier(folds=2, members=2, epochs=4, seed=3, device="cpu").fit(X, y)
-    assert list(model.classes_) == ["reactive", "tumoral"] and model.n_epochs_ == bundle.about["epoch"]
+    assert list(model.classes_) == ["reactive", "tumoral"] and model.n_epochs_ == bundle.about.epoch
     assert model.decision_ == bundle.decision
     everyone, _ = load_patients(cohort, tiny.cache)
     np.testing.assert_allclose(model.predict_proba(everyone)[:, 1], expected.table["probability"], rtol=1e-12)
@@ -91,7 +91,7 @@ def test_a_cohort_becomes_a_table(tiny: Tiny) -> None:
 def test_paths_can_be_strings(tiny: Tiny) -> None:
     cohort = mil_toolkit.read_cohort(str(tiny.cohort_toml))
     cache = mil_toolkit.FeatureCache.open(str(tiny.features))
-    assert mil_toolkit.ModelBundle.load(str(tiny.bundle)).about["cohort"] == cohort.name
+    assert mil_toolkit.ModelBundle.load(str(tiny.bundle)).about.cohort == cohort.name
     done = mil_toolkit.extract(
         cohort,
         mil_toolkit.ExtractionConfig("resnet18", "random", image_size=32),
@@ -144,8 +144,8 @@ def test_it_works_in_cross_validation_search_and_pipelines(X: pd.DataFrame, y: n
     without_age = FunctionTransformer(lambda table: table.drop(columns="age"))
     pipeline = make_pipeline(without_age, quick()).fit(X, y)
     assert list(pipeline[-1].feature_names_in_) == ["sex", "bag"]
-    found = cross_val_predict(pipeline, X, y, cv=2, method="predict_proba")
-    assert found.shape == (24, 2)
+    predicted = cross_val_predict(pipeline, X, y, cv=2, method="predict_proba")
+    assert predicted.shape == (24, 2)
     parts = train_test_split(X, y, stratify=y, random_state=0)
     assert 0 <= quick().fit(parts[0], parts[2]).score(parts[1], parts[3]) <= 1
 
@@ -197,8 +197,8 @@ def test_the_positive_class_can_be_the_first_one(X: pd.DataFrame, y: np.ndarray)
 
 def test_attention_sums_to_one_within_each_bag(X: pd.DataFrame, y: np.ndarray) -> None:
     attention = quick().fit(X, y).attention(X)
-    assert [len(each) for each in attention] == [len(bag) for bag in X["bag"]]
-    np.testing.assert_allclose([each.sum() for each in attention], 1, rtol=1e-5)
+    assert [len(shares) for shares in attention] == [len(bag) for bag in X["bag"]]
+    np.testing.assert_allclose([shares.sum() for shares in attention], 1, rtol=1e-5)
 
 
 def test_the_given_data_are_not_modified(X: pd.DataFrame, y: np.ndarray) -> None:

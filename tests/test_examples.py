@@ -115,7 +115,7 @@ def test_the_quickstart_runs_as_it_stands(
     monkeypatch.setattr(sys, "argv", ["quickstart.py", str(tmp_path / "quickstart")])
     runpy.run_path(str(ROOT / "examples" / "quickstart.py"), run_name="__main__")
     out = capsys.readouterr().out
-    assert "balanced accuracy on patients that chose nothing: 0." in out
+    assert "balanced accuracy on held-out patients (outer folds): 0." in out
     assert "best pooling: " in out
     for column in ("probability", "prediction", "spread", "most attended"):
         assert column in out

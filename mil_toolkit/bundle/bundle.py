@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from safetensors.torch import load, save
@@ -35,7 +35,7 @@ from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.model.head import MILModel
 from mil_toolkit.model.layers import generators
 from mil_toolkit.study.records import ColumnRecord, FinetuningScores, StudyScores
-from mil_toolkit.training.encoder import MetadataEncoder
+from mil_toolkit.training.encoder import EncoderRecord, MetadataEncoder
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.projection import Projection
@@ -154,7 +154,7 @@ def _describes_bundle(path: Path) -> bool:
 
 def _head_record(head: FittedHead) -> HeadRecord:
     width = 0 if head.projection is None else head.projection.width
-    return HeadRecord(asdict(head.model.config), head.member_count, width, head.encoder.to_json())
+    return HeadRecord(asdict(head.model.config), head.member_count, width, dict(head.encoder.to_json()))
 
 
 def _tensors(head: FittedHead) -> dict[str, Tensor]:
@@ -201,7 +201,7 @@ def _read_checked(folder: Path, digests: Mapping[str, str]) -> dict[str, bytes]:
 
 
 def _head(record: HeadRecord, tensors: Mapping[str, Tensor]) -> FittedHead:
-    encoder = MetadataEncoder.from_json(record.encoder)
+    encoder = MetadataEncoder.from_json(cast(EncoderRecord, record.encoder))
     config: dict[str, Any] = record.config  # HeadConfig refuses the fields of other versions
     seeds = generators([0] * record.members)
     model = MILModel(HeadConfig(**config), record.embedding_width, len(encoder.columns), seeds)

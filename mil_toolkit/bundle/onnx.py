@@ -143,7 +143,7 @@ def _export(model: nn.Module, bag: Tensor | None, metadata: Tensor | None) -> "t
     instances = None if bag is None else {0: torch.export.Dim("instances", min=1)}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.onnx.export(
+        program = torch.onnx.export(
             model,
             (bag, metadata),
             input_names=names,
@@ -152,6 +152,8 @@ def _export(model: nn.Module, bag: Tensor | None, metadata: Tensor | None) -> "t
             dynamo=True,
             verbose=False,
         )
+    assert program is not None  # with dynamo=True
+    return program
 
 
 def _properties(bundle: ModelBundle) -> dict[str, str]:

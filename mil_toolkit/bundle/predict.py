@@ -5,7 +5,7 @@ import io
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -165,13 +165,15 @@ def extract_as_trained(
     trained = bundle.about.features
     if trained is None:
         return None
-    names = ("backbone", "weights", "image_size", "crop", "preprocess")
-    config = ExtractionConfig(**{name: trained.spec[name] for name in names})
-    if weights is not None:
-        config = replace(config, weights=str(weights))
+    config = _extraction_config(trained.spec, weights)
     _check_images(cohort)
     backbone = bundle.build_backbone(weights)
     return FeatureCache.open(extract(cohort, config, root, device=device, backbone=backbone).folder)
+
+
+def _extraction_config(spec: Spec, weights: Path | None) -> ExtractionConfig:
+    origin = spec["weights"] if weights is None else str(weights)
+    return ExtractionConfig(spec["backbone"], origin, spec["image_size"], spec["crop"], spec["preprocess"])
 
 
 def _check_images(cohort: Cohort) -> None:

@@ -27,8 +27,10 @@ class BundleFeatures:
 
     def to_json(self) -> dict[str, Json]:
         """Return the JSON object, which lacks `digest` where there is none."""
-        digest: dict[str, Json] = {} if self.digest is None else {"digest": self.digest}
-        return {"name": self.name, **digest, "spec": self.spec, "recorded": list(self.recorded)}
+        value = to_json(self)
+        assert isinstance(value, dict)
+        first = {"name": value["name"]} | ({} if self.digest is None else {"digest": self.digest})
+        return {**first, "spec": value["spec"], "recorded": value["recorded"]}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mil_toolkit.cli.command import Outcome, command_parser, run
+from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import count_of
 
 FORMATS = ("clam", "trident", "stamp")
@@ -117,5 +118,9 @@ def _import(arguments: argparse.Namespace) -> Outcome:
         table=arguments.table,
     )
     images = sum(len(bag.image_names) for bag in cache.winners(cache.patient_ids))
-    data = {"features": str(cache.folder), "patients": len(cache.patient_ids), "images": images}
+    data: dict[str, Json] = {
+        "features": str(cache.folder),
+        "patients": len(cache.patient_ids),
+        "images": images,
+    }
     return Outcome(str(cache.folder), data)

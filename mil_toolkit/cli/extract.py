@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mil_toolkit.cli.command import Outcome, command_parser, run
-from mil_toolkit.config import BACKBONE_NAMES, PRECISION_NAMES, PREPROCESS_NAMES, ExtractionConfig
+from mil_toolkit.config import (
+    BACKBONE_NAMES,
+    PRECISION_NAMES,
+    PREPROCESS_NAMES,
+    ExtractionConfig,
+)
+from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import count_of
 
 if TYPE_CHECKING:
@@ -111,7 +117,7 @@ def _summarise(extraction: "Extraction", dry_run: bool) -> None:
 
 
 def _outcome(extraction: "Extraction") -> Outcome:
-    data = {
+    data: dict[str, Json] = {
         "features": str(extraction.folder),
         "patients": extraction.patients,
         "images": extraction.images,

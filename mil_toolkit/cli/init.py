@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mil_toolkit.cli.command import Outcome, command_parser, run
+from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import count_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def _init(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.cohort.draft import draft_cohort
 
     draft = draft_cohort(arguments.table, arguments.images, arguments.output)
-    data = {
+    data: dict[str, Json] = {
         "output": str(draft.output),
         "patients": draft.patients,
         "doubts": list(draft.doubts),

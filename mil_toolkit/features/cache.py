@@ -39,7 +39,7 @@ class FeatureCache:
 
     @classmethod
     def open(cls, folder: Path | str) -> "FeatureCache":
-        """Open a cache to read; raises DataError if `folder` is not a cache or a shard is damaged or foreign."""
+        """Open a cache to read; raises DataError if it is not a cache or holds a damaged or foreign shard."""
         return cls(Path(folder), read_spec(Path(folder)))
 
     @classmethod
@@ -103,8 +103,8 @@ class FeatureCache:
     def absent(self, patient_ids: Sequence[str]) -> list[str]:
         """Return the lines of an error about those of these patients that have no embeddings.
 
-        If most patients have none, this is one line about all of them and advice, else one line for each. Empty
-        if all have embeddings.
+        If most patients have none, they are one line about all of them and advice, else one line for each;
+        empty if all have embeddings.
         """
         absent = [shown(patient) for patient in patient_ids if patient not in self._versions]
         lines = each_or_most(

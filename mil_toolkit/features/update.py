@@ -70,7 +70,7 @@ class CacheUpdate:
         return time.monotonic() - start
 
     def _new_bag(self, builder: BagBuilder) -> EmbeddedBag | None:
-        """Return the bag to publish, None if it lacks images that must not be skipped or is stored already."""
+        """Return the bag to publish, None if it is stored already or lacks images that may not be missing."""
         if not builder.is_complete and not self.skip:
             return None
         bag, versions = builder.bag(), self.cache.versions(builder.wanted.patient_id)

@@ -96,7 +96,8 @@ def superseded(cache: FeatureCache) -> list[Shard]:
 def prune(folder: Path) -> tuple[int, int]:
     """Remove superseded shards and the temporary files of killed writers.
 
-    Returns the number of removed shards and their size in bytes. If an image later changes back, it has to be embedded again.
+    Returns the number of removed shards and their size in bytes. An image that later changes back to removed
+    content has to be embedded again.
 
     Raises DataError, and removes nothing, if the cache does not pass `verify`; BusyError while another
     process writes to it.

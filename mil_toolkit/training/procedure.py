@@ -1,10 +1,12 @@
-"""The procedure inside one search (rules of evidence, 3): a trial, its cross-fitted members, and the refit.
+"""The procedure inside one search: a trial, its cross-fitted members, and the refit.
 
 1. `run_trial` trains one member per inner fold. The pooled out-of-fold predictions of all inner folds give
    one validation curve, and its smoothed optimum gives the one epoch that the trial is scored at.
 2. `cross_fit_members` trains the inner folds of the chosen configuration again, with the seeds of all
    members. Their out-of-fold predictions are what calibration and threshold are fitted to.
 3. `refit` trains the members on all training patients for the chosen number of epochs.
+
+The section "The nested procedure" of docs/evidence.md describes how a study uses these steps.
 """
 
 import dataclasses

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -29,20 +30,18 @@ def test_a_heartbeat_is_recorded_for_a_waiting_trial(study: optuna.Study) -> Non
     study.enqueue_trial({"x": 0.5})
     (waiting,) = study.get_trials(states=(TrialState.WAITING,))
     storage = study._storage
-    record_heartbeat(storage, waiting)
-    backend = getattr(storage, "_backend", storage)
-    with backend.scoped_session() as session:
-        beats = session.execute(optuna.storages._rdb.models.sqlalchemy.text(
-            "select count(*) from trial_heartbeats"
-        )).scalar()  # fmt: skip
+    record_heartbeat(getattr(storage, "_backend", storage), waiting)
+    engine = getattr(storage, "_backend", storage).engine  # a study caches its storage
+    with engine.connect() as connection:
+        beats = connection.execute(sqlalchemy.text("select count(*) from trial_heartbeats")).scalar()
     assert beats == 1
 
 
 def test_only_a_finished_trial_counts_as_finished_by_another_process(study: optuna.Study) -> None:
-    trial = study.ask()
-    study.tell(trial, 1.0)
+    study.optimize(lambda _: 1.0, n_trials=1)
+    (trial,) = study.trials
     with pytest.raises(ValueError) as caught:
-        study.tell(trial, 2.0)
+        study.tell(trial.number, 2.0)
     assert is_already_finished(caught.value)
     assert not is_already_finished(ValueError("another one"))
 
@@ -72,7 +71,9 @@ def test_any_other_error_is_its_own_original() -> None:
 
 def test_a_bracket_depends_on_the_slot_and_not_on_the_number() -> None:
     def bracket(number: int, slot: int) -> int:
-        study = optuna.create_study(pruner=SlotHyperband(min_resource=1, max_resource=27))
+        study = optuna.create_study(
+            study_name="search", pruner=SlotHyperband(min_resource=1, max_resource=27)
+        )
         trial = optuna.trial.create_trial(value=1.0, user_attrs={SLOT: slot})
         trial.number = number
         pruner = study.pruner

@@ -161,7 +161,7 @@ import sys, time
 from pathlib import Path
 import optuna
 from mil_toolkit.search.slots import Slots
-from mil_toolkit.search.storage import Storage
+from mil_toolkit.search.storage import DatabaseStorage
 of = Slots(DatabaseStorage(Path(sys.argv[1])), "final", 40, False, optuna.pruners.NopPruner())
 print("ready", flush=True)
 sys.stdin.readline()
@@ -278,7 +278,7 @@ def test_a_file_that_others_keep_locked_is_told(
 
         with (
             pytest.raises(UsageError, match=r"optuna\.db cannot be used: .*database is locked"),
-            storage.told(),
+            storage.errors_explained(),
         ):
             of.run_next(objective, sampler)
     of = slots(DatabaseStorage(tmp_path))
@@ -291,9 +291,9 @@ def test_a_trial_that_others_gave_up_is_told(caplog: pytest.LogCaptureFixture) -
     storage = MemoryStorage()
     of = slots(storage)
 
-    def objective(trial: optuna.Trial, _: object) -> float:
-        storage.optuna.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    def objective(running: RunningTrial) -> float:
+        storage.optuna.set_trial_state_values(running.trial._trial_id, TrialState.FAIL)
         return 1.0
 
     assert of.run_next(objective, sampler) and len(run_all(of)) == 4
-    assert "Trial 0 was silent for so long" in caplog.text
+    assert "Trial 0 sent no sign of life for so long" in caplog.text

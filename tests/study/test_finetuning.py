@@ -116,8 +116,8 @@ def test_the_command_says_what_was_kept_and_why(whole: Copy, command: Command) -
         whole.study / "again",
     )
     said = command("fit", *asked, *OPTIONS)
-    assert said.code == 0 and "separate split of 12 patients, who chose nothing" in said.out
-    assert "the backbone stays frozen" in said.out and "not evaluated. --outer" in said.out
+    assert said.code == 0 and "separate split of 12 patients, who were held out in the study" in said.out
+    assert "the backbone stays frozen" in said.out and "not evaluated. Add --outer" in said.out
     assert bits(whole.study / "again") == bits(whole.study / "tuned"), (
         "what was done before is not done again"
     )
@@ -157,14 +157,15 @@ def test_its_backbone_is_trained_from_the_part_on(tuned: Copy) -> None:
     for name, each in before.network.state_dict().items():
         trained = name.startswith("layer4") and name.endswith(("weight", "bias"))
         assert torch.equal(each, bundle.backbone[name]) != trained, name
-    spec = bundle.about["features"]["spec"]
+    assert bundle.about.features is not None and bundle.about.finetuned is not None
+    spec = bundle.about.features.spec
     assert (
         spec["weight_digest"]
         == build_backbone("resnet18", bundle.backbone).weight_digest
         != before.weight_digest
     )
-    assert bundle.about["finetuned"]["unfreeze"] == "layer4"
-    assert bundle.head.member_count == 2 and bundle.head.model.config.epochs == bundle.about["epoch"]
+    assert bundle.about.finetuned.unfreeze == "layer4"
+    assert bundle.head.member_count == 2 and bundle.head.model.config.epochs == bundle.about.epoch
 
 
 def test_it_predicts_the_same_from_images_as_from_a_cache_of_its_backbone(
@@ -184,7 +185,7 @@ def test_it_predicts_the_same_from_images_as_from_a_cache_of_its_backbone(
     assert (tmp_path / "images.csv").read_bytes() == (tmp_path / "cache.csv").read_bytes()
     assert len(pd.read_csv(tmp_path / "images.csv")) == 27
     refused = command("predict", *asked, "--features", tuned.features, "--output", tmp_path / "frozen.csv")
-    assert refused.code == 3 and "weight_digest" in refused.err and "Its backbone was trained" in refused.err
+    assert refused.code == 3 and "weight_digest" in refused.err and "Its backbone was fine-tuned" in refused.err
 
 
 def test_it_leaves_as_onnx_with_the_backbone_that_was_trained(tuned: Copy, tmp_path: Path) -> None:

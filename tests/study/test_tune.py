@@ -22,18 +22,20 @@ from support.commands import Command, outcome
 from support.processes import hold_on
 from support.studies import Tiny
 
-from mil_toolkit.cli.tune import _table, summary
+from mil_toolkit.cli.tune import score_lines, summary
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.config import METRIC_NAMES, HeadConfig, StudyConfig, tunables
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.processes import start_worker
+from mil_toolkit.core.records import read_record
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.search.space import Space
 from mil_toolkit.study import run as running
 from mil_toolkit.study import tune as tuning
 from mil_toolkit.study.folder import Best, Study
 from mil_toolkit.study.plan import plan_searches
+from mil_toolkit.study.records import StudyScores
 from mil_toolkit.study.run import Run
 from mil_toolkit.study.tables import outer_attention
 from mil_toolkit.study.tune import evaluate_again, tune
@@ -107,7 +109,7 @@ def test_a_choice_of_an_older_version_tells_of_nothing_passed_over(tiny: Tiny, t
 
 
 def test_the_columns_of_the_summary_lie_below_each_other(tiny: Tiny) -> None:
-    lines = _table(read_json(tiny.study / "scores.json"))
+    lines = score_lines(read_record(tiny.study / "scores.json", StudyScores))
     assert [line.split()[0] for line in lines[1:4]] == ["training", "validation", "outer"]
     assert len(lines) > 5 and len(set(map(len, lines))) == 1
 

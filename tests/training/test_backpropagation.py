@@ -40,17 +40,20 @@ def attended(embeddings: Tensor) -> Tensor:
 
 
 def gradients(halves: Halves) -> dict[str, Tensor]:
-    found = {name: each.grad for name, each in halves.parameters.items()}
-    assert all(each is not None for each in found.values())
-    for each in halves.parameters.values():
-        each.grad = None
-    return found  # type: ignore[return-value]
+    """Return the gradients of the trained parameters, and clear them."""
+    gradients = {name: parameter.grad for name, parameter in halves.parameters.items()}
+    assert all(gradient is not None for gradient in gradients.values())
+    for parameter in halves.parameters.values():
+        parameter.grad = None
+    return gradients  # type: ignore[return-value]
 
 
-def worst_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+def worst_error(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     """Return the largest relative error of a tensor; one near zero is compared with the mean norm of all."""
-    floor = 1e-3 * torch.stack([each.norm() for each in expected.values()]).mean()
-    errors = [(found[name] - each).norm() / each.norm().clamp(min=floor) for name, each in expected.items()]
+    floor = 1e-3 * torch.stack([tensor.norm() for tensor in expected.values()]).mean()
+    errors = [
+        (actual[name] - tensor).norm() / tensor.norm().clamp(min=floor) for name, tensor in expected.items()
+    ]
     return max(errors).item()
 
 
@@ -60,11 +63,11 @@ def test_the_gradient_equals_that_of_plain_autograd(name: str, part: str) -> Non
     whole, images = backbone(name), random_pixels(5, SIZES.get(name, 32))
     halves = Halves(whole, last_stage(whole.network) if part == "last" else part, CPU, torch.float32)
     loss = backpropagate(images.split(2), halves, attended, Spill(io.BytesIO()))
-    found = gradients(halves)
+    actual = gradients(halves)
     plain = attended(halves.network(Normaliser(whole, CPU, torch.float32)(images)))
     plain.backward()
     assert loss == pytest.approx(plain.item(), rel=1e-5)
-    assert worst_error(found, gradients(halves)) < 1e-5
+    assert worst_error(actual, gradients(halves)) < 1e-5
 
 
 def test_gradients_of_several_bags_add_up() -> None:
@@ -72,12 +75,12 @@ def test_gradients_of_several_bags_add_up() -> None:
     spill = Spill(io.BytesIO())
     for bag in (images[:4], images[4:]):
         backpropagate(bag.split(3), halves, attended, spill)
-    found = gradients(halves)
+    actual = gradients(halves)
     normalise = Normaliser(backbone("resnet18"), CPU, torch.float32)
     (
         attended(halves.network(normalise(images[:4]))) + attended(halves.network(normalise(images[4:])))
     ).backward()
-    assert worst_error(found, gradients(halves)) < 1e-5
+    assert worst_error(actual, gradients(halves)) < 1e-5
 
 
 def test_the_frozen_half_sees_each_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,13 +102,14 @@ def test_batch_norm_keeps_its_statistics() -> None:
 
 
 def test_bfloat16_is_near_float32() -> None:
-    whole, found = backbone("resnet18"), []
+    whole, by_dtype = backbone("resnet18"), []
     for dtype in (torch.float32, torch.bfloat16):
         halves = Halves(whole, "layer4", CPU, dtype)
         backpropagate(random_pixels(6).split(3), halves, attended, Spill(io.BytesIO()))
-        found.append(gradients(halves))
-    assert all(each.dtype == torch.float32 for each in found[1].values())
-    assert worst_error(found[1], found[0]) < 0.2
+        by_dtype.append(gradients(halves))
+    exact, rounded = by_dtype
+    assert all(gradient.dtype == torch.float32 for gradient in rounded.values())
+    assert worst_error(rounded, exact) < 0.2
 
 
 def test_a_scale_multiplies_only_the_gradient_of_the_backbone() -> None:
@@ -115,13 +119,15 @@ def test_a_scale_multiplies_only_the_gradient_of_the_backbone() -> None:
         Spill(io.BytesIO()),
     )
     head = nn.Linear(512, 1)
-    found = []
+    heads, backbones = [], []
     for scale in (1.0, 8.0):
         head.zero_grad()
         backpropagate([images], halves, lambda x: head(x).square().mean(), spill, lambda g, by=scale: g * by)
-        found.append((head.weight.grad, gradients(halves)))
-    torch.testing.assert_close(found[0][0], found[1][0])
-    assert worst_error({name: each / 8 for name, each in found[1][1].items()}, found[0][1]) < 1e-6
+        heads.append(head.weight.grad)
+        backbones.append(gradients(halves))
+    torch.testing.assert_close(heads[0], heads[1])
+    unscaled = {name: gradient / 8 for name, gradient in backbones[1].items()}
+    assert worst_error(unscaled, backbones[0]) < 1e-6
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -132,16 +138,16 @@ def test_both_halves_together_equal_the_network(name: str) -> None:
     images = torch.randn(2, 3, size, size)
     with torch.inference_mode():
         torch.testing.assert_close(behind(before(images)), whole(images), rtol=0, atol=0)
-    owned = {id(each) for each in whole.parameters()}
+    owned = {id(parameter) for parameter in whole.parameters()}
     trained = list(behind.parameters())
-    assert {id(each) for each in trained} < owned, "they share the network's own layers"
+    assert {id(parameter) for parameter in trained} < owned, "they share the network's own layers"
     assert sum(map(torch.numel, trained)) < sum(map(torch.numel, whole.parameters()))
 
 
 def test_an_error_about_an_unknown_part_lists_the_parts() -> None:
-    with pytest.raises(UsageError, match=r"'layer5' is none of .*: all, conv1, .*, layer3\.1, layer4,"):
+    with pytest.raises(UsageError, match=r"'layer5' is not one of .*: all, conv1, .*, layer3\.1, layer4,"):
         divide(backbone("resnet18").network, "layer5")
-    with pytest.raises(UsageError, match=r"'layer4' is none of .*blocks\.6, conv_head"):
+    with pytest.raises(UsageError, match=r"'layer4' is not one of .*blocks\.6, conv_head"):
         divide(backbone("efficientnet_lite0").network, "layer4")
 
 
@@ -163,8 +169,8 @@ def test_a_spill_returns_tensors_in_order_and_with_their_layout() -> None:
             torch.randn(2, 7, dtype=torch.bfloat16),
             random_pixels(2, 4)[:, ::2],
         ]
-        for each in written:
-            spill.write(each)
+        for tensor in written:
+            spill.write(tensor)
         read = list(spill.read())
         assert all(torch.equal(one, other) for one, other in zip(read, written, strict=True))
         assert read[0].is_contiguous(memory_format=torch.channels_last)
@@ -191,16 +197,16 @@ def test_augmented_images_enter_both_passes() -> None:
             yield drawn[-1]
 
     backpropagate(augmented(), halves, attended, Spill(io.BytesIO()))
-    found = gradients(halves)
+    actual = gradients(halves)
     attended(halves.network(Normaliser(whole, CPU, torch.float32)(torch.cat(drawn)))).backward()
-    assert worst_error(found, gradients(halves)) < 1e-5
+    assert worst_error(actual, gradients(halves)) < 1e-5
 
 
 def test_the_given_backbone_is_not_modified() -> None:
     whole = backbone("resnet18")
-    before = {name: each.clone() for name, each in whole.network.state_dict().items()}
+    before = {name: value.clone() for name, value in whole.network.state_dict().items()}
     halves = Halves(replace(whole), "layer4", CPU, torch.float32)
     backpropagate([random_pixels(2)], halves, attended, Spill(io.BytesIO()))
     torch.optim.SGD(halves.parameters.values(), lr=1.0).step()
-    assert all(torch.equal(each, before[name]) for name, each in whole.network.state_dict().items())
-    assert not any(each.requires_grad for each in whole.network.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in whole.network.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in whole.network.parameters())

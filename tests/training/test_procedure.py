@@ -90,8 +90,8 @@ def test_labels_of_held_out_patients_do_not_change_their_out_of_fold_logits(
     labels = patients.labels.copy()
     labels[:4] = 1 - labels[:4]
     one, other = (
-        run_trial(Inputs(each, trains), CONFIG, "auc", (0,)).curves.out_of_fold(1)
-        for each in (patients, dataclasses.replace(patients, labels=labels))
+        run_trial(Inputs(variant, trains), CONFIG, "auc", (0,)).curves.out_of_fold(1)
+        for variant in (patients, dataclasses.replace(patients, labels=labels))
     )
     np.testing.assert_allclose(one[:4], other[:4], rtol=1e-4)
     assert not np.allclose(one[4:], other[4:], rtol=1e-3)
@@ -116,8 +116,8 @@ def test_held_out_attention_comes_from_members_that_did_not_train_on_the_patient
     labels = patients.labels.copy()
     labels[:4] = 1 - labels[:4]
     one, other = (
-        cross_fit_members(Inputs(each, trains), CONFIG, epoch=3, member_count=2, seed=(0,)).attention
-        for each in (patients, dataclasses.replace(patients, labels=labels))
+        cross_fit_members(Inputs(variant, trains), CONFIG, epoch=3, member_count=2, seed=(0,)).attention
+        for variant in (patients, dataclasses.replace(patients, labels=labels))
     )
     assert one is not None and other is not None and patients.bags is not None
     sizes = patients.bags.sizes.tolist()

@@ -37,10 +37,10 @@ def weights(chosen: list[int]) -> np.ndarray:
 def test_moments_equal_those_of_weighted_instances() -> None:
     instances, chosen = correlated(), [0, 2, 3, 5]
     rows = np.concatenate([instances[sum(SIZES[:b]) : sum(SIZES[: b + 1])] for b in chosen])
-    found = moments_of(pack(instances), chosen)
+    actual = moments_of(pack(instances), chosen)
     expected = np.cov(rows, rowvar=False, aweights=weights(chosen), ddof=0)
-    np.testing.assert_allclose(found.mean, np.average(rows, axis=0, weights=weights(chosen)), rtol=1e-5)
-    np.testing.assert_allclose(found.covariance, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(actual.mean, np.average(rows, axis=0, weights=weights(chosen)), rtol=1e-5)
+    np.testing.assert_allclose(actual.covariance, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_standardisation_equals_that_of_scikit_learn() -> None:
@@ -63,8 +63,8 @@ def test_components_equal_those_of_scikit_learn(standardise: bool) -> None:
     leading = np.sqrt(PCA().fit(scaler.transform(copies)).explained_variance_.mean())
     projection = fit_projection(moments_of(bags, list(range(len(SIZES)))), standardise, components=4)
     expected = pca.transform(scaler.transform(instances)) / leading
-    found = projection(bags.instances).numpy()
-    np.testing.assert_allclose(np.abs(found), np.abs(expected), rtol=2e-2, atol=2e-3)
+    actual = projection(bags.instances).numpy()
+    np.testing.assert_allclose(np.abs(actual), np.abs(expected), rtol=2e-2, atol=2e-3)
     assert projection.width == 4
 
 
@@ -96,10 +96,10 @@ def test_a_constant_column_becomes_zero() -> None:
 def test_the_moments_of_folds_equal_those_computed_directly() -> None:
     bags = pack(correlated())
     trains = [np.array([0, 1, 2]), np.array([1, 3, 4, 5]), np.arange(6)]
-    for train, found in zip(trains, fold_moments(bags, trains), strict=True):
-        direct = bag_moments(bags, train, found.origin)
-        np.testing.assert_allclose(found.mean, direct.mean, rtol=1e-5)
-        np.testing.assert_allclose(found.covariance, direct.covariance, rtol=1e-4, atol=1e-4)
+    for train, actual in zip(trains, fold_moments(bags, trains), strict=True):
+        direct = bag_moments(bags, train, actual.origin)
+        np.testing.assert_allclose(actual.mean, direct.mean, rtol=1e-5)
+        np.testing.assert_allclose(actual.covariance, direct.covariance, rtol=1e-4, atol=1e-4)
 
 
 def test_bags_that_no_fold_trains_on_have_no_influence(make_patients: Callable[..., Patients]) -> None:
@@ -114,10 +114,10 @@ def test_bags_that_no_fold_trains_on_have_no_influence(make_patients: Callable[.
 
 def test_a_mean_far_from_zero_does_not_cost_precision() -> None:
     instances = correlated() * 0.01 + 100
-    found = fold_moments(pack(instances), [np.arange(6)])[0]
+    actual = fold_moments(pack(instances), [np.arange(6)])[0]
     stored = pack(instances).instances.double().numpy()
     expected = np.cov(stored, rowvar=False, aweights=weights(list(range(6))), ddof=0)
-    np.testing.assert_allclose(found.covariance, expected, rtol=1e-2, atol=1e-7)
+    np.testing.assert_allclose(actual.covariance, expected, rtol=1e-2, atol=1e-7)
 
 
 def test_half_precision_embeddings_are_projected_in_float32() -> None:

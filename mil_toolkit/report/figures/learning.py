@@ -49,7 +49,7 @@ def _all_have(curves: Curves, metric: str) -> bool:
 
 def _learning(groups: Mapping[str, Curves], name: str, metric: str) -> Markup:
     """Draw the curves of up to two groups of searches; the second group is dashed."""
-    figure, axes = canvas()
+    figure, axes = canvas(left=0.74)  # room for ticks with three decimals
     chosen = []
     for dash, (group, curves) in zip(_DASHES, groups.items(), strict=False):
         for curve in curves:
@@ -66,9 +66,9 @@ def _learning(groups: Mapping[str, Curves], name: str, metric: str) -> Markup:
 def _draw(axes: Axes, curve: LearningCurve, metric: str, dash: Dash, bold: bool) -> float | None:
     """Draw one curve and its chosen epoch; return the validation score there, None where unknown."""
     epochs = curve.scores["epoch"]
-    looks = {"lw": 2.0, "alpha": 1.0} if bold else {"lw": 0.9, "alpha": 0.6}
+    width, alpha = (2.0, 1.0) if bold else (0.9, 0.6)
     for part, colour in (("training", MUTED), ("validation", ACCENT)):
-        axes.plot(epochs, curve.scores[f"{part}_{metric}"], color=colour, ls=dash, **looks)
+        axes.plot(epochs, curve.scores[f"{part}_{metric}"], color=colour, ls=dash, lw=width, alpha=alpha)
     at = curve.scores.loc[epochs == curve.epoch, f"validation_{metric}"]
     if at.empty:
         return None

@@ -56,7 +56,8 @@ def _with_other_mask(
     own: str, others: Sequence[str | None], curves: Mapping[str, Sequence[LearningCurve]]
 ) -> str | None:
     """Return the first other features, among those with curves, that differ in whether a mask was applied."""
-    return next((name for name in others if name in curves and _masked(name) != _masked(own)), None)
+    known = (name for name in others if name is not None and name in curves)
+    return next((name for name in known if _masked(name) != _masked(own)), None)
 
 
 def _masked(features: str) -> bool:
