@@ -31,6 +31,7 @@ from mil_toolkit.evaluation.records import Comparison, Difference
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.pixels import decode, prepare
+from mil_toolkit.features.spec import Spec
 from mil_toolkit.study import finetuning as end_to_end
 from mil_toolkit.study.finetuning import is_better
 from mil_toolkit.training.checkpoints import read_tensors
@@ -240,13 +241,15 @@ def test_options_that_cannot_work_are_refused(
 
 
 def test_features_without_a_matching_backbone_cannot_be_fine_tuned(tiny: Tiny) -> None:
-    spec = tiny.cache.spec
+    imported: Spec = {**tiny.cache.spec, "weight_digest": None}
     with pytest.raises(UsageError, match="imported"):
-        backbone_of({**spec, "weight_digest": None}, None)
+        backbone_of(imported, None)
+    from_file: Spec = {**tiny.cache.spec, "weights": "file"}
     with pytest.raises(UsageError, match="--weights PATH"):
-        backbone_of({**spec, "weights": "file"}, None)
+        backbone_of(from_file, None)
+    other: Spec = {**tiny.cache.spec, "weight_digest": "0" * 64}
     with pytest.raises(DataError, match="not the network that made the features"):
-        backbone_of({**spec, "weight_digest": "0" * 64}, None)
+        backbone_of(other, None)
 
 
 def test_a_killed_run_resumes_to_the_same_bits(whole: Copy, copy: Copy) -> None:

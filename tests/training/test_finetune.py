@@ -96,14 +96,14 @@ def test_scaled_losses_move_the_same_and_an_overflow_moves_only_the_heads(tiny: 
     plain, scaled, overflown = (finetuner(tiny, tmp_path) for _ in range(3))
     scaled.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     overflown.scaler = torch.amp.GradScaler("cpu", init_scale=float("inf"))
-    before = {name: each.clone() for name, each in plain.tensors().items()}
-    for each in (plain, scaled, overflown):
-        each.advance()
-    for name, each in plain.tensors().items():
-        torch.testing.assert_close(scaled.tensors()[name], each)
+    before = {name: tensor.clone() for name, tensor in plain.tensors().items()}
+    for tuning in (plain, scaled, overflown):
+        tuning.advance()
+    for name, tensor in plain.tensors().items():
+        torch.testing.assert_close(scaled.tensors()[name], tensor)
         if not name.startswith("adamw"):
             moved = overflown.tensors()[name]
-            torch.testing.assert_close(moved, before[name] if name.startswith("backbone") else each)
+            torch.testing.assert_close(moved, before[name] if name.startswith("backbone") else tensor)
 
 
 def test_a_backbone_that_diverges_is_reported(tiny: Tiny, tmp_path: Path) -> None:
