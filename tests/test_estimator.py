@@ -67,7 +67,7 @@ def test_it_equals_the_model_of_a_study_with_one_configuration(tiny: Tiny, tmp_p
 
     X, y = load_patients(cohort.labelled(), tiny.cache)
     model = MILClassifier(folds=2, members=2, epochs=4, seed=3, device="cpu").fit(X, y)
-    assert list(model.classes_) == ["reactive", "tumoral"] and model.n_epochs_ == bundle.about["epoch"]
+    assert list(model.classes_) == ["reactive", "tumoral"] and model.n_epochs_ == bundle.about.epoch
     assert model.decision_ == bundle.decision
     everyone, _ = load_patients(cohort, tiny.cache)
     np.testing.assert_allclose(model.predict_proba(everyone)[:, 1], expected.table["probability"], rtol=1e-12)
@@ -91,7 +91,7 @@ def test_a_cohort_becomes_a_table(tiny: Tiny) -> None:
 def test_paths_can_be_strings(tiny: Tiny) -> None:
     cohort = mil_toolkit.read_cohort(str(tiny.cohort_toml))
     cache = mil_toolkit.FeatureCache.open(str(tiny.features))
-    assert mil_toolkit.ModelBundle.load(str(tiny.bundle)).about["cohort"] == cohort.name
+    assert mil_toolkit.ModelBundle.load(str(tiny.bundle)).about.cohort == cohort.name
     done = mil_toolkit.extract(
         cohort,
         mil_toolkit.ExtractionConfig("resnet18", "random", image_size=32),

@@ -152,7 +152,7 @@ def _finetune_config(arguments: argparse.Namespace) -> FinetuneConfig | None:
 def _finetuning_lines(scores: "FinetuningScores", about: "About") -> list[str]:
     """Return which model was kept and why, and the score of the fine-tuned one."""
     differences, separate = scores.comparison.differences, scores.separate
-    who = "held-out patients of the study"
+    who = "who were held out in the study"
     if not separate.chose_nothing:
         who = "who helped to choose the configuration of both models"
     log_loss, balanced = (with_interval(differences[name], "+") for name in ("log_loss", "balanced_accuracy"))
