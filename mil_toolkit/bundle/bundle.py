@@ -112,22 +112,20 @@ class ModelBundle:
     def load(cls, folder: Path | str) -> "ModelBundle":
         """Read a bundle; raises DataError where a file is missing, damaged, foreign or of a newer schema."""
         folder = Path(folder)
-        raw = _read_config(folder)
-        contents = _read_checked(folder, raw["digests"])
+        config = _read_config(folder)
+        contents = _read_checked(folder, config.digests)
         try:
-            return _build(folder, raw, contents)
+            return _build(folder, config, contents)
         except (DataError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            written = raw["about"]["versions"]["mil_toolkit"]
+            written = config.about.versions["mil_toolkit"]
+            reason = " ".join(str(error).split()).rstrip(".")
             raise DataError(
                 f"{folder} was written by mil_toolkit {written}, and version {__version__} cannot build its"
-                f" model: {' '.join(str(error).split()).rstrip('.')}. Use that version, or fit the model"
-                " again."
+                f" model: {reason}. Use that version, or fit the model again."
             ) from None
 
 
-def _build(folder: Path, raw: dict[str, Any], contents: Mapping[str, bytes]) -> ModelBundle:
-    """Return a bundle from its config.json as parsed, and the content of its other files."""
-    config = from_json(raw, BundleConfig, folder / CONFIG)
+def _build(folder: Path, config: BundleConfig, contents: Mapping[str, bytes]) -> ModelBundle:
     scores = json.loads(contents[SCORES])
     return ModelBundle(
         _head(config.head, load(contents[TENSORS])),
@@ -165,11 +163,8 @@ def _tensors(head: FittedHead) -> dict[str, Tensor]:
     return {name: tensor.contiguous().detach().clone().cpu() for name, tensor in tensors.items()}
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    """Return config.json as parsed, without its `digest`; raises DataError where the digest differs.
-
-    Parsed only, because the digest covers keys that this version may not know.
-    """
+def _read_config(folder: Path) -> BundleConfig:
+    """Read config.json; raises DataError where it is missing, foreign, of a newer schema or damaged."""
     path, advice = folder / CONFIG, "mil-fit writes a bundle, by default to studies/NAME/model."
     if not path.is_file():
         raise DataError(f"{folder} is not a bundle: it has no {CONFIG}. {advice}")
@@ -179,7 +174,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     check_schema(path, config["schema"], SCHEMA)
     if config.pop("digest") != digest_json(config):
         raise DataError(f"{path} is damaged or was edited: its content does not match its digest.")
-    return config
+    return from_json(config, BundleConfig, path)
 
 
 def _read_checked(folder: Path, digests: Mapping[str, str]) -> dict[str, bytes]:
@@ -202,7 +197,7 @@ def _read_checked(folder: Path, digests: Mapping[str, str]) -> dict[str, bytes]:
 
 def _head(record: HeadRecord, tensors: Mapping[str, Tensor]) -> FittedHead:
     encoder = MetadataEncoder.from_json(cast(EncoderRecord, record.encoder))
-    config: dict[str, Any] = record.config  # HeadConfig refuses the fields of other versions
+    config: Any = record.config  # a mapping, so that HeadConfig refuses the fields of other versions
     seeds = generators([0] * record.members)
     model = MILModel(HeadConfig(**config), record.embedding_width, len(encoder.columns), seeds)
     model.load_state_dict(_with_prefix(tensors, _MODEL))

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mil_toolkit.bundle.bundle import ModelBundle, declared, fingerprints, foreign_to_bundle
+from mil_toolkit.bundle.bundle import (
+    ModelBundle,
+    declared,
+    fingerprints,
+    foreign_to_bundle,
+)
 from mil_toolkit.bundle.records import About, BundleFeatures
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import FinetuneConfig

@@ -46,7 +46,9 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults except those that carry no information."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+        default = action.default
+        trivial = default is None or default is False or default == []
+        return action.help if trivial else super()._get_help_string(action)
 
 
 def command_parser(name: str, description: str) -> argparse.ArgumentParser:

@@ -284,7 +284,7 @@ def test_imported_features_cannot_be_recomputed(tiny: Tiny, bundle: ModelBundle)
     assert bundle.about.features is not None
     spec = {**bundle.about.features.spec, "weights": "imported from clam", "weight_digest": None}
     about = replace(bundle.about, features=replace(bundle.about.features, spec=spec))
-    with pytest.raises(UsageError, match=r"imported from clam\): only their own tool"):
+    with pytest.raises(UsageError, match=r"imported from clam\): only the tool that made them"):
         extract_as_trained(replace(bundle, about=about), tiny.cohort)
 
 
