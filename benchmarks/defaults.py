@@ -35,7 +35,7 @@ The score of a default chosen here is a development score, to be confirmed on ot
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -56,12 +56,14 @@ from mil_toolkit.core.seeds import MEMBERS, derive_seeds
 from mil_toolkit.evaluation.calibration import THRESHOLDS, Decision, fit_calibration, fit_decision
 from mil_toolkit.evaluation.intervals import Table, draw_patients, percentile_interval, scores_with_intervals
 from mil_toolkit.evaluation.metrics import METRICS
+from mil_toolkit.evaluation.records import Estimate
+from mil_toolkit.evaluation.words import with_interval
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.study.ablation import thin
 from mil_toolkit.study.plan import Search, plan_searches
 from mil_toolkit.study.rivals import mean_embeddings, metadata_columns, rival_predictions
 from mil_toolkit.study.tables import PREDICTION_COLUMNS, read_predictions
 from mil_toolkit.study.tune import tune
+from mil_toolkit.study.variants import thin
 from mil_toolkit.training.curves import lead
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.inputs import Inputs
@@ -344,8 +346,8 @@ def compare_ways(arguments: argparse.Namespace) -> None:
             tune(cohort, features, folder, config)
         tables[name] = Table.of(read_predictions(folder / "predictions.csv"))
         scores, (defaults, *_) = scores_with_intervals(tables[name]), tables.values()
-        differences = [shown(paired(tables[name], defaults, column), "+") for column in COLUMNS]
-        print_row(name, *(shown(scores[column]) for column in COLUMNS), *differences)
+        differences = [with_interval(paired(tables[name], defaults, column), "+") for column in COLUMNS]
+        print_row(name, *(with_interval(scores[column]) for column in COLUMNS), *differences)
 
 
 @contextlib.contextmanager
@@ -387,9 +389,13 @@ def show(arguments: argparse.Namespace) -> None:
             paired(candidate, baseline, "balanced_log_loss"),
             paired(candidate, baseline, "balanced_accuracy"),
         )
-        cells = [shown(scores[column]) for column in COLUMNS]
+        cells = [with_interval(scores[column]) for column in COLUMNS]
         print_row(
-            name, *cells, shown(loss, "+"), f"{loss['error']:.3f}", *(shown(each, "+") for each in others)
+            name,
+            *cells,
+            with_interval(loss, "+"),
+            f"{standard_error(candidate, reference, 'balanced_log_loss'):.3f}",
+            *(with_interval(each, "+") for each in others),
         )
     print()
     print_row("threshold rule", "balanced accuracy of the reference", "mean of all candidates")
@@ -400,8 +406,8 @@ def show(arguments: argparse.Namespace) -> None:
             for name, table in tables(arguments, rule).items()
             if name not in LOGISTICS
         }
-        mean = np.mean([accuracy["value"] for accuracy in accuracies.values()])
-        print_row(rule, shown(accuracies[REFERENCE]), f"{mean:.4f}")
+        mean = np.mean([accuracy.value for accuracy in accuracies.values()])
+        print_row(rule, with_interval(accuracies[REFERENCE]), f"{mean:.4f}")
 
 
 def print_row(*cells: str) -> None:
@@ -409,21 +415,21 @@ def print_row(*cells: str) -> None:
     print("|", " | ".join(cells), "|", flush=True)
 
 
-def paired(one: Table, other: Table, name: str) -> dict[str, float]:
-    """Return the difference of two candidates in a metric, with its interval and standard error."""
-    metric, alike = METRICS[name], np.ones((1, len(one.labels)))
-    value, drawn = (
-        one.scores(metric, weights) - other.scores(metric, weights)
-        for weights in (alike, draw_patients(one.labels))
-    )
-    low, high = percentile_interval(drawn)
-    return {"value": float(value[0]), "low": low, "high": high, "error": float(np.std(drawn))}
+def paired(one: Table, other: Table, name: str) -> Estimate:
+    """Return the difference of two candidates in a metric, with its interval."""
+    drawn = difference(one, other, name, draw_patients(one.labels))
+    value = difference(one, other, name, np.ones((1, len(one.labels))))[0]
+    return Estimate(float(value), *percentile_interval(drawn))
 
 
-def shown(score: Mapping[str, Any], sign: str = "") -> str:
-    """Format a score with its interval."""
-    value, low, high = (format(score[name], f"{sign}.3f") for name in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
+def standard_error(one: Table, other: Table, name: str) -> float:
+    """Return the standard error of the difference of two candidates in a metric."""
+    return float(np.std(difference(one, other, name, draw_patients(one.labels))))
+
+
+def difference(one: Table, other: Table, name: str, weights: np.ndarray) -> np.ndarray:
+    """Return the difference of two candidates in a metric under weights (draws, n) of the patients."""
+    return one.scores(METRICS[name], weights) - other.scores(METRICS[name], weights)
 
 
 STEPS = {"run": run, "table": show, "search": compare_ways}

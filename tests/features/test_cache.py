@@ -17,6 +17,7 @@ from mil_toolkit.core import files
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.features.cache import FeatureCache, find_cache
 from mil_toolkit.features.shards import EmbeddedBag
+from mil_toolkit.features.spec import Spec
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_patients_of_another_cohort_are_summarised_in_one_line(cache: FeatureCac
 def test_the_digest_depends_only_on_patients_images_and_embeddings(tmp_path: Path) -> None:
     """Not on their order, nor on their division into shards."""
 
-    def digest(*shards: list[EmbeddedBag], spec: dict[str, object] = SPEC) -> str:
+    def digest(*shards: list[EmbeddedBag], spec: Spec = SPEC) -> str:
         cache = FeatureCache.create(tmp_path / os.urandom(4).hex(), "cohort", spec)
         for shard in shards:
             cache.publish(shard, RECORDED)

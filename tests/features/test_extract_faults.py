@@ -189,7 +189,10 @@ def test_a_full_disk_is_reported_and_published_shards_stay(
         shutil.copy2(image, folder / f"more{number}.jpg")
     assert server.run(cache, toml=toml, fault=["limit", "", 40_000]) == 2
     said = server.log(cache).read_text()
-    assert "cannot be written: File too large. Files that were complete are kept." in said and "Traceback" not in said
+    assert (
+        "cannot be written: File too large. Files that were complete are kept." in said
+        and "Traceback" not in said
+    )
     assert {**published(cache)}.items() <= whole.items() and len(published(cache)) >= 2
     assert not leftovers(cache)
     assert server.run(cache, toml=toml) == 0 and len(published(cache)[last]) >= 40

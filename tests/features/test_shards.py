@@ -242,6 +242,8 @@ def test_a_copy_in_the_place_of_a_shard_is_hashed_again(tmp_path: Path, hashed: 
     expected = cache.bags(["a", "c"]).instances
     hashed.clear()
     for shard in cache.shards:
-        shutil.copy2(shard.path, shard.path.with_suffix(".copy")).replace(shard.path)
+        copy = shard.path.with_suffix(".copy")
+        shutil.copy2(shard.path, copy)
+        copy.replace(shard.path)
     assert np.array_equal(cache.bags(["a", "c"]).instances, expected)
     assert len(hashed) == 2

@@ -76,9 +76,7 @@ def test_what_is_no_study_is_told_with_what_would_be_one(tiny: Tiny, tmp_path: P
 def test_a_newer_schema_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     folder = copied(tiny, tmp_path)
     edit(folder / "config.json", lambda config: config.update(schema=99))
-    with pytest.raises(
-        DataError, match=r"config\.json has schema 99, written by a newer .*Upgrade"
-    ):
+    with pytest.raises(DataError, match=r"config\.json has schema 99, written by a newer .*Upgrade"):
         Study.open(folder)
 
 

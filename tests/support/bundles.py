@@ -1,7 +1,7 @@
 """Descriptions and scores of bundles, for tests that make up their own."""
 
 from dataclasses import replace
-from typing import Any
+from typing import cast
 
 from mil_toolkit.bundle.records import About, BundleFeatures
 from mil_toolkit.config import StudyConfig
@@ -46,8 +46,8 @@ SCORES = StudyScores(
 )
 
 
-def about_spec(**changes: Any) -> About:
+def about_spec(**changes: object) -> About:
     """The description of a model on features of another spec."""
     features = ABOUT.features
     assert features is not None
-    return replace(ABOUT, features=replace(features, spec={**SPEC, **changes}))
+    return replace(ABOUT, features=replace(features, spec=cast(Spec, {**SPEC, **changes})))

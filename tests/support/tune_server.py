@@ -11,5 +11,6 @@ from support.command_server import serve
 
 if __name__ == "__main__":
     storage.HEARTBEAT, storage.GRACE = 1, 20
-    run.POLL = supervision.POLL = 0.2
+    setattr(run, "POLL", 0.2)  # noqa: B010 - imported there, so that mypy takes it for private
+    supervision.POLL = 0.2
     serve(main)
