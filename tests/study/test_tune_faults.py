@@ -1,5 +1,7 @@
-# Faults: killed, stopped, crowded and starved runs of mil-tune.
-"""Whatever happens to a process: no trial is lost, none is run twice, and the study ends as an undisturbed one."""
+"""Runs of mil-tune that are killed, stopped, crowded or starved: no trial is lost and none is run twice.
+
+The study ends exactly as an undisturbed one.
+"""
 
 import os
 import random
