@@ -334,7 +334,7 @@ def test_a_file_may_stand_for_a_download(tiny: Tiny, tmp_path: Path, command: Co
 def test_imported_features_cannot_be_made_again(tiny: Tiny, bundle: ModelBundle) -> None:
     spec = {**bundle.about["features"]["spec"], "weights": "imported from clam", "weight_digest": None}
     about = {**bundle.about, "features": {**bundle.about["features"], "spec": spec}}
-    with pytest.raises(UsageError, match=r"imported from clam\): only their own tool"):
+    with pytest.raises(UsageError, match=r"imported from clam\): only the tool that made"):
         extract_as_trained(replace(bundle, about=about), tiny.cohort)
 
 

@@ -299,7 +299,7 @@ def test_a_mistake_is_told_plainly(wrong: str, tiny: Tiny, tmp_path: Path, comma
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("extract", ("--backbone", "resnet19"), "--backbone 'resnet19' is none of"),
+        ("extract", ("--backbone", "resnet19"), "--backbone 'resnet19' is not one of"),
         ("extract", ("--weights", "nowhere.pth"), "there is no such file"),
         ("extract", ("--shard", "0/3"), "--shard '0/3'"),
         (
