@@ -321,7 +321,7 @@ def test_labels_of_outer_test_patients_do_not_reach_their_model(
 ) -> None:
     """Flipped labels of one fold's test patients change nothing of what this fold chose or predicted."""
     searches, saved = plan_searches(tiny.cohort.labelled(), NESTED)
-    hidden = saved["searches"]["repeat1-fold1"]["test"]
+    hidden = saved.searches["repeat1-fold1"].test
 
     def flip(table: pd.DataFrame) -> None:
         other = {"tumoral": "reactive", "reactive": "tumoral"}
