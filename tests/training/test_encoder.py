@@ -116,6 +116,23 @@ def test_an_encoder_survives_json(
     pd.testing.assert_frame_equal(back.encode(of_rows(others)), encoder.encode(of_rows(others)))
 
 
+def test_the_json_form_names_the_kind_of_each_column() -> None:
+    encoder = MetadataEncoder.fit(table([1, 1], ["F", None]), ["age"])
+    assert json.dumps(encoder.to_json()) == (
+        '{"encoders": [{"kind": "number", "name": "age", "log": true, "median": 0.0, "had_missing": false},'
+        ' {"kind": "category", "name": "sex", "categories": ["F"], "had_missing": true}],'
+        ' "means": {"age": 0.0, "sex F": 1.0, "sex unknown": 0.5},'
+        ' "deviations": {"age": null, "sex F": null, "sex unknown": 0.5}}'
+    )
+
+
+def test_an_unknown_kind_of_column_is_an_error() -> None:
+    record = json.loads(json.dumps(MetadataEncoder.fit(table([1, 2], ["F", "M"])).to_json()))
+    record["encoders"][0]["kind"] = "date"
+    with pytest.raises(ValueError, match="of kind number or category, got 'date'"):
+        MetadataEncoder.from_json(record)
+
+
 def test_a_table_without_columns_encodes_as_no_columns() -> None:
     empty = pd.DataFrame(index=["a", "b"])
     assert MetadataEncoder.fit(empty).encode(empty).shape == (2, 0)
