@@ -68,8 +68,7 @@ def audit(cohort: Cohort, cache: FeatureCache | None) -> list[Finding]:
 
 
 def worth_telling(findings: Sequence[Finding]) -> list[str]:
-    """Return one line for each of the first leaks and shortcuts, and one with the number of all other
-    findings."""
+    """Return one line for each of the first leaks and shortcuts, and the number of all other findings."""
     grave = [finding for finding in findings if finding.level in ("leak", "shortcut")]
     lines = [f"{finding.level}: {finding.text} {finding.advice}" for finding in grave[:MOST_SHOWN]]
     rest = len(findings) - len(lines)
@@ -263,8 +262,7 @@ def _check_predictive_columns(labelled: Cohort, cache: FeatureCache | None) -> I
 
 
 def column_area(values: pd.Series, labels: np.ndarray) -> Figures | None:
-    """Return how well one column predicts the label, over the patients (n,) with a value; None if not
-    defined.
+    """Return how well a column predicts the label of the patients (n,) with a value; None if undefined.
 
     Numbers are used as they are (below 0.5: smaller values are positive). Categories are replaced by their
     share of positives among patients other than those it is applied to; otherwise rare categories would

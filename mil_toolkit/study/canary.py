@@ -86,8 +86,7 @@ def run_canary(
     device: str = "auto",
     runs: int = RUNS,
 ) -> Canary:
-    """Run `runs` small studies on independently shuffled labels of the labelled patients, and test their
-    AUCs.
+    """Run `runs` small studies on independently shuffled labels, and test their outer AUCs.
 
     Publishes canary.json in the study folder and leaves the results of the study as they are; an existing
     canary.json is read instead. Raises the errors of `tune`.

@@ -22,7 +22,7 @@ from mil_toolkit.core.locks import exclusive
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.evaluation.intervals import Table, compare, scores_with_intervals
 from mil_toolkit.evaluation.metrics import METRICS
-from mil_toolkit.evaluation.records import Comparison
+from mil_toolkit.evaluation.records import Comparison, Scores
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.pixels import DECODER
 from mil_toolkit.features.spec import Spec, folder_name
@@ -135,29 +135,28 @@ def is_better(comparison: Comparison) -> bool:
 
 
 def _finetune(setup: Setup, outer: bool, progress: ImageBar) -> Finetuned:
-    """Compare both models on the separate split, score fine-tuning in other outer folds, and fit on all
-    patients."""
+    """Compare both models, score fine-tuning if asked to, and fit on all patients if it is kept."""
     prevalence, searches = setup.study.config.prevalence, setup.outer if outer else setup.outer[:1]
     progress.expect(sum(map(setup.images, searches)))
     separate, *others = [_predict_held_out(setup, search, progress) for search in searches]
     comparison = compare(Table.of(separate.tuned, prevalence), Table.of(separate.frozen, prevalence))
     predictions = _without_separate(setup, [fold.tuned for fold in others]) if outer else None
+    scored: Scores | str = NOT_EVALUATED
+    if predictions is not None:
+        scored = scores_with_intervals(Table.of(predictions, prevalence))
     kept = is_better(comparison)
     scores = FinetuningScores(
         settings=setup.config,
         separate=ComparedOn(len(separate.tuned), chose_nothing=bool(setup.study.config.outer_folds)),
         comparison=comparison,
         kept=kept,
-        outer=NOT_EVALUATED
-        if predictions is None
-        else scores_with_intervals(Table.of(predictions, prevalence)),
+        outer=scored,
     )
     return Finetuned(scores, _fit_final(setup, predictions, progress) if kept else None)
 
 
 def _without_separate(setup: Setup, folds: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return the predictions of the patients who are not in the separate split, on whom the models were
-    compared."""
+    """Return the predictions of all patients outside the separate split."""
     predictions = pd.concat(folds)
     separate = [setup.patients.ids[place] for place in setup.outer[0].test]
     return predictions[~predictions["patient_id"].isin(separate)]
@@ -231,8 +230,7 @@ def _features(setup: Setup, finetuner: Finetuner) -> TunedFeatures:
 
 
 def _scores(setup: Setup, choice: Choice, outer: pd.DataFrame | None) -> StudyScores:
-    """Return the scores of the fine-tuned model; outer: predictions in the outer folds, if they were
-    computed."""
+    """Return the scores of the fine-tuned model; outer: its predictions in the outer folds, if any."""
     config = setup.study.config
     inner = Table.of(choice.inner, config.prevalence)
     scores = StudyScores(epoch=choice.epoch, training=None, inner=scores_with_intervals(inner))

@@ -1,7 +1,7 @@
 """`TRACKERS`: where else the metrics of a study are logged."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -92,7 +92,7 @@ class Wandb:
         with self._run("scores", "study", self._description) as run:
             run.summary.update(to_json(scores))
 
-    def _run(self, name: str, kind: str, config: Mapping[str, Json] | Json) -> Any:
+    def _run(self, name: str, kind: str, config: Json) -> Any:
         """Start or resume a run; return wandb's own object, which is a context manager."""
         group = self._study.folder.resolve().name
         try:

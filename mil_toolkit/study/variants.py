@@ -74,8 +74,7 @@ def uses_nothing(config: HeadConfig) -> bool:
 
 
 def variants_of(caches: Sequence[FeatureCache | None]) -> list[Variant]:
-    """Return the variants of VARIANTS and one for each feature folder after the first, under the
-    folder's name.
+    """Return the variants of VARIANTS, and one named after each feature folder except the first.
 
     Raises UsageError where two feature folders have the same name, or one of several is None.
     """

@@ -1,4 +1,4 @@
-"""`ablate`: every variant on the outer folds of the study, with one thing changed, scored on held-out patients."""
+"""`ablate`: every variant on the outer folds of the study, one thing changed, scored on held-out patients."""
 
 import json
 import shutil
