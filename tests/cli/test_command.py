@@ -283,7 +283,7 @@ def test_a_mistake_gives_a_clear_message(wrong: str, tiny: Tiny, tmp_path: Path,
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("extract", ("--backbone", "resnet19"), "--backbone 'resnet19' is none of"),
+        ("extract", ("--backbone", "resnet19"), "--backbone 'resnet19' is not one of"),
         ("extract", ("--weights", "nowhere.pth"), "there is no such file"),
         ("extract", ("--shard", "0/3"), "--shard '0/3'"),
         (
