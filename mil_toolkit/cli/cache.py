@@ -11,6 +11,7 @@ from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import count_of
 
 FORMATS = ("clam", "trident", "stamp")
+Action = Callable[[argparse.Namespace], Outcome]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 
-    def add(name: str, action: Callable[[argparse.Namespace], Outcome], text: str) -> argparse.ArgumentParser:
+    def add(name: str, action: Action, text: str) -> argparse.ArgumentParser:
         subparser = actions.add_parser(
             name, help=text, description=text, formatter_class=parser.formatter_class
         )
@@ -34,18 +35,22 @@ def _parser() -> argparse.ArgumentParser:
         )
         return subparser
 
-    for name, action, text in (
-        ("info", _info, "show what a cache holds"),
-        ("verify", _verify, "check every byte of every shard"),
-        ("prune", _prune, "remove shards that newer ones have replaced"),
-        ("export", _export, "write the embeddings in the layout of another tool"),
-    ):
-        subparser = add(name, action, text)
-        subparser.add_argument("cache", type=Path, metavar="CACHE_FOLDER", help="what mil-extract printed")
-    subparser.add_argument("--format", choices=FORMATS, required=True, help="tool whose layout is written")
-    subparser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    _add_cache(add("info", _info, "show what a cache holds"))
+    _add_cache(add("verify", _verify, "check every byte of every shard"))
+    _add_cache(add("prune", _prune, "remove shards that newer ones have replaced"))
+    _add_export(add("export", _export, "write the embeddings in the layout of another tool"))
     _add_import(add("import", _import, "make a cache from another tool's feature files"))
     return parser
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("cache", type=Path, metavar="CACHE_FOLDER", help="folder that mil-extract printed")
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    _add_cache(parser)
+    parser.add_argument("--format", choices=FORMATS, required=True, help="tool whose layout is written")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:

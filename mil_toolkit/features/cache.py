@@ -29,12 +29,14 @@ class FeatureCache:
 
     A patient may have bags in several shards. The one that counts is in the shard with the highest sequence
     number.
+
+    opened: shards of this folder that are open already; those that have not changed are not read again
     """
 
-    def __init__(self, folder: Path, spec: Spec):
+    def __init__(self, folder: Path, spec: Spec, opened: Sequence[Shard] = ()):
         self.folder = folder
         self.spec = spec
-        self.shards: list[Shard] = []
+        self.shards = list(opened)
         self.refresh()
 
     @classmethod

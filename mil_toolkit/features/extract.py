@@ -74,8 +74,8 @@ def extract(
 ) -> Extraction:
     """Bring the cache of `config` under `root` up to date with the cohort's images.
 
-    Only images that are missing or have changed are embedded. An image is known by its size and mtime, or
-    else by the digest of its content; with `rehash` always by its content.
+    Only missing and changed images are embedded. An image is identified by its size and mtime, or else by the
+    digest of its content; with `rehash` always by its content.
 
     workers: number of threads that decode, by default the number of cores. For CUDA they decode while the
         network computes, on the CPU they alternate with it.

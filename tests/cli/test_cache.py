@@ -19,7 +19,7 @@ def cache(tmp_path: Path) -> FeatureCache:
     return three_patients(tmp_path / "cache")
 
 
-def test_info_tells_text_and_json(cache: FeatureCache, command: Command) -> None:
+def test_info_prints_text_or_json(cache: FeatureCache, command: Command) -> None:
     told = command("cache", "info", cache.folder, "--json")
     assert told.code == 0 and told.json == dataclasses.asdict(summarise_cache(cache.folder))
     assert told.json["patients"] == 3 and told.json["images"] == 9 and told.json["shards"] == 2
@@ -41,5 +41,5 @@ def test_verify_and_prune_by_command(cache: FeatureCache, command: Command) -> N
     assert command("cache", "verify", cache.folder.parent).code == 3
 
 
-def test_the_commands_formats_are_those_of_the_table() -> None:
+def test_the_formats_of_the_command_are_those_of_the_table() -> None:
     assert tuple(LAYOUTS) == FORMATS

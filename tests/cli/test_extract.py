@@ -23,17 +23,17 @@ def _built_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def toml(tmp_path: Path) -> Path:
-    """The declaration of a tiny cohort."""
+    """The cohort.toml of a tiny cohort."""
     return write_cohort(tmp_path / "cohort", BAGS)
 
 
 def command(toml: Path, *more: str) -> int:
-    """mil-extract on the tiny cohort."""
+    """Run mil-extract on the tiny cohort."""
     return main([str(toml), *ARGUMENTS, "--cache", str(toml.parents[1] / "cache"), *more])
 
 
-def test_the_command_prints_the_folder_alone(toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """So that FEATURES=$(mil-extract cohort.toml) works; the summary is on stderr."""
+def test_the_command_prints_only_the_folder(toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """So FEATURES=$(mil-extract cohort.toml) works; the summary goes to stderr."""
     assert command(toml) == 0
     out, err = capsys.readouterr()
     assert FeatureCache.open(Path(out.removesuffix("\n"))).patient_ids == tuple(BAGS)
@@ -49,7 +49,7 @@ def test_the_command_prints_json(toml: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_exit_codes(toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """2 usage, 3 bad data, 4 with images skipped; never a traceback, nothing on stdout but a result."""
+    """2 for usage, 3 for bad data, 4 if images were skipped; no traceback, and only results on stdout."""
     assert command(toml, "--shard", "9/4") == 2
     assert command(toml, "--weights", "absent.pth") == 2
     assert command(toml.with_name("absent.toml")) == 3
@@ -64,8 +64,8 @@ def test_exit_codes(toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a card")
-def test_cuda_is_asked_for_where_there_is_none(toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A word, no fall-back."""
+def test_cuda_is_refused_on_a_machine_without_it(toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """There is no silent fallback to the CPU."""
     assert command(toml, "--device", "cuda") == 2
     assert "this machine has 0 usable for CUDA" in capsys.readouterr().err
 
@@ -73,7 +73,7 @@ def test_cuda_is_asked_for_where_there_is_none(toml: Path, capsys: pytest.Captur
 def test_shard_auto_reads_the_environment(
     toml: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As torchrun would set it."""
+    """As torchrun sets it."""
     total = 0
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
@@ -84,8 +84,9 @@ def test_shard_auto_reads_the_environment(
 
 
 def test_help_needs_no_torch() -> None:
-    """It answers at once, since nothing heavy is imported."""
-    code = "import sys; from mil_toolkit.cli.extract import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    """It answers at once because nothing heavy is imported."""
+    code = "import sys; from mil_toolkit.cli.extract import main\n"
+    code += "try: main(['--help'])\nexcept SystemExit: pass\n"
     code += "sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'h5py', 'pandas')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "--on-error" in done.stdout

@@ -10,8 +10,8 @@ from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.files import publish, remove_dead_temporaries
 
 
-def test_only_dead_writers_temporaries_are_removed(tmp_path: Path) -> None:
-    """A living one's are locked."""
+def test_only_temporary_files_of_dead_writers_are_removed(tmp_path: Path) -> None:
+    """Those of a living writer are locked."""
     dead, living = tmp_path / ".tmp-dead", tmp_path / ".tmp-living"
     dead.write_bytes(b"half"), living.write_bytes(b"half")
     with living.open("rb") as file:
@@ -22,10 +22,10 @@ def test_only_dead_writers_temporaries_are_removed(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_temporary_taken_for_dead_too_early_is_made_anew(
+def test_a_temporary_file_that_is_removed_too_early_is_created_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cleaner may come between a writer's creating its file and locking it."""
+    """Another process may remove a writer's file after its creation and before its locking."""
     lock, robbed = fcntl.flock, []
 
     def flock(descriptor: int, operation: int) -> None:
@@ -43,7 +43,7 @@ def test_a_temporary_taken_for_dead_too_early_is_made_anew(
 def test_a_failed_publish_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """And no temporary one."""
+    """And no temporary file."""
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -57,7 +57,7 @@ def test_a_failed_publish_leaves_the_old_file(
 
 
 def test_published_files_obey_the_umask(tmp_path: Path) -> None:
-    """Unlike those of tempfile, which only their owner can read."""
+    """Unlike files of tempfile, which only their owner can read."""
     mask = os.umask(0o027)
     try:
         publish(tmp_path / "file", b"")

@@ -21,7 +21,7 @@ from mil_toolkit.features.shards import EmbeddedBag
 
 @pytest.fixture
 def cache(tmp_path: Path) -> FeatureCache:
-    """An empty one."""
+    """An empty cache."""
     return FeatureCache.create(tmp_path / "cache", "cohort", SPEC)
 
 
@@ -33,10 +33,10 @@ NAMES = st.binary(min_size=1, max_size=12).filter(lambda name: b"\0" not in name
     bags=st.dictionaries(NAMES, st.lists(NAMES, min_size=1, max_size=5, unique=True), min_size=1),
     data=st.data(),
 )
-def test_what_is_written_comes_back(
+def test_a_cache_returns_what_was_written(
     tmp_path_factory: pytest.TempPathFactory, bags: dict[str, list[str]], data: st.DataObject
 ) -> None:
-    """Embeddings bit by bit and names byte by byte, whatever bytes they hold, in the order asked for."""
+    """Embeddings bit by bit and names byte by byte, for any bytes, in the given order."""
     cache = FeatureCache.create(tmp_path_factory.mktemp("cache"), "cohort", SPEC)
     written = {patient: bag(patient, names=names, seed=len(names)) for patient, names in bags.items()}
     cut = data.draw(st.integers(0, len(written)))
@@ -56,7 +56,7 @@ def test_what_is_written_comes_back(
 
 
 def test_absent_patients_are_all_listed(cache: FeatureCache) -> None:
-    """In one error."""
+    """All in one error."""
     cache.publish([bag("a")], RECORDED)
     cache.refresh()
     with pytest.raises(DataError) as caught:
@@ -64,8 +64,8 @@ def test_absent_patients_are_all_listed(cache: FeatureCache) -> None:
     assert [line.split(" has")[0] for line in caught.value.problems] == ["patient b", "patient c"]
 
 
-def test_patients_of_another_cohort_are_told_at_once(cache: FeatureCache) -> None:
-    """The cause and some of them, and whom the cache holds; of few absent patients each."""
+def test_patients_of_another_cohort_are_summarised_in_one_line(cache: FeatureCache) -> None:
+    """With the cause, some of them, and the patients of the cache; few absent patients get a line each."""
     cache.publish([bag(f"H{number}") for number in range(7)], RECORDED)
     cache.refresh()
     with pytest.raises(DataError) as caught:
@@ -78,8 +78,8 @@ def test_patients_of_another_cohort_are_told_at_once(cache: FeatureCache) -> Non
     assert few == [f"patient {patient} has no embeddings in {cache.folder}." for patient in ("P1", "P2")]
 
 
-def test_digest_knows_patients_images_and_embeddings_alone(tmp_path: Path) -> None:
-    """However they were divided into shards, and in whatever order."""
+def test_the_digest_depends_only_on_patients_images_and_embeddings(tmp_path: Path) -> None:
+    """Not on their order, nor on their division into shards."""
 
     def digest(*shards: list[EmbeddedBag], spec: dict[str, object] = SPEC) -> str:
         cache = FeatureCache.create(tmp_path / os.urandom(4).hex(), "cohort", spec)
@@ -97,7 +97,7 @@ def test_digest_knows_patients_images_and_embeddings_alone(tmp_path: Path) -> No
 
 
 def test_digest_of_some_patients_does_not_depend_on_others(cache: FeatureCache) -> None:
-    """So that a study outlives new patients in the cache."""
+    """So a study remains valid when patients are added to the cache."""
     cache.publish([bag("a"), bag("b")], RECORDED)
     cache.refresh()
     before = cache.digest(["b", "a"])
@@ -108,7 +108,7 @@ def test_digest_of_some_patients_does_not_depend_on_others(cache: FeatureCache) 
 
 
 def test_the_highest_sequence_number_wins(cache: FeatureCache) -> None:
-    """A writer takes one above all that it saw; of equal ones the later name wins."""
+    """A writer uses one more than the highest it has seen; of equal numbers the higher name wins."""
     for seed in range(3):
         cache.publish([bag("a", seed=seed)], RECORDED)
         cache.refresh()
@@ -127,8 +127,8 @@ def test_publishing_twice_is_harmless(cache: FeatureCache) -> None:
     assert len(cache.versions("a")) == 1
 
 
-def test_an_edited_spec_is_found_by_readers_and_writers(cache: FeatureCache) -> None:
-    """The difference is named."""
+def test_readers_and_writers_notice_an_edited_spec(cache: FeatureCache) -> None:
+    """The error names the difference."""
     cache.publish([bag("a")], RECORDED)
     files.publish_json(cache.folder / "spec.json", SPEC | {"crop": 7})
     with pytest.raises(DataError, match="belongs to another spec"):
@@ -140,15 +140,15 @@ def test_an_edited_spec_is_found_by_readers_and_writers(cache: FeatureCache) -> 
 
 
 def test_a_copied_folder_is_enough(cache: FeatureCache, tmp_path: Path) -> None:
-    """Under any name."""
+    """Under any other name."""
     cache.publish([bag("a")], RECORDED)
     cache.refresh()
     copied = FeatureCache.open(Path(shutil.copytree(cache.folder, tmp_path / "copy")))
     assert copied.digest() == cache.digest()
 
 
-def test_a_reader_whose_shard_vanished_lists_once_more(cache: FeatureCache) -> None:
-    """As after a prune of superseded shards."""
+def test_a_reader_lists_the_shards_again_if_one_has_vanished(cache: FeatureCache) -> None:
+    """As after a prune."""
     old = cache.publish([bag("a"), bag("b")], RECORDED)
     cache.refresh()
     reader = FeatureCache.open(cache.folder)
@@ -157,8 +157,8 @@ def test_a_reader_whose_shard_vanished_lists_once_more(cache: FeatureCache) -> N
     assert np.array_equal(reader.bags(["b"]).instances, bag("b", seed=1).embeddings)
 
 
-def test_a_shard_that_vanishes_while_listing(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the listing and the opening."""
+def test_a_shard_may_vanish_during_the_listing(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between listing and opening."""
     old = cache.publish([bag("a")], RECORDED)
     cache.refresh()
     new = cache.publish([bag("a", seed=1)], RECORDED)
@@ -173,8 +173,8 @@ def test_a_shard_that_vanishes_while_listing(cache: FeatureCache, monkeypatch: p
     assert [shard.path for shard in FeatureCache.open(cache.folder).shards] == [new]
 
 
-def test_files_that_are_no_shards_are_left_alone(cache: FeatureCache) -> None:
-    """Temporary files and whatever a user puts there."""
+def test_files_that_are_not_shards_are_ignored(cache: FeatureCache) -> None:
+    """Temporary files, and files that a user puts there."""
     for name in (".tmp-0123456789abcdef", "notes.h5", f"{'A' * 64}.h5", f"{'a' * 64}.h5.part"):
         (cache.folder / name).write_bytes(b"half a shard")
     cache.refresh()
@@ -182,7 +182,7 @@ def test_files_that_are_no_shards_are_left_alone(cache: FeatureCache) -> None:
 
 
 def test_find_cache_needs_exactly_one(tmp_path: Path) -> None:
-    """Otherwise the candidates are listed as options to paste."""
+    """Otherwise the error lists the candidates as options to paste."""
     with pytest.raises(UsageError, match="holds no features"):
         find_cache("cohort", tmp_path)
     one = FeatureCache.create(tmp_path, "cohort", SPEC).folder
@@ -195,7 +195,7 @@ def test_find_cache_needs_exactly_one(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_an_error_with_the_path(cache: FeatureCache) -> None:
-    """By the limit on a file's size; what was published stays readable."""
+    """Simulated by a limit on file sizes; what was published stays readable."""
     cache.publish([bag("a")], RECORDED)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))

@@ -20,7 +20,7 @@ def cache(tmp_path: Path) -> FeatureCache:
 
 
 def test_layouts(cache: FeatureCache, tmp_path: Path) -> None:
-    """Datasets, types and attributes as the tools' own code reads them."""
+    """Datasets, types and attributes are those that the tools' own code reads."""
     for name in LAYOUTS:
         export_cache(cache, name, tmp_path / name)
     with h5py.File(tmp_path / "clam/h5_files/a.h5") as clam:
@@ -46,7 +46,7 @@ def test_layouts(cache: FeatureCache, tmp_path: Path) -> None:
             assert file["coords"].attrs["synthetic"] == SYNTHETIC
 
 
-def test_ids_that_are_no_file_names_are_listed(cache: FeatureCache, tmp_path: Path) -> None:
+def test_ids_that_cannot_be_file_names_are_listed(cache: FeatureCache, tmp_path: Path) -> None:
     cache.publish([bag("x/y"), bag("..")], RECORDED)
     cache.refresh()
     with pytest.raises(DataError) as caught:
@@ -55,7 +55,7 @@ def test_ids_that_are_no_file_names_are_listed(cache: FeatureCache, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_an_export_replaces_exports_alone(name: str, cache: FeatureCache, tmp_path: Path) -> None:
+def test_an_export_replaces_only_exports(name: str, cache: FeatureCache, tmp_path: Path) -> None:
     layout = LAYOUTS[name]
     for _ in range(2):
         export_cache(cache, name, tmp_path / "own")

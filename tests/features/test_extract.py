@@ -39,7 +39,7 @@ def _built_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def toml(tmp_path: Path) -> Path:
-    """The declaration of a tiny cohort."""
+    """The cohort.toml of a tiny cohort."""
     return write_cohort(tmp_path / "cohort", BAGS)
 
 
@@ -51,21 +51,21 @@ def test_every_image_is_embedded_as_if_it_were_alone(toml: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_workers_change_no_bit(toml: Path, workers: int) -> None:
-    """Nor the order of a bag."""
+def test_the_number_of_workers_does_not_change_any_bit(toml: Path, workers: int) -> None:
+    """Nor the order within a bag."""
     assert same(bags_of(run(toml, workers=workers)), expected(toml))
 
 
 @pytest.mark.parametrize("batch_size", [1, 100])
-def test_batch_size_changes_nothing_but_rounding(toml: Path, batch_size: int) -> None:
-    """The kernels depend on it."""
+def test_the_batch_size_changes_only_rounding(toml: Path, batch_size: int) -> None:
+    """Because kernels depend on it."""
     for patient, bag in bags_of(run(toml, batch_size=batch_size, workers=1)).items():
         for name, row in bag.items():
             assert np.allclose(row, expected(toml)[patient][name], rtol=2e-3, atol=2e-3)
 
 
-def test_bfloat16_is_recorded_and_close(toml: Path) -> None:
-    """The shard says how its embeddings were computed."""
+def test_bfloat16_is_recorded_and_close_to_float32(toml: Path) -> None:
+    """The shard records how its embeddings were computed."""
     half = bags_of(found := run(toml, precision="bfloat16"))
     (shard,) = FeatureCache.open(found.folder).shards
     assert shard.recorded.precision == "bfloat16" and shard.recorded.decoder.startswith("pillow ")
@@ -76,8 +76,8 @@ def test_bfloat16_is_recorded_and_close(toml: Path) -> None:
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
-def test_a_crop_larger_than_every_image_is_a_wrong_option(toml: Path, dry_run: bool) -> None:
-    """With the sizes that there are, before anything is written."""
+def test_a_crop_larger_than_every_image_is_a_usage_error(toml: Path, dry_run: bool) -> None:
+    """It lists the images' sizes, and nothing is written."""
     Image.new("RGB", (20, 30)).save(toml.parent / "images/P1/0.png")
     (toml.parent / "images/P1/1.png").write_bytes(b"")
     config = replace(CONFIG, crop=41)
@@ -87,8 +87,8 @@ def test_a_crop_larger_than_every_image_is_a_wrong_option(toml: Path, dry_run: b
     assert not (toml.parents[1] / "cache").exists()
 
 
-def test_shares_together_are_the_whole(toml: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Every patient in exactly one, and the imbalance told."""
+def test_all_shares_together_are_the_whole_cohort(toml: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Every patient is in exactly one share, and the imbalance is logged."""
     with caplog.at_level("INFO", "mil_toolkit"):
         parts = [run(toml, share=Share(index, 3)) for index in range(3)]
     assert sum(part.patients for part in parts) == 4 and sum(part.extracted for part in parts) == 11
@@ -112,13 +112,14 @@ def test_impossible_options_are_refused(
     toml: Path, change: dict[str, object], options: dict[str, object], message: str
 ) -> None:
     """Before anything is built or written."""
+    config = replace(CONFIG, **change)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=message):
-        extract(read_cohort(toml), replace(CONFIG, **change), toml.parents[1] / "cache", **options)  # type: ignore[arg-type]
+        extract(read_cohort(toml), config, toml.parents[1] / "cache", **options)  # type: ignore[arg-type]
     assert not (toml.parents[1] / "cache").exists()
 
 
 def test_every_option_that_changes_an_embedding_changes_the_folder(toml: Path, tmp_path: Path) -> None:
-    """Embeddings of two specs never mix."""
+    """So embeddings of two specs never mix."""
     build_backbone("resnet18", "random")
     path = tmp_path / "own.pth"
     torch.save(
@@ -133,7 +134,8 @@ def test_every_option_that_changes_an_embedding_changes_the_folder(toml: Path, t
         {"backbone": "resnet34"},
     ]
     cohort = read_cohort(toml)
-    folders = {extract(cohort, replace(CONFIG, **each), tmp_path, dry_run=True).folder for each in changes}  # type: ignore[arg-type]
+    configs = [replace(CONFIG, **change) for change in changes]  # type: ignore[arg-type]
+    folders = {extract(cohort, config, tmp_path, dry_run=True).folder for config in configs}
     assert len(folders) == len(changes)
 
 
@@ -151,7 +153,7 @@ def test_a_dry_run_writes_nothing(toml: Path) -> None:
 
 
 def test_the_real_cohort(tmp_path: Path) -> None:
-    """A few patients of it, twice; skipped where it is not at hand."""
+    """A few of its patients, twice; skipped if the cohort is not available."""
     if not REAL.is_dir():
         assert os.environ.get("CI") != "true", "the real cohort is missing"
         pytest.skip("the real cohort is not beside the repository")

@@ -34,12 +34,12 @@ def _built_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def toml(tmp_path: Path) -> Path:
-    """The declaration of a tiny cohort."""
+    """The cohort.toml of a tiny cohort."""
     return write_cohort(tmp_path / "cohort", BAGS)
 
 
 def test_all_bad_images_are_named_and_the_rest_is_published(toml: Path) -> None:
-    """One run tells everything; only the patients without a bad image are in the cache."""
+    """In one run; only the patients without a bad image are in the cache."""
     said = break_some(toml)
     with pytest.raises(DataError) as caught:
         run(toml)
@@ -52,7 +52,7 @@ def test_all_bad_images_are_named_and_the_rest_is_published(toml: Path) -> None:
 
 
 def test_bad_images_can_be_left_out(toml: Path) -> None:
-    """A patient without any other is reported, not stored empty; a second run adds nothing."""
+    """A patient without other images is reported, not stored empty; a second run adds nothing."""
     break_some(toml)
     found = run(toml, on_error="skip")
     assert len(found.skipped) == 3 and found.left_out == ("P2",)
@@ -68,7 +68,7 @@ def test_bad_images_can_be_left_out(toml: Path) -> None:
     assert sorted(found.folder.iterdir()) == files
 
 
-def test_mended_images_join_their_bag(toml: Path) -> None:
+def test_repaired_images_join_their_bag(toml: Path) -> None:
     """After a run that left them out."""
     break_some(toml)
     run(toml, on_error="skip")
@@ -78,8 +78,8 @@ def test_mended_images_join_their_bag(toml: Path) -> None:
     assert second.extracted == 3 and not second.skipped and same(bags_of(second), expected(toml))
 
 
-def test_a_broken_image_takes_its_old_embedding_with_it(toml: Path) -> None:
-    """Left out, it is out of the bag; a patient with nothing but old embeddings is an error."""
+def test_the_old_embedding_of_a_broken_image_is_dropped(toml: Path) -> None:
+    """A patient of whom only old embeddings are left is an error."""
     run(toml)
     break_some(toml)
     with pytest.raises(DataError, match="patient P2: no image is readable, and the cache holds older ones"):
@@ -89,14 +89,14 @@ def test_a_broken_image_takes_its_old_embedding_with_it(toml: Path) -> None:
 
 
 def test_an_image_that_vanishes_is_named(toml: Path) -> None:
-    """Between the reading of the cohort and that of the image."""
+    """Between the reading of the cohort and of the image."""
     cohort = read_cohort(toml)
     (toml.parent / "images/P3/1.png").unlink()
     with pytest.raises(DataError, match=r"P3/1\.png: No such file"):
         extract(cohort, CONFIG, toml.parents[1] / "cache", precision="float32", device="cpu")
 
 
-def test_too_small_an_image_for_the_crop_is_named(toml: Path) -> None:
+def test_an_image_smaller_than_the_crop_is_named(toml: Path) -> None:
     """With its size."""
     draw(toml.parent / "images/P1/0.png", 1)
     Image.new("RGB", (20, 30)).save(toml.parent / "images/P1/0.png")
@@ -105,7 +105,7 @@ def test_too_small_an_image_for_the_crop_is_named(toml: Path) -> None:
 
 
 def test_embeddings_beyond_float16_are_not_stored(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Infinity in one embedding would spoil every product with it."""
+    """An infinite value would make every product with it infinite or NaN."""
     monkeypatch.setattr(Embedder, "forward", lambda _, pixels: torch.full((len(pixels), 512), torch.inf))
     with pytest.raises(DataError) as caught:
         run(toml)

@@ -80,8 +80,8 @@ REFUSED: dict[str, tuple[Callable[[h5py.File], None], str]] = {
 }
 
 
-def test_what_cannot_be_taken_is_refused_all_at_once(tmp_path: Path) -> None:
-    """Every file with its reason, and nothing written."""
+def test_all_files_that_cannot_be_imported_are_reported_together(tmp_path: Path) -> None:
+    """Each with its reason, and nothing is written."""
     for number in range(30):
         write_trident(tmp_path / f"f/good{number}.h5", np.ones((2, 3), np.float32))
     for name, (change, _) in REFUSED.items():

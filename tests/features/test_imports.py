@@ -29,8 +29,8 @@ def cache(tmp_path: Path) -> FeatureCache:
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_there_and_back(cache: FeatureCache, name: str, tmp_path: Path) -> None:
-    """Every bit of every embedding."""
+def test_importing_an_export_restores_the_embeddings(cache: FeatureCache, name: str, tmp_path: Path) -> None:
+    """Bit by bit."""
     assert export_cache(cache, name, tmp_path / "out") == 3
     back = import_features(
         tmp_path / "out", name, tmp_path / "in", "cohort", "net" if name == "clam" else None
@@ -43,8 +43,8 @@ def test_there_and_back(cache: FeatureCache, name: str, tmp_path: Path) -> None:
     assert verify(back.folder) == 1
 
 
-def test_an_import_again_adds_what_is_new(cache: FeatureCache, tmp_path: Path) -> None:
-    """And nothing where nothing is."""
+def test_a_second_import_adds_only_what_is_new(cache: FeatureCache, tmp_path: Path) -> None:
+    """And nothing if nothing is new."""
     out = tmp_path / "out"
     export_cache(cache, "trident", out)
     first = import_features(out, "trident", tmp_path, "c")
@@ -66,8 +66,8 @@ def write_trident(path: Path, features: np.ndarray, encoder: str | None = "uni_v
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_import_upcasts_squeezes_and_joins(tmp_path: Path, dtype: type) -> None:
-    """Several files of one patient, in the order of their names, some with a leading one."""
+def test_an_import_converts_squeezes_and_joins_files(tmp_path: Path, dtype: type) -> None:
+    """Several files of one patient, in the order of their names, some with a leading dimension of one."""
     values = np.random.default_rng(0).standard_normal((5, 4)).astype(dtype)
     write_trident(tmp_path / "f/P1/x.h5", values[:2])
     write_trident(tmp_path / "f/P1/y.h5", values[None, 2:4])
@@ -80,10 +80,10 @@ def test_import_upcasts_squeezes_and_joins(tmp_path: Path, dtype: type) -> None:
 
 
 @pytest.mark.parametrize("header", ["case_id,slide_id", "PATIENT,FILENAME"])
-def test_a_table_says_whose_files_they_are(
+def test_a_table_assigns_files_to_patients(
     tmp_path: Path, header: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By their names with or without the ending; what it does not name is counted."""
+    """By names with or without extension; files that are not in the table are counted."""
     for row, name in enumerate(("s1", "s2.svs", "s3")):
         write_trident(tmp_path / f"f/{name}.h5", np.full((1, 2), row, np.float32))
     table = tmp_path / "slides.csv"
@@ -104,8 +104,8 @@ def test_a_table_says_whose_files_they_are(
         import_features(tmp_path / "f", "trident", tmp_path, "c", table=table)
 
 
-def test_clams_tensors_alone_are_enough(cache: FeatureCache, tmp_path: Path) -> None:
-    """Older versions of CLAM keep nothing else; bfloat16 and what carries code aside."""
+def test_the_tensor_files_of_clam_are_enough(cache: FeatureCache, tmp_path: Path) -> None:
+    """Older versions of CLAM write nothing else. bfloat16 is converted, and code is refused."""
     export_cache(cache, "clam", tmp_path / "out")
     shutil.rmtree(tmp_path / "out/h5_files")
     back = import_features(tmp_path / "out", "clam", tmp_path, "c", "resnet50_trunc")
@@ -133,7 +133,7 @@ def test_the_encoder_must_be_known(tmp_path: Path) -> None:
         import_features(tmp_path / "f", "trident", tmp_path, "c", "uni_v1")
 
 
-def test_large_bags_are_published_as_the_import_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_bags_are_published_during_the_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imports, "SHARD_LIMITS", imports.SHARD_LIMITS._replace(images=4))
     for number in range(5):
         write_trident(tmp_path / f"f/P{number}.h5", np.full((2, 3), number, np.float32))
@@ -142,8 +142,8 @@ def test_large_bags_are_published_as_the_import_goes(tmp_path: Path, monkeypatch
     assert cache.bags(["P3"]).instances.unique().tolist() == [3.0]
 
 
-def test_imported_features_are_tuned(tiny: Tiny, tmp_path: Path, command: Command) -> None:
-    """Out through one layout, in again, and through mil-tune."""
+def test_imported_features_can_be_tuned(tiny: Tiny, tmp_path: Path, command: Command) -> None:
+    """Export, import, and mil-tune on the result."""
     done = command(
         "cache", "export", tiny.features, "--format", "stamp", "--output", tmp_path / "out", "--json"
     )

@@ -37,12 +37,12 @@ def _built_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def toml(tmp_path: Path) -> Path:
-    """The declaration of a tiny cohort."""
+    """The cohort.toml of a tiny cohort."""
     return write_cohort(tmp_path / "cohort", BAGS)
 
 
-def test_nothing_is_done_twice(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unchanged cohort costs a stat an image: no file is opened, no shard is written."""
+def test_an_unchanged_cohort_is_not_read_again(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs one stat per image; no file is opened and no shard is written."""
     first = run(toml)
     shards = sorted(first.folder.iterdir())
     monkeypatch.setattr(plan_module, "digest_file", None)
@@ -51,8 +51,8 @@ def test_nothing_is_done_twice(toml: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert sorted(first.folder.iterdir()) == shards
 
 
-def test_one_more_patient_costs_that_patient(toml: Path) -> None:
-    """And leaves the others' shard as it is."""
+def test_only_a_new_patient_is_embedded(toml: Path) -> None:
+    """The shard of the others stays as it is."""
     run(toml)
     write_cohort(toml.parent, BAGS | {"P5": 2})
     second = run(toml)
@@ -60,7 +60,7 @@ def test_one_more_patient_costs_that_patient(toml: Path) -> None:
 
 
 def test_a_changed_image_is_embedded_again(toml: Path) -> None:
-    """Alone; the rest of its bag is taken from the cache."""
+    """The rest of its bag is taken from the cache."""
     run(toml)
     draw(toml.parent / "images/P3/2.png", 999)
     second = run(toml)
@@ -68,7 +68,7 @@ def test_a_changed_image_is_embedded_again(toml: Path) -> None:
     assert run(toml).extracted == 0
 
 
-def test_an_image_that_changes_back_costs_nothing(toml: Path) -> None:
+def test_an_image_that_changes_back_is_not_embedded_again(toml: Path) -> None:
     """Its first embedding is still in an older shard."""
     path = toml.parent / "images/P3/2.png"
     content, first = path.read_bytes(), run(toml)
@@ -81,7 +81,7 @@ def test_an_image_that_changes_back_costs_nothing(toml: Path) -> None:
 
 
 def test_touched_images_are_hashed_once(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The side file remembers; without it they are hashed again, no more."""
+    """rehashes.json remembers them; without it they are only hashed again."""
     hashed: list[Path] = []
     monkeypatch.setattr(plan_module, "digest_file", lambda path: (hashed.append(path), digest_file(path))[1])
     folder = run(toml).folder
@@ -94,7 +94,7 @@ def test_touched_images_are_hashed_once(toml: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_moved_image_folder_is_not_embedded_again(toml: Path, tmp_path: Path) -> None:
-    """Names are those within the patient's folder."""
+    """Images are identified by their names within the patient's folder."""
     run(toml)
     moved = tmp_path / "elsewhere" / "cohort"
     toml.parent.rename(moved.parent.mkdir() or moved)
@@ -103,8 +103,8 @@ def test_a_moved_image_folder_is_not_embedded_again(toml: Path, tmp_path: Path) 
     assert again.extracted == 0
 
 
-def test_removed_and_renamed_images_cost_nothing(toml: Path) -> None:
-    """The bag follows."""
+def test_removing_and_renaming_images_embeds_nothing(toml: Path) -> None:
+    """The bag follows the files."""
     run(toml)
     folder = toml.parent / "images/P3"
     (folder / "0.png").unlink()
@@ -115,8 +115,8 @@ def test_removed_and_renamed_images_cost_nothing(toml: Path) -> None:
     assert same(bags_of(second), expected(toml))
 
 
-def test_a_change_behind_size_and_mtime_needs_rehash(toml: Path) -> None:
-    """The documented limit of a stat, and the way around it."""
+def test_a_change_that_keeps_size_and_mtime_needs_rehash(toml: Path) -> None:
+    """The documented limit of comparing size and mtime, and the way around it."""
     run(toml)
     path = toml.parent / "images/P1/0.png"
     before = path.stat()
@@ -130,7 +130,7 @@ def test_a_change_behind_size_and_mtime_needs_rehash(toml: Path) -> None:
 
 
 def test_a_fresh_mtime_is_not_trusted(toml: Path) -> None:
-    """A second change within the clock's resolution is found, though size and mtime stay."""
+    """A second change within the clock's resolution is noticed although size and mtime stay the same."""
     path = toml.parent / "images/P1/0.png"
     fresh = time.time() - 0.5
     Image.new("RGB", (40, 40), (1, 2, 3)).save(path)
@@ -146,10 +146,10 @@ def test_a_fresh_mtime_is_not_trusted(toml: Path) -> None:
     assert second.extracted == 1 and same(bags_of(second), expected(toml))
 
 
-def test_another_precision_is_kept_and_told_but_not_mixed(
+def test_embeddings_of_another_precision_are_kept_but_not_mixed_within_a_bag(
     toml: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A changed bag is embedded as a whole where the rest of it was computed otherwise."""
+    """A changed bag is embedded as a whole if the rest of it was computed in another precision."""
     run(toml, precision="bfloat16")
     draw(toml.parent / "images/P3/2.png", 999)
     with caplog.at_level("WARNING", "mil_toolkit"):

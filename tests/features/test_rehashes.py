@@ -7,7 +7,7 @@ from mil_toolkit.features.rehashes import Rehashes
 
 
 def test_rehashes_survive_any_file(tmp_path: Path) -> None:
-    """What cannot be read is left aside; names may hold any bytes."""
+    """Corrupt files are ignored; names may hold any bytes."""
     name = os.fsdecode(b"\xff\n.png")
     rehashes = Rehashes(tmp_path)
     rehashes.remember("P1", name, 5, 7, b"\2" * 32)

@@ -9,8 +9,8 @@ from mil_toolkit.features.sharding import Share, imbalance, parse_share, share_o
 SHARES = [3, 0, 0, 1, 3, 3, 2, 1]
 
 
-def test_a_patients_share_depends_on_its_id_alone() -> None:
-    """Fixed for good: other processes, perhaps with other versions, must agree."""
+def test_a_patients_share_depends_only_on_its_id() -> None:
+    """The shares must never change, because other processes, perhaps of other versions, must agree."""
     assert [share_of(f"P{number}", 4) for number in range(8)] == SHARES
     counts = np.bincount([share_of(f"P{number}", 8) for number in range(8000)])
     assert len(counts) == 8 and counts.min() > 850
@@ -39,7 +39,7 @@ TASKS = {"SLURM_PROCID": "2", "SLURM_NTASKS": "3"}
     ],
 )
 def test_parse_share(text: str, environment: dict[str, str], share: Share) -> None:
-    """What the user says, or torchrun, or a Slurm array, or Slurm's tasks, in this order."""
+    """From the user, torchrun, a Slurm array, or the tasks of a Slurm job, in this order."""
     assert parse_share(text, environment) == share
 
 
@@ -55,6 +55,6 @@ def test_parse_share(text: str, environment: dict[str, str], share: Share) -> No
     ],
 )
 def test_impossible_shares_are_refused(text: str, environment: dict[str, str], message: str) -> None:
-    """With what would do."""
+    """With advice."""
     with pytest.raises(UsageError, match=message):
         parse_share(text, environment)

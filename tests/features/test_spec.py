@@ -10,8 +10,8 @@ from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.spec import Spec, folder_name
 
 
-def test_what_is_no_cache_is_refused(tmp_path: Path) -> None:
-    """No folder, no spec, a spec of something else."""
+def test_folders_that_are_not_caches_are_refused(tmp_path: Path) -> None:
+    """No folder, no spec, or the spec of something else."""
     for folder, why in ((tmp_path / "absent", "it does not exist"), (tmp_path, r"it has no spec\.json")):
         with pytest.raises(DataError, match=f"not a feature cache: {why}"):
             FeatureCache.open(folder)
@@ -27,8 +27,8 @@ def test_what_is_no_cache_is_refused(tmp_path: Path) -> None:
         FeatureCache.open(tmp_path)
 
 
-def test_folder_names_tell_specs_apart() -> None:
-    """For people, and by the digest."""
+def test_different_specs_have_different_folder_names() -> None:
+    """They differ in the main settings, and in the digest."""
     spec: Spec = {**SPEC, "backbone": "timm:hf/net", "weights": "imagenet", "image_size": 224}
     assert folder_name(spec).startswith("timm_hf_net-imagenet-224-")
     masked = folder_name(spec | {"crop": 100, "preprocess": "saturation-mask"})

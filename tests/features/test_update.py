@@ -24,12 +24,12 @@ def _built_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def toml(tmp_path: Path) -> Path:
-    """The declaration of a tiny cohort."""
+    """The cohort.toml of a tiny cohort."""
     return write_cohort(tmp_path / "cohort", BAGS)
 
 
-def test_an_older_writers_bag_does_not_stay(toml: Path) -> None:
-    """The final check: where another writer published other content last, ours is published again."""
+def test_the_bag_of_an_outdated_writer_is_replaced(toml: Path) -> None:
+    """If another process published other content last, the cohort's content is published again."""
     first = run(toml)
     cache = FeatureCache.open(first.folder)
     stale = EmbeddedBag("P1", (StoredImage("0.png", b"\1" * 32, 1, 1),), np.ones((1, 512), np.float16))
@@ -40,8 +40,8 @@ def test_an_older_writers_bag_does_not_stay(toml: Path) -> None:
     assert again.extracted == 0 and same(bags_of(again), expected(toml))
 
 
-def test_a_writer_that_comes_between_is_answered(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process publishes stale content with the same sequence number while this one runs."""
+def test_a_concurrent_writer_of_old_content_is_overruled(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It publishes outdated content under the same sequence number during the run."""
     stale = EmbeddedBag("P1", (StoredImage("0.png", b"\1" * 32, 1, 1),), np.ones((1, 512), np.float16))
     publish, done = FeatureCache.publish, []
 
@@ -57,8 +57,8 @@ def test_a_writer_that_comes_between_is_answered(toml: Path, monkeypatch: pytest
     assert same(bags_of(run(toml)), expected(toml))
 
 
-def test_images_that_never_stand_still_end_in_an_error(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not in an endless run."""
+def test_images_that_keep_changing_are_an_error(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not an endless run."""
     seeds = iter(range(1000, 2000))
     carry_out = CacheUpdate.carry_out
 
@@ -82,17 +82,17 @@ def test_images_that_never_stand_still_end_in_an_error(toml: Path, monkeypatch: 
         ("images", 5, [("P1", "P2", "P3"), ("P4",)]),
     ],
 )
-def test_shards_are_published_as_the_run_goes(
+def test_shards_are_published_during_the_run(
     toml: Path, monkeypatch: pytest.MonkeyPatch, name: str, limit: int, patients: list[tuple[str, ...]]
 ) -> None:
-    """By patients, by images."""
+    """After a number of patients or of images."""
     monkeypatch.setattr(update, "SHARD_LIMITS", update.SHARD_LIMITS._replace(**{name: limit}))
     found = run(toml)
     assert sorted(shard.patient_ids for shard in FeatureCache.open(found.folder).shards) == patients
     assert same(bags_of(found), expected(toml))
 
 
-def test_shards_are_published_by_time(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every finished patient at once where the time is always up."""
+def test_shards_are_published_after_some_time(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a limit of zero seconds, each finished patient at once."""
     monkeypatch.setattr(update, "SHARD_LIMITS", update.SHARD_LIMITS._replace(seconds=0.0))
     assert len(FeatureCache.open(run(toml, batch_size=1).folder).shards) == 4

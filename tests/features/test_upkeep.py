@@ -22,12 +22,21 @@ def cache(tmp_path: Path) -> FeatureCache:
     return three_patients(tmp_path / "cache")
 
 
-def test_a_whole_cache_is_verified(cache: FeatureCache) -> None:
+def test_an_intact_cache_passes_verification(cache: FeatureCache) -> None:
     assert verify(cache.folder) == 2
 
 
+def problems_of(path: Path, spec_digest: str) -> list[str]:
+    """What `verify` reports of one shard."""
+    try:
+        upkeep._verified_shard(path, spec_digest, 3)
+    except DataError as error:
+        return error.problems
+    return []
+
+
 def test_every_flipped_bit_of_every_byte_is_found(tmp_path: Path) -> None:
-    """By what verify does with each shard, one bit at a time."""
+    """By the check that `verify` applies to each shard, one bit at a time."""
     cache = FeatureCache.create(tmp_path, "cohort", SPEC)
     path = cache.publish([bag("a", 1)], RECORDED)
     content, said = path.read_bytes(), f"{path} is damaged: its bytes do not match its name."
@@ -35,7 +44,7 @@ def test_every_flipped_bit_of_every_byte_is_found(tmp_path: Path) -> None:
     for place, byte in enumerate(content):
         for bit in range(8):
             os.pwrite(descriptor, bytes([byte ^ 1 << bit]), place)
-            problems = upkeep._problems(path, cache.spec_digest, 3)
+            problems = problems_of(path, cache.spec_digest)
             missed += [] if len(problems) == 1 and problems[0].startswith(said) else [(place, bit)]
         os.pwrite(descriptor, bytes([byte]), place)
     os.close(descriptor)
@@ -51,8 +60,8 @@ def test_every_truncation_is_found(cache: FeatureCache) -> None:
             verify(cache.folder)
 
 
-def test_no_flipped_bit_brings_an_old_embedding_back(tmp_path: Path) -> None:
-    """Nor keeps a reader busy for ever, as it can HDF5: damaged bytes are refused before HDF5 sees them."""
+def test_no_flipped_bit_makes_an_old_embedding_count_again(tmp_path: Path) -> None:
+    """Nor does it make HDF5 loop forever, because damaged bytes are refused before HDF5 sees them."""
     cache = FeatureCache.create(tmp_path, "cohort", SPEC)
     cache.publish([bag("a", 1, seed=1)], RECORDED)
     cache.refresh()
@@ -67,8 +76,8 @@ def test_no_flipped_bit_brings_an_old_embedding_back(tmp_path: Path) -> None:
             FeatureCache.open(cache.folder)
 
 
-def test_all_problems_are_told_at_once(cache: FeatureCache) -> None:
-    """Swapped shards, a renamed one, one of another spec."""
+def test_all_problems_are_reported_together(cache: FeatureCache) -> None:
+    """Swapped shards, a renamed one, and one of another spec."""
     one, two = (shard.path for shard in cache.shards)
     content = one.read_bytes()
     one.write_bytes(two.read_bytes())
@@ -90,10 +99,10 @@ def test_an_edited_spec_is_found(cache: FeatureCache) -> None:
     assert [line.split(" belongs")[1][:16] for line in caught.value.problems] == [" to another spec"] * 2
 
 
-def test_embeddings_that_are_not_their_bags_are_found(
+def test_embeddings_that_do_not_match_their_bags_digest_are_found(
     cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By each bag's own digest, in a shard that some other program wrote under the right name."""
+    """In a shard that another program wrote under the right name."""
     monkeypatch.setattr(EmbeddedBag, "digest", b"\1" * 32)
     wrong = bag("d")
     wrong.embeddings[0, 0] = np.nan
@@ -105,7 +114,7 @@ def test_embeddings_that_are_not_their_bags_are_found(
 
 
 def test_prune_removes_what_no_longer_counts(cache: FeatureCache) -> None:
-    """A shard with one bag that counts stays as a whole; embeddings are the same before and after."""
+    """A shard with one bag that counts is kept; the embeddings are the same before and after."""
     cache.publish([bag("a", 2, 9)], RECORDED)
     cache.refresh()
     assert prune(cache.folder) == (0, 0)
@@ -122,14 +131,14 @@ def test_prune_removes_what_no_longer_counts(cache: FeatureCache) -> None:
     assert not [*cache.folder.glob(".tmp-*")]
 
 
-def test_prune_waits_for_no_writer(cache: FeatureCache) -> None:
-    """It says that there is one; and a writer's shards stay while it plans with them."""
+def test_prune_does_not_wait_for_a_writer(cache: FeatureCache) -> None:
+    """It raises an error, so that a writer's shards stay while its plans reuse them."""
     with shared(cache.folder), pytest.raises(BusyError):
         prune(cache.folder)
 
 
-def test_prune_leaves_a_damaged_cache_alone(cache: FeatureCache) -> None:
-    """The older embeddings may be all that is left."""
+def test_prune_removes_nothing_from_a_damaged_cache(cache: FeatureCache) -> None:
+    """The older embeddings may be the only intact ones."""
     cache.publish([bag("a", 2, 9), bag("b", 2, 9)], RECORDED)
     cache.refresh()
     newest = max(cache.shards, key=lambda shard: shard.sequence).path

@@ -22,13 +22,11 @@ SPEC: Spec = {
     "crop": 0,
     "preprocess": "none",
 }
-
-
 RECORDED = Recorded("float32", "pillow 13")
 
 
 def bag(patient: str, size: int = 2, seed: int = 0, names: Sequence[str] = ()) -> EmbeddedBag:
-    """A patient with random embeddings."""
+    """Return a patient's bag of random embeddings (n, 3)."""
     random = np.random.default_rng(seed)
     names = names or [f"{row}.png" for row in range(size)]
     images = tuple(StoredImage(name, random.bytes(32), row, row) for row, name in enumerate(names))
@@ -36,7 +34,7 @@ def bag(patient: str, size: int = 2, seed: int = 0, names: Sequence[str] = ()) -
 
 
 def three_patients(root: Path) -> FeatureCache:
-    """A cache of three patients in two shards."""
+    """Create a cache of three patients in two shards."""
     cache = FeatureCache.create(root, "cohort", SPEC)
     cache.publish([bag("a", 5, 1), bag("b", 1, 2)], RECORDED)
     cache.publish([bag("c", 3, 3)], RECORDED)

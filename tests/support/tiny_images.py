@@ -19,19 +19,13 @@ from mil_toolkit.features.extract import Extraction, extract
 from mil_toolkit.features.pixels import decode, prepare
 
 CONFIG = ExtractionConfig(backbone="resnet18", weights="random", image_size=32)
-
-
-BAGS = {"P1": 3, "P2": 1, "P3": 5, "P4": 2}
-
-
+BAGS = {"P1": 3, "P2": 1, "P3": 5, "P4": 2}  # number of images of each patient
 LONG_AGO = time.time() - 10_000_000
-
-
 backbone = functools.cache(build_backbone)
 
 
 def draw(path: Path, seed: int) -> None:
-    """A random image whose mtime is old enough to be trusted."""
+    """Write a random image whose mtime is old enough to be trusted."""
     pixels = np.random.default_rng(seed).integers(0, 256, (40, 48, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
@@ -39,7 +33,7 @@ def draw(path: Path, seed: int) -> None:
 
 
 def write_cohort(folder: Path, bags: Mapping[str, int]) -> Path:
-    """A cohort.toml with so many images a patient; images that are there already stay."""
+    """Write a cohort with these numbers of images, keeping existing ones; return its cohort.toml."""
     for patient, size in bags.items():
         for row in range(size):
             path = folder / "images" / patient / f"{row}.png"
@@ -59,7 +53,7 @@ def run(toml: Path, **options: object) -> Extraction:
 
 
 def bags_of(extraction: Extraction) -> dict[str, dict[str, np.ndarray]]:
-    """Embeddings by patient and image name, as the cache returns them."""
+    """Return the embeddings by patient and image name, as the cache returns them."""
     cache = FeatureCache.open(extraction.folder)
     packed = cache.bags(cache.patient_ids)
     rows = iter(zip(packed.image_names, packed.instances.numpy(), strict=True))
@@ -69,7 +63,7 @@ def bags_of(extraction: Extraction) -> dict[str, dict[str, np.ndarray]]:
 
 
 def expected(toml: Path) -> dict[str, dict[str, np.ndarray]]:
-    """The oracle: each image on its own, in a batch of four that is black otherwise."""
+    """Embed each image alone, in a batch of four whose other images are black."""
     embedder = Embedder(backbone("resnet18", "random"), torch.device("cpu"), torch.float32)
 
     def embed(path: Path) -> np.ndarray:
@@ -82,7 +76,7 @@ def expected(toml: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def same(one: Mapping[str, Mapping[str, np.ndarray]], other: Mapping[str, Mapping[str, np.ndarray]]) -> bool:
-    """Whether patients, images, their order and every bit of their embeddings agree."""
+    """Return whether patients, images, their order and every bit of their embeddings agree."""
     names = [[*bag] for bag in one.values()] == [[*bag] for bag in other.values()]
     return (
         one.keys() == other.keys()
@@ -94,10 +88,10 @@ def same(one: Mapping[str, Mapping[str, np.ndarray]], other: Mapping[str, Mappin
 
 
 def break_some(toml: Path) -> list[str]:
-    """Three bad images; returns what is said of each."""
+    """Corrupt three images; return the beginning of the message about each."""
     folder = toml.parent / "images"
     whole = (folder / "P1/1.png").read_bytes()
     (folder / "P1/1.png").write_bytes(whole[: len(whole) // 2])
     (folder / "P2/0.png").write_bytes(b"")
     (folder / "P3/4.png").write_text("no image")
-    return ["P1/1.png: cannot be decoded", "P2/0.png: the file is empty", "P3/4.png: not an image of"]
+    return ["P1/1.png: cannot be decoded", "P2/0.png: the file is empty", "P3/4.png: not a JPEG"]
