@@ -20,7 +20,7 @@ from mil_toolkit.backbones.weights import (
     weight_digest,
 )
 from mil_toolkit.core.errors import DataError, UsageError, import_extra
-from mil_toolkit.core.files import shown
+from mil_toolkit.core.text import printable
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Triple = tuple[float, float, float]
@@ -186,4 +186,4 @@ def _state(name: str, weights: str | StateDict, architecture: Architecture) -> t
         return weights, "the trained backbone"
     if weights == "imagenet":
         return architecture.imagenet(), f"{name} {weights}"
-    return read_checkpoint(Path(weights)), shown(weights)
+    return read_checkpoint(Path(weights)), printable(weights)

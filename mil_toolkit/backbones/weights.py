@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from mil_toolkit.core.errors import DataError, UsageError, import_extra
-from mil_toolkit.core.files import digest, publish, shown
+from mil_toolkit.core.files import digest, publish
+from mil_toolkit.core.text import printable
 
 DOWNLOAD_TIMEOUT = 15  # seconds without a response
 _HUB = "https://huggingface.co"
@@ -55,9 +56,9 @@ def read_checkpoint(path: Path) -> StateDict:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]
-        raise DataError(f"{shown(path)} holds more than tensors and was not read: {reason}") from None
+        raise DataError(f"{printable(path)} holds more than tensors and was not read: {reason}") from None
     except (RuntimeError, EOFError, OSError, ValueError, safetensors.SafetensorError) as error:
-        raise DataError(f"{shown(path)} cannot be read as a checkpoint: {error}.") from None
+        raise DataError(f"{printable(path)} cannot be read as a checkpoint: {error}.") from None
     return _only_tensors(state, path)
 
 
@@ -65,10 +66,10 @@ def check_file(path: Path) -> None:
     """Raise UsageError if there is no file at `path`, or if its extension is not that of a checkpoint."""
     if not path.is_file():
         raise UsageError(
-            f"--weights {shown(path)}: there is no such file (and it is neither imagenet nor random)."
+            f"--weights {printable(path)}: there is no such file (and it is neither imagenet nor random)."
         )
     if path.suffix not in (".safetensors", ".pth", ".pt"):
-        raise UsageError(f"--weights {shown(path)}: expected a .safetensors, .pth or .pt file.")
+        raise UsageError(f"--weights {printable(path)}: expected a .safetensors, .pth or .pt file.")
 
 
 def _only_tensors(state: object, path: Path) -> StateDict:
@@ -76,7 +77,7 @@ def _only_tensors(state: object, path: Path) -> StateDict:
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise DataError(
-            f"{shown(path)} does not hold a state dict: expected a mapping from names to tensors."
+            f"{printable(path)} does not hold a state dict: expected a mapping from names to tensors."
         )
     return state
 

@@ -16,7 +16,7 @@ from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import publish
-from mil_toolkit.core.text import shown
+from mil_toolkit.core.text import printable
 from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
 from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.features.cache import FeatureCache
@@ -179,7 +179,7 @@ def _extraction_config(spec: Spec, weights: Path | None) -> ExtractionConfig:
 def _check_images(cohort: Cohort) -> None:
     absent = [patient for patient in cohort.patient_ids if patient not in cohort.images]
     if absent:
-        raise DataError([f"patient {shown(patient)} has no images." for patient in absent])
+        raise DataError([f"patient {printable(patient)} has no images." for patient in absent])
 
 
 def write_submission(

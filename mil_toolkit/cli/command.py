@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mil_toolkit.core.errors import MilError, UsageError
-from mil_toolkit.core.processes import stops_heeded
+from mil_toolkit.core.processes import raise_on_stop_signals
 from mil_toolkit.core.records import Json
 
 INTERRUPTED = 130
@@ -83,7 +83,7 @@ def run(
     _yield_idle_threads()
     _log_to_stderr()
     try:
-        with stops_heeded():
+        with raise_on_stop_signals():
             outcome = command(arguments)
     except MilError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)

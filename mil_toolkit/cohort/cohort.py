@@ -22,7 +22,7 @@ from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import SEPARATORS, TextTable, read_table
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest_json
-from mil_toolkit.core.text import shown
+from mil_toolkit.core.text import printable
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class Cohort:
         missing = [patient for patient in patient_ids if patient not in index]
         if missing:
             raise DataError(
-                [f"patient {shown(patient)} is not in cohort {self.name}." for patient in missing]
+                [f"patient {printable(patient)} is not in cohort {self.name}." for patient in missing]
             )
         rows = np.array([index[patient] for patient in patient_ids], dtype=np.int64)
         return replace(

@@ -11,7 +11,7 @@ from mil_toolkit.cohort.kinds import KINDS, MetadataColumn, Unreadable
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import TextTable
 from mil_toolkit.cohort.toml import suggestion
-from mil_toolkit.core.text import each_or_most, shown
+from mil_toolkit.core.text import each_or_most, printable
 
 CLASSES = {"negative": 0, "positive": 1, "unlabelled": -1}  # by the key that declares the word
 
@@ -43,7 +43,9 @@ def read_patient_ids(declared: Declaration, table: TextTable, problems: Problems
         if is_missing(cell):
             problems.add(f"no id in column {declared.cohort.id!r}.", table.place(number))
         elif cell in first:
-            problems.add(f"patient {shown(cell)} already appears in row {first[cell]}.", table.place(number))
+            problems.add(
+                f"patient {printable(cell)} already appears in row {first[cell]}.", table.place(number)
+            )
         else:
             first[cell] = number
     return list(first)
@@ -124,6 +126,6 @@ def _places(declared: Declaration, table: TextTable) -> list[str]:
     """Return the row and patient of each row, as messages refer to them."""
     ids = table.column(declared.cohort.id) or [""] * len(table.rows)
     return [
-        table.place(number) + (f" (patient {shown(patient)})" if patient else "")
+        table.place(number) + (f" (patient {printable(patient)})" if patient else "")
         for number, patient in zip(table.numbers, ids, strict=True)
     ]

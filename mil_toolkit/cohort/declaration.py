@@ -12,7 +12,7 @@ from mil_toolkit.cohort.kinds import KINDS, MetadataColumn
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import SEPARATORS
 from mil_toolkit.cohort.toml import TomlTable, checked_values, keys_of, read_toml, subsection, suggestion
-from mil_toolkit.core.text import shown
+from mil_toolkit.core.text import printable
 
 Section = TypeVar("Section")
 
@@ -129,7 +129,7 @@ def _check_cohort(
 def _read_columns(path: Path, sections: TomlTable, problems: Problems) -> tuple[MetadataColumn, ...]:
     columns = []
     for name, section in sections.items():
-        place = f"{path} [metadata.{shown(name)}]"
+        place = f"{path} [metadata.{printable(name)}]"
         if not isinstance(section, dict):
             problems.add(f"{place} must be a section with column and kind, not {section!r}.")
             continue

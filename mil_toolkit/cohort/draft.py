@@ -16,7 +16,7 @@ from mil_toolkit.cohort.table import TextTable, read_table
 from mil_toolkit.cohort.toml import toml_string
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import publish
-from mil_toolkit.core.text import shown
+from mil_toolkit.core.text import printable
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def draft_cohort(table_path: Path, images: Sequence[Path], output: Path) -> Draf
     folders = _patient_folders(images)
     table_problems.raise_if_any()
     if not folders:
-        roots = " or ".join(shown(str(root)) for root in images)
+        roots = " or ".join(printable(root) for root in images)
         raise DataError(f"there is no folder in {roots}. Each patient needs one, named as the patient's id.")
     table_string, *image_strings = _relative([table_path, *images], output)
     paths = DraftPaths(output, table_string, image_strings)
@@ -89,7 +89,7 @@ def _relative(paths: Sequence[Path], output: Path) -> list[str]:
     problems = Problems()
     for path in relative:
         if not _is_unicode(path):
-            problems.add(f"{shown(path)} is not UTF-8, as a path in a cohort.toml must be; rename it.")
+            problems.add(f"{printable(path)} is not UTF-8, as a path in a cohort.toml must be; rename it.")
     problems.raise_if_any()
     return [toml_string(path) for path in relative]
 

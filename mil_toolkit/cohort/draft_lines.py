@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from mil_toolkit.core.text import shown
+from mil_toolkit.core.text import printable
 
 CHECK = "# CHECK: "
 EXAMPLES = 3  # cells that a line shows
@@ -15,4 +15,4 @@ def check(text: str) -> str:
 
 def examples(cells: Collection[str]) -> str:
     """Return the first different cells in their order, as messages show them."""
-    return "for example " + ", ".join(shown(repr(cell)) for cell in sorted(set(cells))[:EXAMPLES])
+    return "for example " + ", ".join(printable(repr(cell)) for cell in sorted(set(cells))[:EXAMPLES])

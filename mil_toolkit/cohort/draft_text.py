@@ -22,7 +22,7 @@ from mil_toolkit.cohort.guess_roles import (
 from mil_toolkit.cohort.header_words import is_named_group, is_named_label, is_sex
 from mil_toolkit.cohort.table import TextTable
 from mil_toolkit.cohort.toml import toml_string
-from mil_toolkit.core.text import count_of, shown
+from mil_toolkit.core.text import count_of, printable
 
 INTEGER = re.compile(r"0|-?[1-9][0-9]*")  # as TOML writes it
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -94,7 +94,7 @@ def _label_lines(label: str | None, columns: Mapping[str, Sequence[str]]) -> Ite
         yield check("no column looks like a label, so all patients are unlabelled and can only be predicted.")
         yield '# label = "LABEL"'
         return
-    column = shown(label)
+    column = printable(label)
     if not is_named_label(label):
         yield check(f"{column} is taken as the label, although its name does not suggest it.")
     classes, unlabelled = guess_classes(columns[label])
@@ -102,7 +102,7 @@ def _label_lines(label: str | None, columns: Mapping[str, Sequence[str]]) -> Ite
     yield f"label = {toml_string(label)}"
     for spellings in spellings_of(columns[label]).values():
         yield from _spelling_lines(column, spellings)
-    yield check(f"{column} {shown(positive)} is taken as positive, {shown(negative)} as negative.")
+    yield check(f"{column} {printable(positive)} is taken as positive, {printable(negative)} as negative.")
     yield f"positive = {_word(positive)}"
     yield f"negative = {_word(negative)}"
     if unlabelled is not None:
@@ -115,8 +115,8 @@ def _spelling_lines(column: str, spellings: Mapping[str, int]) -> Iterator[str]:
     usual = usual_spelling(spellings)
     for word, rows in spellings.items():
         if word != usual:
-            rare = f"{shown(repr(word))} ({count_of(rows, 'row')})"
-            common = f"{shown(repr(usual))} ({count_of(spellings[usual], 'row')})"
+            rare = f"{printable(repr(word))} ({count_of(rows, 'row')})"
+            common = f"{printable(repr(usual))} ({count_of(spellings[usual], 'row')})"
             yield check(f"{column} {rare} is read as a different word from {common}; use one spelling.")
 
 
@@ -128,7 +128,7 @@ def _word(text: str) -> str:
 def _group_lines(others: Mapping[str, Sequence[str]]) -> Iterator[str]:
     for name in filter(is_named_group, others):
         yield check(
-            f"does {shown(name)} group patients that no split may divide? If so, uncomment the next line."
+            f"does {printable(name)} group patients that no split may divide? If so, uncomment the next line."
         )
         yield f"# group = {toml_string(name)}"
 
@@ -157,7 +157,7 @@ def _left_out_lines(table: TextTable, guesses: Mapping[str, Guess]) -> Iterator[
     for name, count in Counter(filter(None, table.header)).items():
         if count > 1:
             yield check(
-                f"{shown(name)} appears {count} times in the header and is left out; rename all but one."
+                f"{printable(name)} appears {count} times in the header and is left out; rename all but one."
             )
     for guess in guesses.values():
         if guess.kind is None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mil_toolkit.cohort.draft_lines import check, examples
 from mil_toolkit.cohort.kinds import read_date
-from mil_toolkit.core.text import count_of, shown
+from mil_toolkit.core.text import count_of, printable
 
 DATE_FORMATS = (
     "%d/%m/%Y",  # if two formats read a whole column, the first of this list is taken, and flagged
@@ -50,7 +50,7 @@ def check_formats(
     name: str, formats: Mapping[str, tuple[str, ...]], chosen: Mapping[str, str], cells: Sequence[str]
 ) -> Iterator[str]:
     """Yield the doubts about a column's formats: by shape, `formats` that fit best and the `chosen` one."""
-    column = shown(name)
+    column = printable(name)
     if len(chosen) > 1:
         yield check(f"{column} is written in {len(chosen)} formats: {', '.join(chosen.values())}.")
     for shape, format in chosen.items():
@@ -61,4 +61,6 @@ def check_formats(
             yield check(f"{column}: {count} not fit {format}, {examples(misfits)}.")
         if len(formats[shape]) > 1:
             both = " and ".join(formats[shape])
-            yield check(f"{column}: cells such as {shown(repr(members[0]))} fit {both}; {format} is taken.")
+            yield check(
+                f"{column}: cells such as {printable(repr(members[0]))} fit {both}; {format} is taken."
+            )

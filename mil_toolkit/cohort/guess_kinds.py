@@ -16,7 +16,7 @@ from mil_toolkit.cohort.guess_roles import MANY_WORDS, guess_classes, spellings_
 from mil_toolkit.cohort.header_words import is_named_birth, is_named_group, is_named_label, present
 from mil_toolkit.cohort.kinds import read_date
 from mil_toolkit.cohort.toml import toml_string
-from mil_toolkit.core.text import shown, some
+from mil_toolkit.core.text import printable, some
 
 FEW_NUMBERS = 5  # a column of at most this many different whole numbers may hold codes
 SKEWED = 1.0  # a column of greater skewness gets a logarithm, if the logarithm is less skewed
@@ -71,21 +71,21 @@ def guess_column(name: str, cells: Sequence[str], decimal: str, written: date, l
 
 
 def _left_out(name: str, reason: str) -> Guess:
-    return Guess(None, (f"# Left out: {shown(name)}, because {reason}.",))
+    return Guess(None, (f"# Left out: {printable(name)}, because {reason}.",))
 
 
 def _left_out_to_check(name: str, reason: str) -> Guess:
-    return Guess(None, (check(f"{shown(name)} is left out: {reason}."),))
+    return Guess(None, (check(f"{printable(name)} is left out: {reason}."),))
 
 
 def _other_label(name: str, cells: Sequence[str], label: str | None) -> Guess:
     """Leave out a column that may be the label or reveal it; only the user may let the model see it."""
     words = spellings_of(cells).values()
     if label is not None and len(guess_classes(cells)[0]) == 2:
-        why = f"{shown(label)} is taken as the label"
+        why = f"{printable(label)} is taken as the label"
     else:
         rows: Counter[str] = sum(words, Counter())
-        counts = some([f"{shown(repr(word))} {count}" for word, count in rows.most_common()])
+        counts = some([f"{printable(repr(word))} {count}" for word, count in rows.most_common()])
         why = f"it has {len(words)} different words instead of two, or three with unlabelled (rows: {counts})"
     return _left_out_to_check(name, f"its name is that of a label, which the model must not see, but {why}")
 
@@ -113,7 +113,8 @@ def _category_lines(name: str, cells: Sequence[str]) -> Iterator[str]:
     rare = [word for word, count in counts.items() if count == 1]
     if rare:
         yield check(
-            f"{shown(name)} has words that occur in only one row, {examples(rare)}; are they typing errors?"
+            f"{printable(name)} has words that occur in only one row, {examples(rare)};"
+            " are they typing errors?"
         )
 
 
@@ -124,7 +125,7 @@ def _guess_number(name: str, values: npt.NDArray[np.float64]) -> Guess:
     different = len(set(values))
     if 2 < different <= FEW_NUMBERS and all(values == values.round()):
         advice = 'if they are codes, use kind = "category"'
-        lines.append(check(f"{shown(name)} has only {different} different numbers; {advice}."))
+        lines.append(check(f"{printable(name)} has only {different} different numbers; {advice}."))
     if values.min() > 0:
         before, after = float(skew(values)), float(skew(np.log(values)))
         if before > max(SKEWED, abs(after)):
@@ -148,8 +149,8 @@ def _guess_birth_date(
             *check_formats(name, formats, chosen, cells),
             f"formats = [{', '.join(map(toml_string, chosen.values()))}]",
             check(
-                f"{shown(name)} becomes the age at the reference, which should be the day of the smears if"
-                " they share one. Proposed: the day on which the table was last modified."
+                f"{printable(name)} becomes the age at the reference, which should be the day of the smears"
+                " if they share one. Proposed: the day on which the table was last modified."
             ),
             f"reference = {max(written, *births)}",
         ),

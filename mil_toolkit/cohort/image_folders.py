@@ -10,7 +10,7 @@ from mil_toolkit.cohort.cells import normal_form
 from mil_toolkit.cohort.declaration import Declaration
 from mil_toolkit.cohort.listing import holds, is_image, list_folder
 from mil_toolkit.cohort.problems import Problems
-from mil_toolkit.core.text import each_or_most, shown
+from mil_toolkit.core.text import each_or_most, printable
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ def readable_roots(declared: Declaration, problems: Problems) -> dict[str, Path]
         try:
             if not path.is_dir():
                 problems.add(
-                    f"{shown(root)} is not a folder ({shown(str(path))}); it is listed in [cohort] images."
+                    f"{printable(root)} is not a folder ({printable(path)}); it is listed in [cohort] images."
                 )
             elif any(path.samefile(other) for other in roots.values()):
-                problems.add(f"{shown(root)} is listed twice in [cohort] images.")
+                problems.add(f"{printable(root)} is listed twice in [cohort] images.")
             else:
                 roots[root] = path
         except (OSError, ValueError) as error:
-            problems.add(f"{shown(root)} cannot be read: {error}.")
+            problems.add(f"{printable(root)} cannot be read: {error}.")
     return roots
 
 
@@ -64,7 +64,7 @@ class FolderScan:
         unknown: list[str] = []
         for root, path in roots.items():
             for entry in list_folder(path, self._problems):
-                place = f"{shown(root)}/{shown(entry.name)}"
+                place = f"{printable(root)}/{printable(entry.name)}"
                 patient = normal_form(entry.name)
                 if entry.name.startswith(".") or not holds(entry.is_dir):
                     self._note_loose_file(entry, place)
@@ -72,7 +72,7 @@ class FolderScan:
                     unknown.append(place)
                 elif any(folder.root == root for folder in folders[patient]):
                     self._problems.add(
-                        f"{place} is a second folder of patient {shown(patient)} in {shown(root)}."
+                        f"{place} is a second folder of patient {printable(patient)} in {printable(root)}."
                     )
                 else:
                     folders[patient].append(_Folder(root, Path(entry.path)))
@@ -102,9 +102,11 @@ class FolderScan:
                 if not is_image(entry.name):
                     self.ignored.append(entry.path)
                 elif not holds(entry.is_file):
-                    self._problems.add(f"{shown(entry.path)} is not a regular file, or is a broken link.")
+                    self._problems.add(f"{printable(entry.path)} is not a regular file, or is a broken link.")
                 elif name in images:
-                    self._problems.add(f"patient {shown(patient)} has two images named {shown(name)}.")
+                    self._problems.add(
+                        f"patient {printable(patient)} has two images named {printable(name)}."
+                    )
                 else:
                     images[name] = Path(entry.path)
         return images

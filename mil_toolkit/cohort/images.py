@@ -8,7 +8,7 @@ from mil_toolkit.cohort.declaration import Declaration
 from mil_toolkit.cohort.image_folders import FolderScan, readable_roots
 from mil_toolkit.cohort.image_table import images_of_table
 from mil_toolkit.cohort.problems import Problems
-from mil_toolkit.core.text import count_of, each_or_most, shown
+from mil_toolkit.core.text import count_of, each_or_most, printable
 
 logger = logging.getLogger(__name__)
 NAMED = 10  # ignored files that the warning names
@@ -29,7 +29,7 @@ def find_images(
         source = cohort.image_table
     elif cohort.images:
         images = _images_of_folders(declared, patients, problems, report_ignored)
-        source = " or ".join(map(shown, cohort.images))
+        source = " or ".join(map(printable, cohort.images))
     else:
         return {}
     if images is None:
@@ -51,7 +51,7 @@ def _images_of_folders(
 
 
 def _warn_of_ignored(ignored: Sequence[str]) -> None:
-    names = ", ".join(map(shown, ignored[:NAMED])) + (", ..." if len(ignored) > NAMED else "")
+    names = ", ".join(map(printable, ignored[:NAMED])) + (", ..." if len(ignored) > NAMED else "")
     logger.warning("Ignoring %s without an image extension: %s", count_of(len(ignored), "file"), names)
 
 
@@ -63,7 +63,7 @@ def _check_every_patient_has_images(
     problems: Problems,
 ) -> None:
     table = declared.cohort.table
-    without = [shown(patient) for patient in patients if not images.get(patient)]
+    without = [printable(patient) for patient in patients if not images.get(patient)]
     each = (f"{table}: patient {patient} has no images in {source}." for patient in without)
     summary = f"patients of {table} have no images in {source}:"
     problems.extend(each_or_most(without, len(patients), each, summary))

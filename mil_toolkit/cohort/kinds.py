@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 
 from mil_toolkit.cohort.cells import NUMBER, normal_form
-from mil_toolkit.core.text import shown
+from mil_toolkit.core.text import printable
 
 OLDEST = 130  # years; a greater age means that the date was misread
 DAYS_PER_YEAR = 365.25
@@ -27,7 +27,7 @@ class MetadataColumn:
     @property
     def section(self) -> str:
         """The section as messages name it."""
-        return f"[metadata.{shown(self.name)}]"
+        return f"[metadata.{printable(self.name)}]"
 
 
 class Unreadable(ValueError):

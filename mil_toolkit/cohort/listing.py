@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mil_toolkit.cohort.problems import Problems
-from mil_toolkit.core.text import shown
+from mil_toolkit.core.text import printable
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
 
@@ -21,7 +21,7 @@ def list_folder(folder: Path, problems: Problems) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        problems.add(f"{shown(str(folder))} cannot be read: {error.strerror}.")
+        problems.add(f"{printable(folder)} cannot be read: {error.strerror}.")
         return []
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mil_toolkit.cohort.cells import normal_form
 from mil_toolkit.cohort.problems import Problems
-from mil_toolkit.core.text import count_of, shown
+from mil_toolkit.core.text import count_of, printable
 
 SEPARATORS = (",", ";", "\t")
 
@@ -61,7 +61,7 @@ def _read_text(path: Path, name: str, problems: Problems) -> str | None:
     except OSError as error:
         problems.add(f"{name} cannot be read ({path}): {error.strerror}.")
     except ValueError as error:  # a NUL in the path
-        problems.add(f"{shown(name)} cannot be read: {error}.")
+        problems.add(f"{printable(name)} cannot be read: {error}.")
     return None
 
 

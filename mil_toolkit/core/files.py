@@ -149,15 +149,3 @@ def digest_file(path: Path) -> str:
     """Return the SHA-256 of a file's content in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def shown(path: Path | str) -> str:
-    r"""Return a path as one printable line, quoted if its name holds unprintable characters or invalid bytes.
-
-    >>> shown("images/P1/0.png")
-    'images/P1/0.png'
-    >>> print(shown("two\nlines.png"))
-    'two\nlines.png'
-    """
-    text = str(path)
-    return text if text.isprintable() else repr(text)

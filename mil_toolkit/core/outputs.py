@@ -10,14 +10,8 @@ from itertools import combinations
 from pathlib import Path
 
 from mil_toolkit.core.errors import UsageError
-from mil_toolkit.core.files import (
-    TEMPORARY_PREFIX,
-    check_regular_file,
-    fsync_folder,
-    report_write_errors,
-    shown,
-)
-from mil_toolkit.core.text import some
+from mil_toolkit.core.files import TEMPORARY_PREFIX, check_regular_file, fsync_folder, report_write_errors
+from mil_toolkit.core.text import printable, some
 
 ForeignEntries = Callable[[Path], Sequence[str]]
 """Returns the names in an existing folder that are not part of the output which would replace it."""
@@ -76,7 +70,7 @@ def check_replaceable(folder: Path, kind: str, foreign_entries: ForeignEntries) 
         if folder.samefile(Path.cwd()):
             raise UsageError(f"{folder} is the working folder. {advice}")
         if names := foreign_entries(folder):
-            entries = some(list(map(shown, names)))
+            entries = some(list(map(printable, names)))
             raise UsageError(f"{folder} contains entries that are not part of {kind}: {entries}. {advice}")
 
 

@@ -22,7 +22,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @contextlib.contextmanager
-def stops_heeded() -> Iterator[None]:
+def raise_on_stop_signals() -> Iterator[None]:
     """Make SIGINT and SIGTERM raise KeyboardInterrupt within the block, except signals that are ignored.
 
     Python discards an exception that is raised where none can propagate, such as in a destructor or in the
@@ -50,7 +50,7 @@ def stops_heeded() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stops_deferred() -> Iterator[Callable[[], None]]:
+def defer_stop_signals() -> Iterator[Callable[[], None]]:
     """Defer SIGINT and SIGTERM within the block, except signals that are ignored.
 
     Yields a function that raises KeyboardInterrupt if a signal has arrived; the end of the block does the
@@ -151,7 +151,7 @@ def _work(parent: int, job: bytes, environment: dict[str, str], _lock: int) -> N
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with stops_heeded():
+        with raise_on_stop_signals():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             pickle.loads(job)()
     except (MilError, KeyboardInterrupt):

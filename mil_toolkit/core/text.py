@@ -1,19 +1,21 @@
 """Names, counts and lists as text for messages."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 SOME = 5  # items of a long list that a message shows
 
 
-def shown(text: str) -> str:
-    r"""Return `text` fit for a one-line message: text that is not printable is escaped.
+def printable(text: str | Path) -> str:
+    r"""Return a text or a path fit for a one-line message: escaped, if it is not printable as it is.
 
-    >>> shown("müller")
+    >>> printable("müller")
     'müller'
-    >>> shown("two\nlines")
+    >>> printable("two\nlines")
     'two\\nlines'
     """
-    return text if text.isprintable() else ascii(text)[1:-1]
+    line = str(text)
+    return line if line.isprintable() else ascii(line)[1:-1]
 
 
 def some(items: Sequence[object]) -> str:

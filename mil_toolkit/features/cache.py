@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from mil_toolkit.core.errors import DataError, UsageError
-from mil_toolkit.core.files import digest, digest_json, publish, publish_json, shown
-from mil_toolkit.core.text import count_of, each_or_most, some
+from mil_toolkit.core.files import digest, digest_json, publish, publish_json
+from mil_toolkit.core.text import count_of, each_or_most, printable, some
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.features.shards import (
     EmbeddedBag,
@@ -108,7 +108,7 @@ class FeatureCache:
         If most patients have none, they are one line about all of them and advice, else one line for each;
         empty if all have embeddings.
         """
-        absent = [shown(patient) for patient in patient_ids if patient not in self._versions]
+        absent = [printable(patient) for patient in patient_ids if patient not in self._versions]
         lines = each_or_most(
             absent,
             len(patient_ids),
@@ -116,7 +116,7 @@ class FeatureCache:
             f"patients have no embeddings in {self.folder}:",
         )
         if len(lines) < len(absent):
-            others = [shown(patient) for patient in sorted(set(self.patient_ids).difference(patient_ids))]
+            others = [printable(patient) for patient in sorted(set(self.patient_ids).difference(patient_ids))]
             held = f"It holds {count_of(len(others), 'other')}: {some(others)}. " if others else ""
             lines.append(
                 f"{held}Name this cohort's own cache with --features, or create it with mil-extract."

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from mil_toolkit.core.errors import DataError, UsageError
-from mil_toolkit.core.files import publish, shown
-from mil_toolkit.core.text import some
+from mil_toolkit.core.files import publish
+from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.layouts import LAYOUTS, Layout, Slide
 
@@ -33,7 +33,7 @@ def export_cache(cache: FeatureCache, format: str, output: Path) -> int:
     unfit = [patient for patient in patients if "/" in patient or patient in (".", "..", "")]
     if unfit:
         raise DataError(
-            [f"patient {shown(patient)}: this id cannot be the name of a file." for patient in unfit]
+            [f"patient {printable(patient)}: this id cannot be the name of a file." for patient in unfit]
         )
     _check_exports(output, layout, patients)
     bags = cache.bags(patients)
@@ -51,7 +51,7 @@ def _check_exports(output: Path, layout: Layout, patients: Sequence[str]) -> Non
     files = {patient: output / layout.folder / f"{patient}.h5" for patient in patients}
     tensors = (output / "pt_files" / f"{patient}.pt" for patient in patients if ".pt" in layout.extensions)
     existing = {path.stem: path for path in (*tensors, *files.values()) if path.exists()}
-    foreign = [shown(path) for patient, path in existing.items() if not _is_export(files[patient])]
+    foreign = [printable(path) for patient, path in existing.items() if not _is_export(files[patient])]
     if foreign:
         raise UsageError(f"{some(foreign)}: exists already and is not an export. Name another --output.")
 

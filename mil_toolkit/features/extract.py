@@ -11,9 +11,9 @@ from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import PREPROCESS_NAMES, ExtractionConfig
 from mil_toolkit.core.devices import available_cores, pick_device, pick_precision
 from mil_toolkit.core.errors import DataError, UsageError
-from mil_toolkit.core.files import remove_dead_temporaries, shown
+from mil_toolkit.core.files import remove_dead_temporaries
 from mil_toolkit.core.locks import shared
-from mil_toolkit.core.text import some
+from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.failures import Failures
 from mil_toolkit.features.pipeline import BatchEmbedder, Pipeline
@@ -134,7 +134,7 @@ def _left_out(cache: FeatureCache, wanted: Sequence[Wanted], failures: Failures)
     if outdated:
         raise DataError(
             [
-                f"patient {shown(patient)}: no image is readable, and the cache holds older ones."
+                f"patient {printable(patient)}: no image is readable, and the cache holds older ones."
                 for patient in outdated
             ]
         )

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mil_toolkit.core.errors import DataError
-from mil_toolkit.core.files import shown
-from mil_toolkit.core.text import count_of, each_or_most
+from mil_toolkit.core.text import count_of, each_or_most, printable
 from mil_toolkit.features.plan import Wanted
 
 
@@ -32,7 +31,7 @@ class Failures:
 
     def add(self, patient_id: str, name: str, path: Path, reason: str) -> None:
         """Record an image."""
-        self._failures[patient_id, name] = Failure(shown(path), reason)
+        self._failures[patient_id, name] = Failure(printable(path), reason)
 
     def without(self, wanted: Wanted) -> Wanted:
         """Return a patient's wanted images without those that failed."""

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from mil_toolkit.core.errors import DataError
-from mil_toolkit.core.files import shown
+from mil_toolkit.core.text import printable
 from mil_toolkit.features.layouts import Layout
 
 _UNREADABLE = (OSError, KeyError, ValueError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError)
@@ -37,16 +37,18 @@ def read_foreign(path: Path, layout: Layout) -> Foreign:
     try:
         foreign = _read_tensor(path) if path.suffix == ".pt" else _read_hdf5(path, layout)
     except _UNREADABLE as error:
-        raise DataError(f"{shown(path)} cannot be read: {str(error).splitlines()[0]}.") from None
+        raise DataError(f"{printable(path)} cannot be read: {str(error).splitlines()[0]}.") from None
     features = foreign.features[0] if _has_leading_one(foreign.features) else foreign.features
     if features.ndim != 2 or not features.size or not np.issubdtype(features.dtype, np.floating):
         actual = f"{features.dtype} {foreign.features.shape}"
-        raise DataError(f"{shown(path)}: expected features (N, D) of floating-point numbers, got {actual}.")
+        raise DataError(
+            f"{printable(path)}: expected features (N, D) of floating-point numbers, got {actual}."
+        )
     coords = foreign.coords
     if coords is not None and _has_leading_one(coords):
         coords = coords[0]
     if coords is not None and coords.shape != (len(features), 2):
-        raise DataError(f"{shown(path)}: coords {coords.shape} do not fit {len(features)} features.")
+        raise DataError(f"{printable(path)}: coords {coords.shape} do not fit {len(features)} features.")
     return Foreign(features, coords, foreign.encoder)
 
 
@@ -56,11 +58,13 @@ def to_float16(path: Path, features: NDArray[np.floating]) -> NDArray[np.float16
     path: of the features, for the error
     """
     if not np.isfinite(features).all():
-        raise DataError(f"{shown(path)}: {np.count_nonzero(~np.isfinite(features))} values are not finite.")
+        raise DataError(
+            f"{printable(path)}: {np.count_nonzero(~np.isfinite(features))} values are not finite."
+        )
     with np.errstate(over="ignore"):
         converted = features.astype(np.float32).astype(np.float16)
     if not np.isfinite(converted).all():
-        raise DataError(f"{shown(path)}: values of up to {np.abs(features).max():.3g} exceed float16.")
+        raise DataError(f"{printable(path)}: values of up to {np.abs(features).max():.3g} exceed float16.")
     return converted
 
 
@@ -82,7 +86,9 @@ def _read_hdf5(path: Path, layout: Layout) -> Foreign:
             name for name in (layout.features, "coords") if not isinstance(file.get(name), h5py.Dataset)
         ]
         if missing:
-            raise DataError(f"{shown(path)} has no dataset {' nor '.join(missing)}; it holds {sorted(file)}.")
+            raise DataError(
+                f"{printable(path)} has no dataset {' nor '.join(missing)}; it holds {sorted(file)}."
+            )
         return Foreign(file[layout.features][()], file["coords"][()], _encoder(file, layout))
 
 
@@ -98,7 +104,7 @@ def _refuse_references(path: Path, file: h5py.File) -> None:
     """Raise DataError if an entry is a link or keeps its data in another file."""
     for name in file:
         if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-            raise DataError(f"{shown(path)}: {name} is a link, which is not allowed in a feature file.")
+            raise DataError(f"{printable(path)}: {name} is a link, which is not allowed in a feature file.")
         entry = file[name]
         if isinstance(entry, h5py.Dataset) and (entry.is_virtual or entry.external):
-            raise DataError(f"{shown(path)}: {name} keeps its data in other files.")
+            raise DataError(f"{printable(path)}: {name} keeps its data in other files.")

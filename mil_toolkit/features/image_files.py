@@ -10,7 +10,8 @@ from torch import Tensor
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.core.devices import available_cores
 from mil_toolkit.core.errors import DataError
-from mil_toolkit.core.files import digest, shown
+from mil_toolkit.core.files import digest
+from mil_toolkit.core.text import printable
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.loading import load_batches, stack_on
 from mil_toolkit.features.pixels import Pixels, decode, prepare
@@ -67,9 +68,9 @@ class ImageFiles:
         try:
             content = file.path.read_bytes()
         except OSError as error:
-            raise DataError([f"{shown(file.path)} has vanished ({error.strerror}).", _ADVICE]) from None
+            raise DataError([f"{printable(file.path)} has vanished ({error.strerror}).", _ADVICE]) from None
         if digest(content) != file.digest.hex():
-            raise DataError([f"{shown(file.path)} has changed since it was embedded.", _ADVICE])
+            raise DataError([f"{printable(file.path)} has changed since it was embedded.", _ADVICE])
         spec = self.spec
         return prepare(decode(content), spec["image_size"], spec["crop"], spec["preprocess"])
 
@@ -77,10 +78,10 @@ class ImageFiles:
 def _differences(patient: str, current: set[str], expected: set[str]) -> list[str]:
     """Return one line for each image name that only one of the two sets has."""
     appeared = [
-        f"patient {patient}: image {shown(name)} has appeared." for name in sorted(current - expected)
+        f"patient {patient}: image {printable(name)} has appeared." for name in sorted(current - expected)
     ]
     return appeared + [
-        f"patient {patient}: image {shown(name)} has vanished." for name in sorted(expected - current)
+        f"patient {patient}: image {printable(name)} has vanished." for name in sorted(expected - current)
     ]
 
 

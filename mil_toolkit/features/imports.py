@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mil_toolkit.core.errors import DataError, UsageError
-from mil_toolkit.core.files import digest_file, shown
+from mil_toolkit.core.files import digest_file
 from mil_toolkit.core.locks import shared
+from mil_toolkit.core.text import printable
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.foreign import read_foreign, to_float16
 from mil_toolkit.features.layouts import LAYOUTS, Layout
@@ -189,7 +190,7 @@ def _disagreements(quantity: str, values: Mapping[Path, int | str | None]) -> li
     """Return a line for each file whose value is not the most common one."""
     common = max(values.values(), key=[*values.values()].count, default=None)
     return [
-        f"{shown(path)}: {quantity} {value} instead of {common}, as in most files."
+        f"{printable(path)}: {quantity} {value} instead of {common}, as in most files."
         for path, value in values.items()
         if value != common
     ]

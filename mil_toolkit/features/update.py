@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from mil_toolkit.core.errors import DataError
-from mil_toolkit.core.files import shown
+from mil_toolkit.core.text import printable
 from mil_toolkit.features.assembly import BagBuilder
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.pipeline import Pipeline
@@ -54,7 +54,7 @@ class CacheUpdate:
             if failures and not self.skip:
                 raise failures.error(wanted, self.cache.folder)
             self.cache.refresh()
-        patients = ", ".join(shown(plan.wanted.patient_id) for plan in plans)
+        patients = ", ".join(printable(plan.wanted.patient_id) for plan in plans)
         raise DataError(f"Images changed while they were read, in {ROUNDS} attempts: patients {patients}.")
 
     def carry_out(self, plans: Sequence[Plan]) -> float:

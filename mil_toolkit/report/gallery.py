@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mil_toolkit.core.files import digest
-from mil_toolkit.core.text import shown
+from mil_toolkit.core.text import printable
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.study.records import PatientRecord
 
@@ -77,12 +77,12 @@ class Naming:
     def patient(self, stored: str) -> str:
         """Return the id, or a number in the order in which patients are first named."""
         if not self.anonymise:
-            return shown(stored)
+            return printable(stored)
         return f"Patient {self._numbers.setdefault(stored, len(self._numbers) + 1)}"
 
     def image(self, stored: str, place: int) -> str:
         """Return the name, or the place (from 1) in the patient's bag."""
-        return f"image {place}" if self.anonymise else shown(stored)
+        return f"image {place}" if self.anonymise else printable(stored)
 
 
 def cases(contents: Contents, naming: Naming) -> list[Case]:

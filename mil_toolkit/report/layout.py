@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mil_toolkit.core.text import shown
+from mil_toolkit.core.text import printable
 from mil_toolkit.core.version import __version__
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import style
@@ -42,8 +42,8 @@ def lay_out(contents: Contents, anonymise: bool) -> Page:
     """Draw all figures of a study, and return its page."""
     with style():
         return Page(
-            title=shown(contents.study.folder.resolve().name),
-            cohort=shown(contents.study.description.cohort.name),
+            title=printable(contents.study.folder.resolve().name),
+            cohort=printable(contents.study.description.cohort.name),
             version=__version__,
             anonymise=anonymise,
             nested=contents.nested,

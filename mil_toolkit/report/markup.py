@@ -8,7 +8,7 @@ from importlib.resources import files
 import jinja2
 from markupsafe import Markup
 
-from mil_toolkit.core.text import shown
+from mil_toolkit.core.text import printable
 from mil_toolkit.report.contents import Key
 from mil_toolkit.report.layout import Page
 from mil_toolkit.report.pictures import MaskSample
@@ -63,7 +63,7 @@ def _environment() -> jinja2.Environment:
 def _metadata_text(value: float | str | None) -> str:
     if value is None:
         return "missing"
-    return f"{value:.4g}" if isinstance(value, float) else shown(str(value))
+    return f"{value:.4g}" if isinstance(value, float) else printable(value)
 
 
 def _read(name: str) -> str:

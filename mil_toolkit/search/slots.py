@@ -9,7 +9,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from mil_toolkit.config import Value
-from mil_toolkit.core.processes import stops_deferred
+from mil_toolkit.core.processes import defer_stop_signals
 from mil_toolkit.core.records import Json
 from mil_toolkit.search.internals import SLOT, is_already_finished, original_error, record_heartbeat
 from mil_toolkit.search.storage import Storage
@@ -99,7 +99,7 @@ class Slots:
         sampler: returns the sampler of a slot
         """
         # Signals are deferred once the lock is held: a process that waits for it can be stopped.
-        with self.storage.exclusive() as release, stops_deferred() as check:
+        with self.storage.exclusive() as release, defer_stop_signals() as check:
             slot = self._enqueue()
             if slot is None:
                 return False

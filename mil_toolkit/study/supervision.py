@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
-from mil_toolkit.core.processes import stop_worker, stops_deferred
+from mil_toolkit.core.processes import defer_stop_signals, stop_worker
 
 POLL = 1.0  # seconds between two looks at what other processes do
 
@@ -17,11 +17,11 @@ def supervise(workers: Sequence[BaseProcess], look: Callable[[], None]) -> None:
     try:
         while alive := [worker.sentinel for worker in workers if worker.is_alive()]:
             # An interrupted query would keep the database's lock, for which the workers wait.
-            with stops_deferred():
+            with defer_stop_signals():
                 look()
             wait(alive, POLL)
     finally:
-        with stops_deferred():
+        with defer_stop_signals():
             for worker in workers:
                 stop_worker(worker)
             for worker in workers:

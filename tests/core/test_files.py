@@ -25,8 +25,8 @@ from mil_toolkit.core.files import (
     publish_json,
     read_json,
     remove_dead_temporaries,
-    shown,
 )
+from mil_toolkit.core.text import printable
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -188,8 +188,8 @@ def test_the_digest_of_a_file_is_that_of_its_content(
 
 
 def test_a_path_is_shown_as_one_printable_line() -> None:
-    assert shown("plain/ä.png") == "plain/ä.png"
-    escaped = shown(os.fsdecode(b"a\nb\xff.png"))
+    assert printable("plain/ä.png") == "plain/ä.png"
+    escaped = printable(os.fsdecode(b"a\nb\xff.png"))
     assert escaped.isprintable() and "\\n" in escaped
     escaped.encode()  # no surrogates are left
 

@@ -15,7 +15,7 @@ from support.processes import complain, hold_on, stopped, wait_until
 
 from mil_toolkit.core.errors import BusyError
 from mil_toolkit.core.locks import exclusive
-from mil_toolkit.core.processes import start_worker, stop_worker, stops_deferred, stops_heeded
+from mil_toolkit.core.processes import defer_stop_signals, raise_on_stop_signals, start_worker, stop_worker
 
 
 def locked(folder: Path) -> bool:
@@ -98,13 +98,13 @@ def test_signals_are_deferred_until_a_worker_has_started(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_deferred_signal_is_raised_by_the_next_check(number: signal.Signals) -> None:
     reached = []
-    with pytest.raises(KeyboardInterrupt), stops_deferred() as check:
+    with pytest.raises(KeyboardInterrupt), defer_stop_signals() as check:
         check()
         os.kill(os.getpid(), number)
         reached.append("after the signal")
         check()
         reached.append("after the check")
-    with pytest.raises(KeyboardInterrupt), stops_deferred():
+    with pytest.raises(KeyboardInterrupt), defer_stop_signals():
         os.kill(os.getpid(), number)
         reached.append("without a check")
     assert reached == ["after the signal", "without a check"]
@@ -115,7 +115,7 @@ def test_other_threads_defer_nothing() -> None:
     done = []
 
     def run() -> None:
-        with stops_deferred() as check:
+        with defer_stop_signals() as check:
             check()
             done.append(True)
 
@@ -139,7 +139,7 @@ class SignalOnDeletion:
 def test_an_interrupt_that_python_discards_is_raised_again(
     number: signal.Signals, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(KeyboardInterrupt), stops_heeded():
+    with pytest.raises(KeyboardInterrupt), raise_on_stop_signals():
         SignalOnDeletion(number)
         time.sleep(60)
     assert capfd.readouterr().err == ""
@@ -148,9 +148,9 @@ def test_an_interrupt_that_python_discards_is_raised_again(
 def test_an_ignored_signal_stays_ignored() -> None:
     """A shell script makes its background jobs ignore SIGINT."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with stops_heeded():
+    with raise_on_stop_signals():
         os.kill(os.getpid(), signal.SIGINT)
-        with stops_deferred() as check:
+        with defer_stop_signals() as check:
             os.kill(os.getpid(), signal.SIGINT)
             check()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

@@ -2,11 +2,11 @@
 
 import pytest
 
-from mil_toolkit.core.text import count_of, each_or_most, shown, some
+from mil_toolkit.core.text import count_of, each_or_most, printable, some
 
 
 def test_unprintable_text_is_escaped() -> None:
-    assert (shown("ä b"), shown("a\nb"), shown("a\x1b[0m")) == ("ä b", "a\\nb", "a\\x1b[0m")
+    assert (printable("ä b"), printable("a\nb"), printable("a\x1b[0m")) == ("ä b", "a\\nb", "a\\x1b[0m")
 
 
 def test_counts_have_decimals_only_if_needed_and_a_singular() -> None:

@@ -265,7 +265,11 @@ def test_a_folder_of_something_else_is_no_place_for_a_study(
     before = set(tmp_path.rglob("*"))
     for canary in ([], ["--canary"]):
         done = command("tune", *tiny_options, "--study", tmp_path, *canary)
-        assert done.code == 2 and f"{tmp_path} is not a study folder: it holds" in done.err and "slide.h5" in done.err
+        assert (
+            done.code == 2
+            and f"{tmp_path} is not a study folder: it holds" in done.err
+            and "slide.h5" in done.err
+        )
         assert set(tmp_path.rglob("*")) == before
 
 

@@ -1,6 +1,6 @@
 """Figures of an ablation."""
 
-from mil_toolkit.core.text import shown
+from mil_toolkit.core.text import printable
 from mil_toolkit.evaluation.records import Estimate
 from mil_toolkit.evaluation.words import with_interval
 from mil_toolkit.report.drawing import ACCENT, INK, MUTED, Chart, canvas, to_svg, without_middle
@@ -31,7 +31,7 @@ def _differences_figure(ablation: AblationScores, metric: str, label: str) -> Ch
         colour = ACCENT if without_zero else MUTED
         axes.plot([low, high], [place, place], color=colour, lw=2.2)
         axes.plot(value, place, "o" if without_zero else "s", color=colour, ms=5)
-    axes.set_yticks(range(len(differences)), [without_middle(shown(name), 22) for name in differences])
+    axes.set_yticks(range(len(differences)), [without_middle(printable(name), 22) for name in differences])
     axes.set_ylim(len(differences) - 0.4, -0.6)
     axes.tick_params("y", length=0, labelcolor=INK)
     axes.spines["left"].set_visible(False)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from scipy.special import logit
 
-from mil_toolkit.core.text import shown
+from mil_toolkit.core.text import printable
 from mil_toolkit.evaluation.words import number
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import (
@@ -76,7 +76,7 @@ def _column(
 ) -> Values:
     values = pd.Series([patient.metadata[column.name] for patient in patients.patients], dtype=object)
     unit = column.unit or ("years" if column.kind == "birth-date" else "")
-    title = shown(column.name) + (f", {shown(unit)}" if unit else "")
+    title = printable(column.name) + (f", {printable(unit)}" if unit else "")
     return Values(values, labels, class_names, f"column-{place}", title, column.transform == "log")
 
 
@@ -160,9 +160,9 @@ def _shares(column: Values) -> Chart:
         of_class = values[column.labels == label]
         counts = [int((of_class == category).sum()) for category in kept]
         _draw_shares(axes, label, counts, len(of_class))
-        listed = ", ".join(f"{shown(name)} {count}" for name, count in zip(kept, counts, strict=True))
+        listed = ", ".join(f"{printable(name)} {count}" for name, count in zip(kept, counts, strict=True))
         words.append(f"{class_name}: {listed}")
-    axes.set_yticks(range(len(kept)), [shortened(shown(name), _LONGEST_CATEGORY) for name in kept])
+    axes.set_yticks(range(len(kept)), [shortened(printable(name), _LONGEST_CATEGORY) for name in kept])
     axes.set(ylim=(len(kept) - 0.45, -0.55), xlim=(0, 1.08), xlabel="Share of the class")
     axes.tick_params("y", length=0, labelcolor=INK)
     axes.spines["left"].set_visible(False)

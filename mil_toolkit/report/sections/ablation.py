@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mil_toolkit.core.text import count_of, counted, shown
+from mil_toolkit.core.text import count_of, counted, printable
 from mil_toolkit.evaluation.words import comparison_words
 from mil_toolkit.report.drawing import Chart
 from mil_toolkit.report.figures.ablation import ablation_figures
@@ -62,10 +62,10 @@ def _row(name: str, variant: VariantScores) -> Row:
         cells.append(cell(variant.scores[metric]))
         cells += difference_cells(difference.differences[metric] if difference else None)
     if difference is None:
-        return Row(shown(name), [*cells, None, None], own=True)
+        return Row(printable(name), [*cells, None, None], own=True)
     unchanged = sum(fold.unchanged for fold in variant.folds)
     cells += [Cell(counted(difference.discordant)), Cell(f"{unchanged} of {len(variant.folds)}")]
-    return Row(shown(name), cells)
+    return Row(printable(name), cells)
 
 
 def _notes(ablation: AblationScores) -> Iterator[str]:
@@ -76,4 +76,4 @@ def _notes(ablation: AblationScores) -> Iterator[str]:
         words = comparison_words(gain, "balanced_accuracy")
         yield f"Gain of the full model over metadata only, on {images}, in balanced accuracy: {words}"
     for name, reason in ablation.left_out.items():
-        yield f"{shown(name)} is left out because {reason}."
+        yield f"{printable(name)} is left out because {reason}."

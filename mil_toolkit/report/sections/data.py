@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mil_toolkit.core.text import shown
+from mil_toolkit.core.text import printable
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import Chart
 from mil_toolkit.report.figures.data import data_figures
@@ -43,5 +43,5 @@ def _note(finding: Finding, anonymise: bool) -> FindingNote:
     level = finding.level if finding.level in _LEVELS else "note"
     places = [] if finding.kind in _ABOUT_COLUMNS else list(finding.where)
     withheld = anonymise and bool(places)
-    where = [] if withheld else [shown(place) for place in places]
+    where = [] if withheld else [printable(place) for place in places]
     return FindingNote(level, finding.text, finding.advice, where, withheld)

@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from mil_toolkit.config import StudyConfig, study_options
-from mil_toolkit.core.text import count_of, shown
+from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.records import Comparison
 from mil_toolkit.evaluation.words import FEW, comparison_words, in_use, number, with_interval
 from mil_toolkit.report.contents import Contents
@@ -112,7 +112,7 @@ def _facts(contents: Contents) -> Iterator[tuple[str, str]]:
     searches = count_of(len(contents.curves), "search", "searches")
     yield "Trials", f"{config.trials} in each of {searches}, by {config.objective.replace('_', ' ')}"
     features = contents.study.description.features
-    yield "Features", shown(features.name) if features else "none (metadata only)"
+    yield "Features", printable(features.name) if features else "none (metadata only)"
     yield "Chosen model", _model_words(contents)
     yield "Seed", f"{config.seed}"
 
