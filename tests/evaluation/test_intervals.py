@@ -19,6 +19,7 @@ from mil_toolkit.evaluation.intervals import (
     scores_with_intervals,
 )
 from mil_toolkit.evaluation.metrics import METRICS
+from mil_toolkit.evaluation.records import Difference
 
 LABELS = np.repeat([1, 0], [40, 25])
 
@@ -59,8 +60,8 @@ def test_a_resample_keeps_the_size_of_each_class() -> None:
 def test_a_score_is_the_mean_over_repeats() -> None:
     predictions = table(1.0)
     expected = np.mean([(row == LABELS).mean() for row in predictions.decisions])
-    assert scores_with_intervals(predictions)["accuracy"]["value"] == pytest.approx(expected)
-    assert scores_with_intervals(predictions)["accuracy"]["repeats"] == 2
+    assert scores_with_intervals(predictions)["accuracy"].value == pytest.approx(expected)
+    assert scores_with_intervals(predictions)["accuracy"].repeats == 2
 
 
 def test_the_interval_agrees_with_scipys_bootstrap_within_classes() -> None:
@@ -74,25 +75,25 @@ def test_the_interval_agrees_with_scipys_bootstrap_within_classes() -> None:
     options = {"method": "percentile", "vectorized": False, "n_resamples": 2000, "rng": 3}
     expected = bootstrap((positive, negative), score, **options).confidence_interval
     auc = scores_with_intervals(predictions)["auc"]
-    assert (auc["low"], auc["high"]) == pytest.approx((expected.low, expected.high), abs=0.015)
+    assert (auc.low, auc.high) == pytest.approx((expected.low, expected.high), abs=0.015)
 
 
 def test_a_share_of_one_has_an_exact_interval() -> None:
     predictions = table(9.0)
     scores = scores_with_intervals(predictions)
-    assert scores["sensitivity"]["value"] == 1
-    assert scores["sensitivity"]["low"] == pytest.approx(0.025 ** (1 / 40))
-    assert scores["specificity"]["low"] == exact_interval(25, 25)[0]
-    assert scores["balanced_accuracy"]["low"] == pytest.approx((0.025 ** (1 / 40) + 0.025 ** (1 / 25)) / 2)
+    assert scores["sensitivity"].value == 1
+    assert scores["sensitivity"].low == pytest.approx(0.025 ** (1 / 40))
+    assert scores["specificity"].low == exact_interval(25, 25)[0]
+    assert scores["balanced_accuracy"].low == pytest.approx((0.025 ** (1 / 40) + 0.025 ** (1 / 25)) / 2)
 
 
 def test_constant_predictions_have_exact_intervals() -> None:
     predictions = table(1.0)
     scores = scores_with_intervals(replace(predictions, decisions=np.ones_like(predictions.decisions)))
-    assert (scores["accuracy"]["low"], scores["accuracy"]["high"]) == exact_interval(40, 65)
+    assert (scores["accuracy"].low, scores["accuracy"].high) == exact_interval(40, 65)
     ends = zip(exact_interval(40, 40), exact_interval(0, 25), strict=True)
     balanced = scores["balanced_accuracy"]
-    assert (balanced["low"], balanced["high"]) == tuple(pytest.approx(sum(pair) / 2) for pair in ends)
+    assert (balanced.low, balanced.high) == tuple(pytest.approx(sum(pair) / 2) for pair in ends)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -107,29 +108,29 @@ def test_every_score_lies_within_its_interval(seed: int) -> None:
     )
     for name, score in scores_with_intervals(calibrated).items():
         if name == "calibration_error":
-            assert score["low"] is None and score["high"] is None and score["value"] > 0
+            assert score.low is None and score.high is None and score.value > 0
         else:
-            assert score["low"] <= score["value"] <= score["high"]
+            assert score.low <= score.value <= score.high
 
 
 def test_a_method_does_not_differ_from_itself() -> None:
     compared = compare(table(1.0), table(1.0))
-    assert compared["discordant"] == 0
-    for name, difference in compared["differences"].items():
+    assert compared.discordant == 0
+    for name, difference in compared.differences.items():
         end = None if name == "calibration_error" else 0
-        assert difference == {"value": 0, "low": end, "high": end, "p_value": 1}
+        assert difference == Difference(0, end, end, p_value=1)
 
 
 def test_a_difference_is_that_of_the_scores_and_changes_sign_with_the_order() -> None:
     one, other = table(2.0), table(0.5, seed=7)
-    forward, backward = compare(one, other)["differences"], compare(other, one)["differences"]
+    forward, backward = compare(one, other).differences, compare(other, one).differences
     for name in METRICS:
-        scores = [scores_with_intervals(method)[name]["value"] for method in (one, other)]
-        assert forward[name]["value"] == pytest.approx(scores[0] - scores[1])
+        scores = [scores_with_intervals(method)[name].value for method in (one, other)]
+        assert forward[name].value == pytest.approx(scores[0] - scores[1])
         if METRICS[name].resampled:
-            assert forward[name]["low"] == pytest.approx(-backward[name]["high"])
-        assert forward[name]["p_value"] == pytest.approx(backward[name]["p_value"])
-    assert forward["auc"]["low"] > 0 and forward["auc"]["p_value"] < 0.01
+            assert forward[name].low == pytest.approx(-backward[name].high)
+        assert forward[name].p_value == pytest.approx(backward[name].p_value)
+    assert forward["auc"].low > 0 and forward["auc"].p_value < 0.01
 
 
 def test_the_permutation_test_agrees_with_scipy() -> None:
@@ -138,15 +139,15 @@ def test_the_permutation_test_agrees_with_scipy() -> None:
     expected = permutation_test(
         correct, lambda x, y: x.mean() - y.mean(), permutation_type="samples", n_resamples=9999, rng=2
     )
-    accuracy = compare(one, other)["differences"]["accuracy"]
-    assert accuracy["p_value"] == pytest.approx(expected.pvalue, abs=0.03)
+    accuracy = compare(one, other).differences["accuracy"]
+    assert accuracy.p_value == pytest.approx(expected.pvalue, abs=0.03)
 
 
 def test_discordant_patients_have_different_predictions() -> None:
     one = table(1.0)
     decisions = one.decisions.copy()
     decisions[0, :3] ^= True
-    assert compare(one, replace(one, decisions=decisions))["discordant"] == 1.5
+    assert compare(one, replace(one, decisions=decisions)).discordant == 1.5
 
 
 def test_the_interval_has_about_its_nominal_coverage() -> None:
@@ -154,7 +155,7 @@ def test_the_interval_has_about_its_nominal_coverage() -> None:
     hits = 0
     for seed in range(60):
         score = scores_with_intervals(table(1.0, seed=seed, repeats=1))["balanced_accuracy"]
-        hits += score["low"] <= truth <= score["high"]
+        hits += score.low <= truth <= score.high
     assert hits >= 51
 
 
@@ -162,9 +163,9 @@ def test_optimism_is_inner_minus_outer_score_of_the_same_patients() -> None:
     outer = table(1.0, repeats=3)
     inner = table(1.5, seed=4, repeats=1)
     difference = optimism(inner, outer)["balanced_accuracy"]
-    scores = [scores_with_intervals(part)["balanced_accuracy"]["value"] for part in (inner, outer)]
-    assert difference["value"] == pytest.approx(scores[0] - scores[1])
-    assert difference["low"] < difference["value"] < difference["high"]
+    scores = [scores_with_intervals(part)["balanced_accuracy"].value for part in (inner, outer)]
+    assert difference.value == pytest.approx(scores[0] - scores[1])
+    assert difference.low < difference.value < difference.high
 
 
 def test_the_reliability_curve_agrees_with_scikit_learn_and_the_calibration_error() -> None:
@@ -174,7 +175,7 @@ def test_the_reliability_curve_agrees_with_scikit_learn_and_the_calibration_erro
     assert [point["share"] for point in curve] == pytest.approx(shares)
     assert [point["probability"] for point in curve] == pytest.approx(means)
     gaps = sum(point["patients"] * abs(point["share"] - point["probability"]) for point in curve) / 65
-    assert gaps == pytest.approx(scores_with_intervals(predictions)["calibration_error"]["value"])
+    assert gaps == pytest.approx(scores_with_intervals(predictions)["calibration_error"].value)
     for point in curve:
         assert point["from"] <= point["probability"] <= point["to"]
         assert point["low"] <= point["share"] <= point["high"] and point["low"] < point["high"]
