@@ -213,13 +213,13 @@ def test_its_onnx_model_has_the_fine_tuned_backbone(tuned: Copy, tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--unfreeze", "layer4"), 2, "--unfreeze: without --finetune"),
-        (("--outer",), 2, "--outer: without --finetune"),
+        (("--unfreeze", "layer4"), 2, "--unfreeze: only with --finetune"),
+        (("--outer",), 2, "--outer: only with --finetune"),
         (("--finetune", "--unfreeze", "layer5"), 2, "'layer5' is not one of the parts"),
         (("--finetune", "--epochs", "0"), 2, "--epochs must be at least 1, not 0"),
         (("--finetune", "--backbone-rate", "-1"), 2, "--backbone-rate must be at least 0"),
         (("--finetune", "--weights", "gone.pth"), 2, "gone.pth"),
-        (("--weights", "gone.pth"), 2, "only --finetune and --onnx"),
+        (("--weights", "gone.pth"), 2, "--weights: only with --finetune or --onnx"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
