@@ -6,18 +6,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from support.stored_bags import write_trident
 
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.features.imports import import_features
-
-
-def write_trident(path: Path, features: np.ndarray, encoder: str | None = "uni_v1") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as file:
-        file["features"] = features
-        file["coords"] = np.zeros((features.shape[-2], 2), np.int64)
-        if encoder:
-            file["features"].attrs["encoder"] = encoder
 
 
 def _soft(file: h5py.File) -> None:

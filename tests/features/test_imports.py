@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.commands import Command
-from support.stored_bags import three_patients
+from support.stored_bags import three_patients, write_trident
 from support.studies import Tiny
 
 from mil_toolkit.core.errors import DataError
@@ -54,15 +54,6 @@ def test_a_second_import_adds_only_what_is_new(cache: FeatureCache, tmp_path: Pa
     second = import_features(out, "trident", tmp_path, "c")
     assert second.folder == first.folder and len(second.shards) == 2
     assert (second.bags(["b"]).instances == 2.5).all()
-
-
-def write_trident(path: Path, features: np.ndarray, encoder: str | None = "uni_v1") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as file:
-        file["features"] = features
-        file["coords"] = np.zeros((features.shape[-2], 2), np.int64)
-        if encoder:
-            file["features"].attrs["encoder"] = encoder
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

@@ -1,8 +1,9 @@
-"""Bags of random embeddings for caches, without a backbone."""
+"""Caches and feature files of random embeddings, made without a backbone."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from mil_toolkit.features.cache import FeatureCache
@@ -40,3 +41,13 @@ def three_patients(root: Path) -> FeatureCache:
     cache.publish([bag("c", 3, 3)], RECORDED)
     cache.refresh()
     return cache
+
+
+def write_trident(path: Path, features: np.ndarray, encoder: str | None = "uni_v1") -> None:
+    """Write a feature file as TRIDENT does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["features"] = features
+        file["coords"] = np.zeros((features.shape[-2], 2), np.int64)
+        if encoder:
+            file["features"].attrs["encoder"] = encoder
