@@ -79,7 +79,7 @@ def test_an_interrupted_command_exits_with_130(
     process = start("tune", argv)
     wait_for(tmp_path / "outer" / "repeat1-fold1" / "epochs" / "trial0001.jsonl", process)
     process.send_signal(sent)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert (process.returncode, out) == (130, ""), err
     assert "Traceback" not in err and err.endswith("mil-tune: interrupted\n")
 
@@ -91,7 +91,7 @@ def start(name: str, argv: Sequence[str]) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 60) -> None:
+def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not path.exists():
         assert process.poll() is None and time.monotonic() < end, process.communicate(timeout=1)
