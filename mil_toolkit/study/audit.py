@@ -165,10 +165,7 @@ def _share(bags: Bags) -> Bags:
     step = -(-len(bags.instances) // MOST_IMAGES)
     if step == 1:
         return bags
-    rows = torch.cat([torch.arange(a, b, step) for a, b in bags.offsets.unfold(0, 2, 1).tolist()])
-    sizes = torch.tensor([0, *(-(-size // step) for size in bags.sizes.tolist())])
-    names = tuple(bags.image_names[row] for row in rows.tolist())
-    return Bags(bags.instances[rows], sizes.cumsum(0), bags.patient_ids, names)
+    return bags.take_rows([torch.arange(0, size, step) for size in bags.sizes.tolist()])
 
 
 def _duplicates(kind: str, pairs: Sequence[Pair], groups: Mapping[str, str]) -> Iterator[Finding]:

@@ -90,9 +90,5 @@ def variants_of(caches: Sequence[FeatureCache | None]) -> list[Variant]:
 
 def thin(bags: Bags, count: int, random: np.random.Generator) -> Bags:
     """Draw `count` instances of each bag without replacement; they keep their order."""
-    places = [np.sort(random.permutation(size)[:count]) for size in bags.sizes.tolist()]
-    starts = bags.offsets[:-1].numpy()
-    rows = np.concatenate([start + drawn for start, drawn in zip(starts, places, strict=True)])
-    names = tuple(bags.image_names[row] for row in rows)
-    offsets = torch.arange(len(bags) + 1) * count
-    return Bags(bags.instances[torch.from_numpy(rows)], offsets, bags.patient_ids, names)
+    drawn = [np.sort(random.permutation(size)[:count]) for size in bags.sizes.tolist()]
+    return bags.take_rows([torch.from_numpy(rows) for rows in drawn])

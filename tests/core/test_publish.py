@@ -50,7 +50,10 @@ def test_a_failed_publish_leaves_the_old_file(
 
     publish(tmp_path / "file", b"old")
     monkeypatch.setattr(os, step, fail)
-    with pytest.raises(UsageError, match=r"file cannot be written: No space left on device\. Files that were complete are kept"):
+    with pytest.raises(
+        UsageError,
+        match=r"file cannot be written: No space left on device\. Files that were complete are kept",
+    ):
         publish(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
