@@ -141,9 +141,9 @@ def _finetune_config(arguments: argparse.Namespace) -> FinetuneConfig | None:
         return FinetuneConfig(**given)
     options = [_flag(name) for name in given] + (["--outer"] if arguments.outer else [])
     if options:
-        raise UsageError(f"{', '.join(options)}: without --finetune, the backbone is not trained.")
+        raise UsageError(f"{', '.join(options)}: only with --finetune. Otherwise the backbone stays frozen.")
     if arguments.weights and not arguments.onnx:
-        raise UsageError("--weights: only --finetune and --onnx use the backbone.")
+        raise UsageError("--weights: only with --finetune or --onnx, which use the backbone.")
     return None
 
 
