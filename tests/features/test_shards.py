@@ -127,7 +127,7 @@ def _no_sequence(file: h5py.File) -> None:
         (_wide, "do not fit together"),
         (_double, "do not fit together"),
         (_short, "do not fit together"),
-        (_schema, "is of schema 2, of a newer mil_toolkit.*reads schema 1"),
+        (_schema, "has schema 2, written by a newer .*reads schema 1"),
         (_spec, "belongs to another spec"),
         (_no_sequence, "cannot be read"),
     ],

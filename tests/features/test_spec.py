@@ -17,7 +17,7 @@ def test_folders_that_are_not_caches_are_refused(tmp_path: Path) -> None:
             FeatureCache.open(folder)
     for text, message in (
         ("[]", "not the spec of a cache"),
-        ('{"schema": 99}', "schema 99, of a newer mil_tool"),
+        ('{"schema": 99}', "schema 99, written by a newer mil_tool"),
     ):
         (tmp_path / "spec.json").write_text(text)
         with pytest.raises(DataError, match=message):
