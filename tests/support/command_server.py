@@ -52,7 +52,7 @@ def inject(kind: str, step: str, count: int) -> None:
     names = {
         "create": (files, "_locked_temporary"),
         "half a write": (os, "write"),
-        "write": (files, "_write_out"),
+        "write": (files, "_write_all"),
         "fsync": (os, "fsync"),
         "rename": (os, "replace"),
         "fsync folder": (files, "fsync_folder"),
