@@ -1,10 +1,11 @@
-"""What the cache costs: a run with nothing to do, listing, loading, and the peak of memory while extracting.
+"""Measure the cache: a run with nothing to do, listing, loading, and peak memory while extracting.
 
     python benchmarks/cache.py [--json]
 
-- unchanged: 13,500 images (270 patients) whose embeddings are there: planning alone, and the whole command
-- listing: opening a cache of 10,000 patients with 20 images each; loading: 13,500 embeddings of width 512
-- peak: resident memory of a process that extracts 1,000 and 8,000 images, each in a process of its own
+- unchanged: 13,500 images (270 patients) that are all embedded already: planning, and the whole command
+- listing: open a cache of 10,000 patients with 20 images each
+- loading: load 13,500 embeddings of width 512
+- peak: resident memory of a process that extracts 1,000 images, and of one that extracts 8,000
 """
 
 import argparse
@@ -18,17 +19,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from extraction import draw_cohort
+from extraction import draw_cohort  # type: ignore[import-not-found]  # the script beside this one
 
 from mil_toolkit.backbones.backbones import build_backbone
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.files import digest
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.features.extract import make_spec
 from mil_toolkit.features.plan import Wanted, plan_all
 from mil_toolkit.features.rehashes import Rehashes
 from mil_toolkit.features.shards import EmbeddedBag, Recorded, StoredImage
+from mil_toolkit.features.spec import make_spec
 
 CONFIG = ExtractionConfig(weights="random")
 RECORDED = Recorded("bfloat16", "pillow")
@@ -39,7 +40,7 @@ PEAK += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def linked_cohort(folder: Path, patients: int) -> Path:
-    """So many patients, each with the same 50 images under a name of its own, as old as an archive."""
+    """Create a cohort of patients who share the same 50 image files, with old modification times."""
     folder.mkdir(parents=True)
     toml = draw_cohort(folder, BAG)
     for path in (folder / "images/P0").iterdir():
@@ -72,7 +73,7 @@ def linked_cohort(folder: Path, patients: int) -> Path:
 
 
 def stored(path: Path) -> StoredImage:
-    """What an extraction would have recorded of a file."""
+    """Return what an extraction records about a file."""
     status = path.stat()
     return StoredImage(
         path.name, bytes.fromhex(digest(path.read_bytes())), status.st_size, status.st_mtime_ns
@@ -80,13 +81,13 @@ def stored(path: Path) -> StoredImage:
 
 
 def publish_all(cache: FeatureCache, bags: Sequence[EmbeddedBag]) -> None:
-    """In shards of 64 patients."""
+    """Publish bags in shards of 64 patients."""
     for start in range(0, len(bags), 64):
         cache.publish(bags[start : start + 64], RECORDED)
 
 
 def filled(root: Path, cohort: Cohort) -> FeatureCache:
-    """A cache of this cohort with embeddings out of the air."""
+    """Create a cache of this cohort with random embeddings."""
     cache = FeatureCache.create(root, cohort.name, make_spec(CONFIG, build_backbone("resnet34", "random")))
     random = np.random.default_rng(0)
     bags = [
@@ -100,7 +101,7 @@ def filled(root: Path, cohort: Cohort) -> FeatureCache:
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """The least of five times."""
+    """Return the shortest of five times."""
     times = []
     for _ in range(5):
         begun = time.perf_counter()
@@ -110,7 +111,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def unchanged(folder: Path, patients: int) -> dict[str, float]:
-    """Nothing to do."""
+    """Time a run that finds every image embedded."""
     toml = linked_cohort(folder, patients)
     cohort = read_cohort(toml)
     root = filled(folder / "cache", cohort).folder
@@ -143,7 +144,7 @@ def unchanged(folder: Path, patients: int) -> dict[str, float]:
 
 
 def synthetic(root: Path, patients: int, images: int) -> FeatureCache:
-    """A cache without a cohort."""
+    """Create a cache of random embeddings that belongs to no cohort."""
     cache = FeatureCache.create(root, "c", make_spec(CONFIG, build_backbone("resnet34", "random")))
     random = np.random.default_rng(0)
     names = tuple(StoredImage(f"{row}.jpg", random.bytes(32), row, row) for row in range(images))
@@ -153,19 +154,19 @@ def synthetic(root: Path, patients: int, images: int) -> FeatureCache:
 
 
 def listing(root: Path, patients: int, images: int) -> dict[str, float]:
-    """Opening a large cache and listing its patients."""
+    """Time opening a large cache and listing its patients."""
     folder = synthetic(root, patients, images).folder
     return {"listing_seconds_10000_patients": seconds(lambda: FeatureCache.open(folder).patient_ids)}
 
 
 def loading(root: Path, patients: int) -> dict[str, float]:
-    """All embeddings of a cache that is open."""
+    """Time loading all embeddings of an open cache."""
     cache = FeatureCache.open(synthetic(root, patients, BAG).folder)
     return {"loading_seconds_13500_images": seconds(lambda: cache.bags(cache.patient_ids))}
 
 
 def peak(folder: Path, patients: int) -> float:
-    """Mebibytes at most, while a process of its own extracts."""
+    """Return the peak memory of an extracting process, in MiB."""
     toml = linked_cohort(folder, patients)
     options = ["--weights", "random", "--image-size", "96", "--cache", str(folder / "cache")]
     command = [sys.executable, "-c", PEAK, str(toml), *options]

@@ -1,44 +1,51 @@
-"""Which default deserves its place: candidates and a rule, written down before they ran, and their nested scores.
+"""Compare candidates for the defaults of the head in nested cross-validation, by a rule fixed in advance.
 
     python benchmarks/defaults.py run COHORT.toml --features CACHE_FOLDER --crop CACHE_FOLDER [--part I/N]
     python benchmarks/defaults.py table COHORT.toml --features CACHE_FOLDER
     python benchmarks/defaults.py search COHORT.toml --features CACHE_FOLDER --repeats 1
 
-Every candidate is one fixed configuration under the procedure of mil-tune with a single trial: in each outer fold the
-inner folds choose its epoch, calibration and threshold, the members are refitted, and the outer patients are
-predicted once. Five outer folds, three repeats, the same splits and seeds for all. `run` goes on where it stopped.
+Every candidate is one fixed configuration, evaluated like a mil-tune study with a single trial: in each outer
+fold the inner folds choose its number of epochs, calibration and threshold, the members are refitted, and the
+held-out patients are predicted once. There are five outer folds and three repeats; all candidates share
+splits and seeds. `run` resumes where it stopped.
 
-The rule. The reference is the default as it stood before. All are compared with it paired, on the same patients and
-draws, in outer balanced log-loss, since one patient of the smaller class moves balanced accuracy by two points.
+The rule. The reference is the previous default. Every candidate is compared with it on the same patients and
+the same bootstrap draws, in balanced log-loss on the outer folds, because one patient of the smaller class
+moves balanced accuracy by two points.
 
-1. A change passes where its log-loss lies below the reference's by more than one standard error of the paired
-   difference, and its AUC does not lie below. One comparison in six without effect gets so far: to pass proves no
-   gain, and only an interval that excludes zero is called one.
-2. The changes of the head that pass are joined into one more candidate (of two values of one field that with the
-   lower log-loss), which runs as the others did.
-3. The default is the one with the lowest log-loss among the joint and the single ones that passed; within 0.005 nats
-   that with fewer changes. Where none passes, the reference stays.
-4. A stack, more members or a crop are judged in the same way, but a stack is one more stage of fitting and a crop
-   fits these images alone: they become a default only where the interval excludes zero.
-5. The threshold rule is the one with the highest outer balanced accuracy, averaged over all candidates.
+1. A change passes if its log-loss is lower than the reference's by more than one standard error of the paired
+   difference and its AUC is not lower. A change without any effect passes in one comparison out of six, so
+   passing does not prove a gain; only an interval that excludes zero is called a gain.
+2. The changes to the head that pass are combined into one more candidate (of two values of the same field,
+   the one with the lower log-loss), which is evaluated like the others.
+3. The new default is the candidate with the lowest log-loss among the combined one and the single ones that
+   passed; if they differ by less than 0.005 nats, the one with fewer changes. If none passes, the reference
+   stays.
+4. A stack, more members and a crop are judged in the same way, but a stack adds a stage of fitting and a crop
+   suits only these images: they become a default only if the interval excludes zero.
+5. The threshold rule is the one with the highest balanced accuracy on the outer folds, averaged over all
+   candidates.
 
-`search` compares ways to choose a configuration: the defaults alone, the best of a search's trials, and that best
-only where it surpasses the defaults by one standard error.
+`search` compares ways to choose a configuration: the defaults, the best trial of a search, and the best trial
+only if it surpasses the defaults by one standard error.
 
-The score of what was chosen here is a development score: other patients have to confirm it.
+The score of a default chosen here is a development score, to be confirmed on other patients.
 """
 
 import argparse
+import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import torch
-from mil_toolkit.nested import surpasses
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
@@ -49,31 +56,35 @@ from mil_toolkit.core.seeds import MEMBERS, derive_seeds
 from mil_toolkit.evaluation.calibration import THRESHOLDS, Decision, fit_calibration, fit_decision
 from mil_toolkit.evaluation.intervals import Table, draw_patients, percentile_interval, scores_with_intervals
 from mil_toolkit.evaluation.metrics import METRICS
+from mil_toolkit.evaluation.records import Estimate
+from mil_toolkit.evaluation.words import with_interval
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.study import tune as tuning
-from mil_toolkit.study.ablation import thin
 from mil_toolkit.study.plan import Search, plan_searches
 from mil_toolkit.study.rivals import mean_embeddings, metadata_columns, rival_predictions
 from mil_toolkit.study.tables import PREDICTION_COLUMNS, read_predictions
-from mil_toolkit.training.curves import Curves
+from mil_toolkit.study.tune import tune
+from mil_toolkit.study.variants import thin
+from mil_toolkit.training.curves import lead
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.loop import Member, train
 from mil_toolkit.training.patients import Patients
-from mil_toolkit.training.procedure import run_again, run_trial
+from mil_toolkit.training.procedure import cross_fit_members, run_trial
 from mil_toolkit.training.projection import MOST_COMPONENTS, Projection
 
-REFERENCE, INSTANCES, RIVAL = "reference", "instance logistic", "metadata logistic"
+REFERENCE, INSTANCES, BASELINE = "reference", "instance logistic", "metadata logistic"
 STUDY = StudyConfig()
 DEVICE = torch.device("cpu")
-IMAGES = 16  # of each patient, where the number of images may not tell
+IMAGES = 16  # per patient, where the number of images must not carry information
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Settings changed from the reference, and what is changed beside the head.
+    """Changes from the reference.
 
-    images: of each patient to train on, drawn at random; None: all
+    head: settings of the head
+    crop: use the features of a centre crop
+    images: train on this number of random images of each patient; None: on all of them
     """
 
     head: dict[str, Any] = field(default_factory=dict)
@@ -107,10 +118,11 @@ COLUMNS = ("balanced_log_loss", "auc", "balanced_accuracy")
 
 @dataclass(frozen=True)
 class Scored:
-    """Logits of an outer fold by M members.
+    """Logits of M members in one outer fold.
 
-    inside: (M, n) out-of-fold ones of its training patients; outside: (M, t) of its test patients; few: (M, t) the
-    same on IMAGES images of each
+    inside: (M, n) out-of-fold logits of the n training patients
+    outside: (M, t) logits of the t held-out patients
+    few: (M, t) logits of the held-out patients from IMAGES images of each
     """
 
     inside: np.ndarray
@@ -119,7 +131,7 @@ class Scored:
 
 
 class Fold:
-    """What the candidates of one outer fold share that train on the same patients."""
+    """The data of one outer fold, shared by the candidates that train on the same images."""
 
     def __init__(self, patients: Patients, search: Search, images: int | None):
         self.search, self.test = search, patients.take(search.test)
@@ -130,10 +142,10 @@ class Fold:
         self.whole = Inputs(self.train, [np.arange(len(self.train))], DEVICE, dtype)
 
     def score(self, head: dict[str, Any]) -> Scored:
-        """One configuration: its epoch, its out-of-fold logits, and those of its members fitted on all."""
+        """Choose the epochs on the inner folds, refit the members, and return their logits."""
         config, path = replace(HeadConfig(), **head), (STUDY.seed, *self.search.path)
         trial = run_trial(self.inputs, config, STUDY.objective, (*path, 0))
-        again = run_again(self.inputs, config, trial.epoch, STUDY.members, (*path, MEMBERS))
+        again = cross_fit_members(self.inputs, config, trial.epoch, STUDY.members, (*path, MEMBERS))
         seeds = derive_seeds(STUDY.members, *path, MEMBERS)
         config = replace(config, epochs=trial.epoch)
         *_, (model, _) = train(self.whole, config, [Member(0, seed) for seed in seeds], seeds[0])
@@ -144,12 +156,12 @@ class Fold:
 
     @cached_property
     def projection(self) -> Projection:
-        """That of all training patients, to as many components as any candidate has."""
+        """The projection of all training patients to the largest number of components of any candidate."""
         return self.whole.projections(replace(HeadConfig(), components=MOST_COMPONENTS))[0]
 
 
 def thinned(patients: Patients, images: int | None, search: Search) -> Patients:
-    """The patients with so many images each."""
+    """Return the patients with `images` random images each, or unchanged if `images` is None."""
     if images is None or patients.bags is None:
         return patients
     random = np.random.default_rng(derive_seeds(1, STUDY.seed, *search.path, MEMBERS + 1))
@@ -157,7 +169,7 @@ def thinned(patients: Patients, images: int | None, search: Search) -> Patients:
 
 
 def instance_logistic(fold: Fold) -> Scored:
-    """A logistic regression on single images, each with its patient's label; its logits averaged over a bag."""
+    """Fit a logistic regression on single images with their patient's label; average its logits per bag."""
     own, config = fold.train, HeadConfig()
     inside = np.zeros((1, len(own)))
     for split, project in zip(fold.search.inner, fold.inputs.projections(config), strict=True):
@@ -178,14 +190,14 @@ def _bag_logits(project: Projection, train: Patients, test: Patients) -> np.ndar
 
 
 def stacked(name: str) -> Callable[..., pd.DataFrame]:
-    """A metadata logistic with the out-of-fold image logit of `name` as one more column."""
+    """Return a logistic regression on the metadata and the out-of-fold logit of candidate `name`."""
 
     def predictions(work: Path, patients: Patients, search: Search) -> pd.DataFrame:
         columns = np.zeros(len(patients))
         scored = read_scored(work, name, search)
         columns[search.patients], columns[search.test] = scored.inside.mean(0), scored.outside.mean(0)
         return by_logistic(
-            lambda *told: np.column_stack([metadata_columns(*told), columns]), patients, search
+            lambda *data: np.column_stack([_present(metadata_columns(*data)), columns]), patients, search
         )
 
     return predictions
@@ -194,19 +206,24 @@ def stacked(name: str) -> Callable[..., pd.DataFrame]:
 def by_logistic(
     columns: Callable[[Patients, np.ndarray], np.ndarray | None], patients: Patients, search: Search
 ) -> pd.DataFrame:
-    """A logistic regression under the rules of the trivial rivals."""
+    """Predict with a logistic regression under the same rules as a study's baselines."""
     decide = partial(fit_decision, rule=STUDY.threshold)
-    found = rival_predictions(
+    predictions = rival_predictions(
         columns, patients, search.patients, search.test, search.inner, STUDY.objective, decide
     )
-    assert found is not None
-    return table(search, patients, *found)
+    assert predictions is not None
+    return table(search, patients, *predictions)
+
+
+def _present(columns: np.ndarray | None) -> np.ndarray:
+    assert columns is not None, "the cohort has no metadata, or no images"
+    return columns
 
 
 LOGISTICS: dict[str, Callable[..., pd.DataFrame]] = {
-    RIVAL: lambda _, *told: by_logistic(metadata_columns, *told),
-    "metadata and mean embedding, logistic": lambda _, *told: by_logistic(
-        lambda *of: np.column_stack([metadata_columns(*of), mean_embeddings(*of)]), *told
+    BASELINE: lambda _, *data: by_logistic(metadata_columns, *data),
+    "metadata and mean embedding, logistic": lambda _, *data: by_logistic(
+        lambda *of: np.column_stack([_present(metadata_columns(*of)), _present(mean_embeddings(*of))]), *data
     ),
     "stack of images only": stacked("images only"),
     "stack of images only, crop": stacked("images only, crop"),
@@ -215,17 +232,17 @@ LOGISTICS: dict[str, Callable[..., pd.DataFrame]] = {
 
 
 def table(search: Search, patients: Patients, probabilities: np.ndarray, decided: np.ndarray) -> pd.DataFrame:
-    """Predictions of an outer fold: PREDICTION_COLUMNS."""
+    """Return the predictions of an outer fold as a table with PREDICTION_COLUMNS."""
     repeat, fold = search.path
     ids, labels = [patients.ids[place] for place in search.test], patients.labels[search.test]
     columns = (repeat, fold, ids, labels, probabilities, decided.astype(int))
     return pd.DataFrame(dict(zip(PREDICTION_COLUMNS, columns, strict=True)))
 
 
-def decided(
+def predictions_of(
     patients: Patients, search: Search, inside: np.ndarray, outside: np.ndarray, rule: str
 ) -> pd.DataFrame:
-    """Predictions by logits: calibration and threshold from the out-of-fold ones (n,), applied to the test's (t,)."""
+    """Fit calibration and threshold on out-of-fold logits (n,), and apply them to held-out ones (t,)."""
     labels = patients.labels[search.patients]
     slope, intercept = fit_calibration(inside, labels)
     threshold = THRESHOLDS[rule](expit(slope * inside + intercept), labels)
@@ -233,51 +250,51 @@ def decided(
     return table(search, patients, probabilities, probabilities >= threshold)
 
 
-def place(work: Path, name: str, search: Search) -> Path:
-    """Where the logits of a candidate in an outer fold are kept."""
+def logits_path(work: Path, name: str, search: Search) -> Path:
+    """Return the file with the logits of a candidate in an outer fold."""
     return work / name.replace(" ", "-") / f"{search.name}.npz"
 
 
 def read_scored(work: Path, name: str, search: Search) -> Scored:
-    """The logits that `run` kept."""
-    with np.load(place(work, name, search)) as saved:
+    """Read the logits that `run` saved."""
+    with np.load(logits_path(work, name, search)) as saved:
         return Scored(**saved)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Score every candidate in this part's outer folds."""
+    """Compute the logits of every candidate in the outer folds of this part."""
     use_available_cores()
     labelled, searches = plan(arguments)
     caches = {False: FeatureCache.open(arguments.features), True: FeatureCache.open(arguments.crop)}
-    cohorts = {crop: Patients.of(labelled, each) for crop, each in caches.items()}
+    cohorts = {crop: Patients.of(labelled, features) for crop, features in caches.items()}
     part, parts = map(int, arguments.part.split("/"))
     for search in searches[part - 1 :: parts]:
-        for name, scored in of_search(arguments.work, cohorts, search):
-            path = place(arguments.work, name, search)
+        for name, scored in missing_scores(arguments.work, cohorts, search):
+            path = logits_path(arguments.work, name, search)
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "wb") as file:
                 np.savez(file, **vars(scored))
             print(search.name, name, flush=True)
 
 
-def of_search(work: Path, cohorts: dict[bool, Patients], search: Search) -> Iterator[tuple[str, Scored]]:
-    """What is missing of an outer fold."""
+def missing_scores(work: Path, cohorts: dict[bool, Patients], search: Search) -> Iterator[tuple[str, Scored]]:
+    """Yield the candidates of an outer fold that are not saved yet, with their logits."""
     folds = cache(lambda crop, images: Fold(cohorts[crop], search, images))
     for name, candidate in CANDIDATES.items():
-        if not place(work, name, search).exists():
+        if not logits_path(work, name, search).exists():
             yield name, folds(candidate.crop, candidate.images).score(candidate.head)
-    if not place(work, INSTANCES, search).exists():
+    if not logits_path(work, INSTANCES, search).exists():
         yield INSTANCES, instance_logistic(folds(False, None))
 
 
 def plan(arguments: argparse.Namespace) -> tuple[Cohort, list[Search]]:
-    """The labelled patients and the outer folds."""
+    """Return the labelled patients and the searches of the outer folds."""
     labelled = read_cohort(arguments.cohort, images=False).labelled()
     return labelled, plan_searches(labelled, replace(STUDY, repeats=arguments.repeats))[0][:-1]
 
 
 def tables(arguments: argparse.Namespace, rule: str) -> dict[str, Table]:
-    """The outer predictions of all candidates, and of what follows from them without training."""
+    """Return the outer predictions of all candidates and of the variants that need no further training."""
     labelled, searches = plan(arguments)
     patients = Patients.of(labelled, FeatureCache.open(arguments.features))
 
@@ -286,45 +303,66 @@ def tables(arguments: argparse.Namespace, rule: str) -> dict[str, Table]:
         for search in searches:
             scored = read_scored(arguments.work, name, search)
             outside = scored.few if few else scored.outside
-            logits = (each[:members].mean(0) for each in (scored.inside, outside))
-            parts.append(decided(patients, search, *logits, rule))
+            inside_mean, outside_mean = (logits[:members].mean(0) for logits in (scored.inside, outside))
+            parts.append(predictions_of(patients, search, inside_mean, outside_mean, rule))
         return Table.of(pd.concat(parts))
 
-    found = {name: of_logits(name, STUDY.members) for name in (*CANDIDATES, INSTANCES)}
-    found["one member"] = of_logits(REFERENCE, 1)
-    found["16 images in scoring"] = of_logits(REFERENCE, STUDY.members, few=True)
-    found["16 images in training and scoring"] = of_logits("16 images in training", STUDY.members, few=True)
+    scored = {name: of_logits(name, STUDY.members) for name in (*CANDIDATES, INSTANCES)}
+    scored["one member"] = of_logits(REFERENCE, 1)
+    scored["16 images in scoring"] = of_logits(REFERENCE, STUDY.members, few=True)
+    scored["16 images in training and scoring"] = of_logits("16 images in training", STUDY.members, few=True)
     for name, predict in LOGISTICS.items():
-        found[name] = Table.of(pd.concat([predict(arguments.work, patients, search) for search in searches]))
-    return found
+        scored[name] = Table.of(pd.concat([predict(arguments.work, patients, search) for search in searches]))
+    return scored
+
+
+@dataclass(frozen=True)
+class Way:
+    """A number of trials, and whether the best one always replaces the defaults."""
+
+    trials: int
+    always_best: bool = False
 
 
 TRIALS = 15
-WAYS: dict[
-    str, tuple[int, Callable[[Curves, Curves, str], bool]]
-] = {  # trials; whether the best replaces the defaults
-    "the defaults alone": (1, surpasses),
-    f"the best of {TRIALS} trials": (TRIALS, lambda best, defaults, objective: True),
-    f"the best of {TRIALS} trials that surpasses the defaults": (TRIALS, surpasses),
+WAYS = {
+    "the defaults alone": Way(1),
+    f"the best of {TRIALS} trials": Way(TRIALS, always_best=True),
+    f"the best of {TRIALS} trials that surpasses the defaults": Way(TRIALS),
 }
 
 
 def compare_ways(arguments: argparse.Namespace) -> None:
-    """Print what each way to choose a configuration comes to on outer folds, as Markdown."""
+    """Print the outer scores of each way to choose a configuration, as Markdown."""
     use_available_cores()
     cohort, features = read_cohort(arguments.cohort, images=False), FeatureCache.open(arguments.features)
-    found: dict[str, Table] = {}
+    tables: dict[str, Table] = {}
     print_row("way", *COLUMNS, *(f"{column} minus the defaults'" for column in COLUMNS))
     print_row(*["---"] * (1 + 2 * len(COLUMNS)))
-    for name, (trials, better) in WAYS.items():
-        tuning.surpasses = better
-        config = replace(STUDY, trials=trials, repeats=arguments.repeats)
+    for name, way in WAYS.items():
+        config = replace(STUDY, trials=way.trials, repeats=arguments.repeats)
         folder = arguments.work / name.replace(" ", "-")
-        tuning.tune(cohort, features, folder, config)
-        found[name] = Table.of(read_predictions(folder / "predictions.csv"))
-        scores, (plain, *_) = scores_with_intervals(found[name]), found.values()
-        differs = [shown(paired(found[name], plain, column), "+") for column in COLUMNS]
-        print_row(name, *(shown(scores[column]) for column in COLUMNS), *differs)
+        with best_always_replaces_defaults() if way.always_best else contextlib.nullcontext():
+            tune(cohort, features, folder, config)
+        tables[name] = Table.of(read_predictions(folder / "predictions.csv"))
+        scores, (defaults, *_) = scores_with_intervals(tables[name]), tables.values()
+        differences = [with_interval(paired(tables[name], defaults, column), "+") for column in COLUMNS]
+        print_row(name, *(with_interval(scores[column]) for column in COLUMNS), *differences)
+
+
+@contextlib.contextmanager
+def best_always_replaces_defaults() -> Iterator[None]:
+    """Report an infinite lead of the best trial over the defaults, without error, to every user of `lead`."""
+    with contextlib.ExitStack() as patches:
+        for module in users_of_lead():
+            patches.enter_context(patch.object(module, "lead", lambda *_: (np.inf, 0.0)))
+        yield
+
+
+def users_of_lead() -> list[ModuleType]:
+    """Return the imported modules of `mil_toolkit.study` that compare configurations with `lead`."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("mil_toolkit.study.")]
+    return [module for module in modules if vars(module).get("lead") is lead]
 
 
 HEADS = (
@@ -338,65 +376,82 @@ HEADS = (
 
 
 def show(arguments: argparse.Namespace) -> None:
-    """Print the candidates, and the threshold rules, as Markdown."""
-    found = tables(arguments, STUDY.threshold)
+    """Print the scores of the candidates and of the threshold rules, as Markdown."""
+    candidates = tables(arguments, STUDY.threshold)
     print_row("candidate", *HEADS)
     print_row(*["---"] * (1 + len(HEADS)))
-    for name, each in found.items():
-        scores = scores_with_intervals(each)
-        differs = [paired(each, found[REFERENCE], metric) for metric in ("balanced_log_loss", "auc")]
-        gains = [paired(each, found[RIVAL], metric) for metric in ("balanced_log_loss", "balanced_accuracy")]
-        loss, *rest = (shown(difference, "+") for difference in (*differs, *gains))
-        cells = [shown(scores[column]) for column in COLUMNS]
-        print_row(name, *cells, loss, f"{differs[0]['error']:.3f}", *rest)
+    reference, baseline = candidates[REFERENCE], candidates[BASELINE]
+    for name, candidate in candidates.items():
+        scores = scores_with_intervals(candidate)
+        loss = paired(candidate, reference, "balanced_log_loss")
+        others = (
+            paired(candidate, reference, "auc"),
+            paired(candidate, baseline, "balanced_log_loss"),
+            paired(candidate, baseline, "balanced_accuracy"),
+        )
+        cells = [with_interval(scores[column]) for column in COLUMNS]
+        print_row(
+            name,
+            *cells,
+            with_interval(loss, "+"),
+            f"{standard_error(candidate, reference, 'balanced_log_loss'):.3f}",
+            *(with_interval(each, "+") for each in others),
+        )
     print()
     print_row("threshold rule", "balanced accuracy of the reference", "mean of all candidates")
     print_row("---", "---", "---")
     for rule in THRESHOLDS:
-        ruled = {name: each for name, each in tables(arguments, rule).items() if name not in LOGISTICS}
-        values = [scores_with_intervals(each)["balanced_accuracy"]["value"] for each in ruled.values()]
-        reference = scores_with_intervals(ruled[REFERENCE])["balanced_accuracy"]
-        print_row(rule, shown(reference), f"{np.mean(values):.4f}")
+        accuracies = {
+            name: scores_with_intervals(table)["balanced_accuracy"]
+            for name, table in tables(arguments, rule).items()
+            if name not in LOGISTICS
+        }
+        mean = np.mean([accuracy.value for accuracy in accuracies.values()])
+        print_row(rule, with_interval(accuracies[REFERENCE]), f"{mean:.4f}")
 
 
 def print_row(*cells: str) -> None:
-    """A row of a Markdown table."""
+    """Print a row of a Markdown table."""
     print("|", " | ".join(cells), "|", flush=True)
 
 
-def paired(one: Table, other: Table, name: str) -> dict[str, float]:
-    """The difference of two candidates in a metric, with its interval and standard error."""
-    metric, alike = METRICS[name], np.ones((1, len(one.labels)))
-    value, drawn = (
-        one.scores(metric, weights) - other.scores(metric, weights)
-        for weights in (alike, draw_patients(one.labels))
-    )
-    low, high = percentile_interval(drawn)
-    return {"value": float(value[0]), "low": low, "high": high, "error": float(np.std(drawn))}
+def paired(one: Table, other: Table, name: str) -> Estimate:
+    """Return the difference of two candidates in a metric, with its interval."""
+    drawn = difference(one, other, name, draw_patients(one.labels))
+    value = difference(one, other, name, np.ones((1, len(one.labels))))[0]
+    return Estimate(float(value), *percentile_interval(drawn))
 
 
-def shown(score: dict[str, Any], sign: str = "") -> str:
-    """A score with its interval."""
-    value, low, high = (format(score[name], f"{sign}.3f") for name in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
+def standard_error(one: Table, other: Table, name: str) -> float:
+    """Return the standard error of the difference of two candidates in a metric."""
+    return float(np.std(difference(one, other, name, draw_patients(one.labels))))
+
+
+def difference(one: Table, other: Table, name: str, weights: np.ndarray) -> np.ndarray:
+    """Return the difference of two candidates in a metric under weights (draws, n) of the patients."""
+    return one.scores(METRICS[name], weights) - other.scores(METRICS[name], weights)
 
 
 STEPS = {"run": run, "table": show, "search": compare_ways}
 
 
 def main() -> None:
-    """Run the candidates, or show what they came to."""
+    """Run the chosen step."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("step", choices=STEPS)
     parser.add_argument("cohort", type=Path)
     parser.add_argument("--features", type=Path, required=True, metavar="CACHE_FOLDER")
-    parser.add_argument("--crop", type=Path, metavar="CACHE_FOLDER", help="of a centre crop, for run")
-    parser.add_argument("--repeats", type=int, default=3, help="of the outer folds")
-    parser.add_argument("--work", type=Path, default=Path("studies/defaults"), help="folder of the logits")
     parser.add_argument(
-        "--part", default="1/1", metavar="I/N", help="of the outer folds, for another process"
+        "--crop", type=Path, metavar="CACHE_FOLDER", help="features of a centre crop, for run"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of the outer folds")
+    parser.add_argument(
+        "--work", type=Path, default=Path("studies/defaults"), help="folder for logits and studies"
+    )
+    parser.add_argument(
+        "--part", default="1/1", metavar="I/N", help="evaluate only this share of the outer folds"
     )
     arguments = parser.parse_args()
     if arguments.step == "run" and arguments.crop is None:

@@ -1,13 +1,14 @@
-"""Extraction against a plain torchvision loop and against the bare network, as ratios from one run.
+"""Compare extraction with a plain torchvision loop and with the network alone, as ratios from one run.
 
     python benchmarks/extraction.py [--cohort COHORT.toml] [--backbone resnet34] [--weights random] [--json]
 
-- ours: `mil_toolkit.extraction.extract` on image files: reading, decoding, embedding, publishing
-- plain: ImageFolder-like dataset, torchvision transforms, DataLoader, the network as it comes, in float32
-- bare: the folded network in our precision on batches that lie ready: no decoding, no writing
+- ours: `mil_toolkit.extract` on image files: reading, decoding, embedding, publishing
+- plain: a dataset of files, torchvision transforms, a DataLoader and the unmodified network, in float32
+- bare: the network with folded batch normalisation, in the precision of ours, on batches in memory: no
+  decoding, no writing
 
-The three are timed in turn, several times over, and the medians of each round's ratios are printed, so that
-a machine that is busy for a while slows all of them. Without a cohort, JPEG images are drawn.
+Each round times all three, and the medians of the rounds' ratios are printed, so that a temporary load on the
+machine affects all of them. Without --cohort, random JPEG images are used.
 """
 
 import argparse
@@ -36,7 +37,7 @@ PLAIN_BATCH_SIZE = 32
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the figures."""
     arguments = _arguments()
     use_available_cores()
     backbone = build_backbone(arguments.backbone, arguments.weights)
@@ -57,19 +58,19 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cohort", type=Path, help="a cohort.toml; by default images are drawn")
+    parser.add_argument("--cohort", type=Path, help="a cohort.toml; default: random images")
     parser.add_argument("--backbone", default="resnet34")
     parser.add_argument("--weights", default="random")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--images", type=int, default=512, help="images of ours and of bare in each round")
-    parser.add_argument("--plain-images", type=int, default=128, help="images of plain in each round")
+    parser.add_argument("--images", type=int, default=512, help="images per round of ours and bare")
+    parser.add_argument("--plain-images", type=int, default=128, help="images per round of plain")
     parser.add_argument("--cosine-images", type=int, default=1000)
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
 
 def draw_cohort(folder: Path, images: int) -> Path:
-    """JPEG images of 224 x 224 with blobs, of the size in bytes of a smear's, 50 a patient."""
+    """Create a cohort of random JPEG images, 50 a patient, with the pixels and bytes of smear images."""
     random = np.random.default_rng(0)
     patients = [f"P{number}" for number in range(-(-images // 50))]
     for patient in patients:
@@ -87,12 +88,12 @@ def draw_cohort(folder: Path, images: int) -> Path:
 
 
 def some_paths(cohort: Cohort, count: int) -> list[Path]:
-    """The first images of the cohort."""
+    """Return the first `count` images of the cohort."""
     return [path for images in cohort.images.values() for path in images][:count]
 
 
 def some_patients(cohort: Cohort, count: int) -> Cohort:
-    """The first patients who together have at least so many images."""
+    """Return the first patients that together have at least `count` images."""
     sizes = np.cumsum([len(cohort.images[patient]) for patient in cohort.patient_ids])
     return cohort.select(cohort.patient_ids[: int(np.searchsorted(sizes, count)) + 1])
 
@@ -100,7 +101,7 @@ def some_patients(cohort: Cohort, count: int) -> Cohort:
 def measure(
     cohort: Cohort, backbone: Backbone, arguments: argparse.Namespace, folder: Path
 ) -> dict[str, float | int]:
-    """Medians over the rounds."""
+    """Return the medians over the rounds."""
     part = some_patients(cohort, arguments.images)
     plain = plain_loop(backbone, some_paths(cohort, arguments.plain_images))
     bare = bare_loop(backbone, arguments.images)
@@ -122,12 +123,12 @@ def measure(
 
 
 def median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
-    """Median of the rounds' ratios."""
+    """Return the median of the rounds' ratios."""
     return statistics.median(one / other for one, other in zip(over, under, strict=True))
 
 
 def seconds(call: Callable[[], None]) -> float:
-    """How long a call takes."""
+    """Return how long a call takes."""
     begun = time.perf_counter()
     call()
     return time.perf_counter() - begun
@@ -145,7 +146,7 @@ class _Files(torch.utils.data.Dataset[Tensor]):
 
 
 def plain_loop(backbone: Backbone, paths: Sequence[Path]) -> Callable[[], None]:
-    """What a tutorial does."""
+    """Return a loop as found in tutorials."""
     normalise = transforms.Normalize(backbone.mean, backbone.std)
     transform = transforms.Compose([transforms.Resize((224, 224)), transforms.ToTensor(), normalise])
     loader = torch.utils.data.DataLoader(_Files(paths, transform), batch_size=PLAIN_BATCH_SIZE)
@@ -158,7 +159,7 @@ def plain_loop(backbone: Backbone, paths: Sequence[Path]) -> Callable[[], None]:
 
 
 def bare_loop(backbone: Backbone, count: int) -> Callable[[], None]:
-    """The folded network alone, on normalised batches in its own layout and precision."""
+    """Return a loop of only the folded network, on normalised batches in its memory layout and precision."""
     device = pick_device("auto")
     dtype = DTYPES[pick_precision("auto", device)]
     network = Embedder(backbone, device, dtype).network
@@ -173,7 +174,7 @@ def bare_loop(backbone: Backbone, count: int) -> Callable[[], None]:
 
 
 def worst_cosine(paths: Sequence[Path], backbone: Backbone) -> dict[str, float | int]:
-    """Between each image's embedding in our precision and in float32: the smallest."""
+    """Return the smallest cosine between an image's embeddings in our precision and in float32."""
     device = pick_device("auto")
     half = Embedder(backbone, device, DTYPES[pick_precision("auto", device)])
     whole = Embedder(backbone, device, torch.float32)

@@ -1,9 +1,9 @@
-"""Build the report of a study of many patients, and print how long it took and how large it is.
+"""Measure the time to build the report of a study of many patients, and its size.
 
     python benchmarks/report.py [--patients 2000] [--images 40]
 
-A small synthetic cohort is embedded and tuned, then each of its patients is taken many times, images included, so
-that the report has as much to read, draw and show as with so many patients.
+A small synthetic cohort is embedded and tuned. Each of its patients is then duplicated, images included,
+until the report has to read, draw and show the requested number of patients.
 """
 
 import argparse
@@ -26,29 +26,28 @@ from mil_toolkit.report.page import write_report
 from mil_toolkit.study.tables import publish_table, read_predictions
 from mil_toolkit.study.tune import tune
 
-SMALL = 40  # patients of the cohort that is multiplied
+SMALL = 40  # patients of the cohort before duplication
 STUDY = StudyConfig(trials=2, folds=2, outer_folds=2, members=1, settings={"epochs": (3,)})
 
 
 def main() -> None:
-    """Print one line."""
+    """Measure, and print time and size."""
     parser = argparse.ArgumentParser(description="Time the report of a study of many patients.")
     parser.add_argument("--patients", type=int, default=2000)
-    parser.add_argument("--images", type=int, default=40, help="of each patient")
+    parser.add_argument("--images", type=int, default=40, help="images of each patient")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         study = multiplied(Path(folder), arguments.patients // SMALL, arguments.images)
         begun = time.monotonic()
         report = write_report(study)
         seconds = time.monotonic() - begun
-    print(
-        f"{arguments.patients} patients, {arguments.images} images each: {seconds:.0f} s, {report.size / 1e6:.1f} MB"
-    )
+    cohort = f"{arguments.patients} patients, {arguments.images} images each"
+    print(f"{cohort}: {seconds:.0f} s, {report.size / 1e6:.1f} MB")
     print(*report.notes, sep="\n")
 
 
 def multiplied(folder: Path, times: int, images: int) -> Path:
-    """A study of SMALL patients in which each stands `times` times."""
+    """Create a study of SMALL patients, each duplicated `times` times."""
     toml = draw_cohort(
         folder / "cohort", patients=SMALL, unlabelled=0, image_size=224, images=(images, images)
     )
@@ -63,11 +62,11 @@ def multiplied(folder: Path, times: int, images: int) -> Path:
             drawn = pd.Series(random.random(len(table)))
             table["attention"] = drawn / drawn.groupby(table["patient_id"]).transform("sum")
         publish_table(path, table)
-    told = json.loads((study / "patients.json").read_text())
-    told["patients"] = [
-        {**each, "id": f"{each['id']}-{n}"} for n in range(times) for each in told["patients"]
+    record = json.loads((study / "patients.json").read_text())
+    record["patients"] = [
+        {**patient, "id": f"{patient['id']}-{n}"} for n in range(times) for patient in record["patients"]
     ]
-    publish_json(study / "patients.json", told)
+    publish_json(study / "patients.json", record)
     clinical = pd.read_csv(toml.parent / "patients.csv", dtype=str, keep_default_na=False)
     repeated(clinical, times, "ID").to_csv(toml.parent / "patients.csv", index=False)
     for patient in list((toml.parent / "images").iterdir()):
@@ -83,7 +82,7 @@ def multiplied(folder: Path, times: int, images: int) -> Path:
 
 
 def repeated(table: pd.DataFrame, times: int, column: str = "patient_id") -> pd.DataFrame:
-    """The rows `times` times, each time under other ids."""
+    """Return the rows of a table `times` times, with different ids in each copy."""
     parts = [table.assign(**{column: table[column] + f"-{number}"}) for number in range(times)]
     return pd.concat(parts, ignore_index=True)
 

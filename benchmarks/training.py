@@ -1,20 +1,21 @@
-"""Training the heads of five folds: ours against a plain loop, torchmil and the bare products, from one run.
+"""Compare training on five folds with a plain loop, torchmil and the bare matrix products, from one run.
 
     python benchmarks/training.py [--rounds 5] [--json] [--readme]
 
-All on random embeddings of the lymphocytosis cohort's shapes (142 bags, 13,453 x 512), five folds, attention
-pooling of hidden width 128 with one linear classifier, Adam, and each fold's held-out patients after each epoch:
+The data are random embeddings with the shapes of the lymphocytosis cohort (142 bags, 13,453 x 512). All
+methods train attention pooling of hidden width 128 and a linear classifier with Adam on five folds, and
+predict the held-out patients of each fold after every epoch:
 
-- plain: one bag at a time, fold after fold, as in CLAM and most public code for such data
-- torchmil: its ABMIL with its own Trainer and collate, batch size 1 and 16
-- ours: `mil_toolkit.training.train` on all folds in lockstep, on the embeddings as they are, batch size 16
-- floor: the bare products of ours with the tanh, forward, backward and once more forward on the held-out
-  patients, on tensors that lie ready
+- plain: one bag at a time and one fold after another, as in CLAM and most public code for such data
+- torchmil: ABMIL with torchmil's own Trainer and collate function, batch sizes 1 and 16
+- ours: `mil_toolkit.training.loop.train` on all folds in lockstep, on the raw embeddings, batch size 16
+- floor: only the matrix products and tanh of ours, on tensors in memory: forward, backward, and forward again
+  on the held-out patients
 - default: ours with the default head (64 components, metadata, late fusion, dropout), and its floor
 
-Every round times about half a second of each in turn, and the medians of the rounds' ratios are printed, so that a
-machine that is busy for a while slows all of them. Trials are timed whole, with 50 epochs and all scores. torchmil is
-needed for this script alone: `pip install torchmil`.
+Each round times about half a second of each method, and the medians of the rounds' ratios are printed, so
+that a temporary load on the machine affects all of them. Whole trials have 50 epochs and all scores. Only
+this script needs torchmil: `pip install torchmil`.
 """
 
 import argparse
@@ -25,14 +26,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the commands do, before torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch is imported, as in the commands
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +44,7 @@ from mil_toolkit.core.devices import training_dtype, use_available_cores
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.model.kernels import activated_product, bmm
 from mil_toolkit.training.inputs import Inputs
-from mil_toolkit.training.loop import Member, predict, predict_held_out, train
+from mil_toolkit.training.loop import Member, predict_held_out, predict_logits, train
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.procedure import run_trial
 
@@ -67,21 +69,21 @@ Epoch = Callable[[], object]
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the figures."""
     arguments = _arguments()
     use_available_cores()
     if arguments.peak is not None:
         print(peak_memory(arguments.peak))
         return
     load = os.getloadavg()[0]
-    figures = compare(arguments.rounds) | growth(arguments.rounds)
+    figures: dict[str, float | str] = {**compare(arguments.rounds), **growth(arguments.rounds)}
     figures |= precision_noise()
     figures |= {f"peak_mb_25_members_{name}": measured_apart(name) for name in ("default", "whole")}
     figures |= {
         "load": round(load, 1),
         "threads": torch.get_num_threads(),
         "precision": str(PRECISION).removeprefix("torch."),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }
     if arguments.readme:
         write_readme(Path(__file__).with_name("README.md"), figures)
@@ -92,7 +94,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of one epoch of each")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--readme", action="store_true", help="write the figures into benchmarks/README.md")
     parser.add_argument("--peak", choices=("default", "whole"), help=argparse.SUPPRESS)
@@ -100,7 +102,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def draw_patients(instances: int = INSTANCES) -> Patients:
-    """Random patients: bags of 16 images and more, two thirds of them positive, three metadata columns."""
+    """Return random patients: bags of at least 16 images, two thirds positive, three metadata columns."""
     random = np.random.default_rng(0)
     spread = random.dirichlet(np.full(PATIENTS, 2.0))
     sizes = (random.multinomial(instances - 16 * PATIENTS, spread) + 16).tolist()
@@ -112,16 +114,16 @@ def draw_patients(instances: int = INSTANCES) -> Patients:
 
 
 def draw_folds(patients: Patients) -> list[np.ndarray]:
-    """Training patients of each fold."""
+    """Return the training patients of each fold."""
     order = np.random.default_rng(1).permutation(len(patients))
     return [np.setdiff1d(order, held_out) for held_out in np.array_split(order, FOLDS)]
 
 
-# The ways of training: each gives a function that trains and evaluates one more epoch of all folds.
+# The methods: each returns a function that trains and evaluates one more epoch of all folds.
 
 
 def plain_loop(patients: Patients, trains: Sequence[np.ndarray]) -> Epoch:
-    """One bag at a time, fold after fold."""
+    """Train one bag at a time, one fold after another."""
     bags, labels = float_bags(patients), torch.from_numpy(patients.labels).float()
     models = [PlainABMIL() for _ in trains]
     optimizers = [torch.optim.Adam(model.parameters(), lr=DEFAULT.learning_rate) for model in models]
@@ -154,7 +156,7 @@ class PlainABMIL(nn.Module):
 
 
 def torchmil_trainer(patients: Patients, trains: Sequence[np.ndarray], batch_size: int) -> Epoch:
-    """torchmil's ABMIL, Trainer and collate, fold after fold."""
+    """Train with torchmil's ABMIL, Trainer and collate function, one fold after another."""
     from torch.utils.data import DataLoader
     from torchmil.data import collate_fn
     from torchmil.models import ABMIL
@@ -165,8 +167,8 @@ def torchmil_trainer(patients: Patients, trains: Sequence[np.ndarray], batch_siz
         for bag, label in zip(float_bags(patients), patients.labels.tolist(), strict=True)
     ]
 
-    def loader(chosen: np.ndarray, shuffle: bool) -> DataLoader:
-        data = [items[bag] for bag in chosen]
+    def loader(chosen: np.ndarray, shuffle: bool) -> "DataLoader[Any]":
+        data: Any = [items[bag] for bag in chosen]  # a list has all that a DataLoader needs of a Dataset
         return DataLoader(data, batch_size, shuffle, collate_fn=collate_fn)
 
     def trainer() -> Trainer:
@@ -203,15 +205,16 @@ def lockstep(patients: Patients, trains: Sequence[np.ndarray], config: HeadConfi
 
 
 def whole_trial(patients: Patients, trains: Sequence[np.ndarray], config: HeadConfig) -> Epoch:
-    """Ours as a search runs it, with all its epochs and the scores after each."""
+    """Run a trial as a search does, without early stopping, with the scores after each epoch."""
     inputs = Inputs(patients, trains, dtype=PRECISION)
     return lambda: run_trial(inputs, replace(config, patience=config.epochs), "balanced_log_loss", (0,))
 
 
 def floor(width: int, shared: bool, dtype: torch.dtype) -> Epoch:
-    """The products and tanhs of an epoch of ours: five members forward and backward, then forward on the held-out.
+    """Return the matrix products and tanhs of one epoch of ours, for five members.
 
-    Where all share the embeddings, the members' layers are one product.
+    Forward and backward on the training patients, then forward on the held-out ones. If all members share the
+    embeddings, their layers are one product.
     """
     batches = -(-PATIENTS // BATCH)
     training = operands(-(-INSTANCES // batches), width, BATCH, FOLDS, 1 if shared else FOLDS, dtype)
@@ -228,7 +231,7 @@ def floor(width: int, shared: bool, dtype: torch.dtype) -> Epoch:
 
 
 def operands(n: int, width: int, bags: int, members: int, groups: int, dtype: torch.dtype) -> list[Tensor]:
-    """What attention pooling multiplies: x, the layer, what comes of it, the score's weights, those of the sum."""
+    """Return the operands of attention pooling: x, layer, its output, score weights, attention weights."""
     shared_by = members // groups
     shapes = [
         (groups, n, width),
@@ -241,14 +244,14 @@ def operands(n: int, width: int, bags: int, members: int, groups: int, dtype: to
 
 
 def forward(x: Tensor, layer: Tensor, hidden: Tensor, score: Tensor, weights: Tensor) -> None:
-    """The products of `operands`, the tanh in one with the first where torch can."""
+    """Compute the forward products; the tanh is fused with the first one where torch can."""
     activated_product(x, layer, torch.zeros_like(layer[:, :1]), torch.tanh)
     bmm(hidden, score)
     bmm(weights, x)
 
 
 def backward(x: Tensor, layer: Tensor, hidden: Tensor, score: Tensor, weights: Tensor) -> None:
-    """The products of the gradients, and the tanh's."""
+    """Compute the products of the gradients, and the gradient of the tanh."""
     bmm(weights[..., : x.shape[-1]], x.transpose(1, 2))
     bmm(hidden.transpose(1, 2), hidden[..., :1])
     bmm(hidden[..., :1], score.transpose(1, 2))
@@ -256,11 +259,11 @@ def backward(x: Tensor, layer: Tensor, hidden: Tensor, score: Tensor, weights: T
     bmm(x.transpose(1, 2), hidden.view(len(x), x.shape[1], -1))
 
 
-# What is measured.
+# Measurements.
 
 
 def seconds(epoch: Epoch, repeat: int = 1) -> float:
-    """Wall-clock seconds of one epoch, the mean of so many."""
+    """Return wall-clock seconds per epoch, averaged over `repeat` epochs."""
     start = time.perf_counter()
     for _ in range(repeat):
         epoch()
@@ -270,7 +273,7 @@ def seconds(epoch: Epoch, repeat: int = 1) -> float:
 def in_turn(
     ways: dict[str, Epoch], rounds: int, repeat: dict[str, int], uncounted: int = 2
 ) -> dict[str, list[float]]:
-    """Seconds of one epoch of each in each round, the mean of `repeat`, after some that are not counted."""
+    """Return seconds per epoch of each method in each round, after some uncounted warm-up epochs."""
     for _ in range(uncounted):
         for way in ways.values():
             way()
@@ -282,12 +285,12 @@ def in_turn(
 
 
 def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """The median over rounds of one time over another."""
+    """Return the median over rounds of the ratio of two times."""
     return round(statistics.median(a / b for a, b in zip(above, below, strict=True)), 2)
 
 
 def compare(rounds: int) -> dict[str, float]:
-    """Speed-ups, distance from the floor, milliseconds of an epoch and seconds of a trial."""
+    """Return speed-ups, ratios to the floor, milliseconds per epoch and seconds per trial."""
     patients = draw_patients()
     trains = draw_folds(patients)
     ways = {
@@ -323,16 +326,16 @@ def compare(rounds: int) -> dict[str, float]:
         "default_speedup_loop": median_ratio(times["plain"], times["default"]),
         "default_times_floor": median_ratio(times["default"], times["default_floor"]),
     }
-    return figures | {f"epoch_ms_{name}": milliseconds(each) for name, each in times.items()}
+    return figures | {f"epoch_ms_{name}": milliseconds(seconds) for name, seconds in times.items()}
 
 
 def milliseconds(times: Sequence[float]) -> float:
-    """The median, in milliseconds."""
+    """Return the median in milliseconds."""
     return round(1000 * statistics.median(times), 1)
 
 
 def growth(rounds: int) -> dict[str, float]:
-    """Milliseconds of an epoch of the default head as members and as instances grow."""
+    """Return milliseconds per epoch of the default head for more members and for more instances."""
     patients = draw_patients()
     trains = draw_folds(patients)
     members = {f"members_{k}": lockstep(patients, trains, DEFAULT, k) for k in (2, 5, 10, 25)}
@@ -342,11 +345,11 @@ def growth(rounds: int) -> dict[str, float]:
         for times in (1, 4, 16)
     }
     times |= in_turn(larger, rounds, {})
-    return {f"growth_ms_{name}": milliseconds(each) for name, each in times.items()}
+    return {f"growth_ms_{name}": milliseconds(seconds) for name, seconds in times.items()}
 
 
 def precision_noise() -> dict[str, float]:
-    """How far ten epochs in our precision move the logits, and how far other seeds in float32 do (deviations)."""
+    """Return the standard deviation of the change in logits due to precision and due to the seed."""
     patients = draw_patients()
     trains = draw_folds(patients)
 
@@ -354,7 +357,7 @@ def precision_noise() -> dict[str, float]:
         inputs = Inputs(patients, trains, dtype=dtype)
         members = [Member(fold, seed + fold) for fold in range(FOLDS)]
         *_, (model, _) = train(inputs, replace(DEFAULT, epochs=10), members, order_seed=0)
-        return predict(model, inputs, range(FOLDS))
+        return predict_logits(model, inputs, range(FOLDS))
 
     exact = logits(torch.float32, 0)
     ours = logits(PRECISION, 0)
@@ -365,16 +368,16 @@ def precision_noise() -> dict[str, float]:
 
 
 def peak_memory(name: str) -> int:
-    """Peak resident megabytes of this process after two epochs of 25 members."""
+    """Return the peak resident memory of this process after two epochs of 25 members, in MB."""
     patients = draw_patients()
     epoch = lockstep(patients, draw_folds(patients), DEFAULT if name == "default" else PLAIN, 25)
     seconds(epoch, 2)
-    status = Path("/proc/self/status").read_text()  # getrusage starts from what the parent had
+    status = Path("/proc/self/status").read_text()  # getrusage includes the peak of the parent process
     return int(status.split("VmHWM:")[1].split()[0]) // 1024
 
 
 def measured_apart(name: str) -> int:
-    """`peak_memory` in a process of its own."""
+    """Run `peak_memory` in a new process."""
     command = [sys.executable, __file__, "--peak", name]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
     return int(done.stdout)
@@ -383,50 +386,53 @@ def measured_apart(name: str) -> int:
 # The README.
 
 
-def rows(figures: dict[str, float]) -> Iterator[str]:
-    """The lines of the README's part on training."""
+def rows(figures: Mapping[str, float | str]) -> Iterator[str]:
+    """Yield the lines of the section on training in benchmarks/README.md."""
     of = figures.__getitem__
     yield "## Training"
     yield ""
-    yield f"`python benchmarks/training.py --readme`: {of('threads')} threads, {of('precision')}, torch {of('torch')}."
-    yield f"{PATIENTS} bags, {INSTANCES:,} x {WIDTH} random embeddings, {FOLDS} folds, hidden width {HIDDEN}."
-    yield "An epoch trains all folds once and predicts each fold's held-out patients. The load before the run was"
-    yield f"{of('load')}: above 0.5, other processes took part of the two cores, so that the ratios say more than the"
-    yield "milliseconds."
+    yield f"`python benchmarks/training.py --readme`: {of('threads')} threads, {of('precision')},"
+    yield f"torch {of('torch')}."
+    yield f"{PATIENTS} bags, {INSTANCES:,} x {WIDTH} random embeddings, {FOLDS} folds, width {HIDDEN}."
+    yield "An epoch trains all folds once and predicts the held-out patients of each fold. The load"
+    yield f"before the run was {of('load')}: above 0.5, other processes used part of the cores, and the"
+    yield "ratios are more reliable than the milliseconds."
     yield ""
-    yield "| way | ms an epoch | ours is quicker by |"
+    yield "| method | ms per epoch | speed-up of ours |"
     yield "|---|---|---|"
-    yield f"| plain loop, a bag at a time | {of('epoch_ms_plain')} | {of('speedup_loop')} |"
+    yield f"| plain loop, one bag at a time | {of('epoch_ms_plain')} | {of('speedup_loop')} |"
     for size in (1, 16):
         speedup = of(f"speedup_torchmil_batch_{size}")
         yield f"| torchmil, batch {size} | {of(f'epoch_ms_torchmil_{size}')} | {speedup} |"
     yield f"| **ours**, same model | {of('epoch_ms_ours')} | 1 |"
-    yield f"| floor: its bare products and tanhs | {of('epoch_ms_floor')} | 1 / {of('times_floor')} |"
-    yield f"| the same in float32 | {of('epoch_ms_floor_float32')} | |"
+    floor, default_floor = of("epoch_ms_floor"), of("epoch_ms_default_floor")
+    yield f"| floor: only its matrix products and tanhs | {floor} | 1 / {of('times_floor')} |"
+    yield f"| the floor in float32 | {of('epoch_ms_floor_float32')} | |"
     yield f"| **default head** | {of('epoch_ms_default')} | |"
-    yield f"| its floor | {of('epoch_ms_default_floor')} | 1 / {of('default_times_floor')} of the default head |"
+    yield f"| its floor | {default_floor} | 1 / {of('default_times_floor')} of the default head |"
     yield ""
-    yield f"A trial of {EPOCHS} epochs with its scores: {of('seconds_per_trial')} s with the default head,"
-    yield f"{of('seconds_per_trial_whole')} s with the same model as the others. A training that did nothing but the"
-    yield f"floor's products would be {of('floor_speedup_loop')} times as quick as the plain loop, and"
-    yield f"{of('floor_speedup_torchmil')} times as torchmil at its better batch size."
+    yield f"A trial of {EPOCHS} epochs, scores included, takes {of('seconds_per_trial')} s with the default"
+    yield f"head and {of('seconds_per_trial_whole')} s with the same model as the others. Training that"
+    yield f"consisted only of the floor's products would be {of('floor_speedup_loop')} times as fast as the"
+    yield f"plain loop and {of('floor_speedup_torchmil')} times as fast as torchmil at its better batch size."
     yield ""
-    yield "Growth of the default head:"
+    yield "Scaling of the default head:"
     yield ""
-    yield "| | ms an epoch |"
+    yield "| | ms per epoch |"
     yield "|---|---|"
     yield from (f"| {k} members | {of(f'growth_ms_members_{k}')} |" for k in (2, 5, 10, 25))
     yield from (f"| {k} times the instances | {of(f'growth_ms_instances_x{k}')} |" for k in (1, 4, 16))
     yield ""
-    yield f"Ten epochs in this precision move the logits by {of('logit_shift_of_precision')} against float32 (standard"
-    yield f"deviation), another seed moves them by {of('logit_shift_of_seed')}."
+    yield "After ten epochs the logits differ from those in float32 by a standard deviation of"
+    yield f"{of('logit_shift_of_precision')}; another seed changes them by {of('logit_shift_of_seed')}."
     yield ""
-    yield f"Peak memory of 25 members, the process as a whole: {of('peak_mb_25_members_default')} MB with the"
-    yield f"default head, {of('peak_mb_25_members_whole')} MB on the embeddings as they are."
+    yield "Peak memory of the process with 25 members:"
+    yield f"{of('peak_mb_25_members_default')} MB with the default head,"
+    yield f"{of('peak_mb_25_members_whole')} MB on the raw embeddings."
 
 
-def write_readme(path: Path, figures: dict[str, float]) -> None:
-    """Put the figures in place of the README's part on training."""
+def write_readme(path: Path, figures: Mapping[str, float | str]) -> None:
+    """Replace the section on training in benchmarks/README.md."""
     text = path.read_text() if path.exists() else "# Benchmarks\n"
     part = "\n".join(rows(figures)) + "\n"
     others = re.sub(r"## Training\n.*?(?=^## |\Z)", "", text, flags=re.DOTALL | re.MULTILINE)

@@ -1,11 +1,11 @@
-"""Trials a minute of 1, 2 and 4 workers of `mil-tune` on this machine, from one run.
+"""Measure the trials per minute of `mil-tune` with 1, 2 and 4 workers on this machine.
 
     python benchmarks/workers.py [--rounds 3] [--trials 24] [--json]
 
-The default head on a synthetic cohort of 80 patients with 20 to 40 images each, without pruning. Every round
-tunes with each number of workers in turn, and the medians of the rounds' ratios are printed, so that a machine that is
-busy for a while slows all of them. A study's time goes from the beginning of its first trial to the end of its last one;
-the start of the processes is told apart.
+The default head is tuned without pruning on a synthetic cohort of 80 patients with 20 to 40 images each. Each
+round runs a study with each number of workers, and the medians of the rounds' ratios are printed, so that a
+temporary load on the machine affects all of them. A study is timed from the start of its first trial to the
+end of its last one; the time until the first trial starts is printed separately.
 """
 
 import argparse
@@ -34,7 +34,7 @@ OPTIONS += ["--sampler", "random", "--pruner", "none", "--device", "cpu"]
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def measure(folder: Path, rounds: int, trials: int) -> list[dict[int, tuple[float, float]]]:
-    """For each round and number of workers the trials a minute, and the seconds until the first one began."""
+    """Return, per round and number of workers, the trials per minute and the seconds to the first trial."""
     toml = draw_cohort(folder / "cohort", patients=80, unlabelled=0, image_size=32, images=(20, 40))
     config = ExtractionConfig("resnet18", "random", image_size=32)
     features = extract(read_cohort(toml), config, folder / "cache", device="cpu").folder
@@ -62,22 +62,22 @@ def measure(folder: Path, rounds: int, trials: int) -> list[dict[int, tuple[floa
 
 
 def tune(argv: list[str], study: Path, workers: int, trials: int) -> tuple[float, float]:
-    """Run a study; trials a minute, and the seconds until the first one began."""
+    """Run a study; return its trials per minute and the seconds to its first trial."""
     begun = time.time()
     command = [sys.executable, "-c", COMMAND, *argv, "--study", str(study), "--workers", str(workers)]
     subprocess.run(command, check=True, capture_output=True)
     stored = optuna.load_study(study_name="final", storage=f"sqlite:///{study / 'optuna.db'}").trials
-    first = min(each.datetime_start or datetime.max for each in stored)
-    last = max(each.datetime_complete or datetime.min for each in stored)
+    first = min(trial.datetime_start or datetime.max for trial in stored)
+    last = max(trial.datetime_complete or datetime.min for trial in stored)
     return trials / (last - first).total_seconds() * 60, first.timestamp() - begun
 
 
 def summary(rounds: list[dict[int, tuple[float, float]]]) -> dict[str, float]:
-    """Medians over the rounds; how many times more than one worker each number does in the same round."""
+    """Return medians over the rounds, and the speed-up over one worker in the same round."""
     figures: dict[str, float] = {}
     for count in WORKERS:
-        rates, starts = zip(*(each[count] for each in rounds), strict=True)
-        ratios = [each[count][0] / each[1][0] for each in rounds]
+        rates, starts = zip(*(figures_of[count] for figures_of in rounds), strict=True)
+        ratios = [figures_of[count][0] / figures_of[1][0] for figures_of in rounds]
         figures[f"trials_a_minute_{count}"] = round(statistics.median(rates), 1)
         figures[f"times_one_{count}"] = round(statistics.median(ratios), 2)
         figures[f"seconds_to_start_{count}"] = round(statistics.median(starts), 1)

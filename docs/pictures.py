@@ -1,4 +1,6 @@
-"""Take the README's pictures of a report: python docs/pictures.py demo/studies/demo/report.html [FOLDER]
+"""Take the README's screenshots of a report.
+
+    python docs/pictures.py demo/studies/demo/report.html [FOLDER]
 
 Needs Chromium with its driver (Debian's chromium and chromium-driver) and selenium.
 """
@@ -16,14 +18,14 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.select import Select
 
 SCREEN = {"width": 1200, "height": 850, "deviceScaleFactor": 1, "mobile": False}
-NAVIGATION = 60  # pixels of the bar that stays at the top
+NAVIGATION = 60  # height in pixels of the bar at the top
 SCHEMES = ("light", "dark")
-COLOURS = 128  # of a picture, which keeps its file small
+COLOURS = 128  # few, to keep the files small
 
 
 @contextmanager
 def browser() -> Iterator[webdriver.Chrome]:
-    """A Chromium without a window."""
+    """Start a Chromium without a window."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     for argument in ("--headless", "--no-sandbox", "--hide-scrollbars", "--disable-background-networking"):
@@ -36,7 +38,7 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 
 def take(driver: webdriver.Chrome, path: Path) -> None:
-    """Save what is seen, once it is drawn."""
+    """Save the visible part of the page, once it is drawn."""
     driver.execute_async_script(
         "const done = arguments[0]; setTimeout(() => requestAnimationFrame(done), 500)"
     )
@@ -45,7 +47,7 @@ def take(driver: webdriver.Chrome, path: Path) -> None:
 
 
 def show_attention(driver: webdriver.Chrome) -> None:
-    """Go to the gallery, tumoral patients with the surest successes first."""
+    """Scroll to the gallery, with tumoral patients, the most confident correct predictions first."""
     for name, value in (("sort", "best"), ("filter-class", "1")):
         Select(driver.find_element("id", name)).select_by_value(value)
     top = driver.find_element("id", "attention").location["y"]
@@ -53,7 +55,7 @@ def show_attention(driver: webdriver.Chrome) -> None:
 
 
 def main(report: Path, folder: Path) -> None:
-    """Take every picture, in light and in dark."""
+    """Take every screenshot, in light and in dark mode."""
     folder.mkdir(parents=True, exist_ok=True)
     with browser() as driver:
         for scheme in SCHEMES:

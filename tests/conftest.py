@@ -1,4 +1,4 @@
-"""Small cohorts that several tests work on: of random embeddings, of synthetic images, and the real one."""
+"""Fixtures shared by all tests: cohorts of random embeddings, of synthetic images, and the real cohort."""
 
 import logging
 import os
@@ -21,15 +21,18 @@ from mil_toolkit.config import ExtractionConfig, StudyConfig
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.training.patients import Patients
 
-# The dispositions of a terminal, for the tests and all that they start: a shell starts its background jobs with SIGINT
-# ignored, and processes inherit what is ignored or blocked.
+# Tests and the processes they start expect the signal dispositions of a terminal. A shell starts background
+# jobs with SIGINT ignored, and processes inherit ignored and blocked signals.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for _signal in (signal.SIGTERM, signal.SIGALRM, signal.SIGHUP):
     signal.signal(_signal, signal.SIG_DFL)
 signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
-# What is this small waits longer for a second thread than it gains from it.
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands, which ask it, and for processes
+# Every machine runs the same tests. CUDA reads the variable when it is first used, which is after this line.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+# For tensors this small, a second thread costs more time than it saves.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the commands and inherited by processes
 torch.set_num_threads(1)
 
 TINY_EXTRACTION = ExtractionConfig("resnet18", "random", image_size=32)
@@ -43,7 +46,7 @@ TINY_STUDY = StudyConfig(
 
 
 def make_patients(count: int = 12, width: int = 6, seed: int = 0, images: bool = True) -> Patients:
-    """Patients with alternating labels, bags of 1 to 5 embeddings and two metadata columns."""
+    """Return patients with alternating labels, bags of 1 to 5 embeddings and two metadata columns."""
     random = np.random.default_rng(seed)
     labels = np.arange(count) % 2
     ids = [f"P{i}" for i in range(count)]
@@ -64,26 +67,28 @@ def _make_patients() -> Callable[..., Patients]:
 
 
 @pytest.fixture(autouse=True)
-def _as_if_no_command_ran() -> Iterator[None]:
-    """Take back what a command does to its process: where it logs, and what ends it."""
-    logger, numbers = logging.getLogger("mil_toolkit"), (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
-    ends = [signal.getsignal(each) for each in numbers]
+def _restore_process() -> Iterator[None]:
+    """Restore what a command changes in its process: logging and signal handlers."""
+    logger = logging.getLogger("mil_toolkit")
     handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    dispositions = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    }
     yield
     logger.handlers, logger.level, logger.propagate = handlers, level, propagate
-    for each, end in zip(numbers, ends, strict=True):
-        signal.signal(each, end)
+    for number, disposition in dispositions.items():
+        signal.signal(number, disposition)
 
 
 @pytest.fixture(name="command")
 def _command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """`command("tune", *argv)` runs mil-tune in this process, as its entry point does."""
+    """Return a function: `command("tune", *argv)` runs mil-tune in this process, as its entry point does."""
 
     def run(name: str, *argv: object) -> Done:
         capsys.readouterr()
         try:
-            code = import_module(f"mil_toolkit.cli.{name}").main([str(each) for each in argv])
-        except SystemExit as stop:  # argparse: help, or options that do not parse
+            code = import_module(f"mil_toolkit.cli.{name}").main([str(argument) for argument in argv])
+        except SystemExit as stop:  # from argparse: --help, or invalid options
             code = stop.code
         return Done(code, *capsys.readouterr())
 
@@ -92,7 +97,7 @@ def _command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture(scope="session", name="tiny")
 def _tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    # Imported here, so that a defect of a stage does not keep the tests of what lies below it from running.
+    # Imported here, so that a defect in a later stage does not break the tests of earlier ones.
     from mil_toolkit.bundle.fit import fit
     from mil_toolkit.cohort.synthetic import draw_cohort
     from mil_toolkit.features.cache import FeatureCache
@@ -111,14 +116,14 @@ def _tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.fixture(name="tiny_options")
 def _tiny_options(tiny: Tiny) -> Sequence[object]:
-    """What makes mil-tune quick on the tiny cohort, its positional argument included."""
+    """Return the arguments of a fast mil-tune run on the tiny cohort, including the positional one."""
     numbers = ("--trials", 2, "--epochs", 2, "--folds", 2, "--members", 2)
     return (tiny.cohort_toml, "--features", tiny.features, *numbers, "--set", "hidden=32")
 
 
 @pytest.fixture(name="edit_cohort")
 def _edit_cohort(tiny: Tiny, tmp_path: Path) -> Callable[[Callable[[pd.DataFrame], object]], Path]:
-    """Copy the tiny cohort with another table, and give the copy's cohort.toml."""
+    """Return a function that copies the tiny cohort, edits the copy's table and returns its cohort.toml."""
 
     def edit(change: Callable[[pd.DataFrame], object]) -> Path:
         copy = tmp_path / "edited"
@@ -133,5 +138,5 @@ def _edit_cohort(tiny: Tiny, tmp_path: Path) -> Callable[[Callable[[pd.DataFrame
 
 @pytest.fixture(scope="session", name="lymphocytosis")
 def _lymphocytosis() -> Path:
-    """The folder of the real cohort."""
+    """Return the folder of the real cohort."""
     return required(ROOT.parent / "shared" / "lymphocytosis")

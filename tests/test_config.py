@@ -1,4 +1,4 @@
-"""The settings: what may be set, what is refused, and what depends on what."""
+"""The settings: which values are accepted, which are refused, and which fields depend on others."""
 
 import dataclasses
 
@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mil_toolkit.config import PRESETS, HeadConfig, is_active, parse_settings, tunables
+from mil_toolkit.config import (
+    PRESETS,
+    FinetuneConfig,
+    HeadConfig,
+    StudyConfig,
+    head_config,
+    is_active,
+    parse_settings,
+    study_options,
+    tunables,
+)
 from mil_toolkit.core.errors import UsageError
 
 FIELDS = tunables(HeadConfig)
@@ -18,23 +28,23 @@ def text(value: object) -> str:
 
 
 @every_field
-def test_a_default_may_be_set(name: str) -> None:
+def test_the_default_can_be_set(name: str) -> None:
     default = getattr(HeadConfig(), name)
     assert parse_settings([f"{name}={text(default)}"]) == {name: (default,)}
 
 
 @every_field
-def test_everything_a_search_tries_may_be_set(name: str) -> None:
-    about = FIELDS[name]
-    tried = [*about.search, *(bound for bound in (about.low, about.high) if bound is not None)]
+def test_every_value_that_a_search_tries_can_be_set(name: str) -> None:
+    tunable = FIELDS[name]
+    tried = [*tunable.search, *(bound for bound in (tunable.low, tunable.high) if bound is not None)]
     kind = type(getattr(HeadConfig(), name))
     for value in tried:
         assert parse_settings([f"{name}={text(kind(value))}"]) == {name: (value,)}
-    assert not about.choices or set(about.search) <= set(about.choices)
+    assert not tunable.choices or set(tunable.search) <= set(tunable.choices)
 
 
 @every_field
-def test_a_field_needs_only_values_that_fields_before_it_can_have(name: str) -> None:
+def test_a_field_needs_only_possible_values_of_earlier_fields(name: str) -> None:
     earlier = list(FIELDS)[: list(FIELDS).index(name)]
     for other, values in FIELDS[name].needs.items():
         assert other in earlier
@@ -42,7 +52,7 @@ def test_a_field_needs_only_values_that_fields_before_it_can_have(name: str) -> 
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_holds_values_that_may_be_set(preset: str) -> None:
+def test_the_values_of_a_preset_can_be_set(preset: str) -> None:
     for name, values in PRESETS[preset].items():
         assert parse_settings([f"{name}={','.join(map(text, values))}"]) == {name: values}
 
@@ -50,9 +60,9 @@ def test_a_preset_holds_values_that_may_be_set(preset: str) -> None:
 @pytest.mark.parametrize(
     ("item", "problem"),
     [
-        ("poolng=mean", "'poolng' is none of image_branch, standardise,"),
-        ("pooling=median", "'median' is none of attention, gated-attention,"),
-        ("components=7", "'7' is none of 0, 16, 32, 64, 128."),
+        ("poolng=mean", "'poolng' is not one of image_branch, standardise,"),
+        ("pooling=median", "'median' is not one of attention, gated-attention,"),
+        ("components=7", "'7' is not one of 0, 16, 32, 64, 128."),
         ("epochs=ten", "'ten' is not a whole number."),
         ("epochs=1.5", "'1.5' is not a whole number."),
         ("epochs=0", "must be at least 1, not 0."),
@@ -66,32 +76,73 @@ def test_a_preset_holds_values_that_may_be_set(preset: str) -> None:
         ("epochs", "'' is not a whole number."),
     ],
 )
-def test_a_wrong_setting_is_refused(item: str, problem: str) -> None:
+def test_an_invalid_setting_is_refused(item: str, problem: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_settings([item])
     assert str(caught.value).startswith(f"--set {item}: {problem}")
 
 
-def test_every_wrong_setting_is_named() -> None:
+def test_every_invalid_setting_is_named() -> None:
     with pytest.raises(UsageError) as caught:
         parse_settings(["epochs=ten", "hidden=64", "gamma=2"])
     lines = str(caught.value).splitlines()
     assert [line.partition(":")[0] for line in lines] == ["--set epochs=ten", "--set gamma=2"]
 
 
-def test_several_values_are_a_list_to_search() -> None:
+def test_several_values_form_a_list_to_search() -> None:
     assert parse_settings(["hidden=32,64", "pooling=mean"]) == {"hidden": (32, 64), "pooling": ("mean",)}
 
 
 @given(st.floats(0, 0.999))
-def test_a_number_comes_through_as_it_is(rate: float) -> None:
+def test_a_number_keeps_every_digit(rate: float) -> None:
     assert parse_settings([f"embedding_dropout={rate!r}"]) == {"embedding_dropout": (rate,)}
 
 
-def test_a_field_is_active_where_what_it_needs_is_set() -> None:
+def test_a_field_is_active_if_the_values_that_it_needs_are_set() -> None:
     values = dataclasses.asdict(HeadConfig())
     assert is_active(values, FIELDS["hidden"])
     assert not is_active(values | {"pooling": "mean"}, FIELDS["hidden"])
     assert not is_active(values, FIELDS["top_k"])
     assert is_active({}, FIELDS["epochs"])
     assert not is_active({}, FIELDS["pooling"])  # image_branch is not among the active fields
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        StudyConfig(),
+        StudyConfig(trials=7, outer_folds="groups", settings={"hidden": (32, 64), "class_weights": (False,)}),
+        StudyConfig(objective="auc", settings={**PRESETS["founding"], "epochs": (3,)}),
+    ],
+)
+def test_the_options_of_a_study_give_its_settings_back(config: StudyConfig) -> None:
+    words = iter(study_options(config))
+    options = list(zip(words, words, strict=True))
+    preset = dict(options).get("--preset", "default")
+    settings = {**PRESETS[preset], **parse_settings([value for name, value in options if name == "--set"])}
+    assert settings == config.settings
+    assert ("--trials", "7") in options or config.trials == 50
+
+
+def test_the_epochs_of_a_study_are_those_of_its_settings_or_the_default() -> None:
+    assert StudyConfig(settings={"epochs": (20, 40)}).epochs == (20, 40)
+    assert StudyConfig().epochs == (HeadConfig().epochs,)
+
+
+def test_every_invalid_value_of_a_configuration_is_named() -> None:
+    with pytest.raises(UsageError, match="epochs=0: must be at least 1, not 0") as caught:
+        head_config({"epochs": 0, "hidden": 64, "pooling": "median"})
+    assert "pooling='median'" in str(caught.value) and "hidden" not in str(caught.value)
+    with pytest.raises(UsageError) as caught:
+        FinetuneConfig(epochs=0, jitter=1.0)
+    assert str(caught.value).splitlines() == [
+        "--epochs must be at least 1, not 0.",
+        "--jitter must be at least 0 and below 1, not 1.0.",
+    ]
+    with pytest.raises(UsageError) as caught:
+        StudyConfig(trials=0, outer_folds=1, prevalence=1.0)
+    assert str(caught.value).splitlines() == [
+        "--trials must be at least 1, not 0.",
+        "--outer-folds must be 0 (none), at least 2, or groups, not 1.",
+        "--prevalence must lie between 0 and 1, not 1.0.",
+    ]

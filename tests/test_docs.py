@@ -1,6 +1,7 @@
-"""The documentation: what it says can be done is done here, and what can be done is said in it."""
+"""The documentation is correct and complete: its code runs, and it explains every option, key and file."""
 
 import argparse
+import doctest
 import importlib.util
 import re
 import shlex
@@ -30,46 +31,52 @@ from mil_toolkit.cohort.declaration import COHORT_KEYS, METADATA_KEYS, SECTIONS,
 from mil_toolkit.cohort.kinds import KINDS
 from mil_toolkit.config import METRIC_NAMES
 from mil_toolkit.evaluation.metrics import METRICS
-from mil_toolkit.features.interop import export_cache
+from mil_toolkit.features.export import export_cache
 from mil_toolkit.model.poolings import POOLINGS
 from mil_toolkit.report.page import write_report
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINKING = [
+    *DOCUMENTS,
+    ROOT / "CHANGELOG.md",
+    ROOT / ".github" / "CONTRIBUTING.md",
+    *sorted((ROOT / "benchmarks").glob("*.md")),
+]
 
-# What a command is told beside what the documentation says. A number there that is greater is lowered to this.
+# Options that make the documented commands fast. Larger numbers in the documentation are lowered to these.
 QUICK: dict[str, dict[str, str]] = {
     "extract": {"--backbone": "resnet18", "--weights": "random", "--image-size": "32"},
     "fit": {"--epochs": "1"},
     "tune": {"--trials": "1", "--epochs": "2", "--folds": "2", "--outer-folds": "2", "--members": "1"},
 }
-# What is not run, by how it begins, and why. The options of our own commands are parsed all the same.
+# Beginnings of commands that are not run, and why. The options of our own commands are parsed all the same.
 NOT_RUN = {
-    "python3 -m venv": "makes an environment, as .ci/run does",
-    "pip install": "installs; that its extras exist is checked",
-    "tox": "would run these tests within themselves",
-    "apt ": "belongs to the administrator of a machine",
-    "source ": "has a meaning in a shell alone",
-    "kaggle ": "needs an account there",
+    "python3 -m venv": "creates an environment, as .ci/run does",
+    "pip install": "installs packages; its extras are checked",
+    "tox": "would run these tests recursively",
+    "apt ": "needs the rights of an administrator",
+    "source ": "changes the environment of a shell",
+    "kaggle ": "needs an account",
     "mil-tune cohort.toml --storage": "needs a database server; test_postgres.py starts one",
     "mil-tune cohort.toml --tracker": "test_tracker.py runs it",
-    "export ": "has a meaning in a shell alone",
-    "wandb ": "needs an account there",
-    "optuna-dashboard ": "serves for ever; test_dashboard.py starts it",
-    "sudo ": "belongs to the administrator of a machine",
+    "export ": "changes the environment of a shell",
+    "wandb ": "needs an account",
+    "optuna-dashboard ": "does not end; test_dashboard.py starts it",
+    "sudo ": "needs the rights of an administrator",
     "ssh ": "needs another machine",
     "rsync ": "needs another machine",
-    "unzip ": "unpacks what kaggle gives",
+    "unzip ": "unpacks the download from kaggle",
     "examples/founding_report.sh": "takes minutes; test_examples.py runs it",
     "mil-demo": "takes minutes; test_demo.py runs it on a smaller cohort",
 }
-MOST_BYTES = 150_000  # of a picture
-LAUNCHERS = re.compile(r"^(srun|torchrun .*--no-python) ")  # the command behind them is run alone
+MOST_BYTES = 150_000  # per picture
+LAUNCHERS = re.compile(r"^(srun|torchrun .*--no-python) ")  # only the command behind them is run
 FOREIGN = {"--no-python", "--nproc-per-node", "--array", "--index-url"}  # options of other programs
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: where its first line stands, its language and its text."""
+    """A fenced block: the place of its first line, its language and its text."""
 
     place: str
     language: str
@@ -77,7 +84,7 @@ class Block:
 
 
 def blocks(document: Path, *languages: str) -> list[Block]:
-    """The fenced blocks of a document in some languages, in order."""
+    """Return the fenced blocks of a document in these languages, in order."""
     return [
         Block(f"{document.name}, line {token.map[0] + 2}", token.info.strip(), token.content)
         for token in MarkdownIt().parse(document.read_text())
@@ -86,30 +93,30 @@ def blocks(document: Path, *languages: str) -> list[Block]:
 
 
 def parser_of(name: str) -> argparse.ArgumentParser:
-    """The parser that a command builds."""
-    caught: list[argparse.ArgumentParser] = []
+    """Return the argument parser of a command."""
+    parsers: list[argparse.ArgumentParser] = []
 
-    def catch(parser: argparse.ArgumentParser, *_: object) -> None:
-        caught.append(parser)
+    def keep(parser: argparse.ArgumentParser, *_: object) -> None:
+        parsers.append(parser)
         raise InterruptedError
 
-    with patch.object(argparse.ArgumentParser, "parse_args", catch), pytest.raises(InterruptedError):
+    with patch.object(argparse.ArgumentParser, "parse_args", keep), pytest.raises(InterruptedError):
         import_module(f"mil_toolkit.cli.{name}").main([])
-    return caught[0]
+    return parsers[0]
 
 
 def actions(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.ArgumentParser, argparse.Action]]:
-    """Every argument of a parser and of its sub-commands, with the parser that has it."""
+    """Yield every argument of a parser and of its sub-commands, with its parser."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for each in action.choices.values():
-                yield from actions(each)
+            for subparser in action.choices.values():
+                yield from actions(subparser)
         else:
             yield parser, action
 
 
 def options(name: str) -> set[str]:
-    """Every option of a command."""
+    """Return every option of a command."""
     return {option for _, action in actions(parser_of(name)) for option in action.option_strings}
 
 
@@ -117,7 +124,7 @@ def options(name: str) -> set[str]:
 
 
 def sandbox(folder: Path, tiny: Tiny) -> None:
-    """A folder with all that the documentation names: data of a synthetic cohort under the names of its examples."""
+    """Fill a folder with everything that the documentation names, from the data of a synthetic cohort."""
     source = tiny.cohort_toml.parent
     shutil.copytree(source / "images", folder / "images")
     shutil.copy(source / "patients.csv", folder)
@@ -143,38 +150,36 @@ def sandbox(folder: Path, tiny: Tiny) -> None:
 
 
 class Shell:
-    """Runs the lines of a block as a shell would, as far as the documentation goes."""
+    """Runs the lines of a block like a shell, with the syntax that the documentation uses."""
 
     def __init__(self, command: Command):
         self.command = command
         self.variables: dict[str, str] = {}
-        self.left_out: set[str] = set()
 
     def run(self, block: Block) -> None:
         """Run a block; a command that fails ends the test."""
         script = block.text.replace("\\\n", " ").replace("/shared/", "shared/")
         for line in script.splitlines():
-            named = re.fullmatch(r"(\w+)=\$\((.*)\)", line)
-            told = self._line(named[2] if named else line, block.place)
-            if named:
-                self.variables[named[1]] = told.strip()
+            assignment = re.fullmatch(r"(\w+)=\$\((.*)\)", line)
+            output = self._line(assignment[2] if assignment else line, block.place)
+            if assignment:
+                self.variables[assignment[1]] = output.strip()
 
     def _line(self, line: str, place: str) -> str:
         for name, value in self.variables.items():
             line = line.replace(f"${name}", value)
-        told = [self._command(part, place) for part in re.sub(r"(^|\s)#.*", "", line).split(" && ")]
-        return told[-1]
+        outputs = [self._command(part, place) for part in re.sub(r"(^|\s)#.*", "", line).split(" && ")]
+        return outputs[-1]
 
     def _command(self, text: str, place: str) -> str:
         text = re.sub(r"^\S*\.?(tox-)?venv/bin/", "", LAUNCHERS.sub("", text.strip()))
         if not text:
             return ""
         program, *argv = shlex.split(text)
-        reason = next((start for start in NOT_RUN if text.startswith(start.strip())), None)
-        if reason:
-            self._look_at(reason, program, argv)
+        if any(text.startswith(start.strip()) for start in NOT_RUN):
+            self._check(program, argv)
             return ""
-        assert program.startswith("mil-"), f"{place}: {text!r} is no command of ours, and not in NOT_RUN"
+        assert program.startswith("mil-"), f"{place}: {text!r} is not one of our commands, and not in NOT_RUN"
         name = program.removeprefix("mil-")
         if name == "init":
             Path("cohort.toml").unlink()
@@ -182,22 +187,21 @@ class Shell:
         assert done.code == 0, f"{place}: {text}\n{done.err}"
         return done.out
 
-    def _look_at(self, reason: str, program: str, argv: Sequence[str]) -> None:
-        """What can be checked of a command that is not run."""
-        self.left_out.add(reason)
+    def _check(self, program: str, argv: Sequence[str]) -> None:
+        """Check a command without running it."""
         if program.startswith("mil-"):
             parser_of(program.removeprefix("mil-")).parse_args(argv)
         if program == "pip":
-            extras = {extra for each in argv for extra in re.findall(r"\[(\w+)\]", each)}
+            extras = {extra for argument in argv for extra in re.findall(r"\[(\w+)\]", argument)}
             assert extras <= set(configuration("setup.cfg")["options.extras_require"])
         if program.startswith("examples/"):
             assert (ROOT / program).is_file()
 
 
 def quickened(name: str, argv: Sequence[str]) -> list[str]:
-    """The arguments with those of QUICK: greater numbers lowered, what is absent added."""
+    """Return the arguments with those of QUICK: larger numbers are lowered, missing options are added."""
     argv = list(argv)
-    if name == "fit" and "--finetune" not in argv:  # which alone has epochs
+    if name == "fit" and "--finetune" not in argv:  # --epochs needs --finetune
         return argv
     for option, most in QUICK.get(name, {}).items():
         if option not in argv:
@@ -216,18 +220,13 @@ def _shell(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command:
     return Shell(command)
 
 
-LEFT_OUT: set[str] = set()
-
-
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
 def test_every_command_runs(document: Path, shell: Shell) -> None:
     for block in blocks(document, "sh", "bash"):
         shell.run(block)
-    LEFT_OUT.update(shell.left_out)
 
 
-def test_no_exception_is_stale() -> None:
-    """What is not run stands somewhere; collected from the text, so that this test may run alone."""
+def test_every_command_that_is_not_run_is_in_the_documentation() -> None:
     text = "\n".join(block.text for document in DOCUMENTS for block in blocks(document, "sh", "bash"))
     inline = "\n".join(code for document in DOCUMENTS for code in inline_code(document))
     assert [start for start in NOT_RUN if start not in text + inline] == []
@@ -235,13 +234,11 @@ def test_no_exception_is_stale() -> None:
 
 @pytest.fixture(name="_tables")
 def _restore_tables() -> Iterator[None]:
-    """Take back what an example adds to a table."""
-    kept: Sequence[tuple[dict[str, Any], dict[str, Any]]] = [
-        (table, dict(table))  # type: ignore[arg-type]
-        for table in (POOLINGS, METRICS, BACKBONES)
-    ]
+    """Remove from the tables what an example adds to them."""
+    tables: Sequence[dict[str, Any]] = (POOLINGS, METRICS, BACKBONES)
+    copies = [dict(table) for table in tables]
     yield
-    for table, before in kept:
+    for table, before in zip(tables, copies, strict=True):
         table.clear()
         table.update(before)
 
@@ -258,19 +255,41 @@ def test_every_block_of_python_runs(
         exec(compile(text, block.place, "exec"), namespace)  # noqa: S102
 
 
+def modules_with_examples() -> list[str]:
+    """Return the modules whose docstrings have examples."""
+    paths = sorted((ROOT / "mil_toolkit").rglob("*.py"))
+    return [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in paths
+        if re.search(r"^\s*>>> ", path.read_text(), re.MULTILINE)
+    ]
+
+
+@pytest.mark.parametrize("name", modules_with_examples())
+def test_every_example_in_a_docstring_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    results = doctest.testmod(
+        import_module(name.removesuffix(".__init__")),
+        optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE,
+    )
+    assert results.attempted > 0 and results.failed == 0
+
+
 # Options.
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_is_explained(name: str) -> None:
     for parser, action in actions(parser_of(name)):
-        told = " ".join(parser.format_help().split())
+        text = " ".join(parser.format_help().split())
         names = action.option_strings or [str(action.metavar or action.dest)]
-        assert action.help and all(each in told for each in names), f"{parser.prog}: {names}"
+        assert action.help and all(name in text for name in names), f"{parser.prog}: {names}"
 
 
 def inline_code(document: Path) -> list[str]:
-    """What stands in backticks."""
+    """Return the code in backticks."""
     return [
         child.content
         for token in MarkdownIt().enable("table").parse(document.read_text())
@@ -286,15 +305,15 @@ def test_every_option_in_the_text_exists(document: Path) -> None:
     for code in inline_code(document):
         program = code.split(" ")[0]
         assert not program.startswith("mil-") or program in known, code
-        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", code))
-        assert named <= known.get(program, every) | FOREIGN, code
+        used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", code))
+        assert used <= known.get(program, every) | FOREIGN, code
 
 
 # cohort.toml.
 
 
 def reference(section: str) -> set[str]:
-    """The keys in the table of a section of docs/cohort.md."""
+    """Return the keys in the table of a section of docs/cohort.md."""
     text = (ROOT / "docs" / "cohort.md").read_text()
     part = text.split(f"\n## `[{section}]`\n")[1].split("\n## ")[0].split("| kind |")[0]
     return set(re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE))
@@ -331,13 +350,13 @@ def test_every_example_of_a_cohort_is_read(document: Path, tmp_path: Path) -> No
         words = [str(cohort[key]) for key in ("positive", "negative", "positive", "unlabelled")]
         table = {cohort["id"]: list("ABCD"), cohort["label"]: words}
         table |= {cohort["group"]: list("XXYY")} if "group" in cohort else {}
-        table |= {each["column"]: cells(each, values) for each in metadata.values()}
+        table |= {section["column"]: cells(section, values) for section in metadata.values()}
         folder = tmp_path / str(place)
         folder.mkdir()
         pd.DataFrame(table).to_csv(folder / cohort["table"], index=False)
         (folder / "cohort.toml").write_text(block.text)
         read = read_cohort(folder / "cohort.toml", images=False)
-        assert len(read.labelled()) == 3 and [each.name for each in read.columns] == list(metadata)
+        assert len(read.labelled()) == 3 and [column.name for column in read.columns] == list(metadata)
 
 
 def test_every_metric_is_explained() -> None:
@@ -356,24 +375,24 @@ def test_every_file_of_a_study_is_explained(tiny: Tiny) -> None:
 
 
 def slug(heading: str) -> str:
-    """The anchor that GitHub gives a heading."""
+    """Return the anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def anchors(document: Path) -> set[str]:
-    return {slug(each) for each in re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)}
+    return {slug(heading) for heading in re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
-def test_every_link_leads_somewhere(document: Path) -> None:
+@pytest.mark.parametrize("document", LINKING, ids=lambda document: document.relative_to(ROOT).as_posix())
+def test_every_link_has_a_target(document: Path) -> None:
     tokens = [
         child
         for token in MarkdownIt().enable("table").parse(document.read_text())
         for child in token.children or []
     ]
-    found = [str(token.attrs.get("href") or token.attrs.get("src") or "") for token in tokens]
-    found += re.findall(r'(?:srcset|src)="([^"]+)"', document.read_text())
-    for link in filter(None, found):
+    links = [str(token.attrs.get("href") or token.attrs.get("src") or "") for token in tokens]
+    links += re.findall(r'(?:srcset|src)="([^"]+)"', document.read_text())
+    for link in filter(None, links):
         path, _, anchor = link.partition("#")
         if not link.startswith("https://"):
             target = document.parent / path if path else document
@@ -400,19 +419,18 @@ def test_the_pictures_can_be_taken_again(tiny: Tiny, tmp_path: Path) -> None:
     for program in ("chromium", "chromedriver"):
         needed(shutil.which(program), program)
     report = write_report(tiny.study, tmp_path / "report.html").path
-    script = [sys.executable, ROOT / "docs" / "pictures.py", report, tmp_path]
+    script = [sys.executable, str(ROOT / "docs" / "pictures.py"), str(report), str(tmp_path)]
     done = subprocess.run(script, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     taken = {path.name: size_of(path) for path in tmp_path.glob("*.png")}
     assert taken == {path.name: size_of(path) for path in (ROOT / "docs" / "images").glob("*.png")}
-    assert len({path.read_bytes() for path in tmp_path.glob("*.png")}) == len(
-        taken
-    )  # none shows what another does
+    contents = {path.read_bytes() for path in tmp_path.glob("*.png")}
+    assert len(contents) == len(taken), "two pictures are the same"
 
 
 def test_every_page_is_linked_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
-    assert [each.name for each in DOCUMENTS[1:] if f"(docs/{each.name}" not in readme] == []
+    assert [page.name for page in DOCUMENTS[1:] if f"(docs/{page.name}" not in readme] == []
 
 
 def test_the_extras_that_the_documentation_names_exist() -> None:

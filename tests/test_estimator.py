@@ -1,4 +1,4 @@
-"""MILClassifier: what mil-tune and mil-fit give, under everything that scikit-learn does with an estimator."""
+"""MILClassifier equals the models of mil-tune and mil-fit, and works with the tools of scikit-learn."""
 
 import pickle
 import subprocess
@@ -29,6 +29,7 @@ from mil_toolkit import MILClassifier, load_patients
 from mil_toolkit.bundle.fit import fit
 from mil_toolkit.bundle.predict import predict
 from mil_toolkit.config import HeadConfig, StudyConfig
+from mil_toolkit.core.errors import DataError
 from mil_toolkit.estimator import BagError
 from mil_toolkit.study.tune import tune
 from mil_toolkit.training.patients import Patients
@@ -41,7 +42,7 @@ MakePatients = Callable[..., Patients]
 def _table(make_patients: MakePatients) -> pd.DataFrame:
     patients = make_patients(24, width=16)
     bags = patients.bags.instances.split(patients.bags.sizes.tolist())
-    return patients.metadata.assign(bag=pd.Series([each.numpy() for each in bags], patients.metadata.index))
+    return patients.metadata.assign(bag=pd.Series([bag.numpy() for bag in bags], patients.metadata.index))
 
 
 @pytest.fixture(name="y")
@@ -53,20 +54,20 @@ def quick(**parameters: Any) -> MILClassifier:
     return MILClassifier(**{**QUICK, **parameters})
 
 
-# The same as the commands.
+# Equal to the commands.
 
 
-def test_it_is_the_model_of_a_study_with_one_configuration(tiny: Tiny, tmp_path: Path) -> None:
-    """Same folds, epochs, calibration, threshold and members as mil-tune and mil-fit, to the last bit."""
+def test_it_equals_the_model_of_a_study_with_one_configuration(tiny: Tiny, tmp_path: Path) -> None:
+    """Folds, epochs, calibration, threshold and members are exactly those of mil-tune and mil-fit."""
     cohort = replace(tiny.cohort, stratify=("label",))
-    told = StudyConfig(trials=1, folds=2, members=2, outer_folds=0, seed=3, settings={"epochs": (4,)})
-    tune(cohort, tiny.cache, tmp_path / "study", told, "cpu")
+    config = StudyConfig(trials=1, folds=2, members=2, outer_folds=0, seed=3, settings={"epochs": (4,)})
+    tune(cohort, tiny.cache, tmp_path / "study", config, "cpu")
     bundle = fit(cohort, tiny.cache, tmp_path / "study", tmp_path / "model", "cpu")
     expected = predict(bundle, cohort, tiny.cache)
 
     X, y = load_patients(cohort.labelled(), tiny.cache)
     model = MILClassifier(folds=2, members=2, epochs=4, seed=3, device="cpu").fit(X, y)
-    assert list(model.classes_) == ["reactive", "tumoral"] and model.n_epochs_ == bundle.about["epoch"]
+    assert list(model.classes_) == ["reactive", "tumoral"] and model.n_epochs_ == bundle.about.epoch
     assert model.decision_ == bundle.decision
     everyone, _ = load_patients(cohort, tiny.cache)
     np.testing.assert_allclose(model.predict_proba(everyone)[:, 1], expected.table["probability"], rtol=1e-12)
@@ -87,10 +88,10 @@ def test_a_cohort_becomes_a_table(tiny: Tiny) -> None:
     assert list(metadata.columns) == ["age", "sex", "log lymphocyte_count"]
 
 
-def test_paths_may_be_text(tiny: Tiny) -> None:
+def test_paths_can_be_strings(tiny: Tiny) -> None:
     cohort = mil_toolkit.read_cohort(str(tiny.cohort_toml))
     cache = mil_toolkit.FeatureCache.open(str(tiny.features))
-    assert mil_toolkit.ModelBundle.load(str(tiny.bundle)).about["cohort"] == cohort.name
+    assert mil_toolkit.ModelBundle.load(str(tiny.bundle)).about.cohort == cohort.name
     done = mil_toolkit.extract(
         cohort,
         mil_toolkit.ExtractionConfig("resnet18", "random", image_size=32),
@@ -100,7 +101,7 @@ def test_paths_may_be_text(tiny: Tiny) -> None:
     assert done.folder == cache.folder and done.extracted == 0
 
 
-# What scikit-learn does with estimators.
+# Tools of scikit-learn.
 
 
 def test_the_parameters_are_the_fields_of_the_configuration() -> None:
@@ -116,7 +117,7 @@ def test_the_parameters_are_the_fields_of_the_configuration() -> None:
         MILClassifier(poling="mean")
 
 
-def test_clones_and_set_params_go_round(X: pd.DataFrame, y: np.ndarray) -> None:
+def test_clone_and_set_params_keep_the_parameters(X: pd.DataFrame, y: np.ndarray) -> None:
     model = quick(pooling="mean").fit(X, y)
     other = clone(model)
     assert other.get_params() == model.get_params() and not hasattr(other, "head_")
@@ -125,7 +126,7 @@ def test_clones_and_set_params_go_round(X: pd.DataFrame, y: np.ndarray) -> None:
         model.set_params(poling="mean")
 
 
-def test_the_same_seed_gives_the_same_model_in_any_copy(X: pd.DataFrame, y: np.ndarray) -> None:
+def test_equal_seeds_give_equal_models_in_clones_and_pickles(X: pd.DataFrame, y: np.ndarray) -> None:
     model = quick().fit(X, y)
     expected = model.predict_proba(X)
     assert expected.shape == (24, 2) and np.allclose(expected.sum(1), 1)
@@ -135,7 +136,7 @@ def test_the_same_seed_gives_the_same_model_in_any_copy(X: pd.DataFrame, y: np.n
     np.testing.assert_allclose(model.predict_proba(X.iloc[::-1])[::-1], expected, rtol=1e-5)
 
 
-def test_cross_validation_search_and_pipelines_take_it(X: pd.DataFrame, y: np.ndarray) -> None:
+def test_it_works_in_cross_validation_search_and_pipelines(X: pd.DataFrame, y: np.ndarray) -> None:
     scores = cross_val_score(quick(), X, y, cv=3, scoring="roc_auc")
     assert scores.shape == (3,) and np.isfinite(scores).all()
     search = GridSearchCV(quick(), {"pooling": ["mean", "max"]}, cv=2, scoring="balanced_accuracy").fit(X, y)
@@ -143,13 +144,13 @@ def test_cross_validation_search_and_pipelines_take_it(X: pd.DataFrame, y: np.nd
     without_age = FunctionTransformer(lambda table: table.drop(columns="age"))
     pipeline = make_pipeline(without_age, quick()).fit(X, y)
     assert list(pipeline[-1].feature_names_in_) == ["sex", "bag"]
-    found = cross_val_predict(pipeline, X, y, cv=2, method="predict_proba")
-    assert found.shape == (24, 2)
+    predicted = cross_val_predict(pipeline, X, y, cv=2, method="predict_proba")
+    assert predicted.shape == (24, 2)
     parts = train_test_split(X, y, stratify=y, random_state=0)
     assert 0 <= quick().fit(parts[0], parts[2]).score(parts[1], parts[3]) <= 1
 
 
-def test_plain_lists_of_bags_do_without_metadata(X: pd.DataFrame, y: np.ndarray) -> None:
+def test_plain_lists_of_bags_need_no_metadata(X: pd.DataFrame, y: np.ndarray) -> None:
     bags = list(X["bag"])
     model = quick().fit(bags, y)
     assert model.n_features_in_ == 16 and not hasattr(model, "feature_names_in_")
@@ -159,44 +160,48 @@ def test_plain_lists_of_bags_do_without_metadata(X: pd.DataFrame, y: np.ndarray)
     assert quick().fit(equal, y).predict(equal).shape == (24,)
 
 
-def test_metadata_alone_is_a_table_without_bags(X: pd.DataFrame, y: np.ndarray) -> None:
+def test_a_table_without_bags_is_metadata_only(X: pd.DataFrame, y: np.ndarray) -> None:
     model = quick().fit(X[["age", "sex"]], y)
     assert model.n_features_in_ == 2
     with pytest.raises(BagError, match="there is no attention"):
         model.attention(X[["age", "sex"]])
 
 
-def test_groups_are_not_divided(X: pd.DataFrame, y: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_stay_in_one_inner_fold(
+    X: pd.DataFrame, y: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mil_toolkit import estimator
 
-    seen: list[Any] = []
-    whole = estimator.make_splits
+    splits: list[Any] = []
+    make_splits = estimator.make_splits
     monkeypatch.setattr(
-        estimator, "make_splits", lambda *args, **given: seen.append(whole(*args, **given)) or seen[-1]
+        estimator,
+        "make_splits",
+        lambda *args, **options: splits.append(make_splits(*args, **options)) or splits[-1],
     )
     groups = np.arange(24) // 4
     quick().fit(X, y, groups=groups)
-    for split in seen[0][0]:
+    for split in splits[0][0]:
         assert not set(groups[split.train]) & set(groups[split.test])
     assert cross_val_score(quick(), X, y, groups=groups, cv=GroupKFold(2)).shape == (2,)
 
 
-def test_the_positive_class_may_come_first(X: pd.DataFrame, y: np.ndarray) -> None:
+def test_the_positive_class_can_be_the_first_one(X: pd.DataFrame, y: np.ndarray) -> None:
     usual = quick().fit(X, y)
-    swapped = np.where(y == "tumoral", "A", "B")  # now the class that is looked for comes first
+    swapped = np.where(y == "tumoral", "A", "B")  # now the positive class is sorted first
     other = quick(positive="A").fit(X, swapped)
     assert list(other.classes_) == ["A", "B"]
     np.testing.assert_array_equal(other.predict_proba(X), usual.predict_proba(X)[:, ::-1])
     np.testing.assert_array_equal(other.predict(X) == "A", usual.predict(X) == "tumoral")
 
 
-def test_attention_sums_to_one_in_each_bag(X: pd.DataFrame, y: np.ndarray) -> None:
+def test_attention_sums_to_one_within_each_bag(X: pd.DataFrame, y: np.ndarray) -> None:
     attention = quick().fit(X, y).attention(X)
-    assert [len(each) for each in attention] == [len(bag) for bag in X["bag"]]
-    np.testing.assert_allclose([each.sum() for each in attention], 1, rtol=1e-5)
+    assert [len(shares) for shares in attention] == [len(bag) for bag in X["bag"]]
+    np.testing.assert_allclose([shares.sum() for shares in attention], 1, rtol=1e-5)
 
 
-def test_the_given_data_are_left_alone(X: pd.DataFrame, y: np.ndarray) -> None:
+def test_the_given_data_are_not_modified(X: pd.DataFrame, y: np.ndarray) -> None:
     before = X.copy(deep=True)
     quick().fit(X, y).predict(X)
     pd.testing.assert_frame_equal(X.drop(columns="bag"), before.drop(columns="bag"))
@@ -204,31 +209,31 @@ def test_the_given_data_are_left_alone(X: pd.DataFrame, y: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("kind", ["category", "string", "object", "bool", "Int64"])
-def test_metadata_may_be_of_any_type_of_pandas(kind: str, X: pd.DataFrame, y: np.ndarray) -> None:
+def test_metadata_can_have_any_dtype_of_pandas(kind: str, X: pd.DataFrame, y: np.ndarray) -> None:
     sexes = X["sex"] == "F"
-    told = {"bool": sexes, "Int64": sexes.astype("Int64")}.get(
+    column = {"bool": sexes, "Int64": sexes.astype("Int64")}.get(
         kind, X["sex"].astype(kind) if kind[0] in "cso" else None
     )
-    model = quick().fit(X.assign(sex=told), y)
-    assert np.isfinite(model.predict_proba(X.assign(sex=told))).all()
+    model = quick().fit(X.assign(sex=column), y)
+    assert np.isfinite(model.predict_proba(X.assign(sex=column))).all()
 
 
-# What is refused.
+# Errors.
 
 
 @pytest.mark.parametrize("method", ["predict", "predict_proba", "attention", "spread"])
-def test_nothing_is_predicted_before_fit(method: str, X: pd.DataFrame) -> None:
+def test_prediction_before_fit_is_an_error(method: str, X: pd.DataFrame) -> None:
     with pytest.raises(NotFittedError):
         getattr(MILClassifier(), method)(X)
 
 
-def test_every_wrong_parameter_is_named(X: pd.DataFrame, y: np.ndarray) -> None:
+def test_every_invalid_parameter_is_named(X: pd.DataFrame, y: np.ndarray) -> None:
     wrong = {"pooling": "median", "members": 0, "objective": "f1", "threshold": "best", "learning_rate": -1.0}
     with pytest.raises(BagError) as caught:
         quick(**wrong).fit(X, y)
     for name in wrong:
         assert name in str(caught.value)
-    with pytest.raises(BagError, match="seed=None is no whole number"):
+    with pytest.raises(BagError, match="seed=None is not an integer"):
         quick(seed=None).fit(X, y)
 
 
@@ -237,15 +242,15 @@ def test_every_wrong_parameter_is_named(X: pd.DataFrame, y: np.ndarray) -> None:
     [
         (lambda X: X.iloc[:5], "X holds 5 bags, y 24"),
         (lambda X: X.iloc[:0], "X holds 0 bags"),
-        (lambda X: np.zeros((24, 3)), r"of another shape: \(3,\) at 0.* and 19 more"),
-        (lambda X: [*X["bag"][:23], np.zeros((0, 16))], r"of another shape: \(0, 16\) at 23"),
-        (lambda X: [*X["bag"][:23], np.zeros((2, 9))], "of one width D, got the widths 9, 16"),
-        (lambda X: [*X["bag"][:23], np.full((2, 16), np.nan)], "others in the bags at 23"),
-        (lambda X: [*X["bag"][:23], np.full((2, 16), "a")], "others in the bags at 23"),
+        (lambda X: np.zeros((24, 3)), r"got other shapes: \(3,\) at 0.* and 19 more"),
+        (lambda X: [*X["bag"][:23], np.zeros((0, 16))], r"got other shapes: \(0, 16\) at 23"),
+        (lambda X: [*X["bag"][:23], np.zeros((2, 9))], "with the same width D, got the widths 9, 16"),
+        (lambda X: [*X["bag"][:23], np.full((2, 16), np.nan)], "other values in the bags at 23"),
+        (lambda X: [*X["bag"][:23], np.full((2, 16), "a")], "other values in the bags at 23"),
         (lambda X: X.assign(age=np.inf, born=pd.Timestamp("2020-01-01")), "infinite at 0.*\n.*holds dates"),
     ],
 )
-def test_what_is_no_bag_is_refused(
+def test_data_that_are_not_bags_are_refused(
     change: Callable[[pd.DataFrame], Any], message: str, X: pd.DataFrame, y: np.ndarray
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -261,8 +266,8 @@ def test_what_is_no_bag_is_refused(
         (["a"] * 23 + ["b"], "the positive class has 1 patient,"),
     ],
 )
-def test_labels_that_cannot_be_learned_are_refused(labels: list[Any], message: str, X: pd.DataFrame) -> None:
-    with pytest.raises(mil_toolkit.errors.DataError, match=message):
+def test_unusable_labels_are_refused(labels: list[Any], message: str, X: pd.DataFrame) -> None:
+    with pytest.raises(DataError, match=message):
         quick().fit(X, np.array(labels, dtype=object))
 
 
@@ -278,7 +283,7 @@ def test_labels_that_cannot_be_learned_are_refused(labels: list[Any], message: s
         (lambda X: X.drop(columns="bag"), "2 features, but MILClassifier is expecting 16"),
     ],
 )
-def test_other_bags_than_those_of_fit_are_refused(
+def test_columns_that_differ_from_those_of_fit_are_refused(
     change: Callable[[pd.DataFrame], Any], message: str, X: pd.DataFrame, y: np.ndarray
 ) -> None:
     model = quick().fit(X, y)
@@ -286,10 +291,10 @@ def test_other_bags_than_those_of_fit_are_refused(
         model.predict(change(X))
 
 
-# The package's front door.
+# The names of the package.
 
 
-def test_importing_the_package_is_quick_and_its_names_are_there() -> None:
+def test_importing_the_package_loads_nothing_heavy_and_offers_its_names() -> None:
     script = """
 import sys, mil_toolkit
 assert not {"torch", "numpy", "pandas", "sklearn"} & set(sys.modules)

@@ -1,4 +1,4 @@
-"""The layout: folders in the order of the data's way, no circles, heavy imports where they belong."""
+"""The layout: imports only from earlier folders, no circular imports, heavy imports only where allowed."""
 
 import ast
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mil_toolkit"
-# A folder, or a module beside the folders, imports only from those before it.
+# Each folder, or module beside the folders, imports only from those before it.
 LAYERS = (
     "core",
     "config",
@@ -38,15 +38,15 @@ every_module = pytest.mark.parametrize("name", MODULES)
 
 
 def imported(tree: ast.AST) -> set[str]:
-    """Full names of the modules that are imported anywhere below this node."""
-    found = set()
+    """Return the full names of the modules that are imported anywhere below this node."""
+    names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
 
 
 def parsed(name: str) -> ast.Module:
@@ -54,7 +54,7 @@ def parsed(name: str) -> ast.Module:
 
 
 def own(names: set[str]) -> set[str]:
-    """Those of the names that are modules of the package, without its name."""
+    """Return the names that are modules of the package, without the package's name."""
     return {name.removeprefix("mil_toolkit.") for name in names} & set(MODULES)
 
 
@@ -63,7 +63,7 @@ def layer(name: str) -> str:
 
 
 def circles(imports: Mapping[str, set[str]]) -> Iterator[str]:
-    """Modules that import themselves by way of others."""
+    """Yield the modules that import themselves through others."""
     for start in imports:
         reached, open_ends = set[str](), [start]
         while open_ends:
@@ -74,25 +74,25 @@ def circles(imports: Mapping[str, set[str]]) -> Iterator[str]:
             yield start
 
 
-def test_every_layer_is_named_once_and_holds_modules() -> None:
+def test_every_layer_is_listed_once_and_has_modules() -> None:
     assert set(LAYERS) == {layer(name) for name in MODULES}
     assert len(set(LAYERS)) == len(LAYERS)
 
 
 @every_module
-def test_a_module_imports_from_its_own_and_from_earlier_layers_alone(name: str) -> None:
+def test_a_module_imports_only_from_its_own_and_earlier_layers(name: str) -> None:
     place = LAYERS.index(layer(name))
     assert not {other for other in own(imported(parsed(name))) if LAYERS.index(layer(other)) > place}
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
+def test_no_import_is_circular() -> None:
     imports = {name: own(imported(parsed(name))) for name in MODULES}
     assert not list(circles(imports))
     assert list(circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=lambda path: path.parent.name)
-def test_a_folder_says_in_one_line_what_it_holds(path: Path) -> None:
+def test_a_folder_describes_itself_in_one_line(path: Path) -> None:
     tree = ast.parse(path.read_text())
     summary = ast.get_docstring(tree)
     assert summary
@@ -102,21 +102,21 @@ def test_a_folder_says_in_one_line_what_it_holds(path: Path) -> None:
 
 
 @every_module
-def test_only_shards_and_interop_import_h5py(name: str) -> None:
+def test_only_shards_and_other_tools_files_import_h5py(name: str) -> None:
     heads = {each.partition(".")[0] for each in imported(parsed(name))}
-    assert "h5py" not in heads or name in ("features.shards", "features.interop")
+    assert "h5py" not in heads or name in ("features.shards", "features.export", "features.foreign")
 
 
 @every_module
-def test_only_the_study_and_what_lies_around_it_import_optuna(name: str) -> None:
-    heads = {each.partition(".")[0] for each in imported(parsed(name))}
+def test_only_the_study_and_the_folders_around_it_import_optuna(name: str) -> None:
+    heads = {module.partition(".")[0] for module in imported(parsed(name))}
     assert "optuna" not in heads or layer(name) in ("search", "study") or name == "report.figures.search"
 
 
 @pytest.mark.parametrize("name", ["config", "core.version", "core.errors", *COMMANDS])
 def test_nothing_heavy_is_imported_at_the_top(name: str) -> None:
     top = [node for node in parsed(name).body if isinstance(node, ast.Import | ast.ImportFrom)]
-    heads = {each.partition(".")[0] for node in top for each in imported(node)}
+    heads = {module.partition(".")[0] for node in top for module in imported(node)}
     assert not heads & HEAVY
 
 

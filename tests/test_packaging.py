@@ -1,4 +1,4 @@
-"""What holds the package together: entry points, dependencies, tox, the README's commands, what git ignores."""
+"""The package: entry points, dependencies, changelog, tox, the README's commands, .gitignore."""
 
 import ast
 import importlib
@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ from support.paths import ROOT, configuration, required
 
 import mil_toolkit
 
-DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow"}  # where the name differs from the module's
+DISTRIBUTIONS = {
+    "sklearn": "scikit-learn",
+    "PIL": "pillow",
+}  # distributions named differently from their module
 TEST_COMMAND = "python3 -m venv .tox-venv && .tox-venv/bin/pip install tox && .tox-venv/bin/tox"
 DEMO_COMMAND = "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/mil-demo"
 
@@ -26,7 +30,7 @@ def lines(text: str) -> list[str]:
 # The package.
 
 
-def test_every_command_has_its_entry_point() -> None:
+def test_every_command_has_an_entry_point() -> None:
     points = lines(configuration("setup.cfg")["options.entry_points"]["console_scripts"])
     commands = {path.stem for path in (ROOT / "mil_toolkit" / "cli").glob("*.py")} - {"__init__", "command"}
     assert sorted(points) == sorted(f"mil-{name} = mil_toolkit.cli.{name}:main" for name in commands)
@@ -35,7 +39,7 @@ def test_every_command_has_its_entry_point() -> None:
         assert callable(getattr(importlib.import_module(module), function))
 
 
-def test_every_folder_with_code_is_a_package_that_is_found() -> None:
+def test_every_folder_with_code_is_a_package_that_setuptools_includes() -> None:
     setup = configuration("setup.cfg")
     assert setup["options"]["packages"] == "find:"
     assert setup["options.packages.find"]["include"] == "mil_toolkit*"
@@ -44,15 +48,25 @@ def test_every_folder_with_code_is_a_package_that_is_found() -> None:
     assert (ROOT / "mil_toolkit" / "py.typed").exists()
 
 
-def test_the_version_is_one() -> None:
+def test_the_version_is_declared_once() -> None:
     declared = configuration("setup.cfg")["metadata"]["version"]
     assert declared == "attr: mil_toolkit.core.version.__version__"
     assert re.fullmatch(r"\d+\.\d+\.\d+", mil_toolkit.__version__)
-    assert f"## {mil_toolkit.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_everything_that_is_imported_is_required() -> None:
-    required_here = {
+def test_the_changelog_names_the_version() -> None:
+    """Released, or as the next release in the section of unreleased changes, which comes first."""
+    sections = re.split(r"^## \[", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[1:]
+    assert sections[0].startswith("Unreleased]\n")
+    released = any(section.startswith(f"{mil_toolkit.__version__}] - ") for section in sections[1:])
+    assert released or f" {mil_toolkit.__version__}:" in sections[0]
+    for section in sections:
+        kinds = re.findall(r"^### (\w+)", section, re.MULTILINE)
+        assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def test_every_imported_distribution_is_required() -> None:
+    requirements = {
         re.split(r"[><=]", line)[0]
         for line in lines(configuration("setup.cfg")["options"]["install_requires"])
     }
@@ -60,11 +74,11 @@ def test_everything_that_is_imported_is_required() -> None:
         head for path in (ROOT / "mil_toolkit").rglob("*.py") for head in heads(ast.parse(path.read_text()))
     }
     foreign = imported - set(sys.stdlib_module_names) - {"mil_toolkit"}
-    assert {DISTRIBUTIONS.get(name, name) for name in foreign} == required_here
+    assert {DISTRIBUTIONS.get(name, name) for name in foreign} == requirements
 
 
 def heads(tree: ast.AST) -> set[str]:
-    """The outermost names of all modules that are imported."""
+    """Return the top-level names of all imported modules."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -83,33 +97,46 @@ def test_the_package_itself_imports_nothing_heavy() -> None:
 # The set-up.
 
 
-def test_the_readme_holds_both_commands_on_lines_of_their_own() -> None:
+def test_the_readme_has_both_commands_on_lines_of_their_own() -> None:
     readme = (ROOT / "README.md").read_text().splitlines()
     assert readme.count(DEMO_COMMAND) == 1 and readme.count(TEST_COMMAND) == 1
 
 
-def test_continuous_integration_runs_what_the_readme_says() -> None:
+def test_continuous_integration_runs_the_command_of_the_readme() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     (pattern,) = re.findall(r"grep -E '([^']+)' README\.md", script)
-    found = [line for line in (ROOT / "README.md").read_text().splitlines() if re.search(pattern, line)]
-    assert found == [TEST_COMMAND]
+    matches = [line for line in (ROOT / "README.md").read_text().splitlines() if re.search(pattern, line)]
+    assert matches == [TEST_COMMAND]
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
-def test_tox_lets_ci_through() -> None:
+def test_tox_passes_on_ci() -> None:
     tox = configuration("tox.ini")
     assert lines(tox["tox"]["env_list"].replace(", ", "\n")) == ["lint", "py"]
     assert "CI" in lines(tox["testenv"]["pass_env"].replace(",", "\n"))
 
 
-@pytest.mark.skipif("TOX_ENV_NAME" not in os.environ, reason="only tox can keep CI from the tests")
-def test_tox_did_let_ci_through() -> None:
-    around = Path(f"/proc/{os.getppid()}/environ").read_bytes().decode(errors="replace").split("\0")
-    told = dict(each.partition("=")[::2] for each in around)
-    assert os.environ.get("CI") == told.get("CI")
+def test_tox_checks_style_spelling_types_and_tests() -> None:
+    tox = configuration("tox.ini")
+    assert lines(tox["testenv"]["commands"]) == ["mypy", "pytest {posargs}"]
+    assert lines(tox["testenv:lint"]["commands"]) == ["ruff check .", "ruff format --check .", "codespell"]
+    assert configuration("setup.cfg")["mypy"]["files"] == "mil_toolkit, tests, benchmarks"
+    ruff = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]
+    assert ruff["line-length"] == 110
+    assert {"B", "D101", "D103", "E501", "I", "RUF", "SIM", "UP"} <= set(ruff["lint"]["extend-select"])
+    assert ruff["lint"]["per-file-ignores"] == {"tests/**": ["D101", "D103"]}
 
 
-def test_what_is_absent_skips_but_fails_under_ci(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif("TOX_ENV_NAME" not in os.environ, reason="does not run in tox")
+def test_tox_has_passed_on_ci() -> None:
+    variables = Path(f"/proc/{os.getppid()}/environ").read_bytes().decode(errors="replace").split("\0")
+    outside = dict(variable.partition("=")[::2] for variable in variables)
+    assert os.environ.get("CI") == outside.get("CI")
+
+
+def test_a_missing_requirement_skips_a_test_but_fails_it_under_ci(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert required(tmp_path) == tmp_path
     monkeypatch.delenv("CI", raising=False)
     with pytest.raises(pytest.skip.Exception):
@@ -136,7 +163,7 @@ def test_what_is_absent_skips_but_fails_under_ci(tmp_path: Path, monkeypatch: py
         ("mil_toolkit/demo.py", False),
     ],
 )
-def test_git_ignores_results_at_the_root_alone(path: str, ignored: bool, tmp_path: Path) -> None:
+def test_git_ignores_results_only_at_the_root(path: str, ignored: bool, tmp_path: Path) -> None:
     shutil.copy(ROOT / ".gitignore", tmp_path)
     (tmp_path / path).parent.mkdir(parents=True)
     (tmp_path / path).touch()

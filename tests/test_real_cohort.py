@@ -1,4 +1,4 @@
-"""The spine on real smear images; skipped where the cohort is absent, but never under CI."""
+"""All stages on real smear images; skipped if the cohort is absent, except under CI."""
 
 import csv
 import os
@@ -11,7 +11,7 @@ from support.paths import ROOT
 
 from mil_toolkit.cohort.cohort import read_cohort
 
-FEW = {"1": 8, "0": 8, "-1": 2}  # patients by label: those with the fewest images
+FEW = {"1": 8, "0": 8, "-1": 2}  # number of patients by label; those with the fewest images are taken
 
 
 @pytest.fixture(name="rows", scope="module")
@@ -22,7 +22,7 @@ def _rows(lymphocytosis: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(name="whole")
 def _whole(lymphocytosis: Path, tmp_path: Path) -> Path:
-    """The example's cohort.toml beside links to the whole cohort."""
+    """Return the example's cohort.toml beside links to the whole cohort."""
     for name in ("clinical_annotation.csv", "trainset", "testset"):
         (tmp_path / name).symlink_to(lymphocytosis / name)
     return copied_example(tmp_path)
@@ -30,7 +30,7 @@ def _whole(lymphocytosis: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(name="few")
 def _few(lymphocytosis: Path, rows: list[dict[str, str]], tmp_path: Path) -> Path:
-    """The same for a few patients."""
+    """Return the example's cohort.toml beside links to a few patients."""
     folders = {
         folder.name: folder for part in ("trainset", "testset") for folder in (lymphocytosis / part).iterdir()
     }

@@ -1,14 +1,14 @@
-"""`BACKBONES`: build the network, load its weights, tell them apart by their digest, fold it for speed."""
+"""`BACKBONES`: the table of pretrained networks; `build_backbone` builds one and loads its weights."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torchvision
 from torch import nn
 
+from mil_toolkit.backbones.spec import RANDOM_SEED, BackboneSpec
 from mil_toolkit.backbones.weights import (
     StateDict,
     check_file,
@@ -20,9 +20,8 @@ from mil_toolkit.backbones.weights import (
     weight_digest,
 )
 from mil_toolkit.core.errors import DataError, UsageError, import_extra
-from mil_toolkit.core.files import shown
+from mil_toolkit.core.text import printable
 
-RANDOM_SEED = 0
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Triple = tuple[float, float, float]
 
@@ -43,10 +42,10 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network without its classifier and where its ImageNet weights come from.
+    """A network without its classifier, and where to get its ImageNet weights.
 
-    classifier: prefix of the tensors that a checkpoint may have beyond the network's own
-    imagenet: returns these weights; raises UsageError where they cannot be had
+    classifier: prefix of the classifier's tensors, which a checkpoint may contain in addition
+    imagenet: returns the ImageNet weights; raises UsageError if they cannot be obtained
     """
 
     network: nn.Module
@@ -89,7 +88,7 @@ def _timm(name: str) -> Architecture:
         tuple(config["mean"]),
         tuple(config["std"]),
         f"{config['classifier']}.",
-        lambda: timm_weights(timm, model, config),
+        lambda: timm_weights(timm, model, config.get("hf_hub_id")),
     )
 
 
@@ -103,10 +102,13 @@ BACKBONES: dict[str, Callable[[str], Architecture]] = {
 
 
 def build_backbone(name: str, weights: str | StateDict) -> Backbone:
-    """The backbone `name` with weights `imagenet`, `random` (seeded), those of a file, or these tensors.
+    """Build the backbone `name` and load its weights.
 
-    Raises UsageError for an unknown name, a missing extra and weights that cannot be downloaded; DataError for
-    a file that is no checkpoint of this network, listing its missing and unexpected tensors.
+    weights: `imagenet`, `random` (seeded with RANDOM_SEED), the path of a checkpoint, or the tensors
+        themselves
+
+    Raises UsageError for an unknown name, a missing extra and weights that cannot be downloaded; DataError
+    for a file that is not a checkpoint of this network, listing its missing and unexpected tensors.
     """
     kind = _kind(name)
     with torch.random.fork_rng(devices=[]):
@@ -123,55 +125,65 @@ def build_backbone(name: str, weights: str | StateDict) -> Backbone:
 def _kind(name: str) -> str:
     kind = "timm:NAME" if name.startswith("timm:") else name
     if kind not in BACKBONES:
-        raise UsageError(f"--backbone {name!r} is none of {', '.join(BACKBONES)}.")
+        raise UsageError(f"--backbone {name!r} is not one of {', '.join(BACKBONES)}.")
     return kind
 
 
 def check_backbone(name: str, weights: str) -> None:
-    """Raise UsageError where no backbone has this name, or weights are to come from what is no checkpoint's file."""
+    """Raise UsageError for an unknown backbone, and unless `weights` is imagenet, random or a checkpoint."""
     _kind(name)
     if weights not in ("imagenet", "random"):
         check_file(Path(weights))
 
 
 def backbone_of(
-    spec: Mapping[str, Any], weights: Path | None = None, trained: StateDict | None = None
+    spec: BackboneSpec, weights: Path | None = None, trained: StateDict | None = None
 ) -> Backbone:
-    """The backbone that made the features of a cache's spec.
+    """Build the backbone that computed the features of a cache, given the cache's spec.
 
-    weights: its checkpoint, where its weights came from a file or cannot be downloaded; trained: its tensors
-    Raises UsageError where a file is needed and not given, and for features that were imported; DataError for a
-    network with other weights or another normalisation.
+    weights: the backbone's checkpoint, needed if its weights came from a file or cannot be downloaded
+    trained: the backbone's tensors, if it was fine-tuned
+
+    Raises UsageError if a file is needed and not given, and for features that were imported; DataError if the
+    network has other weights or another normalisation than the spec records.
     """
     if spec["weight_digest"] is None:
         raise UsageError(
-            f"These features were imported ({spec['backbone']}, {spec['weights']}): only their own tool has the backbone."
-            " Embed images with it, and name the folder of mil-cache import by --features."
+            f"These features were imported ({spec['backbone']}, {spec['weights']}): only the tool that made"
+            " them has the backbone. Embed the images with that tool, run mil-cache import, and name the"
+            " resulting folder with --features."
         )
     if weights is None and trained is None and spec["weights"] == "file":
         raise UsageError(
-            "The weights of the backbone came from a file: name it with --weights PATH. Its tensors have the digest"
-            f" {spec['weight_digest'][:8]}..."
+            "The weights of the backbone came from a file: name it with --weights PATH. The digest of its"
+            f" tensors begins with {spec['weight_digest'][:8]}."
         )
     backbone = build_backbone(spec["backbone"], trained or str(weights or spec["weights"]))
-    found = {
-        "weight_digest": backbone.weight_digest,
-        "width": backbone.width,
-        "mean": list(backbone.mean),
-        "std": list(backbone.std),
-    }
-    problems = [
-        f"{name}: {found[name]!r} instead of {spec[name]!r}." for name in found if found[name] != spec[name]
-    ]
+    problems = _differences(backbone, spec)
     if problems:
         raise DataError([f"This {spec['backbone']} is not the network that made the features:", *problems])
     return backbone
 
 
+def _differences(backbone: Backbone, spec: BackboneSpec) -> list[str]:
+    """Return one line for each value in which a backbone differs from the spec."""
+    compared = (
+        ("weight_digest", backbone.weight_digest, spec["weight_digest"]),
+        ("width", backbone.width, spec["width"]),
+        ("mean", list(backbone.mean), spec["mean"]),
+        ("std", list(backbone.std), spec["std"]),
+    )
+    return [
+        f"{name}: {actual!r} instead of {expected!r}."
+        for name, actual, expected in compared
+        if actual != expected
+    ]
+
+
 def _state(name: str, weights: str | StateDict, architecture: Architecture) -> tuple[StateDict, str]:
-    """The tensors to load, and what an error calls them."""
+    """Return the tensors to load, and what to call them in an error."""
     if not isinstance(weights, str):
         return weights, "the trained backbone"
     if weights == "imagenet":
         return architecture.imagenet(), f"{name} {weights}"
-    return read_checkpoint(Path(weights)), shown(weights)
+    return read_checkpoint(Path(weights)), printable(weights)

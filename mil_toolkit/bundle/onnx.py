@@ -1,16 +1,15 @@
-"""`export_onnx`: a model as one ONNX file, for one patient at a time with any number of images."""
+"""`export_onnx`: a model as one ONNX file that predicts one patient at a time, with any number of images."""
 
 import json
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mil_toolkit.backbones.backbones import Backbone
-from mil_toolkit.backbones.embedder import fold
+from mil_toolkit.backbones.embedder import fuse_batch_norm
 from mil_toolkit.bundle.bundle import HEAD_ONNX, WHOLE_ONNX, ModelBundle
 from mil_toolkit.core.errors import UsageError, import_extra
 from mil_toolkit.core.files import publish
@@ -25,38 +24,44 @@ _OUTPUTS = ("probability", "prediction", "spread", "attention")
 def export_onnx(
     bundle: ModelBundle, path: Path | str, *, images: bool = False, weights: Path | None = None
 ) -> None:
-    """Write a bundle's heads, with `images` its backbone before them, as an ONNX file for one patient at a time.
+    """Write a model as an ONNX file that predicts one patient at a time.
 
-    Inputs, those that the model looks at:
+    The file holds the heads only or, with `images`, the backbone too.
 
-    - without `images`: `embeddings` (n, D) float32 of the patient's n images; where the cache has float16, cast
-    - with `images`: `pixels` (n, S, S, 3) uint8, RGB, cropped, resized and masked as `images.prepare` gives them for the
-      spec's `image_size`, `crop` and `preprocess`. Scaling and normalisation are in the file, and so is the rounding
-      of embeddings to float16. All n images pass through at once: for large bags embed with your own batches. It
-      computes in float32; beside embeddings that a cache holds in bfloat16, probabilities move in the second decimal
+    Inputs, as far as the model uses them:
+
+    - without `images`: `embeddings` (N, D) float32 of the patient's N images; cast the float16 of a cache
+    - with `images`: `pixels` (N, S, S, 3) uint8, RGB, cropped, resized and masked as
+      `features.pixels.prepare` does for the spec's `image_size`, `crop` and `preprocess`. Scaling,
+      normalisation and the rounding of embeddings to float16 are part of the file. All N images pass through
+      the network at once: for large bags, embed in batches and use the file without `images`. The file
+      computes in float32; compared with embeddings that were computed in bfloat16, probabilities differ in
+      the second decimal
     - `metadata` (M,) float32: the encoded columns in the order of `metadata_columns`
 
-    Outputs: `probability` (1,) calibrated, of the positive class; `prediction` (1,) int64, 1 at or above the threshold;
-    `spread` (1,), the standard deviation of the members' own probabilities; `attention` (n,), which sums to one.
+    Outputs: `probability` (1,), calibrated, of the positive class; `prediction` (1,) int64, 1 at or above the
+    threshold; `spread` (1,), the standard deviation of the members' own probabilities; `attention` (N,),
+    which sums to one.
 
-    The model's metadata_props are JSON: `class_names` (negative, positive), `threshold`, `metadata_columns`,
-    `metadata_encoder` (as in config.json; what it does: `metadata.MetadataEncoder.encode`), `features` (the spec of
-    the cache) and `versions`.
+    The file's metadata_props are JSON: `class_names` (negative, positive), `threshold`, `metadata_columns`,
+    `metadata_encoder` (as in config.json; see `training.encoder.MetadataEncoder.encode`), `features` (the
+    spec of the cache) and `versions`.
 
     weights: checkpoint of the backbone, see `ModelBundle.build_backbone`
-    Raises UsageError where the extra `onnx` is missing, for `images` of a model that looks at none, and as
-    `ModelBundle.build_backbone` does.
+    Raises UsageError where the extra `onnx` is missing and for `images` of a model that does not look at
+    images, and the errors of `ModelBundle.build_backbone`.
     """
     require_exporter()
     if images and bundle.head.projection is None:
-        raise UsageError("This model looks at no images: export it without them.")
+        raise UsageError("This model does not look at images: export it without them.")
     _write(bundle, Path(path), bundle.build_backbone(weights) if images else None)
 
 
 def publish_onnx(bundle: ModelBundle, folder: Path, weights: Path | None = None) -> list[Path]:
-    """Write `head.onnx` and, for a model that looks at images, `whole.onnx` into the bundle's folder; returns them.
+    """Write `head.onnx` and, for a model that looks at images, `whole.onnx`; return their paths.
 
-    Where the backbone cannot be had the latter is left out, with a word why. See `export_onnx`.
+    folder: of the bundle. Where the backbone is not available, `whole.onnx` is left out with a warning.
+    See `export_onnx`.
     """
     head, whole = folder / HEAD_ONNX, folder / WHOLE_ONNX
     _write(bundle, head, None)
@@ -65,7 +70,7 @@ def publish_onnx(bundle: ModelBundle, folder: Path, weights: Path | None = None)
     try:
         backbone = bundle.build_backbone(weights)
     except UsageError as error:
-        logger.warning("whole.onnx is left out: %s", error)
+        logger.warning("%s is left out: %s", WHOLE_ONNX, error)
         return [head]
     _write(bundle, whole, backbone)
     return [head, whole]
@@ -79,19 +84,19 @@ def _write(bundle: ModelBundle, path: Path, backbone: Backbone | None) -> None:
 
 
 class _OnePatient(nn.Module):
-    """A fitted head on one patient's bag, embeddings (n, D) or, behind a backbone, pixels (n, S, S, 3)."""
+    """The model for one patient, whose bag is embeddings (N, D) or, with a backbone, pixels (N, S, S, 3)."""
 
     def __init__(self, head: FittedHead, decision: Decision, backbone: Backbone | None):
         super().__init__()
         self.head, self.decision, self.model = head, decision, head.model
         self.backbone = backbone
-        self.network = None if backbone is None else fold(backbone.network)
+        self.network = None if backbone is None else fuse_batch_norm(backbone.network)
 
     def forward(self, bag: Tensor | None, metadata: Tensor | None) -> tuple[Tensor, ...]:
-        """The outputs of `export_onnx`, the attention where there is a bag."""
+        """Return the outputs that `export_onnx` documents; attention only where there is a bag."""
         instances = None if bag is None else self._instances(bag)
         rows = torch.zeros(0) if metadata is None else metadata
-        logits = self.model(instances, rows.expand(self.head.members, 1, -1)).total[:, 0]  # (K,)
+        logits = self.model(instances, rows.expand(self.head.member_count, 1, -1)).total[:, 0]  # (K,)
         probability = self._calibrated(logits.mean(0, keepdim=True))
         spread = self._calibrated(logits).std(0, correction=0, keepdim=True)
         outputs = (probability, (probability >= self.decision.threshold).long(), spread)
@@ -107,37 +112,38 @@ class _OnePatient(nn.Module):
         embeddings = bag if self.network is None else self._embed(bag)
         assert self.head.projection is not None
         x = self.head.projection(embeddings)[None]
-        number = x.shape[1]  # len() would fix it to that of the example
-        return Instances(x, torch.zeros(number, dtype=torch.int64), [number], self.head.members)
+        count = x.shape[1]  # not len(), which would fix the number of images to that of the example
+        return Instances(x, torch.zeros(count, dtype=torch.int64), [count], self.head.member_count)
 
     def _embed(self, pixels: Tensor) -> Tensor:
-        """As `Embedder` in float32: (n, S, S, 3) uint8 -> (n, D), rounded to the float16 of a cache."""
+        """Embed as `Embedder` does in float32: (N, S, S, 3) uint8 -> (N, D), rounded to float16."""
         assert self.backbone is not None and self.network is not None
-        mean, std = (torch.tensor(each) * 255 for each in (self.backbone.mean, self.backbone.std))
+        mean, std = (torch.tensor(values) * 255 for values in (self.backbone.mean, self.backbone.std))
         images = ((pixels.float() - mean) / std).permute(0, 3, 1, 2)
         return self.network(images).half().float()
 
 
 def _example(bundle: ModelBundle, images: bool) -> tuple[Tensor | None, Tensor | None]:
-    """A bag and a row of metadata of the right shapes; None for what the model does not look at."""
+    """Return a bag and a row of metadata of the right shapes; None for an input that is not used."""
     columns, projection = len(bundle.head.encoder.columns), bundle.head.projection
     metadata = torch.zeros(columns) if columns else None
     if projection is None:
         return None, metadata
     if not images:
         return torch.zeros(3, len(projection.shift)), metadata
-    side = bundle.about["features"]["spec"]["image_size"]
+    assert bundle.about.features is not None
+    side = bundle.about.features.spec["image_size"]
     return torch.zeros(3, side, side, 3, dtype=torch.uint8), metadata
 
 
-def _export(model: nn.Module, bag: Tensor | None, metadata: Tensor | None) -> Any:
-    """The ONNX program of a model whose bag may have any number of instances."""
+def _export(model: nn.Module, bag: Tensor | None, metadata: Tensor | None) -> "torch.onnx.ONNXProgram":
+    """Return the ONNX program of a model whose bag may have any number of instances."""
     names = ["pixels" if bag is not None and bag.ndim == 4 else "embeddings"] if bag is not None else []
     names += ["metadata"] if metadata is not None else []
     instances = None if bag is None else {0: torch.export.Dim("instances", min=1)}
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.onnx.export(
+        program = torch.onnx.export(
             model,
             (bag, metadata),
             input_names=names,
@@ -146,17 +152,19 @@ def _export(model: nn.Module, bag: Tensor | None, metadata: Tensor | None) -> An
             dynamo=True,
             verbose=False,
         )
+    assert program is not None  # with dynamo=True
+    return program
 
 
 def _properties(bundle: ModelBundle) -> dict[str, str]:
-    features = bundle.about["features"]
+    features = bundle.about.features
     properties = {
-        "class_names": bundle.about["class_names"],
+        "class_names": bundle.about.class_names,
         "threshold": bundle.decision.threshold,
         "metadata_columns": bundle.head.encoder.columns,
         "metadata_encoder": bundle.head.encoder.to_json(),
-        "features": None if features is None else features["spec"],
-        "versions": bundle.about["versions"],
+        "features": None if features is None else features.spec,
+        "versions": bundle.about.versions,
     }
     return {name: json.dumps(value, ensure_ascii=False) for name, value in properties.items()}
 

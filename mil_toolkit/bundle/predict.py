@@ -1,13 +1,12 @@
-"""`predict`: probabilities, predictions and attention for every patient of a cohort."""
+"""`predict`: probabilities, predictions and attention for all patients of a cohort."""
 
 import csv
 import io
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,10 +15,14 @@ from mil_toolkit.bundle.bundle import BACKBONE, ModelBundle, declared, fingerpri
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.errors import DataError
-from mil_toolkit.core.files import publish, shown
-from mil_toolkit.evaluation.intervals import Scores, Table, scores_with_intervals
-from mil_toolkit.features.cache import FeatureCache, spec_differences
+from mil_toolkit.core.files import publish
+from mil_toolkit.core.text import printable
+from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
+from mil_toolkit.evaluation.records import Scores
+from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import TOLERANCE, extract
+from mil_toolkit.features.spec import Spec, spec_differences
+from mil_toolkit.study.records import ColumnRecord
 from mil_toolkit.study.tables import attention_table
 from mil_toolkit.training.patients import Patients
 
@@ -28,14 +31,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions for every patient of a cohort.
+    """Predictions for all patients of a cohort.
 
     table: `patient_id`, `probability`, `prediction` (0 or 1), `spread` (standard deviation over members), and
-        `label` where any is known
-    attention: `patient_id`, `image`, `attention` (summing to one in each patient), or None without images
-    validation: every metric, with its interval, on the labelled patients that the model was not fitted on; None where
-        these are not of both classes
-    training: the same on those that it was fitted on: no evidence, since the model knows them
+        `label` where any label is known
+    attention: `patient_id`, `image`, `attention` (sums to one within each patient), or None without images
+    validation: scores on the labelled patients that the model was not fitted on; None unless both classes are
+        among them
+    training: the same for the patients that it was fitted on; optimistic, since the model has seen their
+    labels
     """
 
     table: pd.DataFrame
@@ -47,14 +51,14 @@ class Predictions:
 def predict(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> Predictions:
     """Apply a bundle to all patients of a cohort.
 
-    Raises DataError where the cohort's metadata or the cache are not what the model was trained with, and for
-    patients without embeddings; all of it in one error. Warns where the embeddings were computed in another precision
-    or by another decoder.
+    Warns where the embeddings were computed in another precision or by another decoder than those of the
+    training patients. Raises one DataError with all problems: metadata or features that differ from those the
+    model was trained with, and patients without embeddings.
     """
     problems = [*_column_problems(bundle, cohort), *_feature_problems(bundle, cohort, cache)]
     if problems:
         raise DataError(problems)
-    _tell_other_embeddings(bundle, cohort, cache)
+    _warn_of_other_embeddings(bundle, cohort, cache)
     patients = Patients.of(cohort, cache)
     probability, spread, attention = bundle.probabilities(patients)
     decided = (probability >= bundle.decision.threshold).astype(int)
@@ -64,76 +68,82 @@ def predict(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> 
     known = patients.labels >= 0
     if known.any():
         table["label"] = pd.Series(patients.labels).where(known).astype("Int64")
-    fitted = np.isin(fingerprints(patients), bundle.about["fitted_on"])
-    scores = [_scores(bundle, table[part]) for part in (known & ~fitted, known & fitted)]
-    return Predictions(table, attention_table(patients, attention), *scores)
+    fitted = np.isin(fingerprints(patients), bundle.about.fitted_on)
+    validation, training = (_scores(bundle, table[rows]) for rows in (known & ~fitted, known & fitted))
+    return Predictions(table, attention_table(patients, attention), validation, training)
 
 
 def _scores(bundle: ModelBundle, predictions: pd.DataFrame) -> Scores | None:
-    """Scores of some labelled patients, at the prevalence that the study was told."""
+    """Return scores of labelled patients, at the prevalence that the study was given."""
     if predictions.empty or predictions["label"].nunique() < 2:
         return None
     one_model = predictions.assign(repeat=1, fold=1)
-    return scores_with_intervals(Table.of(one_model, bundle.about["procedure"]["prevalence"]))
+    return scores_with_intervals(Table.of(one_model, bundle.about.procedure.prevalence))
 
 
 def _column_problems(bundle: ModelBundle, cohort: Cohort) -> list[str]:
-    expected = {column["name"]: column for column in bundle.about["columns"]}
-    found = {column.name: declared(column) for column in cohort.columns}
+    expected = {column.name: column for column in bundle.about.columns}
+    present = {column.name: declared(column) for column in cohort.columns}
     return [
         problem
-        for name in sorted(expected.keys() | found.keys())
-        for problem in _differing(f"[metadata.{name}]", expected.get(name), found.get(name), cohort.source)
+        for name in sorted(expected.keys() | present.keys())
+        for problem in _column_differences(name, expected.get(name), present.get(name), cohort.source)
     ]
 
 
-def _differing(
-    section: str, expected: Mapping[str, Any] | None, found: Mapping[str, Any] | None, source: Path
+def _column_differences(
+    name: str, expected: ColumnRecord | None, present: ColumnRecord | None, source: Path
 ) -> list[str]:
-    """What one metadata column, as the model knows it (None: not at all), differs in from the cohort's."""
+    """Return how a metadata column of a cohort differs from the one the model was trained with."""
+    section = f"[metadata.{name}]"
     if expected is None:
-        return [f"{section} is unknown to the model. Take it out of {source}."]
-    if found is None:
-        given = {key: value for key, value in expected.items() if value is not None and key != "name"}
-        told = ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in given.items())
-        return [f"{section} is missing in {source}. The model was trained with {told}."]
+        return [f"{section} is unknown to the model. Remove it from {source}."]
+    if present is None:
+        keys = {key: value for key, value in asdict(expected).items() if value is not None and key != "name"}
+        trained = ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in keys.items())
+        return [f"{section} is missing in {source}. The model was trained with {trained}."]
+    values = asdict(present)
     return [
-        f"{section} {key} is {found[key] or 'not given'} in {source}; the model was trained with {value or 'none'}."
-        for key, value in expected.items()
-        if found[key] != value
+        f"{section} {key} is {values[key] or 'not given'} in {source}; the model was trained with"
+        f" {value or 'none'}."
+        for key, value in asdict(expected).items()
+        if values[key] != value
     ]
 
 
 def _feature_problems(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> list[str]:
-    trained = bundle.about["features"]
-    if trained is None or cache is None:
-        wanted = "no images: use --features none" if trained is None else f"features {trained['name']}"
-        return [f"The model was trained with {wanted}."] if (trained is None) != (cache is None) else []
-    lines = _differences(cache.spec, trained["spec"])
+    trained = bundle.about.features
+    if trained is None:
+        advice = "The model was trained without images: use --features none."
+        return [] if cache is None else [advice]
+    if cache is None:
+        return [f"The model was trained with features {trained.name}."]
+    lines = _spec_problems(cache.spec, trained.spec)
     if lines and bundle.backbone is not None:
-        advice = f"Leave --features out, or extract with --weights and the bundle's {BACKBONE}."
-        lines.append(f"Its backbone was trained with it. {advice}")
+        advice = f"Leave out --features, or extract with --weights and the bundle's {BACKBONE}."
+        lines.append(f"Its backbone was fine-tuned. {advice}")
     if lines:
         return [f"{cache.folder} holds other features than the model was trained with:", *lines]
     return cache.absent(cohort.patient_ids)
 
 
-def _differences(spec: dict[str, Any], trained: dict[str, Any]) -> list[str]:
-    """In what a spec differs from the model's; where the weights came from is no difference if they are the same."""
+def _spec_problems(spec: Spec, trained: Spec) -> list[str]:
+    """Return the differences of two specs; the origin of the same weights does not count as one."""
     same = spec["weight_digest"] is not None and spec["weight_digest"] == trained["weight_digest"]
-    origin = {name: trained[name] for name in ("weights", "seed")} if same else {}
-    return spec_differences({**spec, **origin}, trained)
+    if same:
+        spec = {**spec, "weights": trained["weights"], "seed": trained["seed"]}
+    return spec_differences(spec, trained)
 
 
-def _tell_other_embeddings(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> None:
-    if cache is None:
+def _warn_of_other_embeddings(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> None:
+    if cache is None or bundle.about.features is None:
         return
-    trained, found = bundle.about["features"]["recorded"], cache.recorded(cohort.patient_ids)
-    if set(found) - set(trained):
+    trained, present = bundle.about.features.recorded, cache.recorded(cohort.patient_ids)
+    if set(present) - set(trained):
         logger.warning(
-            "The embeddings were computed in %s, those that the model was fitted on in %s. The same image's differ"
-            " little: %s.",
-            ", ".join(found),
+            "The embeddings were computed in %s, those that the model was fitted on in %s. Embeddings of the"
+            " same image differ little: %s.",
+            ", ".join(present),
             ", ".join(trained),
             TOLERANCE,
         )
@@ -146,41 +156,43 @@ def extract_as_trained(
     device: str = "auto",
     weights: Path | None = None,
 ) -> FeatureCache | None:
-    """Embed a cohort's images exactly as the model's training images were; only what is missing is computed.
+    """Embed a cohort's images exactly as the training images were; existing embeddings are reused.
 
     weights: checkpoint of the backbone, see `ModelBundle.build_backbone`
-    Raises DataError for patients without images, and as `ModelBundle.build_backbone` (before anything is embedded) and
-    `extract` do.
+    Returns None for a model that does not look at images. Raises DataError for patients without images, and
+    the errors of `ModelBundle.build_backbone` (before any image is embedded) and of `extract`.
     """
-    trained = bundle.about["features"]
+    trained = bundle.about.features
     if trained is None:
         return None
-    names = ("backbone", "weights", "image_size", "crop", "preprocess")
-    config = ExtractionConfig(**{name: trained["spec"][name] for name in names})
-    if weights is not None:
-        config = replace(config, weights=str(weights))
+    config = _extraction_config(trained.spec, weights)
     _check_images(cohort)
     backbone = bundle.build_backbone(weights)
     return FeatureCache.open(extract(cohort, config, root, device=device, backbone=backbone).folder)
 
 
+def _extraction_config(spec: Spec, weights: Path | None) -> ExtractionConfig:
+    origin = spec["weights"] if weights is None else str(weights)
+    return ExtractionConfig(spec["backbone"], origin, spec["image_size"], spec["crop"], spec["preprocess"])
+
+
 def _check_images(cohort: Cohort) -> None:
-    without = [patient for patient in cohort.patient_ids if patient not in cohort.images]
-    if without:
-        raise DataError([f"patient {shown(patient)} has no images." for patient in without])
+    absent = [patient for patient in cohort.patient_ids if patient not in cohort.images]
+    if absent:
+        raise DataError([f"patient {printable(patient)} has no images." for patient in absent])
 
 
 def write_submission(
     path: Path, predictions: pd.DataFrame, cohort: Cohort, header: Sequence[str] = ("ID", "LABEL")
 ) -> int:
-    """Publish a challenge file with every unlabelled patient exactly once; returns how many.
+    """Publish a challenge file with all unlabelled patients, each once; return their number.
 
-    The predictions are written with the table's words for the classes. Raises DataError where the cohort has no
-    unlabelled patient.
+    Predictions are written as the class names of the cohort's table. Raises DataError where no patient is
+    unlabelled.
     """
     unlabelled = cohort.unlabelled().patient_ids
     if not unlabelled:
-        raise DataError(f"{cohort.source}: no patient is unlabelled, so a submission would be empty.")
+        raise DataError(f"{cohort.source}: no patient is unlabelled, so the submission would be empty.")
     decided = dict(zip(predictions["patient_id"], predictions["prediction"], strict=True))
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")

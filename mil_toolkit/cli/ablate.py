@@ -1,14 +1,30 @@
-"""Change one thing of what a study chose at a time, and score it where nothing was chosen."""
+"""mil-ablate: change one part of a study's model at a time, and score it on held-out patients."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from mil_toolkit.cli.command import Outcome, command_parser, run, with_report
+from mil_toolkit.cli.command import (
+    Outcome,
+    add_device,
+    command_parser,
+    run,
+    with_report,
+)
 from mil_toolkit.core.errors import UsageError
+from mil_toolkit.core.records import to_json
 from mil_toolkit.core.text import count_of, counted
-from mil_toolkit.evaluation.words import comparison, p_value, with_interval
+from mil_toolkit.evaluation.records import Comparison
+from mil_toolkit.evaluation.words import comparison_words, p_value, with_interval
+
+if TYPE_CHECKING:
+    from mil_toolkit.study.ablation import Ablation
+    from mil_toolkit.study.records import AblationScores, VariantFold, VariantScores
+
+_METRICS = ("balanced_accuracy", "auc")
+_HEADS = {"balanced accuracy": 24, "AUC": 24}  # of the metrics, with the width of their columns
+_DIFFERENCE, _P, _DISCORDANT = 26, 7, 12  # widths of the other columns
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser(
-        "mil-ablate", "Score what a study chose with one thing changed, on its own outer folds."
+        "mil-ablate",
+        "Score variants of a study's model, each with one part changed, on the study's outer folds.",
     )
     add = parser.add_argument
     add("cohort", type=Path, metavar="COHORT.toml", help="the cohort")
@@ -26,12 +43,12 @@ def _parser() -> argparse.ArgumentParser:
         "--features",
         nargs="+",
         metavar="CACHE_FOLDER",
-        help="the study's own features, then others to compare with them (another backbone, a mask); none: metadata"
-        " alone; by default the cohort's only one in cache/",
+        help="the study's own cache folder, then others to compare with it (another backbone, a mask); none:"
+        " metadata only (default: the cohort's only cache folder in cache/)",
     )
     add("--study", type=Path, required=True, metavar="studies/NAME", help="folder of the study")
-    add("--retune", type=int, metavar="N", help="give each variant a search of its own, of N trials")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:i")
+    add("--retune", type=int, metavar="N", help="give each variant its own search with N trials")
+    add_device(parser)
     return parser
 
 
@@ -46,65 +63,75 @@ def _ablate(arguments: argparse.Namespace) -> Outcome:
     pick_device(arguments.device)  # before the data are read
     use_available_cores()
     cohort = read_cohort(arguments.cohort, images=False)
-    caches = [open_features(each, cohort.name) for each in arguments.features or [None]]
+    caches = [open_features(folder, cohort.name) for folder in arguments.features or [None]]
     ablation = ablate(cohort, caches, arguments.study, arguments.retune, arguments.device)
-    data = {"ablation": str(ablation.folder), **ablation.scores}
-    return with_report(Outcome(_summary(ablation.folder, ablation.scores), data), arguments.study)
-
-
-def _summary(folder: Path, scores: Mapping[str, Any]) -> str:
-    """All variants in one table, and what it rests on."""
-    variants = scores["variants"]
-    width = max(map(len, variants)) + 2
-    heads = ("balanced accuracy", "minus full", "p", "AUC", "minus full", "p", "discordant")
-    lines = [" " * width + "".join(f"{head:>{_WIDTHS[head]}s}" for head in heads) + "  unchanged"]
-    lines += [f"{name:{width}s}{_row(variant)}" for name, variant in variants.items()]
-    lines += [f"{name}: left out, since {reason}." for name, reason in scores["left_out"].items()]
-    lines += [_basis(scores), *(_gain(name, gain, scores) for name, gain in scores["gains"].items())]
-    return "\n".join([*lines, f"{folder}: scores.json, table.csv, predictions/"])
-
-
-_WIDTHS = {"balanced accuracy": 24, "minus full": 26, "p": 7, "AUC": 24, "discordant": 12}
-
-
-def _row(variant: Mapping[str, Any]) -> str:
-    differs, cells = variant["difference"], []
-    for metric in ("balanced_accuracy", "auc"):
-        cells.append(f"{with_interval(variant['scores'][metric]):>24s}")
-        differs_in = differs["differences"][metric] if differs else None
-        cells.append(f"{with_interval(differs_in, '+') if differs_in else '':>26s}")
-        cells.append(f"{p_value(differs_in['p_value']):>7s}" if differs_in else " " * 7)
-    cells.append(f"{counted(differs['discordant']):>12s}" if differs else " " * 12)
-    return "".join(cells) + (_unchanged(variant["folds"]) if differs else "")
-
-
-def _unchanged(folds: Sequence[Mapping[str, Any]]) -> str:
-    """In how many folds the variant is what was chosen anyway."""
-    alike = sum(fold["unchanged"] for fold in folds)
-    return f"  {alike} of {len(folds)} folds" if alike else ""
-
-
-def _basis(scores: Mapping[str, Any]) -> str:
-    full = scores["variants"]["full"]["scores"]["balanced_accuracy"]
-    searched = (
-        f"Each variant had its own search of {count_of(scores['retuned'], 'trial')}."
-        if scores["retuned"]
-        else "The other settings are those that were best for the full model, which favours it; --retune N does not."
-    )
-    return (
-        f"{count_of(full['patients'], 'patient')}, {count_of(full['repeats'], 'repeat')}, 95 % intervals over patients,"
-        " differences paired."
-        f" Unchanged: folds whose best configuration was the variant already. {searched} The p-values are of one"
-        " comparison each: of twenty without effect, one lies below 0.05."
+    scores = to_json(ablation.scores)
+    assert isinstance(scores, dict)
+    return with_report(
+        Outcome(_summary(ablation), {"ablation": str(ablation.folder), **scores}), arguments.study
     )
 
 
-def _gain(name: str, gain: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
-    images = scores["images_of_equal_bags"]
-    where = (
-        f"scored on {count_of(images, 'image')} of each patient" if name == "equal-bags" else "on all images"
+def _summary(ablation: "Ablation") -> str:
+    """Return a table of all variants, and notes on it."""
+    scores = ablation.scores
+    width = max(map(len, scores.variants)) + 2
+    lines = [" " * width + _head()]
+    lines += [f"{name:{width}s}{_row(variant)}" for name, variant in scores.variants.items()]
+    lines += [f"{name}: left out because {reason}." for name, reason in scores.left_out.items()]
+    lines += _notes(scores)
+    lines += [_gain_words(name, gain, scores) for name, gain in scores.gains.items()]
+    return "\n".join([*lines, f"{ablation.folder}: scores.json, table.csv, predictions/"])
+
+
+def _head() -> str:
+    cells = [f"{name:>{width}s}{'minus full':>{_DIFFERENCE}s}{'p':>{_P}s}" for name, width in _HEADS.items()]
+    return "".join([*cells, f"{'discordant':>{_DISCORDANT}s}", "  unchanged"])
+
+
+def _row(variant: "VariantScores") -> str:
+    difference, cells = variant.difference, []
+    for metric, width in zip(_METRICS, _HEADS.values(), strict=True):
+        cells.append(f"{with_interval(variant.scores[metric]):>{width}s}")
+        cells.append(_difference(difference, metric))
+    if difference is None:
+        return "".join([*cells, " " * _DISCORDANT])
+    return "".join([*cells, f"{counted(difference.discordant):>{_DISCORDANT}s}", _unchanged(variant.folds)])
+
+
+def _difference(comparison: Comparison | None, metric: str) -> str:
+    if comparison is None:
+        return " " * (_DIFFERENCE + _P)
+    difference = comparison.differences[metric]
+    return f"{with_interval(difference, '+'):>{_DIFFERENCE}s}{p_value(difference.p_value):>{_P}s}"
+
+
+def _unchanged(folds: Sequence["VariantFold"]) -> str:
+    """Return the number of folds whose best configuration was already the variant."""
+    count = sum(fold.unchanged for fold in folds)
+    return f"  {count} of {len(folds)} folds" if count else ""
+
+
+def _notes(scores: "AblationScores") -> Iterator[str]:
+    full = scores.variants["full"].scores["balanced_accuracy"]
+    yield (
+        f"{count_of(full.patients, 'patient')}, {count_of(full.repeats, 'repeat')}, 95 % intervals over"
+        " patients. Differences are paired. Unchanged: folds whose best configuration was already the"
+        " variant."
     )
-    return (
-        f"Gain of the full model over metadata-only, {where}, in balanced accuracy:"
-        f" {comparison(gain, 'balanced_accuracy')}"
-    )
+    if scores.retuned:
+        yield f"Each variant had its own search with {count_of(scores.retuned, 'trial')}."
+    else:
+        yield (
+            "All other settings are those that were best for the full model, which favours it; --retune N"
+            " avoids this."
+        )
+    yield "Each p-value is for a single comparison: among 20 without effect, one is expected below 0.05."
+
+
+def _gain_words(name: str, gain: Comparison, scores: "AblationScores") -> str:
+    where = "on all images"
+    if name == "equal-bags" and scores.images_of_equal_bags:
+        where = f"scored on {count_of(scores.images_of_equal_bags, 'image')} of each patient"
+    words = comparison_words(gain, "balanced_accuracy")
+    return f"Gain of the full model over metadata-only, {where}, in balanced accuracy: {words}"

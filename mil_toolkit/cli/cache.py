@@ -1,14 +1,17 @@
-"""Look into a cache of embeddings, check it, tidy it, and exchange it with other tools."""
+"""mil-cache: inspect, verify and prune a cache of embeddings, and exchange it with other tools."""
 
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from mil_toolkit.cli.command import Outcome, command_parser, run
+from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import count_of
 
 FORMATS = ("clam", "trident", "stamp")
+Action = Callable[[argparse.Namespace], Outcome]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,55 +20,69 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command_parser("mil-cache", "Look into a cache of embeddings, check it, tidy it, exchange it.")
+    parser = command_parser(
+        "mil-cache", "Inspect, verify and prune a cache of embeddings, or exchange it with other tools."
+    )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 
-    def add(name: str, action: Callable[[argparse.Namespace], Outcome], text: str) -> argparse.ArgumentParser:
-        one = actions.add_parser(name, help=text, description=text, formatter_class=parser.formatter_class)
-        one.set_defaults(action=action)
-        one.add_argument(
+    def add(name: str, action: Action, text: str) -> argparse.ArgumentParser:
+        subparser = actions.add_parser(
+            name, help=text, description=text, formatter_class=parser.formatter_class
+        )
+        subparser.set_defaults(action=action)
+        subparser.add_argument(
             "--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object"
         )
-        return one
+        return subparser
 
-    for name, action, text in (
-        ("info", _info, "say what a cache holds"),
-        ("verify", _verify, "check every byte of every shard"),
-        ("prune", _prune, "remove shards without any embedding that counts"),
-        ("export", _export, "write the embeddings as another tool would"),
-    ):
-        each = add(name, action, text)
-        each.add_argument("cache", type=Path, metavar="CACHE_FOLDER", help="what mil-extract printed")
-    each.add_argument("--format", choices=FORMATS, required=True, help="whose layout")
-    each.add_argument("--output", type=Path, required=True, help="folder to write to")
+    _add_cache(add("info", _info, "show what a cache holds"))
+    _add_cache(add("verify", _verify, "check every byte of every shard"))
+    _add_cache(add("prune", _prune, "remove shards that newer ones have replaced"))
+    _add_export(add("export", _export, "write the embeddings in the layout of another tool"))
     _add_import(add("import", _import, "make a cache from another tool's feature files"))
     return parser
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("cache", type=Path, metavar="CACHE_FOLDER", help="folder that mil-extract printed")
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    _add_cache(parser)
+    parser.add_argument("--format", choices=FORMATS, required=True, help="tool whose layout is written")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("source", type=Path, metavar="FOLDER", help="the tool's folder of feature files")
-    add("--format", choices=FORMATS, required=True, help="whose layout")
+    add("--format", choices=FORMATS, required=True, help="tool that made the files")
     add("--cohort", required=True, metavar="NAME", help="the cohort's name, as in its cohort.toml")
-    add("--encoder", metavar="NAME", help="the network that made the features, where the files do not say")
+    add("--encoder", metavar="NAME", help="network that made the features, if the files do not say")
     add(
         "--table",
         type=Path,
         metavar="CSV",
-        help="which files are whose: case_id,slide_id or PATIENT,FILENAME",
+        help="patient of each file, in columns case_id,slide_id or PATIENT,FILENAME",
     )
-    add("--cache", type=Path, default=Path("cache"), help="folder of all caches")
+    add("--cache", type=Path, default=Path("cache"), help="folder that contains all caches")
 
 
 def _info(arguments: argparse.Namespace) -> Outcome:
-    from mil_toolkit.features.upkeep import describe
+    from mil_toolkit.features.upkeep import summarise_cache
 
-    data = describe(arguments.cache)
-    counts = {name: data[name] for name in ("patients", "images", "shards", "superseded", "bytes")}
-    lines = [f"{name}: {value:,}" for name, value in counts.items()]
-    lines += [f"computed: {', '.join(data['computed'])}", "spec:"]
-    lines += [f"  {name}: {json.dumps(value)}" for name, value in data["spec"].items()]
-    return Outcome("\n".join(lines), data)
+    summary = summarise_cache(arguments.cache)
+    lines = [
+        f"patients: {summary.patients:,}",
+        f"images: {summary.images:,}",
+        f"shards: {summary.shards:,}",
+        f"superseded: {summary.superseded:,}",
+        f"bytes: {summary.bytes:,}",
+        f"computed: {', '.join(summary.computed)}",
+        "spec:",
+    ]
+    lines += [f"  {name}: {json.dumps(value)}" for name, value in summary.spec.items()]
+    return Outcome("\n".join(lines), asdict(summary))
 
 
 def _verify(arguments: argparse.Namespace) -> Outcome:
@@ -73,7 +90,8 @@ def _verify(arguments: argparse.Namespace) -> Outcome:
 
     shards = verify(arguments.cache)
     return Outcome(
-        f"{arguments.cache}: {count_of(shards, 'shard')}, every byte as it was written.", {"shards": shards}
+        f"{arguments.cache}: {count_of(shards, 'shard')}, every byte is as it was written.",
+        {"shards": shards},
     )
 
 
@@ -87,14 +105,14 @@ def _prune(arguments: argparse.Namespace) -> Outcome:
 
 def _export(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.features.cache import FeatureCache
-    from mil_toolkit.features.interop import export_cache
+    from mil_toolkit.features.export import export_cache
 
     patients = export_cache(FeatureCache.open(arguments.cache), arguments.format, arguments.output)
     return Outcome(str(arguments.output), {"output": str(arguments.output), "patients": patients})
 
 
 def _import(arguments: argparse.Namespace) -> Outcome:
-    from mil_toolkit.features.interop import import_features
+    from mil_toolkit.features.imports import import_features
 
     cache = import_features(
         arguments.source,
@@ -105,5 +123,9 @@ def _import(arguments: argparse.Namespace) -> Outcome:
         table=arguments.table,
     )
     images = sum(len(bag.image_names) for bag in cache.winners(cache.patient_ids))
-    data = {"features": str(cache.folder), "patients": len(cache.patient_ids), "images": images}
+    data: dict[str, Json] = {
+        "features": str(cache.folder),
+        "patients": len(cache.patient_ids),
+        "images": images,
+    }
     return Outcome(str(cache.folder), data)

@@ -1,4 +1,4 @@
-"""The frame of a command."""
+"""What all commands share: common options, output, errors and exit codes."""
 
 import argparse
 import json
@@ -6,59 +6,71 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from mil_toolkit.core.errors import MilError, UsageError
-from mil_toolkit.core.processes import stops_heeded
+from mil_toolkit.core.processes import raise_on_stop_signals
+from mil_toolkit.core.records import Json
 
 INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command prints: `text` for people, `data` under --json, and its exit code."""
+    """What a command prints, as text and as JSON (with --json), and its exit code."""
 
     text: str
-    data: dict[str, Any]
+    data: Mapping[str, Json]
     exit_code: int = 0
 
 
 def with_report(outcome: Outcome, study: Path) -> Outcome:
-    """The outcome of a command, and the study's report written anew, without which the command's work is done too."""
+    """Write the study's report, and return the outcome with its path.
+
+    A report that cannot be written does not fail the command, whose own work is done.
+    """
     from mil_toolkit.report.page import write_report
 
     try:
         path = write_report(study).path
     except MilError as error:
-        text = f"{outcome.text}\nNo report: {error} For another try: mil-report {study}"
-        return replace(outcome, text=text, data=outcome.data | {"report": None})
-    return replace(outcome, text=f"{outcome.text}\nReport: {path}", data=outcome.data | {"report": str(path)})
+        text = f"{outcome.text}\nNo report: {error} To try again: mil-report {study}"
+        return replace(outcome, text=text, data={**outcome.data, "report": None})
+    text = f"{outcome.text}\nReport: {path}"
+    return replace(outcome, text=text, data={**outcome.data, "report": str(path)})
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows each default that says something."""
+    """Shows defaults except those that carry no information."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
+        default = action.default
+        trivial = default is None or default is False or default == []
+        return action.help if trivial else super()._get_help_string(action)
 
 
 def command_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """A parser with the options that every command has."""
+    """Return a parser with the options that every command has."""
     parser = argparse.ArgumentParser(prog=name, description=description, formatter_class=_Formatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return parser
 
 
 def add_features(parser: argparse.ArgumentParser) -> None:
-    """The option that names the features, or does without images."""
+    """Add the option that names the features."""
     parser.add_argument(
         "--features",
         metavar="CACHE_FOLDER",
-        help="folder that mil-extract printed; none: metadata alone; by default the cohort's only one in cache/",
+        help="cache folder that mil-extract printed, or none to use metadata only (default: the cohort's only"
+        " cache folder in cache/)",
     )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the device."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
 def run(
@@ -71,43 +83,46 @@ def run(
     _yield_idle_threads()
     _log_to_stderr()
     try:
-        with stops_heeded():
+        with raise_on_stop_signals():
             outcome = command(arguments)
     except MilError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return error.exit_code
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last stop before the interpreter
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost handler
         if _is_interrupt(error):
             print(f"{parser.prog}: interrupted", file=sys.stderr)
             return INTERRUPTED
         traceback.print_exc()
-        print(f"{parser.prog}: this is a defect of mil_toolkit, not of your data.", file=sys.stderr)
+        print(f"{parser.prog}: this is a bug in mil_toolkit, not a problem with your data.", file=sys.stderr)
         return MilError.exit_code
     return _print(parser.prog, outcome, arguments.json)
 
 
 def _print(name: str, outcome: Outcome, as_json: bool) -> int:
-    """Print what a command found, whose work is done; returns its exit code."""
+    """Print the outcome of a command, and return the exit code."""
     try:
         print(json.dumps(outcome.data, allow_nan=False) if as_json else outcome.text, flush=True)
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more at its end
-        if not isinstance(error, BrokenPipeError):  # whose reader wants no more
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or Python would flush stdout again at exit
+        if not isinstance(error, BrokenPipeError):  # the reader has closed the pipe
             print(f"{name}: done, but stdout cannot be written: {error.strerror}.", file=sys.stderr)
             return UsageError.exit_code
     return outcome.exit_code
 
 
 def _is_interrupt(error: BaseException | None) -> bool:
-    """Whether an interrupt is at the root of an error: what a library does on its way out may fail upon it."""
+    """Whether an interrupt caused an error: a library's cleanup may raise another one on top of it."""
     return error is not None and (isinstance(error, KeyboardInterrupt) or _is_interrupt(error.__context__))
 
 
 def _yield_idle_threads() -> None:
-    """Let threads that wait for others soon sleep; has to come before torch and numpy are imported.
+    """Let threads that wait for others sleep early; must run before torch and numpy are imported.
 
-    By default they spin for milliseconds, which beside one busy process was measured to make training 60 times
-    slower; sleeping at once makes it twice as slow on a quiet machine. This many spins cost a tenth there.
+    By default, idle threads spin for milliseconds. Next to one busy process, this made training 60 times
+    slower in a measurement. Sleeping at once makes training twice as slow on an idle machine; this number of
+    spins costs 10 %.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")

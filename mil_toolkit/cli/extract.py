@@ -1,4 +1,4 @@
-"""Embed every image of a cohort once, into the cache."""
+"""mil-extract: embed every image of a cohort once and store the embeddings in a cache."""
 
 import argparse
 import logging
@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mil_toolkit.cli.command import Outcome, command_parser, run
-from mil_toolkit.config import BACKBONE_NAMES, PRECISION_NAMES, PREPROCESS_NAMES, ExtractionConfig
+from mil_toolkit.config import (
+    BACKBONE_NAMES,
+    PRECISION_NAMES,
+    PREPROCESS_NAMES,
+    ExtractionConfig,
+)
+from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import count_of
 
 if TYPE_CHECKING:
@@ -20,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run mil-extract."""
-    # Torch's own switch for large pages: 6 % quicker, since a network's activations cost fewer page faults.
+    # Makes torch allocate large pages. Activations then cause fewer page faults, which saves 6 % of the time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     return run(_parser(), _extract, argv)
 
@@ -28,24 +34,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     default = ExtractionConfig()
     parser = command_parser(
-        "mil-extract", "Embed every image of a cohort once. Prints the folder of the cache on stdout."
+        "mil-extract", "Embed every image of a cohort once. Prints the folder of the cache to stdout."
     )
     add = parser.add_argument
     add("cohort", type=Path, metavar="COHORT.toml", help="the cohort")
     add("--backbone", default=default.backbone, help=f"one of {', '.join(BACKBONE_NAMES)}")
     add("--weights", default=default.weights, help="imagenet, random (seeded) or the path of a checkpoint")
-    add("--image-size", type=int, default=default.image_size, help="images are resized to this square")
-    add("--crop", type=int, default=default.crop, help="side of a centre crop before the resize; 0: none")
-    add("--preprocess", choices=PREPROCESS_NAMES, default=default.preprocess, help="after the resize")
-    add("--cache", type=Path, default=Path("cache"), help="folder of all caches")
-    add("--precision", choices=PRECISION_NAMES, default="auto", help="auto: what the device has natively")
+    add(
+        "--image-size",
+        type=int,
+        default=default.image_size,
+        help="side of the square that images are resized to",
+    )
+    add("--crop", type=int, default=default.crop, help="side of the centre crop before the resize; 0: none")
+    add("--preprocess", choices=PREPROCESS_NAMES, default=default.preprocess, help="applied after the resize")
+    add("--cache", type=Path, default=Path("cache"), help="folder that contains all caches")
+    add(
+        "--precision", choices=PRECISION_NAMES, default="auto", help="auto: what the device supports natively"
+    )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:i")
-    add("--batch-size", type=int, help="images in a batch (by default what was measured to be quick)")
-    add("--workers", type=int, help="threads that decode (by default as many as cores)")
-    add("--shard", metavar="I/N", help="extract share I (from 1) of N; auto: as torchrun or Slurm says")
-    add("--on-error", choices=("fail", "skip"), default="fail", help="what to do with unreadable images")
-    add("--rehash", action="store_true", help="check the content of every image, trusting no size and mtime")
-    add("--dry-run", action="store_true", help="only say what would be embedded")
+    add("--batch-size", type=int, help="images per batch (default: the fastest in benchmarks)")
+    add("--workers", type=int, help="number of threads that decode (default: the number of cores)")
+    add(
+        "--shard",
+        metavar="I/N",
+        help="extract share I of N, counted from 1; auto: from the variables of torchrun or Slurm",
+    )
+    add("--on-error", choices=("fail", "skip"), default="fail", help="what to do about unreadable images")
+    add("--rehash", action="store_true", help="hash every image, even if its size and mtime are unchanged")
+    add("--dry-run", action="store_true", help="only report what would be embedded")
     return parser
 
 
@@ -60,7 +77,9 @@ def _extract(arguments: argparse.Namespace) -> Outcome:
     config = ExtractionConfig(**{name: getattr(arguments, name) for name in names})
     batch_size = BATCH_SIZE if arguments.batch_size is None else arguments.batch_size
     share = parse_share(arguments.shard, os.environ) if arguments.shard else WHOLE
-    check_backbone(config.backbone, config.weights)  # options first: a large cohort is read for a while
+    check_backbone(
+        config.backbone, config.weights
+    )  # options first, because reading a large cohort takes a while
     check_options(config, batch_size, arguments.workers, arguments.on_error)
     pick_device(arguments.device)
     use_available_cores()
@@ -98,7 +117,7 @@ def _summarise(extraction: "Extraction", dry_run: bool) -> None:
 
 
 def _outcome(extraction: "Extraction") -> Outcome:
-    data = {
+    data: dict[str, Json] = {
         "features": str(extraction.folder),
         "patients": extraction.patients,
         "images": extraction.images,

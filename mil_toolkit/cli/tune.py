@@ -1,12 +1,19 @@
-"""Search the hyperparameters of the head over stratified folds, and score the procedure honestly."""
+"""mil-tune: search the hyperparameters of the head, and score the procedure by nested cross-validation."""
 
 import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mil_toolkit.cli.command import Outcome, add_features, command_parser, run, with_report
+from mil_toolkit.cli.command import (
+    Outcome,
+    add_device,
+    add_features,
+    command_parser,
+    run,
+    with_report,
+)
 from mil_toolkit.config import (
     GROUPS,
     METRIC_NAMES,
@@ -18,19 +25,32 @@ from mil_toolkit.config import (
     HeadConfig,
     RunConfig,
     StudyConfig,
+    Value,
     option_words,
     parse_settings,
     tunables,
 )
 from mil_toolkit.core.errors import DataError, UsageError
+from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.core.text import count_of
-from mil_toolkit.evaluation.words import TABLE, comparison, in_use, number, passed_over, spread, with_interval
+from mil_toolkit.evaluation.records import Comparison, Scores
+from mil_toolkit.evaluation.words import (
+    TABLE,
+    comparison_words,
+    in_use,
+    number,
+    passed_over_words,
+    spread_words,
+    with_interval,
+)
 
 if TYPE_CHECKING:
+    from mil_toolkit.study.records import StudyScores
     from mil_toolkit.study.tune import Tuned
 
 QUICK = {"trials": 10, "outer_folds": 0, "members": 1}
 FOUNDING = {"objective": "balanced_accuracy"}
+_DEFAULT = StudyConfig()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,73 +59,122 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    default = StudyConfig()
-    parser = command_parser("mil-tune", "Search the head's hyperparameters; results go to a study folder.")
-    parser.epilog = "--set names: " + "; ".join(
-        f"{name} ({about.help})" for name, about in tunables(HeadConfig).items()
+    parser = command_parser(
+        "mil-tune",
+        "Search the head's hyperparameters, and score the procedure on held-out patients by nested"
+        " cross-validation. Results go to a study folder.",
     )
-    add = parser.add_argument
-    add("cohort", type=Path, metavar="COHORT.toml", help="the cohort")
+    settings = "; ".join(f"{name} ({field.help})" for name, field in tunables(HeadConfig).items())
+    parser.epilog = f"--set names: {settings}"
+    parser.add_argument("cohort", type=Path, metavar="COHORT.toml", help="the cohort")
     add_features(parser)
-    add("--study", type=Path, required=True, metavar="studies/NAME", help="folder of the study")
-    add("--trials", type=int, help=f"trials of each search (default: {default.trials})")
-    add("--folds", type=int, default=default.folds, help="inner folds; 1: a single 80/20 split")
-    add("--repeats", type=int, default=default.repeats, help="repeats of the outer folds, with other splits")
-    folds = (
-        f"folds that choose nothing; 0: none; groups: each declared group (default: {default.outer_folds})"
+    parser.add_argument(
+        "--study", type=Path, required=True, metavar="studies/NAME", help="folder of the study"
     )
-    add("--outer-folds", type=_outer_folds, metavar="N|groups", help=folds)
-    add("--members", type=int, help=f"seeds averaged in a fitted model (default: {default.members})")
-    objective = f"what the search improves (default: {default.objective}; founding: {FOUNDING['objective']})"
-    add("--objective", choices=METRIC_NAMES, help=objective)
+    _add_design(parser.add_argument_group("study design"))
+    _add_decision(parser.add_argument_group("objective and decision"))
+    _add_search(parser.add_argument_group("search"))
+    _add_running(parser.add_argument_group("running"))
+    add_device(parser)
+    return parser
+
+
+def _add_design(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--folds", type=int, default=_DEFAULT.folds, help="inner folds; 1: a single 80/20 split")
+    add(
+        "--outer-folds",
+        type=_outer_folds,
+        metavar="N|groups",
+        help="outer folds, whose patients are held out; 0: none; groups: one for each declared group"
+        f" (default: {_DEFAULT.outer_folds})",
+    )
+    add("--repeats", type=int, default=_DEFAULT.repeats, help="repeats of the outer folds with other splits")
+    add(
+        "--members",
+        type=int,
+        help="members of a fitted model, which differ in their seed and are averaged"
+        f" (default: {_DEFAULT.members})",
+    )
+    add("--seed", type=int, default=_DEFAULT.seed, help="seed that all randomness derives from")
+    add(
+        "--canary",
+        action="store_true",
+        help="first tune 20 small studies on shuffled labels; exit with 3 if their AUC differs from 0.5",
+    )
+
+
+def _add_decision(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--objective",
+        choices=METRIC_NAMES,
+        help=f"metric that the search improves (default: {_DEFAULT.objective}; with --preset founding:"
+        f" {FOUNDING['objective']})",
+    )
     add(
         "--threshold",
         choices=THRESHOLD_NAMES,
-        default=default.threshold,
-        help="share: of positives, the best for balanced accuracy if the probabilities hold (default); balanced:"
-        " the best on the validation patients; half: 0.5",
+        default=_DEFAULT.threshold,
+        help="share: the share of positives, optimal for balanced accuracy if probabilities are calibrated;"
+        " balanced: the highest balanced accuracy in inner cross-validation; half: 0.5",
     )
-    add("--sensitivity", type=float, metavar="X", help="choose the threshold for this sensitivity instead")
+    add(
+        "--sensitivity",
+        type=float,
+        metavar="X",
+        help="choose the threshold for this sensitivity in inner cross-validation instead",
+    )
     add(
         "--prevalence",
         type=float,
         metavar="X",
-        help="of positives in use, for PPV and NPV (default: the cohort's)",
+        help="share of positives where the model will be used, for PPV and NPV (default: the cohort's)",
     )
-    add("--epochs", type=int, default=HeadConfig().epochs, help="epochs at most")
-    add("--sampler", choices=SAMPLER_NAMES, default=default.sampler, help="how the search proposes")
-    add("--pruner", choices=PRUNER_NAMES, default=default.pruner, help="when it gives a trial up")
-    add("--preset", choices=PRESETS, default="default", help="founding: the plain head on raw embeddings")
-    add("--quick", action="store_true", help=f"a first look: unless told, {' '.join(option_words(QUICK))}")
+
+
+def _add_search(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--trials", type=int, help=f"trials of each search (default: {_DEFAULT.trials})")
+    add("--epochs", type=int, default=HeadConfig().epochs, help="maximum number of epochs")
+    add("--sampler", choices=SAMPLER_NAMES, default=_DEFAULT.sampler, help="how trials are proposed")
+    add("--pruner", choices=PRUNER_NAMES, default=_DEFAULT.pruner, help="how poor trials are stopped early")
+    add(
+        "--preset",
+        choices=PRESETS,
+        default="default",
+        help="set of fixed hyperparameters; founding: the plain head on raw embeddings",
+    )
+    add("--quick", action="store_true", help=f"a first look: {' '.join(option_words(QUICK))} unless given")
     add(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE[,VALUE...]",
-        help="fix a field, or list values",
+        help="fix a hyperparameter, or list the values to try; may be repeated",
     )
-    add(
-        "--canary",
-        action="store_true",
-        help="first tune 20 small studies on shuffled labels; exit 3 where their AUC is not around 0.5",
-    )
-    how = RunConfig()
+
+
+def _add_running(group: argparse._ArgumentGroup) -> None:
+    add, default = group.add_argument, RunConfig()
     add(
         "--storage",
         metavar="URL",
-        help="postgresql://USER@HOST/DATABASE, for processes on several machines; by default the study folder",
+        help="database for processes on several machines, postgresql://USER@HOST/DATABASE (default: a file in"
+        " the study folder)",
     )
-    add("--workers", type=int, default=how.workers, help="processes on this machine, which share its threads")
+    add(
+        "--workers", type=int, default=default.workers, help="processes on this machine; they share its cores"
+    )
     add(
         "--timeout",
         type=float,
         metavar="S",
-        help="begin no more trials of a search S seconds after its first: it chooses from what it has",
+        help="start no trials of a search later than S seconds after its first, and choose among those run",
     )
-    add("--tracker", choices=TRACKER_NAMES, default=how.tracker, help="where else the metrics go")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:i")
-    add("--seed", type=int, default=default.seed, help="everything random derives from it")
-    return parser
+    add(
+        "--tracker", choices=TRACKER_NAMES, default=default.tracker, help="service that also gets the metrics"
+    )
 
 
 def _outer_folds(text: str) -> int | str:
@@ -128,110 +197,120 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
     use_available_cores()
     cohort = read_cohort(arguments.cohort, images=False)
     cache = open_features(arguments.features, cohort.name)
-    told = cohort, cache, arguments.study, config, arguments.device
+    study, device = arguments.study, arguments.device
+    canary = None
     if arguments.canary:
-        check_run(arguments.study, arguments.device, how)  # before the canary begins it; `tune` checks alike
-    canary = run_canary(*told) if arguments.canary else None
-    tuned = tune(*told, how)
-    text = f"{summary(tuned, arguments.quick)}\n{_next(tuned)}" + (f"\n{canary}" if canary else "")
-    failed = canary is not None and not canary.passed
-    data = _data(tuned) | {"canary": asdict(canary) if canary else None}
-    outcome = Outcome(text, data, DataError.exit_code if failed else 0)
-    return with_report(outcome, arguments.study)
+        check_run(study, device, how)  # `tune` checks too, but only after the canary
+        canary = run_canary(cohort, cache, study, config, device)
+    tuned = tune(cohort, cache, study, config, device, how)
+    lines = [summary(tuned, arguments.quick), _next(tuned), *([str(canary)] if canary else [])]
+    data = {**_data(tuned), "canary": to_json(canary) if canary else None}
+    code = DataError.exit_code if canary is not None and not canary.passed else 0
+    return with_report(Outcome("\n".join(lines), data, code), study)
 
 
 def _config(arguments: argparse.Namespace) -> StudyConfig:
     names = [field.name for field in fields(StudyConfig) if field.name != "settings"]
-    told = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     if arguments.epochs < 1:
         raise UsageError(f"--epochs must be at least 1, not {arguments.epochs}.")
     usual = (FOUNDING if arguments.preset == "founding" else {}) | (QUICK if arguments.quick else {})
     settings = {**PRESETS[arguments.preset], **parse_settings([f"epochs={arguments.epochs}", *arguments.set])}
-    return StudyConfig(**(usual | told), settings=settings)
+    return StudyConfig(**(usual | given), settings=settings)
 
 
 def summary(tuned: "Tuned", quick: bool = False) -> str:
-    """The table of scores, and which of them one can believe."""
-    scores = tuned.scores
-    lines = _table(scores)
-    honest = scores["outer"] is not None
-    lines += _honest(scores, tuned.study.config.prevalence) if honest else [_no_outer(quick)]
-    lines.append(_chosen(tuned))
-    lines += _audit(tuned)
-    return "\n".join(lines)
+    """Return the scores as a table, what they mean, what was chosen, and the audit's main findings."""
+    lines = score_lines(tuned.scores)
+    if tuned.scores.outer is None:
+        lines.append(_no_outer_words(quick))
+    else:
+        prevalence = tuned.study.config.prevalence
+        lines += _outer_lines(tuned.scores, tuned.scores.outer, prevalence)
+    return "\n".join([*lines, *_choice_lines(tuned), *_audit_lines(tuned)])
 
 
-def _chosen(tuned: "Tuned") -> str:
-    best, objective = tuned.best, tuned.study.config.objective
-    line = f"{count_of(tuned.trials, 'trial')}. Chosen: {_settings(best.parameters)}, {count_of(best.epoch, 'epoch')}."
-    return line if best.passed_over is None else f"{line}\n{passed_over(best.passed_over, objective)}"
+def score_lines(scores: "StudyScores") -> list[str]:
+    """Return the table of scores: a row for each kind, the baselines below the outer scores."""
+    training = scores.training or {}
+    rows = {"": list(TABLE), "training": [number(training.get(metric)) for metric in TABLE]}
+    kinds = {"validation (inner folds)": scores.inner}
+    if scores.outer is not None:
+        kinds["outer (held-out patients)"] = scores.outer
+    kinds |= {f"  baseline {name}": baseline for name, baseline in (scores.rivals or {}).items()}
+    rows |= {name: [with_interval(kind[metric]) for metric in TABLE] for name, kind in kinds.items()}
+    width = max(map(len, rows))
+    return [f"{name:{width}s}" + "".join(f"{cell:>24s}" for cell in cells) for name, cells in rows.items()]
+
+
+def _no_outer_words(quick: bool) -> str:
+    first_look = " --quick is only a first look." if quick else ""
+    return (
+        "The validation scores are optimistic: they chose the configuration, the number of epochs and the"
+        f" threshold. Without outer folds, this study has no score on held-out patients.{first_look}"
+    )
+
+
+def _outer_lines(scores: "StudyScores", outer: Scores, prevalence: float | None) -> Iterator[str]:
+    """Yield the main score, and what belongs to it."""
+    score = outer["balanced_accuracy"]
+    yield f"Balanced accuracy on held-out patients (nested cross-validation): {with_interval(score)}."
+    yield (
+        f"{count_of(score.patients, 'patient')}, {count_of(score.repeats, 'repeat')}, 95 % intervals over"
+        " patients. The validation scores chose the configuration and are optimistic."
+    )
+    yield in_use(outer, prevalence)
+    spread = spread_words(scores.spread)
+    if spread:
+        yield spread
+    if scores.optimism:
+        gap = with_interval(scores.optimism["balanced_accuracy"])
+        yield f"Optimism (validation minus outer balanced accuracy): {gap}."
+    for name, gain in (scores.gains or {}).items():
+        yield _gain_words(name, gain)
+
+
+def _gain_words(baseline: str, gain: Comparison) -> str:
+    return f"Gain over {baseline} in balanced accuracy: {comparison_words(gain, 'balanced_accuracy')}"
+
+
+def _choice_lines(tuned: "Tuned") -> list[str]:
+    best, other = tuned.best, tuned.best.passed_over
+    chosen = f"{_settings(best.parameters)}, {count_of(best.epoch, 'epoch')}"
+    lines = [f"{count_of(tuned.trials, 'trial')}. Chosen: {chosen}."]
+    if other is not None:
+        objective = tuned.study.config.objective
+        lines.append(passed_over_words(other.trial, other.lead, other.error, objective))
+    return lines
 
 
 def _next(tuned: "Tuned") -> str:
     return f"Study: {tuned.study.folder}. Next: mil-fit COHORT.toml --study {tuned.study.folder}"
 
 
-def _table(scores: Mapping[str, Any]) -> list[str]:
-    """A row for every kind of score, the rivals below what they rival."""
-    rows = {"": list(TABLE), "training": [number(scores["training"][metric]) for metric in TABLE]}
-    kinds = {"validation": scores["inner"], "outer": scores["outer"]}
-    kinds |= {f"  {name}": rival for name, rival in (scores["rivals"] or {}).items()}
-    rows |= {name: [with_interval(kind[each]) for each in TABLE] for name, kind in kinds.items() if kind}
-    width = max(map(len, rows))
-    return [f"{name:{width}s}" + "".join(f"{cell:>24s}" for cell in cells) for name, cells in rows.items()]
-
-
-def _no_outer(quick: bool) -> str:
-    first_look = " --quick is a first look." if quick else ""
-    return (
-        "The validation scores are optimistic: they chose the configuration, the epoch and the threshold. Without"
-        f" outer folds this study has no honest score.{first_look}"
-    )
-
-
-_WHO_CHOSE = "Validation chose the configuration and is optimistic; outer, like its rivals, chose nothing."
-
-
-def _honest(scores: Mapping[str, Any], prevalence: float | None) -> list[str]:
-    counted = scores["outer"]["balanced_accuracy"]
-    told = f"{count_of(counted['patients'], 'patient')}, {count_of(counted['repeats'], 'repeat')}"
-    lines = [
-        f"{told}, 95 % intervals over patients. {_WHO_CHOSE}",
-        in_use(scores["outer"], prevalence),
-    ]
-    lines += [moved] if (moved := spread(scores)) else []
-    gap = scores["optimism"]["balanced_accuracy"]
-    lines.append(f"Optimism (validation minus outer balanced accuracy): {with_interval(gap)}.")
-    return lines + [_gain(name, gain) for name, gain in scores["gains"].items()]
-
-
-def _gain(rival: str, gain: Mapping[str, Any]) -> str:
-    return f"Gain over {rival} in balanced accuracy: {comparison(gain, 'balanced_accuracy')}"
-
-
-def _audit(tuned: "Tuned") -> list[str]:
+def _audit_lines(tuned: "Tuned") -> list[str]:
     from mil_toolkit.study.audit import worth_telling
 
     lines = worth_telling(tuned.findings)
-    return (
-        [f"Audit ({tuned.study.folder / 'audit.json'}):", *(f"  {line}" for line in lines)] if lines else []
-    )
+    return [f"Audit ({tuned.study.audit_path}):", *(f"  {line}" for line in lines)] if lines else []
 
 
-def _settings(parameters: Mapping[str, Any]) -> str:
+def _settings(parameters: Mapping[str, Value]) -> str:
     return " ".join(f"--set {name}={_short(value)}" for name, value in parameters.items()) or "the defaults"
 
 
-def _short(value: Any) -> str:
+def _short(value: Value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _data(tuned: "Tuned") -> dict[str, Any]:
+def _data(tuned: "Tuned") -> dict[str, Json]:
+    scores = to_json(tuned.scores)
+    assert isinstance(scores, dict)
     return {
         "study": str(tuned.study.folder),
-        **tuned.scores,
+        **scores,
         "best": dict(tuned.best.parameters),
         "trials": tuned.trials,
-        "audit": [asdict(finding) for finding in tuned.findings],
+        "audit": [to_json(finding) for finding in tuned.findings],
         "seconds_per_trial": tuned.seconds_per_trial,
     }

@@ -1,36 +1,46 @@
-"""`read_cohort` reads a cohort.toml with its table and folders, and names every problem in one error."""
+"""`read_cohort` reads a cohort.toml with its table and folders into a `Cohort`."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from mil_toolkit.cohort.declaration import Declaration, read_declaration, suggestion
-from mil_toolkit.cohort.images import find_images, readable_roots
-from mil_toolkit.cohort.kinds import KINDS, MetadataColumn, Unreadable
-from mil_toolkit.cohort.table import Table, canonical_word, is_missing, normal_form, read_table
+from mil_toolkit.cohort.columns import (
+    check_columns,
+    read_groups,
+    read_labels,
+    read_patient_ids,
+    read_values,
+)
+from mil_toolkit.cohort.declaration import Declaration, read_declaration
+from mil_toolkit.cohort.image_folders import readable_roots
+from mil_toolkit.cohort.images import find_images
+from mil_toolkit.cohort.kinds import MetadataColumn
+from mil_toolkit.cohort.problems import Problems
+from mil_toolkit.cohort.table import SEPARATORS, TextTable, read_table
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest_json
-from mil_toolkit.core.text import each_or_most, shown
+from mil_toolkit.core.text import printable
 
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """P patients in the order of the table.
+    """P patients with their labels, M metadata columns and images, in the order of the table.
 
+    source: the cohort.toml
     patient_ids: P ids, trimmed, in Unicode normal form C
     labels: (P,) int8, 1 positive, 0 negative, -1 unlabelled
-    groups: (P,) str, or None where no group is declared
-    metadata: (P, M) by patient and metadata name; numbers in the declared unit and ages in years as
-        float64 with NaN where missing, not transformed; categories in upper case with None where missing
+    groups: (P,) str, or None if no group column is declared
+    metadata: (P, M) by patient and metadata name, not transformed: numbers in the declared unit and ages in
+        years as float64, NaN if missing; categories in upper case, None if missing
+    stratify: what the inner folds are stratified by: "label" or metadata names
     class_names: the table's words for class 0 and class 1
-    images: the image files of each patient in the order of their names; empty when read without images
-    image_names: beside `images`, each image's name within its patient: the path below the patient's
-        folder (behind the root's name where several roots hold the patient), or as in the image table
-    tables: the files that it was read from besides `source`
+    images: the image files of each patient in the order of their names; empty if read without images
+    image_names: for each path in `images`, the image's name within its patient: the path below the patient's
+        folder (after the root's name if several roots contain the patient), or the path in the image table
+    tables: the files that the cohort was read from besides `source`
     """
 
     name: str
@@ -50,12 +60,15 @@ class Cohort:
         return len(self.patient_ids)
 
     def select(self, patient_ids: Sequence[str]) -> "Cohort":
-        """The cohort of these patients alone, in this order; raises DataError for those not in it."""
+        """Return the cohort of only these patients, in this order.
+
+        Raises DataError that names every patient who is not in the cohort.
+        """
         index = {patient: row for row, patient in enumerate(self.patient_ids)}
         missing = [patient for patient in patient_ids if patient not in index]
         if missing:
             raise DataError(
-                [f"patient {shown(patient)} is not in cohort {self.name}." for patient in missing]
+                [f"patient {printable(patient)} is not in cohort {self.name}." for patient in missing]
             )
         rows = np.array([index[patient] for patient in patient_ids], dtype=np.int64)
         return replace(
@@ -71,18 +84,18 @@ class Cohort:
         )
 
     def labelled(self) -> "Cohort":
-        """The patients whose label is known."""
+        """Return the patients whose label is known."""
         return self._where(self.labels >= 0)
 
     def unlabelled(self) -> "Cohort":
-        """The patients whose label is to be predicted."""
+        """Return the patients whose label is to be predicted."""
         return self._where(self.labels < 0)
 
     def _where(self, mask: np.ndarray) -> "Cohort":
         return self.select([patient for patient, keep in zip(self.patient_ids, mask, strict=True) if keep])
 
     def digest(self) -> str:
-        """SHA-256 of ids, labels, groups and metadata values in their order; paths and names do not count."""
+        """Return the SHA-256 of the ids, labels, groups and metadata values in order; paths do not count."""
         columns = [self.metadata[column.name].tolist() for column in self.columns]
         return digest_json(
             {
@@ -94,168 +107,56 @@ class Cohort:
         )
 
 
-def read_cohort(path: Path | str, images: bool = True) -> Cohort:
-    """Read a cohort.toml, its table and, with `images`, the names of its image files.
+def read_cohort(path: Path | str, images: bool = True, report_ignored: bool = True) -> Cohort:
+    """Read a cohort.toml, its table and, if `images`, the names of its image files.
+
+    report_ignored: whether to log a warning about files in the image folders that are not images
 
     Raises DataError with every problem of the TOML, the table and the folders, one line each.
     """
-    path = Path(path)
-    problems: list[str] = []
-    declared = read_declaration(path, images, problems)
+    problems = Problems()
+    declared = read_declaration(Path(path), images, problems)
     table = _read_declared_table(declared, images, problems)
-    problems += _column_problems(declared, table)
-    ids = _patient_ids(declared, table, problems)
-    labels = _labels(declared, table, problems)
-    groups = _groups(declared, table, problems)
-    values = {each.name: _values(declared, table, each, problems) for each in declared.columns}
-    found = find_images(declared, ids, problems) if images else {}
-    if problems:
-        raise DataError(problems)
+    check_columns(declared, table, problems)
+    ids = read_patient_ids(declared, table, problems)
+    labels = read_labels(declared, table, problems)
+    groups = read_groups(declared, table, problems)
+    values = {column.name: read_values(declared, table, column, problems) for column in declared.columns}
+    paths = find_images(declared, ids, problems, report_ignored) if images else {}
+    problems.raise_if_any()
     return Cohort(
-        name=declared.cohort["name"],
-        source=path,
+        name=declared.cohort.name,
+        source=declared.source,
         patient_ids=tuple(ids),
         labels=np.array(labels, dtype=np.int8),
         groups=None if groups is None else np.array(groups, dtype=str),
         columns=declared.columns,
         metadata=_metadata(ids, values),
-        stratify=declared.stratify,
+        stratify=declared.splits.stratify,
         class_names=declared.class_names,
-        images={patient: tuple(found[patient].values()) for patient in ids if patient in found},
-        image_names={patient: tuple(found[patient]) for patient in ids if patient in found},
+        images={patient: tuple(paths[patient].values()) for patient in ids if patient in paths},
+        image_names={patient: tuple(paths[patient]) for patient in ids if patient in paths},
         tables=tuple(
-            declared.path(declared.cohort[key]) for key in ("table", "image_table") if key in declared.cohort
+            declared.path(name)
+            for name in (declared.cohort.table, declared.cohort.image_table)
+            if name is not None
         ),
     )
 
 
-def _metadata(ids: list[str], values: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    # A Series of its own keeps an object dtype, where pandas 3 would make text of it and NaN of None.
-    index = pd.Index(ids, dtype=object)
-    columns = {name: pd.Series(column, index, dtype=column.dtype) for name, column in values.items()}
-    return pd.DataFrame(columns, index=index)
-
-
-def _read_declared_table(declared: Declaration, images: bool, problems: list[str]) -> Table:
-    try:
-        table = read_table(declared.path(declared.table), declared.table, declared.cohort.get("separator"))
-    except DataError as error:
-        problems += error.problems
+def _read_declared_table(declared: Declaration, images: bool, problems: Problems) -> TextTable:
+    name, separator = declared.cohort.table, declared.cohort.separator
+    valid_separator = separator if separator in SEPARATORS else None  # an invalid one is already reported
+    table = read_table(declared.path(name), name, problems, valid_separator)
+    if table is None:
         if images:
             readable_roots(declared, problems)
-        raise DataError(problems) from None
-    problems += table.problems
+        raise DataError(problems.lines)
     return table
 
 
-def _column_problems(declared: Declaration, table: Table) -> Iterator[str]:
-    uses = [
-        (f"[cohort] {key}", declared.cohort[key])
-        for key in ("id", "label", "group")
-        if key in declared.cohort
-    ]
-    uses += [(f"[metadata.{shown(each.name)}] column", each.column) for each in declared.columns]
-    for use, column in uses:
-        count = table.header.count(normal_form(column))
-        if count == 0:
-            yield f"{table.name} has no column {column!r} ({use}).{suggestion(column, table.header)}"
-        elif count > 1:
-            yield f"{table.name} has {count} columns {column!r} ({use}); rename all but one."
-    for each in declared.columns:
-        if each.column in (declared.cohort["id"], declared.cohort.get("label")):
-            yield (
-                f"[metadata.{shown(each.name)}] column {each.column!r} is the id or the label: a model that"
-                " sees it learns nothing else."
-            )
-
-
-def _where(declared: Declaration, table: Table) -> list[str]:
-    """Row and patient of each row, as messages name them."""
-    ids = table.column(declared.cohort["id"]) or [""] * len(table.rows)
-    return [
-        f"{table.name}, row {number}" + (f" (patient {shown(patient)})" if patient else "")
-        for number, patient in zip(table.numbers, ids, strict=True)
-    ]
-
-
-def _cells(declared: Declaration, table: Table, column: str) -> Iterator[tuple[str, str]]:
-    """The place of each row and its cell; nothing where the column is missing, which is a problem already."""
-    cells = table.column(column)
-    if cells is not None:
-        yield from zip(_where(declared, table), cells, strict=True)
-
-
-def _patient_ids(declared: Declaration, table: Table, problems: list[str]) -> list[str]:
-    first: dict[str, int] = {}
-    for number, cell in zip(
-        table.numbers, map(normal_form, table.column(declared.cohort["id"]) or []), strict=False
-    ):
-        if is_missing(cell):
-            problems.append(f"{table.name}, row {number}: no id in column {declared.cohort['id']!r}.")
-        elif cell in first:
-            problems.append(
-                f"{table.name}, row {number}: patient {shown(cell)} already stands in row {first[cell]}."
-            )
-        else:
-            first[cell] = number
-    return list(first)
-
-
-def _labels(declared: Declaration, table: Table, problems: list[str]) -> list[int]:
-    cohort = declared.cohort
-    if "label" not in cohort:
-        return [-1] * len(table.rows)
-    words = {"negative": 0, "positive": 1, "unlabelled": -1}
-    known = {canonical_word(cohort[key]): label for key, label in words.items() if key in cohort}
-    expected = ", ".join(f"{cohort[key]!r} ({key})" for key in words if key in cohort)
-    labels, others = [], []
-    for place, cell in _cells(declared, table, cohort["label"]):
-        labels.append(known.get(canonical_word(cell), -1))
-        if canonical_word(cell) in known:
-            continue
-        if is_missing(cell):
-            advice = f'Fill it in, or declare unlabelled = "{cell}" where it is to be predicted.'
-            problems.append(f"{place}: no label in {cohort['label']!r}. {advice}")
-        else:
-            others.append(f"{place}: {cohort['label']} {cell!r}")
-    problems += each_or_most(
-        others,
-        len(labels),
-        (f"{other} is none of {expected}." for other in others),
-        f"labels are none of {expected}; does the table call the classes otherwise?",
-    )
-    return labels
-
-
-def _groups(declared: Declaration, table: Table, problems: list[str]) -> list[str] | None:
-    if "group" not in declared.cohort:
-        return None
-    column = declared.cohort["group"]
-    groups = []
-    for place, cell in _cells(declared, table, column):
-        groups.append(normal_form(cell))
-        if is_missing(cell):
-            problems.append(
-                f"{place}: no group in {column!r}. Give the row one, its own where it shares none."
-            )
-    return groups
-
-
-def _values(declared: Declaration, table: Table, column: MetadataColumn, problems: list[str]) -> np.ndarray:
-    """(P,) the values of a metadata column; what cannot be read becomes problems, its advice said once."""
-    kind, decimal = KINDS[column.kind], declared.cohort.get("decimal", ".")
-    values: list[float | str | None] = []
-    wrong: dict[str, list[str]] = defaultdict(list)
-    advice: dict[str, None] = {}
-    for place, cell in _cells(declared, table, column.column):
-        try:
-            values.append(None if is_missing(cell) else kind.parse(cell, column, decimal))
-        except Unreadable as error:
-            values.append(None)
-            wrong[error.wrong].append(f"{place}: {column.column} {cell!r}")
-            advice[error.advice] = None
-    for what, cells in wrong.items():
-        told = [f"{cell} {what}" for cell in cells]
-        problems += each_or_most(cells, len(values), told, f"cells: each {what} They are")
-    problems += [f"{line} in {declared.source}." for line in advice if line]
-    return np.array(values, dtype=np.float64 if kind.numeric else object)
+def _metadata(ids: list[str], values: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    # A Series keeps an object dtype. From an array, pandas 3 would make text, and NaN of None.
+    index = pd.Index(ids, dtype=object)
+    columns = {name: pd.Series(column, index, dtype=column.dtype) for name, column in values.items()}
+    return pd.DataFrame(columns, index=index)

@@ -1,190 +1,198 @@
-"""The declaration of a cohort: reading and checking cohort.toml."""
+"""`read_declaration` reads and checks a cohort.toml."""
 
-import difflib
 import re
-import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+from mil_toolkit.cohort.cells import canonical_word
 from mil_toolkit.cohort.kinds import KINDS, MetadataColumn
-from mil_toolkit.cohort.table import SEPARATORS, canonical_word
-from mil_toolkit.core.errors import DataError
-from mil_toolkit.core.text import shown
+from mil_toolkit.cohort.problems import Problems
+from mil_toolkit.cohort.table import SEPARATORS
+from mil_toolkit.cohort.toml import TomlTable, checked_values, keys_of, read_toml, subsection, suggestion
+from mil_toolkit.core.text import printable
+
+Section = TypeVar("Section")
 
 COHORT_NAME = re.compile(r"\w[\w. -]*")  # it names a folder of the cache
-COHORT_KEYS: dict[str, tuple[type, ...]] = {
-    "name": (str,),
-    "table": (str,),
-    "images": (list,),
-    "image_table": (str,),
-    "id": (str,),
-    "label": (str,),
-    "positive": (str, int),
-    "negative": (str, int),
-    "unlabelled": (str, int),
-    "group": (str,),
-    "separator": (str,),
-    "decimal": (str,),
-}
-METADATA_KEYS: dict[str, tuple[type, ...]] = {
-    "column": (str,),
-    "kind": (str,),
-    "formats": (list,),
-    "reference": (date,),
-    "transform": (str,),
-    "unit": (str,),
-}
-SPLIT_KEYS: dict[str, tuple[type, ...]] = {"stratify": (list,)}
+DECIMALS = (".", ",")
+
+
+@dataclass(frozen=True)
+class CohortSection:
+    """The `[cohort]` section, one field per key. A key that is absent or invalid has its default."""
+
+    name: str = ""
+    table: str = ""
+    images: tuple[str, ...] = ()
+    image_table: str | None = None
+    id: str = ""
+    label: str | None = None
+    positive: str | int | None = None
+    negative: str | int | None = None
+    unlabelled: str | int | None = None
+    group: str | None = None
+    separator: str | None = None
+    decimal: str = "."
+
+    def label_words(self) -> dict[str, str | int]:
+        """Return the declared words of the label column by their keys, class 0 first."""
+        words = {"negative": self.negative, "positive": self.positive, "unlabelled": self.unlabelled}
+        return {key: word for key, word in words.items() if word is not None}
+
+
+@dataclass(frozen=True)
+class SplitsSection:
+    """The `[splits]` section, one field per key."""
+
+    stratify: tuple[str, ...] = ("label",)
+
+
+# The known keys and their types follow from the dataclasses.
 SECTIONS: dict[str, tuple[type, ...]] = {"cohort": (dict,), "metadata": (dict,), "splits": (dict,)}
-TYPE_WORDS = {
-    str: "text in quotes",
-    int: "a whole number",
-    list: "a list of texts",
-    date: "a date without quotes, like 2020-12-31",
-    dict: "a section",
-}
-
-
-# The declaration: what cohort.toml says.
+COHORT_KEYS = keys_of(CohortSection)
+METADATA_KEYS = {key: types for key, types in keys_of(MetadataColumn).items() if key != "name"}
+SPLIT_KEYS = keys_of(SplitsSection)
 
 
 @dataclass(frozen=True)
 class Declaration:
-    """The valid part of a cohort.toml."""
+    """The valid part of a cohort.toml; `columns` are the valid `[metadata.NAME]` sections."""
 
     source: Path
-    cohort: dict[str, Any]
+    cohort: CohortSection
     columns: tuple[MetadataColumn, ...]
-    stratify: tuple[str, ...]
-
-    @property
-    def table(self) -> str:
-        return str(self.cohort["table"])
+    splits: SplitsSection
 
     @property
     def class_names(self) -> tuple[str, str]:
-        return str(self.cohort.get("negative", 0)), str(self.cohort.get("positive", 1))
+        """The words for class 0 and class 1."""
+        negative, positive = self.cohort.negative, self.cohort.positive
+        return "0" if negative is None else str(negative), "1" if positive is None else str(positive)
 
     def path(self, declared: str) -> Path:
+        """Return a declared path, which is relative to the cohort.toml."""
         return self.source.parent / declared
 
 
-def read_declaration(path: Path, images: bool, problems: list[str]) -> Declaration:
-    document = _checked(str(path), _read_toml(path), SECTIONS, problems)
-    given = document.get("cohort", {})
-    cohort = _checked(f"{path} [cohort]", given, COHORT_KEYS, problems)
-    problems += [f"{path} [cohort]: {problem}" for problem in _cohort_problems(given, cohort)]
+def read_declaration(path: Path, images: bool, problems: Problems) -> Declaration:
+    """Read a cohort.toml and return its valid part; `images`: whether the images must be declared.
+
+    Raises DataError if the file cannot be read, or if without `table` or `id` nothing else can be.
+    """
+    document = checked_values(str(path), read_toml(path), SECTIONS, problems)
+    given = subsection(document, "cohort")
+    valid = checked_values(f"{path} [cohort]", given, COHORT_KEYS, problems)
+    cohort = _build(CohortSection, valid)
+    _check_cohort(f"{path} [cohort]", given, valid, cohort, problems)
     if images and "images" not in given and "image_table" not in given:
-        problems.append(f"{path} [cohort]: images (folders) or image_table is missing.")
-    columns = _read_columns(path, document.get("metadata", {}), problems)
-    splits = _checked(f"{path} [splits]", document.get("splits", {}), SPLIT_KEYS, problems)
-    stratify = tuple(splits.get("stratify", ["label"]))
-    known = ("label", *document.get("metadata", {}))
-    problems += [
-        f'{path} [splits]: stratify names {name!r}, which is neither "label" nor a metadata name.{suggestion(name, known)}'
-        for name in stratify
-        if name not in known
-    ]
-    if "table" not in cohort or "id" not in cohort:
-        raise DataError(problems)
-    return Declaration(path, cohort, columns, stratify)
+        problems.add("images (folders) or image_table is missing.", f"{path} [cohort]")
+    metadata = subsection(document, "metadata")
+    columns = _read_columns(path, metadata, problems)
+    splits = _read_splits(f"{path} [splits]", subsection(document, "splits"), metadata, problems)
+    if "table" not in valid or "id" not in valid:
+        problems.raise_if_any()
+    return Declaration(path, cohort, columns, splits)
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
-        raise DataError(f"{path} is not valid TOML: {error}.") from None
+def _build(section: Callable[..., Section], valid: TomlTable) -> Section:
+    """Return the dataclass of a section with its checked values; lists become tuples."""
+    return section(
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in valid.items()}
+    )
 
 
-def _checked(
-    where: str, given: Mapping[str, Any], known: Mapping[str, tuple[type, ...]], problems: list[str]
-) -> dict[str, Any]:
-    """The known keys of `given` whose values have the right type; the rest becomes problems."""
-    valid = {}
-    for key, value in given.items():
-        if key not in known:
-            problems.append(f"{where}: unknown key {key!r}.{suggestion(key, known)}")
-        elif not _is_a(value, known[key]):
-            words = " or ".join(TYPE_WORDS[each] for each in known[key])
-            problems.append(f"{where}: {key} must be {words}, not {value!r}.")
-        else:
-            valid[key] = value
-    return valid
+def _check_cohort(
+    place: str, given: TomlTable, valid: TomlTable, cohort: CohortSection, problems: Problems
+) -> None:
+    for key in ("name", "table", "id", *(("positive", "negative") if "label" in given else ())):
+        if key not in given:
+            problems.add(f"{key} is missing.", place)
+    if "name" in valid and not COHORT_NAME.fullmatch(cohort.name):
+        allowed = "start with a letter or digit and contain only letters, digits, _, spaces, dots and dashes"
+        problems.add(f"name {cohort.name!r} must {allowed}, because it names a folder.", place)
+    if cohort.images and cohort.image_table is not None:
+        problems.add("images and image_table are both given; keep only one.", place)
+    if cohort.separator is not None and cohort.separator not in SEPARATORS:
+        expected = ", ".join(map(repr, SEPARATORS))
+        problems.add(f"separator must be one of {expected}, not {cohort.separator!r}.", place)
+    if cohort.decimal not in DECIMALS:
+        problems.add(f'decimal must be "." or ",", not {cohort.decimal!r}.', place)
+    words = cohort.label_words()
+    if len(set(map(canonical_word, words.values()))) < len(words):
+        values = ", ".join(map(repr, words.values()))
+        problems.add(f"{', '.join(words)} must differ, but they are {values}.", place)
 
 
-def _is_a(value: Any, types: tuple[type, ...]) -> bool:
-    # The exact type: to Python, true is also an integer and a time of day also a date.
-    if type(value) is list:
-        return list in types and bool(value) and all(isinstance(each, str) for each in value)
-    return type(value) in types
-
-
-def suggestion(word: str, known: Collection[str]) -> str:
-    nearest = difflib.get_close_matches(word, known, n=1)
-    return f" Did you mean {nearest[0]!r}?" if nearest else f" Known: {', '.join(map(repr, known))}."
-
-
-def _cohort_problems(given: Mapping[str, Any], cohort: Mapping[str, Any]) -> Iterator[str]:
-    needed = ("name", "table", "id", *(("positive", "negative") if "label" in given else ()))
-    yield from (f"{key} is missing." for key in needed if key not in given)
-    if not COHORT_NAME.fullmatch(cohort.get("name", "cohort")):
-        yield f"name {cohort['name']!r} must be letters, digits, spaces, dots or dashes: it names a folder."
-    if "images" in cohort and "image_table" in cohort:
-        yield "images and image_table are both given; keep one."
-    if cohort.get("separator", ",") not in SEPARATORS:
-        yield f"separator must be one of {', '.join(map(repr, SEPARATORS))}, not {cohort['separator']!r}."
-    if cohort.get("decimal", ".") not in (".", ","):
-        yield f'decimal must be "." or ",", not {cohort["decimal"]!r}.'
-    words = {key: cohort[key] for key in ("positive", "negative", "unlabelled") if key in cohort}
-    if len({canonical_word(word) for word in words.values()}) < len(words):
-        yield f"{', '.join(words)} must differ; they are {', '.join(map(repr, words.values()))}."
-
-
-def _read_columns(path: Path, sections: Mapping[str, Any], problems: list[str]) -> tuple[MetadataColumn, ...]:
+def _read_columns(path: Path, sections: TomlTable, problems: Problems) -> tuple[MetadataColumn, ...]:
     columns = []
     for name, section in sections.items():
-        where = f"{path} [metadata.{shown(name)}]"
+        place = f"{path} [metadata.{printable(name)}]"
         if not isinstance(section, dict):
-            problems.append(f"{where} must be a section with column and kind, not {section!r}.")
+            problems.add(f"{place} must be a section with column and kind, not {section!r}.")
             continue
         before = len(problems)
-        valid = _checked(where, section, METADATA_KEYS, problems)
-        problems += [f"{where}: {problem}" for problem in _section_problems(name, section, valid)]
+        valid = checked_values(place, section, METADATA_KEYS, problems)
+        column = _build(MetadataColumn, {"name": name, "column": "", "kind": "", **valid})
+        _check_column(place, section, valid, column, problems)
         if len(problems) == before:
-            columns.append(MetadataColumn(name, **valid | {"formats": tuple(valid.get("formats", ()))}))
+            columns.append(column)
     return tuple(columns)
 
 
-def _section_problems(name: str, section: Mapping[str, Any], valid: Mapping[str, Any]) -> Iterator[str]:
-    if not name or name == "label":
-        yield f"a metadata column cannot be called {name!r}."
-    yield from (f"{key} is missing." for key in ("column", "kind") if key not in section)
+def _check_column(
+    place: str, given: TomlTable, valid: TomlTable, column: MetadataColumn, problems: Problems
+) -> None:
+    if column.name in ("", "label"):
+        problems.add(f"a metadata column cannot be called {column.name!r}.", place)
+    for key in ("column", "kind"):
+        if key not in given:
+            problems.add(f"{key} is missing.", place)
     if "kind" not in valid:
         return
-    if valid["kind"] not in KINDS:
-        yield f"unknown kind {valid['kind']!r}.{suggestion(valid['kind'], KINDS)}"
+    if column.kind not in KINDS:
+        problems.add(f"unknown kind {column.kind!r}.{suggestion(column.kind, KINDS)}", place)
         return
-    kind = KINDS[valid["kind"]]
-    yield from (f"kind {valid['kind']!r} needs {key}." for key in kind.needs if key not in section)
+    _check_keys_of_kind(place, column.kind, given, valid, problems)
+    if column.transform not in (None, "log"):
+        problems.add(f'transform must be "log", not {column.transform!r}.', place)
+    _check_formats(place, column.formats, problems)
+
+
+def _check_keys_of_kind(
+    place: str, name: str, given: Collection[str], valid: Collection[str], problems: Problems
+) -> None:
+    kind = KINDS[name]
+    for key in kind.needs:
+        if key not in given:
+            problems.add(f"kind {name!r} requires {key}.", place)
     for key in valid:
         if key not in ("column", "kind", *kind.needs, *kind.takes):
-            yield f"{key} has no meaning for kind {valid['kind']!r}."
-    if valid.get("transform", "log") != "log":
-        yield f'transform must be "log", not {valid["transform"]!r}.'
-    yield from (problem for format in valid.get("formats", ()) for problem in _format_problems(format))
+            problems.add(f"{key} does not apply to kind {name!r}.", place)
 
 
-def _format_problems(format: str) -> Iterator[str]:
+def _check_formats(place: str, formats: Sequence[str], problems: Problems) -> None:
+    """Report each format that does not write and read back a whole date."""
     day = datetime(1987, 11, 23)
-    try:
-        whole = datetime.strptime(day.strftime(format), format) == day
-    except ValueError:
-        whole = False
-    if not whole:
-        yield f"formats: {format!r} does not read a whole date; write it like %d/%m/%Y."
+    for format in formats:
+        try:
+            complete = datetime.strptime(day.strftime(format), format) == day
+        except ValueError:
+            complete = False
+        if not complete:
+            example = "a format such as %d/%m/%Y"
+            problems.add(f"formats: {format!r} does not describe a complete date; use {example}.", place)
+
+
+def _read_splits(
+    place: str, given: TomlTable, metadata: Collection[str], problems: Problems
+) -> SplitsSection:
+    splits = _build(SplitsSection, checked_values(place, given, SPLIT_KEYS, problems))
+    known = ("label", *metadata)
+    for name in splits.stratify:
+        if name not in known:
+            text = f'stratify names {name!r}, which is neither "label" nor a metadata name.'
+            problems.add(text + suggestion(name, known), place)
+    return splits

@@ -1,20 +1,20 @@
-"""`KINDS`: the kinds of metadata columns, one parser each."""
+"""`KINDS`: the kinds of metadata columns, with one parser each."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from mil_toolkit.cohort.table import NUMBER, normal_form
-from mil_toolkit.core.text import shown
+from mil_toolkit.cohort.cells import NUMBER, normal_form
+from mil_toolkit.core.text import printable
 
-OLDEST = 130  # years; a greater age is a misread date
+OLDEST = 130  # years; a greater age means that the date was misread
 DAYS_PER_YEAR = 365.25
 
 
 @dataclass(frozen=True)
 class MetadataColumn:
-    """One `[metadata.NAME]` section, as declared."""
+    """One `[metadata.NAME]` section: its name, and one field per key."""
 
     name: str
     column: str
@@ -24,66 +24,73 @@ class MetadataColumn:
     transform: str | None = None
     unit: str | None = None
 
-
-# The kinds of metadata: one parser each. A parser gets a trimmed cell that is not missing, and raises
-# Unreadable with what is wrong with it and what to do.
+    @property
+    def section(self) -> str:
+        """The section as messages name it."""
+        return f"[metadata.{printable(self.name)}]"
 
 
 class Unreadable(ValueError):
-    """A cell that its kind cannot read: what is wrong, and what to do about it in the cohort.toml."""
+    """A cell that its kind cannot parse.
 
-    def __init__(self, wrong: str, advice: str = ""):
-        super().__init__(wrong)
-        self.wrong, self.advice = wrong, advice
+    reason: the rest of a sentence that begins with the cell
+    advice: what to change in the cohort.toml, without a full stop: the name of the file follows; may be empty
+    """
+
+    def __init__(self, reason: str, advice: str = ""):
+        super().__init__(reason)
+        self.reason, self.advice = reason, advice
+
+
+# The parsers. Each takes a trimmed cell that is not missing, its column and the decimal sign, and returns the
+# value or raises Unreadable.
 
 
 def parse_number(cell: str, column: MetadataColumn, decimal: str) -> float:
-    """A finite number with the declared decimal sign; above 0 where its logarithm is taken."""
+    """Return a finite number, written with the declared decimal sign; positive if its logarithm is taken."""
     if decimal == "," and "." in cell:
-        raise Unreadable('has a point where decimal = "," is declared.')
+        raise Unreadable('contains a point, but decimal = "," is declared.')
     if decimal == "." and NUMBER.fullmatch(cell.replace(",", ".")) and "," in cell:
-        advice = 'A decimal comma is read where decimal = "," stands under [cohort]'
-        raise Unreadable("has a comma.", advice)
+        advice = 'If it is a decimal comma, add decimal = "," to [cohort]'
+        raise Unreadable("contains a comma.", advice)
     if not NUMBER.fullmatch(cell.replace(decimal, ".")):
         raise Unreadable("is not a finite number.")
     value = float(cell.replace(decimal, "."))
     if not math.isfinite(value):
         raise Unreadable("is not a finite number.")
     if column.transform == "log" and value <= 0:
-        advice = f'Correct it, empty it, or take transform = "log" out of [metadata.{shown(column.name)}]'
-        raise Unreadable("is not above 0, so that it has no logarithm.", advice)
+        advice = f'Correct the cell, empty it, or remove transform = "log" from {column.section}'
+        raise Unreadable("is not above 0, so it has no logarithm.", advice)
     return value
 
 
 def parse_category(cell: str, column: MetadataColumn, decimal: str) -> str:
-    """A word, the same in upper and in lower case."""
+    """Return the word in upper case and in Unicode normal form C."""
     return normal_form(cell.casefold().upper())
 
 
 def parse_birth_date(cell: str, column: MetadataColumn, decimal: str) -> float:
-    """Age in years at the reference date."""
+    """Return the age in years at the reference date."""
     readings = read_date(cell, column.formats)
-    section = f"[metadata.{shown(column.name)}]"
     if not readings:
-        advice = f"Add its format to {section} formats"
-        raise Unreadable(f"matches none of {', '.join(column.formats)}.", advice)
+        advice = f"Add its format to {column.section} formats"
+        raise Unreadable(f"matches none of the formats {', '.join(column.formats)}.", advice)
     if len(set(readings.values())) > 1:
         both = " and ".join(f"{day} by {format}" for format, day in readings.items())
-        raise Unreadable(f"is ambiguous: {both}.", f"Leave one of these formats in {section}")
+        raise Unreadable(f"is ambiguous: {both}.", f"Keep only one of these formats in {column.section}")
     birth = next(iter(readings.values()))
-    assert column.reference is not None  # _section_problems refuses a birth date without it
+    assert column.reference is not None  # KINDS requires it, and read_declaration has checked that
+    at_reference = f"the reference {column.reference} of {column.section}"
     age = (column.reference - birth).days / DAYS_PER_YEAR
     if age < 0:
-        raise Unreadable(f"is {birth}, after the reference {column.reference} of {section}.")
+        raise Unreadable(f"is {birth}, which is after {at_reference}.")
     if age > OLDEST:
-        raise Unreadable(
-            f"is {birth}, which makes {age:.0f} years at the reference {column.reference} of {section}."
-        )
+        raise Unreadable(f"is {birth}, which gives an age of {age:.0f} years at {at_reference}.")
     return age
 
 
 def read_date(cell: str, formats: Sequence[str]) -> dict[str, date]:
-    """The date that each matching format reads."""
+    """Return the date as read with each format that matches."""
     readings = {}
     for format in formats:
         try:
@@ -95,7 +102,12 @@ def read_date(cell: str, formats: Sequence[str]) -> dict[str, date]:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of metadata: its parser, whether its values are numbers, and the keys it needs and takes."""
+    """A kind of metadata.
+
+    parse: its parser
+    numeric: whether the values are numbers (otherwise they are words)
+    needs, takes: keys of the section that it requires and allows, besides `column` and `kind`
+    """
 
     parse: Callable[[str, MetadataColumn, str], float | str]
     numeric: bool

@@ -1,1 +1,1 @@
-"""What every other folder builds on: files, locks, processes, devices, seeds and text; knows no patients."""
+"""The base of every other folder: files, locks, processes, devices, seeds and text. It knows no patients."""

@@ -1,4 +1,4 @@
-"""Errors that say what was expected, what came, where, and what to do."""
+"""Errors whose messages name what was expected, what came instead, where, and what to do about it."""
 
 import importlib
 from collections.abc import Sequence
@@ -6,19 +6,19 @@ from types import ModuleType
 
 
 class MilError(Exception):
-    """An error whose message is all that a user needs: the commands print it without a traceback."""
+    """Base class of errors whose message is all that a user needs: commands print it without a traceback."""
 
     exit_code = 1
 
 
 class UsageError(MilError):
-    """The command was called with options that cannot work, or with a program or device that is missing."""
+    """The command was called with options that cannot work, or lacks a program or device that it needs."""
 
     exit_code = 2
 
 
 class DataError(MilError):
-    """The data are not what they should be; `problems` lists everything found, one line each."""
+    """The input data are invalid; `problems` lists every problem, one line each."""
 
     exit_code = 3
 
@@ -28,18 +28,24 @@ class DataError(MilError):
 
 
 class BusyError(MilError):
-    """Another process holds what this one needs; trying again later will do."""
+    """Another process holds a resource that this one needs; a later attempt can succeed."""
 
-    exit_code = 75
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
+
+class Diverged(DataError):
+    """Training produced weights that are not finite.
+
+    A search fails the trial and continues; anywhere else the error ends the command.
+    """
 
 
 def import_extra(module: str, extra: str, needed_by: str) -> ModuleType:
-    """Import a module that one of the package's extras brings; raises UsageError that says how to install it."""
+    """Import a module that belongs to an optional extra of the package.
+
+    Raises UsageError with the command that installs the extra if the module is missing.
+    """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError:
         raise UsageError(f"{needed_by} needs {module}: pip install 'mil_toolkit[{extra}]'.") from None
-
-
-class Diverged(DataError):
-    """A configuration whose weights left the finite numbers: a trial is given up, anything later is an error."""

@@ -1,4 +1,4 @@
-"""Files that are either complete under their name or not there at all."""
+"""Atomic files (a name holds a complete file or none at all), and JSON and digests on top of them."""
 
 import contextlib
 import fcntl
@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import secrets
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ TEMPORARY_PREFIX = ".tmp-"
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut."""
+    """Make the renames inside `folder` durable: they then survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -27,17 +26,18 @@ def fsync_folder(folder: Path) -> None:
 
 
 def publish(path: Path, content: bytes) -> None:
-    """Write `content` under `path` atomically: a reader sees the old file or the whole new one.
+    """Write `content` to `path` atomically: a reader sees the old file or the complete new one.
 
-    Raises UsageError where the disk is full or the folder cannot be written, and where `path` is no file: a device
-    would become one.
+    Missing folders are created. Raises UsageError if the file system refuses (a full disk, a read-only
+    folder), and if `path` exists and is not a regular file, since a device or a pipe would be replaced by a
+    file.
     """
-    with written(path):
-        check_file(path)
+    with report_write_errors(path):
+        check_regular_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = _locked_temporary(path.parent)
         try:
-            _write_out(descriptor, content)
+            _write_all(descriptor, content)
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -48,22 +48,23 @@ def publish(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def written(path: Path) -> Iterator[None]:
-    """Make what the file system refuses an error that names what was to be written."""
+def report_write_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError within the block into a UsageError that names `path`, the output being written."""
     try:
         yield
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be written: {error.strerror or error}. What was complete stays."
+            f"{path} cannot be written: {error.strerror or error}. Files that were complete are kept."
         ) from None
 
 
-def check_file(path: Path) -> None:
+def check_regular_file(path: Path) -> None:
+    """Raise UsageError if `path` exists and is not a regular file (or a link to one)."""
     if path.exists() and not path.is_file():
-        raise UsageError(f"{path} is there, and is no file: it cannot be replaced by one.")
+        raise UsageError(f"{path} exists and is not a file: it cannot be replaced by one.")
 
 
-def _write_out(descriptor: int, content: bytes) -> None:
+def _write_all(descriptor: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view) :]
@@ -71,49 +72,46 @@ def _write_out(descriptor: int, content: bytes) -> None:
 
 
 def _locked_temporary(folder: Path) -> tuple[int, Path]:
-    """A new file in `folder` under a lock that lasts as long as this process, as the sign of its being alive."""
+    """Create a file in `folder` and lock it; a held lock shows that this process is still alive."""
     while True:
         path = folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
             return descriptor, path
-        os.close(descriptor)  # a cleaner came between the two calls, held it for dead and removed it
+        os.close(descriptor)  # `remove_dead_temporaries` deleted it before it was locked
 
 
 def remove_dead_temporaries(folder: Path) -> None:
-    """Remove what killed writers left in `folder`: every temporary file whose lock can be taken."""
-    passed_over = (FileNotFoundError, BlockingIOError, IsADirectoryError)
+    """Remove the temporary files that killed processes left in `folder`: those whose lock is free."""
+    skipped = (FileNotFoundError, BlockingIOError, IsADirectoryError)
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        with contextlib.suppress(*passed_over), path.open("rb") as file:
+        with contextlib.suppress(*skipped), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
 
 
-def check_place(path: Path) -> None:
-    """Raise OSError where nothing can be made under the name `path`: tried, since permissions do not say all."""
-    place = next(each for each in path.parents if os.path.lexists(each))
-    with tempfile.TemporaryFile(dir=place):
-        pass
+def canonical_json(value: object) -> bytes:
+    """Return the canonical JSON of `value`, from which digests are computed: sorted keys, no spaces, no NaN.
 
-
-def canonical_json(value: Any) -> bytes:
-    """The one JSON text of a value: sorted keys, no spaces, no NaN; what digests are made of."""
+    >>> canonical_json({"b": [1, 0.5], "a": None})
+    b'{"a":null,"b":[1,0.5]}'
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def publish_json(path: Path, value: Any) -> None:
-    """Publish `value` as readable JSON; NaN and infinity are refused, since JSON has none."""
+def publish_json(path: Path, value: object) -> None:
+    """Publish `value` as indented JSON; raises ValueError for NaN and infinity, which JSON does not have."""
     publish(path, readable_json(value))
 
 
-def readable_json(value: Any) -> bytes:
-    """What `publish_json` writes."""
+def readable_json(value: object) -> bytes:
+    """Return the content of the file that `publish_json` writes."""
     return (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; raises DataError that names the file where it is missing or broken."""
+    """Read a JSON file of any content; raises DataError that names the file if it is missing or not JSON."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -122,34 +120,32 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} cannot be read as JSON: {error}.") from None
 
 
-def check_schema(path: Path, found: object, known: int) -> None:
-    """Raise DataError where `found`, the schema that a file says it is of, is not the one that this version reads."""
-    if isinstance(found, int) and found > known:
+def check_schema(path: Path, schema: object, supported: int) -> None:
+    """Raise DataError if `schema`, the schema number stored in the file `path`, is not the supported one."""
+    if isinstance(schema, int) and schema > supported:
         raise DataError(
-            f"{path} is of schema {found}, of a newer mil_toolkit; this version ({__version__}) reads schema {known}."
-            " Upgrade: pip install --upgrade mil_toolkit."
+            f"{path} has schema {schema}, written by a newer mil_toolkit; this version ({__version__}) reads"
+            f" schema {supported}. Upgrade: pip install --upgrade mil_toolkit."
         )
-    if found != known:
-        raise DataError(f"{path} is of schema {found}; this version ({__version__}) reads schema {known}.")
+    if schema != supported:
+        raise DataError(f"{path} has schema {schema}; this version ({__version__}) reads schema {supported}.")
 
 
 def digest(content: bytes) -> str:
-    """SHA-256 in hexadecimal."""
+    """Return the SHA-256 of `content` in hexadecimal.
+
+    >>> digest(b"")[:16]
+    'e3b0c44298fc1c14'
+    """
     return hashlib.sha256(content).hexdigest()
 
 
-def digest_json(value: Any) -> str:
-    """SHA-256 of the canonical JSON of a value."""
+def digest_json(value: object) -> str:
+    """Return the SHA-256 of the canonical JSON of `value` in hexadecimal."""
     return digest(canonical_json(value))
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 of a file's content."""
+    """Return the SHA-256 of a file's content in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def shown(path: Path | str) -> str:
-    """A path as one readable line, whatever bytes its name holds."""
-    text = str(path)
-    return text if text.isprintable() else repr(text)

@@ -1,4 +1,8 @@
-"""Locks of folders, held by open descriptors: a lock ends with the last process that has it open."""
+"""Locks of folders, held through open file descriptors.
+
+A lock (flock) lasts until every process that inherited its descriptor has closed it or has ended, however it
+ended.
+"""
 
 import contextlib
 import fcntl
@@ -9,54 +13,60 @@ from pathlib import Path
 
 from mil_toolkit.core.errors import BusyError, UsageError
 
-_LETTING_GO = 1.0  # seconds that a killed process may take to close its files
-LOCK, CLAIM = ".lock", ".claim"  # of a run; of a moment in which others wait
+LOCK = ".lock"  # held for the whole of a run
+CLAIM = ".claim"  # held for a moment, while other processes wait
+_RELEASE_SECONDS = 1.0  # a killed process may take this long to close its files
+_POLL_SECONDS = 0.02
 
 
 @contextlib.contextmanager
 def exclusive(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[int]:
-    """Hold a lock of a folder, made where there is none; raises BusyError where another process holds it.
+    """Hold an exclusive lock of `folder`, which is created if it does not exist.
 
-    name: of the lock's file; wait: until the other process has let go. Yields the lock's descriptor: it is held as
-    long as any process has it open.
+    name: of the lock's file in `folder`; wait: wait until no other process holds the lock
+
+    Yields the lock's descriptor; the lock is held as long as any process has it open. Raises BusyError if
+    another process holds the lock and `wait` is false, and UsageError if the lock's file cannot be created or
+    locked.
     """
-    with _lock_file(folder / name, os.O_RDWR) as descriptor:
-        _lock(descriptor, folder, fcntl.LOCK_EX, wait)
+    with _open_lock_file(folder / name, os.O_RDWR) as descriptor:
+        _acquire(descriptor, folder, fcntl.LOCK_EX, wait)
         yield descriptor
 
 
 @contextlib.contextmanager
 def shared(folder: Path, wait: bool = True) -> Iterator[int]:
-    """Keep others from holding the lock of a folder alone. Reading may be all one may.
+    """Hold a shared lock of `folder`: others may share it, but none can take the exclusive one.
 
-    While one does, waits, or raises BusyError where told not to.
+    Read permission on an existing lock file suffices. Yields the lock's descriptor. Raises BusyError if
+    another process holds the exclusive lock and `wait` is false, and UsageError as `exclusive` does.
     """
-    with _lock_file(folder / LOCK, os.O_RDONLY) as descriptor:
-        _lock(descriptor, folder, fcntl.LOCK_SH, wait)
+    with _open_lock_file(folder / LOCK, os.O_RDONLY) as descriptor:
+        _acquire(descriptor, folder, fcntl.LOCK_SH, wait)
         yield descriptor
 
 
-def _lock(descriptor: int, folder: Path, kind: int, wait: bool) -> None:
-    deadline = time.monotonic() + _LETTING_GO
+def _acquire(descriptor: int, folder: Path, operation: int, wait: bool) -> None:
+    deadline = time.monotonic() + _RELEASE_SECONDS
     try:
-        while not _taken(descriptor, kind if wait else kind | fcntl.LOCK_NB):
+        while not _try_lock(descriptor, operation if wait else operation | fcntl.LOCK_NB):
             if time.monotonic() > deadline:
                 raise BusyError(f"{folder} is in use by another process. Try again when it has ended.")
-            time.sleep(0.02)
-    except OSError as error:  # network file systems without locks
+            time.sleep(_POLL_SECONDS)
+    except OSError as error:  # some network file systems have no locks
         raise UsageError(f"{folder} cannot be locked: {error.strerror}. Use another file system.") from None
 
 
-def _taken(descriptor: int, kind: int) -> bool:
+def _try_lock(descriptor: int, operation: int) -> bool:
     try:
-        fcntl.flock(descriptor, kind)
+        fcntl.flock(descriptor, operation)
     except BlockingIOError:
         return False
     return True
 
 
 @contextlib.contextmanager
-def _lock_file(path: Path, access: int) -> Iterator[int]:
+def _open_lock_file(path: Path, access: int) -> Iterator[int]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_CREAT | access | os.O_CLOEXEC, 0o666)

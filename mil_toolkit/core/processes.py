@@ -1,4 +1,4 @@
-"""Worker processes, and signals that are heeded where nothing is half done."""
+"""Worker processes, and signals that stop a process only where no work is left half done."""
 
 import contextlib
 import ctypes
@@ -12,126 +12,150 @@ from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import DupFd
-from typing import Any
+from typing import Protocol
 
 from mil_toolkit.core.errors import MilError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_AGAIN = 0.01  # seconds until an interrupt that was lost comes again
+_RETRY_SECONDS = 0.01  # until an interrupt that Python discarded is raised again
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @contextlib.contextmanager
-def stops_heeded() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt within the block, each unless it is ignored.
+def raise_on_stop_signals() -> Iterator[None]:
+    """Make SIGINT and SIGTERM raise KeyboardInterrupt within the block, except signals that are ignored.
 
-    Where it is raised in what lets no error out, such as the callback of a weak reference, it comes again. Behind the
-    block the signals end the process at once: there is nothing left to lose but time.
+    Python discards an exception that is raised where none can propagate, such as in a destructor or in the
+    callback of a weak reference; a KeyboardInterrupt discarded in this way is raised again a moment later.
+    After the block, both signals end the process at once, since nothing is left to clean up.
     """
-    hook = sys.unraisablehook
+    default_hook = sys.unraisablehook
 
-    def heed(lost: Any) -> None:
-        if isinstance(lost.exc_value, KeyboardInterrupt):
-            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+    def raise_again(discarded: "sys.UnraisableHookArgs") -> None:
+        if isinstance(discarded.exc_value, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, _RETRY_SECONDS)
         else:
-            hook(lost)
+            default_hook(discarded)
 
     signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGTERM))
-    for each in _heeded():
-        signal.signal(each, _interrupt)
-    sys.unraisablehook = heed
+    for number in _stop_signals():
+        signal.signal(number, _interrupt)
+    sys.unraisablehook = raise_again
     try:
         yield
     finally:
-        for each in _heeded():
-            signal.signal(each, signal.SIG_DFL)
-        sys.unraisablehook = hook
+        for number in _stop_signals():
+            signal.signal(number, signal.SIG_DFL)
+        sys.unraisablehook = default_hook
 
 
 @contextlib.contextmanager
-def stops_deferred() -> Iterator[Callable[[], None]]:
-    """Hold SIGINT and SIGTERM back within the block, each unless it is ignored.
+def defer_stop_signals() -> Iterator[Callable[[], None]]:
+    """Defer SIGINT and SIGTERM within the block, except signals that are ignored.
 
-    Yields a function that raises KeyboardInterrupt if one has come; so does the end of the block. Outside the main
-    thread, which alone receives signals, nothing is held back.
+    Yields a function that raises KeyboardInterrupt if a signal has arrived; the end of the block does the
+    same. Only the main thread receives signals: in any other thread nothing is deferred and the function does
+    nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
-    came: list[int] = []
+    deferred = _DeferredStop()
+    handlers = {number: signal.signal(number, deferred.record) for number in _stop_signals()}
+    try:
+        yield deferred.check
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    deferred.check()
 
-    def check() -> None:
-        if came:
-            came.clear()
+
+class _DeferredStop:
+    """A signal that has arrived but has not been raised yet."""
+
+    def __init__(self) -> None:
+        self.arrived = False
+
+    def record(self, *_: object) -> None:
+        """Handle a signal."""
+        self.arrived = True
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if a signal has arrived since the last check."""
+        if self.arrived:
+            self.arrived = False
             raise KeyboardInterrupt
 
-    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in _heeded()}
-    try:
-        yield check
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-    check()
 
-
-def _heeded() -> list[signal.Signals]:
-    """What stops this process: not what it was told to ignore, as a shell tells its background jobs."""
-    return [each for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+def _stop_signals() -> list[signal.Signals]:
+    """Return the signals that stop this process; a shell makes its background jobs ignore SIGINT."""
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def start_worker(job: Callable[[], object], lock: int, environment: dict[str, str]) -> BaseProcess:
-    """Start a process that runs `job`, a picklable function, and then ends.
+    """Start a daemon process that runs `job` and then ends.
 
-    It holds `lock`, the descriptor of a lock file, so that whoever takes this lock knows that it has ended, and is
-    killed when this process ends. SIGTERM stops it, Ctrl-C does not: that is for this process to pass on. Its exit
-    code is 1 where the job failed.
+    job: a picklable function; its failure makes the worker's exit code 1
+    lock: the descriptor of a lock file; the worker keeps it open, so that the lock is free only once it ended
+    environment: variables that are added to the worker's environment
+
+    The worker is killed when this process ends. SIGTERM stops it; SIGINT (Ctrl-C) does not, because a
+    terminal sends it to both processes and this one decides when its workers stop.
     """
-    context = multiprocessing.get_context("spawn")  # a fork would inherit threads that hang
-    arguments = (os.getpid(), pickle.dumps(job), environment, _Inherited(lock))
+    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of threads that it lacks
+    arguments = (os.getpid(), pickle.dumps(job), environment, _InheritedDescriptor(lock))
     process = context.Process(target=_work, args=arguments, daemon=True)
-    resource_tracker.ensure_running()  # which lets signals in behind its start
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the worker's too, until it can heed them
+    resource_tracker.ensure_running()  # starting it later would unblock the signals
+    # The worker inherits the mask until it handles the signals itself.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         process.start()
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return process
 
 
 def stop_worker(process: BaseProcess) -> None:
-    """Let a worker end as upon an interrupt, also one that somebody suspended, which would not listen."""
+    """Interrupt a worker, and resume it if it is suspended, since a suspended process handles no signal."""
     process.terminate()
     if process.pid and process.is_alive():
         os.kill(process.pid, signal.SIGCONT)
 
 
-class _Inherited:
-    """A descriptor that a worker process opens with itself."""
+class _Duplicate(Protocol):
+    """The duplicate of a descriptor that multiprocessing sends to a child process."""
+
+    def detach(self) -> int:
+        """Return the descriptor."""
+
+
+class _InheritedDescriptor:
+    """A descriptor that is unpickled in a worker process as the worker's own duplicate of it."""
 
     def __init__(self, descriptor: int):
         self.descriptor = descriptor
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[Callable[[_Duplicate], int], tuple[_Duplicate]]:
         return _detach, (DupFd(self.descriptor),)
 
 
-def _detach(duplicate: Any) -> int:
+def _detach(duplicate: _Duplicate) -> int:
     return int(duplicate.detach())
 
 
 def _work(parent: int, job: bytes, environment: dict[str, str], _lock: int) -> None:
-    # Before anything that takes time: the lock must not outlive the parent.
+    # First of all, since the lock must not outlive the parent.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with stops_heeded():
+        with raise_on_stop_signals():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             pickle.loads(job)()
     except (MilError, KeyboardInterrupt):
-        sys.exit(1)  # the parent meets the error itself, and tells it
+        sys.exit(1)  # the parent runs into the same error and reports it
 
 
 def _interrupt(*_: object) -> None:

@@ -1,1 +1,1 @@
-"""What predictions are worth: metrics, intervals, calibration and splits."""
+"""Evaluation of predictions: metrics, confidence intervals, comparisons, calibration and splits."""

@@ -1,4 +1,4 @@
-"""Calibration by slope and intercept, and the rules that choose a threshold (rules of evidence, 3 and 4)."""
+"""Calibration by slope and intercept, and rules that choose a threshold (see docs/evidence.md)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,13 +8,18 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 FEWEST_FOR_SLOPE = 20  # patients in the smaller class
+_TOLERANCE = 1e-12  # for scores that differ only by rounding
 
 
 @dataclass(frozen=True)
 class Decision:
-    """How a logit becomes a probability and a prediction.
+    """The mapping from a logit to a calibrated probability and a predicted class.
 
-    probability = sigmoid(slope * logit + intercept); positive at or above `threshold`
+    The probability is sigmoid(slope * logit + intercept); the prediction is positive at or above `threshold`.
+
+    >>> decision = Decision(slope=2.0, intercept=-1.0, threshold=0.5)
+    >>> (decision.probabilities(np.array([0.0, 0.5, 1.0])) >= decision.threshold).tolist()
+    [False, True, True]
     """
 
     slope: float
@@ -22,16 +27,21 @@ class Decision:
     threshold: float
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Calibrated probabilities of the positive class, of the shape of the logits."""
+        """Return the calibrated probabilities of the positive class, in the shape of the logits."""
         return expit(self.slope * logits + self.intercept)
 
 
 def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Slope and intercept on the logit by maximum likelihood with Platt's targets (Platt 1999, section 2.2).
+    """Fit slope and intercept by maximum likelihood with Platt's targets (Platt 1999, section 2.2).
 
-    Shapes: logits (n,), labels (n,). The targets (n+ + 1) / (n+ + 2) and 1 / (n- + 2) keep the slope finite where
-    the classes are apart. The slope is 1 where the smaller class has fewer than 20 patients, and where the best
-    one is not positive, since calibration must not turn the order round.
+    logits: (n,); labels: (n,) of 0 and 1
+
+    The targets (n+ + 1) / (n+ + 2) and 1 / (n- + 2) keep the slope finite if the classes are separable. The
+    slope is 1 if the smaller class has fewer than 20 patients, and if the best slope is not positive, since
+    calibration must not reverse the order of the patients.
+
+    >>> fit_calibration(np.array([0.0, 0.0, 0.0]), np.array([1, 1, 1]))[0]
+    1.0
     """
     positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
     targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
@@ -46,41 +56,53 @@ def _fit(line: Callable[[np.ndarray], np.ndarray], start: list[float], targets: 
     def loss(x: np.ndarray) -> float:
         return float(np.mean(np.logaddexp(0, line(x)) - targets * line(x)))
 
-    return [float(each) for each in minimize(loss, start, method="BFGS").x]
+    return [float(parameter) for parameter in minimize(loss, start, method="BFGS").x]
 
 
 def share(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The share of positives, at which balanced accuracy is highest if the probabilities hold.
+    """Return the share of positives, which maximises balanced accuracy if the probabilities are calibrated.
 
-    A patient counts p / share where predicted positive and (1 - p) / (1 - share) where negative, which are the same
-    at p = share. Nothing is sought, so that few patients move it little: the best cut of 72 is mostly chance.
+    Twice the balanced accuracy grows by p / share for a patient predicted positive and by (1 - p) / (1 -
+    share) for one predicted negative; both are equal at p = share. Since nothing is optimised, the threshold
+    varies little between small samples, whereas the best cut of a sample of 72 patients is mostly chance.
+
+    >>> share(np.array([0.9, 0.8, 0.3, 0.1]), np.array([1, 1, 1, 0]))
+    0.75
     """
     return float(labels.mean())
 
 
 def half(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """A threshold of 0.5."""
+    """Return 0.5."""
     return 0.5
 
 
 def balanced(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The threshold of the highest balanced accuracy of these very patients; of several, the middle one."""
+    """Return the threshold with the highest balanced accuracy on these patients; the middle one of several.
+
+    >>> balanced(np.array([0.9, 0.8, 0.3, 0.1]), np.array([1, 1, 0, 0]))
+    0.55
+    """
     cuts = _cuts(probabilities)
     decided = probabilities >= cuts[:, None]  # (cuts, n)
     scores = decided[:, labels == 1].mean(1) + (~decided[:, labels == 0]).mean(1)
-    best = np.flatnonzero(scores >= scores.max() - 1e-12)
+    best = np.flatnonzero(scores >= scores.max() - _TOLERANCE)
     return float(cuts[best[len(best) // 2]])
 
 
 def sensitive(probabilities: np.ndarray, labels: np.ndarray, sensitivity: float) -> float:
-    """The highest threshold whose sensitivity is at least the required one."""
+    """Return the highest threshold whose sensitivity is at least `sensitivity`.
+
+    >>> sensitive(np.array([0.9, 0.8, 0.3, 0.1]), np.array([1, 1, 1, 0]), sensitivity=0.6)
+    0.55
+    """
     cuts = _cuts(probabilities)
-    reached = (probabilities[labels == 1] >= cuts[:, None]).mean(1) >= sensitivity - 1e-12
+    reached = (probabilities[labels == 1] >= cuts[:, None]).mean(1) >= sensitivity - _TOLERANCE
     return float(cuts[reached].max())
 
 
 def _cuts(probabilities: np.ndarray) -> np.ndarray:
-    """The middles between neighbouring probabilities, and one below all of them."""
+    """Return the midpoints of adjacent distinct probabilities, preceded by a cut below all of them."""
     values = np.unique(probabilities)
     return np.concatenate([[values[0] / 2], (values[1:] + values[:-1]) / 2])
 
@@ -95,10 +117,14 @@ THRESHOLDS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 def fit_decision(
     logits: np.ndarray, labels: np.ndarray, rule: str, sensitivity: float | None = None
 ) -> Decision:
-    """Calibration first, then the threshold on the calibrated probabilities: logits (n,), labels (n,).
+    """Fit the calibration, and then choose the threshold on the calibrated probabilities.
 
-    The logits have to be out-of-fold: of models that did not train on the patient. A required `sensitivity`
-    comes before the `rule` (a name of THRESHOLDS).
+    logits: (n,), out of fold, i.e. from models that were not trained on the patient; labels: (n,) of 0 and 1
+    rule: a name of THRESHOLDS; sensitivity: if given, the sensitivity to reach, which replaces the rule
+
+    >>> logits, labels = np.array([2.0, 1.0, -1.0, -2.0]), np.array([1, 1, 0, 0])
+    >>> fit_decision(logits, labels, "half").threshold
+    0.5
     """
     slope, intercept = fit_calibration(logits, labels)
     probabilities = expit(slope * logits + intercept)

@@ -1,31 +1,40 @@
-"""Scores with intervals that resample patients, and paired comparisons (rules of evidence, 5 and 6).
+"""Scores with bootstrap intervals over patients, and paired comparisons (see docs/evidence.md).
 
-A table of predictions has the columns `repeat`, `fold`, `patient_id`, `label`, `probability` and `prediction`,
-one row for each patient and repeat. The intervals take the models as they were fitted: they say how far the
-score would move with other patients, not with other training sets.
+A table of predictions has the columns `repeat`, `fold`, `patient_id`, `label`, `probability` and
+`prediction`, and one row for each patient and repeat. The models are not refitted in a resample: the
+intervals show how much a score varies with the patients that are scored, not with the patients that the
+models were trained on.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
 from mil_toolkit.evaluation.metrics import BINS, METRICS, Metric, Predicted, bins_of
+from mil_toolkit.evaluation.records import (
+    Comparison,
+    Difference,
+    Estimate,
+    Optimism,
+    ReliabilityBin,
+    Score,
+    Scores,
+)
 
-DRAWS = 2000
-LEVEL = 0.95
-_AT_ONCE = 2_000_000  # pairs of patients compared at once, times draws
-Scores = dict[str, dict[str, Any]]
+DRAWS = 2000  # resamples of an interval, and permutations of a test
+LEVEL = 0.95  # of the intervals
+_AT_ONCE = 2_000_000  # pairs of patients times permutations that are scored in one call
 
 
 @dataclass(frozen=True)
 class Table:
-    """Predictions as arrays over R repeats and n patients, patients in the order of their ids.
+    """Predictions of n patients in R repeats, as arrays in the order of the patients' ids.
 
-    labels: (n,); folds, probabilities, decisions: (R, n)
+    labels: (n,) of 0 and 1; folds, probabilities, decisions: (R, n)
+    prevalence: share of positives for the predictive values; None uses the share among the patients
     """
 
     patient_ids: tuple[str, ...]
@@ -37,7 +46,13 @@ class Table:
 
     @classmethod
     def of(cls, predictions: pd.DataFrame, prevalence: float | None = None) -> "Table":
-        """The arrays of a table in which every repeat predicts the same patients."""
+        """Convert a table of predictions, in which every repeat must have the same patients.
+
+        >>> rows = {"repeat": [1, 1], "fold": [1, 2], "patient_id": ["P2", "P1"], "label": [0, 1],
+        ...         "probability": [0.2, 0.7], "prediction": [0, 1]}
+        >>> Table.of(pd.DataFrame(rows)).patient_ids
+        ('P1', 'P2')
+        """
         wide = predictions.pivot(index="repeat", columns="patient_id")
         labels = wide["label"].to_numpy()[0].astype(int)
         ids = tuple(map(str, wide["label"].columns))
@@ -46,7 +61,7 @@ class Table:
         return cls(ids, labels, folds, probabilities, decisions, prevalence)
 
     def select(self, patient_ids: Sequence[str]) -> "Table":
-        """The predictions of these patients alone, in this order."""
+        """Return the predictions of these patients only, in this order."""
         places = [self.patient_ids.index(patient) for patient in patient_ids]
         return replace(
             self,
@@ -58,17 +73,23 @@ class Table:
         )
 
     def repeats(self) -> Iterator[Predicted]:
-        """The predictions of each repeat."""
+        """Yield the predictions of each repeat."""
         for row in zip(self.probabilities, self.decisions, self.folds, strict=True):
             yield Predicted(self.labels, *row, self.prevalence)
 
     def scores(self, metric: Metric, weights: np.ndarray) -> np.ndarray:
-        """A metric averaged over repeats, under weights (draws, n) of the patients: (draws,)."""
+        """Return a metric averaged over repeats, (draws,), given weights (draws, n) of the patients."""
         return np.mean([metric.of(predicted, weights) for predicted in self.repeats()], axis=0)
 
 
 def draw_patients(labels: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
-    """How often each patient is drawn in each resample: (draws, n). Every class keeps its number of patients."""
+    """Return how often each patient is drawn in each bootstrap resample, (draws, n).
+
+    The classes are resampled separately, so that each keeps its number of patients.
+
+    >>> draw_patients(np.array([1, 1, 0]), draws=4).sum(axis=1).tolist()
+    [3.0, 3.0, 3.0, 3.0]
+    """
     random = np.random.default_rng(seed)
     weights = np.zeros((draws, len(labels)))
     for label in np.unique(labels):
@@ -80,7 +101,11 @@ def draw_patients(labels: np.ndarray, seed: int = 0, draws: int = DRAWS) -> np.n
 
 
 def percentile_interval(values: np.ndarray) -> tuple[float, float]:
-    """The central 95 % of some draws; draws without a value are left out, and NaN is all there is without any."""
+    """Return the bounds of the central 95 % of values, ignoring NaN; NaN if there are no others.
+
+    >>> [round(bound, 3) for bound in percentile_interval(np.array([0.0, 0.5, 1.0, np.nan]))]
+    [0.025, 0.975]
+    """
     known = values[~np.isnan(values)]
     if not len(known):
         return np.nan, np.nan
@@ -89,29 +114,34 @@ def percentile_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def exact_interval(successes: int, count: int) -> tuple[float, float]:
-    """Clopper and Pearson's interval of a proportion."""
+    """Return the 95 % interval of a proportion by Clopper and Pearson.
+
+    >>> low, high = exact_interval(9, 10)
+    >>> round(low, 3), round(high, 3)
+    (0.555, 0.997)
+    """
     interval = binomtest(successes, count).proportion_ci(LEVEL, method="exact")
     return float(interval.low), float(interval.high)
 
 
 def scores_with_intervals(table: Table) -> Scores:
-    """Every metric: `value`, `low`, `high`, `patients`, `repeats`.
+    """Return the score of every metric, by name.
 
-    The calibration error has no interval, `low` and `high` are None, nor has a difference of two: a draw of the
-    patients adds its own noise to the gap of every bin, whose size counts and not its sign, so that most draws
-    lie above the score, at times nearly all.
+    The calibration error has no interval, and neither has a difference of two: resampling adds noise to the
+    gap of every bin, and since the gap enters by its size and not by its sign, most resamples lie above the
+    score.
     """
     weights = draw_patients(table.labels)
-    counted = {"patients": len(table.labels), "repeats": len(table.probabilities)}
-    return {name: _score(table, metric, weights) | counted for name, metric in METRICS.items()}
+    return {name: _score(table, metric, weights) for name, metric in METRICS.items()}
 
 
-def _score(table: Table, metric: Metric, weights: np.ndarray) -> dict[str, Any]:
+def _score(table: Table, metric: Metric, weights: np.ndarray) -> Score:
     value = float(table.scores(metric, np.ones((1, len(table.labels))))[0])
     low, high = _interval(metric, table.scores(metric, weights))
     if metric.proportions and low == high:
         low, high = _exact(table, metric.proportions)
-    return {"value": _finite(value), "low": _finite(low), "high": _finite(high)}
+    patients, repeats = len(table.labels), len(table.probabilities)
+    return Score(_finite(value), _finite(low), _finite(high), patients, repeats)
 
 
 def _interval(metric: Metric, drawn: np.ndarray) -> tuple[float, float]:
@@ -119,24 +149,23 @@ def _interval(metric: Metric, drawn: np.ndarray) -> tuple[float, float]:
 
 
 def _exact(table: Table, proportions: Sequence[int]) -> tuple[float, float]:
-    """The mean of the proportions' exact intervals, where resampling gives no width: all of a class right, or wrong."""
+    """Return the mean of the proportions' exact intervals, used where all resamples have the same score."""
     right = (table.decisions == table.labels).mean(0)  # (n,) in how many of the repeats
     parts = [right if label < 0 else right[table.labels == label] for label in proportions]
     intervals = [exact_interval(round(part.sum()), len(part)) for part in parts]
     return float(np.mean([low for low, _ in intervals])), float(np.mean([high for _, high in intervals]))
 
 
-def reliability(table: Table) -> list[dict[str, float]]:
-    """The reliability curve: what was predicted and what came, in each bin of probability that has patients.
+def reliability(table: Table) -> list[ReliabilityBin]:
+    """Return the reliability curve: predicted probability and share of positives in each non-empty bin.
 
-    `from` and `to` bound the bin; `patients` in it, mean over repeats; their mean `probability`; `share`, that of
-    positives among them, with `low` and `high`. The mean gap of the two is the calibration error.
+    The mean gap between the two is the calibration error.
     """
     weights, bins = draw_patients(table.labels), bins_of(table.probabilities)
-    return [_in_bin(table, each, bins == each, weights) for each in np.unique(bins)]
+    return [_reliability_bin(table, number, bins == number, weights) for number in np.unique(bins)]
 
 
-def _in_bin(table: Table, number: int, inside: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+def _reliability_bin(table: Table, number: int, inside: np.ndarray, weights: np.ndarray) -> ReliabilityBin:
     times = inside.sum(0)  # (n,) the repeats that put a patient into the bin
     share = float((times * table.labels).sum() / times.sum())
     patients = float(inside.sum(1).mean())
@@ -146,33 +175,38 @@ def _in_bin(table: Table, number: int, inside: np.ndarray, weights: np.ndarray) 
     if share in (0.0, 1.0):
         count = max(1, round(patients))
         low, high = exact_interval(round(share * count), count)
-    edges = {"from": int(number) / BINS, "to": (int(number) + 1) / BINS, "patients": patients}
-    mean = float(table.probabilities[inside].mean())
-    return {**edges, "probability": mean, "share": share, "low": low, "high": high}
+    return {
+        "from": int(number) / BINS,
+        "to": (int(number) + 1) / BINS,
+        "patients": patients,
+        "probability": float(table.probabilities[inside].mean()),
+        "share": share,
+        "low": low,
+        "high": high,
+    }
 
 
-def compare(one: Table, other: Table) -> dict[str, Any]:
-    """Two methods on the same patients, folds and draws.
+def compare(one: Table, other: Table) -> Comparison:
+    """Compare two methods on the same patients, folds and resamples: one minus other, for every metric.
 
-    For every metric the difference `value` (one minus other) with `low`, `high`, and the `p_value` of a permutation
-    test that swaps the two methods of a patient in all repeats together; and `discordant`, the patients (mean
-    over repeats) that the two decide differently.
+    The p-value is that of a permutation test which swaps the two methods of a patient in all repeats
+    together.
     """
     weights, swaps = draw_patients(one.labels), _draw_swaps(len(one.labels))
     differences = {name: _difference(one, other, metric, weights, swaps) for name, metric in METRICS.items()}
-    return {"discordant": float((one.decisions != other.decisions).sum(1).mean()), "differences": differences}
+    return Comparison(float((one.decisions != other.decisions).sum(1).mean()), differences)
 
 
 def _difference(
     one: Table, other: Table, metric: Metric, weights: np.ndarray, swaps: np.ndarray
-) -> dict[str, Any]:
+) -> Difference:
     alike = np.ones((1, len(one.labels)))
     value = float((one.scores(metric, alike) - other.scores(metric, alike))[0])
     low, high = _interval(metric, one.scores(metric, weights) - other.scores(metric, weights))
     swapped = np.concatenate([_swapped(one, other, metric, part) for part in _parts(one.labels, swaps)])
     extreme = np.sum(np.abs(swapped) >= abs(value) - 1e-12)
     p_value = (1 + float(extreme)) / (1 + len(swaps)) if np.isfinite(value) else None
-    return {"value": _finite(value), "low": _finite(low), "high": _finite(high), "p_value": p_value}
+    return Difference(_finite(value), _finite(low), _finite(high), p_value)
 
 
 def _draw_swaps(patients: int, seed: int = 1) -> np.ndarray:
@@ -203,15 +237,15 @@ def _mixed(mine: Predicted, theirs: Predicted, swaps: np.ndarray) -> Predicted:
     )
 
 
-def optimism(inner: Table, outer: Table) -> Scores:
-    """Inner minus outer score of the same patients, `value`, `low` and `high`, from the same draws."""
+def optimism(inner: Table, outer: Table) -> Optimism:
+    """Return inner minus outer score of the same patients, for every metric, from the same resamples."""
     weights, alike = draw_patients(outer.labels), np.ones((1, len(outer.labels)))
-    found: Scores = {}
+    differences: Optimism = {}
     for name, metric in METRICS.items():
         low, high = _interval(metric, inner.scores(metric, weights) - outer.scores(metric, weights))
         value = float((inner.scores(metric, alike) - outer.scores(metric, alike))[0])
-        found[name] = {"value": _finite(value), "low": _finite(low), "high": _finite(high)}
-    return found
+        differences[name] = Estimate(_finite(value), _finite(low), _finite(high))
+    return differences
 
 
 def _finite(value: float) -> float | None:

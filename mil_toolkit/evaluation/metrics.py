@@ -1,8 +1,8 @@
-"""`METRICS`: what a set of predictions is worth. The unit is always the patient.
+"""Metrics of predictions with one row per patient, collected in `METRICS`.
 
-A metric takes `Predicted` and weights of the patients, and both may have leading axes: two thousand draws of the
-patients, or as many swaps of two methods, are scored in one call. That is why these are not scikit-learn's own
-functions, which take one set of weights at a time; the tests hold them equal to those.
+A metric takes `Predicted` and weights of the patients. Both may have leading axes, so that thousands of
+resamples of the patients, or as many swaps of two methods, are scored in one call. scikit-learn's functions
+take a single set of weights at a time; the tests check that both give the same values.
 """
 
 from collections.abc import Callable
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BINS = 10  # of equal width, for the calibration error and its curve
-_LEAST = np.finfo(float).eps  # of a probability under a logarithm, as in scikit-learn
+BINS = 10  # of equal width, for the calibration error and the reliability curve
+_SMALLEST = np.finfo(float).eps  # probability whose logarithm is taken, as in scikit-learn
 
 
 @dataclass(frozen=True)
 class Predicted:
     """Predictions for n patients.
 
-    labels: (n,) of 0 and 1; folds: (n,) the outer fold each was predicted in
-    probabilities: (..., n) of the positive class; decisions: (..., n) bool
-    prevalence: share of positives for the predictive values; None takes that of the weighted patients
+    labels: (n,) of 0 and 1; folds: (n,), the outer fold that held the patient out
+    probabilities: (..., n), of the positive class; decisions: (..., n), True if predicted positive
+    prevalence: share of positives for the predictive values; None uses the share among the weighted patients
     """
 
     labels: np.ndarray
@@ -31,14 +31,17 @@ class Predicted:
 
 
 Score = Callable[[Predicted, np.ndarray], np.ndarray]
+"""A function of predictions and weights (..., n) of the patients that returns the scores (...)."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A score of predictions under weights (..., n) of the patients.
+    """A score and its properties.
 
-    proportions: for shares of patients, the label of those each is a share of; -1: all patients
-    resampled: whether draws of the patients show how far the score would move with other patients
+    of: computes the score
+    proportions: labels of the classes if the score is a share of a class or a mean of such shares; -1: all
+    patients
+    resampled: whether resamples of the patients show how much the score varies between samples
     """
 
     of: Score
@@ -47,7 +50,11 @@ class Metric:
     resampled: bool = True
 
     def score(self, labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> float:
-        """The score of plain predictions, all in one fold: labels (n,), probabilities (n,)."""
+        """Return the score of predictions from a single fold: labels (n,), probabilities (n,).
+
+        >>> METRICS["sensitivity"].score(np.array([1, 1, 0]), np.array([0.9, 0.4, 0.2]))
+        0.5
+        """
         decisions, folds = probabilities >= threshold, np.zeros(len(labels))
         return float(self.of(Predicted(labels, probabilities, decisions, folds), np.ones(len(labels))))
 
@@ -62,45 +69,51 @@ def _of_class(label: int, predicted: Predicted, weights: np.ndarray) -> np.ndarr
 
 def _losses(predicted: Predicted) -> np.ndarray:
     of_label = np.where(predicted.labels == 1, predicted.probabilities, 1 - predicted.probabilities)
-    return -np.log(np.clip(of_label, _LEAST, 1 - _LEAST))
+    return -np.log(np.clip(of_label, _SMALLEST, 1 - _SMALLEST))
 
 
 def log_loss(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
-    """Mean log-loss in nats."""
+    """Return the mean log-loss in nats."""
     return _mean(_losses(predicted), weights)
 
 
 def balanced_log_loss(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
-    """Log-loss in nats with both classes of the same total weight."""
+    """Return the log-loss in nats with equal total weights of both classes."""
     losses = _losses(predicted)
     negative, positive = (_mean(losses, _of_class(label, predicted, weights)) for label in (0, 1))
     return (negative + positive) / 2
 
 
 def accuracy(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
-    """Share of patients predicted rightly."""
+    """Return the share of patients that are predicted correctly."""
     return _mean(predicted.decisions == predicted.labels, weights)
 
 
 def sensitivity(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
-    """Share of the positive patients that are predicted positive."""
+    """Return the share of positive patients that are predicted positive."""
     return _mean(predicted.decisions, _of_class(1, predicted, weights))
 
 
 def specificity(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
-    """Share of the negative patients that are predicted negative."""
+    """Return the share of negative patients that are predicted negative."""
     return _mean(~predicted.decisions, _of_class(0, predicted, weights))
 
 
 def balanced_accuracy(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
-    """Mean of sensitivity and specificity."""
+    """Return the mean of sensitivity and specificity."""
     return (sensitivity(predicted, weights) + specificity(predicted, weights)) / 2
 
 
 def auc(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
-    """Share of concordant pairs of a positive and a negative patient of the same fold, ties counting a half.
+    """Return the share of concordant pairs of a positive and a negative patient in the same fold.
 
-    Models of different folds have different scales, so that a pair across folds says nothing.
+    Ties count one half. Pairs across folds are left out because models of different folds have different
+    scales. NaN if no fold has patients of both classes.
+
+    >>> labels, probabilities = np.array([1, 0, 1, 0]), np.array([0.9, 0.6, 0.5, 0.1])
+    >>> predicted = Predicted(labels, probabilities, probabilities >= 0.5, folds=np.array([1, 1, 2, 2]))
+    >>> float(auc(predicted, np.ones(4))), float(auc_pooled(predicted, np.ones(4)))
+    (1.0, 0.75)
     """
     positive, negative = predicted.labels == 1, predicted.labels == 0
     together = predicted.folds[positive][:, None] == predicted.folds[negative]
@@ -108,68 +121,85 @@ def auc(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
 
 
 def auc_pooled(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of all patients, pairs across folds included."""
+    """Return the area under the ROC curve of all patients, which includes pairs across folds."""
     return _concordance(predicted, weights, np.array(1.0))
 
 
 def _concordance(predicted: Predicted, weights: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Return the share of concordant pairs; counted: 1 for pairs that count, broadcast to all pairs."""
     positive, negative = predicted.labels == 1, predicted.labels == 0
     high = predicted.probabilities[..., positive][..., :, None]
     low = predicted.probabilities[..., negative][..., None, :]
     wins = ((high > low) + 0.5 * (high == low)) * counted  # (..., positives, negatives)
     pairs = np.broadcast_to(counted, wins.shape[-2:]).astype(float)
     rows, columns = weights[..., positive][..., None, :], weights[..., negative]
-    won, of = (((rows @ each)[..., 0, :] * columns).sum(-1) for each in (wins, pairs))
-    return _ratio(won, of)  # folds of one class each leave no pair
+    concordant, total = (((rows @ part)[..., 0, :] * columns).sum(-1) for part in (wins, pairs))
+    return _ratio(concordant, total)
 
 
 def brier(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
-    """Mean squared difference of probability and label."""
+    """Return the mean squared difference of probability and label."""
     return _mean((predicted.probabilities - predicted.labels) ** 2, weights)
 
 
 def bins_of(probabilities: np.ndarray) -> np.ndarray:
-    """The bin of each probability, from 0: BINS of equal width."""
+    """Return the bin of each probability: 0 to BINS - 1, of equal width.
+
+    >>> bins_of(np.array([0.0, 0.05, 0.95, 1.0])).tolist()
+    [0, 0, 9, 9]
+    """
     return np.minimum((probabilities * BINS).astype(int), BINS - 1)
 
 
 def calibration_error(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
-    """Expected calibration error over ten bins of equal width; Naeini et al. 2015."""
+    """Return the expected calibration error over ten bins of equal width (Naeini et al. 2015)."""
     bins = bins_of(predicted.probabilities)
     surplus = (predicted.probabilities - predicted.labels) * weights
-    gaps = [np.abs((surplus * (bins == each)).sum(-1)) for each in range(BINS)]
+    gaps = [np.abs((surplus * (bins == number)).sum(-1)) for number in range(BINS)]
     return sum(gaps) / weights.sum(-1)
 
 
-def _rates(predicted: Predicted, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of all patients at the stated prevalence: positive and referred, negative and referred."""
-    prevalence = predicted.prevalence
-    share = _mean(predicted.labels == 1, weights) if prevalence is None else np.float64(prevalence)
-    missed = 1 - specificity(predicted, weights)
-    return sensitivity(predicted, weights) * share, missed * (1 - share)
+def _positive_shares(predicted: Predicted, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the shares of true and of false positives among all patients, at the stated prevalence."""
+    prevalence = _prevalence(predicted, weights)
+    false_positive_rate = 1 - specificity(predicted, weights)
+    return sensitivity(predicted, weights) * prevalence, false_positive_rate * (1 - prevalence)
+
+
+def _prevalence(predicted: Predicted, weights: np.ndarray) -> np.ndarray | np.float64:
+    stated = predicted.prevalence
+    return _mean(predicted.labels == 1, weights) if stated is None else np.float64(stated)
 
 
 def referred(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
-    """Share of patients referred to flow cytometry (predicted positive), at the stated prevalence."""
-    true, false = _rates(predicted, weights)
+    """Return the share of patients referred to flow cytometry, at the stated prevalence.
+
+    A patient is referred if predicted positive.
+    """
+    true, false = _positive_shares(predicted, weights)
     return true + false
 
 
 def ppv(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
-    """Share of positives among the referred, at the stated prevalence; NaN where nobody is referred."""
-    true, false = _rates(predicted, weights)
+    """Return the positive predictive value, at the stated prevalence.
+
+    This is the share of positives among the referred patients; NaN if nobody is referred.
+    """
+    true, false = _positive_shares(predicted, weights)
     return _ratio(true, true + false)
 
 
 def npv(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
-    """Share of negatives among those not referred, at the stated prevalence; NaN where all are referred."""
-    true, false = _rates(predicted, weights)
-    prevalence = predicted.prevalence
-    share = _mean(predicted.labels == 1, weights) if prevalence is None else np.float64(prevalence)
-    return _ratio(1 - share - false, 1 - true - false)
+    """Return the negative predictive value, at the stated prevalence.
+
+    This is the share of negatives among the patients that are not referred; NaN if all are referred.
+    """
+    true, false = _positive_shares(predicted, weights)
+    return _ratio(1 - _prevalence(predicted, weights) - false, 1 - true - false)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Return part / whole, and NaN where `whole` is zero."""
     return np.where(whole > 0, part / np.where(whole > 0, whole, 1), np.nan)
 
 
@@ -191,5 +221,5 @@ METRICS: dict[str, Metric] = {
 
 
 def score_all(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> dict[str, float]:
-    """Every metric of plain predictions, by name; see `Metric.score`."""
+    """Return every metric of predictions from a single fold, by name; see `Metric.score`."""
     return {name: metric.score(labels, probabilities, threshold) for name, metric in METRICS.items()}

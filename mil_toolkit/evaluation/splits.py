@@ -1,6 +1,6 @@
-"""`Split`s: made once, saved as JSON, never straddled by a group."""
+"""Stratified splits of patients that keep declared groups together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,23 +9,29 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, Strat
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.text import count_of
 
-MOST_BINS = 4
+MOST_BINS = 4  # of age
+_SINGLE_SPLIT_FOLDS = 5  # a single 80/20 split is one of five folds
 
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of the patients that train and of those that are held out, both ascending."""
+    """Indices of the training patients and of the held-out patients, both in ascending order."""
 
     train: np.ndarray
     test: np.ndarray
 
 
 def age_bins(labels: np.ndarray, ages: np.ndarray, folds: int) -> tuple[np.ndarray, int]:
-    """Age quantile bin of each patient within its label, and the number of bins.
+    """Return the age bin of each patient and the number of bins; the edges are quantiles within each label.
 
-    Shapes: labels (n,), ages (n,) in years, NaN where unknown -> (n,)
-    The number is the largest up to four for which every cell of label x bin holds at least `folds`
-    patients. A patient without age goes to the middle bin.
+    labels: (n,); ages: (n,) in years, NaN if unknown; the bins returned: (n,)
+
+    The number of bins is the largest one up to four for which every combination of label and bin has at least
+    `folds` patients. Patients of unknown age are put into the middle bin.
+
+    >>> bins, count = age_bins(np.array([0, 0, 0, 0, 1, 1, 1, 1]), np.array([30, 40, 50, 60] * 2), folds=2)
+    >>> bins.tolist(), count
+    ([0, 0, 1, 1, 0, 0, 1, 1], 2)
     """
     for count in range(MOST_BINS, 1, -1):
         bins = _quantile_bins(labels, ages, count)
@@ -46,9 +52,9 @@ def _quantile_bins(labels: np.ndarray, ages: np.ndarray, count: int) -> np.ndarr
 
 def _smallest_cell(labels: np.ndarray, bins: np.ndarray, count: int) -> int:
     return min(
-        int(np.sum((labels == label) & (bins == each)))
+        int(np.sum((labels == label) & (bins == number)))
         for label in np.unique(labels)
-        for each in range(count)
+        for number in range(count)
     )
 
 
@@ -59,18 +65,27 @@ def make_splits(
     ages: np.ndarray | None = None,
     groups: np.ndarray | None = None,
 ) -> tuple[list[Split], int]:
-    """Splits of n labelled patients, and the number of age bins used.
+    """Split n labelled patients into stratified folds; return the splits and the number of age bins used.
 
-    Shapes: labels (n,) of 0 and 1, ages (n,) in years, groups (n,)
-    folds = 1 is a single stratified 80/20 split. With groups the strata are the labels alone, since age
-    strata and whole groups can rarely be had together. Raises DataError where a class has fewer patients
-    (or groups) than folds, or than five for a single split.
+    labels: (n,) of 0 and 1; ages: (n,) in years, NaN if unknown; groups: (n,)
+    folds: 1 gives a single 80/20 split
+
+    The strata are the labels, combined with age bins if ages are given. Groups are never split; with groups,
+    ages are ignored, because strata of age can rarely be kept together with whole groups. Raises DataError if
+    a class has fewer patients (or groups) than folds, or than five for a single split, and if groups leave a
+    split without a class.
+
+    >>> splits, _ = make_splits(np.array([0, 1] * 6), folds=3, seed=0)
+    >>> [len(split.test) for split in splits]
+    [4, 4, 4]
     """
     _check_enough(labels, folds, groups)
     if groups is not None:
         return _grouped(labels, groups, folds, seed), 1
     bins, count = (
-        age_bins(labels, ages, _least(folds)) if ages is not None else (np.zeros(len(labels), dtype=int), 1)
+        age_bins(labels, ages, _smallest_stratum(folds))
+        if ages is not None
+        else (np.zeros(len(labels), dtype=int), 1)
     )
     strata = labels * count + bins
     splitter = (
@@ -82,45 +97,51 @@ def make_splits(
 
 
 def _grouped(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[Split]:
-    splitter = StratifiedGroupKFold(_least(folds), shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(_smallest_stratum(folds), shuffle=True, random_state=seed)
     splits = _sorted_splits(splitter.split(labels, labels, groups))
-    lacking = [str(i + 1) for i, each in enumerate(splits) if _one_sided(labels, each)]
-    if lacking:
+    incomplete = [str(number) for number, split in enumerate(splits, 1) if _lacks_class(labels, split)]
+    if incomplete:
         raise DataError(
-            f"with the declared groups, fold {', '.join(lacking)} of {len(splits)} leaves a class out of its "
-            "training or its held-out patients. Use fewer folds, or a finer group column."
+            f"with the declared groups, fold {', '.join(incomplete)} of {len(splits)} has no patients of one"
+            " class among its training or its held-out patients. Use fewer folds, or a finer group column."
         )
     return splits[:1] if folds == 1 else splits
 
 
 def leave_one_group_out(labels: np.ndarray, groups: np.ndarray) -> list[Split]:
-    """Splits of n labelled patients that hold out one group each, in the order of the groups' names.
+    """Return splits of n labelled patients that hold out one group each, in the order of the groups' names.
 
-    Shapes: labels (n,) of 0 and 1, groups (n,). A group may be of one class, what remains may not: DataError then.
+    labels: (n,) of 0 and 1; groups: (n,)
+
+    A held-out group may have patients of a single class. Raises DataError if the training patients do.
+
+    >>> splits = leave_one_group_out(np.array([0, 1, 0, 1]), np.array(["b", "b", "a", "a"]))
+    >>> [split.test.tolist() for split in splits]
+    [[2, 3], [0, 1]]
     """
     names = np.unique(groups)
     splits = [Split(np.flatnonzero(groups != name), np.flatnonzero(groups == name)) for name in names]
-    lacking = [
-        f"without group {name} the training patients are not of both classes."
+    problems = [
+        f"without group {name}, all training patients have the same class."
         for name, split in zip(names, splits, strict=True)
         if len(np.unique(labels[split.train])) < 2
     ]
-    if lacking:
-        raise DataError([*lacking, "Give a number of outer folds in the place of groups."])
+    if problems:
+        raise DataError([*problems, "Give a number of outer folds instead of groups."])
     return splits
 
 
-def _one_sided(labels: np.ndarray, split: Split) -> bool:
+def _lacks_class(labels: np.ndarray, split: Split) -> bool:
     return any(len(np.unique(labels[part])) < 2 for part in (split.train, split.test))
 
 
-def _sorted_splits(pairs: object) -> list[Split]:
-    return [Split(np.sort(train), np.sort(test)) for train, test in pairs]  # type: ignore[attr-defined]
+def _sorted_splits(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> list[Split]:
+    return [Split(np.sort(train), np.sort(test)) for train, test in pairs]
 
 
-def _least(folds: int) -> int:
-    """Patients that a stratum needs: one for each fold; a single 80/20 split is one of five folds."""
-    return 5 if folds == 1 else folds
+def _smallest_stratum(folds: int) -> int:
+    """Return the number of patients that a stratum needs: one per fold."""
+    return _SINGLE_SPLIT_FOLDS if folds == 1 else folds
 
 
 def _check_enough(labels: np.ndarray, folds: int, groups: np.ndarray | None) -> None:
@@ -128,14 +149,18 @@ def _check_enough(labels: np.ndarray, folds: int, groups: np.ndarray | None) -> 
     for label, name in ((1, "positive"), (0, "negative")):
         chosen = labels == label
         count = int(chosen.sum()) if groups is None else len(np.unique(groups[chosen]))
-        if count < _least(folds):
-            found = count_of(count, "patient" if groups is None else "group")
-            needed = "5 of a single 80/20 split" if folds == 1 else f"{folds} folds. Use fewer folds"
-            problems.append(f"the {name} class has {found}, fewer than the {needed}.")
+        if count < _smallest_stratum(folds):
+            units = count_of(count, "patient" if groups is None else "group")
+            needed = "5 that a single 80/20 split needs" if folds == 1 else f"{folds} folds. Use fewer folds"
+            problems.append(f"the {name} class has {units}, fewer than the {needed}.")
     if problems:
         raise DataError(problems)
 
 
 def describe_splits(splits: Sequence[Split], patient_ids: Sequence[str]) -> list[list[str]]:
-    """The held-out patients of each split by id: all that is needed to make the splits again."""
+    """Return the ids of the held-out patients of each split, which determine the splits.
+
+    >>> describe_splits([Split(np.array([0, 2]), np.array([1]))], ["P1", "P2", "P3"])
+    [['P2']]
+    """
     return [[patient_ids[index] for index in split.test] for split in splits]

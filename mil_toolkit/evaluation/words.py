@@ -1,84 +1,90 @@
-"""Scores, intervals, paired comparisons and lists as text."""
+"""Scores, intervals and paired comparisons as text, for summaries, the report and the model card."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from mil_toolkit.core.text import count_of
+from mil_toolkit.evaluation.records import Comparison, Estimate, Scores, Spread
 
-TABLE = (
-    "accuracy",
-    "balanced_accuracy",
-    "sensitivity",
-    "specificity",
-    "auc",
-)  # what a summary shows of the metrics
-FEW = 10  # discordant patients, below which a difference rests on little
+TABLE = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")  # metrics that a summary shows
+FEW = 10  # discordant patients, below which a difference rests on too little evidence
 _RULES = {
     "share": "the share of positives",
-    "balanced": "the best balanced accuracy in validation",
-    "half": "one half",
+    "balanced": "the highest balanced accuracy in inner cross-validation",
+    "half": "0.5",
 }
 
 
 def number(value: float | None, sign: str = "") -> str:
-    """Three decimals, or a dash where there is no value; sign "+" shows one always."""
+    """Return a value with three decimals, or a dash for None; with sign "+" it always has a sign.
+
+    >>> number(0.12345), number(0.5, "+"), number(None)
+    ('0.123', '+0.500', '-')
+    """
     return "-" if value is None else format(value, f"{sign}.3f")
 
 
-def with_interval(score: Mapping[str, Any], sign: str = "") -> str:
-    """A score's `value` with its `low` and `high`."""
-    value, low, high = (number(score[name], sign) for name in ("value", "low", "high"))
+def with_interval(estimate: Estimate, sign: str = "") -> str:
+    """Return a value with its interval.
+
+    >>> with_interval(Estimate(0.9, 0.85, 0.95))
+    '0.900 (0.850 to 0.950)'
+    """
+    value, low, high = (number(each, sign) for each in (estimate.value, estimate.low, estimate.high))
     return f"{value} ({low} to {high})"
 
 
-def spread(scores: Mapping[str, Any]) -> str | None:
-    """How far the score moves with the seed, and with the split, as far as a study tells."""
-    found = (scores["spread"] or {}).get("balanced_accuracy") or {}
-    parts = {"single members (seeds)": found.get("seeds"), "repeats (splits)": found.get("splits")}
-    known = [f"{number(value)} over {name}" for name, value in parts.items() if value is not None]
-    return f"Standard deviation of the outer balanced accuracy: {', '.join(known)}." if known else None
+def spread_words(spread: Mapping[str, Spread] | None) -> str | None:
+    """Return how much the outer balanced accuracy varies with seed and split; None where unknown."""
+    known = None if spread is None else spread.get("balanced_accuracy")
+    if known is None:
+        return None
+    parts = {"single members (seeds)": known.seeds, "repeats (splits)": known.splits}
+    words = [f"{number(value)} over {name}" for name, value in parts.items() if value is not None]
+    return f"Standard deviation of the outer balanced accuracy: {', '.join(words)}." if words else None
 
 
-def in_use(scores: Mapping[str, Any], prevalence: float | None) -> str:
-    """What the clinic asks: whom the model refers, and what its answers are worth, at a prevalence."""
+def in_use(scores: Scores, prevalence: float | None) -> str:
+    """Return what a clinic asks: the share of patients referred, PPV and NPV, at a prevalence."""
     share = "the cohort's share of positives" if prevalence is None else f"a prevalence of {prevalence:g}"
-    shown = {name: with_interval(scores[name]) for name in ("referred", "ppv", "npv")}
-    return (
-        f"At {share}: referred to flow cytometry {shown['referred']} of the patients, PPV {shown['ppv']}, NPV"
-        f" {shown['npv']}."
-    )
+    referred, ppv, npv = (with_interval(scores[name]) for name in ("referred", "ppv", "npv"))
+    return f"At {share}: referred to flow cytometry {referred} of the patients, PPV {ppv}, NPV {npv}."
 
 
 def threshold_rule(rule: str, sensitivity: float | None) -> str:
-    """Where the threshold lies: by a name of THRESHOLD_NAMES, unless a sensitivity is required."""
+    """Return how the threshold was chosen: by a name of THRESHOLD_NAMES, unless a sensitivity is required."""
     if sensitivity is not None:
-        return f"a sensitivity of at least {sensitivity:g} in validation"
+        return f"a sensitivity of at least {sensitivity:g} in inner cross-validation"
     return _RULES[rule]
 
 
-def passed_over(told: Mapping[str, Any], objective: str) -> str:
-    """Why the defaults were kept though another trial had the best value; `told` as in `Best.passed_over`."""
-    first = f"The defaults were kept: trial {told['trial']:d} had the best value, but trained again with all members"
-    if told["lead"] is None or told["error"] is None:
-        return f"{first} its lead has no standard error."
-    if told["lead"] <= 0:
-        return f"{first} it did not lead."
-    lead = f"it led by {told['lead']:.3g} in {objective.replace('_', ' ')}"
-    return f"{first} {lead}, not more than one standard error of the difference ({told['error']:.3g})."
+def passed_over_words(trial: int, lead: float | None, error: float | None, objective: str) -> str:
+    """Return why the defaults were kept although another trial had the best value; see `PassedOver`."""
+    first = (
+        f"The defaults were kept: trial {trial:d} had the best value, but when both were retrained with all"
+        " members,"
+    )
+    if lead is None or error is None:
+        return f"{first} the standard error of the difference was undefined."
+    if lead <= 0:
+        return f"{first} it was not better."
+    return (
+        f"{first} it was better by only {lead:.3g} in {objective.replace('_', ' ')}, which does not exceed"
+        f" one standard error of the difference ({error:.3g})."
+    )
 
 
 def p_value(value: float | None) -> str:
-    """Three decimals; what rounds to zero is shown as below a thousandth."""
+    """Return a p-value with three decimals; one that rounds to zero is shown as below 0.001."""
     return "<0.001" if value is not None and value < 0.001 else number(value)
 
 
-def comparison(compared: Mapping[str, Any], metric: str) -> str:
-    """A paired difference in one metric, its p-value, and on how many patients it rests."""
-    found = compared["differences"][metric]
-    few = (
-        " Few patients are decided differently: this rests on little." if compared["discordant"] < FEW else ""
-    )
+def comparison_words(comparison: Comparison, metric: str) -> str:
+    """Return a paired difference in one metric, its p-value and the number of discordant patients."""
+    difference = comparison.differences[metric]
+    few = ""
+    if comparison.discordant < FEW:
+        few = " Few patients are decided differently, so the evidence is weak."
     return (
-        f"{with_interval(found, '+')}, p {p_value(found['p_value'])},"
-        f" {count_of(compared['discordant'], 'discordant patient')}.{few}"
+        f"{with_interval(difference, '+')}, p {p_value(difference.p_value)},"
+        f" {count_of(comparison.discordant, 'discordant patient')}.{few}"
     )

@@ -1,22 +1,22 @@
-"""`ImageFiles`: the images that a cache was made of, as pixels; what is no longer the same is told."""
+"""`ImageFiles`: the image files behind a cache's embeddings, as pixels, as long as they have not changed."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.core.devices import available_cores
 from mil_toolkit.core.errors import DataError
-from mil_toolkit.core.files import digest, shown
+from mil_toolkit.core.files import digest
+from mil_toolkit.core.text import printable
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.features.pixels import Pixels, decode, load_all, prepare
+from mil_toolkit.features.loading import load_batches, stack_on
+from mil_toolkit.features.pixels import Pixels, decode, prepare
 
-_ADVICE = "Run mil-extract and mil-tune again, or put back the images that they were run on."
+_ADVICE = "Run mil-extract and mil-tune again, or restore the images that they were run on."
 
 
 class ImageFile(NamedTuple):
@@ -27,9 +27,9 @@ class ImageFile(NamedTuple):
 
 
 class ImageFiles:
-    """The files of the images that a cache holds of a cohort's patients.
+    """The files of the images of a cohort's patients whose embeddings are in a cache.
 
-    Raises DataError with every image that only the cohort or only the cache has.
+    Raises DataError that names every image that only the cohort or only the cache has.
     """
 
     def __init__(self, cohort: Cohort, cache: FeatureCache):
@@ -44,11 +44,11 @@ class ImageFiles:
         _refuse(problems)
 
     def of(self, patient_ids: Sequence[str]) -> list[ImageFile]:
-        """The files of these patients, in the order of their embeddings."""
+        """Return the files of these patients, in the order of their embeddings."""
         return [file for patient in patient_ids for file in self._files[patient]]
 
     def check(self) -> None:
-        """Raise DataError with every image that has appeared or vanished since the cohort was read."""
+        """Raise DataError that names every image that appeared or vanished since the cohort was read."""
         now = read_cohort(self.cohort.source).image_names
         problems: list[str] = []
         for patient in self.cohort.patient_ids:
@@ -57,33 +57,31 @@ class ImageFiles:
         _refuse(problems)
 
     def chunks(self, files: Sequence[ImageFile], size: int, device: torch.device) -> Iterator[Tensor]:
-        """Pixels (n, S, S, 3) uint8 on the device, `size` images at a time.
+        """Yield the files' pixels (n, S, S, 3) uint8 on the device, `size` images at a time.
 
-        Raises DataError where a file has vanished, changed or cannot be decoded.
+        Raises DataError if a file has vanished, has changed or cannot be decoded.
         """
-        # On the CPU, threads that decode while the network computes would take its cores.
-        ahead = device.type == "cuda"
-        window = size * (2 if ahead else 1)
-        pixels = load_all(iter(files), self._read, available_cores(), window, ahead)
-        while chunk := list(islice(pixels, size)):
-            stacked = torch.from_numpy(np.stack(chunk))
-            yield stacked.pin_memory().to(device, non_blocking=True) if ahead else stacked
+        for chunk in load_batches(iter(files), self._read, size, available_cores(), device):
+            yield stack_on(device, chunk)
 
     def _read(self, file: ImageFile) -> Pixels:
         try:
             content = file.path.read_bytes()
         except OSError as error:
-            raise DataError([f"{shown(file.path)} has vanished ({error.strerror}).", _ADVICE]) from None
+            raise DataError([f"{printable(file.path)} has vanished ({error.strerror}).", _ADVICE]) from None
         if digest(content) != file.digest.hex():
-            raise DataError([f"{shown(file.path)} has changed since it was embedded.", _ADVICE])
+            raise DataError([f"{printable(file.path)} has changed since it was embedded.", _ADVICE])
         spec = self.spec
         return prepare(decode(content), spec["image_size"], spec["crop"], spec["preprocess"])
 
 
-def _differences(patient: str, found: set[str], expected: set[str]) -> list[str]:
-    appeared = [f"patient {patient}: image {shown(name)} has appeared." for name in sorted(found - expected)]
+def _differences(patient: str, current: set[str], expected: set[str]) -> list[str]:
+    """Return one line for each image name that only one of the two sets has."""
+    appeared = [
+        f"patient {patient}: image {printable(name)} has appeared." for name in sorted(current - expected)
+    ]
     return appeared + [
-        f"patient {patient}: image {shown(name)} has vanished." for name in sorted(expected - found)
+        f"patient {patient}: image {printable(name)} has vanished." for name in sorted(expected - current)
     ]
 
 

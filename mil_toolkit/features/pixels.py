@@ -1,12 +1,11 @@
-"""Decoding any image safely, with Pillow alone: one decoder means one embedding per image."""
+"""Decode and preprocess images.
+
+Pillow is the only decoder, because another decoder might give an image other pixels and so another embedding.
+"""
 
 import io
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import PIL
@@ -17,7 +16,7 @@ from mil_toolkit.core.errors import DataError
 
 DECODER = f"pillow {PIL.__version__}"
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
-MAX_PIXELS = 2**26  # 8,192 x 8,192; refused on the header, before any memory is taken
+MAX_PIXELS = 2**26  # 8,192 x 8,192; larger images are refused by their header, before memory is allocated
 _TOO_LARGE = f"more than the {MAX_PIXELS:,} that are decoded. Cut it into smaller images."
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _UNSCALED = ("I", "F")
@@ -25,13 +24,14 @@ Pixels = NDArray[np.uint8]
 
 
 def decode(content: bytes) -> Pixels:
-    """The image in `content` as RGB, (H, W, 3) uint8, upright by its EXIF orientation.
+    """Decode an image file to RGB, (H, W, 3) uint8, rotated according to its EXIF orientation.
 
-    The content decides on the format, not the name's ending. Transparency is laid on white, the background
-    of a smear under bright-field light. 16-bit grey is scaled by 1/257, so that 65,535 becomes 255.
+    The format is recognised by the content, not by the file's extension. Transparent pixels are blended with
+    white, the background of a smear under bright-field light. 16-bit grey is scaled by 1/257, so that 65,535
+    becomes 255.
 
-    Raises DataError with the reason: empty, truncated, no image of FORMATS, several frames,
-    more than MAX_PIXELS, 32-bit values without a known range.
+    Raises DataError with the reason: empty, truncated, not one of FORMATS, several frames, more than
+    MAX_PIXELS, 32-bit values without a known range.
     """
     if not content:
         raise DataError("the file is empty.")
@@ -45,27 +45,27 @@ def decode(content: bytes) -> Pixels:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(_TOO_LARGE) from None
     except PIL.UnidentifiedImageError:
-        raise DataError(f"not an image of {', '.join(FORMATS)}.") from None
-    except Exception as error:  # a broken file makes Pillow's parsers raise nearly anything
+        raise DataError(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image.") from None
+    except Exception as error:  # Pillow's parsers raise nearly any exception on a corrupt file
         raise DataError(f"cannot be decoded ({error}).") from error
 
 
 def read_size(path: Path) -> tuple[int, int] | None:
-    """An image's width and height by its header alone; None where that cannot be read."""
+    """Read an image's width and height from its header; None if the header cannot be read."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             return image.size
-    except Exception:  # noqa: BLE001 - as in `decode`, which says what is wrong with it
+    except Exception:  # noqa: BLE001 - any, as in `decode`, which reports the reason
         return None
 
 
 def _refuse(image: Image.Image) -> None:
-    """Refuse on the header alone what cannot be one bounded picture."""
+    """Raise DataError if the header shows that the image cannot be decoded."""
     if image.width * image.height > MAX_PIXELS:
         raise DataError(f"{image.width} x {image.height} pixels, {_TOO_LARGE}")
-    # A phone's JPEG may carry previews behind its picture (MPO): the first one is the picture.
+    # A phone's JPEG may contain previews after the picture (MPO). The first frame is the picture.
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise DataError("several frames or pages. Save each as an image of its own.")
+        raise DataError("several frames or pages. Save each of them as a separate image.")
     if image.mode in _UNSCALED:
         raise DataError("32-bit values without a known range. Save it with 8 or 16 bits.")
 
@@ -80,12 +80,16 @@ def _rgb(image: Image.Image) -> Pixels:
 
 
 def _eight_bit(values: NDArray[np.uint16]) -> Pixels:
-    # Pillow's own conversion clips at 255 and shows nearly everything as white.
+    # Pillow's own conversion clips at 255, which makes nearly every pixel white.
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def centre_crop(pixels: Pixels, size: int) -> Pixels:
-    """The middle `size` x `size` pixels; raises DataError where the image is smaller."""
+    """Return the central `size` x `size` pixels; raises DataError if the image is smaller.
+
+    >>> centre_crop(np.zeros((30, 40, 3), dtype=np.uint8), 20).shape
+    (20, 20, 3)
+    """
     height, width, _ = pixels.shape
     if min(height, width) < size:
         raise DataError(f"{width} x {height} pixels are fewer than a crop of {size}.")
@@ -94,19 +98,23 @@ def centre_crop(pixels: Pixels, size: int) -> Pixels:
 
 
 def resize(pixels: Pixels, size: int) -> Pixels:
-    """To `size` x `size`, whatever the shape was; bilinear, averaging where it shrinks (no aliasing)."""
+    """Resize to `size` x `size`, ignoring the aspect ratio; bilinear, averaging pixels when shrinking."""
     if pixels.shape[:2] == (size, size):
         return pixels
     return np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def otsu_threshold(values: NDArray[np.uint8]) -> int:
-    """The value up to which the lower class reaches where between-class variance is largest; Otsu 1979.
+    """Return the threshold that maximises the between-class variance; Otsu 1979.
 
-    Where several are as good, the lowest.
+    Values up to and including the threshold are the lower class. Of equally good thresholds, the lowest is
+    returned.
+
+    >>> otsu_threshold(np.array([10, 12, 200, 210], dtype=np.uint8))
+    12
     """
     counts = np.bincount(values.ravel(), minlength=256)
-    below = counts.cumsum()  # pixels at most as large as each value
+    below = counts.cumsum()  # number of pixels with at most each value
     sums = (counts * np.arange(256)).cumsum()
     above = below[-1] - below
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -115,9 +123,10 @@ def otsu_threshold(values: NDArray[np.uint8]) -> int:
 
 
 def saturation_mask(pixels: Pixels, threshold: int | None = None) -> Pixels:
-    """Everything whose HSV saturation is at most `threshold` (0 to 255) in black; Sampathila et al. 2022.
+    """Set pixels whose HSV saturation is at most `threshold` (0 to 255) to black; Sampathila et al. 2022.
 
-    Stained nuclei are the saturated part of a smear. By default the threshold is Otsu's, image by image.
+    Stained nuclei are the saturated part of a smear. By default the threshold is Otsu's, computed for each
+    image.
     """
     saturation = np.asarray(Image.fromarray(pixels).convert("HSV"))[:, :, 1]
     kept = saturation > (otsu_threshold(saturation) if threshold is None else threshold)
@@ -125,7 +134,7 @@ def saturation_mask(pixels: Pixels, threshold: int | None = None) -> Pixels:
 
 
 def unchanged(pixels: Pixels) -> Pixels:
-    """The preprocessing that does nothing."""
+    """Return the pixels unchanged."""
     return pixels
 
 
@@ -136,28 +145,14 @@ PREPROCESSES: dict[str, Callable[[Pixels], Pixels]] = {
 
 
 def prepare(pixels: Pixels, image_size: int, crop: int, preprocess: str) -> Pixels:
-    """Crop (0: not at all), resize, preprocess: (H, W, 3) -> (image_size, image_size, 3) uint8."""
+    """Crop, resize and preprocess: (H, W, 3) -> (image_size, image_size, 3) uint8.
+
+    crop: side of the centre crop, 0 for none
+    preprocess: a name in PREPROCESSES
+
+    >>> prepare(np.zeros((30, 40, 3), dtype=np.uint8), image_size=8, crop=20, preprocess="none").shape
+    (8, 8, 3)
+    """
     if crop:
         pixels = centre_crop(pixels, crop)
     return PREPROCESSES[preprocess](resize(pixels, image_size))
-
-
-Job = TypeVar("Job")
-Loaded = TypeVar("Loaded")
-
-
-def load_all(
-    jobs: Iterator[Job], load: Callable[[Job], Loaded], workers: int, window: int, ahead: bool
-) -> Iterator[Loaded]:
-    """The jobs loaded by threads, in their order, with at most `window` of them in memory.
-
-    With `ahead` the window is filled up while the network computes; without, as a whole, when it is used up.
-    """
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        futures: deque[Future[Loaded]] = deque()
-        while True:
-            if ahead or not futures:
-                futures.extend(pool.submit(load, job) for job in islice(jobs, window - len(futures)))
-            if not futures:
-                return
-            yield futures.popleft().result()

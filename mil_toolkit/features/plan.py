@@ -1,7 +1,6 @@
-"""The plan of an extraction: which images are missing from a cache or have changed."""
+"""`plan_all`: find the patients whose images are missing from a cache or have changed."""
 
 import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,23 +9,22 @@ from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.core.files import digest_file
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.rehashes import Rehashes
-from mil_toolkit.features.shards import UNKNOWN_MTIME, Recorded, StoredBag, StoredImage
-
-SETTLED_NS = 2_000_000_000
-
-
-# What is to be done: the cohort's images against what the cache knows of them.
+from mil_toolkit.features.shards import UNKNOWN_MTIME, Recorded, StoredBag, StoredImage, is_settled
 
 
 class Wanted(NamedTuple):
-    """A patient whose bag shall be these images, (name, path) each, in this order."""
+    """The images, as pairs of name and path, that a patient's bag should consist of, in this order."""
 
     patient_id: str
     images: tuple[tuple[str, Path], ...]
 
 
 class Stored(NamedTuple):
-    """Where an image's embedding already lies; `image` as its file is now."""
+    """An embedding that is in the cache already.
+
+    image: the image's file as it is now
+    bag, row: where its embedding is stored
+    """
 
     image: StoredImage
     bag: StoredBag
@@ -34,50 +32,63 @@ class Stored(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A bag to publish; `stored` holds for each wanted image its embedding's place, or None: to be embedded."""
+    """A bag to publish.
+
+    stored: for each wanted image its embedding, or None if the image has to be embedded
+    """
 
     wanted: Wanted
     stored: list[Stored | None]
 
     @property
     def missing(self) -> list[int]:
-        """Places of the images that are to be embedded."""
-        return [place for place, stored in enumerate(self.stored) if stored is None]
+        """Indices of the images that have to be embedded."""
+        return [index for index, stored in enumerate(self.stored) if stored is None]
 
 
 def wanted_images(cohort: Cohort, patient: str) -> Wanted:
+    """Return the images of a patient as the cohort has them."""
     return Wanted(patient, tuple(zip(cohort.image_names[patient], cohort.images[patient], strict=True)))
 
 
 def plan_all(
     cache: FeatureCache, wanted: Iterable[Wanted], recorded: Recorded, rehashes: Rehashes, rehash: bool
 ) -> list[Plan]:
-    """Plans of the patients whose bag that counts does not match their images."""
-    plans = (plan(each, cache.versions(each.patient_id), recorded, rehashes, rehash) for each in wanted)
-    return [each for each in plans if each is not None]
+    """Return a plan for each patient whose bag in the cache does not match the wanted images.
+
+    recorded: how missing embeddings will be computed
+    rehash: hash every file, even if its size and mtime are known
+    """
+    plans = (
+        plan(patient, cache.versions(patient.patient_id), recorded, rehashes, rehash) for patient in wanted
+    )
+    return [needed for needed in plans if needed is not None]
 
 
 def plan(
     wanted: Wanted, versions: Sequence[StoredBag], recorded: Recorded, rehashes: Rehashes, rehash: bool
 ) -> Plan | None:
-    """What is to be done for one patient; None where the stored bag that counts matches the images.
+    """Return the plan for one patient, None if the stored bag that counts matches the images.
 
-    An embedding computed in another precision or by another decoder stays, but is not mixed into a new bag.
+    A bag that was computed in another precision or by another decoder is kept, but its embeddings are not
+    reused in a new bag.
     """
     if not versions:
         return Plan(wanted, [None] * len(wanted.images))
-    # The bag that counts comes last, so that of two contents with one size and mtime the newer is believed.
+    # The bag that counts comes last: of two contents with the same size and mtime, the newer one is assumed.
     rows = [Stored(image, bag, row) for bag in reversed(versions) for row, image in enumerate(bag.images)]
-    by_stat = {} if rehash else {_stat_key(each.image): each.image.digest for each in rows}
-    current = [_identify(wanted.patient_id, *each, by_stat, rehashes, rehash) for each in wanted.images]
-    if [each and each[:2] for each in current] == [each[:2] for each in versions[0].images]:
+    by_stat = {} if rehash else {_stat_key(stored.image): stored.image.digest for stored in rows}
+    current = [
+        _identify(wanted.patient_id, name, path, by_stat, rehashes, rehash) for name, path in wanted.images
+    ]
+    if [image and image[:2] for image in current] == [image[:2] for image in versions[0].images]:
         return None
-    usable = {each.image.digest: each for each in rows if each.bag.shard.recorded == recorded}
-    return Plan(wanted, [_reuse(image, usable) for image in current])
+    reusable = {stored.image.digest: stored for stored in rows if stored.bag.shard.recorded == recorded}
+    return Plan(wanted, [_reuse(image, reusable) for image in current])
 
 
-def _reuse(image: StoredImage | None, usable: Mapping[bytes, Stored]) -> Stored | None:
-    stored = usable.get(image.digest) if image else None
+def _reuse(image: StoredImage | None, reusable: Mapping[bytes, Stored]) -> Stored | None:
+    stored = reusable.get(image.digest) if image else None
     return stored._replace(image=image) if image and stored else None
 
 
@@ -93,9 +104,9 @@ def _identify(
     rehashes: Rehashes,
     rehash: bool,
 ) -> StoredImage | None:
-    """What the file is now: by size and mtime, else by hashing it; None where it cannot be read.
+    """Identify the content of a file by its size and mtime, or else by its hash.
 
-    A file that cannot be read becomes one to embed, and is reported when that fails.
+    Returns None if the file cannot be read. It is then planned to be embedded, which reports the error.
     """
     try:
         status = path.stat()
@@ -112,6 +123,6 @@ def _identify(
 
 
 def stored_image(name: str, status: os.stat_result, content_digest: bytes) -> StoredImage:
-    # Within the resolution of a file system's clock, a second change could leave the mtime as it is.
-    settled = status.st_mtime_ns < time.time_ns() - SETTLED_NS
-    return StoredImage(name, content_digest, status.st_size, status.st_mtime_ns if settled else UNKNOWN_MTIME)
+    """Return what a shard stores of an image's file."""
+    mtime_ns = status.st_mtime_ns if is_settled(status.st_mtime_ns) else UNKNOWN_MTIME
+    return StoredImage(name, content_digest, status.st_size, mtime_ns)

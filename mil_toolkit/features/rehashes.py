@@ -1,4 +1,7 @@
-"""`Rehashes`: a disposable file beside the shards. Without it, touched images are hashed again, no more."""
+"""`Rehashes`: a file beside the shards with digests of images whose mtime changed but not their content.
+
+The file may be deleted at any time; the images are then hashed again.
+"""
 
 import logging
 from pathlib import Path
@@ -7,6 +10,7 @@ from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import canonical_json, publish, read_json
 
 FILE_NAME = "rehashes.json"
+Entries = dict[str, dict[str, tuple[int, int, str]]]  # by patient and image name: size, mtime_ns, digest
 logger = logging.getLogger(__name__)
 
 
@@ -15,44 +19,42 @@ class Rehashes:
 
     def __init__(self, folder: Path):
         self.path = folder / FILE_NAME
-        self._entries: dict[str, dict[str, tuple[int, int, str]]] = _read(self.path)
+        self._entries = _read(self.path)
         self._changed = False
 
     def get(self, patient_id: str, name: str, size: int, mtime_ns: int) -> bytes | None:
-        """The digest that was remembered for exactly this, if any."""
-        found = self._entries.get(patient_id, {}).get(name)
-        return bytes.fromhex(found[2]) if found and tuple(found[:2]) == (size, mtime_ns) else None
+        """Return the digest of the image with exactly this size and mtime, None if there is none."""
+        entry = self._entries.get(patient_id, {}).get(name)
+        return bytes.fromhex(entry[2]) if entry and tuple(entry[:2]) == (size, mtime_ns) else None
 
     def remember(self, patient_id: str, name: str, size: int, mtime_ns: int, digest: bytes) -> None:
-        """Keep a digest; one entry for each image."""
+        """Keep the digest of an image; it replaces the image's earlier entry."""
         self._entries.setdefault(patient_id, {})[name] = (size, mtime_ns, digest.hex())
         self._changed = True
 
     def save(self) -> None:
-        """Write the file where there is something new. Of two writers at once the later wins: no harm done."""
+        """Write the file if entries were added. Of two processes that write it the later wins, harmlessly."""
         if self._changed:
             publish(self.path, canonical_json(self._entries))
             self._changed = False
 
 
-def _read(path: Path) -> dict[str, dict[str, tuple[int, int, str]]]:
+def _read(path: Path) -> Entries:
     if not path.exists():
         return {}
     try:
-        entries: dict[str, dict[str, tuple[int, int, str]]] = read_json(path)
+        entries: Entries = read_json(path)
         _check(entries)
     except (DataError, AttributeError, TypeError, ValueError):
-        logger.warning("%s is not readable and left aside: touched images are hashed again.", path)
+        logger.warning("%s cannot be read and is ignored: images with a new mtime are hashed again.", path)
         return {}
     return entries
 
 
-def _check(entries: dict[str, dict[str, tuple[int, int, str]]]) -> None:
+def _check(entries: Entries) -> None:
+    """Raise AttributeError, TypeError or ValueError if the entries are not as `Rehashes.save` writes them."""
     for names in entries.values():
-        for size, mtime_ns, content in names.values():
-            if (
-                not isinstance(size, int)
-                or not isinstance(mtime_ns, int)
-                or len(bytes.fromhex(content)) != 32
-            ):
+        for size, mtime_ns, digest in names.values():
+            integers = isinstance(size, int) and isinstance(mtime_ns, int)
+            if not integers or len(bytes.fromhex(digest)) != 32:
                 raise ValueError

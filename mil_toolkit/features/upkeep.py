@@ -1,93 +1,119 @@
-"""`describe`, `verify` and `prune`: what mil-cache does with a folder of shards."""
+"""`summarise_cache`, `verify` and `prune`: what mil-cache does with a folder of shards."""
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest_json, fsync_folder, remove_dead_temporaries
 from mil_toolkit.core.locks import exclusive
-from mil_toolkit.features.cache import FeatureCache, read_spec
-from mil_toolkit.features.shards import EmbeddedBag, Shard, StoredBag, read_shard, shard_paths
+from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.shards import EmbeddedBag, Shard, StoredBag, read_whole_shard, shard_paths
+from mil_toolkit.features.spec import Spec, read_spec
 
 
-def describe(folder: Path) -> dict[str, Any]:
-    """What a cache holds: its spec, counts, bytes and how its embeddings were computed.
+@dataclass(frozen=True)
+class CacheSummary:
+    """What a cache holds; JSON-compatible.
 
-    `superseded`: shards that `prune` would remove. Raises DataError where `folder` is no cache.
+    features: the cache's folder
+    superseded: number of shards that `prune` would remove
+    bytes: size of all shards
+    computed: see `FeatureCache.recorded`
     """
+
+    features: str
+    spec: Spec
+    patients: int
+    images: int
+    shards: int
+    superseded: int
+    bytes: int
+    computed: list[str]
+
+
+def summarise_cache(folder: Path) -> CacheSummary:
+    """Count what a cache holds; raises DataError if `folder` is not a cache."""
     cache = FeatureCache.open(folder)
     bags = cache.winners(cache.patient_ids)
-    return {
-        "features": str(folder),
-        "spec": cache.spec,
-        "patients": len(bags),
-        "images": sum(len(bag.image_names) for bag in bags),
-        "shards": len(cache.shards),
-        "superseded": len(superseded(cache)),
-        "bytes": sum(shard.path.stat().st_size for shard in cache.shards),
-        "computed": sorted({" with ".join(bag.shard.recorded) for bag in bags}),
-    }
+    return CacheSummary(
+        features=str(folder),
+        spec=cache.spec,
+        patients=len(bags),
+        images=sum(len(bag.image_names) for bag in bags),
+        shards=len(cache.shards),
+        superseded=len(superseded(cache)),
+        bytes=sum(shard.path.stat().st_size for shard in cache.shards),
+        computed=cache.recorded(cache.patient_ids),
+    )
 
 
 def verify(folder: Path) -> int:
-    """Check every byte of every shard and return how many there are.
+    """Check every byte of every shard and return the number of shards.
 
-    A shard's name is the digest of its bytes, it names the spec, and each bag has its own digest. What cannot
-    be found: a shard that somebody removed, since there is no list of them.
+    The name of a shard must be the digest of its bytes, its spec that of the cache, and every bag must match
+    its own digest. A shard that was deleted is not noticed, because there is no list of shards.
 
-    Raises DataError with every shard that is damaged, foreign, under a wrong name or of another spec.
+    Raises DataError that names every shard that is damaged, foreign, misnamed or of another spec.
     """
+    return len(_verified_shards(folder))
+
+
+def _verified_shards(folder: Path) -> list[Shard]:
     spec, paths = read_spec(folder), shard_paths(folder)
-    strangers = sorted({*folder.glob("*.h5")} - {*paths})
+    misnamed = sorted({*folder.glob("*.h5")} - {*paths})
     problems = [
-        f"{path} is read by nothing: a shard's name is the digest of its bytes." for path in strangers
+        f"{path} is ignored by all readers: the name of a shard is the digest of its bytes."
+        for path in misnamed
     ]
+    shards: list[Shard] = []
     for path in paths:
-        problems += _problems(path, digest_json(spec), spec["width"])
+        try:
+            shards.append(_verified_shard(path, digest_json(spec), spec["width"]))
+        except DataError as error:
+            problems += error.problems
+        except FileNotFoundError:  # a prune removed it
+            continue
     if problems:
         raise DataError(problems)
-    return len(paths)
+    return shards
 
 
-def _problems(path: Path, spec_digest: str, width: int) -> list[str]:
-    try:
-        shard = read_shard(path, spec_digest, width)
-        wrong = [bag.patient_id for bag, stored in _bags(shard) if bag.digest != stored.digest]
-        finite = bool(np.isfinite(shard.embeddings()).all())
-    except DataError as error:
-        return error.problems
-    except FileNotFoundError:  # a prune removed it
-        return []
-    lines = [f"{path}: the bag of patient {patient} does not match its digest." for patient in wrong]
-    return lines if finite else [*lines, f"{path} holds embeddings that are not finite."]
-
-
-def _bags(shard: Shard) -> Iterator[tuple[EmbeddedBag, StoredBag]]:
-    embeddings = shard.embeddings()
+def _verified_shard(path: Path, spec_digest: str, width: int) -> Shard:
+    """Read a shard; raises DataError if anything in it is not as it was written."""
+    shard, embeddings = read_whole_shard(path, spec_digest, width)
+    problems: list[str] = []
     for index, patient in enumerate(shard.patient_ids):
         stored = StoredBag(shard, index)
-        yield EmbeddedBag(patient, stored.images, embeddings[stored.rows]), stored
+        bag = EmbeddedBag(patient, stored.images, embeddings[stored.rows])
+        if bag.digest != stored.digest:
+            problems.append(f"{path}: the bag of patient {patient} does not match its digest.")
+    if not np.isfinite(embeddings).all():
+        problems.append(f"{path} holds embeddings that are not finite.")
+    if problems:
+        raise DataError(problems)
+    return shard
 
 
 def superseded(cache: FeatureCache) -> list[Shard]:
-    """The shards without any bag that counts."""
+    """Return the shards that hold no bag that counts."""
     needed = {bag.shard.path for bag in cache.winners(cache.patient_ids)}
     return [shard for shard in cache.shards if shard.path not in needed]
 
 
 def prune(folder: Path) -> tuple[int, int]:
-    """Remove superseded shards and what dead writers left; returns how many shards, and their bytes.
+    """Remove superseded shards and the temporary files of killed writers.
 
-    What they held is embedded again should an image change back. Raises DataError, and removes nothing, where
-    the cache does not pass `verify`; BusyError while something writes to it.
+    Returns the number of removed shards and their size in bytes. An image that later changes back to removed
+    content has to be embedded again.
+
+    Raises DataError, and removes nothing, if the cache does not pass `verify`; BusyError while another
+    process writes to it.
     """
-    read_spec(folder)
+    spec = read_spec(folder)
     with exclusive(folder):
-        verify(folder)
-        shards = superseded(FeatureCache.open(folder))
+        shards = superseded(FeatureCache(folder, spec, _verified_shards(folder)))
         freed = sum(shard.path.stat().st_size for shard in shards)
         for shard in shards:
             shard.path.unlink()

@@ -1,1 +1,1 @@
-"""The head: pooling, metadata branch and classifier of K models at once; torch alone."""
+"""The head: pooling, metadata branch and classifier of K models at once; needs only torch."""

@@ -1,4 +1,4 @@
-"""`MILModel`: bags of embeddings and rows of metadata in, logits out."""
+"""`MILModel`: the head, which computes logits from bags of embeddings and rows of metadata."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from mil_toolkit.model.poolings import POOLINGS, Instances
 
 
 class Logits(NamedTuple):
-    """Logits of the positive class, (K, B) each; those of a branch alone only under late fusion."""
+    """Logits of the positive class, (K, B) each; `image` and `metadata` only with late fusion."""
 
     total: Tensor
     image: Tensor | None = None
@@ -21,27 +21,29 @@ class Logits(NamedTuple):
 
 
 class MetadataMLP(nn.Sequential):
-    """M-H-H-H, each layer followed by ReLU and dropout: (K, B, M) -> (K, B, H)."""
+    """A metadata branch of three linear layers, each followed by ReLU and dropout: (K, B, M) -> (K, B, H)."""
 
-    def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
+    def __init__(self, inputs: int, config: HeadConfig, generators: Sequence[torch.Generator]):
         hidden = config.metadata_hidden
-        super().__init__(*(Linear(width, hidden, members) for width in (inputs, hidden, hidden)))
+        super().__init__(*(Linear(width, hidden, generators) for width in (inputs, hidden, hidden)))
         self.width, self.rate = hidden, config.metadata_dropout
 
     def forward(self, x: Tensor, dropout: Dropout = keep_all) -> Tensor:
+        """Apply the three layers: (K, B, M) -> (K, B, H)."""
         for layer in self:
             x = dropout(torch.relu(layer(x)), self.rate)
         return x
 
 
 class MetadataDirect(nn.Identity):
-    """The metadata as they are, straight into the classifier: (K, B, M) -> (K, B, M)."""
+    """A metadata branch without layers: the classifier sees the metadata themselves, (K, B, M)."""
 
-    def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
+    def __init__(self, inputs: int, config: HeadConfig, generators: Sequence[torch.Generator]):
         super().__init__()
         self.width = inputs
 
     def forward(self, x: Tensor, dropout: Dropout = keep_all) -> Tensor:
+        """Return `x` unchanged."""
         return x
 
 
@@ -49,13 +51,13 @@ METADATA_BRANCHES = {"mlp": MetadataMLP, "direct": MetadataDirect, "none": None}
 
 
 class MILModel(nn.Module):
-    """K heads side by side; a single model is K = 1.
+    """K heads side by side, one per member; a single model has K = 1.
 
     embedding_width: D of the projected embeddings, 0 without images
     metadata_width: M encoded columns, 0 without metadata
-    members: K generators, which draw the initial weights
+    generators: K, one per member, which draw the initial weights
 
-    Raises UsageError where neither images nor metadata are left.
+    Raises UsageError if the model has neither images nor metadata.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class MILModel(nn.Module):
         config: HeadConfig,
         embedding_width: int,
         metadata_width: int,
-        members: Sequence[torch.Generator],
+        generators: Sequence[torch.Generator],
     ):
         super().__init__()
         self.config = config
@@ -73,32 +75,33 @@ class MILModel(nn.Module):
             raise UsageError(
                 "the model has neither images nor metadata: set image_branch or metadata_branch."
             )
-        self.pooling = POOLINGS[config.pooling](embedding_width, config, members) if images else None
-        self.branch = branch(metadata_width, config, members) if branch else None
+        self.pooling = POOLINGS[config.pooling](embedding_width, config, generators) if images else None
+        self.branch = branch(metadata_width, config, generators) if branch else None
         image_width = self.pooling.width if self.pooling else 0
         branch_width = self.branch.width if self.branch else 0
         self.late = config.fusion == "late" and images and branch is not None
         if self.late:
-            self.image_classifier = Linear(image_width, 1, members, zero=config.zero_start)
-            self.metadata_classifier = Linear(branch_width, 1, members, zero=config.zero_start)
+            self.image_classifier = Linear(image_width, 1, generators, zero=config.zero_start)
+            self.metadata_classifier = Linear(branch_width, 1, generators, zero=config.zero_start)
         else:
-            self.classifier = Linear(image_width + branch_width, 1, members, zero=config.zero_start)
+            self.classifier = Linear(image_width + branch_width, 1, generators, zero=config.zero_start)
 
     @torch.no_grad()
     def start_at(self, logistic: Tensor) -> None:
-        """Let the metadata's weights in the classifier begin at those of logistic regressions.
+        """Initialise the metadata's weights in the classifier with those of logistic regressions.
 
-        logistic: (K, M + 1), the intercept last; the branch has to hand the M columns straight on
+        logistic: (K, M + 1), the intercept last; the metadata branch has to be `MetadataDirect`
         """
         classifier = self.metadata_classifier if self.late else self.classifier
         classifier.weight[:, 1 - logistic.shape[1] :, 0] = logistic[:, :-1]
         classifier.bias[:, 0, 0] = logistic[:, -1]
 
     def forward(self, bags: Instances | None, metadata: Tensor, dropout: Dropout = keep_all) -> Logits:
-        """Logits of B bags.
+        """Compute the logits of B bags.
 
-        Shapes: bags of n instances or None without images, metadata (K, B, M) -> (K, B)
-        Bags beyond the B rows of metadata are dropped: they fill up the instances to a round number.
+        bags: their instances, None without images
+        Shapes: metadata (K, B, M) -> (K, B)
+        Bags beyond the B rows of metadata are dropped: they only pad the instances to a round number.
         """
         parts = []
         if self.pooling is not None:

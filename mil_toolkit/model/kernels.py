@@ -1,4 +1,4 @@
-"""`bmm`, and `Activated` with a bias and an activation behind the product; all over (G, n, I) and (G, I, P)."""
+"""Batched products of (G, n, I) and (G, I, P): `bmm`; `Activated`, with a bias and an activation."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Activation = Callable[[Tensor], Tensor]  # one of those in _GRADIENTS
-# oneDNN's product that adds the bias and activates before it writes: quicker on a CPU than one after the other, most of
-# all with tanh. Not in every build of torch, and in bfloat16 not on every processor.
+Activation = Callable[[Tensor], Tensor]  # a key of _GRADIENTS
+# oneDNN's product adds the bias and applies the activation before it writes the result. On a CPU this is
+# faster than three separate steps, especially with tanh. Not every build of torch has it, nor every processor
+# in bfloat16.
 _FUSED: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 _FUSED_DTYPES: set[torch.dtype] = set() if _FUSED is None else {torch.float32}
 if _FUSED is not None and torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -20,15 +21,16 @@ _GRADIENTS: dict[Activation, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def bmm(x: Tensor, y: Tensor) -> Tensor:
-    """torch.bmm; a single product goes by torch.mm, whose gradient takes half the time on a CPU."""
+    """Compute torch.bmm, a single product with torch.mm, whose gradient takes half the time on a CPU."""
     return torch.mm(x.squeeze(0), y.squeeze(0)).unsqueeze(0) if len(x) == 1 else torch.bmm(x, y)
 
 
 class Activated(torch.autograd.Function):
-    """`activated_product` with gradients, for which no more than its operands and its result is kept."""
+    """`activated_product` with gradients; keeps only its operands and its result for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, kind: Activation) -> Tensor:
+        """Compute `activated_product`."""
         y = activated_product(x, weight, bias, kind)
         ctx.save_for_backward(x, weight, y)
         ctx.gradient = _GRADIENTS[kind]
@@ -36,22 +38,26 @@ class Activated(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+        """Return the gradients with respect to `x` (if it needs one), `weight` and `bias`."""
         x, weight, y = ctx.saved_tensors
         inner = ctx.gradient(gradient, y)
-        of_x = _bare_product(inner, weight.transpose(1, 2)) if ctx.needs_input_grad[0] else None
-        return of_x, _bare_product(x.transpose(1, 2), inner), inner.sum(1, keepdim=True), None
+        x_gradient = _bare_product(inner, weight.transpose(1, 2)) if ctx.needs_input_grad[0] else None
+        return x_gradient, _bare_product(x.transpose(1, 2), inner), inner.sum(1, keepdim=True), None
 
 
 def activated_product(x: Tensor, weight: Tensor, bias: Tensor, kind: Activation) -> Tensor:
-    """`kind` of `x @ weight + bias`, without gradients: (G, n, I), (G, I, P), (G, 1, P) -> (G, n, P)."""
+    """Return `kind(x @ weight + bias)`, without gradients.
+
+    Shapes: x (G, n, I), weight (G, I, P), bias (G, 1, P) -> (G, n, P)
+    """
     if _is_fused(x):
         return _by_onednn(x, weight, bias[:, 0], kind.__name__)
     return kind(torch.baddbmm(bias, x, weight))
 
 
 def _bare_product(x: Tensor, y: Tensor) -> Tensor:
-    """`bmm` without gradients."""
-    # In float32 that goes by MKL, which on AMD's processors takes twice as long as oneDNN.
+    """Compute `bmm` without gradients."""
+    # torch computes float32 products with MKL, which takes twice as long as oneDNN on AMD processors.
     if _is_fused(x) and x.dtype == torch.float32:
         return _by_onednn(x, y, [None] * len(x), "none")
     return bmm(x, y)
@@ -62,6 +68,6 @@ def _is_fused(x: Tensor) -> bool:
 
 
 def _by_onednn(x: Tensor, weight: Tensor, biases: Iterable[Tensor | None], kind: str) -> Tensor:
-    groups = zip(x, weight.transpose(1, 2), biases, strict=True)
-    done = [_FUSED(*each, kind, [], "") for each in groups]
-    return torch.stack(done) if len(done) > 1 else done[0].unsqueeze(0)
+    operands = zip(x, weight.transpose(1, 2), biases, strict=True)
+    products = [_FUSED(*group, kind, [], "") for group in operands]
+    return torch.stack(products) if len(products) > 1 else products[0].unsqueeze(0)

@@ -1,7 +1,7 @@
-"""The building blocks of models that are trained in lockstep.
+"""The building blocks of K models ("members") that are trained in lockstep.
 
-Every parameter has the members first, (K, ...), and every member draws its random numbers from a generator
-of its own, so that a member is the same whether it is trained alone or among others.
+The first axis of every parameter is that of the members, (K, ...). Each member draws its random numbers from
+a generator of its own, so that it is the same whether it is trained alone or with others.
 """
 
 import math
@@ -14,20 +14,28 @@ from mil_toolkit.model.kernels import Activated, Activation, bmm
 
 
 def generators(seeds: Sequence[int], device: torch.device | str = "cpu") -> list[torch.Generator]:
-    """One generator per member."""
+    """Return one seeded generator per member."""
     return [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
 
-def draw(members: Sequence[torch.Generator], *shape: int) -> Tensor:
-    """Uniform numbers in [0, 1), each member's from its own generator: (K, *shape)."""
-    return torch.stack([torch.rand(shape, generator=each, device=each.device) for each in members])
+def draw(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
+    """Draw uniform numbers in [0, 1), each member's from its own generator: (K, *shape).
+
+    >>> together = draw(generators([3, 1]), 2)
+    >>> torch.equal(together[1:], draw(generators([1]), 2))
+    True
+    """
+    return torch.stack(
+        [torch.rand(shape, generator=generator, device=generator.device) for generator in generators]
+    )
 
 
 class Linear(nn.Module):
     """K linear layers side by side, initialised as torch.nn.Linear does.
 
-    zero: start at zero; bias: false where nothing could tell it, as on scores that go into a softmax: its gradient
-        would be rounding alone, which Adam turns into steps
+    zero: start at zero
+    bias: False where a bias has no effect, as on scores that go into a softmax. Its gradient would consist of
+        rounding errors only, which Adam turns into steps.
     Shapes: (G, n, inputs) -> (K, n, outputs); see `linear`
     """
 
@@ -37,27 +45,28 @@ class Linear(nn.Module):
         self,
         inputs: int,
         outputs: int,
-        members: Sequence[torch.Generator],
+        generators: Sequence[torch.Generator],
         zero: bool = False,
         bias: bool = True,
     ):
         super().__init__()
         bound = 0.0 if zero else 1 / math.sqrt(inputs)
-        self.weight = nn.Parameter((2 * draw(members, inputs, outputs) - 1) * bound)
+        self.weight = nn.Parameter((2 * draw(generators, inputs, outputs) - 1) * bound)
         if bias:
-            self.bias = nn.Parameter((2 * draw(members, 1, outputs) - 1) * bound)
+            self.bias = nn.Parameter((2 * draw(generators, 1, outputs) - 1) * bound)
         else:
-            self.register_buffer("bias", self.weight.new_zeros(len(members), 1, outputs), persistent=False)
+            self.register_buffer("bias", self.weight.new_zeros(len(generators), 1, outputs), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply each member's layer to its input; see `linear` for the shapes."""
         return linear(x, self.weight, self.bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`x @ weight + bias` for each member, with operands in the precision of `x`.
+    """Compute `x @ weight + bias` for each member, with operands in the precision of `x`.
 
-    Shapes: x (G, n, I), weight (K, I, O), bias (K, 1, O) -> (K, n, O), where each of the G is shared by K / G
-    members side by side
+    Shapes: x (G, n, I), weight (K, I, O), bias (K, 1, O) -> (K, n, O). Each of the G inputs is shared by K /
+    G consecutive members.
     """
     if len(x) == len(weight):
         return torch.baddbmm(bias.to(x.dtype), x, weight.to(x.dtype))
@@ -66,7 +75,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def side_by_side(weight: Tensor, x: Tensor) -> Tensor:
-    """Columns of the members that share an input, one member's next to the other's, in the precision of `x`.
+    """Place the columns of the members that share an input next to each other, in the precision of `x`.
 
     Shapes: weight (K, I, O), x (G, ...) -> (G, I, K / G * O)
     """
@@ -75,40 +84,40 @@ def side_by_side(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def activated(x: Tensor, weight: Tensor, bias: Tensor, kind: Activation) -> Tensor:
-    """torch.tanh or torch.sigmoid of `x @ weight + bias`, in the precision of `x`, members side by side.
+    """Compute tanh or sigmoid of `x @ weight + bias` in the precision of `x`, members side by side.
 
     Shapes: x (G, n, I), weight (K, I, O), bias (K, 1, O) -> (G, n, K / G * O)
     """
-    weight, bias = (side_by_side(each, x) for each in (weight, bias))
+    weight, bias = (side_by_side(parameter, x) for parameter in (weight, bias))
     if torch.compiler.is_compiling():
         return kind(torch.baddbmm(bias, x, weight))
     return Activated.apply(x, weight, bias, kind)
 
 
 def scores(hidden: Tensor, weight: Tensor) -> Tensor:
-    """Each member's product of its own columns with one weight each, as one product with a block-diagonal matrix.
+    """Weight and sum each member's columns, all members in one product with a block-diagonal matrix.
 
     Shapes: hidden (G, n, K / G * H), members side by side, weight (K, H, 1) -> (K, n) float32
     """
     blocks = torch.diag_embed(side_by_side(weight, hidden))  # (G, H, K / G, K / G)
-    apart = bmm(hidden, blocks.transpose(1, 2).flatten(1, 2)).transpose(1, 2)  # (G, K / G, n)
-    return apart.to(torch.float32, memory_format=torch.contiguous_format).flatten(0, 1)
+    by_group = bmm(hidden, blocks.transpose(1, 2).flatten(1, 2)).transpose(1, 2)  # (G, K / G, n)
+    return by_group.to(torch.float32, memory_format=torch.contiguous_format).flatten(0, 1)
 
 
 Dropout = Callable[[Tensor, float], Tensor]
 
 
 def keep_all(x: Tensor, rate: float) -> Tensor:
-    """The dropout of evaluation: none."""
+    """Return `x` unchanged: the dropout of evaluation."""
     return x
 
 
-def dropout_of(members: Sequence[torch.Generator]) -> Dropout:
-    """Dropout whose noise comes from each member's generator; x (K, ...) -> (K, ...)."""
+def dropout_of(generators: Sequence[torch.Generator]) -> Dropout:
+    """Return a dropout of x (K, ...) that draws each member's noise from its own generator."""
 
     def dropout(x: Tensor, rate: float) -> Tensor:
         if rate == 0:
             return x
-        return x * ((draw(members, *x.shape[1:]) >= rate) / (1 - rate))
+        return x * ((draw(generators, *x.shape[1:]) >= rate) / (1 - rate))
 
     return dropout

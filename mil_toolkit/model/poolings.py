@@ -1,7 +1,7 @@
 """Poolings over packed bags, for K members at once.
 
-A pooling is called with `Instances` and gives (K, B, width); `attention` says what each instance weighed,
-(K, n), summing to one within each bag.
+A pooling is called with `Instances` and returns the pooled bags, (K, B, width). Its `attention` returns the
+weight of each instance, (K, n), which sums to one within each bag.
 """
 
 import math
@@ -21,60 +21,63 @@ from mil_toolkit.model.layers import Linear, activated, linear, scores
 
 @dataclass(frozen=True)
 class Instances:
-    """The embeddings of some bags, as K members see them.
+    """The embeddings of B bags as K members see them.
 
-    x: (G, n, D), each of the G shared by K / G members side by side
-    bag: (n,) int64, the bag of each instance; those of a bag lie side by side
-    sizes: instances of each of B bags
-    members: K
-    shift, scale: (K, 1, D) where members standardise shared embeddings as (x - shift) * scale, else None;
-        they are folded into the first product, so that x is never copied
-    kept: (K, n) bool, instances that dropout left in; None keeps all
+    x: (G, n, D), each of the G shared by K / G consecutive members
+    bag: (n,) int64, the bag of each instance; the instances of a bag are consecutive
+    sizes: number of instances of each of the B bags
+    member_count: K
+    shift, scale: (K, 1, D) if members standardise shared embeddings as (x - shift) * scale, else None;
+        they are merged into the first product, so that x is never copied
+    kept: (K, n) bool, the instances that dropout keeps; None keeps all
     """
 
     x: Tensor
     bag: Tensor
     sizes: Sequence[int]
-    members: int
+    member_count: int
     shift: Tensor | None = None
     scale: Tensor | None = None
     kept: Tensor | None = None
 
     @classmethod
-    def of(cls, x: Tensor, sizes: Tensor, members: int) -> "Instances":
-        """Bags of these sizes (B,), packed in x (G, n, D)."""
+    def of(cls, x: Tensor, sizes: Tensor, member_count: int) -> "Instances":
+        """Return bags of these sizes (B,), packed in x (G, n, D)."""
         bag = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
-        return cls(x, bag.to(x.device), sizes.tolist(), members)
+        return cls(x, bag.to(x.device), sizes.tolist(), member_count)
 
     @cached_property
     def outside(self) -> Tensor:
-        """(B, n) zero where an instance lies in the bag, minus infinity where not: what a softmax adds to scores."""
+        """(B, n), added to scores before a softmax: 0 if the instance is in the bag, else minus infinity."""
         outside = torch.full((len(self.sizes), self.bag.shape[0]), -math.inf, device=self.bag.device)
         return outside.scatter_(0, self.bag[None], 0.0)
 
     def linear(self, layer: Linear) -> Tensor:
-        """A linear layer on the standardised embeddings: (K, n, O)."""
-        return linear(self.x, *self._folded(layer))
+        """Apply a linear layer to the standardised embeddings: (K, n, O)."""
+        return linear(self.x, *self._merged(layer))
 
     def activated(self, layer: Linear, kind: Activation) -> Tensor:
-        """torch.tanh or torch.sigmoid of a linear layer on the standardised embeddings: (G, n, K / G * O)."""
-        return activated(self.x, *self._folded(layer), kind)
+        """Apply a linear layer, then torch.tanh or torch.sigmoid, to the standardised embeddings.
 
-    def _folded(self, layer: Linear) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the layer, the standardisation folded in."""
+        The result is (G, n, K / G * O), with the columns of the members that share an input side by side.
+        """
+        return activated(self.x, *self._merged(layer), kind)
+
+    def _merged(self, layer: Linear) -> tuple[Tensor, Tensor]:
+        """Return the weight and bias of the layer with the standardisation merged into them."""
         if self.shift is None or self.scale is None:
             return layer.weight, layer.bias
         weight = layer.weight * self.scale.transpose(1, 2)  # (K, D, O)
         return weight, layer.bias - self.shift @ weight
 
     def softmax(self, scores: Tensor) -> Tensor:
-        """Softmax of scores (K, n) over each bag's kept instances: (K, B, n), zero outside the bag."""
+        """Apply a softmax to scores (K, n) over each bag's kept instances: (K, B, n), zero elsewhere."""
         if self.kept is not None:
             scores = scores.masked_fill(~self.kept, -math.inf)
         return (scores[:, None] + self.outside).softmax(-1)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Sum of the standardised embeddings under weights (K, B, n) that sum to one: (K, B, D)."""
+        """Sum the standardised embeddings with weights (K, B, n) that sum to one: (K, B, D)."""
         groups, n, width = self.x.shape
         pooled = bmm(weights.to(self.x.dtype).reshape(groups, -1, n), self.x)  # (G, K / G * B, D)
         return self._standardise(pooled.view(*weights.shape[:2], width).float())
@@ -83,45 +86,50 @@ class Instances:
         return x if self.shift is None or self.scale is None else (x - self.shift) * self.scale
 
     def standardised(self) -> Tensor:
-        """The standardised embeddings themselves: (K, n, D) float32. Only max pooling needs them whole."""
-        return self._standardise(self.x.float().repeat_interleave(self.members // len(self.x), 0))
+        """Return the standardised embeddings themselves: (K, n, D) float32. Only max pooling needs them."""
+        return self._standardise(self.x.float().repeat_interleave(self.member_count // len(self.x), 0))
 
     def of_bags(self, weights: Tensor) -> Tensor:
-        """The weight (K, n) of each instance in its own bag, from (K, B, n)."""
+        """Return the weight (K, n) of each instance in its own bag, from weights (K, B, n)."""
         return weights.gather(1, self.bag.expand(len(weights), 1, -1)).squeeze(1)
 
     def present(self) -> Tensor:
-        """(K, n) bool, the instances that count."""
+        """Return which instances are kept: (K, n) bool."""
         return (
-            torch.ones_like(self.bag, dtype=torch.bool).expand(self.members, -1)
+            torch.ones_like(self.bag, dtype=torch.bool).expand(self.member_count, -1)
             if self.kept is None
             else self.kept
         )
 
     def bag_sums(self, values: Tensor) -> Tensor:
-        """Sums over each bag's instances: (K, n, O) -> (K, B, O)."""
+        """Sum values over each bag's instances: (K, n, O) -> (K, B, O)."""
         total = values.new_zeros(len(values), len(self.sizes), values.shape[-1])
         return total.index_add(1, self.bag, values)
 
     def bag_means(self, values: Tensor) -> Tensor:
-        """Means over each bag's kept instances: (K, n, O) -> (K, B, O)."""
+        """Average values over each bag's kept instances: (K, n, O) -> (K, B, O)."""
         return torch.bmm(self.softmax(torch.zeros_like(values[..., 0])), values)
 
 
 class Pooling(Protocol):
-    """What a pooling offers: its output's width, the pooled bags, and each instance's share in them."""
+    """A pooling of bags.
+
+    width: columns of the pooled bags
+    """
 
     width: int
 
-    def __call__(self, bags: Instances) -> Tensor: ...
+    def __call__(self, bags: Instances) -> Tensor:
+        """Pool each bag: (K, B, width)."""
 
-    def attention(self, bags: Instances) -> Tensor: ...
+    def attention(self, bags: Instances) -> Tensor:
+        """Return each instance's share in its pooled bag: (K, n), summing to one within each bag."""
 
 
 class _Weighted(nn.Module):
-    """Poolings that are a weighted sum: sub-classes give the scores before the softmax, (K, n)."""
+    """A pooling by weighted sum; subclasses compute the scores before the softmax, (K, n)."""
 
-    def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
+    def __init__(self, inputs: int, config: HeadConfig, generators: Sequence[torch.Generator]):
         super().__init__()
         self.width = inputs
 
@@ -136,30 +144,30 @@ class _Weighted(nn.Module):
 
 
 class Mean(_Weighted):
-    """The mean of a bag's embeddings: attention with equal scores."""
+    """Mean pooling: attention with equal scores."""
 
     def scores(self, bags: Instances) -> Tensor:
-        return bags.x.new_zeros(bags.members, bags.x.shape[1], dtype=torch.float32)
+        return bags.x.new_zeros(bags.member_count, bags.x.shape[1], dtype=torch.float32)
 
 
 class Attention(_Weighted):
-    """Attention pooling: w' tanh(V x), softmax over the bag; Ilse et al. 2018, eq. 7 and 8."""
+    """Attention pooling: scores w' tanh(V x), softmax over the bag; Ilse et al. 2018, eq. 7 and 8."""
 
-    def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
-        super().__init__(inputs, config, members)
-        self.hidden = Linear(inputs, config.hidden, members)
-        self.score = Linear(config.hidden, 1, members, zero=config.zero_start, bias=False)
+    def __init__(self, inputs: int, config: HeadConfig, generators: Sequence[torch.Generator]):
+        super().__init__(inputs, config, generators)
+        self.hidden = Linear(inputs, config.hidden, generators)
+        self.score = Linear(config.hidden, 1, generators, zero=config.zero_start, bias=False)
 
     def scores(self, bags: Instances) -> Tensor:
         return scores(bags.activated(self.hidden, torch.tanh), self.score.weight)
 
 
 class GatedAttention(Attention):
-    """Gated attention: w' (tanh(V x) * sigmoid(U x)); Ilse et al. 2018, eq. 9."""
+    """Gated attention: scores w' (tanh(V x) * sigmoid(U x)); Ilse et al. 2018, eq. 9."""
 
-    def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
-        super().__init__(inputs, config, members)
-        self.gate = Linear(inputs, config.hidden, members)
+    def __init__(self, inputs: int, config: HeadConfig, generators: Sequence[torch.Generator]):
+        super().__init__(inputs, config, generators)
+        self.gate = Linear(inputs, config.hidden, generators)
 
     def scores(self, bags: Instances) -> Tensor:
         hidden = bags.activated(self.hidden, torch.tanh)
@@ -168,12 +176,12 @@ class GatedAttention(Attention):
 
 
 class TopK(_Weighted):
-    """Attention with a linear score, over the `top_k` highest-scored instances of each bag alone."""
+    """Attention with a linear score over only the `top_k` highest-scoring instances of each bag."""
 
-    def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
-        super().__init__(inputs, config, members)
+    def __init__(self, inputs: int, config: HeadConfig, generators: Sequence[torch.Generator]):
+        super().__init__(inputs, config, generators)
         self.k = config.top_k
-        self.score = Linear(inputs, 1, members, bias=False)
+        self.score = Linear(inputs, 1, generators, bias=False)
 
     def scores(self, bags: Instances) -> Tensor:
         scores = bags.linear(self.score).squeeze(-1).float()
@@ -184,9 +192,9 @@ class TopK(_Weighted):
 
 
 class Max(nn.Module):
-    """The highest value of each column over the bag."""
+    """Max pooling: the highest value of each column over the bag."""
 
-    def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
+    def __init__(self, inputs: int, config: HeadConfig, generators: Sequence[torch.Generator]):
         super().__init__()
         self.width = inputs
 
@@ -194,7 +202,7 @@ class Max(nn.Module):
         return self._highest(bags, self._candidates(bags))
 
     def attention(self, bags: Instances) -> Tensor:
-        """The share of columns in which an instance holds the bag's maximum."""
+        """Return the share of columns in which an instance holds the bag's maximum: (K, n)."""
         x = self._candidates(bags)
         won = (x == self._highest(bags, x)[:, bags.bag]).float()
         return (won / bags.bag_sums(won)[:, bags.bag]).mean(-1)
@@ -204,25 +212,26 @@ class Max(nn.Module):
         return x if bags.kept is None else x.masked_fill(~bags.kept[..., None], -math.inf)
 
     def _highest(self, bags: Instances, x: Tensor) -> Tensor:
-        start = x.new_full((bags.members, len(bags.sizes), self.width), -math.inf)
+        start = x.new_full((bags.member_count, len(bags.sizes), self.width), -math.inf)
         return start.scatter_reduce(1, bags.bag[None, :, None].expand_as(x), x, "amax")
 
 
 class NoisyAnd(nn.Module):
     """Noisy-and over `hidden` instance detectors; Kraus et al. 2016, eq. 4, with slope a = 10.
 
-    Each detector is a sigmoid of a linear layer; its mean p over the bag becomes
-    (s(a (p - b)) - s(-a b)) / (s(a (1 - b)) - s(-a b)), with a learned threshold b for each detector.
+    Each detector is a sigmoid of a linear layer. Its mean p over the bag is mapped to
+    (s(a (p - b)) - s(-a b)) / (s(a (1 - b)) - s(-a b)), where s is the sigmoid and b the detector's learned
+    threshold.
     """
 
     SLOPE = 10.0
 
-    def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
+    def __init__(self, inputs: int, config: HeadConfig, generators: Sequence[torch.Generator]):
         super().__init__()
         self.width = config.hidden
-        self.detect = Linear(inputs, config.hidden, members)
+        self.detect = Linear(inputs, config.hidden, generators)
         self.threshold = nn.Parameter(
-            torch.full((len(members), 1, config.hidden), 0.5, device=members[0].device)
+            torch.full((len(generators), 1, config.hidden), 0.5, device=generators[0].device)
         )
 
     def forward(self, bags: Instances) -> Tensor:
@@ -232,32 +241,32 @@ class NoisyAnd(nn.Module):
         return (torch.sigmoid(self.SLOPE * (mean - self.threshold)) - low) / (high - low)
 
     def attention(self, bags: Instances) -> Tensor:
-        """An instance's share of what the bag's detectors saw."""
-        seen = self._detected(bags).sum(-1, keepdim=True) * bags.present()[..., None]
-        return (seen / bags.bag_sums(seen)[:, bags.bag]).squeeze(-1)
+        """Return an instance's share of the sum of all detections in its bag: (K, n)."""
+        detections = self._detected(bags).sum(-1, keepdim=True) * bags.present()[..., None]
+        return (detections / bags.bag_sums(detections)[:, bags.bag]).squeeze(-1)
 
     def _detected(self, bags: Instances) -> Tensor:
         return torch.sigmoid(bags.linear(self.detect).float())
 
 
 class Transformer(nn.Module):
-    """One pre-norm block in which the instances of a bag attend to each other, then attention with a linear score.
+    """A transformer block in which a bag's instances attend to each other, then linear-score attention.
 
-    The block is that of Vaswani et al. 2017 without positions, since a bag has no order; the pair of it and
-    the pooling by attention is a small Set Transformer (Lee et al. 2019).
+    The block is that of Vaswani et al. 2017 with pre-normalisation and without positions, since a bag has no
+    order. Together with the pooling by attention it is a small Set Transformer (Lee et al. 2019).
     """
 
     HEADS = 4
 
-    def __init__(self, inputs: int, config: HeadConfig, members: Sequence[torch.Generator]):
+    def __init__(self, inputs: int, config: HeadConfig, generators: Sequence[torch.Generator]):
         super().__init__()
         self.width = hidden = config.hidden
-        self.embed = Linear(inputs, hidden, members)
-        self.query_key_value = Linear(hidden, 3 * hidden, members)
-        self.mix = Linear(hidden, hidden, members)
-        self.widen = Linear(hidden, 2 * hidden, members)
-        self.narrow = Linear(2 * hidden, hidden, members)
-        self.score = Linear(hidden, 1, members, zero=config.zero_start, bias=False)
+        self.embed = Linear(inputs, hidden, generators)
+        self.query_key_value = Linear(hidden, 3 * hidden, generators)
+        self.mix = Linear(hidden, hidden, generators)
+        self.widen = Linear(hidden, 2 * hidden, generators)
+        self.narrow = Linear(2 * hidden, hidden, generators)
+        self.score = Linear(hidden, 1, generators, zero=config.zero_start, bias=False)
 
     def forward(self, bags: Instances) -> Tensor:
         x = self._block(bags)
@@ -270,21 +279,21 @@ class Transformer(nn.Module):
         return bags.softmax(self.score(x).squeeze(-1))
 
     def _block(self, bags: Instances) -> Tensor:
-        precision = bags.x.dtype  # of the products; what is added up stays in float32
+        precision = bags.x.dtype  # of the products; sums stay in float32
         x = bags.linear(self.embed).float()  # (K, n, H)
         x = x + self.mix(self._attend(_normalise(x).to(precision), bags))
         return x + self.narrow(torch.relu(self.widen(_normalise(x).to(precision))))
 
     def _attend(self, x: Tensor, bags: Instances) -> Tensor:
-        """Multi-head self-attention inside each bag, (K, n, H) -> (K, n, H)."""
-        # In float32: on a CPU torch's gradient of it takes twice as long in bfloat16. Bag by bag: padded to the
-        # longest, most of the work would be on padding.
+        """Apply multi-head self-attention within each bag: (K, n, H) -> (K, n, H)."""
+        # In float32, because on a CPU torch's gradient takes twice as long in bfloat16. Bag by bag, because
+        # with bags padded to the longest most of the work would go into padding.
         joint = self.query_key_value(x).float().unflatten(-1, (3, self.HEADS, -1)).permute(2, 0, 3, 1, 4)
-        seen = bags.present()[:, None, None]  # (K, 1, 1, n)
+        present = bags.present()[:, None, None]  # (K, 1, 1, n)
         mixed = [
             functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
             for (query, key, value), mask in zip(
-                joint.split(list(bags.sizes), 3), seen.split(list(bags.sizes), 3), strict=True
+                joint.split(list(bags.sizes), 3), present.split(list(bags.sizes), 3), strict=True
             )
         ]
         return torch.cat(mixed, 2).transpose(1, 2).flatten(2).to(x.dtype)

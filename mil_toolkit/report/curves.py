@@ -1,4 +1,4 @@
-"""Curves of predictions, with 95 % bands from the draws of patients that the scores' intervals come from."""
+"""ROC and precision-recall curves with 95 % bands, from the resamples that give the scores' intervals."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,49 +8,49 @@ import numpy as np
 from mil_toolkit.evaluation.intervals import LEVEL, Table, draw_patients
 
 GRID = np.linspace(0, 1, 101)
-_AT_ONCE = 4_000_000  # draws times patients
+_AT_ONCE = 4_000_000  # resamples times patients that are computed at once
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve over GRID, averaged over repeats, and its 95 % band: (G,) each, NaN where it is not defined."""
+    """A curve over GRID, averaged over repeats, and its 95 % band: (G,) each, NaN where undefined."""
 
     values: np.ndarray
     low: np.ndarray
     high: np.ndarray
 
 
-Rates = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+Rates = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # labels, probabilities, weights -> curves
 
 
 def roc(table: Table) -> Curve:
-    """The highest sensitivity at each false positive rate of GRID or below; probabilities pooled over folds."""
+    """Return the highest sensitivity up to each false positive rate of GRID, pooled over folds."""
     return _curve(table, _sensitivity_at_most)
 
 
 def precision_recall(table: Table) -> Curve:
-    """The precision at the highest threshold that reaches each recall of GRID; probabilities pooled over folds."""
+    """Return the precision at the highest threshold that reaches each recall of GRID, pooled over folds."""
     return _curve(table, _precision_at_least)
 
 
 def _curve(table: Table, rates: Rates) -> Curve:
-    alike, weights = np.ones((1, len(table.labels))), draw_patients(table.labels)
+    equal, weights = np.ones((1, len(table.labels))), draw_patients(table.labels)
     parts = np.array_split(weights, max(1, weights.size // _AT_ONCE))
     drawn = np.concatenate([_mean_over_repeats(table, rates, part) for part in parts])
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return Curve(_mean_over_repeats(table, rates, alike)[0], low, high)
+    return Curve(_mean_over_repeats(table, rates, equal)[0], low, high)
 
 
 def _mean_over_repeats(table: Table, rates: Rates, weights: np.ndarray) -> np.ndarray:
-    return np.mean([rates(table.labels, each, weights) for each in table.probabilities], axis=0)
+    return np.mean([rates(table.labels, row, weights) for row in table.probabilities], axis=0)
 
 
-def _found(
+def _counts(
     labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of the positives and of the negatives at or above each cut, the highest first: (draws, cuts + 1)."""
+    """Return the weights of positives and of negatives above each cut, highest first: (draws, cuts + 1)."""
     order = np.argsort(-probabilities, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(probabilities[order])), len(order) - 1)  # ties fall together
+    ends = np.append(np.flatnonzero(np.diff(probabilities[order])), len(order) - 1)  # ties share a cut
     sums = []
     for label in (1, 0):
         total = np.cumsum(weights[:, order] * (labels[order] == label), axis=1)[:, ends]
@@ -59,17 +59,18 @@ def _found(
 
 
 def _sensitivity_at_most(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    positives, negatives = _found(labels, probabilities, weights)
+    positives, negatives = _counts(labels, probabilities, weights)
     sensitivity, false = positives / positives[:, -1:], negatives / negatives[:, -1:]
     places = [np.searchsorted(row, GRID + 1e-9, side="right") - 1 for row in false]
     return np.take_along_axis(sensitivity, np.array(places), axis=1)
 
 
 def _precision_at_least(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    positives, negatives = _found(labels, probabilities, weights)
+    positives, negatives = _counts(labels, probabilities, weights)
     recall = positives / positives[:, -1:]
-    # Before anybody is found there is no precision: recall 0 takes that of the first cut that finds somebody.
-    asked = np.maximum(GRID, 1e-6) - 1e-9
-    places = np.array([np.searchsorted(row, asked, side="left") for row in recall])
-    found = positives + negatives
-    return np.take_along_axis(positives / np.where(found > 0, found, 1), places, axis=1)
+    # Precision is undefined before the first positive; recall 0 takes the precision of the first cut that has
+    # one.
+    recalls = np.maximum(GRID, 1e-6) - 1e-9
+    places = np.array([np.searchsorted(row, recalls, side="left") for row in recall])
+    predicted = positives + negatives
+    return np.take_along_axis(positives / np.where(predicted > 0, predicted, 1), places, axis=1)

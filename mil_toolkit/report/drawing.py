@@ -1,4 +1,4 @@
-"""`style`, `canvas` and `to_svg`: from an empty figure to markup without scripts, styles or foreign names."""
+"""Matplotlib figures as SVG markup that fits the page: its colours, no scripts, no styles, unique ids."""
 
 import contextlib
 import io
@@ -17,7 +17,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-# What is drawn in one of these takes the colour that the page gives the name, in light and in dark.
+# Elements in one of these colours take the page's CSS variable of that name, which differs in light and dark
+# mode.
 COLOURS = {
     "ink": "#211d26",
     "muted": "#6b6573",
@@ -29,8 +30,9 @@ COLOURS = {
     "band": "#a58fc7",
 }
 _NAMES = {value: name for name, value in COLOURS.items()}
-WIDE = 4  # inches, above which a figure may take a whole column of two
-FONT_SIZE = 9  # points; the page shows a figure at its own size or up to half larger
+WIDE = 4  # inches; a wider figure may fill a whole column of two
+LOG_RATIO = 10  # of the largest to the smallest value; above it a logarithmic axis is clearer
+FONT_SIZE = 9  # points; the page scales figures by 1 to 1.5
 _KEPT = re.compile(
     r"fill|stroke|stroke-(width|dasharray|dashoffset|linecap|linejoin|opacity)|fill-opacity|opacity"
 )
@@ -39,9 +41,9 @@ _SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}hre
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """How every figure looks; text is taken as it is, never as mathematics."""
+    """Set the look of all figures; text is shown literally, never as mathematics."""
     ink, muted, rule = (COLOURS[name] for name in ("ink", "muted", "rule"))
-    looks: Any = {
+    settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "mil_toolkit",
         "text.parse_math": False,
@@ -70,15 +72,15 @@ def style() -> Iterator[None]:
         "lines.linewidth": 1.5,
         "lines.solid_capstyle": "round",
     }
-    with rc_context(looks), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the page's own type draws the text
+    with rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the page's fonts draw the text
         yield
 
 
 def canvas(
     width: float = 3.7, height: float = 2.7, left: float = 0.55, bottom: float = 0.48, top: float = 0.12
 ) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes; sizes and margins in inches."""
+    """Return a figure with one pair of axes; sizes and margins in inches."""
     figure = Figure(figsize=(width, height), facecolor="none")
     FigureCanvasSVG(figure)
     axes = figure.add_axes(
@@ -89,7 +91,11 @@ def canvas(
 
 
 def to_svg(figure: Figure, name: str, alternative: str) -> Markup:
-    """The figure as an SVG element: `name`, one of each page, keeps its ids apart; `alternative` stands for it."""
+    """Return the figure as an SVG element.
+
+    name: unique in the page, prefix of all ids in the element; alternative: text for readers who do not see
+    it
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     root = ElementTree.fromstring(buffer.getvalue())
@@ -108,27 +114,27 @@ def to_svg(figure: Figure, name: str, alternative: str) -> Markup:
 
 
 def _plain_ids(root: ElementTree.Element, name: str) -> None:
-    """Keep the ids that something refers to, as `name-1`, `name-2`, ..."""
+    """Rename the ids that are referred to as `name-1`, `name-2`, ...; remove all others."""
     names: dict[str, str] = {}
     for element in root.iter():
         for key, value in element.attrib.items():
             if key == _LINK or "url(#" in value:
-                found = value.partition("#")[2].partition(")")[0]
-                names.setdefault(found, f"{name}-{len(names) + 1}")
-                element.attrib[key] = value.replace(f"#{found}", f"#{names[found]}")
+                target = value.partition("#")[2].partition(")")[0]
+                names.setdefault(target, f"{name}-{len(names) + 1}")
+                element.attrib[key] = value.replace(f"#{target}", f"#{names[target]}")
     for element in root.iter():
-        found = element.attrib.pop("id", "")
-        if found in names:
-            element.attrib["id"] = names[found]
+        own = element.attrib.pop("id", "")
+        if own in names:
+            element.attrib["id"] = names[own]
 
 
 def _plain(element: ElementTree.Element) -> None:
-    """No namespaces, no styles, which a strict policy forbids, and two decimals."""
+    """Remove namespaces, turn styles, which the policy forbids, into attributes, and round numbers."""
     element.tag = element.tag.removeprefix(_SVG)
     if _LINK in element.attrib:
         element.attrib["href"] = element.attrib.pop(_LINK)
-    for declared in element.attrib.pop("style", "").split(";"):
-        key, _, value = (part.strip() for part in declared.partition(":"))
+    for declaration in element.attrib.pop("style", "").split(";"):
+        key, _, value = (part.strip() for part in declaration.partition(":"))
         if key in ("font", "font-size"):
             element.attrib["font-size"] = re.search(r"[\d.]+(?=px)", value)[0]  # type: ignore[index]
             if re.search(r"\bbold\b|\b[67]00\b", value):
@@ -146,7 +152,7 @@ INK, MUTED, RULE, ACCENT, BAND = (COLOURS[name] for name in ("ink", "muted", "ru
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure with its caption; `title` heads it."""
+    """A figure with heading and caption; a tall one spans two rows of the page's grid."""
 
     svg: Markup
     title: str
@@ -154,23 +160,18 @@ class Chart:
     tall: bool = False
 
 
-# Helpers.
-
-
 def plain_logarithm(axis: Axis) -> None:
+    """Label a logarithmic axis at 1, 2 and 5 times powers of ten, in plain numbers."""
     axis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
-def metric_name(name: str) -> str:
-    return "AUC" if name == "auc" else name.replace("_", " ").capitalize()
-
-
 def shortened(text: str, most: int) -> str:
+    """Return a text of at most `most` characters, with an ellipsis at its end if it was cut."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def without_middle(text: str, most: int) -> str:
-    """Without its middle where it is long: names of features differ at their ends."""
+    """Return a text without its middle if it is long; names of features differ at their ends."""
     return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most // 2 - 1) :]}"

@@ -1,22 +1,23 @@
-"""`cases`: one entry for each scored patient, the worst mistakes first."""
+"""`cases`: one entry for each predicted patient, the worst mistakes first."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mil_toolkit.core.files import digest, shown
+from mil_toolkit.core.files import digest
+from mil_toolkit.core.text import printable
 from mil_toolkit.report.contents import Contents
+from mil_toolkit.study.records import PatientRecord
 
 HIGHEST, LOWEST = 5, 3  # images of a patient that are shown
-ALIKE = 1e-6  # weights of a bag that differ by less all weigh the same
+EQUAL = 1e-6  # attention within a bag that differs by less counts as equal
 
 
 @dataclass(frozen=True)
-class Weighed:
-    """An image of a patient: its name as stored and as shown, and its attention; rank from 1."""
+class WeightedImage:
+    """An image of a patient: its name as stored and as shown, its attention, and its rank from 1."""
 
     stored: str
     name: str
@@ -25,13 +26,25 @@ class Weighed:
 
 
 @dataclass(frozen=True)
+class Attention:
+    """The attention on a patient's images.
+
+    highest, lowest: images by attention, empty where it is equal on all images
+    effective: effective number of images, 1 / sum of squared attention; None where it is equal on all images
+    """
+
+    images: int
+    highest: tuple[WeightedImage, ...]
+    lowest: tuple[WeightedImage, ...]
+    effective: float | None
+
+
+@dataclass(frozen=True)
 class Case:
-    """A scored patient.
+    """A predicted patient.
 
     stored, name: the id as stored and as shown; probability: mean over repeats; wrong: share of the repeats
-    error: distance of the probability from the label; images: how many there are, None where unknown
-    highest, lowest: images by attention, empty where there is none or all weigh the same
-    effective: 1 / sum of squared attentions, as if so many images shared all of it
+    images: their number, None where unknown; attention: None where there is none
     """
 
     stored: str
@@ -40,37 +53,40 @@ class Case:
     probability: float
     wrong: float
     images: int | None
-    metadata: Mapping[str, Any]
-    highest: tuple[Weighed, ...]
-    lowest: tuple[Weighed, ...]
-    effective: float | None
+    metadata: Mapping[str, float | str | None]
+    attention: Attention | None
 
     @property
     def error(self) -> float:
         """Distance of the probability from the label."""
         return abs(self.label - self.probability)
 
+    @property
+    def shown_images(self) -> tuple[WeightedImage, ...]:
+        """The images of highest and lowest attention."""
+        return (*self.attention.highest, *self.attention.lowest) if self.attention else ()
+
 
 class Naming:
-    """What patients and images are called in the report: as they are, on one line, or anonymously."""
+    """The names of patients and images in the report: as stored, on one line, or anonymous."""
 
     def __init__(self, anonymise: bool):
         self.anonymise = anonymise
         self._numbers: dict[str, int] = {}
 
     def patient(self, stored: str) -> str:
-        """By its id, or by a number in the order in which patients are first named."""
+        """Return the id, or a number in the order in which patients are first named."""
         if not self.anonymise:
-            return shown(stored)
+            return printable(stored)
         return f"Patient {self._numbers.setdefault(stored, len(self._numbers) + 1)}"
 
     def image(self, stored: str, place: int) -> str:
-        """By its name, or by its place (from 1) in the patient's bag."""
-        return f"image {place}" if self.anonymise else shown(stored)
+        """Return the name, or the place (from 1) in the patient's bag."""
+        return f"image {place}" if self.anonymise else printable(stored)
 
 
 def cases(contents: Contents, naming: Naming) -> list[Case]:
-    """All scored patients, the worst mistakes first: wrong in most repeats, then the farthest off."""
+    """Return all predicted patients, the worst mistakes first: wrong in most repeats, then by error."""
     table = contents.table
     wrong = (table.decisions != table.labels).mean(0)
     probabilities = table.probabilities.mean(0)
@@ -82,16 +98,18 @@ def cases(contents: Contents, naming: Naming) -> list[Case]:
             digest(table.patient_ids[place].encode(errors="surrogateescape")),
         ),
     )
-    known = {} if contents.patients is None else {each["id"]: each for each in contents.patients["patients"]}
-    weights = _by_patient(contents.attention)
+    records = (
+        {} if contents.patients is None else {record.id: record for record in contents.patients.patients}
+    )
+    attention = _by_patient(contents.attention)
     return [
         _case(
             table.patient_ids[place],
             int(table.labels[place]),
             float(probabilities[place]),
             float(wrong[place]),
-            known.get(table.patient_ids[place], {}),
-            weights.get(table.patient_ids[place]),
+            records.get(table.patient_ids[place]),
+            attention.get(table.patient_ids[place]),
             naming,
         )
         for place in order
@@ -109,30 +127,31 @@ def _case(
     label: int,
     probability: float,
     wrong: float,
-    known: Mapping[str, Any],
+    record: PatientRecord | None,
     rows: pd.DataFrame | None,
     naming: Naming,
 ) -> Case:
-    weighed = [] if rows is None else list(_weighed(rows, naming))
-    alike = not weighed or weighed[0].attention - weighed[-1].attention < ALIKE
-    shares = np.array([each.attention for each in weighed])
-    lowest = max(HIGHEST, len(weighed) - LOWEST)
-    return Case(
-        stored,
-        naming.patient(stored),
-        label,
-        probability,
-        wrong,
-        known.get("images") or len(weighed) or None,
-        {} if naming.anonymise else known.get("metadata", {}),
-        () if alike else tuple(weighed[:HIGHEST]),
-        () if alike else tuple(weighed[lowest:]),
-        None if alike else float(1 / (shares**2).sum()),
-    )
+    name = naming.patient(stored)
+    attention = None if rows is None else _attention(list(_by_weight(rows, naming)))
+    images = record.images if record else None
+    metadata = record.metadata if record and not naming.anonymise else {}
+    images = images or (attention.images if attention else None)
+    return Case(stored, name, label, probability, wrong, images, metadata, attention)
 
 
-def _weighed(rows: pd.DataFrame, naming: Naming) -> Iterator[Weighed]:
-    """The images by falling attention, ties in the order of the bag."""
+def _attention(ranked: list[WeightedImage]) -> Attention:
+    if ranked[0].attention - ranked[-1].attention < EQUAL:
+        return Attention(len(ranked), (), (), None)
+    shares = np.array([image.attention for image in ranked])
+    lowest = max(HIGHEST, len(ranked) - LOWEST)
+    effective = float(1 / (shares**2).sum())
+    return Attention(len(ranked), tuple(ranked[:HIGHEST]), tuple(ranked[lowest:]), effective)
+
+
+def _by_weight(rows: pd.DataFrame, naming: Naming) -> Iterator[WeightedImage]:
+    """Yield the images by falling attention, ties in the order of the bag."""
     names, attention = rows["image"].tolist(), rows["attention"].to_numpy()
     for rank, place in enumerate(np.argsort(-attention, kind="stable").tolist(), 1):
-        yield Weighed(names[place], naming.image(names[place], place + 1), float(attention[place]), rank)
+        yield WeightedImage(
+            names[place], naming.image(names[place], place + 1), float(attention[place]), rank
+        )

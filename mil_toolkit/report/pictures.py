@@ -1,40 +1,41 @@
-"""Images as data URIs, as long as there is room in the file."""
+"""Images as data URIs, within the size that the file may have."""
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from PIL import Image
 
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest
 from mil_toolkit.features.pixels import Pixels, decode, prepare, resize, saturation_mask
+from mil_toolkit.report.contents import Key
 from mil_toolkit.report.gallery import Case
 
 THUMBNAIL, SAMPLE = 104, 160  # pixels
-QUALITY = 78
+QUALITY = 78  # of the JPEGs
 SAMPLES = 3  # of each class
-AROUND = 400  # bytes of markup around a picture, its names included
-Key = tuple[str, str]  # patient and image, as stored
+MARKUP = 400  # bytes of markup for each picture, its names included
 
 
 class Pictures:
-    """The images of a cohort as its features have them, but for a mask.
+    """The images of a cohort, cropped as for its features but without a mask.
 
-    paths: of images, by patient and name; spec: of the features; digests: SHA-256 of the content that was embedded,
-    where it is known: a file that was changed since is not what the model saw, and not shown
-    room: bytes that thumbnails may take
+    digests: SHA-256 of the content that was embedded, where known; files that have changed since are not
+    shown
+    crop, size: of the features, see `prepare`
+    unreadable, changed: images that `pixels` has met and that cannot be shown
     """
 
-    def __init__(self, paths: Mapping[Key, Path], spec: Mapping[str, Any], digests: Mapping[Key, str]):
-        self.paths, self.spec, self.digests, self.room = paths, spec, digests, 0
+    def __init__(self, paths: Mapping[Key, Path], digests: Mapping[Key, str], crop: int, size: int):
+        self.paths, self.digests, self.crop, self.size = paths, digests, crop, size
         self.unreadable: set[Key] = set()
         self.changed: set[Key] = set()
 
     def pixels(self, key: Key, size: int) -> Pixels | None:
-        """An image, `size` pixels wide; None where it cannot be read, or is another by now."""
+        """Return an image, `size` pixels wide; None where it cannot be read or has changed."""
         if key not in self.paths:
             return None
         try:
@@ -42,63 +43,67 @@ class Pictures:
             if key in self.digests and digest(content) != self.digests[key]:
                 self.changed.add(key)
                 return None
-            return prepare(decode(content), size, self.spec.get("crop", 0), "none")
+            return prepare(decode(content), size, self.crop, "none")
         except (OSError, DataError):
             self.unreadable.add(key)
             return None
 
 
-class Sample(NamedTuple):
-    """An image before and after the saturation mask, as data URIs, and what it is."""
+@dataclass(frozen=True)
+class MaskSample:
+    """An image before and after the saturation mask, as data URIs, and its description."""
 
     before: str
     after: str
-    words: str
+    description: str
 
 
-def samples(pictures: Pictures, cases: Sequence[Case], class_names: tuple[str, str]) -> list[Sample]:
-    """The images of highest attention of the patients that are right most surely, SAMPLES of each class."""
-    found = []
+def mask_samples(pictures: Pictures, cases: Sequence[Case], class_names: tuple[str, str]) -> list[MaskSample]:
+    """Return the images of highest attention of the SAMPLES most confident correct patients of each class."""
+    pairs = []
     for label in (0, 1):
-        sure = [case for case in reversed(cases) if case.label == label and case.highest]
-        for case in sure[:SAMPLES]:
-            pixels = pictures.pixels(
-                (case.stored, case.highest[0].stored), pictures.spec.get("image_size", 224)
-            )
+        confident = [case for case in reversed(cases) if case.label == label and case.shown_images]
+        for case in confident[:SAMPLES]:
+            image = case.shown_images[0]
+            pixels = pictures.pixels((case.stored, image.stored), pictures.size)
             if pixels is not None:
                 before, after = (data_uri(resize(each, SAMPLE)) for each in (pixels, saturation_mask(pixels)))
-                words = f"{case.name}, {class_names[label]}, {case.highest[0].name}"
-                found.append(Sample(before, after, words))
-    return found
+                pairs.append(MaskSample(before, after, f"{case.name}, {class_names[label]}, {image.name}"))
+    return pairs
 
 
-def thumbnails_of(pictures: Pictures, cases: Sequence[Case]) -> tuple[dict[Key, str], int]:
-    """Thumbnails of the patients' images, in the order of interest until there is no more room.
+@dataclass(frozen=True)
+class Thumbnails:
+    """Thumbnails as data URIs, and the number of patients whose images did not fit into the file."""
 
-    Also how many patients have none for want of room.
-    """
-    found: dict[Key, str] = {}
-    without = 0
+    uris: Mapping[Key, str]
+    left_out: int
+
+
+def thumbnails_of(pictures: Pictures, cases: Iterable[Case], room: int) -> Thumbnails:
+    """Return thumbnails of the patients' images, in the order of the cases until `room` bytes are full."""
+    uris: dict[Key, str] = {}
+    left_out = 0
     for case in cases:
-        images = [(case.stored, each.stored) for each in (*case.highest, *case.lowest)]
-        fitting = _all_or_none(pictures, images) if pictures.room > 0 else None
-        if fitting is not None:
-            found |= fitting
-        elif images:
-            without += 1
-    return found, without
+        keys = [(case.stored, image.stored) for image in case.shown_images]
+        own = _thumbnails(pictures, keys) if room > 0 else {}
+        size = sum(len(uri) + MARKUP for uri in own.values())
+        if room > 0 and size <= room:
+            uris |= own
+            room -= size
+        else:
+            left_out += bool(keys)
+            room = 0  # no picture of a later case, even of one that would fit
+    return Thumbnails(uris, left_out)
 
 
-def _all_or_none(pictures: Pictures, images: Sequence[Key]) -> dict[Key, str] | None:
-    """Thumbnails of those that can be read, or None where there is no room for all; then there is none for others."""
-    pixels = {key: pictures.pixels(key, THUMBNAIL) for key in images}
-    found = {key: data_uri(each) for key, each in pixels.items() if each is not None}
-    pictures.room -= sum(len(each) + AROUND for each in found.values())
-    return found if pictures.room >= 0 else None
+def _thumbnails(pictures: Pictures, keys: Iterable[Key]) -> dict[Key, str]:
+    pixels = {key: pictures.pixels(key, THUMBNAIL) for key in keys}
+    return {key: data_uri(image) for key, image in pixels.items() if image is not None}
 
 
 def data_uri(pixels: Pixels) -> str:
-    """Pixels as a JPEG inside the page: nothing of the file they came from but the pixels."""
+    """Return pixels as a JPEG data URI, without any metadata of the file that they came from."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,20 +1,34 @@
-"""`Space`: what Optuna may suggest, and what it never has to."""
+"""`Space`: the search space of a study's head."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import optuna
 
-from mil_toolkit.config import HeadConfig, Settings, StudyConfig, Tunable, is_active, tunables
+from mil_toolkit.config import HeadConfig, Settings, StudyConfig, Tunable, Value, is_active, tunables
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.training.patients import Patients
+
+Parameters = dict[str, Value]  # values of the hyperparameters that a search varies
+
+
+@dataclass(frozen=True)
+class SearchedInterval:
+    """The interval in which a search varies a hyperparameter; log: on a logarithmic scale."""
+
+    low: float
+    high: float
+    log: bool
 
 
 @dataclass(frozen=True)
 class Space:
-    """The search space that the fields of HeadConfig, the user's settings and the data leave."""
+    """The search space left by the fields of HeadConfig, the user's settings and the data.
+
+    images, metadata: whether the patients have any
+    """
 
     settings: Settings
     images: bool = True
@@ -22,72 +36,78 @@ class Space:
 
     @classmethod
     def of(cls, config: StudyConfig, patients: Patients) -> "Space":
-        """The space of a study on these patients."""
+        """Return the space of a study on these patients."""
         return cls(config.settings, patients.bags is not None, not patients.metadata.empty)
 
     def suggest(self, trial: optuna.Trial | optuna.trial.FixedTrial) -> HeadConfig:
-        """A configuration; fields without effect keep their default and are not suggested."""
+        """Return a trial's configuration; fields without effect keep their default and are not suggested."""
         values: dict[str, Any] = {}
-        for name, about in tunables(HeadConfig).items():
-            if is_active(values, about):
-                values[name] = self._suggest(trial, name, about)
+        for name, field in tunables(HeadConfig).items():
+            if is_active(values, field):
+                values[name] = self._suggest(trial, name, field)
         return HeadConfig(**values)
 
-    def _suggest(self, trial: optuna.Trial | optuna.trial.FixedTrial, name: str, about: Tunable) -> Any:
-        options = self._options(name, about)
+    def config_of(self, parameters: Mapping[str, Value]) -> HeadConfig:
+        """Return the configuration with these values of the hyperparameters that the search varies."""
+        return self.suggest(optuna.trial.FixedTrial(dict(parameters)))
+
+    def _suggest(self, trial: optuna.Trial | optuna.trial.FixedTrial, name: str, field: Tunable) -> Value:
+        options = self._options(name, field)
         if len(options) == 1:
             return options[0]
         if options:
-            return trial.suggest_categorical(name, options)
-        assert about.low is not None and about.high is not None
+            return trial.suggest_categorical(name, options)  # type: ignore[return-value]  # no option is None
+        assert field.low is not None and field.high is not None
         if isinstance(getattr(HeadConfig(), name), int):
-            return trial.suggest_int(name, int(about.low), int(about.high), log=about.log)
-        return trial.suggest_float(name, about.low, about.high, log=about.log)
+            return trial.suggest_int(name, int(field.low), int(field.high), log=field.log)
+        return trial.suggest_float(name, field.low, field.high, log=field.log)
 
-    def _options(self, name: str, about: Tunable) -> Sequence[Any]:
-        """The values to choose from; none for an interval."""
+    def _options(self, name: str, field: Tunable) -> Sequence[Value]:
+        """Return the values to choose from; none for an interval."""
         if name == "image_branch" and not self.images:
             return (False,)
         if name == "metadata_branch" and not self.metadata:
             return ("none",)
         if name in self.settings:
             return self.settings[name]
-        return () if about.low is not None else about.search or (getattr(HeadConfig(), name),)
+        return () if field.low is not None else field.search or (getattr(HeadConfig(), name),)
 
-    def described(self) -> dict[str, Any]:
-        """What each field may be, as JSON: a list of values or an interval."""
-        found: dict[str, Any] = {}
-        for name, about in tunables(HeadConfig).items():
-            interval = {"low": about.low, "high": about.high, "log": about.log}
-            found[name] = list(self._options(name, about)) or interval
-        return found
+    def described(self) -> dict[str, list[Value] | SearchedInterval]:
+        """Return, for every field, the list of values or the interval that a search tries."""
+        return {name: self._choices(name, field) for name, field in tunables(HeadConfig).items()}
 
-    def defaults(self) -> dict[str, Any]:
-        """The default of each field that may be suggested; where a setting excludes it, the first allowed value."""
-        values = {}
-        for name, about in tunables(HeadConfig).items():
-            options, default = self._options(name, about), getattr(HeadConfig(), name)
+    def _choices(self, name: str, field: Tunable) -> list[Value] | SearchedInterval:
+        options = list(self._options(name, field))
+        if options or field.low is None or field.high is None:
+            return options
+        return SearchedInterval(field.low, field.high, field.log)
+
+    def defaults(self) -> Parameters:
+        """Return the default of each varied field; where a setting excludes it, the first allowed value."""
+        values: Parameters = {}
+        for name, field in tunables(HeadConfig).items():
+            options, default = self._options(name, field), getattr(HeadConfig(), name)
             if len(options) != 1:
                 values[name] = default if not options or default in options else options[0]
         return values
 
-    def planned(self, sampler: str) -> list[dict[str, Any]]:
-        """What the first trials try: a grid search all of its grid, any other one the defaults.
+    def planned(self, sampler: str) -> list[Parameters]:
+        """Return what the first trials try: the whole grid for a grid search, otherwise the defaults.
 
         Raises UsageError for a space that cannot be searched, before anything is written.
         """
-        first = self.suggest(optuna.trial.FixedTrial(self.defaults()))
+        first = self.config_of(self.defaults())
         if not first.image_branch and first.metadata_branch == "none":
             raise UsageError("neither images nor metadata are left: set image_branch or metadata_branch.")
         return self.grid() if sampler == "grid" else [self.defaults()]
 
-    def grid(self) -> list[dict[str, Any]]:
-        """Every different configuration of the lists; raises UsageError that names every interval without one."""
-        lists = {name: self._options(name, about) for name, about in tunables(HeadConfig).items()}
+    def grid(self) -> list[Parameters]:
+        """Return every distinct configuration of the lists; raises UsageError that names every interval."""
+        lists = {name: self._options(name, field) for name, field in tunables(HeadConfig).items()}
         intervals = [name for name, options in lists.items() if not options]
         if intervals:
             raise UsageError(f"--sampler grid needs --set NAME=VALUE[,VALUE...] for {', '.join(intervals)}.")
         searched = {name: options for name, options in lists.items() if len(options) > 1}
         points = [dict(zip(searched, values, strict=True)) for values in product(*searched.values())]
-        # Fields without effect make points that differ by them alone the same configuration.
-        return list({self.suggest(optuna.trial.FixedTrial(point)): point for point in points}.values())
+        # Points that differ only in fields without effect are the same configuration.
+        return list({self.config_of(point): point for point in points}.values())

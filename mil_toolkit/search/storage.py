@@ -1,10 +1,11 @@
-"""`Storage`: Optuna's storage of a study's searches, in SQLite or PostgreSQL."""
+"""`Storage`: where the searches of a study keep their trials: SQLite, PostgreSQL, or memory."""
 
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 import sqlalchemy
@@ -15,17 +16,44 @@ from mil_toolkit.core.errors import UsageError, import_extra
 from mil_toolkit.core.files import digest, publish
 from mil_toolkit.core.locks import CLAIM, exclusive
 
-HEARTBEAT, GRACE = 15, 120  # seconds: a trial on a shared storage that was silent for longer is held for dead
+HEARTBEAT, GRACE = (
+    15,
+    120,
+)  # seconds between signs of life on a shared storage; after GRACE a trial counts as dead
 PATIENCE = 120  # seconds that SQLite waits for another writer
 DATABASE = "optuna.db"
 
 
-class Storage:
+class Storage(Protocol):
     """Where the searches of a study keep their trials.
 
-    Embedded (SQLite in the study folder): for one command with its workers, who hold the folder's lock, so that what
-    others left running is dead. Shared (PostgreSQL): for any number of commands on any number of machines; a trial
-    is dead whose process was silent for GRACE seconds. Raises UsageError where it cannot be reached.
+    optuna: Optuna's storage; shared: whether processes of several commands and machines use it at the same
+    time
+    """
+
+    optuna: optuna.storages.BaseStorage
+    shared: bool
+
+    def name_of(self, search: str) -> str:
+        """Return the name of a search within the storage."""
+        ...
+
+    def exclusive(self) -> AbstractContextManager[Callable[[], None]]:
+        """Keep all other processes of the study from claiming trials within the block.
+
+        Yields a function that releases the lock before the block ends.
+        """
+        ...
+
+
+class DatabaseStorage:
+    """A storage that survives its process.
+
+    Embedded (SQLite in the study folder): for one command with its workers. They hold the folder's lock, so
+    that trials left running by others are dead. Shared (PostgreSQL): for any number of commands on any number
+    of machines; a trial counts as dead after GRACE seconds without a sign of life.
+
+    Raises UsageError where the database cannot be reached.
     """
 
     def __init__(self, folder: Path, url: str | None = None):
@@ -34,88 +62,107 @@ class Storage:
         self._path = folder / DATABASE
         self._url = sqlalchemy.URL.create("sqlite", database=str(self._path))
         if url is not None:
-            self._url = postgresql(url)
+            self._url = postgresql_url(url)
             self._engine = sqlalchemy.create_engine(self._url, pool_pre_ping=True)
             self._engines.append(self._engine)
-        with self.told(), self.alone():  # or two processes would make the tables at once
+        with self.errors_explained(), self.exclusive():  # two processes must not create the tables at once
             self.optuna = self._open()
 
     def __str__(self) -> str:
-        """Where it is, without anything that may be secret."""
+        """Return where the storage is, without anything that may be secret."""
         if not self.shared:
             return str(self._url.database)
         return f"database {self._url.database!r} at {self._url.host or 'localhost'}"
 
     def _open(self) -> optuna.storages.BaseStorage:
         url = self._url.render_as_string(hide_password=False)
-        kept = {"connect_args": {"timeout": PATIENCE}} if not self.shared else {"pool_pre_ping": True}
-        beat, grace = (HEARTBEAT, GRACE) if self.shared else (None, None)
+        options = {"pool_pre_ping": True} if self.shared else {"connect_args": {"timeout": PATIENCE}}
+        heartbeat, grace = (HEARTBEAT, GRACE) if self.shared else (None, None)
         if not (self.shared or self._path.exists()):
             publish(self._path, _empty_database())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            storage = optuna.storages.RDBStorage(url, kept, heartbeat_interval=beat, grace_period=grace)
+            storage = optuna.storages.RDBStorage(
+                url, options, heartbeat_interval=heartbeat, grace_period=grace
+            )
         self._engines.append(storage.engine)
         return storage
 
     def name_of(self, search: str) -> str:
-        """A search's name in the storage: a shared one holds many studies, told apart by their folders' names."""
+        """Return the name of a search; in a shared storage, which holds many studies, with the folder's."""
         return f"{self.folder.name}/{search}" if self.shared else search
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[Callable[[], None]]:
-        """Keep all other processes of the study, on whichever machine, from claiming; waits for one that does.
+    def exclusive(self) -> Iterator[Callable[[], None]]:
+        """Keep all other processes of the study, on any machine, from claiming; wait for the one that does.
 
-        Yields a function that lets go before the block ends.
+        Yields a function that releases the lock before the block ends.
         """
         with contextlib.ExitStack() as stack:
             stack.enter_context(exclusive(self.folder, CLAIM, wait=True))
             if self.shared:
                 connection = stack.enter_context(self._engine.begin())
-                # A machine that falls silent just here must not stop the others for good.
+                # A machine that stops responding while it holds the lock must not block the others forever.
                 connection.execute(sqlalchemy.text("set local idle_in_transaction_session_timeout = '60s'"))
                 key = int(digest(self.folder.name.encode())[:15], 16)
                 connection.execute(sqlalchemy.text("select pg_advisory_xact_lock(:key)"), {"key": key})
             yield stack.close
 
     @contextlib.contextmanager
-    def told(self) -> Iterator[None]:
-        """Make a database's error one that says what to do; connections are let go at the end."""
+    def errors_explained(self) -> Iterator[None]:
+        """Turn database errors into a UsageError that says what to do; close all connections at the end."""
         try:
             yield
         except (StorageInternalError, SQLAlchemyError) as error:
-            advice = "What was complete stays: see to it and run the same command again."
+            advice = "Finished trials are kept: fix the cause and run the same command again."
             raise UsageError(f"{self} cannot be used: {_reason(error)}. {advice}") from None
         finally:
             for engine in self._engines:
                 engine.dispose()
 
 
-class InMemory(Storage):
-    """For searches that nobody goes on with."""
+class MemoryStorage:
+    """A storage for searches that are never resumed."""
+
+    shared = False
 
     def __init__(self) -> None:
-        self.shared = False
-        self.optuna = optuna.storages.InMemoryStorage()
+        self.optuna: optuna.storages.BaseStorage = optuna.storages.InMemoryStorage()
+
+    def name_of(self, search: str) -> str:
+        """Return the search's own name."""
+        return search
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[Callable[[], None]]:
-        """There are no others."""
+    def exclusive(self) -> Iterator[Callable[[], None]]:
+        """Do nothing: no other process can reach the storage."""
         yield lambda: None
 
 
-def _empty_database() -> bytes:
-    """SQLite's file before the first trial, to be published whole.
+@contextlib.contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Silence Optuna's log within the block: its warnings hold tracebacks of errors reported elsewhere."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
 
-    Where a stop left it without the index that keeps names unique, each run would begin all searches anew.
+
+def _empty_database() -> bytes:
+    """Return SQLite's file before the first trial, to be published as a whole.
+
+    If an interruption left the database without the index that keeps names unique, every run would begin all
+    searches anew.
     """
     with contextlib.closing(optuna.storages.RDBStorage("sqlite://").engine.raw_connection()) as connection:
         driver: Any = connection.driver_connection
         return bytes(driver.serialize())
 
 
-def postgresql(text: str) -> sqlalchemy.URL:
-    """The address of a shared storage; raises UsageError where it is none, or psycopg is missing."""
+def postgresql_url(text: str) -> sqlalchemy.URL:
+    """Return the URL of a shared storage; raises UsageError where it is malformed or psycopg is missing."""
     form = "postgresql://USER@HOST/DATABASE"
     try:
         url = sqlalchemy.make_url(text)
@@ -123,14 +170,15 @@ def postgresql(text: str) -> sqlalchemy.URL:
         raise UsageError(f"--storage is not of the form {form}.") from None
     if url.drivername not in ("postgresql", "postgresql+psycopg"):
         raise UsageError(
-            f"--storage takes {form}, not {url.drivername}. Without it the study folder keeps the trials itself."
+            f"--storage takes {form}, not {url.drivername}."
+            " Without it, the trials are kept in the study folder."
         )
     import_extra("psycopg", "postgres", "--storage")
     return url.set(drivername="postgresql+psycopg")
 
 
 def _reason(error: BaseException) -> str:
-    """What the driver said; SQLAlchemy's own text also holds the statement with its values."""
+    """Return the driver's own message; SQLAlchemy's text also holds the statement with its values."""
     driver = getattr(error, "orig", None)
     if driver is None and error.__cause__ is not None:
         return _reason(error.__cause__)

@@ -1,8 +1,7 @@
-"""`audit`: duplicates across patients, what predicts the label without being medicine, what is missing."""
+"""`audit`: find duplicate images across patients, shortcuts to the label, and defects of the metadata."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,109 +17,106 @@ from mil_toolkit.evaluation.metrics import METRICS, Predicted
 from mil_toolkit.evaluation.splits import make_splits
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.study.records import Finding
 
-# Measured on 7,781 blood-smear images of 96 patients, whole and on subsets down to 6 patients, with a pretrained
-# and with a random network. Cosines of centred embeddings alone are no measure that holds for every network:
-# strangers' nearest neighbours reach 0.84 with the first and 0.996 with the second, where directions common to
-# all images rule. On as many whitened components as a tenth of the images, 256 at most, the nearest strangers
-# of different patients stay below 0.67 with both, and a copy saved again as JPEG of quality 90, with 5 % more
-# light or with two pixels cut off reaches 0.75 or more in 19 of 20 images.
+# Two images are near-identical if their whitened embeddings have at least this cosine. Measured on 7,781
+# blood-smear images of 96 patients, whole and on subsets down to 6 patients, with a pretrained and with a
+# random network. A threshold on cosines of embeddings that are only centred does not suit every network:
+# the nearest neighbours of different patients reach 0.84 with the first network and 0.996 with the second,
+# where a few directions common to all images dominate. With as many whitened components as a tenth of the
+# images, 256 at most, the nearest neighbours of different patients stay below 0.67 with both networks, and a
+# copy that was saved again as JPEG of quality 90, brightened by 5 % or cropped by two pixels reaches 0.75 or
+# more in 19 of 20 images.
 NEAR = 0.75
 COMPONENTS = 256
 IMAGES_PER_COMPONENT = 10
-FEWEST_IMAGES = 400  # with fewer than 40 components, strangers come near to copies
-MOST_IMAGES = 50_000  # compared with one another; of more, an even share of each patient's
-MOST_PAIRS = 10_000  # where images resemble each other by the thousand, such as empty ones, more say no more
-MOST_LISTED = 1000  # places of one finding
-MOST_TOLD = 5  # findings
-SUSPICIOUS = 0.95  # AUC of one column, above which it may have been written down after the diagnosis
-LEVEL = 0.05  # of the test whether missing values go with the label
-LEVELS = ("leak", "shortcut", "note", "unchecked")
+FEWEST_IMAGES = 400  # with fewer than 40 components, different images are nearly as similar as copies
+MOST_IMAGES = 50_000  # to compare; of more, an even share of each patient's images is compared
+MOST_PAIRS = 10_000  # to report; where thousands of images are alike, such as empty ones, more add nothing
+MOST_LISTED = 1000  # patients, images or columns in one finding
+MOST_SHOWN = 5  # findings in a summary
+SUSPICIOUS = 0.95  # AUC of one column, above which it may have been recorded after the diagnosis
+LEVEL = 0.05  # of the test whether missing values are associated with the label
+LEVELS = ("leak", "shortcut", "note", "unchecked")  # of a finding, the gravest first
 _BLOCK = 512  # images
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that the audit found.
-
-    kind: what was looked for; level: a name of LEVELS, the gravest first; text: what was found, in one sentence
-    advice: what to do about it; count: how many of it; where: patients, images or columns, MOST_LISTED at most
-    figures: such as an AUC (`value`) with its 95 % interval (`low`, `high`)
-    """
-
-    kind: str
-    level: str
-    text: str
-    advice: str = ""
-    count: int = 0
-    where: tuple[str, ...] = ()
-    figures: Mapping[str, float] = field(default_factory=dict)
+Check = Callable[[Cohort, FeatureCache | None], Iterator[Finding]]
+Figures = dict[str, float]  # an AUC and its 95 % interval: `value`, `low`, `high`
 
 
 class Pair(NamedTuple):
-    """Two images of different patients, by patient and name, and how alike they are (1 for identical files)."""
+    """Two images of different patients; similarity: a cosine, 1 for identical files."""
 
     patients: tuple[str, str]
     names: tuple[str, str]
-    likeness: float
+    similarity: float
 
     def __str__(self) -> str:
         one, other = (f"{patient}/{name}" for patient, name in zip(self.patients, self.names, strict=True))
-        return f"{one} = {other}" if self.likeness == 1 else f"{one} ~ {other} ({self.likeness:.3f})"
+        return f"{one} = {other}" if self.similarity == 1 else f"{one} ~ {other} ({self.similarity:.3f})"
 
 
 def audit(cohort: Cohort, cache: FeatureCache | None) -> list[Finding]:
-    """What in these patients and their images could make a score lie, the gravest first.
+    """Return everything in the patients and images that could distort a score, the gravest finding first.
 
-    All patients of the cohort are compared, those without a label too; what concerns labels looks at the labelled
-    ones. Without a cache, without both classes or with too few images, it says what it could not check.
+    Images and metadata of all patients are checked, including those without a label; shortcuts are checked
+    on the labelled patients. Checks that need a cache, both classes or more images than there are result in
+    a finding "unchecked".
     """
-    labelled = cohort.labelled()
-    found = [*_images(cohort, cache), *_metadata(cohort)]
-    if len(np.unique(labelled.labels)) == 2:
-        found += [*_bag_size(labelled, cache), *_predictive_columns(labelled), *_missingness(labelled)]
-    else:
-        text = "shortcuts were not looked for: the labelled patients are not of both classes."
-        found.append(Finding("shortcuts", "unchecked", text))
-    return sorted(found, key=lambda finding: LEVELS.index(finding.level))
+    findings = [finding for check in CHECKS for finding in check(cohort, cache)]
+    return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
+
+
+def worth_telling(findings: Sequence[Finding]) -> list[str]:
+    """Return one line for each of the first leaks and shortcuts, and the number of all other findings."""
+    grave = [finding for finding in findings if finding.level in ("leak", "shortcut")]
+    lines = [f"{finding.level}: {finding.text} {finding.advice}" for finding in grave[:MOST_SHOWN]]
+    rest = len(findings) - len(lines)
+    return [*lines, f"{count_of(rest, 'more finding')}."] if rest else lines
 
 
 # Images.
 
 
-def _images(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
+def _check_images(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
+    """Find identical and near-identical images of different patients."""
     if cache is None:
         yield Finding("images", "unchecked", "images were not compared: there are no features.")
         return
     groups = _groups(cohort)
     patients = [patient for patient in cohort.patient_ids if cache.versions(patient)]
-    identical = identical_images(cache, patients)
-    yield from _duplicates("identical images", identical, groups)
+    yield from _duplicates("identical images", identical_images(cache, patients), groups)
     bags = _share(cache.bags(patients))
     if len(bags.instances) < FEWEST_IMAGES:
-        text = f"near-identical images were not looked for: that takes {FEWEST_IMAGES} images, not {len(bags.instances)}."
+        count = len(bags.instances)
+        text = f"near-identical images were not searched: this requires {FEWEST_IMAGES} images, not {count}."
         yield Finding("near-identical images", "unchecked", text)
         return
-    yield from _duplicates("near-identical images", _other_than(cache, near_images(bags)), groups)
+    pairs = _without_identical(cache, near_images(bags))
+    yield from _duplicates("near-identical images", pairs, groups)
 
 
-def _groups(cohort: Cohort) -> Mapping[str, str]:
-    """The declared group of each patient; empty where none is declared."""
+def _groups(cohort: Cohort) -> dict[str, str]:
+    """Return the declared group of each patient; empty if none is declared."""
     return {} if cohort.groups is None else dict(zip(cohort.patient_ids, cohort.groups, strict=True))
 
 
-def _other_than(cache: FeatureCache, pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs that are not of the same content, which `identical_images` tells."""
+def _without_identical(cache: FeatureCache, pairs: Sequence[Pair]) -> list[Pair]:
+    """Return the pairs whose files differ; `identical_images` reports the others."""
     patients = {patient for pair in pairs for patient in pair.patients}
-    contents = {
-        (each, image.name): image.digest for each in patients for image in cache.winners([each])[0].images
+    digests = {
+        (patient, image.name): image.digest
+        for patient in patients
+        for image in cache.winners([patient])[0].images
     }
-    of_pairs = ([contents[image] for image in zip(pair.patients, pair.names, strict=True)] for pair in pairs)
-    return [pair for pair, (one, other) in zip(pairs, of_pairs, strict=True) if one != other]
+    pairs_of_digests = (
+        [digests[image] for image in zip(pair.patients, pair.names, strict=True)] for pair in pairs
+    )
+    return [pair for pair, (one, other) in zip(pairs, pairs_of_digests, strict=True) if one != other]
 
 
 def identical_images(cache: FeatureCache, patients: Sequence[str]) -> list[Pair]:
-    """Files of one content under different patients; of several alike, each with the first."""
+    """Return files with the same content under different patients; of several copies, each with the first."""
     first: dict[bytes, tuple[str, str]] = {}
     pairs = []
     for patient, bag in zip(patients, cache.winners(patients), strict=True):
@@ -132,29 +128,30 @@ def identical_images(cache: FeatureCache, patients: Sequence[str]) -> list[Pair]
 
 
 def near_images(bags: Bags) -> list[Pair]:
-    """Images of different patients whose whitened embeddings have a cosine of NEAR or more, MOST_PAIRS at most.
+    """Return images of different patients whose whitened embeddings have a cosine of NEAR or more.
 
-    Compared in blocks: the memory is that of some rows of the table of cosines, never all of it.
+    At most MOST_PAIRS are returned. The images are compared in blocks: memory holds only some rows of
+    the matrix of cosines at a time.
     """
     unit = whitened(bags.instances.float())
     bag_of = bags.bag_of_instance
     pairs: list[Pair] = []
     for start in range(0, len(unit), _BLOCK):
         rows, others = unit[start : start + _BLOCK], unit[start:]
-        near = rows @ others.T  # (block, N - start)
-        near[bag_of[start : start + _BLOCK, None] == bag_of[None, start:]] = -1
-        for row, column in (near.triu() >= NEAR).nonzero()[: MOST_PAIRS - len(pairs)].tolist():
-            pairs.append(_pair(bags, start + row, start + column, float(near[row, column])))
+        cosines = rows @ others.T  # (block, N - start)
+        cosines[bag_of[start : start + _BLOCK, None] == bag_of[None, start:]] = -1
+        for row, column in (cosines.triu() >= NEAR).nonzero()[: MOST_PAIRS - len(pairs)].tolist():
+            pairs.append(_pair(bags, start + row, start + column, float(cosines[row, column])))
     return pairs
 
 
-def _pair(bags: Bags, one: int, other: int, likeness: float) -> Pair:
-    patients = (bags.patient_ids[int(bags.bag_of_instance[row])] for row in (one, other))
-    return Pair((next(patients), next(patients)), (bags.image_names[one], bags.image_names[other]), likeness)
+def _pair(bags: Bags, one: int, other: int, similarity: float) -> Pair:
+    first, second = (bags.patient_ids[int(bags.bag_of_instance[row])] for row in (one, other))
+    return Pair((first, second), (bags.image_names[one], bags.image_names[other]), similarity)
 
 
 def whitened(x: Tensor) -> Tensor:
-    """Rows of length 1 on the leading principal components, each brought to variance 1: (N, D) -> (N, k)."""
+    """Return rows of length 1 on the leading principal components, scaled to variance 1: (N, D) -> (N, k)."""
     centred = x - x.mean(0)
     variances, axes = torch.linalg.eigh(centred.T @ centred / len(x))  # ascending
     kept = min(COMPONENTS, len(x) // IMAGES_PER_COMPONENT)
@@ -164,34 +161,31 @@ def whitened(x: Tensor) -> Tensor:
 
 
 def _share(bags: Bags) -> Bags:
-    """All images, or of more than MOST_IMAGES an even share of each patient's."""
+    """Return all images; if there are more than MOST_IMAGES, an even share of each patient's."""
     step = -(-len(bags.instances) // MOST_IMAGES)
     if step == 1:
         return bags
-    rows = torch.cat([torch.arange(a, b, step) for a, b in bags.offsets.unfold(0, 2, 1).tolist()])
-    sizes = torch.tensor([0, *(-(-size // step) for size in bags.sizes.tolist())])
-    names = tuple(bags.image_names[row] for row in rows.tolist())
-    return Bags(bags.instances[rows], sizes.cumsum(0), bags.patient_ids, names)
+    return bags.take_rows([torch.arange(0, size, step) for size in bags.sizes.tolist()])
 
 
 def _duplicates(kind: str, pairs: Sequence[Pair], groups: Mapping[str, str]) -> Iterator[Finding]:
-    """Pairs that a split may tear apart are leaks; those of patients of one group are not."""
-    held: list[Pair] = []
-    torn: list[Pair] = []
+    """Report pairs that a split can separate as a leak, and pairs of patients of one group as a note."""
+    within: list[Pair] = []
+    across: list[Pair] = []
     for pair in pairs:
         one, other = (groups.get(patient, patient) for patient in pair.patients)
-        (held if one == other else torn).append(pair)
-    if torn:
-        across = " of different groups" if groups else ""
-        text = f"{_counted(torn)} of {kind} lie under different patients{across} ({_patients(torn)})."
-        advice = "Remove the copies, or give these patients one group: what trains must not be tested on."
-        yield Finding(kind, "leak", text, advice, len(torn), _listed(torn))
-    if held:
-        text = f"{_counted(held)} of {kind} lie under different patients of one group ({_patients(held)})."
-        yield Finding(kind, "note", text, "No split tears them apart.", len(held), _listed(held))
+        (within if one == other else across).append(pair)
+    if across:
+        where = " of different groups" if groups else ""
+        text = f"{_count(across)} of {kind} belong to different patients{where} ({_patients(across)})."
+        advice = "Remove the copies, or assign these patients to one group, so that no split separates them."
+        yield Finding(kind, "leak", text, advice, len(across), _listed(across))
+    if within:
+        text = f"{_count(within)} of {kind} belong to different patients of one group ({_patients(within)})."
+        yield Finding(kind, "note", text, "No split separates them.", len(within), _listed(within))
 
 
-def _counted(pairs: Sequence[Pair]) -> str:
+def _count(pairs: Sequence[Pair]) -> str:
     return f"{len(pairs)} pairs" + (" or more" if len(pairs) == MOST_PAIRS else "")
 
 
@@ -199,15 +193,26 @@ def _patients(pairs: Sequence[Pair]) -> str:
     return f"{len({patient for pair in pairs for patient in pair.patients})} patients"
 
 
-def _listed(places: Sequence[object]) -> tuple[str, ...]:
+def _listed(places: Sequence[Pair] | Sequence[str]) -> tuple[str, ...]:
     return tuple(str(place) for place in places[:MOST_LISTED])
 
 
 # Shortcuts.
 
 
-def area(values: np.ndarray, labels: np.ndarray, folds: np.ndarray | None = None) -> dict[str, float]:
-    """AUC of some values (n,), within folds (n,) where they are given, with its 95 % interval over patients."""
+def _check_shortcuts(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
+    """Find what predicts the label of the labelled patients without a model of the images."""
+    labelled = cohort.labelled()
+    if len(np.unique(labelled.labels)) < 2:
+        text = "shortcuts were not checked: the labelled patients do not include both classes."
+        yield Finding("shortcuts", "unchecked", text)
+        return
+    for check in SHORTCUT_CHECKS:
+        yield from check(labelled, cache)
+
+
+def area(values: np.ndarray, labels: np.ndarray, folds: np.ndarray | None = None) -> Figures:
+    """Return the AUC of values (n,), within folds (n,) if given, with its 95 % interval over patients."""
     folds = np.zeros(len(labels)) if folds is None else folds
     predicted = Predicted(labels, values, values > 0, folds)
     metric = METRICS["auc"]
@@ -215,45 +220,50 @@ def area(values: np.ndarray, labels: np.ndarray, folds: np.ndarray | None = None
     return {"value": float(metric.of(predicted, np.ones(len(labels)))), "low": low, "high": high}
 
 
-def _words(figures: Mapping[str, float]) -> str:
+def _words(figures: Figures) -> str:
     return "AUC {value:.3f}, 95 % interval {low:.3f} to {high:.3f}".format(**figures)
 
 
-def _is_chance(figures: Mapping[str, float]) -> bool:
+def _is_chance(figures: Figures) -> bool:
     return figures["low"] <= 0.5 <= figures["high"]
 
 
-def _bag_size(labelled: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
-    counted = [] if cache is None else [bool(cache.versions(patient)) for patient in labelled.patient_ids]
-    labels = labelled.labels[np.array(counted, dtype=bool)] if counted else np.zeros(0)
-    if cache is None or len(np.unique(labels)) < 2:
+def _check_bag_size(labelled: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
+    """Find whether the number of images predicts the label."""
+    if cache is None:
         return
-    patients = [patient for patient, has in zip(labelled.patient_ids, counted, strict=True) if has]
+    has_images = np.array([bool(cache.versions(patient)) for patient in labelled.patient_ids], dtype=bool)
+    labels = labelled.labels[has_images]
+    if len(np.unique(labels)) < 2:
+        return
+    patients = [labelled.patient_ids[place] for place in np.flatnonzero(has_images)]
     sizes = np.array([len(bag.image_names) for bag in cache.winners(patients)], dtype=float)
     figures = area(sizes, labels)
     if not _is_chance(figures):
         text = f"the number of images alone predicts the label ({_words(figures)})."
-        advice = "Compare with the rival bag_size, and ask how many images were taken of whom, and why."
+        advice = "Compare with the baseline bag_size, and find out why the numbers of images differ."
         yield Finding("bag size", "shortcut", text, advice, 1, figures=figures)
 
 
-def _predictive_columns(labelled: Cohort) -> Iterator[Finding]:
+def _check_predictive_columns(labelled: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
+    """Find metadata columns that predict the label."""
     for column in labelled.columns:
         figures = column_area(labelled.metadata[column.name], labelled.labels)
         if figures is None or _is_chance(figures):
             continue
         text = f"{column.name} alone predicts the label ({_words(figures)})."
-        advice = "Compare with the rival metadata_logistic: it has no image."
+        advice = "Compare with the baseline metadata_logistic, which sees no images."
         if max(figures["value"], 1 - figures["value"]) >= SUSPICIOUS:
             advice = "Make sure that it was known before the diagnosis. " + advice
         yield Finding("predictive column", "shortcut", text, advice, 1, (column.name,), figures)
 
 
-def column_area(values: pd.Series, labels: np.ndarray) -> dict[str, float] | None:
-    """How well one column alone predicts the label, over the patients (n,) that have a value; None if not defined.
+def column_area(values: pd.Series, labels: np.ndarray) -> Figures | None:
+    """Return how well a column predicts the label of the patients (n,) with a value; None if undefined.
 
-    Numbers as they are (below 0.5: the smaller ones are positive). Categories by their share of positives, counted
-    on other patients than it is applied to, since rare ones would otherwise name their own patients.
+    Numbers are used as they are (below 0.5: smaller values are positive). Categories are replaced by their
+    share of positives among patients other than those it is applied to; otherwise rare categories would
+    identify their own patients.
     """
     known = values.notna().to_numpy()
     values, labels = values[known], labels[known].astype(int)
@@ -271,50 +281,54 @@ def column_area(values: pd.Series, labels: np.ndarray) -> dict[str, float] | Non
     return area(shares, labels, folds)
 
 
-def _missingness(labelled: Cohort) -> Iterator[Finding]:
+def _check_missingness(labelled: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
+    """Find metadata columns whose missing values are associated with the label."""
     positive = labelled.labels == 1
     for column in labelled.columns:
         missing = labelled.metadata[column.name].isna().to_numpy()
         table = [
-            [int((missing[of] == state).sum()) for state in (True, False)] for of in (positive, ~positive)
+            [int((missing[group] == state).sum()) for state in (True, False)]
+            for group in (positive, ~positive)
         ]
         p_value = float(fisher_exact(np.array(table)).pvalue)
         if p_value >= LEVEL:
             continue
         shares = {"positive": float(missing[positive].mean()), "negative": float(missing[~positive].mean())}
         text = (
-            f"that {column.name} is missing goes with the label: in {shares['positive']:.0%} of the positive and"
-            f" {shares['negative']:.0%} of the negative patients (p = {p_value:.2g}, Fisher's exact test)."
+            f"missing values of {column.name} are associated with the label: {shares['positive']:.0%} of the"
+            f" positive and {shares['negative']:.0%} of the negative patients (p = {p_value:.2g}, Fisher's"
+            " exact test)."
         )
-        advice = "The model sees what is missing. Ask why it is, or leave the column out."
+        advice = "The model sees which values are missing. Find out why, or leave the column out."
         figures = shares | {"p_value": p_value}
         yield Finding("missingness", "shortcut", text, advice, int(missing.sum()), (column.name,), figures)
 
 
-# The table.
+# Metadata.
 
 
-def _metadata(cohort: Cohort) -> Iterator[Finding]:
+def _check_columns(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
+    """Find columns with missing values, and columns with a single value or none."""
     for column in cohort.columns:
         values = cohort.metadata[column.name]
         absent = list(values.index[values.isna()])
         if absent:
             text = f"{column.name} is missing for {len(absent)} of {len(cohort)} patients."
-            advice = "The training median, or an own column of the category, stands in for it."
+            advice = (
+                "A missing number is replaced by the median of the training patients; a missing category is"
+                " encoded as a category of its own."
+            )
             yield Finding("missing values", "note", text, advice, len(absent), _listed(absent))
         if values.nunique() < 2:
-            text = (
-                f"{column.name} has one value alone." if values.nunique() else f"{column.name} has no value."
-            )
-            advice = f"It says nothing: take [metadata.{column.name}] out of {cohort.source.name}."
+            text = f"{column.name} has {'only one value' if values.nunique() else 'no value'}."
+            advice = f"It carries no information: remove [metadata.{column.name}] from {cohort.source.name}."
             yield Finding("constant column", "note", text, advice, 1, (column.name,))
-    yield from _same_metadata(cohort)
 
 
-def _same_metadata(cohort: Cohort) -> Iterator[Finding]:
-    """Patients whose values are all known and all the same, where a number is among them: may be one person.
+def _check_same_metadata(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
+    """Find patients with complete and equal metadata that include a number: they may be one person.
 
-    Where groups are declared, what lies within one of them is no matter.
+    Where groups are declared, patients of the same group are not reported.
     """
     known = cohort.metadata.dropna()
     if known.select_dtypes("number").empty or len(known.columns) < 2:
@@ -323,18 +337,18 @@ def _same_metadata(cohort: Cohort) -> Iterator[Finding]:
     for patient, values in zip(known.index, known.itertuples(index=False, name=None), strict=True):
         alike[values].append(patient)
     groups = _groups(cohort)
-    apart = [each for each in alike.values() if len({groups.get(patient, patient) for patient in each}) > 1]
-    shared = [" = ".join(patients) for patients in apart]
-    if shared:
-        across = " across groups" if groups else ""
-        text = f"{len(shared)} sets of patients share all metadata{across}."
-        advice = "Where these are one person each, give them one group."
-        yield Finding("same metadata", "note", text, advice, len(shared), _listed(shared))
+    across = [
+        patients
+        for patients in alike.values()
+        if len({groups.get(patient, patient) for patient in patients}) > 1
+    ]
+    sets = [" = ".join(patients) for patients in across]
+    if sets:
+        where = " across groups" if groups else ""
+        text = f"{count_of(len(sets), 'set')} of patients with equal metadata{where}."
+        advice = "If the patients of a set are one person, assign them to one group."
+        yield Finding("same metadata", "note", text, advice, len(sets), _listed(sets))
 
 
-def worth_telling(findings: Sequence[Finding]) -> list[str]:
-    """One line for each leak and shortcut, the first of them; what else there is, as a count."""
-    grave = [finding for finding in findings if finding.level in LEVELS[:2]]
-    lines = [f"{finding.level}: {finding.text} {finding.advice}" for finding in grave[:MOST_TOLD]]
-    rest = len(findings) - len(lines)
-    return [*lines, f"{count_of(rest, 'more finding')}."] if rest else lines
+CHECKS: tuple[Check, ...] = (_check_images, _check_columns, _check_same_metadata, _check_shortcuts)
+SHORTCUT_CHECKS: tuple[Check, ...] = (_check_bag_size, _check_predictive_columns, _check_missingness)

@@ -1,62 +1,114 @@
-"""`Study`: a folder of `mil-tune`, written once and readable without the command line that made it."""
+"""`Study`: the folder that `mil-tune` writes, readable without the command line that made it.
+
+All names of files in it are here; what each JSON file holds is in `study.records`.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import HeadConfig, StudyConfig
+from mil_toolkit.config import StudyConfig
 from mil_toolkit.core.errors import DataError
-from mil_toolkit.core.files import check_schema, publish_json, read_json
+from mil_toolkit.core.files import check_schema, publish, read_json
 from mil_toolkit.core.locks import CLAIM, exclusive
-from mil_toolkit.evaluation.calibration import Decision
+from mil_toolkit.core.records import from_json, publish_record, read_record, read_record_if_any, to_json
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.study.description import SCHEMA, describe, patients_record, refuse_other, sources_record
-from mil_toolkit.study.plan import FINAL, Search
+from mil_toolkit.study.description import SCHEMA, describe, patients_of, refuse_other, sources_of
+from mil_toolkit.study.plan import Search, fold_name
+from mil_toolkit.study.records import (
+    AblationScores,
+    Best,
+    Finding,
+    PatientsRecord,
+    Sources,
+    SplitsRecord,
+    StudyDescription,
+    StudyScores,
+)
 
-SOURCES, PATIENTS = "sources.json", "patients.json"  # what a report needs to know
+EpochScores = dict[str, float]  # `epoch`, then training and validation scores by name
 
 
 @dataclass(frozen=True)
-class Best:
-    """What a search chose.
+class SearchFolder:
+    """The files of one search: in the study folder for the final search, else in a folder below `outer/`."""
 
-    number: of the trial, from 0; its seeds derive from it
-    epoch, value: the configuration's one epoch, and the objective there on the inner folds, which chose both
-    decision: calibration and threshold, from the out-of-fold logits of `members` seeds
-    training: scores on the training patients of the inner folds; parameters: those that the search moved
-    passed_over: where the defaults were kept, the `trial` with the best value, its `lead` over them with all members
-        and the `error` that it had to surpass, null where undefined; None where nothing was passed over, or an older
-        version chose
-    """
+    path: Path
 
-    number: int
-    config: HeadConfig
-    epoch: int
-    value: float
-    decision: Decision
-    training: Mapping[str, float | None]
-    parameters: Mapping[str, Any]
-    passed_over: Mapping[str, float | None] | None = None
+    @property
+    def best(self) -> Path:
+        """What the search chose; see `Best`."""
+        return self.path / "best.json"
 
-    @classmethod
-    def read(cls, path: Path) -> "Best":
-        """Read a best.json; raises DataError where there is none."""
-        saved = read_json(path)
-        built = {"config": HeadConfig(**saved["config"]), "decision": Decision(**saved["decision"])}
-        return cls(**{**saved, **built})
+    @property
+    def trials(self) -> Path:
+        """Table of the trials: `number`, `value`, `state`, then the hyperparameters."""
+        return self.path / "trials.csv"
+
+    @property
+    def out_of_fold(self) -> Path:
+        """Table of the predictions on the held-out patients of the inner folds, by all members."""
+        return self.path / "out_of_fold.csv"
+
+    @property
+    def predictions(self) -> Path:
+        """Table of predictions on held-out patients, of the outer fold or (in the study folder) of all."""
+        return self.path / "predictions.csv"
+
+    @property
+    def attention(self) -> Path:
+        """Table of attention on held-out patients, of the outer fold or (without any) of the inner folds."""
+        return self.path / "attention.csv"
+
+    def epochs(self, number: int) -> Path:
+        """Scores after each epoch of a trial, a JSON object a line."""
+        return self.path / "epochs" / f"trial{number:04d}.jsonl"
+
+    def read_best(self) -> Best:
+        """Read what the search chose; raises DataError where it has not ended."""
+        return read_record(self.best, Best)
+
+
+@dataclass(frozen=True)
+class AblationFolder:
+    """The files of an ablation."""
+
+    path: Path
+
+    @property
+    def scores(self) -> Path:
+        """See `AblationScores`."""
+        return self.path / "scores.json"
+
+    @property
+    def table(self) -> Path:
+        """Table of the variants' scores."""
+        return self.path / "table.csv"
+
+    @property
+    def predictions(self) -> Path:
+        """Folder of the tables of predictions, one file a variant."""
+        return self.path / "predictions"
+
+    @property
+    def all_epochs(self) -> Path:
+        """Folder of the scores after each epoch, a folder a variant."""
+        return self.path / "epochs"
+
+    def epochs(self, variant: str, repeat: int, fold: int) -> Path:
+        """Scores after each epoch of a variant in an outer fold."""
+        return self.all_epochs / variant / f"{fold_name(repeat, fold)}.jsonl"
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study folder with what it was told."""
+    """A study folder and what identifies the study."""
 
     folder: Path
     config: StudyConfig
-    described: Mapping[str, Any]
+    description: StudyDescription
 
     @classmethod
     def begin(
@@ -65,90 +117,182 @@ class Study:
         config: StudyConfig,
         cohort: Cohort,
         cache: FeatureCache | None,
-        fixed: Mapping[str, Any] = MappingProxyType({}),
+        splits: SplitsRecord | None = None,
     ) -> "Study":
-        """Begin a study, or go on with the one that stands there.
+        """Begin a study, or resume the one in the folder; splits: of its searches, if they are to be fixed.
 
-        fixed: more that must not change, as JSON by file name. Raises DataError where that one was told something
-        else; the message names each difference.
+        Raises DataError where the study in the folder has another description or other splits; the message
+        names each difference.
         """
-        described = describe(config, cohort, cache)
+        study = cls(folder, config, describe(config, cohort, cache))
         with exclusive(folder, CLAIM, wait=True):
-            for name, value in {"config.json": described, **fixed}.items():
-                if (folder / name).exists():
-                    refuse_other(folder / name, read_json(folder / name), value)
-                else:
-                    publish_json(folder / name, value)
-        return cls(folder, config, described)
+            _publish_or_compare(study.config_path, study.description, StudyDescription)
+            if splits is not None:
+                _publish_or_compare(study.splits_path, splits, SplitsRecord)
+        return study
 
     @classmethod
     def open(cls, folder: Path) -> "Study":
-        """Open a finished study; raises DataError where there is none or it has not ended."""
-        described = _read_described(folder)
-        check_schema(folder / "config.json", described.get("schema"), SCHEMA)
-        if not (folder / "DONE").exists():
-            raise DataError(
-                f"{folder} has not ended. Run its mil-tune command again: it goes on where it stopped."
-            )
-        settings = {name: tuple(values) for name, values in described["study"]["settings"].items()}
-        return cls(folder, StudyConfig(**{**described["study"], "settings": settings}), described)
+        """Open a finished study; raises DataError where the folder holds none or it has not ended."""
+        description = _read_description(folder)
+        study = cls(folder, description.study, description)
+        if not study.done.exists():
+            raise DataError(f"{folder} has not ended. Run its mil-tune command again to resume it.")
+        return study
 
     def check(self, cohort: Cohort, cache: FeatureCache | None) -> None:
         """Raise DataError where the study was made of another cohort or other features."""
         now = describe(self.config, cohort, cache)
-        # What a newer version would search does not matter to what was found.
-        refuse_other(self.folder / "config.json", *({**each, "space": {}} for each in (self.described, now)))
-
-    def folder_of(self, search: Search) -> Path:
-        """Where a search keeps its trials and its choice: the final one in the study folder itself."""
-        return self.folder / "outer" / search.name if len(search.test) else self.folder
-
-    def seed(self, search: Search, number: int) -> tuple[int, ...]:
-        """What the seeds of a search's trial derive from; MEMBERS for the members of its choice."""
-        return (self.config.seed, *search.path, number)
-
-    def final_seed(self, number: int) -> tuple[int, ...]:
-        """The same for the final search."""
-        return (self.config.seed, *FINAL, number)
-
-    def record(self, cohort: Cohort, cache: FeatureCache | None) -> None:
-        """Keep beside the study what a report needs to know of its data; none of it tells one study from another."""
-        publish_json(self.folder / SOURCES, sources_record(self.folder, cohort, cache))
-        publish_json(self.folder / PATIENTS, patients_record(cohort, cache))
+        # A newer version may search other hyperparameters; that does not change what this study found.
+        stored, asked = (to_json(replace(each, space={})) for each in (self.description, now))
+        refuse_other(self.config_path, stored, asked)
 
     @property
-    def best(self) -> Best:
-        """What the final search chose."""
-        return Best.read(self.folder / "best.json")
+    def config_path(self) -> Path:
+        """See `StudyDescription`."""
+        return self.folder / "config.json"
+
+    @property
+    def splits_path(self) -> Path:
+        """See `SplitsRecord`."""
+        return self.folder / "splits.json"
+
+    @property
+    def audit_path(self) -> Path:
+        """The audit's findings, a list of `Finding`."""
+        return self.folder / "audit.json"
+
+    @property
+    def sources_path(self) -> Path:
+        """See `Sources`."""
+        return self.folder / "sources.json"
+
+    @property
+    def patients_path(self) -> Path:
+        """See `PatientsRecord`."""
+        return self.folder / "patients.json"
+
+    @property
+    def scores_path(self) -> Path:
+        """See `StudyScores`."""
+        return self.folder / "scores.json"
+
+    @property
+    def done(self) -> Path:
+        """Exists once the study has ended."""
+        return self.folder / "DONE"
+
+    @property
+    def report(self) -> Path:
+        """The report of `mil-report`."""
+        return self.folder / "report.html"
+
+    @property
+    def canary(self) -> Path:
+        """The verdict of `mil-tune --canary`."""
+        return self.folder / "canary.json"
+
+    @property
+    def model(self) -> Path:
+        """The bundle that `mil-fit` writes by default."""
+        return self.folder / "model"
+
+    @property
+    def finetuning(self) -> Path:
+        """Folder of the checkpoints of `mil-fit --finetune`."""
+        return self.folder / "finetune"
+
+    @property
+    def ablation(self) -> AblationFolder:
+        """The files that `mil-ablate` writes."""
+        return AblationFolder(self.folder / "ablation")
+
+    def retuned(self, trials: int, variant: str) -> Path:
+        """Study folder of an ablation's variant that has a search of its own with so many trials."""
+        return self.folder / "retuned" / str(trials) / variant
+
+    @property
+    def final(self) -> SearchFolder:
+        """The files of the search on all labelled patients."""
+        return SearchFolder(self.folder)
+
+    def search_folder(self, search: Search) -> SearchFolder:
+        """Return the files of a search."""
+        return SearchFolder(self.folder / "outer" / search.name) if len(search.test) else self.final
+
+    def outer_folders(self) -> dict[str, SearchFolder]:
+        """Return the files of every outer fold's search, by its name."""
+        return outer_folders(self.folder)
+
+    def record_data(self, cohort: Cohort, cache: FeatureCache | None) -> None:
+        """Publish what a report needs to know about the data; it is not part of the study's description."""
+        publish_record(self.sources_path, sources_of(self.folder, cohort, cache))
+        publish_record(self.patients_path, patients_of(cohort, cache))
+
+    def read_scores(self) -> StudyScores:
+        """Read the scores of a study that has ended."""
+        return read_record(self.scores_path, StudyScores)
+
+    def read_sources(self) -> Sources | None:
+        """Read where the data are; None in studies of older versions."""
+        return read_record_if_any(self.sources_path, Sources)
+
+    def read_patients(self) -> PatientsRecord | None:
+        """Read the labelled patients; None in studies of older versions."""
+        return read_record_if_any(self.patients_path, PatientsRecord)
+
+    def read_findings(self) -> list[Finding]:
+        """Read the audit's findings; none in studies of older versions."""
+        return read_record_if_any(self.audit_path, list[Finding]) or []
+
+    def read_ablation(self) -> AblationScores | None:
+        """Read the scores of the ablation; None where there was none."""
+        return read_record_if_any(self.ablation.scores, AblationScores)
 
 
-def _read_described(folder: Path) -> dict[str, Any]:
-    """A study's config.json; raises DataError where there is none, or another folder's."""
-    if not (folder / "config.json").is_file():
-        why = "it has no config.json" if folder.exists() else "it does not exist"
-        raise DataError(f"{folder} is no study: {why}. Name the folder that mil-tune wrote, as studies/NAME.")
-    described = read_json(folder / "config.json")
-    if isinstance(described, dict) and "study" in described:
-        return described
-    if isinstance(described, dict) and "head" in described:
-        raise DataError(
-            f"{folder} is a bundle, not a study. Name the folder that mil-tune wrote; this may be {folder.parent}."
-        )
-    raise DataError(f"{folder / 'config.json'} is not that of a study. Name the folder that mil-tune wrote.")
+def outer_folders(folder: Path) -> dict[str, SearchFolder]:
+    """Return the files of every outer fold's search of a study folder, by its name."""
+    return {path.name: SearchFolder(path) for path in sorted((folder / "outer").glob("*"))}
 
 
-def epochs_of(folder: Path, number: int) -> Path:
-    """Where a search, which keeps its trials in `folder`, has the scores of each epoch of a trial."""
-    return folder / "epochs" / f"trial{number:04d}.jsonl"
+def is_study_folder(folder: Path) -> bool:
+    """Return whether a folder holds a study, finished or not."""
+    path = folder / "config.json"
+    value = read_json(path) if path.exists() else None
+    return isinstance(value, dict) and "study" in value
 
 
-def epoch_lines(rows: Sequence[Mapping[str, float]]) -> bytes:
-    """Scores after each epoch as JSON, one line an epoch."""
-    return ("\n".join(map(json.dumps, rows)) + "\n").encode()
+def _publish_or_compare(path: Path, asked: object, kind: type) -> None:
+    """Publish a record, or raise DataError where another one is there."""
+    if path.exists():
+        refuse_other(path, to_json(read_record(path, kind)), to_json(asked))
+    else:
+        publish_record(path, asked)
 
 
-def read_epochs(path: Path) -> list[dict[str, float]]:
-    """Read such lines; raises DataError where it cannot be read."""
+def _read_description(folder: Path) -> StudyDescription:
+    """Read a study's config.json; raises DataError where there is none, or it is not that of a study."""
+    path = folder / "config.json"
+    advice = "Name the folder that mil-tune wrote"
+    if not path.is_file():
+        reason = "it has no config.json" if folder.exists() else "it does not exist"
+        raise DataError(f"{folder} is not a study folder: {reason}. {advice}, as studies/NAME.")
+    value = read_json(path)
+    if isinstance(value, dict) and "study" in value:
+        check_schema(path, value.get("schema"), SCHEMA)
+        return from_json(value, StudyDescription, path)
+    if isinstance(value, dict) and "head" in value:
+        raise DataError(f"{folder} is a bundle, not a study folder. {advice}; this may be {folder.parent}.")
+    raise DataError(f"{path} is not the config.json of a study. {advice}.")
+
+
+def publish_epochs(path: Path, rows: Sequence[EpochScores]) -> None:
+    """Publish the scores after each epoch as JSON, one line an epoch."""
+    publish(path, ("\n".join(map(json.dumps, rows)) + "\n").encode())
+
+
+def read_epochs(path: Path) -> list[EpochScores]:
+    """Read the scores after each epoch; raises DataError where the file cannot be read."""
     try:
         return [json.loads(line) for line in path.read_text().splitlines() if line]
     except (OSError, ValueError) as error:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -10,18 +9,17 @@ from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import StudyConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest_json
-from mil_toolkit.core.seeds import derive_seeds
+from mil_toolkit.core.seeds import FINAL, derive_seed, inner_folds_path, outer_folds_path
 from mil_toolkit.evaluation.splits import Split, describe_splits, leave_one_group_out, make_splits
-
-FINAL = (0, 0)  # in the place of a repeat and its outer fold: the search on all labelled patients
+from mil_toolkit.study.records import ClassCounts, HeldOut, SplitsRecord
 
 
 @dataclass(frozen=True)
 class Search:
-    """One search: the patients it may see and those it never sees, by place among the labelled patients.
+    """One search: the patients it may use and its held-out patients, as indices among the labelled patients.
 
-    path: (repeat, outer fold) from 1, or FINAL for the search on all; its seeds derive from it
-    inner: splits of `patients`, by place within them
+    path: (repeat, outer fold) from 1, or FINAL for the search on all patients; its seeds derive from it
+    inner: splits of `patients`, as indices within them
     """
 
     path: tuple[int, int]
@@ -32,20 +30,25 @@ class Search:
     @property
     def name(self) -> str:
         """The search's name in the storage and, for an outer fold, its folder below `outer/`."""
-        return "repeat{}-fold{}".format(*self.path) if len(self.test) else "final"
+        return fold_name(*self.path) if len(self.test) else "final"
 
     @property
     def digest(self) -> str:
-        """Of who is held out where, without naming anybody."""
+        """A digest of the splits that names no patient."""
         return digest_json([self.patients.tolist(), [split.test.tolist() for split in self.inner]])
 
 
-def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], dict[str, Any]]:
-    """Every search of a study on the labelled patients of a cohort, the final one last, and splits.json.
+def fold_name(repeat: int, fold: int) -> str:
+    """Return the name of an outer fold's search."""
+    return f"repeat{repeat}-fold{fold}"
 
-    The inner folds are stratified as the cohort declares, the outer ones on the label alone: strata of label x age
-    would copy the cohort's own chance link between age and label into every scored fold, and a score on shuffled
-    labels would then lie above chance. Raises DataError where a class has fewer patients than folds.
+
+def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], SplitsRecord]:
+    """Return every search of a study on a cohort's labelled patients, the final one last, and the splits.
+
+    The inner folds are stratified as the cohort declares, the outer folds on the label only: strata of label
+    x age would copy the cohort's chance association of age and label into every scored fold, and a score on
+    shuffled labels would then lie above chance. Raises DataError where a class has fewer patients than folds.
     """
     everyone = np.arange(len(cohort))
     searches: list[Search] = []
@@ -57,21 +60,21 @@ def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], di
             bins[searches[-1].name] = count
     inner, bins["final"] = _inner_splits(cohort, everyone, config, FINAL)
     searches.append(Search(FINAL, everyone, everyone[:0], inner))
-    saved = {
-        "age_bins": bins,
-        "held_out": {each.name: _counted(cohort.labels[each.test]) for each in searches[:-1]},
-        "searches": {each.name: _describe(each, cohort.patient_ids) for each in searches},
-    }
-    return searches, saved
+    splits = SplitsRecord(
+        bins,
+        {search.name: _class_counts(cohort.labels[search.test]) for search in searches[:-1]},
+        {search.name: _held_out(search, cohort.patient_ids) for search in searches},
+    )
+    return searches, splits
 
 
-def _counted(labels: np.ndarray) -> dict[str, int]:
-    return {"positive": int((labels == 1).sum()), "negative": int((labels == 0).sum())}
+def _class_counts(labels: np.ndarray) -> ClassCounts:
+    return ClassCounts(int((labels == 1).sum()), int((labels == 0).sum()))
 
 
 def _outer_splits(cohort: Cohort, config: StudyConfig, repeat: int) -> list[Split]:
     if isinstance(config.outer_folds, int):
-        seed = derive_seeds(1, config.seed, repeat, 0)[0]
+        seed = derive_seed(*outer_folds_path(config.seed, repeat))
         return make_splits(cohort.labels.astype(int), config.outer_folds, seed, groups=cohort.groups)[0]
     if cohort.groups is None:
         raise DataError(
@@ -88,15 +91,15 @@ def _inner_splits(
     groups = None if cohort.groups is None else cohort.groups[patients]
     labels = cohort.labels[patients].astype(int)
     try:
-        return make_splits(labels, config.folds, derive_seeds(1, config.seed, *path)[0], ages, groups)
+        seed = derive_seed(*inner_folds_path(config.seed, path))
+        return make_splits(labels, config.folds, seed, ages, groups)
     except DataError as error:
-        among = (
-            "all labelled patients" if path == FINAL else "what repeat {}, outer fold {} leaves".format(*path)
-        )
+        among = "all labelled patients"
+        if path != FINAL:
+            among = "the training patients of repeat {}, outer fold {}".format(*path)
         raise DataError([f"inner folds of {among}: {problem}" for problem in error.problems]) from None
 
 
-def _describe(search: Search, patient_ids: Sequence[str]) -> dict[str, Any]:
-    """The held-out patients of a search and of each of its inner folds, by id."""
+def _held_out(search: Search, patient_ids: Sequence[str]) -> HeldOut:
     inner = describe_splits(search.inner, [patient_ids[place] for place in search.patients])
-    return {"test": [patient_ids[place] for place in search.test], "inner": inner}
+    return HeldOut([patient_ids[place] for place in search.test], inner)

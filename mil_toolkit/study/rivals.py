@@ -1,4 +1,7 @@
-"""Logistic regressions under the same folds, inner choice and threshold rule as the model (rules of evidence, 7)."""
+"""Baselines: logistic regressions with the folds, inner choice and threshold rule of the model.
+
+JSON files call them `rivals`. docs/evidence.md explains them.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -16,12 +19,15 @@ from mil_toolkit.evaluation.splits import Split
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse regularisation to choose from
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse regularisation strengths to choose from
+
+# A function of B patients, and of the indices of those to fit an encoding on. It returns the columns (B, C)
+# of a regression, or None if the patients do not have the data.
 Columns = Callable[[Patients, np.ndarray], np.ndarray | None]
 
 
 def metadata_columns(patients: Patients, train: np.ndarray) -> np.ndarray | None:
-    """The metadata (B, M), encoded as for the model; None where there are none."""
+    """Return the metadata (B, M), encoded as for the model; None without metadata."""
     if patients.metadata.empty:
         return None
     encoder = MetadataEncoder.fit(patients.metadata.iloc[train], patients.log_columns)
@@ -29,12 +35,12 @@ def metadata_columns(patients: Patients, train: np.ndarray) -> np.ndarray | None
 
 
 def bag_size(patients: Patients, train: np.ndarray) -> np.ndarray | None:
-    """The logarithm of the number of images (B, 1), which should say nothing; None without images."""
+    """Return the log of the number of images (B, 1), which should predict nothing; None without images."""
     return None if patients.bags is None else np.log(patients.bags.sizes.numpy())[:, None]
 
 
 def mean_embeddings(patients: Patients, train: np.ndarray) -> np.ndarray | None:
-    """The mean embedding of each bag (B, D); None without images."""
+    """Return the mean embedding of each bag (B, D); None without images."""
     bags = patients.bags
     if bags is None:
         return None
@@ -59,20 +65,23 @@ def rival_predictions(
     objective: str,
     decide: Callable[[np.ndarray, np.ndarray], Decision],
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Probabilities and decisions of the test patients, each (n,); None where the rival has nothing to look at.
+    """Return a baseline's probabilities and decisions for the test patients, each (n,).
 
-    train, test: places among `patients`; inner: splits of `train`, by place within it. The regularisation is the
-    best by `objective` on the inner out-of-fold logits, on which calibration and threshold are then fitted.
+    train, test: indices among `patients`; inner: splits of `train`, as indices within it
+    decide: fits calibration and threshold to logits and labels
+
+    The regularisation strength is the best by `objective` on the inner out-of-fold logits, on which
+    calibration and threshold are then fitted. Returns None if the patients do not have the data.
     """
     if columns(patients, train) is None:
         return None
-    found = {strength: _out_of_fold(columns, patients, train, inner, strength) for strength in STRENGTHS}
-    held = np.concatenate([split.test for split in inner])
-    labels = patients.labels[train][held]
+    logits = {strength: _out_of_fold(columns, patients, train, inner, strength) for strength in STRENGTHS}
+    held_out = np.concatenate([split.test for split in inner])
+    labels = patients.labels[train][held_out]
     metric = METRICS[objective]
-    ranked = {strength: metric.score(labels, expit(logits)) for strength, logits in found.items()}
-    best = (max if metric.higher_is_better else min)(ranked, key=lambda strength: ranked[strength])
-    decision = decide(found[best], labels)
+    scores = {strength: metric.score(labels, expit(logits[strength])) for strength in STRENGTHS}
+    best = (max if metric.higher_is_better else min)(STRENGTHS, key=lambda strength: scores[strength])
+    decision = decide(logits[best], labels)
     probabilities = decision.probabilities(_logits(columns, patients, train, test, best))
     return probabilities, probabilities >= decision.threshold
 
@@ -80,7 +89,8 @@ def rival_predictions(
 def _out_of_fold(
     columns: Columns, patients: Patients, train: np.ndarray, inner: Sequence[Split], strength: float
 ) -> np.ndarray:
-    folds = [_logits(columns, patients, train[each.train], train[each.test], strength) for each in inner]
+    """Return the logits of the held-out patients of all inner folds, fold after fold."""
+    folds = [_logits(columns, patients, train[split.train], train[split.test], strength) for split in inner]
     return np.concatenate(folds)
 
 

@@ -11,20 +11,20 @@ from pandas.api.types import is_numeric_dtype
 from mil_toolkit.core.errors import DataError, Diverged
 from mil_toolkit.core.files import publish
 from mil_toolkit.evaluation.calibration import Decision
+from mil_toolkit.study.folder import outer_folders
 from mil_toolkit.study.plan import Search
 from mil_toolkit.training.patients import Patients
 
 PREDICTION_COLUMNS = ["repeat", "fold", "patient_id", "label", "probability", "prediction"]
-ATTENTION = "attention.csv"  # of an outer fold, in its folder; without outer folds that of the validation
 _WHOLE, _TEXT = ("repeat", "fold", "label", "prediction"), ("patient_id", "image")
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how what a spreadsheet computes begins
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how a formula begins in a spreadsheet
 _TYPES: dict[str, type] = dict.fromkeys(_WHOLE, int) | dict.fromkeys(_TEXT, str)  # all others: float
 
 
 def prediction_table(
     search: Search, places: np.ndarray, patients: Patients, logits: np.ndarray, decision: Decision
 ) -> pd.DataFrame:
-    """Predictions of the patients at `places` (n,) from their logits (n,): PREDICTION_COLUMNS."""
+    """Return predictions of the patients at `places` (n,) from their logits (n,): PREDICTION_COLUMNS."""
     probabilities = decision.probabilities(logits)
     return probability_table(search, places, patients, probabilities, probabilities >= decision.threshold)
 
@@ -32,6 +32,10 @@ def prediction_table(
 def probability_table(
     search: Search, places: np.ndarray, patients: Patients, probabilities: np.ndarray, decisions: np.ndarray
 ) -> pd.DataFrame:
+    """Return predictions of the patients at `places` from probabilities and decisions: PREDICTION_COLUMNS.
+
+    Shapes: places, probabilities, decisions (n,)
+    """
     repeat, fold = search.path
     ids = [patients.ids[place] for place in places]
     values = (repeat, fold, ids, patients.labels[places], probabilities, decisions.astype(int))
@@ -39,9 +43,9 @@ def probability_table(
 
 
 def outer_predictions(search: Search, test: Patients, logits: np.ndarray, decision: Decision) -> pd.DataFrame:
-    """Predictions of an outer fold's test patients from the members' logits (K, n), by their mean and by each alone.
+    """Return predictions of an outer fold's held-out patients from the members' logits (K, n).
 
-    PREDICTION_COLUMNS, `threshold`, then the probability by each member as `member1`, `member2`, ... Raises
+    PREDICTION_COLUMNS by the mean logit, `threshold`, then each member's probability as `member1`, ... Raises
     Diverged where a logit is not finite.
     """
     if not np.isfinite(logits).all():
@@ -53,7 +57,7 @@ def outer_predictions(search: Search, test: Patients, logits: np.ndarray, decisi
 
 
 def attention_table(patients: Patients, attention: np.ndarray | None) -> pd.DataFrame | None:
-    """What each image weighed (N,) as `patient_id`, `image`, `attention`; None without images."""
+    """Return the attention (N,) as a table of `patient_id`, `image`, `attention`; None without images."""
     if attention is None or patients.bags is None:
         return None
     ids = np.repeat(patients.ids, patients.bags.sizes.numpy())
@@ -61,27 +65,27 @@ def attention_table(patients: Patients, attention: np.ndarray | None) -> pd.Data
 
 
 def outer_attention(folder: Path) -> pd.DataFrame | None:
-    """What each image weighed in the models of a study's outer folds, none of which saw its patient.
+    """Return the attention of the outer models of a study folder, none of which was trained on the patient.
 
-    `repeat`, `fold`, `patient_id`, `image`, `attention`, which sums to one in each patient and repeat; None where no
-    model looked at images. Raises DataError where a file cannot be read.
+    `repeat`, `fold`, `patient_id`, `image`, `attention`, which sums to one in each patient and repeat; None
+    where no model looked at images. Raises DataError where a file cannot be read.
     """
-    paths = sorted((folder / "outer").glob(f"*/{ATTENTION}"))
+    paths = [search.attention for search in outer_folders(folder).values() if search.attention.exists()]
     return pd.concat(map(read_predictions, paths), ignore_index=True) if paths else None
 
 
 def publish_table(path: Path, table: pd.DataFrame) -> None:
-    """Publish a table as CSV: numbers keep all their digits, names with bytes that are no UTF-8 keep those.
+    """Publish a table as CSV: numbers keep all their digits, names that are not valid UTF-8 keep their bytes.
 
-    Text that a spreadsheet would take for a formula gets an apostrophe before it, which `read_predictions` takes
-    away again.
+    Text that a spreadsheet would take for a formula gets an apostrophe before it, which `read_predictions`
+    takes away again.
     """
     texts = {str(name): each.map(defused) for name, each in table.items() if not is_numeric_dtype(each)}
     publish(path, table.assign(**texts).to_csv(index=False).encode(errors="surrogateescape"))
 
 
 def defused(text: Any) -> Any:
-    """Text that no spreadsheet takes for a formula; what could be mistaken for such text gets an apostrophe too."""
+    """Return text that no spreadsheet takes for a formula, reversibly: an apostrophe is put before it."""
     return f"'{text}" if isinstance(text, str) and _FORMULA.match(text) else text
 
 
@@ -90,7 +94,10 @@ def _as_it_was(text: str) -> str:
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """Read a table of predictions or of attention, ids and names as text; raises DataError where it cannot be read."""
+    """Read a table of predictions or attention; raises DataError where it cannot be read.
+
+    Ids and names are text, whatever they look like.
+    """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
         for name in set(_TEXT) & set(table):

@@ -1,10 +1,12 @@
-"""`tune`: one Optuna study for each outer fold and one on all labelled patients, into a study folder."""
+"""`tune`: one search for each outer fold and one on all labelled patients, into a study folder."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,29 +14,45 @@ from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import ALONE, RunConfig, StudyConfig
 from mil_toolkit.core.devices import pick_device
 from mil_toolkit.core.errors import UsageError
-from mil_toolkit.core.files import publish_json, read_json
 from mil_toolkit.core.locks import exclusive, shared
 from mil_toolkit.core.processes import start_worker
+from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.text import some
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.search.slots import NUMBER
 from mil_toolkit.search.space import Space
-from mil_toolkit.search.storage import DATABASE, Storage, postgresql
-from mil_toolkit.study.audit import Finding, audit
-from mil_toolkit.study.folder import Best, Study
+from mil_toolkit.search.storage import DATABASE, DatabaseStorage, postgresql_url, quiet_optuna
+from mil_toolkit.study.audit import audit
+from mil_toolkit.study.conclusion import score_study
+from mil_toolkit.study.folder import Study, is_study_folder
 from mil_toolkit.study.plan import Search, plan_searches
-from mil_toolkit.study.run import Run, logger
+from mil_toolkit.study.progress import NoProgress, TrialBar
+from mil_toolkit.study.records import Best, ClassCounts, Finding, StudyScores
+from mil_toolkit.study.run import (
+    SearchRun,
+    recover,
+    run_searches,
+    search_runs,
+    seconds_per_trial,
+    trials_each,
+)
+from mil_toolkit.study.supervision import supervise
 from mil_toolkit.study.tracker import TRACKERS
+from mil_toolkit.study.workspace import Workspace
 from mil_toolkit.training.patients import Patients
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What `tune` found: the final search's choice, what scores.json says, and what it took."""
+    """The result of `tune`: the final search's choice, the scores, the audit's findings, and what it took.
+
+    trials: of all searches; seconds_per_trial: mean over the trials that this process ran
+    """
 
     study: Study
     best: Best
-    scores: Mapping[str, Any]
+    scores: StudyScores
     trials: int
     seconds_per_trial: float
     findings: Sequence[Finding]
@@ -48,58 +66,95 @@ def tune(
     device: str = "auto",
     how: RunConfig = ALONE,
 ) -> Tuned:
-    """Search the hyperparameters of a cohort's head, and score the procedure on outer folds that choose nothing.
+    """Search the hyperparameters of a cohort's head, and score the procedure by nested cross-validation.
 
-    cache: the cohort's features, None for metadata alone. Goes on with a study that was stopped. On a shared storage
-    several processes may run the same study, in one folder or, on several machines, in folders of the same name.
-    Raises DataError for a study of other data or options, a class too small for its folds, patients without
-    embeddings; UsageError where the folder (which may hold nothing but a study), the device, the storage or the tracker
-    cannot be used; BusyError where another process works in the folder.
+    cache: the cohort's features, None for metadata only. Resumes a study that was interrupted. On a shared
+    storage several processes may run the same study, in one folder or, on several machines, in folders of the
+    same name.
+
+    Raises DataError for a study of other data or options, a class too small for its folds, or patients
+    without embeddings; UsageError where the folder (which may hold nothing but a study), the device, the
+    storage or the tracker cannot be used; BusyError where another process works in the folder.
     """
     labelled = cohort.labelled()
     patients = Patients.of(labelled, cache)
     Space.of(config, patients).planned(config.sampler)  # raises before anything is written
     searches, splits = plan_searches(labelled, config)
     check_run(folder, device, how)
-    with exclusive(folder) if how.storage is None else shared(folder, wait=False) as lock:
-        storage = Storage(folder, how.storage)  # first: one that cannot be had must not leave a study behind
-        study = Study.begin(folder, config, cohort, cache, {"splits.json": splits})
+    with exclusive(folder) if how.storage is None else shared(folder, wait=False) as lock, quiet_optuna():
+        # The storage comes first: one that cannot be reached must not leave a study behind.
+        storage = DatabaseStorage(folder, how.storage)
+        study = Study.begin(folder, config, cohort, cache, splits)
         if cohort.groups is not None:
-            _tell_held_out(splits["held_out"])
-        findings = audit(cohort, cache)
-        publish_json(folder / "audit.json", [asdict(finding) for finding in findings])
-        study.record(cohort, cache)
-        _warn(findings)
-        run = Run(study, patients, searches, storage, device, how)
-        with storage.told():
-            run.recover()
-            if how.workers > 1:
-                job = partial(_work, study, labelled, cache, searches, device, how)
-                run.watch([start_worker(job, lock, each) for each in _shares(how.workers)])
-                run.recover()
-            run.work()
-            run.progress.close()
-            return Tuned(study, study.best, run.score(), run.trials, run.seconds_per_trial, findings)
+            _log_held_out(splits.held_out)
+        findings = _audit(study, cohort, cache)
+        study.record_data(cohort, cache)
+        with storage.errors_explained():
+            workspace = Workspace.of(study, patients, device)
+            start = partial(_start_workers, workspace, labelled, cache, searches, device, how, lock)
+            return _run(workspace, searches, storage, how, start, findings)
+
+
+def _run(
+    workspace: Workspace,
+    searches: Sequence[Search],
+    storage: DatabaseStorage,
+    how: RunConfig,
+    start_workers: Callable[[], list[BaseProcess]],
+    findings: Sequence[Finding],
+) -> Tuned:
+    """Run all searches to their end, first in workers if several processes are wanted; score the study."""
+    begun, study = datetime.now(), workspace.study
+    tracker = TRACKERS[how.tracker](study)
+    runs = search_runs(workspace, searches, storage, tracker, how.timeout)
+    progress = TrialBar(trials_each(workspace), len(searches), how.workers, begun)
+    recover(runs)
+    if how.workers > 1:
+        supervise(start_workers(), partial(_report_all, runs, progress))
+        recover(runs)
+    run_searches(runs, progress)
+    progress.close()
+    scores = score_study(workspace, searches, tracker, storage.shared)
+    seconds = seconds_per_trial(runs, begun)
+    return Tuned(study, study.final.read_best(), scores, progress.total, seconds, findings)
+
+
+def _report_all(runs: Sequence[SearchRun], progress: TrialBar) -> None:
+    for run in runs:
+        if progress.waits:
+            run.report(progress)
 
 
 def check_run(folder: Path, device: str, how: RunConfig) -> None:
-    """Raise UsageError for a folder, device, storage or tracker that cannot be used, before a study is begun."""
+    """Raise UsageError for a folder, device, storage or tracker that cannot be used."""
     _check_folder(folder)
     pick_device(device)
     TRACKERS[how.tracker].check()
     if how.storage is not None:
-        postgresql(how.storage)
+        postgresql_url(how.storage)
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise UsageError where a folder holds files and is not a study's: they would lie among its own."""
+    """Raise UsageError where a folder holds files but no study: they would mix with the study's."""
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    names = [name for name in names if not name.startswith((".", DATABASE))]  # its journal too
-    config = read_json(folder / "config.json") if "config.json" in names else None
-    if names and not (isinstance(config, dict) and "study" in config):
+    names = [name for name in names if not name.startswith((".", DATABASE))]  # the database's journal too
+    if names and not is_study_folder(folder):
         raise UsageError(
-            f"{folder} is no study: it holds {some(names)}. Name another --study, one that is new."
+            f"{folder} is not a study folder: it holds {some(names)}. Choose a new folder with --study."
         )
+
+
+def _start_workers(
+    workspace: Workspace,
+    labelled: Cohort,
+    cache: FeatureCache | None,
+    searches: Sequence[Search],
+    device: str,
+    how: RunConfig,
+    lock: int,
+) -> list[BaseProcess]:
+    job = partial(_work, workspace.study, labelled, cache, searches, device, how)
+    return [start_worker(job, lock, share) for share in _shares(how.workers)]
 
 
 def _work(
@@ -110,55 +165,33 @@ def _work(
     device: str,
     how: RunConfig,
 ) -> None:
-    """What a worker process does: trials and choices, as long as there is something to begin."""
-    storage = Storage(study.folder, how.storage)
-    with storage.told():
-        run = Run(study, Patients.of(labelled, cache), searches, storage, device, how, quiet=True)
-        run.work(wait=False)
+    """Run trials and conclude searches in a worker process, as long as there is something to begin."""
+    storage = DatabaseStorage(study.folder, how.storage)
+    with quiet_optuna(), storage.errors_explained():
+        workspace = Workspace.of(study, Patients.of(labelled, cache), device)
+        runs = search_runs(workspace, searches, storage, TRACKERS[how.tracker](study), how.timeout)
+        run_searches(runs, NoProgress(), wait=False)
 
 
 def _shares(workers: int) -> list[dict[str, str]]:
-    """Environments that divide the threads, and deal out the cards, among workers."""
+    """Return environments that divide the threads among workers, and assign them the cards in turn."""
     threads, cards = max(1, torch.get_num_threads() // workers), max(1, torch.cuda.device_count())
     return [{"OMP_NUM_THREADS": str(threads), "LOCAL_RANK": str(worker % cards)} for worker in range(workers)]
 
 
-def _tell_held_out(counts: Mapping[str, Mapping[str, int]]) -> None:
-    """What whole groups made of the strata."""
-    told = (f"{name} {each['positive']} + {each['negative']}" for name, each in counts.items())
-    logger.info("Outer folds of whole groups hold out (positive + negative): %s.", ", ".join(told))
+def _log_held_out(counts: Mapping[str, ClassCounts]) -> None:
+    """Log the class counts of folds made of whole groups, which stratification can only approximate."""
+    folds = (f"{name} {count.positive} + {count.negative}" for name, count in counts.items())
+    logger.info(
+        "Held-out patients of the outer folds of whole groups (positive + negative): %s.", ", ".join(folds)
+    )
 
 
-def _warn(findings: Sequence[Finding]) -> None:
+def _audit(study: Study, cohort: Cohort, cache: FeatureCache | None) -> list[Finding]:
+    """Audit the data and publish the findings; log leaks now, before the hours that a study may take."""
+    findings = audit(cohort, cache)
+    publish_record(study.audit_path, findings)
     for finding in findings:
-        if finding.level == "leak":  # worth a word before the hours that a study takes
+        if finding.level == "leak":
             logger.warning("%s %s", finding.text, finding.advice)
-
-
-def evaluate_again(
-    cohort: Cohort,
-    cache: FeatureCache | None,
-    study: Study,
-    search: str,
-    number: int,
-    device: str = "auto",
-    storage: str | None = None,
-) -> float:
-    """Train a stored trial of a study again: the value that it had, on the same machine and number of threads.
-
-    search: its name in splits.json; number: the trial's in trials.csv. The value of a pruned trial is the smoothed
-    objective at the epoch that it came to. Raises UsageError where there is no such trial, DataError where the
-    study is of another cohort or other features, Diverged where the trial did.
-    """
-    study.check(cohort, cache)
-    labelled = cohort.labelled()
-    searches = {each.name: each for each in plan_searches(labelled, study.config)[0]}
-    if search not in searches:
-        raise UsageError(f"{study.folder} has no search {search!r}, but {', '.join(searches)}.")
-    patients, kept = Patients.of(labelled, cache), Storage(study.folder, storage)
-    run = Run(study, patients, list(searches.values()), kept, device, quiet=True)
-    with kept.told():
-        found = {trial.user_attrs[NUMBER]: trial for trial in run.slots(searches[search]).counted}
-    if number not in found:
-        raise UsageError(f"search {search} of {study.folder} has no trial {number}, but {len(found)} trials.")
-    return run.evaluate(searches[search], found[number])
+    return findings

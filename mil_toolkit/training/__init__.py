@@ -1,1 +1,1 @@
-"""How heads learn: inputs, losses, the training loop, and the fine-tuning of backbones."""
+"""Training of heads on embeddings, and fine-tuning of backbones together with their heads."""

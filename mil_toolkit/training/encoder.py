@@ -1,18 +1,56 @@
-"""`MetadataEncoder`: a table of clinical values in, standardised columns out; saved as JSON."""
+"""`MetadataEncoder`: clinical values in, standardised columns out, with a JSON form for bundles."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Literal, TypedDict, cast
 
 import numpy as np
 import pandas as pd
 
 
+class NumberRecord(TypedDict):
+    """JSON form of a `NumberEncoder`."""
+
+    kind: Literal["number"]
+    name: str
+    log: bool
+    median: float
+    had_missing: bool
+
+
+class CategoryRecord(TypedDict):
+    """JSON form of a `CategoryEncoder`."""
+
+    kind: Literal["category"]
+    name: str
+    categories: Sequence[str]
+    had_missing: bool
+
+
+class EncoderRecord(TypedDict):
+    """JSON form of a `MetadataEncoder`.
+
+    means, deviations: by encoded column; the deviation is None (null) for columns constant in training
+    """
+
+    encoders: list[NumberRecord | CategoryRecord]
+    means: dict[str, float]
+    deviations: dict[str, float | None]
+
+
 @dataclass(frozen=True)
 class NumberEncoder:
-    """One number: missing values become the training median, with an indicator where training had any."""
+    """Encoder of a number column.
 
+    Missing values become the training median. If any training value was missing, an indicator column is
+    added.
+
+    kind: tells the encoders apart in JSON
+    log: whether the natural logarithm is taken first
+    """
+
+    kind: Literal["number"] = field(default="number", kw_only=True)
     name: str
     log: bool
     median: float
@@ -20,13 +58,13 @@ class NumberEncoder:
 
     @classmethod
     def fit(cls, values: pd.Series, log: bool) -> "NumberEncoder":
-        """Fit on training values (n,), NaN where missing; a column with no value at all becomes zeros."""
+        """Fit on training values (n,), NaN where missing; a column without any value encodes as zeros."""
         present = _numbers(values, log).dropna()
         median = float(present.median()) if len(present) else 0.0
         return cls(str(values.name), log, median, bool(values.isna().any()))
 
     def encode(self, values: pd.Series) -> dict[str, np.ndarray]:
-        """Named columns, each (n,)."""
+        """Return the encoded columns (n,) by name."""
         columns = {self.name: _numbers(values, self.log).fillna(self.median).to_numpy()}
         if self.had_missing:
             columns[f"{self.name} missing"] = values.isna().to_numpy(float)
@@ -35,12 +73,16 @@ class NumberEncoder:
 
 @dataclass(frozen=True)
 class CategoryEncoder:
-    """One category: a column each (one alone for two categories), and one for missing or unseen values.
+    """Encoder of a category column: one indicator per category, or only one if there are two categories.
 
-    The last exists only where the training patients had missing values: a column that training never
-    saw other than zero would carry an untrained weight. Without it an unknown value is the average patient.
+    If any training value was missing, an indicator of missing or unseen values is added. Otherwise such a
+    column would always be zero in training and its weight would remain untrained; an unknown value is then
+    encoded as the average training patient.
+
+    kind: tells the encoders apart in JSON
     """
 
+    kind: Literal["category"] = field(default="category", kw_only=True)
     name: str
     categories: Sequence[str]
     had_missing: bool
@@ -51,7 +93,10 @@ class CategoryEncoder:
         return cls(str(values.name), tuple(sorted(set(values.dropna()))), bool(values.isna().any()))
 
     def encode(self, values: pd.Series) -> dict[str, np.ndarray]:
-        """Named columns, each (n,); NaN where the value is unknown, for the standardisation to centre."""
+        """Return the encoded columns (n,) by name.
+
+        Unknown values are NaN, which `MetadataEncoder` replaces by zero after standardisation.
+        """
         unknown = ~values.isin(self.categories).to_numpy()
         shown = self.categories[1:] if len(self.categories) == 2 else self.categories
         columns = {
@@ -68,18 +113,15 @@ def _numbers(values: pd.Series, log: bool) -> pd.Series:
     return numbers.map(math.log, na_action="ignore") if log else numbers
 
 
-ENCODERS: dict[str, type[NumberEncoder] | type[CategoryEncoder]] = {
-    "number": NumberEncoder,
-    "category": CategoryEncoder,
-}
-
-
 @dataclass(frozen=True)
 class MetadataEncoder:
-    """Columns of clinical values as standardised numbers.
+    """Encoder of a metadata table: every column as standardised numbers.
 
-    Everything in it (medians, categories, means, deviations) comes from the patients it was fitted on.
-    A column that is constant among them encodes as zeros.
+    All its values (medians, categories, means, deviations) come from the patients it was fitted on. A column
+    that is constant among them encodes as zeros.
+
+    encoders: one per column of the table
+    means, deviations: by encoded column; the deviation is infinite for columns constant in training
     """
 
     encoders: tuple[NumberEncoder | CategoryEncoder, ...]
@@ -88,7 +130,7 @@ class MetadataEncoder:
 
     @classmethod
     def fit(cls, metadata: pd.DataFrame, log_columns: Sequence[str] = ()) -> "MetadataEncoder":
-        """Fit on the metadata of the training patients: number columns are float, categories object."""
+        """Fit on the metadata of the training patients: number columns are float, category columns object."""
         encoders = tuple(_fit_column(metadata[name], name in log_columns) for name in metadata.columns)
         raw = _encode_columns(encoders, metadata)
         deviations = raw.std(ddof=0).replace(0.0, np.inf)
@@ -100,14 +142,14 @@ class MetadataEncoder:
         return list(self.means)
 
     def encode(self, metadata: pd.DataFrame) -> pd.DataFrame:
-        """Encode (n, columns of the cohort) -> (n, M), float64 without NaN; raises KeyError for absent columns."""
+        """Encode a table of n patients as (n, M) float64 without NaN; raises KeyError for missing columns."""
         raw = _encode_columns(self.encoders, metadata)
         return ((raw - pd.Series(self.means)) / pd.Series(self.deviations)).fillna(0.0)
 
-    def to_json(self) -> dict[str, Any]:
-        """As JSON: infinite deviations (constant columns) are written as null."""
+    def to_json(self) -> EncoderRecord:
+        """Return the JSON form, in which infinite deviations are None."""
         return {
-            "encoders": [{"kind": _kind(encoder), **asdict(encoder)} for encoder in self.encoders],
+            "encoders": [_record(encoder) for encoder in self.encoders],
             "means": dict(self.means),
             "deviations": {
                 name: None if np.isinf(value) else value for name, value in self.deviations.items()
@@ -115,12 +157,12 @@ class MetadataEncoder:
         }
 
     @classmethod
-    def from_json(cls, saved: Mapping[str, Any]) -> "MetadataEncoder":
-        """The encoder that `to_json` described."""
+    def from_json(cls, record: EncoderRecord) -> "MetadataEncoder":
+        """Return the encoder with this JSON form, see `to_json`."""
         return cls(
-            tuple(_encoder_from_json(encoder) for encoder in saved["encoders"]),
-            saved["means"],
-            {name: np.inf if value is None else value for name, value in saved["deviations"].items()},
+            tuple(_column_encoder(column) for column in record["encoders"]),
+            record["means"],
+            {name: np.inf if value is None else value for name, value in record["deviations"].items()},
         )
 
 
@@ -133,7 +175,9 @@ def _fit_column(values: pd.Series, log: bool) -> NumberEncoder | CategoryEncoder
 def _encode_columns(
     encoders: Sequence[NumberEncoder | CategoryEncoder], metadata: pd.DataFrame
 ) -> pd.DataFrame:
-    columns = {name: column for each in encoders for name, column in each.encode(metadata[each.name]).items()}
+    columns: dict[str, np.ndarray] = {}
+    for encoder in encoders:
+        columns |= encoder.encode(metadata[encoder.name])
     return pd.DataFrame(columns, index=metadata.index)
 
 
@@ -141,10 +185,13 @@ def _by_name(values: pd.Series) -> dict[str, float]:
     return {str(name): float(value) for name, value in values.items()}
 
 
-def _kind(encoder: NumberEncoder | CategoryEncoder) -> str:
-    return next(kind for kind, cls in ENCODERS.items() if isinstance(encoder, cls))
+def _record(encoder: NumberEncoder | CategoryEncoder) -> NumberRecord | CategoryRecord:
+    return cast(NumberRecord | CategoryRecord, asdict(encoder))
 
 
-def _encoder_from_json(saved: Mapping[str, Any]) -> NumberEncoder | CategoryEncoder:
-    fields: dict[str, Any] = {name: value for name, value in saved.items() if name != "kind"}
-    return ENCODERS[saved["kind"]](**fields)
+def _column_encoder(record: NumberRecord | CategoryRecord) -> NumberEncoder | CategoryEncoder:
+    if record["kind"] == "number":
+        return NumberEncoder(**record)
+    if record["kind"] == "category":
+        return CategoryEncoder(**record)
+    raise ValueError(f"Expected a metadata encoder of kind number or category, got {record['kind']!r}.")

@@ -1,4 +1,4 @@
-"""`FittedHead`: a trained head with all that turns patients into its inputs."""
+"""`FittedHead`: trained members, with the projection and the encoder of their inputs."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,11 +13,15 @@ from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.projection import Projection
 
-_BAGS_AT_ONCE = 32
+_BAGS_PER_BATCH = 32
 
 
-class Applied(NamedTuple):
-    """logits: (K, B) by member and patient; attention: (N,) mean over members, or None without images."""
+class HeadOutput(NamedTuple):
+    """Output of a fitted head for B patients with N images.
+
+    logits: (K, B), by member and patient
+    attention: (N,) attention of each image within its bag, averaged over members; None without images
+    """
 
     logits: np.ndarray
     attention: np.ndarray | None
@@ -25,34 +29,36 @@ class Applied(NamedTuple):
 
 @dataclass(frozen=True)
 class FittedHead:
-    """K members that were fitted on the same patients, with the projection and encoder of those patients."""
+    """K members fitted on the same patients, with the projection and the encoder of these patients."""
 
     model: MILModel
     projection: Projection | None
     encoder: MetadataEncoder
 
     @torch.inference_mode()
-    def apply(self, patients: Patients) -> Applied:
-        """Logits of B patients by K members, and what each image weighed; labels are not looked at."""
+    def apply(self, patients: Patients) -> HeadOutput:
+        """Compute logits and attention for any patients, labelled or not; labels are not used."""
         metadata = torch.tensor(self.encoder.encode(patients.metadata).to_numpy(np.float32))
         logits, attention = [], []
-        for places in torch.arange(len(patients)).split(_BAGS_AT_ONCE):
+        for places in torch.arange(len(patients)).split(_BAGS_PER_BATCH):
             bags = self._instances(patients, places)
-            logits.append(self.model(bags, metadata[places].expand(self.members, -1, -1)).total)
+            logits.append(self.model(bags, metadata[places].expand(self.member_count, -1, -1)).total)
             if bags is not None and self.model.pooling is not None:
                 attention.append(self.model.pooling.attention(bags).mean(0))
-        return Applied(
+        return HeadOutput(
             torch.cat(logits, 1).double().numpy(), torch.cat(attention).numpy() if attention else None
         )
 
     @property
-    def members(self) -> int:
-        """K."""
+    def member_count(self) -> int:
+        """The number of members, K."""
         return len(next(self.model.parameters()))
 
     def _instances(self, patients: Patients, places: Tensor) -> Instances | None:
+        """Return the projected embeddings of the patients at these positions, or None without images."""
         if self.projection is None:
             return None
         assert patients.bags is not None
         embeddings = patients.bags.instances[patients.bags.rows(places)]
-        return Instances.of(self.projection(embeddings)[None], patients.bags.sizes[places], self.members)
+        sizes = patients.bags.sizes[places]
+        return Instances.of(self.projection(embeddings)[None], sizes, self.member_count)

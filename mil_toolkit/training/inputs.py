@@ -1,4 +1,4 @@
-"""`Inputs`: the patients of one search as the members of every trial see them; nothing is computed twice."""
+"""`Inputs`: what the members of all trials of one search train on, each part computed once and kept."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,14 +16,16 @@ from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.projection import MOST_COMPONENTS, Moments, Projection, fit_projection, fold_moments
 
-_ROUND = 128  # rows
+_ROW_MULTIPLE = 128  # the number of rows of a mini-batch is a multiple of this
 
 
 class Batch(NamedTuple):
-    """A mini-batch of b patients, and the rows of their embeddings, which a last bag fills up to a round number.
+    """A mini-batch of b patients and the n rows of their embeddings, padding rows included.
 
-    patients: (b,) places among all; rows: (n,) and the bag (n,) that each is of, empty without images;
-    sizes: rows of each bag, that of the filling included
+    patients: (b,) positions among all patients
+    rows: (n,) rows of the packed embeddings; empty without images
+    bag: (n,) the bag of each row; padding rows have bag b
+    sizes: number of rows of each bag, including the bag of padding rows if there are any
     """
 
     patients: Tensor
@@ -33,11 +35,14 @@ class Batch(NamedTuple):
 
 
 class Inputs:
-    """The same patients seen from several folds, each with its own fitted projection and encoder.
+    """The inputs of B patients in each of F folds, with the projection and the encoder fitted on that fold.
 
-    patients: all that are walked through, B of them
-    trains: for each of F folds, the indices of its training patients; the rest of them is held out
-    dtype: of the products (bfloat16 or float32)
+    patients: the B patients, training and held-out
+    trains: for each fold, the indices of its training patients; it holds out all others
+    dtype: precision of the products in training, bfloat16 or float32
+
+    Everything computed from a fold uses its training patients only. It is computed at first use and then
+    kept, since all trials of a search share it.
     """
 
     def __init__(
@@ -47,12 +52,8 @@ class Inputs:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
-        self.patients, self.trains, self.device, self.dtype = (
-            patients,
-            list(trains),
-            torch.device(device),
-            dtype,
-        )
+        self.patients, self.trains = patients, list(trains)
+        self.device, self.dtype = torch.device(device), dtype
         self._projected: dict[bool, Tensor] = {}
         self._logistic: dict[bool, Tensor] = {}
         self._narrowed: dict[tuple[bool, int], Tensor] = {}
@@ -61,13 +62,13 @@ class Inputs:
 
     @cached_property
     def encoders(self) -> list[MetadataEncoder]:
-        """Each fold's metadata encoder, fitted on its training patients."""
+        """Metadata encoder of each fold, fitted on its training patients."""
         metadata, log_columns = self.patients.metadata, self.patients.log_columns
         return [MetadataEncoder.fit(metadata.iloc[train], log_columns) for train in self.trains]
 
     @cached_property
     def metadata(self) -> Tensor:
-        """(F, B, M) encoded metadata; a column that a fold's encoder does not know is zero in it."""
+        """Encoded metadata (F, B, M); a column that a fold's encoder does not have is zero in that fold."""
         tables = [encoder.encode(self.patients.metadata) for encoder in self.encoders]
         columns = list(dict.fromkeys(name for table in tables for name in table.columns))
         values = np.stack(
@@ -76,7 +77,10 @@ class Inputs:
         return torch.from_numpy(values).float().to(self.device)
 
     def logistic(self, class_weights: bool) -> Tensor:
-        """(F, M + 1) weights and intercept of each fold's logistic regression on its training metadata."""
+        """Return weights and intercept of a logistic regression on each fold's training metadata, (F, M + 1).
+
+        class_weights: give both classes the same total weight
+        """
         if class_weights not in self._logistic:
             fitted = [self._fit_logistic(fold, class_weights) for fold in range(len(self.trains))]
             self._logistic[class_weights] = torch.tensor(np.stack(fitted)).float().to(self.device)
@@ -90,7 +94,7 @@ class Inputs:
 
     @cached_property
     def trains_on(self) -> Tensor:
-        """(F, B) bool on the CPU, the training patients of each fold."""
+        """Training patients of each fold, (F, B) bool on the CPU."""
         mask = torch.zeros(len(self.trains), len(self.patients), dtype=torch.bool)
         for fold, train in enumerate(self.trains):
             mask[fold, torch.from_numpy(train)] = True
@@ -98,86 +102,101 @@ class Inputs:
 
     @cached_property
     def moments(self) -> list[Moments]:
-        """Each fold's moments of its training embeddings."""
+        """Moments of each fold's training embeddings."""
         assert self.patients.bags is not None
         return fold_moments(self.patients.bags, self.trains)
 
     def projections(self, config: HeadConfig) -> list[Projection]:
-        """Each fold's projection under this configuration."""
+        """Return the projection of each fold for this configuration."""
         if not config.components:
-            return [fit_projection(each, config.standardise, 0) for each in self.moments]
-        return [each.narrowed(config.components) for each in self._widest(config.standardise)]
+            return [fit_projection(moments, config.standardise, 0) for moments in self.moments]
+        widest = self._widest_projections(config.standardise)
+        return [projection.narrowed(config.components) for projection in widest]
 
     def embedding_width(self, config: HeadConfig) -> int:
-        """Columns of the projected embeddings, 0 without images."""
+        """Return the number of columns of the projected embeddings, 0 without images."""
         if self.patients.bags is None or not config.image_branch:
             return 0
         width = self.patients.bags.instances.shape[1]
         return min(config.components, width) if config.components else width
 
     def batches(self, patients: Tensor, batch_size: int) -> list[Batch]:
-        """Patients (b,) in this order, `batch_size` at a time; they go to the device in one copy."""
+        """Divide patients (b,) into mini-batches in this order; all indices go to the device in one copy."""
         parts = patients.split(batch_size)
         filled = [self._filled(part) for part in parts]
         rows, bags, sizes = zip(*filled, strict=True)
         pieces = [*parts, *rows, *bags]
-        moved = torch.cat(pieces).to(self.device, non_blocking=True).split([len(each) for each in pieces])
-        kinds = (moved[i : i + len(parts)] for i in range(0, len(moved), len(parts)))
-        return [Batch(*each) for each in zip(*kinds, sizes, strict=True)]
+        lengths = [len(piece) for piece in pieces]
+        moved = torch.cat(pieces).to(self.device, non_blocking=True).split(lengths)
+        count = len(parts)
+        moved_patients, moved_rows, moved_bags = moved[:count], moved[count : 2 * count], moved[2 * count :]
+        fields = zip(moved_patients, moved_rows, moved_bags, sizes, strict=True)
+        return [Batch(*values) for values in fields]
 
     def held_out(self, batch_size: int) -> list[list[Batch]]:
-        """For each fold the patients that it holds out, `batch_size` at a time."""
+        """Return, for each fold, the mini-batches of the patients that it holds out."""
         if batch_size not in self._held_out:
             held_out = [row.logical_not().nonzero().flatten() for row in self.trains_on]
-            self._held_out[batch_size] = [self.batches(each, batch_size) for each in held_out]
+            self._held_out[batch_size] = [self.batches(patients, batch_size) for patients in held_out]
         return self._held_out[batch_size]
 
     def instances(
         self, config: HeadConfig, batch: Batch, folds: Sequence[int], kept: Tensor | None = None
     ) -> Instances | None:
-        """A mini-batch as members see it that lie in `folds` (K of them); kept (K, n) of its instances."""
+        """Return the embeddings of a mini-batch as K members see them, or None without images.
+
+        folds: the fold of each of the K members
+        kept: (K, n) bool, the instances that dropout keeps; None keeps all
+        """
         if not self.embedding_width(config):
             return None
-        about = batch.bag, batch.sizes, len(folds)
         if config.components:
-            shown = _groups(folds)
-            starts = self.index(shown)[:, None] * self._view(config).shape[1]  # (G, 1)
-            rows = (starts + batch.rows).flatten()
-            x = self._view(config).flatten(0, 1).index_select(0, rows).unflatten(0, (len(shown), -1))
-            return Instances(x, *about, kept=kept)
+            x = self._projected_rows(config, batch.rows, _shared_folds(folds))
+            return Instances(x, batch.bag, batch.sizes, len(folds), kept=kept)
         x = self._raw.index_select(0, batch.rows)[None]
         if not config.standardise:
-            return Instances(x, *about, kept=kept)
-        shift, scale = (each[self.index(folds), None] for each in self._scaler)
-        return Instances(x, *about, shift, scale, kept)
+            return Instances(x, batch.bag, batch.sizes, len(folds), kept=kept)
+        shift, scale = (values[self.device_index(folds), None] for values in self._scaler)
+        return Instances(x, batch.bag, batch.sizes, len(folds), shift, scale, kept)
 
-    def index(self, numbers: Sequence[int]) -> Tensor:
-        """The numbers of folds or members as an index on the device, where they are copied to once."""
+    def _projected_rows(self, config: HeadConfig, rows: Tensor, folds: Sequence[int]) -> Tensor:
+        """Return these rows (n,) as projected in each of the G folds, (G, n, components)."""
+        view = self._view(config)
+        starts = self.device_index(folds)[:, None] * view.shape[1]  # (G, 1)
+        indices = (starts + rows).flatten()
+        return view.flatten(0, 1).index_select(0, indices).unflatten(0, (len(folds), -1))
+
+    def device_index(self, numbers: Sequence[int]) -> Tensor:
+        """Return numbers of folds or members as a tensor on the device, copied there only once."""
         key = tuple(numbers)
         if key not in self._indices:
             self._indices[key] = torch.tensor(key, device=self.device)
         return self._indices[key]
 
     def _filled(self, patients: Tensor) -> tuple[Tensor, Tensor, list[int]]:
-        """Rows and bags up to a multiple of `_ROUND`, the additional ones in a last bag, which the model drops.
+        """Return the rows of these patients' embeddings, the bag of each row, and the sizes of the bags.
 
-        A bfloat16 product is compiled for each shape that comes; mini-batches of any number of rows never end
-        to bring new ones. In float32 too, so that both draw the same random numbers.
+        Padding rows (copies of row 0) bring the number of rows to a multiple of `_ROW_MULTIPLE`. They form
+        one additional bag at the end, whose output the model drops.
+
+        bfloat16 kernels are compiled once for each shape; without padding, almost every mini-batch would have
+        a new one. float32 is padded too, so that both precisions draw the same random numbers.
         """
         packed = self.patients.bags
         if packed is None:
             return patients[:0], patients[:0], []
         rows, sizes = packed.rows(patients), packed.sizes[patients]
-        filler = -len(rows) % _ROUND
+        filler = -len(rows) % _ROW_MULTIPLE
         bag = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
         filled = functional.pad(rows, (0, filler)), functional.pad(bag, (0, filler), value=len(sizes))
         return *filled, [*sizes.tolist(), *[filler][: bool(filler)]]
 
-    def _widest(self, standardise: bool) -> list[Projection]:
-        return [fit_projection(each, standardise, MOST_COMPONENTS) for each in self.moments]
+    def _widest_projections(self, standardise: bool) -> list[Projection]:
+        """Return the projection of each fold to the maximum number of components."""
+        return [fit_projection(moments, standardise, MOST_COMPONENTS) for moments in self.moments]
 
     def _view(self, config: HeadConfig) -> Tensor:
-        """(F, N, components), as rows one behind the other; kept for the configuration that asked last."""
+        """Return the embeddings (F, N, components), contiguous; only the most recent result is kept."""
         key = config.standardise, config.components
         if key not in self._narrowed:
             widest = self._project(config.standardise)
@@ -185,32 +204,39 @@ class Inputs:
         return self._narrowed[key]
 
     def _project(self, standardise: bool) -> Tensor:
-        """(F, N, most components), computed once."""
+        """Return the embeddings projected to the maximum number of components, (F, N, C); computed once."""
         if standardise not in self._projected:
             bags = self.patients.bags
             assert bags is not None
-            views = [projection(bags.instances).to(self.dtype) for projection in self._widest(standardise)]
+            projections = self._widest_projections(standardise)
+            views = [projection(bags.instances).to(self.dtype) for projection in projections]
             self._projected[standardise] = torch.stack(views).to(self.device)
         return self._projected[standardise]
 
     @cached_property
     def _raw(self) -> Tensor:
-        """(N, D), the embeddings themselves."""
+        """Embeddings without projection, (N, D)."""
         assert self.patients.bags is not None
         return self.patients.bags.instances.to(self.dtype).to(self.device)
 
     @cached_property
     def _scaler(self) -> tuple[Tensor, Tensor]:
-        """(F, D) shifts and (F, D) scales."""
-        fitted = [fit_projection(each, True, 0) for each in self.moments]
-        shift, scale = (
-            torch.stack(parts) for parts in ([f.shift for f in fitted], [f.scale for f in fitted])
-        )
+        """Shifts and scales that standardise the embeddings in each fold, both (F, D)."""
+        projections = [fit_projection(moments, True, 0) for moments in self.moments]
+        shift = torch.stack([projection.shift for projection in projections])
+        scale = torch.stack([projection.scale for projection in projections])
         return shift.to(self.device), scale.to(self.device)
 
 
-def _groups(folds: Sequence[int]) -> list[int]:
-    """The folds once each where every one's members lie side by side, as many of each; else a fold for each member."""
+def _shared_folds(folds: Sequence[int]) -> list[int]:
+    """Return the folds to project for, so that members of one fold share their embeddings if possible.
+
+    Sharing needs the members of each fold side by side, and the same number of members in each fold.
+    Otherwise the result has one entry per member.
+
+    >>> _shared_folds([0, 0, 1, 1]), _shared_folds([0, 1, 0, 1])
+    ([0, 1], [0, 1, 0, 1])
+    """
     distinct = list(dict.fromkeys(folds))
     side_by_side = [fold for fold in distinct for _ in range(len(folds) // len(distinct))]
     return distinct if side_by_side == list(folds) else list(folds)

@@ -1,4 +1,4 @@
-"""Training of K heads at once; see `train`."""
+"""The training loop: K heads trained in lockstep, and their predictions."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,32 +26,39 @@ class Member:
 
 
 class Epoch(NamedTuple):
-    """What an epoch ends with: the model, and the logits (K, B) that it gave on the way, before each of its steps."""
+    """Result of one epoch.
+
+    model: the K members after the epoch
+    logits: (K, B) outputs of the training pass, with dropout and before each update
+    """
 
     model: MILModel
     logits: Tensor
 
 
 def train(inputs: Inputs, config: HeadConfig, members: Sequence[Member], order_seed: int) -> Iterator[Epoch]:
-    """Train K members in lockstep; yields what each of `config.epochs` epochs ends with.
+    """Train K members in lockstep for `config.epochs` epochs, and yield the result of each epoch.
 
-    All members walk through the same mini-batches, which `order_seed` shuffles. A member's loss in a
-    mini-batch is the mean over its own training patients in it; it does not move where there are none.
-    The caller stops the training by not asking for the next epoch.
+    All members see the same mini-batches, shuffled by `order_seed`. The loss of a member is the mean over its
+    own training patients in the mini-batch; a member that has none is not updated. The learning rate is
+    multiplied by `config.gamma` after each epoch. To stop early, stop iterating.
     """
     population = _Population(inputs, config, members)
     shuffle = torch.Generator().manual_seed(order_seed)
     for epoch in range(config.epochs):
         order = torch.randperm(len(inputs.patients), generator=shuffle)
-        logits = population.walk(order, config.learning_rate * config.gamma**epoch)
+        logits = population.run_epoch(order, config.learning_rate * config.gamma**epoch)
         yield Epoch(population.model, logits)
 
 
 class _Step(NamedTuple):
-    """What one mini-batch of b patients and n instances takes.
+    """Everything that the update on one mini-batch of b patients and n instances needs.
 
-    kept: (K, n) bool, the instances that dropout leaves in, None for all; metadata: (K, b, M); labels: (b,);
-    weights: (K, b) in each member's loss; active: K truths, the members that train on any of the patients
+    kept: (K, n) bool, the instances that dropout keeps; None keeps all
+    metadata: (K, b, M)
+    labels: (b,)
+    weights: (K, b), weight of each patient in each member's loss
+    active: K booleans, the members that train on at least one of the patients
     """
 
     batch: Batch
@@ -63,14 +70,16 @@ class _Step(NamedTuple):
 
 
 class _Population:
-    """K members and all that they train on, on the device before the first epoch."""
+    """K members and their training data, moved to the device before the first epoch."""
 
     def __init__(self, inputs: Inputs, config: HeadConfig, members: Sequence[Member]):
         self.inputs, self.config = inputs, config
-        self.random = generators([member.seed for member in members], inputs.device)
+        self.generators = generators([member.seed for member in members], inputs.device)
         self.folds = folds = [member.fold for member in members]
         self.metadata = inputs.metadata[folds]  # (K, B, M)
-        self.model = MILModel(config, inputs.embedding_width(config), self.metadata.shape[-1], self.random)
+        self.model = MILModel(
+            config, inputs.embedding_width(config), self.metadata.shape[-1], self.generators
+        )
         self.model.to(inputs.device)
         if config.logistic_start and isinstance(self.model.branch, MetadataDirect):
             self.model.start_at(inputs.logistic(config.class_weights)[folds])
@@ -78,69 +87,80 @@ class _Population:
         self.labels = torch.from_numpy(inputs.patients.labels).float().to(inputs.device)
         self.optimizer = Optimizer(self.model, config)
 
-    def walk(self, order: Tensor, rate: float) -> Tensor:
-        """One epoch through the patients in this order (B,); the logits (K, B) of its training pass."""
-        steps = self._plan(order)
-        logits = torch.cat([self._take(step, rate) for step in steps], 1)
-        walked = torch.cat([step.batch.patients for step in steps])  # the order, on the device
-        return torch.empty_like(logits).index_copy_(1, walked, logits)
+    def run_epoch(self, order: Tensor, rate: float) -> Tensor:
+        """Train on all patients in this order (B,), and return the logits (K, B) of the training pass."""
+        steps = self._prepare(order)
+        logits = torch.cat([self._update(step, rate) for step in steps], 1)
+        order_on_device = torch.cat([step.batch.patients for step in steps])
+        return torch.empty_like(logits).index_copy_(1, order_on_device, logits)
 
-    def _plan(self, order: Tensor) -> list[_Step]:
-        """The steps of an epoch. All that is moved or drawn is so before the first: none of them waits for a copy."""
-        at_once = self.config.batch_size
-        batches = self.inputs.batches(order, at_once)
-        walked = torch.cat([batch.patients for batch in batches])
-        metadata = self.metadata.index_select(1, walked).split(at_once, 1)
-        labels = self.labels.index_select(0, walked).split(at_once)
-        weights = self.weights.index_select(1, walked).split(at_once, 1)
-        learns = self.inputs.trains_on[self.folds]  # (K, B), on the CPU as the order
-        active = [learns[:, part].any(1).tolist() for part in order.split(at_once)]
-        return [*map(_Step, batches, self._kept(batches), metadata, labels, weights, active)]
+    def _prepare(self, order: Tensor) -> list[_Step]:
+        """Return the steps of an epoch.
 
-    def _kept(self, batches: Sequence[Batch]) -> Sequence[Tensor | None]:
-        """Instances of each mini-batch that dropout leaves in; None where it leaves all."""
+        All copies to the device and all random draws of the epoch happen here, so that no step waits for
+        them.
+        """
+        size = self.config.batch_size
+        batches = self.inputs.batches(order, size)
+        order_on_device = torch.cat([batch.patients for batch in batches])
+        metadata = self.metadata.index_select(1, order_on_device).split(size, 1)
+        labels = self.labels.index_select(0, order_on_device).split(size)
+        weights = self.weights.index_select(1, order_on_device).split(size, 1)
+        trains_on = self.inputs.trains_on[self.folds]  # (K, B), on the CPU like `order`
+        active = [trains_on[:, patients].any(1).tolist() for patients in order.split(size)]
+        return [*map(_Step, batches, self._draw_kept(batches), metadata, labels, weights, active)]
+
+    def _draw_kept(self, batches: Sequence[Batch]) -> Sequence[Tensor | None]:
+        """Return the instances of each mini-batch that dropout keeps, (K, n) bool; None keeps all."""
         rate = self.config.instance_dropout
         if rate == 0 or self.model.pooling is None:
             return [None] * len(batches)
-        kept = drop_instances([size for batch in batches for size in batch.sizes], rate, self.random)
+        kept = drop_instances([size for batch in batches for size in batch.sizes], rate, self.generators)
         return kept.split([len(batch.rows) for batch in batches], 1)
 
-    def _take(self, step: _Step, rate: float) -> Tensor:
-        """Move the members by one mini-batch; the logits (K, b) before that."""
+    def _update(self, step: _Step, rate: float) -> Tensor:
+        """Update the members on one mini-batch, and return their logits (K, b) from before the update."""
         bags = self.inputs.instances(self.config, step.batch, self.folds, step.kept)
-        logits = self.model(bags, step.metadata, dropout_of(self.random))
+        logits = self.model(bags, step.metadata, dropout_of(self.generators))
         loss = member_losses(logits, step.labels, step.weights, self.config).sum()
         self.optimizer.step(loss, rate, step.active)
         return logits.total.detach()
 
 
 @torch.inference_mode()
-def predict(model: MILModel, inputs: Inputs, folds: Sequence[int]) -> Tensor:
-    """Logits of every patient by every member: (K, B) on the CPU; `folds` are the members' own."""
+def predict_logits(model: MILModel, inputs: Inputs, folds: Sequence[int]) -> Tensor:
+    """Return the logits of all patients by all members, (K, B) on the CPU.
+
+    folds: the fold of each of the K members, which determines the projection and the encoder of its inputs
+    """
     config = model.config
     metadata = inputs.metadata[list(folds)]
-    parts = [
+    logits = [
         model(inputs.instances(config, batch, folds), metadata.index_select(1, batch.patients)).total
         for batch in inputs.batches(torch.arange(len(inputs.patients)), config.batch_size)
     ]
-    return torch.cat(parts, 1).float().cpu()
+    return torch.cat(logits, 1).float().cpu()
 
 
 @torch.inference_mode()
 def predict_held_out(model: MILModel, inputs: Inputs, folds: Sequence[int]) -> Tensor:
-    """Logits (K, B) of the patients that each member's fold holds out, on the device; zero elsewhere."""
+    """Return logits (K, B) of the patients that each member's fold holds out, on the device; others are 0.
+
+    folds: the fold of each of the K members
+    """
     logits = torch.zeros(len(folds), len(inputs.patients), device=inputs.device)
-    bags_at_once = model.config.batch_size * len(
-        inputs.trains
-    )  # one fold's members take what all do in training
-    held_out = inputs.held_out(bags_at_once)
+    # Only one fold's members run at a time, so F times as many bags fit as in training, where all F folds
+    # run.
+    batch_size = model.config.batch_size * len(inputs.trains)
+    held_out = inputs.held_out(batch_size)
     tensors = list(chain(model.named_parameters(), model.named_buffers()))
     for fold in dict.fromkeys(folds):
-        in_fold = [k for k, each in enumerate(folds) if each == fold]
-        members = inputs.index(in_fold)
-        heads = {name: value.index_select(0, members) for name, value in tensors}
+        numbers = [number for number, member_fold in enumerate(folds) if member_fold == fold]
+        members = inputs.device_index(numbers)
+        state = {name: value.index_select(0, members) for name, value in tensors}
         for batch in held_out[fold]:
-            bags = inputs.instances(model.config, batch, [fold] * len(in_fold))
-            metadata = inputs.metadata[fold].index_select(0, batch.patients).expand(len(in_fold), -1, -1)
-            logits[members[:, None], batch.patients] = functional_call(model, heads, (bags, metadata)).total
+            bags = inputs.instances(model.config, batch, [fold] * len(numbers))
+            metadata = inputs.metadata[fold].index_select(0, batch.patients).expand(len(numbers), -1, -1)
+            outputs = functional_call(model, state, (bags, metadata))
+            logits[members[:, None], batch.patients] = outputs.total
     return logits

@@ -1,4 +1,4 @@
-"""Losses of K members, weights of patients and instance dropout."""
+"""Loss functions of K members, patient weights and instance dropout."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,11 @@ from mil_toolkit.training.inputs import Inputs
 
 
 def patient_weights(inputs: Inputs, config: HeadConfig) -> Tensor:
-    """(F, B) the weight of each patient in each fold's loss: 0 held out, else 1 or its class's weight.
+    """Return the weight of each patient in each fold's loss, (F, B).
 
-    Class weights are n / (2 n_class) among the fold's training patients, so that their mean is one.
+    The weight is 0 for patients that the fold holds out. For its training patients it is 1, or, with
+    `config.class_weights`, n / (2 n_class), so that both classes have the same total and the mean weight is
+    1.
     """
     trains_on = inputs.trains_on.float().to(inputs.device)
     if not config.class_weights:
@@ -23,18 +25,23 @@ def patient_weights(inputs: Inputs, config: HeadConfig) -> Tensor:
     labels = torch.from_numpy(inputs.patients.labels).to(inputs.device)
     weights = torch.zeros_like(trains_on)
     for label in (0, 1):
-        of_class = trains_on * (labels == label)
+        in_class = trains_on * (labels == label)
         weights += (
-            of_class * trains_on.sum(1, keepdim=True) / (2 * of_class.sum(1, keepdim=True)).clamp(min=1)
+            in_class * trains_on.sum(1, keepdim=True) / (2 * in_class.sum(1, keepdim=True)).clamp(min=1)
         )
     return weights
 
 
 def member_losses(logits: Logits, labels: Tensor, weights: Tensor, config: HeadConfig) -> Tensor:
-    """Each member's mean weighted cross-entropy over its own training patients: (K,).
+    """Return each member's mean weighted cross-entropy over its own training patients, (K,).
 
-    Shapes: logits (K, b), labels (b,), weights (K, b)
-    Under late fusion each branch's own cross-entropy is added, times `config.auxiliary`.
+    Shapes: logits (K, b), labels (b,), weights (K, b), where b is the number of patients in the mini-batch.
+    With late fusion, the cross-entropy of each branch is added, multiplied by `config.auxiliary`. A member
+    without training patients in the mini-batch has a loss of 0.
+
+    >>> logits, labels = torch.tensor([[0.0, 2.0, -1.0]]), torch.tensor([1.0, 1.0, 0.0])
+    >>> member_losses(Logits(logits), labels, torch.tensor([[1.0, 1.0, 0.0]]), HeadConfig())
+    tensor([0.4100])
     """
     sign = 1 - 2 * labels
     losses = functional.softplus(logits.total * sign)  # (K, b)
@@ -44,13 +51,19 @@ def member_losses(logits: Logits, labels: Tensor, weights: Tensor, config: HeadC
     return (losses * weights).sum(1) / (weights > 0).sum(1).clamp(min=1)
 
 
-def drop_instances(sizes: Sequence[int], rate: float, random: Sequence[torch.Generator]) -> Tensor:
-    """Which instances of bags of these sizes stay, (K, n) bool, packed as they are.
+def drop_instances(sizes: Sequence[int], rate: float, generators: Sequence[torch.Generator]) -> Tensor:
+    """Draw the instances that dropout keeps, one independent draw for each of K members: (K, n) bool.
 
-    Each is left out with probability `rate`, but one of each bag, drawn at random, is always in.
+    sizes: number of instances in each bag, in packed order; n is their sum
+    rate: probability of dropping an instance
+    generators: random number generators of the K members
+
+    One instance of each bag, chosen uniformly at random, is always kept, so that no bag becomes empty.
     """
-    kept = draw(random, sum(sizes)) >= rate
-    of_bags = torch.tensor(sizes, dtype=torch.int64)
-    of_bags, ends = (each.to(kept.device, non_blocking=True) for each in (of_bags, of_bags.cumsum(0)))
-    spared = (draw(random, len(sizes)) * of_bags).long() + ends - of_bags  # (K, B)
-    return kept.scatter(1, spared, True)
+    kept = draw(generators, sum(sizes)) >= rate
+    sizes_on_host = torch.tensor(sizes, dtype=torch.int64)
+    bag_sizes, ends = (
+        tensor.to(kept.device, non_blocking=True) for tensor in (sizes_on_host, sizes_on_host.cumsum(0))
+    )
+    always_kept = (draw(generators, len(sizes)) * bag_sizes).long() + ends - bag_sizes  # (K, B)
+    return kept.scatter(1, always_kept, True)

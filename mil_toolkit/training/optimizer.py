@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import compress
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +12,13 @@ from mil_toolkit.config import HeadConfig
 
 
 class Optimizer:
-    """SGD with momentum, Adam or AdamW: torch's fused updates, with its default constants, of one tensor a member.
+    """SGD with momentum, Adam or AdamW for K members that train in lockstep.
 
-    A member without training patients in a mini-batch keeps its weights, its moments and its step count.
+    Each member's P parameters form one row of a (K, P) tensor, which torch's fused kernels update with
+    torch's default constants. A member without training patients in a mini-batch keeps its parameters, its
+    moments and its step count.
+
+    values: (K, P) parameters; first, second: (K, P) moments; steps: (K,) number of updates
     """
 
     BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -28,38 +31,84 @@ class Optimizer:
         self.steps = self.values.new_zeros(len(self.values))
 
     def step(self, loss: Tensor, rate: float, active: Sequence[bool]) -> None:
-        """Move the members that are `active`, K truths, against the gradient of `loss`, the sum over members."""
+        """Update the active members along the gradient of `loss`, the sum of all members' losses.
+
+        rate: learning rate; active: K booleans
+        """
         self.move(torch.autograd.grad(loss, self.parameters), rate, active)
 
     @torch.no_grad()
     def move(self, gradients: Sequence[Tensor], rate: float, active: Sequence[bool]) -> None:
-        """Move the members that are `active`, K truths, against these gradients of the parameters."""
-        gradient = torch.cat([each.flatten(1) for each in gradients], 1)  # (K, P)
-        state = (self.values, gradient, self.first, self.second, self.steps)
-        moving = [list(compress(each.unbind(), active)) for each in state]
-        update = self._sgd if self.config.optimizer == "sgd" else self._adam
-        update(*moving, lr=rate, weight_decay=self.config.weight_decay, maximize=False, fused=True)
+        """Update the active members with these gradients, one for each parameter of the model.
 
-    def _sgd(self, values: list[Tensor], *state: list[Tensor], **about: Any) -> None:
-        gradients, first, _, _ = state
-        sgd(values, gradients, [*first], momentum=self.config.momentum, dampening=0, nesterov=False, **about)
+        rate: learning rate; active: K booleans
+        """
+        gradient = torch.cat([part.flatten(1) for part in gradients], 1)  # (K, P)
+        tensors = (self.values, gradient, self.first, self.second, self.steps)
+        values, gradient_rows, first, second, steps = (
+            list(compress(tensor.unbind(), active)) for tensor in tensors
+        )
+        if self.config.optimizer == "sgd":
+            self._sgd(values, gradient_rows, first, rate)
+        else:
+            self._adam(values, gradient_rows, first, second, steps, rate)
 
-    def _adam(self, values: list[Tensor], *state: list[Tensor], **about: Any) -> None:
-        gradients, first, second, steps = state
-        beta, gamma = self.BETAS
-        decoupled = self.config.optimizer == "adamw"
-        about |= {"beta1": beta, "beta2": gamma, "eps": self.EPSILON, "amsgrad": False}
-        adam(values, gradients, first, second, [], steps, decoupled_weight_decay=decoupled, **about)
+    def _sgd(
+        self,
+        values: list[Tensor],
+        gradients: list[Tensor],
+        first: list[Tensor],
+        rate: float,
+    ) -> None:
+        sgd(
+            values,
+            gradients,
+            [*first],
+            lr=rate,
+            momentum=self.config.momentum,
+            dampening=0,
+            nesterov=False,
+            weight_decay=self.config.weight_decay,
+            maximize=False,
+            fused=True,
+        )
+
+    def _adam(
+        self,
+        values: list[Tensor],
+        gradients: list[Tensor],
+        first: list[Tensor],
+        second: list[Tensor],
+        steps: list[Tensor],
+        rate: float,
+    ) -> None:
+        beta1, beta2 = self.BETAS
+        adam(
+            values,
+            gradients,
+            first,
+            second,
+            [],
+            steps,
+            lr=rate,
+            beta1=beta1,
+            beta2=beta2,
+            eps=self.EPSILON,
+            weight_decay=self.config.weight_decay,
+            decoupled_weight_decay=self.config.optimizer == "adamw",
+            amsgrad=False,
+            maximize=False,
+            fused=True,
+        )
 
 
 def flatten(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """Move parameters (K, ...) into one tensor (K, P), of which they become views.
+    """Move parameters of shape (K, ...) into one tensor (K, P) and make them views of it.
 
-    An optimizer then needs a handful of operations a step.
+    An update then takes a few operations instead of a few for every parameter.
     """
-    values = torch.cat([each.detach().flatten(1) for each in parameters], 1)
-    for each, value in zip(
-        parameters, values.split([each[0].numel() for each in parameters], 1), strict=True
-    ):
-        each.data = value.view(each.shape)
+    values = torch.cat([parameter.detach().flatten(1) for parameter in parameters], 1)
+    widths = [parameter[0].numel() for parameter in parameters]
+    for parameter, columns in zip(parameters, values.split(widths, 1), strict=True):
+        parameter.data = columns.view(parameter.shape)
     return values

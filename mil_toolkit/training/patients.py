@@ -12,10 +12,12 @@ from mil_toolkit.features.cache import FeatureCache
 
 @dataclass(frozen=True)
 class Patients:
-    """What is known of B patients: their bags (None without images), labels and raw metadata.
+    """The data of B patients, in one order.
 
-    labels: (B,) of 0 and 1, or -1 where unknown; metadata: B rows, index patient id
-    log_columns: names of the metadata columns whose logarithm is taken
+    bags: their embeddings, or None without images
+    labels: (B,) of 0 and 1, or -1 where unknown
+    metadata: B rows of unencoded values, indexed by patient id
+    log_columns: names of the metadata columns whose logarithm the encoder takes
     """
 
     bags: Bags | None
@@ -25,7 +27,10 @@ class Patients:
 
     @classmethod
     def of(cls, cohort: Cohort, cache: FeatureCache | None) -> "Patients":
-        """All patients of a cohort; raises DataError for those without embeddings. Without a cache: no images."""
+        """Return all patients of a cohort, with embeddings from the cache, or without images if it is None.
+
+        Raises DataError for patients without embeddings.
+        """
         bags = None if cache is None else cache.bags(cohort.patient_ids)
         log_columns = tuple(column.name for column in cohort.columns if column.transform == "log")
         return cls(bags, cohort.labels.astype(np.int64), cohort.metadata, log_columns)
@@ -39,7 +44,7 @@ class Patients:
         return list(self.metadata.index)
 
     def take(self, indices: np.ndarray) -> "Patients":
-        """The patients at these places."""
+        """Return the patients at these positions, in this order."""
         metadata = self.metadata.iloc[indices]
         bags = None if self.bags is None else self.bags.select(list(metadata.index))
         return Patients(bags, self.labels[indices], metadata, self.log_columns)

@@ -1,7 +1,17 @@
-"""What a search does with one configuration, and what becomes of the best one (rules of evidence, 3)."""
+"""The procedure inside one search: a trial, its cross-fitted members, and the refit.
+
+1. `run_trial` trains one member per inner fold. The pooled out-of-fold predictions of all inner folds give
+   one validation curve, and its smoothed optimum gives the one epoch that the trial is scored at.
+2. `cross_fit_members` trains the inner folds of the chosen configuration again, with the seeds of all
+   members. Their out-of-fold predictions are what calibration and threshold are fitted to.
+3. `refit` trains the members on all training patients for the chosen number of epochs.
+
+The section "The nested procedure" of docs/evidence.md describes how a study uses these steps.
+"""
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,40 +21,69 @@ from mil_toolkit.core.errors import Diverged
 from mil_toolkit.core.seeds import derive_seeds
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.model.head import MILModel
-from mil_toolkit.training.curves import THRESHOLD, Curves, OnEpoch, Trial, best_epoch, smooth
+from mil_toolkit.training.curves import THRESHOLD, Curves, best_epoch, smooth
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.inputs import Inputs
-from mil_toolkit.training.loop import Member, predict, predict_held_out, train
+from mil_toolkit.training.loop import Member, predict_held_out, predict_logits, train
 from mil_toolkit.training.patients import Patients
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """Result of one configuration on the inner folds.
+
+    epoch: the chosen epoch, counted from 1, the same for all folds
+    value: the objective on the pooled out-of-fold predictions of that epoch
+    curves: logits of all epochs that were run
+    """
+
+    epoch: int
+    value: float
+    curves: Curves
+
+
+class OnEpoch(Protocol):
+    """A callback that `run_trial` calls after each epoch, to report progress or to prune the trial.
+
+    It receives the curves of all epochs so far, and the smoothed objective of the last one. An exception that
+    it raises ends the trial and reaches the caller of `run_trial`.
+    """
+
+    def __call__(self, curves: Curves, value: float, /) -> None: ...
 
 
 def run_trial(
     inputs: Inputs, config: HeadConfig, objective: str, seed: Sequence[int], on_epoch: OnEpoch | None = None
 ) -> Trial:
-    """Train one member per inner fold in lockstep and choose the trial's one epoch from their pooled curve.
+    """Train one member per inner fold in lockstep, and choose one epoch from the pooled out-of-fold curve.
 
-    Stops after `config.patience` epochs without a better one. `on_epoch(curves, value)` is told the curves so far
-    and the smoothed objective after each epoch, and may raise to end the trial.
+    objective: name of the metric that chooses the epoch
+    seed: path that the members' seeds are derived from
+    on_epoch: called after each epoch, see `OnEpoch`
+
+    Training stops early after `config.patience` epochs without a better one. Raises Diverged where a logit is
+    not finite.
     """
-    higher = METRICS[objective].higher_is_better
+    metric = METRICS[objective]
     folds = list(range(len(inputs.trains)))
-    members = [Member(fold, each) for fold, each in zip(folds, derive_seeds(len(folds), *seed), strict=True)]
+    seeds = derive_seeds(len(folds), *seed)
+    members = [Member(fold, member_seed) for fold, member_seed in zip(folds, seeds, strict=True)]
+    trains_on = inputs.trains_on[folds].to(inputs.device)  # (K, B)
     logits: list[np.ndarray] = []
     curve: list[float] = []
-    trains_on = inputs.trains_on[folds].to(inputs.device)  # (K, B)
-    for epoch, (model, given) in enumerate(train(inputs, config, members, members[0].seed), 1):
-        held_out = predict_held_out(model, inputs, folds)
-        logits.append(torch.where(trains_on, given, held_out).cpu().numpy())
+    for epoch, result in enumerate(train(inputs, config, members, members[0].seed), 1):
+        held_out = predict_held_out(result.model, inputs, folds)
+        logits.append(torch.where(trains_on, result.logits, held_out).cpu().numpy())
         if not np.isfinite(logits[-1]).all():
             raise Diverged(f"the logits are no longer finite after epoch {epoch}.")
         curves = _curves(inputs, logits, folds)
-        curve.append(METRICS[objective].score(*curves.validation(epoch), THRESHOLD))
+        curve.append(metric.score(*curves.validation(epoch), THRESHOLD))
         if on_epoch is not None:
             on_epoch(curves, float(smooth(curve)[-1]))
-        if epoch - best_epoch(curve, higher) >= config.patience:
+        if epoch - best_epoch(curve, metric.higher_is_better) >= config.patience:
             break
-    epoch = best_epoch(curve, higher)
-    return Trial(epoch, curve[epoch - 1], curves)
+    best = best_epoch(curve, metric.higher_is_better)
+    return Trial(best, curve[best - 1], curves)
 
 
 def _curves(inputs: Inputs, logits: Sequence[np.ndarray], folds: Sequence[int]) -> Curves:
@@ -52,54 +91,63 @@ def _curves(inputs: Inputs, logits: Sequence[np.ndarray], folds: Sequence[int]) 
     return Curves(np.stack(logits), np.array(folds), inputs.trains_on.numpy(), labels)
 
 
-def run_again(inputs: Inputs, config: HeadConfig, epoch: int, members: int, seed: Sequence[int]) -> Curves:
-    """The inner folds once more with the same `members` seeds in each, up to `epoch`; curves of that epoch alone."""
-    population = [
-        Member(fold, each) for fold in range(len(inputs.trains)) for each in derive_seeds(members, *seed)
-    ]
-    folds = [member.fold for member in population]
+def cross_fit_members(
+    inputs: Inputs, config: HeadConfig, epoch: int, member_count: int, seed: Sequence[int]
+) -> Curves:
+    """Train `member_count` members in every inner fold up to `epoch`, and return the curves of that epoch.
+
+    The members of all folds share the same `member_count` seeds, derived from the path `seed`. The curves
+    contain the held-out attention. Raises Diverged where a logit is not finite.
+    """
+    seeds = derive_seeds(member_count, *seed)
+    members = [Member(fold, member_seed) for fold in range(len(inputs.trains)) for member_seed in seeds]
+    folds = [member.fold for member in members]
     config = dataclasses.replace(config, epochs=epoch)
-    *_, (model, _) = train(inputs, config, population, population[0].seed)
-    logits = predict(model, inputs, folds).numpy()
+    *_, (model, _) = train(inputs, config, members, members[0].seed)
+    logits = predict_logits(model, inputs, folds).numpy()
     if not np.isfinite(logits).all():
         raise Diverged(
-            f"the best configuration diverged under other seeds: {config}. Limit learning_rate by --set."
+            f"the best configuration diverged with other seeds: {config}. Limit learning_rate with --set."
         )
-    return dataclasses.replace(
-        _curves(inputs, [logits], folds), attention=_held_out_attention(model, inputs, folds)
-    )
+    curves = _curves(inputs, [logits], folds)
+    return dataclasses.replace(curves, attention=_held_out_attention(model, inputs, folds))
 
 
 @torch.inference_mode()
 def _held_out_attention(model: MILModel, inputs: Inputs, folds: Sequence[int]) -> np.ndarray | None:
-    packed, config = inputs.patients.bags, model.config
-    if packed is None or model.pooling is None:
+    """Return each instance's mean attention (N,) over the members that did not train on its patient."""
+    bags, config = inputs.patients.bags, model.config
+    if bags is None or model.pooling is None:
         return None
     held_out = ~inputs.trains_on[list(folds)]  # (K, B)
-    parts = []
-    for batch in inputs.batches(torch.arange(len(packed)), config.batch_size):
+    means = []
+    for batch in inputs.batches(torch.arange(len(bags)), config.batch_size):
         instances = inputs.instances(config, batch, folds)
         assert instances is not None
-        rows = batch.rows.cpu()[batch.bag.cpu() < len(batch.patients)]  # without those that only fill up
-        of_images = held_out[:, packed.bag_of_instance[rows]]  # (K, n)
-        weights = model.pooling.attention(instances).float().cpu()[:, : len(rows)]
-        parts.append((weights * of_images).sum(0) / of_images.sum(0))
-    return torch.cat(parts).double().numpy()
+        rows = batch.rows.cpu()[batch.bag.cpu() < len(batch.patients)]  # without the padding rows
+        member_weights = held_out[:, bags.bag_of_instance[rows]]  # (K, n)
+        attention = model.pooling.attention(instances).float().cpu()[:, : len(rows)]
+        means.append((attention * member_weights).sum(0) / member_weights.sum(0))
+    return torch.cat(means).double().numpy()
 
 
 def refit(
     patients: Patients,
     config: HeadConfig,
     epoch: int,
-    members: int,
+    member_count: int,
     seed: Sequence[int],
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> FittedHead:
-    """Fit `members` heads on all these patients for `epoch` epochs; no validation set is needed."""
+    """Train `member_count` members on all patients for `epoch` epochs, without validation.
+
+    seed: path that the members' seeds are derived from; dtype: precision of the products in training
+    """
     inputs = Inputs(patients, [np.arange(len(patients))], device, dtype)
-    seeds = derive_seeds(members, *seed)
+    seeds = derive_seeds(member_count, *seed)
+    members = [Member(0, member_seed) for member_seed in seeds]
     config = dataclasses.replace(config, epochs=epoch)
-    *_, (model, _) = train(inputs, config, [Member(0, each) for each in seeds], seeds[0])
+    *_, (model, _) = train(inputs, config, members, seeds[0])
     projection = inputs.projections(config)[0] if inputs.embedding_width(config) else None
     return FittedHead(model.cpu(), projection, inputs.encoders[0])

@@ -1,4 +1,4 @@
-"""`Projection`: what is done to embeddings before a head sees them; linear, saved with the model."""
+"""`Projection`: the linear map from embeddings to the inputs of a head, fitted on training bags."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,17 +10,21 @@ from torch import Tensor
 from mil_toolkit.features.bags import Bags
 
 MOST_COMPONENTS = 128
-SCALED_BY = 16  # leading components, whose mean variance becomes one
-LEAST_DEVIATION = 0.01  # of a column, as a share of the mean over columns
-_LEADING = 16  # components whose mean variance becomes one
-_CHUNK = 8192  # rows in float32 at once
+SCALED_BY = 16  # number of leading components whose mean variance is scaled to one
+LEAST_DEVIATION = 0.01  # lower bound of a column's standard deviation, as a share of the mean over columns
+_CHUNK = 8192  # rows converted to float32 at a time
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over bags of the bags' mean embedding and mean outer product; subtracting two gives a difference set's.
+    """First and second moments of the embeddings of a set of bags, each bag with the same weight.
 
-    bags: number of bags; total: (D,); outer: (D, D), all about `origin` (D,), in float64
+    bags: number of bags
+    total: (D,) sum over bags of the mean embedding, relative to `origin`
+    outer: (D, D) sum over bags of the mean outer product, relative to `origin`
+    origin: (D,)
+
+    All arrays are float64. Subtracting the moments of a subset gives the moments of the other bags.
     """
 
     bags: int
@@ -35,20 +39,20 @@ class Moments:
 
     @property
     def mean(self) -> np.ndarray:
-        """(D,) mean embedding, each bag weighing the same."""
+        """Mean embedding (D,), each bag with the same weight."""
         return self.origin + self.total / self.bags
 
     @property
     def covariance(self) -> np.ndarray:
-        """(D, D) covariance of the embeddings, each bag weighing the same."""
+        """Covariance of the embeddings (D, D), each bag with the same weight."""
         centre = self.total / self.bags
         return self.outer / self.bags - np.outer(centre, centre)
 
 
-def moments(bags: Bags, chosen: np.ndarray, origin: np.ndarray) -> Moments:
-    """Moments of the bags `chosen` (b,) about `origin` (D,).
+def bag_moments(bags: Bags, chosen: np.ndarray, origin: np.ndarray) -> Moments:
+    """Return the moments of the bags at positions `chosen` (b,), relative to `origin` (D,).
 
-    Each instance weighs one over its bag's size, or large bags would set the moments.
+    Each instance has weight 1 / (size of its bag); otherwise large bags would dominate.
     """
     index = torch.from_numpy(chosen)
     rows, sizes = bags.rows(index), bags.sizes[index]
@@ -56,7 +60,8 @@ def moments(bags: Bags, chosen: np.ndarray, origin: np.ndarray) -> Moments:
     total = torch.zeros(bags.instances.shape[1], dtype=torch.float64)
     outer = torch.zeros(len(total), len(total), dtype=torch.float64)
     for part, root in zip(rows.split(_CHUNK), roots.split(_CHUNK), strict=True):
-        x = (bags.instances[part].float() - torch.from_numpy(origin).float()) * root  # (c, D), weighed once
+        # Multiplied by the square root of its weight, so that each product of two rows has the full weight.
+        x = (bags.instances[part].float() - torch.from_numpy(origin).float()) * root  # (c, D)
         total += (x * root).sum(0)
         outer += x.T @ x
     return Moments(len(chosen), total.numpy(), outer.numpy(), origin)
@@ -64,9 +69,10 @@ def moments(bags: Bags, chosen: np.ndarray, origin: np.ndarray) -> Moments:
 
 @dataclass(frozen=True)
 class Projection:
-    """Embeddings as a head sees them: (x - shift) * scale, then @ components where there are any.
+    """The map (x - shift) * scale, followed by `@ components` if there are any.
 
-    shift, scale: (D,) float32; components: (D, C) float32 or None
+    shift, scale: (D,) float32
+    components: (D, C) float32, or None
     """
 
     shift: Tensor
@@ -75,33 +81,35 @@ class Projection:
 
     @property
     def width(self) -> int:
-        """Columns that come out."""
+        """Number of output columns."""
         return len(self.shift) if self.components is None else self.components.shape[1]
 
     def narrowed(self, components: int) -> "Projection":
-        """The same with the first so many components."""
+        """Return the same projection with only the first components."""
         assert self.components is not None
         return Projection(self.shift, self.scale, self.components[:, :components])
 
     def to(self, device: torch.device) -> "Projection":
-        """The same on a device."""
+        """Return the same projection on a device."""
         components = None if self.components is None else self.components.to(device)
         return Projection(self.shift.to(device), self.scale.to(device), components)
 
     def __call__(self, embeddings: Tensor) -> Tensor:
-        """(n, D) of any precision -> (n, width) float32."""
+        """Project embeddings (n, D) of any precision to (n, width) float32."""
         x = (embeddings.float() - self.shift) * self.scale
         return x if self.components is None else x @ self.components
 
 
-def fit_projection(of: Moments, standardise: bool, components: int) -> Projection:
-    """The projection that the moments of some training bags give.
+def fit_projection(moments: Moments, standardise: bool, components: int) -> Projection:
+    """Return the projection for training bags with these moments.
 
-    standardise: each column to variance one, before the components are sought; a constant column becomes zero
-    components: principal components at most, 0 for none. They come out by falling variance, their mean variance
-        over the first SCALED_BY being one, so that a head finds the same scale whatever the backbone.
+    standardise: scale each column to variance one before the components are computed; a constant column
+        becomes zero
+    components: maximum number of principal components, 0 for none. They are sorted by decreasing variance and
+        scaled so that the mean variance of the first SCALED_BY is one: a head then sees the same scale for
+        any backbone.
     """
-    covariance, mean = of.covariance, of.mean
+    covariance, mean = moments.covariance, moments.mean
     variance = np.clip(covariance.diagonal(), 0, None)
     scale = _reciprocal(np.sqrt(variance)) if standardise else np.ones_like(variance)
     axes = _principal_axes(covariance * np.outer(scale, scale), components) if components else None
@@ -115,7 +123,8 @@ def _principal_axes(covariance: np.ndarray, components: int) -> np.ndarray:
 
 
 def _reciprocal(deviation: np.ndarray) -> np.ndarray:
-    # A feature that fires on hardly any image would outweigh all others where it does: it is held to the floor.
+    # Without a lower bound, a feature that is active on very few images would outweigh all others on these
+    # images.
     floor = LEAST_DEVIATION * float(deviation.mean())
     return 1 / np.maximum(deviation, floor) if floor else np.ones_like(deviation)
 
@@ -125,12 +134,12 @@ def _tensor(values: np.ndarray) -> Tensor:
 
 
 def fold_moments(bags: Bags, trains: Sequence[np.ndarray]) -> list[Moments]:
-    """Moments of each of several sets of training bags, given by their indices.
+    """Return the moments of each fold's training bags, given by their indices.
 
-    The folds of a search share most of their bags, so the moments of what each leaves out are subtracted
-    from those of all.
+    Folds share most of their bags, so the moments of the bags that a fold holds out are subtracted from the
+    moments of all bags, which takes fewer operations than summing over each fold's training bags.
     """
     everyone = np.unique(np.concatenate(list(trains)))
     origin = bags.instances[bags.rows(torch.from_numpy(everyone))].double().mean(0).numpy()
-    of_all = moments(bags, everyone, origin)
-    return [of_all - moments(bags, np.setdiff1d(everyone, train), origin) for train in trains]
+    all_moments = bag_moments(bags, everyone, origin)
+    return [all_moments - bag_moments(bags, np.setdiff1d(everyone, train), origin) for train in trains]

@@ -1,53 +1,31 @@
-"""A bundle's folder: the same probabilities after a round trip, and every damage told."""
+"""A bundle's folder: the same probabilities after a round trip, and an error for every damage."""
 
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support.bundles import ABOUT, SCORES
 
 from mil_toolkit.bundle.bundle import BACKBONE, ModelBundle
-from mil_toolkit.config import POOLING_NAMES, HeadConfig, StudyConfig
+from mil_toolkit.config import POOLING_NAMES, FinetuneConfig, HeadConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest_json
-from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.procedure import refit
 
 MakePatients = Callable[..., Patients]
 READ = ["model.safetensors", "config.json", "scores.json"]  # by ModelBundle.load
-ABOUT: dict[str, Any] = {
-    "study": "first",
-    "cohort": "tiny",
-    "class_names": ["reactive", "tumoral"],
-    "class_counts": [6, 6],
-    "columns": [{"name": name, "kind": "number", "transform": None, "unit": None} for name in ("age", "sex")],
-    "features": {
-        "name": "resnet34-imagenet",
-        "spec": {"backbone": "resnet34", "weights": "imagenet", "weight_digest": "0f"},
-        "recorded": ["float32 with pillow 12"],
-    },
-    "patients": 12,
-    "images": 34,
-    "procedure": asdict(StudyConfig()),
-    "epoch": 2,
-    "decision": {"slope": 0.8, "intercept": -0.1, "threshold": 0.4},
-    "versions": {"mil_toolkit": "0.1.0"},
-}
-SCORES: dict[str, Any] = {
-    "inner": {name: {"value": 0.875, "low": 0.75, "high": 0.9375} for name in METRICS},
-    "outer": None,
-}
 
 
 def bundle(patients: Patients, **config: Any) -> ModelBundle:
     head = HeadConfig(**{"hidden": 8, "metadata_hidden": 6, "components": 4} | config)
-    return ModelBundle(refit(patients, head, epoch=1, members=2, seed=(3,)), ABOUT, SCORES)
+    return ModelBundle(refit(patients, head, epoch=1, member_count=2, seed=(3,)), ABOUT, SCORES)
 
 
 @pytest.fixture(name="folder")
@@ -79,7 +57,19 @@ def test_a_round_trip_gives_the_same_bits(
     assert loaded.about == ABOUT and loaded.scores == SCORES
 
 
-def test_a_trained_backbone_comes_back_whole_or_not_at_all(
+def test_settings_of_fine_tuning_come_back(make_patients: MakePatients, tmp_path: Path) -> None:
+    about = replace(ABOUT, finetuned=FinetuneConfig("layer4", epochs=3))
+    replace(bundle(make_patients()), about=about).save(tmp_path)
+    assert ModelBundle.load(tmp_path).about == about
+
+
+def test_only_fine_tuned_models_have_keys_of_fine_tuning(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    assert "finetuned" not in config["about"] and config["about"]["features"]["digest"] == "1e"
+    assert "finetuned" not in json.loads((folder / "scores.json").read_text())
+
+
+def test_a_fine_tuned_backbone_is_read_completely_or_not_at_all(
     make_patients: MakePatients, tmp_path: Path
 ) -> None:
     backbone = {"conv.weight": torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last)}
@@ -93,7 +83,7 @@ def test_a_trained_backbone_comes_back_whole_or_not_at_all(
         ModelBundle.load(tmp_path)
 
 
-def test_the_probability_is_that_of_the_mean_logit(make_patients: MakePatients) -> None:
+def test_the_probability_is_computed_from_the_mean_logit(make_patients: MakePatients) -> None:
     made, patients = bundle(make_patients()), make_patients()
     probability, spread, attention = made.probabilities(patients)
     logits = made.head.apply(patients).logits
@@ -104,13 +94,13 @@ def test_the_probability_is_that_of_the_mean_logit(make_patients: MakePatients) 
     assert len(attention) == len(patients.bags.instances)
 
 
-def test_labels_are_not_looked_at(make_patients: MakePatients) -> None:
+def test_labels_do_not_change_probabilities(make_patients: MakePatients) -> None:
     made, patients = bundle(make_patients()), make_patients()
     unlabelled = Patients(patients.bags, np.full(12, -1), patients.metadata)
     np.testing.assert_array_equal(made.probabilities(patients)[0], made.probabilities(unlabelled)[0])
 
 
-def test_the_folder_holds_what_the_design_says(folder: Path) -> None:
+def test_the_folder_holds_the_documented_files(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {
         "model.safetensors",
         "config.json",
@@ -136,7 +126,7 @@ def test_a_file_that_was_cut_short_is_named(name: str, share: float, folder: Pat
 
 
 @pytest.mark.parametrize("name", READ)
-def test_a_flipped_bit_is_found_wherever_it_lies(name: str, folder: Path) -> None:
+def test_a_flipped_bit_is_detected_anywhere_in_a_file(name: str, folder: Path) -> None:
     """Header, names, offsets, numbers: sixty places over the whole file, and the first and the last byte."""
     path = folder / name
     whole = path.read_bytes()
@@ -157,7 +147,7 @@ def test_the_tensors_of_another_bundle_are_refused(
         ModelBundle.load(folder)
 
 
-def test_everything_that_is_wrong_is_told_at_once(folder: Path) -> None:
+def test_all_problems_are_reported_at_once(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "scores.json").write_text("{}")
     with pytest.raises(DataError) as caught:
@@ -173,30 +163,30 @@ def test_the_card_may_be_edited(folder: Path) -> None:
     assert ModelBundle.load(folder).about == ABOUT
 
 
-def test_a_newer_schema_is_told_to_upgrade_for(folder: Path) -> None:
+def test_a_newer_schema_advises_an_upgrade(folder: Path) -> None:
     edit(folder, lambda config: config.update(schema=2))
     with pytest.raises(
-        DataError, match=r"schema 2, of a newer mil_toolkit.*reads schema 1. Upgrade: pip install"
+        DataError, match=r"schema 2, written by a newer mil_toolkit.*reads schema 1. Upgrade: pip install"
     ):
         ModelBundle.load(folder)
 
 
-def test_a_model_that_this_version_cannot_build_names_the_one_that_can(folder: Path) -> None:
+def test_a_model_that_this_version_cannot_build_names_the_version_that_can(folder: Path) -> None:
     edit(folder, lambda config: config["head"]["config"].update(fancy=1), seal=True)
     with pytest.raises(DataError, match=r"written by mil_toolkit 0\.1\.0.*fancy.*Use that version"):
         ModelBundle.load(folder)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "study"])
-def test_a_folder_that_is_no_bundle_is_told_from_one(name: str, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_bundle_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "config.json").write_text('{"schema": 1, "study": {}}')
-    with pytest.raises(DataError, match="mil-fit makes one: studies/NAME/model"):
+    with pytest.raises(DataError, match=r"not .*bundle.*mil-fit writes .* to studies/NAME/model"):
         ModelBundle.load(tmp_path / name)
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "{}", '{"schema": 1}'])
-def test_json_that_describes_no_bundle_is_refused(content: str, folder: Path) -> None:
+def test_json_that_does_not_describe_a_bundle_is_refused(content: str, folder: Path) -> None:
     (folder / "config.json").write_text(content)
     with pytest.raises(DataError, match=r"config\.json"):
         ModelBundle.load(folder)
@@ -213,12 +203,12 @@ def test_json_that_describes_no_bundle_is_refused(content: str, folder: Path) ->
 )
 def test_an_edited_config_is_refused(change: Callable[[dict[str, Any]], object], folder: Path) -> None:
     edit(folder, change)
-    with pytest.raises(DataError, match=r"config\.json is damaged, or was edited"):
+    with pytest.raises(DataError, match=r"config\.json is damaged or was edited"):
         ModelBundle.load(folder)
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], object], seal: bool = False) -> None:
-    """Change config.json; sealed, as another version of mil_toolkit could have written it."""
+    """Change config.json; seal: with a valid digest, as if another version of mil_toolkit had written it."""
     config = json.loads((folder / "config.json").read_text())
     change(config)
     if seal:

@@ -1,8 +1,9 @@
-"""The model card: what it has to tell, and that no name in it does more than show."""
+"""The model card: what it contains, and that names in it are shown as text only."""
 
 import json
-from collections.abc import Mapping
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +14,14 @@ from support.studies import Tiny
 
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.card import model_card, plain
+from mil_toolkit.core.records import from_json, to_json
 from mil_toolkit.evaluation.metrics import METRICS
+from mil_toolkit.study.records import ColumnRecord, PassedOver, StudyScores
 
-HOSTILE = "</table><script>alert(1)</script> [a](javascript:b) ![i](x) `c` **d** | _e_ ~~f~~ &lt; https://g.h www.i.j\n# K"
+HOSTILE = (
+    "</table><script>alert(1)</script> [a](javascript:b) ![i](x) `c` **d** | _e_ ~~f~~ &lt; https://g.h"
+    " www.i.j\n# K"
+)
 MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 
 
@@ -41,37 +47,37 @@ def _bundle(tiny: Tiny) -> ModelBundle:
     return ModelBundle.load(tiny.bundle)
 
 
-def card(bundle: ModelBundle, scores: Mapping[str, Any] | None = None, **about: Any) -> str:
-    return model_card({**bundle.about, **about}, scores or bundle.scores, bundle.head.members)
+def card(bundle: ModelBundle, scores: StudyScores | None = None, **about: Any) -> str:
+    return model_card(replace(bundle.about, **about), scores or bundle.scores, bundle.head.member_count)
 
 
 def test_the_folder_holds_the_card_of_its_model(tiny: Tiny, bundle: ModelBundle) -> None:
     assert (tiny.bundle / "README.md").read_text() == card(bundle)
 
 
-def test_the_card_tells_data_procedure_scores_and_limits(tiny: Tiny, bundle: ModelBundle) -> None:
+def test_the_card_describes_data_procedure_scores_and_limits(tiny: Tiny, bundle: ModelBundle) -> None:
     rendered = Rendered(card(bundle))
     text = " ".join(rendered.text.split())
     positives, negatives = ((tiny.cohort.labels == label).sum() for label in (1, 0))
-    for told in (
-        f"24 labelled patients with {bundle.about['images']} images, of these {positives} tumoral and {negatives} reactive",
+    assert bundle.about.features is not None
+    for words in (
+        f"24 labelled patients with {bundle.about.images} images, of which {positives} are tumoral",
+        f"of which {positives} are tumoral and {negatives} reactive",
         "The search tried 2 configurations of the head on 2 folds",
         "not a medical device",
         "mil-predict FOLDER_OF_THIS_CARD new_cohort.toml",
         "resnet18",
-        bundle.about["features"]["spec"]["weight_digest"],
+        str(bundle.about.features.spec["weight_digest"]),
         tiny.cache.recorded(tiny.cohort.patient_ids)[0],
         "lymphocyte_count",
         "10^9/L",
         "Intended use",
         "Limits",
     ):
-        assert told in text
+        assert words in text
 
 
-def test_every_score_stands_with_its_interval_beside_rivals_and_optimism(
-    tiny: Tiny, bundle: ModelBundle
-) -> None:
+def test_every_score_has_its_interval_next_to_baselines_and_optimism(tiny: Tiny, bundle: ModelBundle) -> None:
     scores = json.loads((tiny.study / "scores.json").read_text())
     rows = {
         cells[0]: cells[1:]
@@ -91,31 +97,35 @@ def test_every_score_stands_with_its_interval_beside_rivals_and_optimism(
         assert f"{gain['differences']['balanced_accuracy']['value']:+.3f}" in rows[name][2]
 
 
-def test_a_study_without_outer_folds_says_so(bundle: ModelBundle) -> None:
-    text = card(bundle, {**bundle.scores, "outer": None})
-    assert "Expected score: not evaluated." in text and "Expected balanced accuracy" not in text
+def test_a_study_without_outer_folds_has_no_score_to_quote(bundle: ModelBundle) -> None:
+    text = card(bundle, replace(bundle.scores, outer=None))
+    assert "Balanced accuracy on held-out patients: not evaluated." in text
+    assert "nested cross-validation" not in text and "to quote" not in text
 
 
-def test_the_defaults_that_were_kept_are_told(bundle: ModelBundle) -> None:
-    kept = {"trial": 7, "lead": 0.01, "error": 0.02}
-    for told, expected in ((kept, True), (None, False)):
-        text = card(bundle, {**bundle.scores, "passed_over": told})
+def test_defaults_that_were_kept_are_mentioned(bundle: ModelBundle) -> None:
+    other = PassedOver(trial=7, lead=0.01, error=0.02)
+    for passed_over, expected in ((other, True), (None, False)):
+        text = card(bundle, replace(bundle.scores, passed_over=passed_over))
         assert ("The defaults were kept: trial 7 had the best value" in text) == expected
-        assert ("predictions of the defaults, calibration" in text) == expected
-    older = {name: value for name, value in bundle.scores.items() if name != "passed_over"}
-    assert "were kept" not in card(bundle, older)
+        assert ("on the out-of-fold predictions of the defaults." in text) == expected
+    values = to_json(bundle.scores)
+    assert isinstance(values, dict)
+    older = {name: value for name, value in values.items() if name != "passed_over"}
+    assert "were kept" not in card(bundle, from_json(older, StudyScores, Path("scores.json")))
 
 
-def test_a_model_without_images_speaks_of_none(bundle: ModelBundle) -> None:
+def test_the_card_of_a_model_without_images_mentions_none(bundle: ModelBundle) -> None:
     text = card(bundle, features=None, images=0)
-    assert "looks at no images" in text and "blood smear" not in text and "Attention" not in text
+    assert "does not look at images" in text and "blood smear" not in text and "Attention" not in text
 
 
-def test_hostile_names_show_and_do_nothing_else(bundle: ModelBundle) -> None:
-    features = {**bundle.about["features"], "recorded": [HOSTILE]}
-    features["spec"] = {**features["spec"], "backbone": HOSTILE, "weights": "file"}
-    columns = [{"name": HOSTILE, "kind": "number", "transform": None, "unit": HOSTILE}]
-    names = {"study": HOSTILE, "cohort": HOSTILE, "class_names": [HOSTILE, HOSTILE]}
+def test_hostile_names_are_shown_as_text(bundle: ModelBundle) -> None:
+    assert bundle.about.features is not None
+    spec = {**bundle.about.features.spec, "backbone": HOSTILE, "weights": "file"}
+    features = replace(bundle.about.features, recorded=[HOSTILE], spec=spec)
+    columns = [ColumnRecord(HOSTILE, "number", None, HOSTILE)]
+    names = {"study": HOSTILE, "cohort": HOSTILE, "class_names": (HOSTILE, HOSTILE)}
     rendered = Rendered(card(bundle, features=features, columns=columns, **names))
     assert rendered.tags == Rendered(card(bundle)).tags
     assert rendered.text.count(" ".join(HOSTILE.split())) >= 9
@@ -131,5 +141,5 @@ def test_any_name_is_one_line_of_plain_text(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["lymphocyte_count", "10^9/L", "resnet34-imagenet-224", "Lyon (2020), n. 3"])
-def test_usual_names_stay_as_they_are(name: str) -> None:
+def test_usual_names_are_not_escaped(name: str) -> None:
     assert plain(name) == name

@@ -1,4 +1,4 @@
-"""mil-fit: the bundle of a study, complete or absent."""
+"""`fit` and mil-fit: the bundle of a study, complete or absent."""
 
 import json
 import shutil
@@ -17,6 +17,7 @@ from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.fit import fit
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.records import to_json
 from mil_toolkit.training.patients import Patients
 
 FILES = {"model.safetensors", "config.json", "scores.json", "README.md"}
@@ -31,15 +32,16 @@ def fitted(tiny: Tiny, output: Path, **changes: Any) -> ModelBundle:
     return fit(**arguments, output=output, device="cpu")
 
 
-def test_the_bundle_is_what_the_study_chose(tiny: Tiny) -> None:
+def test_the_bundle_holds_the_chosen_configuration(tiny: Tiny) -> None:
     assert names(tiny.bundle) == FILES
     bundle = ModelBundle.load(tiny.bundle)
     best = json.loads((tiny.study / "best.json").read_text())
-    assert bundle.head.members == 2 and bundle.about["epoch"] == best["epoch"]
+    assert bundle.head.member_count == 2 and bundle.about.epoch == best["epoch"]
     assert bundle.head.model.config == HeadConfig(**{**best["config"], "epochs": best["epoch"]})
-    assert bundle.scores == json.loads((tiny.study / "scores.json").read_text())
-    assert bundle.about["patients"] == 24 and len(bundle.about["fitted_on"]) == 24
-    assert bundle.about["features"]["spec"] == tiny.cache.spec
+    assert to_json(bundle.scores) == json.loads((tiny.study / "scores.json").read_text())
+    assert (tiny.bundle / "scores.json").read_bytes() == (tiny.study / "scores.json").read_bytes()
+    assert bundle.about.patients == 24 and len(bundle.about.fitted_on) == 24
+    assert bundle.about.features is not None and bundle.about.features.spec == tiny.cache.spec
 
 
 def test_fitting_again_gives_the_same_bits(tiny: Tiny, tmp_path: Path) -> None:
@@ -48,7 +50,7 @@ def test_fitting_again_gives_the_same_bits(tiny: Tiny, tmp_path: Path) -> None:
         assert (tmp_path / "again" / name).read_bytes() == (tiny.bundle / name).read_bytes()
 
 
-def test_unlabelled_patients_do_not_train(tiny: Tiny, tmp_path: Path) -> None:
+def test_unlabelled_patients_are_not_used(tiny: Tiny, tmp_path: Path) -> None:
     fitted(tiny, tmp_path / "labelled", cohort=tiny.cohort.labelled())
     for name in FILES:
         assert (tmp_path / "labelled" / name).read_bytes() == (tiny.bundle / name).read_bytes()
@@ -72,7 +74,7 @@ def test_a_failure_leaves_no_folder(
     assert names(tmp_path) == set()
 
 
-def test_a_failure_leaves_the_older_bundle(
+def test_a_failure_keeps_the_older_bundle(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older = shutil.copytree(tiny.bundle, tmp_path / "model")
@@ -100,13 +102,13 @@ def test_a_bundle_replaces_an_older_one(tiny: Tiny, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("there", "said"),
     [
-        ("bundle", "model holds what is not of a bundle: predictions.csv. "),
+        ("bundle", "model contains entries that are not part of a bundle: predictions.csv. "),
         ("study", ", DONE, audit.json and "),
         ("another", "config.json, model.safetensors. "),
-        ("file", "is no folder"),
+        ("file", "is not a folder"),
     ],
 )
-def test_anything_but_a_bundle_is_kept_and_told_before_training(
+def test_a_folder_that_is_not_a_bundle_is_kept_and_refused_before_training(
     there: str, said: str, tiny: Tiny, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "model"
@@ -120,7 +122,7 @@ def test_anything_but_a_bundle_is_kept_and_told_before_training(
     else:
         output.write_text("precious")
     before = sorted(output.rglob("*")) if output.is_dir() else output.read_text()
-    monkeypatch.setattr(fitting, "refit", None)  # is not come to
+    monkeypatch.setattr(fitting, "refit", None)  # not reached
     options = ("--study", tiny.study, "--features", tiny.features, "--output", output)
     done = command("fit", tiny.cohort_toml, *options)
     assert done.code == 2 and said in done.err and "name another folder" in done.err
@@ -138,15 +140,16 @@ def test_another_cohort_or_other_features_are_refused(tiny: Tiny, tmp_path: Path
     assert names(tmp_path) == set()
 
 
-def test_the_bundle_tells_what_it_was_made_from(tiny: Tiny) -> None:
+def test_the_bundle_describes_its_origin(tiny: Tiny) -> None:
     about, config = ModelBundle.load(tiny.bundle).about, json.loads((tiny.study / "config.json").read_text())
     counts = [int((tiny.cohort.labels == label).sum()) for label in (0, 1)]
-    assert about["class_counts"] == counts and about["procedure"] == config["study"]
-    assert about["images"] == len(tiny.cache.bags(tiny.cohort.labelled().patient_ids).instances)
-    assert about["features"]["recorded"] == tiny.cache.recorded(tiny.cohort.patient_ids)
+    assert list(about.class_counts) == counts and to_json(about.procedure) == config["study"]
+    assert about.images == len(tiny.cache.bags(tiny.cohort.labelled().patient_ids).instances)
+    assert about.features is not None
+    assert about.features.recorded == tiny.cache.recorded(tiny.cohort.patient_ids)
 
 
-def test_metadata_alone_from_end_to_end(tiny: Tiny, tmp_path: Path, command: Command) -> None:
+def test_metadata_only_from_end_to_end(tiny: Tiny, tmp_path: Path, command: Command) -> None:
     options = ("--features", "none", "--study", tmp_path / "study")
     quick = ("--trials", 1, "--epochs", 2, "--folds", 2, "--outer-folds", 0, "--members", 2)
     assert command("tune", tiny.cohort_toml, *options, *quick).code == 0

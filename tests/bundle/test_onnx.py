@@ -1,4 +1,4 @@
-"""ONNX: onnxruntime gives what the bundle gives, for every pooling, backbone and number of images."""
+"""ONNX export: onnxruntime gives the bundle's results for every pooling, backbone and number of images."""
 
 import json
 import sys
@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from support.bundles import ABOUT, SCORES, about_spec
 from support.commands import Command
 from support.studies import Tiny
 
@@ -32,17 +33,11 @@ BACKBONES = [
     "efficientnet_lite0",
     "timm:vit_tiny_patch16_224",
 ]  # mil-fit's has resnet18
-ABOUT: dict[str, Any] = {
-    "decision": {"slope": 0.8, "intercept": -0.1, "threshold": 0.5},
-    "class_names": ["reactive", "tumoral"],
-    "features": None,
-    "versions": {"mil_toolkit": "0.1.0"},
-}
 
 
 def fitted(patients: Patients, **config: Any) -> FittedHead:
     small = {"hidden": 8, "metadata_hidden": 6, "components": 4, "zero_start": False}
-    return refit(patients, HeadConfig(**small | config), epoch=2, members=3, seed=(3,))
+    return refit(patients, HeadConfig(**small | config), epoch=2, member_count=3, seed=(3,))
 
 
 def varied(make_patients: MakePatients) -> Patients:
@@ -77,11 +72,11 @@ def check_parity(bundle: ModelBundle, patients: Patients, path: Path, bags: Sequ
 
 
 @pytest.mark.parametrize("pooling", POOLING_NAMES)
-def test_every_pooling_gives_the_same_in_onnx(
+def test_every_pooling_gives_the_same_results_in_onnx(
     pooling: str, make_patients: MakePatients, tmp_path: Path
 ) -> None:
     patients = varied(make_patients)
-    bundle = ModelBundle(fitted(patients, pooling=pooling), ABOUT, {})
+    bundle = ModelBundle(fitted(patients, pooling=pooling), ABOUT, SCORES)
     export_onnx(bundle, tmp_path / "head.onnx")
     assert patients.bags is not None
     bags = patients.bags.instances.split(patients.bags.sizes.tolist())
@@ -96,27 +91,27 @@ def test_every_pooling_gives_the_same_in_onnx(
     ],
     ids=str,
 )
-def test_every_branch_gives_the_same_in_onnx(
+def test_every_branch_gives_the_same_results_in_onnx(
     config: dict[str, Any], make_patients: MakePatients, tmp_path: Path
 ) -> None:
     patients = varied(make_patients)
-    bundle = ModelBundle(fitted(patients, **config), ABOUT, {})
+    bundle = ModelBundle(fitted(patients, **config), ABOUT, SCORES)
     export_onnx(bundle, tmp_path / "head.onnx")
     assert patients.bags is not None
     bags = patients.bags.instances.split(patients.bags.sizes.tolist())
     check_parity(bundle, patients, tmp_path / "head.onnx", bags, "embeddings")
 
 
-def test_a_branch_that_is_not_there_takes_no_input(make_patients: MakePatients, tmp_path: Path) -> None:
+def test_an_absent_branch_has_no_input(make_patients: MakePatients, tmp_path: Path) -> None:
     patients = make_patients()
     alone = Patients(patients.bags, patients.labels, patients.metadata[[]])
     assert patients.bags is not None
-    images = ModelBundle(fitted(alone), ABOUT, {})
+    images = ModelBundle(fitted(alone), ABOUT, SCORES)
     export_onnx(images, tmp_path / "images.onnx")
     found = run(tmp_path / "images.onnx", embeddings=patients.bags.instances[:1].numpy())
     np.testing.assert_allclose(found["probability"], images.probabilities(alone)[0][:1], atol=2e-6)
 
-    clinical = ModelBundle(fitted(make_patients(images=False)), ABOUT, {})
+    clinical = ModelBundle(fitted(make_patients(images=False)), ABOUT, SCORES)
     export_onnx(clinical, tmp_path / "clinical.onnx")
     row = clinical.head.encoder.encode(patients.metadata).to_numpy(np.float32)[5]
     found = run(tmp_path / "clinical.onnx", metadata=row)
@@ -125,7 +120,7 @@ def test_a_branch_that_is_not_there_takes_no_input(make_patients: MakePatients, 
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_gives_the_same_in_onnx(
+def test_every_backbone_gives_the_same_results_in_onnx(
     name: str, make_patients: MakePatients, tmp_path: Path
 ) -> None:
     """From pixels to the probability, against the embeddings of `Embedder` in float32."""
@@ -147,9 +142,9 @@ def test_every_backbone_gives_the_same_in_onnx(
         "std": list(backbone.std),
         "image_size": side,
     }
-    bundle = ModelBundle(fitted(patients, components=0), {**ABOUT, "features": {"spec": spec}}, {})
+    bundle = ModelBundle(fitted(patients, components=0), about_spec(**spec), SCORES)
     export_onnx(bundle, tmp_path / "whole.onnx", images=True)
-    # An embedding that lies between two numbers of float16 may be rounded to the other one.
+    # An embedding between two float16 numbers may be rounded to either of them.
     probability, _, attention = bundle.probabilities(patients)
     encoded = bundle.head.encoder.encode(patients.metadata).to_numpy(np.float32)
     session = onnxruntime.InferenceSession(tmp_path / "whole.onnx", providers=["CPUExecutionProvider"])
@@ -160,20 +155,20 @@ def test_every_backbone_gives_the_same_in_onnx(
         np.testing.assert_allclose(found[3], weights, atol=2e-3)
 
 
-def test_the_file_is_valid_and_tells_what_it_needs(make_patients: MakePatients, tmp_path: Path) -> None:
-    bundle = ModelBundle(fitted(make_patients()), ABOUT, {})
+def test_the_file_is_valid_and_describes_its_inputs(make_patients: MakePatients, tmp_path: Path) -> None:
+    bundle = ModelBundle(fitted(make_patients()), ABOUT, SCORES)
     export_onnx(bundle, str(tmp_path / "head.onnx"))
     model = onnx.load(tmp_path / "head.onnx")
     onnx.checker.check_model(model, full_check=True)
-    told = {each.key: json.loads(each.value) for each in model.metadata_props}
-    assert told["class_names"] == ["reactive", "tumoral"] and told["threshold"] == 0.5
-    assert told["metadata_columns"] == bundle.head.encoder.columns
-    assert told["metadata_encoder"] == json.loads(json.dumps(bundle.head.encoder.to_json()))
+    properties = {each.key: json.loads(each.value) for each in model.metadata_props}
+    assert properties["class_names"] == ["reactive", "tumoral"] and properties["threshold"] == 0.4
+    assert properties["metadata_columns"] == bundle.head.encoder.columns
+    assert properties["metadata_encoder"] == json.loads(json.dumps(bundle.head.encoder.to_json()))
     assert [path.name for path in tmp_path.iterdir()] == ["head.onnx"]
 
 
-def test_the_fitted_model_leaves_as_onnx(tiny: Tiny, tmp_path: Path, command: Command) -> None:
-    """mil-fit --onnx: head and whole beside the bundle's own files, and the same probabilities from raw pixels."""
+def test_mil_fit_writes_onnx_files(tiny: Tiny, tmp_path: Path, command: Command) -> None:
+    """Head and whole model next to the bundle's own files, with the same probabilities from raw pixels."""
     from mil_toolkit.features.pixels import decode, prepare
 
     options = ("--features", tiny.features, "--study", tiny.study, "--output", tmp_path / "model")
@@ -196,22 +191,22 @@ def test_the_fitted_model_leaves_as_onnx(tiny: Tiny, tmp_path: Path, command: Co
 def test_a_missing_extra_is_named(
     make_patients: MakePatients, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "onnxscript", None)  # which says that it is absent
+    monkeypatch.setitem(sys.modules, "onnxscript", None)  # as if it were not installed
     with pytest.raises(UsageError, match=r"pip install 'mil_toolkit\[onnx\]'"):
-        export_onnx(ModelBundle(fitted(make_patients()), ABOUT, {}), tmp_path / "head.onnx")
+        export_onnx(ModelBundle(fitted(make_patients()), ABOUT, SCORES), tmp_path / "head.onnx")
     assert not any(tmp_path.iterdir())
 
 
-def test_a_backbone_that_cannot_be_had_is_left_out_with_a_word(
+def test_an_unavailable_backbone_is_left_out_with_a_warning(
     make_patients: MakePatients, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    spec = {"backbone": "resnet18", "weights": "file", "weight_digest": "0123456789"}
-    bundle = ModelBundle(fitted(make_patients()), {**ABOUT, "features": {"spec": spec}}, {})
+    about = about_spec(backbone="resnet18", weights="file", weight_digest="0123456789")
+    bundle = ModelBundle(fitted(make_patients()), about, SCORES)
     assert publish_onnx(bundle, tmp_path) == [tmp_path / "head.onnx"]
     assert "whole.onnx is left out: The weights of the backbone came from a file" in caplog.text
 
 
-def test_images_of_a_model_without_any_are_refused(make_patients: MakePatients, tmp_path: Path) -> None:
-    bundle = ModelBundle(fitted(make_patients(images=False)), ABOUT, {})
-    with pytest.raises(UsageError, match="looks at no images"):
+def test_images_are_refused_for_a_model_without_images(make_patients: MakePatients, tmp_path: Path) -> None:
+    bundle = ModelBundle(fitted(make_patients(images=False)), ABOUT, SCORES)
+    with pytest.raises(UsageError, match="does not look at images"):
         export_onnx(bundle, tmp_path / "whole.onnx", images=True)

@@ -1,4 +1,4 @@
-"""The synthetic cohort: the same bytes for the same seed, a signal where it should be, none where it should not."""
+"""The synthetic cohort: the same bytes for the same seed, and a signal only where there should be one."""
 
 import csv
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_the_same_seed_draws_the_same_bytes(tmp_path: Path) -> None:
     assert content(first) != content(other)
 
 
-def test_the_cohort_has_what_was_asked_for(folder: Path, cohort: Cohort) -> None:
+def test_the_cohort_has_the_requested_patients_and_images(folder: Path, cohort: Cohort) -> None:
     assert (len(cohort.labelled()), len(cohort.unlabelled())) == (PATIENTS, UNLABELLED)
     assert int((cohort.labels == 1).sum()) == 24
     sizes = {len(images) for images in cohort.images.values()}
@@ -63,7 +63,7 @@ def test_the_cohort_has_what_was_asked_for(folder: Path, cohort: Cohort) -> None
         assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (40, 40))
 
 
-def test_some_metadata_are_missing_and_none_of_the_birth_dates(cohort: Cohort) -> None:
+def test_some_metadata_are_missing_but_no_birth_dates(cohort: Cohort) -> None:
     missing = cohort.metadata.isna().sum()
     assert missing["age"] == 0
     assert 0 < missing["sex"] + missing["lymphocyte_count"] < 0.2 * len(cohort)
@@ -85,7 +85,7 @@ def test_the_truth_is_the_label_image_by_image(folder: Path, cohort: Cohort) -> 
 
 
 def test_tumoral_images_show_larger_and_paler_nuclei(folder: Path, cohort: Cohort) -> None:
-    """Their kind of violet fills more of the image than in any other, so that it can be told."""
+    """Their violet fills more of the image than in others, so the two can be told apart."""
     violet: dict[int, list[float]] = {0: [], 1: []}
     for patient, signals in truth(folder).items():
         for path, signal in zip(cohort.images[patient], signals, strict=True):
@@ -116,7 +116,7 @@ def test_metadata_carry_part_of_the_signal_and_the_bag_size_a_little(
     assert abs(auc((many.metadata["sex"] == "M").to_numpy(dtype=float)) - 0.5) < 0.06
 
 
-def test_an_empty_folder_may_be_filled_and_a_full_one_not(tmp_path: Path) -> None:
+def test_an_empty_folder_is_filled_and_a_full_one_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     draw_cohort(tmp_path / "empty", patients=2, unlabelled=0, image_size=16, images=(1, 1))
     before = content(tmp_path / "empty")

@@ -1,4 +1,4 @@
-"""The choice of device, precision and threads, with hardware that is pretended."""
+"""The choice of device, precision and threads, on simulated hardware."""
 
 from pathlib import Path
 
@@ -14,42 +14,44 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
 @pytest.fixture
-def cards(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A machine with two CUDA cards, outside torchrun."""
+def two_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine with two CUDA devices, outside torchrun."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     return monkeypatch
 
 
-def test_auto_takes_a_card_where_there_is_one(cards: pytest.MonkeyPatch) -> None:
-    """And the CPU where there is none."""
+def test_auto_picks_cuda_if_it_is_available(two_cuda_devices: pytest.MonkeyPatch) -> None:
+    """And the CPU otherwise."""
     assert pick_device("auto") == torch.device("cuda", 0)
     assert pick_device("cpu") == CPU
-    cards.setattr(torch.cuda, "is_available", lambda: False)
+    two_cuda_devices.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device("auto") == CPU
 
 
-def test_local_rank_chooses_the_card_unless_one_is_named(cards: pytest.MonkeyPatch) -> None:
-    """Each process of torchrun gets its own card."""
-    cards.setenv("LOCAL_RANK", "1")
+def test_local_rank_selects_the_cuda_device_unless_an_index_is_given(
+    two_cuda_devices: pytest.MonkeyPatch,
+) -> None:
+    """Each process of torchrun gets a device of its own."""
+    two_cuda_devices.setenv("LOCAL_RANK", "1")
     assert pick_device("auto") == pick_device("cuda") == torch.device("cuda", 1)
     assert pick_device("cuda:0") == torch.device("cuda", 0)
 
 
-def test_a_card_that_is_not_there_is_refused(cards: pytest.MonkeyPatch) -> None:
-    """Never a silent fall-back to the CPU."""
-    with pytest.raises(UsageError, match=r"card 2 was asked for, this machine has 2"):
+def test_a_missing_cuda_device_is_refused(two_cuda_devices: pytest.MonkeyPatch) -> None:
+    """There is no silent fallback to the CPU."""
+    with pytest.raises(UsageError, match=r"CUDA device 2 was requested, but 2 are usable"):
         pick_device("cuda:2")
-    cards.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UsageError, match=r"card 0 was asked for, this machine has 0"):
+    two_cuda_devices.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=r"CUDA device 0 was requested, but 0 are usable"):
         pick_device("cuda")
 
 
 @pytest.mark.parametrize("name", ["", "gpu", "cuda:", "cuda:-1", "cuda:1 ", "mps"])
 def test_unknown_devices_are_refused(name: str) -> None:
-    """With the names that there are."""
-    with pytest.raises(UsageError, match="none of auto, cpu, cuda and cuda:i"):
+    """The message lists the known names."""
+    with pytest.raises(UsageError, match="not one of auto, cpu, cuda, cuda:i"):
         pick_device(name)
 
 
@@ -57,7 +59,7 @@ def test_unknown_devices_are_refused(name: str) -> None:
     ("vector", "tile", "expected"),
     [(False, False, "float32"), (True, False, "bfloat16"), (False, True, "bfloat16")],
 )
-def test_cpu_precision_follows_its_instructions(
+def test_cpu_precision_depends_on_the_instruction_set(
     monkeypatch: pytest.MonkeyPatch, vector: bool, tile: bool, expected: str
 ) -> None:
     """Emulated bfloat16 is never chosen."""
@@ -66,7 +68,7 @@ def test_cpu_precision_follows_its_instructions(
     assert pick_precision("auto", CPU) == expected
 
 
-def test_cuda_precision_asks_for_native_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_precision_is_bfloat16_only_if_native(monkeypatch: pytest.MonkeyPatch) -> None:
     """A T4, which emulates it, gets float16."""
     for native in (True, False):
         monkeypatch.setattr(
@@ -78,15 +80,15 @@ def test_cuda_precision_asks_for_native_bfloat16(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_named_precision_is_kept() -> None:
-    """And the names are those of the command."""
+    """The names are the choices of the command's option."""
     assert [pick_precision(name, CPU) for name in DTYPES] == list(DTYPES)
     assert {"auto", *DTYPES} == set(PRECISION_NAMES)
-    with pytest.raises(UsageError, match="'double' is none of auto, float32"):
+    with pytest.raises(UsageError, match="'double' is not one of auto, float32"):
         pick_precision("double", CPU)
 
 
 @pytest.mark.parametrize(("text", "cores"), [("150000 100000", 2), ("10000 100000", 1), ("max 100000", 64)])
-def test_cores_respect_affinity_and_quota(
+def test_cores_are_limited_by_affinity_and_quota(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, cores: int
 ) -> None:
     """The smaller of both, rounded up, at least one."""
@@ -102,13 +104,13 @@ def test_cores_respect_affinity_and_quota(
     assert available_cores() == 1
 
 
-def test_threads_follow_the_cores_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OMP_NUM_THREADS, which torchrun sets, has the last word."""
-    asked: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+def test_threads_follow_the_cores_unless_omp_num_threads_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun sets OMP_NUM_THREADS."""
+    requested: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", requested.append)
     monkeypatch.setattr(devices, "available_cores", lambda: 7)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     devices.use_available_cores()
     monkeypatch.delenv("OMP_NUM_THREADS")
     devices.use_available_cores()
-    assert asked == [7]
+    assert requested == [7]

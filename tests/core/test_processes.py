@@ -1,4 +1,4 @@
-"""Processes that hold their parent's lock and end with it; signals that wait."""
+"""Workers, which hold their parent's lock and end with it, and deferred signals."""
 
 import os
 import signal
@@ -15,10 +15,10 @@ from support.processes import complain, hold_on, stopped, wait_until
 
 from mil_toolkit.core.errors import BusyError
 from mil_toolkit.core.locks import exclusive
-from mil_toolkit.core.processes import start_worker, stop_worker, stops_deferred, stops_heeded
+from mil_toolkit.core.processes import defer_stop_signals, raise_on_stop_signals, start_worker, stop_worker
 
 
-def taken(folder: Path) -> bool:
+def locked(folder: Path) -> bool:
     try:
         with exclusive(folder):
             return False
@@ -40,13 +40,13 @@ if __name__ == "__main__":
 """
 
 
-def test_a_worker_ends_with_its_parent_and_lets_go_of_the_lock(tmp_path: Path) -> None:
+def test_a_worker_ends_with_its_parent_and_releases_the_lock(tmp_path: Path) -> None:
     (tmp_path / "parent.py").write_text(PARENT)
     env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     with subprocess.Popen([sys.executable, tmp_path / "parent.py", tmp_path], env=env) as parent:
         wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
         parent.kill()
-    wait_until(lambda: not taken(tmp_path))
+    wait_until(lambda: not locked(tmp_path))
     worker = int((tmp_path / "pid").read_text())
     with pytest.raises(ProcessLookupError):
         wait_until(lambda: os.kill(worker, 0))
@@ -56,13 +56,13 @@ def test_the_lock_is_held_until_the_last_worker_ends(tmp_path: Path) -> None:
     with exclusive(tmp_path) as lock:
         worker = start_worker(partial(hold_on, tmp_path / "pid"), lock, {})
     wait_until(lambda: (tmp_path / "pid").exists())
-    assert taken(tmp_path)
+    assert locked(tmp_path)
     worker.terminate()
     worker.join()
-    assert worker.exitcode == 1 and not taken(tmp_path)
+    assert worker.exitcode == 1 and not locked(tmp_path)
 
 
-def test_a_worker_that_somebody_suspended_can_be_stopped(tmp_path: Path) -> None:
+def test_a_suspended_worker_can_be_stopped(tmp_path: Path) -> None:
     with exclusive(tmp_path) as lock:
         worker = start_worker(partial(hold_on, tmp_path / "pid"), lock, {})
     wait_until((tmp_path / "pid").exists)
@@ -70,19 +70,21 @@ def test_a_worker_that_somebody_suspended_can_be_stopped(tmp_path: Path) -> None
     os.kill(worker.pid, signal.SIGSTOP)
     wait_until(lambda: stopped(worker.pid or 0))
     stop_worker(worker)
-    worker.join(60)
+    worker.join(600)
     assert worker.exitcode == 1
 
 
-def test_an_error_is_left_to_the_parent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_parent_reports_the_error_of_a_worker(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with exclusive(tmp_path) as lock:
         worker = start_worker(complain, lock, {})
     worker.join()
     assert worker.exitcode == 1 and capfd.readouterr().err == ""
 
 
-def test_signals_wait_for_a_worker_that_starts(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Ctrl-C in a terminal, a batch system's SIGTERM and its parent's: Python itself would show a traceback."""
+def test_signals_are_deferred_until_a_worker_has_started(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Python itself would print a traceback upon Ctrl-C or a SIGTERM from a batch system or the parent."""
     with exclusive(tmp_path) as lock:
         worker = start_worker(partial(hold_on, tmp_path / "pid"), lock, {})
     assert worker.pid
@@ -94,26 +96,26 @@ def test_signals_wait_for_a_worker_that_starts(tmp_path: Path, capfd: pytest.Cap
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_waits_for_a_good_moment(number: signal.Signals) -> None:
+def test_a_deferred_signal_is_raised_by_the_next_check(number: signal.Signals) -> None:
     reached = []
-    with pytest.raises(KeyboardInterrupt), stops_deferred() as check:
+    with pytest.raises(KeyboardInterrupt), defer_stop_signals() as check:
         check()
         os.kill(os.getpid(), number)
-        reached.append("behind the signal")
+        reached.append("after the signal")
         check()
-        reached.append("behind the check")
-    with pytest.raises(KeyboardInterrupt), stops_deferred():
+        reached.append("after the check")
+    with pytest.raises(KeyboardInterrupt), defer_stop_signals():
         os.kill(os.getpid(), number)
         reached.append("without a check")
-    assert reached == ["behind the signal", "without a check"]
+    assert reached == ["after the signal", "without a check"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_another_thread_defers_nothing() -> None:
+def test_other_threads_defer_nothing() -> None:
     done = []
 
     def run() -> None:
-        with stops_deferred() as check:
+        with defer_stop_signals() as check:
             check()
             done.append(True)
 
@@ -123,8 +125,8 @@ def test_another_thread_defers_nothing() -> None:
     assert done
 
 
-class Last:
-    """What gets a signal on its way out, where Python lets no error out."""
+class SignalOnDeletion:
+    """Sends a signal from its destructor, where Python discards exceptions."""
 
     def __init__(self, number: signal.Signals):
         self.number = number
@@ -134,21 +136,21 @@ class Last:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_that_python_would_lose_comes_again(
+def test_an_interrupt_that_python_discards_is_raised_again(
     number: signal.Signals, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(KeyboardInterrupt), stops_heeded():
-        Last(number)
+    with pytest.raises(KeyboardInterrupt), raise_on_stop_signals():
+        SignalOnDeletion(number)
         time.sleep(60)
     assert capfd.readouterr().err == ""
 
 
-def test_a_signal_that_is_ignored_stays_so() -> None:
-    """As for a background job of a shell's script."""
+def test_an_ignored_signal_stays_ignored() -> None:
+    """A shell script makes its background jobs ignore SIGINT."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with stops_heeded():
+    with raise_on_stop_signals():
         os.kill(os.getpid(), signal.SIGINT)
-        with stops_deferred() as check:
+        with defer_stop_signals() as check:
             os.kill(os.getpid(), signal.SIGINT)
             check()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

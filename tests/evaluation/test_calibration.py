@@ -1,4 +1,4 @@
-"""Calibration and thresholds against scikit-learn and by brute force."""
+"""Calibration and thresholds, compared with scikit-learn and with brute force."""
 
 import numpy as np
 import pytest
@@ -24,11 +24,11 @@ def sample(patients: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return logits, (random.random(patients) < expit(logits)).astype(int)
 
 
-def test_the_table_holds_the_names_of_the_settings() -> None:
+def test_the_rules_are_those_of_the_configuration() -> None:
     assert set(THRESHOLDS) == set(THRESHOLD_NAMES)
 
 
-def test_calibration_is_platts() -> None:
+def test_calibration_agrees_with_scikit_learn() -> None:
     logits, labels = sample()
     a, b = _sigmoid_calibration(logits, labels)
     slope, intercept = fit_calibration(logits, labels)
@@ -36,13 +36,13 @@ def test_calibration_is_platts() -> None:
 
 
 @pytest.mark.parametrize(("slope", "intercept"), [(0.5, 1.0), (2.0, -1.0)])
-def test_calibration_undoes_a_slope_and_an_intercept(slope: float, intercept: float) -> None:
+def test_calibration_recovers_slope_and_intercept(slope: float, intercept: float) -> None:
     logits, labels = sample(20_000)
-    found = fit_calibration((logits - intercept) / slope, labels)
-    assert found == pytest.approx((slope, intercept), rel=0.1)
+    fitted = fit_calibration((logits - intercept) / slope, labels)
+    assert fitted == pytest.approx((slope, intercept), rel=0.1)
 
 
-def test_few_patients_get_an_intercept_alone() -> None:
+def test_few_patients_get_only_an_intercept() -> None:
     logits, labels = sample(400)
     few = np.concatenate([np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)[:19]])
     assert fit_calibration(logits[few], labels[few])[0] == 1
@@ -50,19 +50,19 @@ def test_few_patients_get_an_intercept_alone() -> None:
     assert fit_calibration(logits[more], labels[more])[0] != 1
 
 
-def test_calibration_never_turns_the_order_round() -> None:
+def test_calibration_never_reverses_the_order() -> None:
     logits, labels = sample()
     assert fit_calibration(-logits, labels)[0] == 1
 
 
-def test_classes_that_are_apart_keep_the_slope_finite() -> None:
+def test_the_slope_is_finite_for_separable_classes() -> None:
     logits = np.concatenate([np.full(30, -3.0), np.full(30, 3.0)])
     slope, _ = fit_calibration(logits, np.repeat([0, 1], 30))
     assert 0 < slope < 5
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(1, 99)), min_size=2, max_size=30))
-def test_the_balanced_threshold_is_the_best_of_all(pairs: list[tuple[int, int]]) -> None:
+def test_the_balanced_threshold_has_the_highest_balanced_accuracy(pairs: list[tuple[int, int]]) -> None:
     labels = np.array([0, 1, *(label for label, _ in pairs)])
     probabilities = np.array([30, 70, *(percent for _, percent in pairs)]) / 100
 
@@ -83,27 +83,30 @@ def test_the_share_is_the_best_threshold_of_calibrated_probabilities() -> None:
     kept = (labels == 1) | (np.arange(len(labels)) % 3 == 0)  # fewer negatives: another intercept
     logits, labels = logits[kept], labels[kept]
     slope, intercept = fit_calibration(logits, labels)
-    sharing, positive = labels.mean(), expit(slope * logits + intercept)
-    assert sharing > 0.7 and share(positive, labels) == sharing
+    positives, probabilities = labels.mean(), expit(slope * logits + intercept)
+    assert positives > 0.7 and share(probabilities, labels) == positives
     cuts = np.linspace(0.1, 0.9, 81)
-    best = max(balanced_accuracy(cut, positive, labels) for cut in cuts)
-    assert balanced_accuracy(sharing, positive, labels) == pytest.approx(best, abs=0.002)
+    best = max(balanced_accuracy(cut, probabilities, labels) for cut in cuts)
+    assert balanced_accuracy(positives, probabilities, labels) == pytest.approx(best, abs=0.002)
 
 
-def test_of_few_patients_the_share_chooses_better_than_their_best_cut() -> None:
-    many = sample(20_000, seed=1)
+def test_on_few_patients_the_share_generalises_better_than_the_best_cut() -> None:
+    population = sample(20_000, seed=1)
     scores: dict[str, list[float]] = {"share": [], "balanced": []}
     for seed in range(100):
         few = sample(60, seed=seed + 2)
-        for rule, found in scores.items():
+        for rule, accuracies in scores.items():
             decision = fit_decision(*few, rule)
-            found.append(balanced_accuracy(decision.threshold, decision.probabilities(many[0]), many[1]))
+            probabilities = decision.probabilities(population[0])
+            accuracies.append(balanced_accuracy(decision.threshold, probabilities, population[1]))
     assert np.mean(scores["share"]) > np.mean(scores["balanced"]) + 0.005
     assert np.std(scores["share"]) < np.std(scores["balanced"])
 
 
 @given(st.lists(st.integers(1, 99), min_size=1, max_size=30), st.floats(0.05, 0.99))
-def test_the_sensitive_threshold_is_the_highest_that_reaches_it(percents: list[int], required: float) -> None:
+def test_the_sensitive_threshold_is_the_highest_with_the_required_sensitivity(
+    percents: list[int], required: float
+) -> None:
     probabilities = np.array([*percents, 50]) / 100
     labels = np.array([1] * len(percents) + [0])
     cut = sensitive(probabilities, labels, required)
@@ -113,9 +116,9 @@ def test_the_sensitive_threshold_is_the_highest_that_reaches_it(percents: list[i
     assert (positives > above).mean() < required or cut >= probabilities.min() / 2
 
 
-def test_a_required_sensitivity_comes_before_the_rule() -> None:
+def test_a_required_sensitivity_replaces_the_rule() -> None:
     logits, labels = sample()
     decision = fit_decision(logits, labels, "half", sensitivity=0.95)
-    found = (decision.probabilities(logits) >= decision.threshold)[labels == 1].mean()
-    assert 0.95 <= found < 0.97
+    sensitivity = (decision.probabilities(logits) >= decision.threshold)[labels == 1].mean()
+    assert 0.95 <= sensitivity < 0.97
     assert fit_decision(logits, labels, "half").threshold == 0.5

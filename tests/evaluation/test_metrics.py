@@ -1,4 +1,4 @@
-"""Metrics against their formulas."""
+"""Metrics, compared with their formulas and with scikit-learn."""
 
 import math
 
@@ -15,7 +15,7 @@ LABELS = np.array([1, 1, 1, 0, 0, 1])
 PROBABILITIES = np.array([0.9, 0.5, 0.2, 0.4, 0.6, 0.8])
 
 
-def test_the_table_holds_the_names_of_the_settings() -> None:
+def test_the_metrics_are_those_of_the_configuration() -> None:
     assert tuple(METRICS) == METRIC_NAMES
 
 
@@ -35,7 +35,7 @@ def test_the_table_holds_the_names_of_the_settings() -> None:
         ),
     ],
 )
-def test_a_metric_is_its_formula(name: str, expected: float) -> None:
+def test_a_metric_agrees_with_its_formula(name: str, expected: float) -> None:
     assert METRICS[name].score(LABELS, PROBABILITIES, 0.5) == pytest.approx(expected)
 
 
@@ -84,14 +84,14 @@ SK = {
 
 @pytest.mark.parametrize("name", SK)
 @given(weights=st.lists(st.floats(0.1, 9), min_size=6, max_size=6))
-def test_a_weighted_metric_is_that_of_scikit_learn(name: str, weights: list[float]) -> None:
+def test_a_weighted_metric_agrees_with_scikit_learn(name: str, weights: list[float]) -> None:
     w = np.array(weights)
-    found = METRICS[name].of(predicted(PROBABILITIES), w)
-    assert float(found) == pytest.approx(SK[name](LABELS, PROBABILITIES, w))
+    score = METRICS[name].of(predicted(PROBABILITIES), w)
+    assert float(score) == pytest.approx(SK[name](LABELS, PROBABILITIES, w))
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_weights_count_copies_of_patients(name: str) -> None:
+def test_a_weight_is_a_number_of_copies_of_a_patient(name: str) -> None:
     copies = np.array([2, 1, 3, 1, 2, 1])
     places = np.repeat(np.arange(6), copies)
     several = Predicted(LABELS[places], PROBABILITIES[places], PROBABILITIES[places] >= 0.5, np.zeros(10))
@@ -100,7 +100,7 @@ def test_weights_count_copies_of_patients(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_leading_axes_are_scored_one_by_one(name: str) -> None:
+def test_leading_axes_are_scored_independently(name: str) -> None:
     random = np.random.default_rng(0)
     probabilities, weights = random.random((3, 6)), random.random((3, 6)) + 0.1
     together = METRICS[name].of(predicted(probabilities), weights)
@@ -108,14 +108,14 @@ def test_leading_axes_are_scored_one_by_one(name: str) -> None:
     np.testing.assert_allclose(together, alone)
 
 
-def test_auc_counts_the_pairs_within_folds_alone() -> None:
+def test_auc_counts_only_pairs_within_folds() -> None:
     folds = np.array([1, 1, 2, 1, 2, 2])
     pairs = [(0.9, 0.4), (0.5, 0.4), (0.2, 0.6), (0.8, 0.6)]  # positive and negative of the same fold
-    found = METRICS["auc"].of(Predicted(LABELS, PROBABILITIES, PROBABILITIES >= 0.5, folds), np.ones(6))
-    assert float(found) == sum(high > low for high, low in pairs) / len(pairs)
+    score = METRICS["auc"].of(Predicted(LABELS, PROBABILITIES, PROBABILITIES >= 0.5, folds), np.ones(6))
+    assert float(score) == sum(high > low for high, low in pairs) / len(pairs)
 
 
-def test_the_predictive_values_follow_the_stated_prevalence() -> None:
+def test_the_predictive_values_depend_on_the_stated_prevalence() -> None:
     at = predicted(PROBABILITIES, prevalence=0.1)
     sensitivity, specificity, ones = 0.75, 0.5, np.ones(6)
     true, false = sensitivity * 0.1, (1 - specificity) * 0.9
@@ -124,7 +124,7 @@ def test_the_predictive_values_follow_the_stated_prevalence() -> None:
     assert METRICS["npv"].of(at, ones) == pytest.approx(specificity * 0.9 / (1 - true - false))
 
 
-def test_the_calibration_error_is_the_weighted_gap_of_the_bins() -> None:
+def test_the_calibration_error_is_the_weighted_mean_gap_of_the_bins() -> None:
     probabilities = np.array([0.85, 0.85, 0.15, 0.15, 0.15, 1.0])
     gaps = [abs(1.7 - 2) / 6, abs(0.45 - 1) / 6, 0]
     assert METRICS["calibration_error"].of(predicted(probabilities), np.ones(6)) == pytest.approx(sum(gaps))

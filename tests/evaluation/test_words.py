@@ -1,100 +1,78 @@
-"""How scores and comparisons read."""
-
-from typing import Any
+"""Scores, spreads, comparisons and choices as text."""
 
 import pytest
 
 from mil_toolkit.config import THRESHOLD_NAMES
-from mil_toolkit.core.text import count_of, each_or_most, some
-from mil_toolkit.evaluation.words import comparison, in_use, p_value, passed_over, spread, threshold_rule
+from mil_toolkit.evaluation.records import Comparison, Difference, Score, Spread
+from mil_toolkit.evaluation.words import (
+    comparison_words,
+    in_use,
+    p_value,
+    passed_over_words,
+    spread_words,
+    threshold_rule,
+)
 
-SCORE = {"value": 0.5, "low": 0.25, "high": 0.75}
+SCORE = Score(0.5, 0.25, 0.75, patients=20, repeats=1)
 
 
-def compared(discordant: float) -> dict[str, Any]:
-    return {"discordant": discordant, "differences": {"auc": {**SCORE, "p_value": 0.0004}}}
+def compared(discordant: float) -> Comparison:
+    return Comparison(discordant, {"auc": Difference(0.5, 0.25, 0.75, p_value=0.0004)})
 
 
-@pytest.mark.parametrize(("discordant", "warned"), [(9.9, True), (10.0, False)])
-def test_a_difference_on_fewer_than_ten_discordant_patients_is_warned_of(
-    discordant: float, warned: bool
+@pytest.mark.parametrize(("discordant", "weak"), [(9.9, True), (10.0, False)])
+def test_a_difference_on_fewer_than_ten_discordant_patients_is_weak_evidence(
+    discordant: float, weak: bool
 ) -> None:
-    text = comparison(compared(discordant), "auc")
+    text = comparison_words(compared(discordant), "auc")
     assert text.startswith("+0.500 (+0.250 to +0.750), p <0.001")
     assert f"{discordant:g} discordant patients" in text
-    assert ("rests on little" in text) == warned
+    assert ("the evidence is weak" in text) == weak
 
 
-def test_a_count_has_no_decimal_without_need_and_one_thing_is_singular() -> None:
-    told = [count_of(value, "patient") for value in (0, 1, 1.5, 7.0, 1234567)]
-    assert told == ["0 patients", "1 patient", "1.5 patients", "7 patients", "1234567 patients"]
-    assert (count_of(1, "search", "searches"), count_of(2, "search", "searches")) == (
-        "1 search",
-        "2 searches",
-    )
-
-
-def test_a_spread_that_is_not_known_is_not_told() -> None:
-    seeds, splits = (
-        spread({"spread": {"balanced_accuracy": each}})
-        for each in ({"seeds": 0.0123, "splits": None}, {"seeds": 0.0123, "splits": 0.02})
-    )
+def test_an_unknown_spread_is_left_out() -> None:
+    seeds, both = (spread_words({"balanced_accuracy": Spread(0.0123, splits)}) for splits in (None, 0.02))
     assert seeds and seeds.endswith("accuracy: 0.012 over single members (seeds).")
-    assert splits and splits.endswith("(seeds), 0.020 over repeats (splits).")
-    assert spread({"spread": None}) is None
+    assert both and both.endswith("(seeds), 0.020 over repeats (splits).")
+    assert spread_words(None) is None
+    assert spread_words({"balanced_accuracy": Spread(None, None)}) is None
 
 
 def test_a_p_value_is_never_zero() -> None:
     assert (p_value(0.0004), p_value(0.012), p_value(None)) == ("<0.001", "0.012", "-")
 
 
-def test_what_the_clinic_asks_names_its_prevalence() -> None:
-    scores = {"referred": SCORE, "ppv": SCORE, "npv": {"value": None, "low": None, "high": None}}
-    assert in_use(scores, 0.3).startswith(
-        "At a prevalence of 0.3: referred to flow cytometry 0.500 (0.250 to"
-    )
-    assert in_use(scores, None).startswith("At the cohort's share") and "NPV - (- to -)" in in_use(
-        scores, None
-    )
+def test_predictive_values_name_their_prevalence() -> None:
+    scores = {"referred": SCORE, "ppv": SCORE, "npv": Score(None, None, None, patients=20, repeats=1)}
+    start = "At a prevalence of 0.3: referred to flow cytometry 0.500 (0.250 to"
+    assert in_use(scores, 0.3).startswith(start)
+    of_cohort = in_use(scores, None)
+    assert of_cohort.startswith("At the cohort's share") and "NPV - (- to -)" in of_cohort
 
 
 @pytest.mark.parametrize(
-    ("led", "error", "words"),
+    ("lead", "error", "words"),
     [
         (
             0.0123,
             0.02,
-            "led by 0.0123 in balanced log loss, not more than one standard error of the difference (0.02).",
+            (
+                "by only 0.0123 in balanced log loss, which does not exceed one standard error of the"
+                " difference (0.02)."
+            ),
         ),
-        (-0.1, 0.02, "it did not lead."),
-        (None, None, "its lead has no standard error."),
+        (-0.1, 0.02, "it was not better."),
+        (None, None, "the standard error of the difference was undefined."),
     ],
 )
-def test_what_was_passed_over_for_the_defaults_is_named(
-    led: float | None, error: float | None, words: str
+def test_the_trial_that_the_defaults_were_preferred_to_is_named(
+    lead: float | None, error: float | None, words: str
 ) -> None:
-    text = passed_over({"trial": 7, "lead": led, "error": error}, "balanced_log_loss")
+    text = passed_over_words(7, lead, error, "balanced_log_loss")
     assert text.startswith("The defaults were kept: trial 7 had the best value") and text.endswith(words)
 
 
 @pytest.mark.parametrize("rule", THRESHOLD_NAMES)
-def test_every_threshold_rule_has_its_words_and_a_required_sensitivity_comes_before_it(rule: str) -> None:
+def test_every_threshold_rule_has_words_and_a_required_sensitivity_replaces_it(rule: str) -> None:
     assert threshold_rule(rule, None)
-    assert threshold_rule(rule, 0.95) == "a sensitivity of at least 0.95 in validation"
-
-
-def test_long_lists_are_cut_and_say_so() -> None:
-    assert (some([]), some(range(5)), some(range(7))) == ("", "0, 1, 2, 3, 4", "0, 1, 2, 3, 4 and 2 more")
-
-
-@pytest.mark.parametrize(
-    ("failed", "of", "lines"), [(5, 5, 5), (6, 12, 6), (6, 11, 1), (90, 90, 1), (45, 90, 45)]
-)
-def test_a_cause_is_told_once_where_most_fail_for_it_and_they_are_many(
-    failed: int, of: int, lines: int
-) -> None:
-    patients = [f"P{place}" for place in range(failed)]
-    told = each_or_most(patients, of, map("patient {}.".format, patients), "patients fail:")
-    assert len(told) == lines
-    once = f"{failed} of {of} patients fail: P0, P1, P2, P3, P4 and {failed - 5} more."
-    assert told[0] == (once if lines == 1 else "patient P0.")
+    assert threshold_rule(rule, 0.95) == "a sensitivity of at least 0.95 in inner cross-validation"

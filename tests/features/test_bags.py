@@ -18,7 +18,7 @@ def pack(sizes: list[int]) -> tuple[Bags, list[torch.Tensor]]:
 
 
 @given(every_size, st.data())
-def test_selecting_gives_the_bags_in_the_order_asked_for(sizes: list[int], data: st.DataObject) -> None:
+def test_select_returns_the_bags_in_the_given_order(sizes: list[int], data: st.DataObject) -> None:
     bags, parts = pack(sizes)
     places = data.draw(st.lists(st.sampled_from(range(len(sizes))), min_size=1, unique=True))
     chosen = bags.select([f"P{place}" for place in places])
@@ -29,13 +29,34 @@ def test_selecting_gives_the_bags_in_the_order_asked_for(sizes: list[int], data:
 
 
 @given(every_size)
-def test_every_instance_knows_its_bag(sizes: list[int]) -> None:
+def test_bag_of_instance_agrees_with_rows(sizes: list[int]) -> None:
     bags, _ = pack(sizes)
     assert len(bags) == len(sizes)
     for b, size in enumerate(sizes):
         rows = bags.rows(torch.tensor([b]))
         assert len(rows) == size
         assert (bags.bag_of_instance[rows] == b).all()
+
+
+@given(every_size, st.data())
+def test_take_rows_keeps_these_instances_of_each_bag(sizes: list[int], data: st.DataObject) -> None:
+    bags, parts = pack(sizes)
+    rows = [
+        torch.tensor(data.draw(st.lists(st.sampled_from(range(size)), min_size=1, unique=True)))
+        for size in sizes
+    ]
+    taken = bags.take_rows(rows)
+    expected = [part[chosen] for part, chosen in zip(parts, rows, strict=True)]
+    assert taken.patient_ids == bags.patient_ids
+    assert torch.equal(taken.instances, torch.cat(expected))
+    assert taken.sizes.tolist() == [len(part) for part in expected]
+    assert taken.image_names == tuple(f"{int(row[0]) // 2}.png" for row in taken.instances)
+
+
+def test_a_bag_of_which_no_rows_are_taken_is_named() -> None:
+    none = torch.tensor([], dtype=torch.int64)
+    with pytest.raises(DataError, match=r"patient P1 has no embedding\."):
+        pack([2, 3])[0].take_rows([torch.tensor([1]), none])
 
 
 def test_no_bags_have_no_rows() -> None:

@@ -1,5 +1,7 @@
-# Faults: killed, stopped, crowded and starved runs of mil-extract.
-"""Whatever happens to a writer: nothing half-written is read, nothing is lost, and a new run ends as an old one."""
+"""Faults in mil-extract: runs that are killed or stopped, out of space, or that run side by side.
+
+In each case nothing half-written is read, nothing published is lost, and a new run completes the cache.
+"""
 
 import json
 import os
@@ -38,7 +40,7 @@ class Server(CommandServer):
     def start(
         self, cache: Path, *more: str, fault: Sequence[object] = (), toml: Path | None = None, **env: str
     ) -> int:
-        """The id of a process that extracts into `cache`; what it says goes to `cache`.log."""
+        """Start a process that extracts into `cache` and return its id; its output goes to `cache`.log."""
         argv = [str(toml or self.toml), "--cache", str(cache), *OPTIONS, *more]
         return self.ask(argv=argv, env=env, log=str(self.log(cache, more)), fault=fault)
 
@@ -63,20 +65,20 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module", name="whole")
 def _whole(server: Server) -> Bits:
-    """What an uninterrupted run leaves."""
+    """The result of an uninterrupted run."""
     cache = server.folder / "whole"
     assert server.run(cache) == 0
     return bits(only(cache))
 
 
 def only(cache: Path) -> Path:
-    """The folder of the one spec."""
+    """The folder of the only spec."""
     (folder,) = cache.glob("*/*")
     return folder
 
 
 def bits(folder: Path) -> Bits:
-    """Every image's name and embedding, by patient."""
+    """Each image's name and the bytes of its embedding, by patient."""
     cache = FeatureCache.open(folder)
     bags = cache.bags(cache.patient_ids)
     rows = iter(zip(bags.image_names, (row.tobytes() for row in bags.instances.numpy()), strict=True))
@@ -85,7 +87,7 @@ def bits(folder: Path) -> Bits:
 
 
 def published(cache: Path) -> Bits:
-    """What can be read, whatever moment its writer died at."""
+    """What can be read from a cache whose writer may have been killed at any moment."""
     folders = list(cache.glob("*/*/spec.json"))
     return bits(folders[0].parent) if folders else {}
 
@@ -94,13 +96,13 @@ def leftovers(cache: Path) -> list[Path]:
     return list(cache.rglob(".tmp-*"))
 
 
-# Killed.
+# Killed runs.
 
 
-def test_random_kills_lose_nothing_but_the_shard_in_progress(server: Server, whole: Bits) -> None:
-    """A chain of runs of one cache, each killed at a random moment, until one comes to its end; many chains.
+def test_random_kills_lose_only_the_shard_in_progress(server: Server, whole: Bits) -> None:
+    """Many chains of runs on one cache, each run killed at a random moment until one completes.
 
-    A kill counts where it left some patients published, and some not.
+    A kill counts if it left some patients published and others not.
     """
     source, counted, runs, chains = random.Random(0), 0, 0, 0
     while counted < KILLS:
@@ -120,11 +122,11 @@ def test_random_kills_lose_nothing_but_the_shard_in_progress(server: Server, who
         assert published(cache) == whole and not leftovers(cache)
         assert verify(only(cache)) == len(list(only(cache).glob("*.h5")))
         shutil.rmtree(cache)
-    print(f"{counted} kills that count, of {runs} runs; {chains} chains that came to their end.")
+    print(f"{counted} kills that count in {runs} runs; {chains} chains completed.")
 
 
 def await_moment(process: int, cache: Path, source: random.Random) -> None:
-    """Wait for a random number of further shards, then for as long as a shard or two may take."""
+    """Wait for a random number of further shards, then for about the time of one or two more."""
     target = len(list(cache.glob("*/*/*.h5"))) + source.randint(0, 3)
     while len(list(cache.glob("*/*/*.h5"))) < target and not ended(process):
         time.sleep(0.001)
@@ -139,7 +141,7 @@ STEPS = ["create", "half a write", "write", "fsync", "rename", "fsync folder"]
 def test_a_kill_after_every_step_of_a_publish(
     server: Server, whole: Bits, step: str, count: int, tmp_path: Path
 ) -> None:
-    """Of the spec, of the first shard and of a later one."""
+    """When the spec, the first shard or a later shard is published."""
     cache = tmp_path / "cache"
     assert server.run(cache, fault=["kill", step, count]) == -signal.SIGKILL
     assert published(cache).items() <= whole.items()
@@ -153,8 +155,8 @@ def renamed(step: str, count: int) -> bool:
     return step == "fsync" and count % 2 == 0
 
 
-def test_the_temporary_of_a_living_writer_stays(server: Server, whole: Bits, tmp_path: Path) -> None:
-    """Another run and a prune go by while the writer stands still; then it goes on to its end."""
+def test_the_temporary_file_of_a_living_writer_is_kept(server: Server, whole: Bits, tmp_path: Path) -> None:
+    """Another run completes while the writer is stopped; then the writer continues and completes."""
     cache = tmp_path / "cache"
     process = server.start(cache, fault=["stop", "write", 3])
     wait_until(lambda: stopped(process))
@@ -166,19 +168,19 @@ def test_the_temporary_of_a_living_writer_stays(server: Server, whole: Bits, tmp
     assert not leftovers(cache) and bits(only(cache)) == whole
 
 
-# Starved.
+# Runs without space, permissions or images.
 
 
 def copied(server: Server, tmp_path: Path) -> Path:
-    """A cohort of one's own."""
+    """A copy of the cohort."""
     shutil.copytree(server.toml.parent, tmp_path / "cohort")
     return tmp_path / "cohort" / server.toml.name
 
 
-def test_a_full_disk_is_told_and_what_was_published_stays(
+def test_a_full_disk_is_reported_and_published_shards_stay(
     server: Server, whole: Bits, tmp_path: Path
 ) -> None:
-    """By the limit on a file's size, which the shard of a larger patient exceeds."""
+    """Simulated by a limit on file sizes that the shard of a larger patient exceeds."""
     toml, cache = copied(server, tmp_path), tmp_path / "cache"
     last = max(whole)
     (folder,) = toml.parent.rglob(f"{last}/")
@@ -187,14 +189,17 @@ def test_a_full_disk_is_told_and_what_was_published_stays(
         shutil.copy2(image, folder / f"more{number}.jpg")
     assert server.run(cache, toml=toml, fault=["limit", "", 40_000]) == 2
     said = server.log(cache).read_text()
-    assert "cannot be written: File too large. What was complete stays." in said and "Traceback" not in said
+    assert (
+        "cannot be written: File too large. Files that were complete are kept." in said
+        and "Traceback" not in said
+    )
     assert {**published(cache)}.items() <= whole.items() and len(published(cache)) >= 2
     assert not leftovers(cache)
     assert server.run(cache, toml=toml) == 0 and len(published(cache)[last]) >= 40
 
 
-def test_a_read_only_folder_is_told(server: Server, whole: Bits, tmp_path: Path) -> None:
-    """What is complete can be used as before; what is not cannot be written."""
+def test_a_read_only_folder_is_reported(server: Server, whole: Bits, tmp_path: Path) -> None:
+    """A complete cache can be used as before; an incomplete one cannot be written."""
     toml, cache = copied(server, tmp_path), tmp_path / "cache"
     assert server.run(cache, "--shard", "1/2", toml=toml) == 0
     with read_only(only(cache)):
@@ -203,12 +208,12 @@ def test_a_read_only_folder_is_told(server: Server, whole: Bits, tmp_path: Path)
         said = server.log(cache).read_text()
         assert "cannot be written: " in said and "Traceback" not in said
         assert published(cache).items() <= whole.items()
-    with read_only(tmp_path / "cohort"):  # as an input may well be
+    with read_only(tmp_path / "cohort"):  # as is common for input
         assert server.run(cache, toml=toml) == 0 and published(cache) == whole
 
 
 def test_an_image_that_vanishes_mid_run_is_named(server: Server, whole: Bits, tmp_path: Path) -> None:
-    """The others are published; without it the next run is complete."""
+    """The other patients are published, and the next run completes without the image."""
     toml, cache = copied(server, tmp_path), tmp_path / "cache"
     process = server.start(cache, toml=toml, fault=["stop", "rename", 2])
     wait_until(lambda: stopped(process))
@@ -225,12 +230,12 @@ def test_an_image_that_vanishes_mid_run_is_named(server: Server, whole: Bits, tm
     assert published(cache) == whole | {last: left}
 
 
-# Crowded.
+# Runs side by side.
 
 
 @pytest.mark.parametrize("shares", [1, 8])
 def test_eight_writers_at_once_and_a_reader(server: Server, whole: Bits, shares: int, tmp_path: Path) -> None:
-    """Each with everything to do, or with its share: no patient lost, none twice, and no reader sees an error."""
+    """Each with all patients or with its share. No patient is lost or doubled, and no reader fails."""
     cache, options = tmp_path / "cache", [("--shard", f"{index % shares + 1}/{shares}") for index in range(8)]
     if shares == 1:
         options = [
@@ -254,7 +259,7 @@ def test_eight_writers_at_once_and_a_reader(server: Server, whole: Bits, shares:
 
 
 def test_a_slurm_array_divides_the_patients(server: Server, whole: Bits, tmp_path: Path) -> None:
-    """And so do the tasks of a job."""
+    """And so do the tasks of a Slurm job."""
     for name, variables in (
         ("array", ["SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"]),
         ("job", ["SLURM_PROCID", "SLURM_NTASKS"]),
@@ -270,7 +275,7 @@ def test_a_slurm_array_divides_the_patients(server: Server, whole: Bits, tmp_pat
 
 
 def test_torchrun_divides_the_patients(server: Server, whole: Bits, tmp_path: Path) -> None:
-    """The real one, with two processes."""
+    """The real torchrun, with two processes."""
     script = tmp_path / "extract.py"
     script.write_text("import sys\nfrom mil_toolkit.cli.extract import main\nsys.exit(main())\n")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -41,7 +41,7 @@ def test_lossless_formats_come_back_as_they_were(kind: str, options: dict[str, o
     assert np.array_equal(decode(encode(Image.fromarray(RGB), kind, **options)), RGB)
 
 
-def test_jpeg_is_what_pillow_makes_of_it() -> None:
+def test_jpeg_is_decoded_as_by_pillow() -> None:
     """Colour, and grey on three channels."""
     content = encode(Image.fromarray(RGB), "JPEG")
     assert np.array_equal(decode(content), np.asarray(Image.open(io.BytesIO(content))))
@@ -51,7 +51,7 @@ def test_jpeg_is_what_pillow_makes_of_it() -> None:
 
 
 def test_grey_bilevel_and_palette() -> None:
-    """Each mode against its meaning."""
+    """Each mode against its definition."""
     grey = RGB[:, :, 0]
     assert np.array_equal(decode(encode(Image.fromarray(grey), "PNG")), np.stack([grey] * 3, axis=2))
     bits = grey > 127
@@ -61,8 +61,8 @@ def test_grey_bilevel_and_palette() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
-def test_transparency_is_laid_on_white(kind: str) -> None:
-    """Opaque stays, clear becomes white, half lies between."""
+def test_transparent_pixels_are_blended_with_white(kind: str) -> None:
+    """Opaque pixels stay, transparent ones become white, and half-transparent ones lie between."""
     alpha = np.zeros(RGB.shape[:2], dtype=np.uint8)
     alpha[:, :4], alpha[:, 4:8] = 255, 128
     layered = Image.fromarray(np.dstack([RGB, alpha]))
@@ -74,7 +74,7 @@ def test_transparency_is_laid_on_white(kind: str) -> None:
     assert np.abs(pixels[:, 4:8] - half).max() <= 1
 
 
-def test_grey_and_palette_transparency_are_laid_on_white() -> None:
+def test_transparent_grey_and_palette_images_are_blended_with_white() -> None:
     """Also where the transparency is one colour of a palette."""
     layer = Image.fromarray(np.dstack([RGB[:, :, 0], np.zeros(RGB.shape[:2], dtype=np.uint8)]))
     assert layer.mode == "LA" and (decode(encode(layer, "PNG")) == 255).all()
@@ -85,7 +85,7 @@ def test_grey_and_palette_transparency_are_laid_on_white() -> None:
 
 
 def test_cmyk() -> None:
-    """Ink taken from white: no ink is white, all black ink is black."""
+    """No ink is white, and full black ink is black."""
     inks = np.zeros((2, 3, 4), dtype=np.uint8)
     inks[1, :, 3] = 255
     for kind in ("TIFF", "JPEG"):
@@ -98,7 +98,7 @@ def _cmyk(inks: np.ndarray) -> Image.Image:
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("PNG", "I;16"), ("TIFF", "I;16"), ("TIFF", "I;16B")])
-def test_sixteen_bit_grey_is_scaled_not_clipped(kind: str, mode: str) -> None:
+def test_sixteen_bit_grey_is_scaled_and_not_clipped(kind: str, mode: str) -> None:
     """Every value, against exact division."""
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     bytes_ = values.astype(">u2" if mode.endswith("B") else "<u2").tobytes()
@@ -108,7 +108,7 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(kind: str, mode: str) -> None:
 
 
 def test_sixteen_bit_colour_is_scaled() -> None:
-    """A PNG with 16 bits a channel, written by hand since Pillow cannot."""
+    """A PNG with 16 bits per channel, encoded here because Pillow cannot write one."""
     values = np.linspace(0, 65535, 4 * 5 * 3).astype(">u2").reshape(4, 5, 3)
     rows = b"".join(b"\0" + row.tobytes() for row in values)
     content = _png(5, 4, depth=16, colour=2, data=zlib.compress(rows))
@@ -140,7 +140,7 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 @pytest.mark.parametrize("orientation", TURNS)
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
 def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
-    """All eight, against numpy."""
+    """All eight orientations, against numpy."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"lossless": True} if kind == "WEBP" else {}
@@ -152,15 +152,15 @@ def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     ("kind", "options"), [("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True}), ("GIF", {})]
 )
 def test_animated_files_are_refused(kind: str, options: dict[str, object]) -> None:
-    """A bag's instance is one picture. (GIF is none of the formats at all.)"""
+    """An instance is one picture. (GIF is not supported at all.)"""
     frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
     content = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
-    with pytest.raises(DataError, match="not an image of" if kind == "GIF" else "several frames"):
+    with pytest.raises(DataError, match="not a JPEG" if kind == "GIF" else "several frames"):
         decode(content)
 
 
 def test_a_phones_picture_with_a_preview_is_its_first_image() -> None:
-    """MPO: a JPEG with others behind it."""
+    """MPO is a JPEG with further images behind it."""
     frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
     content = encode(frames[0], "MPO", save_all=True, append_images=frames[1:])
     assert np.array_equal(decode(content), decode(encode(frames[0], "JPEG")))
@@ -170,21 +170,21 @@ def test_a_phones_picture_with_a_preview_is_its_first_image() -> None:
     ("content", "reason"),
     [
         (b"", "empty"),
-        (b"\0" * 100, "not an image of JPEG, PNG"),
-        (b"patient,path\n", "not an image of"),
+        (b"\0" * 100, "not a JPEG, PNG, TIFF, BMP or WEBP image"),
+        (b"patient,path\n", "not a JPEG"),
         (encode(Image.fromarray(RGB[:, :, 0].astype(np.float32)), "TIFF"), "32-bit values"),
         (encode(Image.fromarray(RGB[:, :, 0].astype(np.int32)), "TIFF"), "32-bit values"),
     ],
 )
-def test_what_is_no_image_is_refused(content: bytes, reason: str) -> None:
+def test_files_that_are_not_images_are_refused(content: bytes, reason: str) -> None:
     """With the reason."""
     with pytest.raises(DataError, match=reason):
         decode(content)
 
 
 @pytest.mark.parametrize("side", [8_200, 12_000, 40_000])
-def test_decompression_bombs_are_refused_on_the_header(side: int) -> None:
-    """There are no pixels in this file at all: its header alone is refused, also where warnings are errors."""
+def test_decompression_bombs_are_refused_by_their_header(side: int) -> None:
+    """The file contains no pixels, so only its header can be refused; also if warnings are errors."""
     content = _png(side, side, depth=8, colour=2, data=zlib.compress(b""))
     for action in ("error", "ignore"):
         with warnings.catch_warnings():
@@ -195,7 +195,7 @@ def test_decompression_bombs_are_refused_on_the_header(side: int) -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "BMP", "WEBP"])
 def test_every_truncation_is_refused_or_harmless(kind: str) -> None:
-    """Cut after every byte: an error, or all the pixels where only trailing bytes are gone."""
+    """Cut after every byte: an error, or all pixels if only trailing bytes are missing."""
     content = encode(Image.fromarray(RGB), kind)
     whole, refused = decode(content), 0
     for end in range(len(content)):
@@ -208,8 +208,8 @@ def test_every_truncation_is_refused_or_harmless(kind: str) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(["JPEG", "PNG", "TIFF", "BMP", "WEBP"]), st.data())
-def test_broken_bytes_raise_nothing_but_our_error(kind: str, data: st.DataObject) -> None:
-    """Any byte of a valid file may be any other."""
+def test_corrupt_bytes_raise_only_data_errors(kind: str, data: st.DataObject) -> None:
+    """Up to eight bytes of a valid file are replaced by any others."""
     content = bytearray(encode(Image.fromarray(RGB), kind))
     for _ in range(data.draw(st.integers(1, 8))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
@@ -223,14 +223,14 @@ def test_broken_bytes_raise_nothing_but_our_error(kind: str, data: st.DataObject
 
 
 def test_centre_crop() -> None:
-    """The margins differ by at most one, and too small an image is refused."""
+    """The margins differ by at most one pixel, and smaller images are refused."""
     assert np.array_equal(centre_crop(RGB, 5), RGB[2:7, 4:9])
     with pytest.raises(DataError, match="13 x 9 pixels are fewer than a crop of 10"):
         centre_crop(RGB, 10)
 
 
 def test_resize_averages_where_it_shrinks() -> None:
-    """A checkerboard of single pixels becomes even grey, where skipping pixels would make it black or white."""
+    """A checkerboard of single pixels becomes grey; skipping pixels would make it black or white."""
     board = np.indices((64, 64)).sum(0) % 2 * 255
     small = resize(np.stack([board.astype(np.uint8)] * 3, axis=2), 16)
     assert small.shape == (16, 16, 3) and np.abs(small.astype(int) - 127).max() <= 2
@@ -244,7 +244,7 @@ def test_resize_keeps_an_image_of_the_right_size() -> None:
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.integers(0, 255)))
 def test_otsu_maximises_between_class_variance(values: np.ndarray) -> None:
-    """Against the definition, tried at every threshold."""
+    """Against the definition, at every threshold."""
 
     def variance(threshold: int) -> float:
         low, high = values[values <= threshold], values[values > threshold]
@@ -253,8 +253,8 @@ def test_otsu_maximises_between_class_variance(values: np.ndarray) -> None:
     assert variance(otsu_threshold(values)) == pytest.approx(max(variance(t) for t in range(256)))
 
 
-def test_saturation_mask_keeps_the_stained_and_blackens_the_rest() -> None:
-    """A violet nucleus on a pale ground."""
+def test_saturation_mask_keeps_stained_pixels_and_blackens_the_rest() -> None:
+    """A violet nucleus on a pale background."""
     smear = np.full((8, 8, 3), (225, 215, 220), dtype=np.uint8)
     smear[2:5, 3:6] = (90, 20, 140)
     masked = saturation_mask(smear)
@@ -273,12 +273,12 @@ def test_prepare_crops_resizes_and_masks_in_this_order() -> None:
 
 
 def test_preprocess_names_are_those_of_the_command() -> None:
-    """One table."""
+    """The table and the command line have the same names."""
     assert tuple(images.PREPROCESSES) == PREPROCESS_NAMES
 
 
 def test_the_orientations_of_the_oracle_are_pillows() -> None:
-    """The oracle above, itself checked."""
+    """Checks the oracle above."""
     for orientation, turn in TURNS.items():
         image = Image.fromarray(RGB)
         image.getexif()[0x0112] = orientation

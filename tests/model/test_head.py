@@ -1,4 +1,4 @@
-"""The model: fusion, metadata branches, and what is left when a branch is not there."""
+"""The head: fusion, metadata branches, and models without one of the two branches."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_the_table_holds_the_names_of_the_settings() -> None:
 
 @pytest.mark.parametrize("fusion", FUSION_NAMES)
 @pytest.mark.parametrize("branch", METADATA_BRANCH_NAMES)
-def test_a_member_is_the_same_alone_and_among_others(fusion: str, branch: str) -> None:
+def test_a_member_is_the_same_alone_and_with_others(fusion: str, branch: str) -> None:
     together = model(fusion=fusion, metadata_branch=branch)(bags(), metadata()).total
     assert together.shape == (2, 3)
     for k, seed in enumerate(SEEDS):
@@ -51,9 +51,9 @@ def test_late_fusion_is_the_sum_of_the_branches_own_logits() -> None:
 
 
 @pytest.mark.parametrize("fusion", FUSION_NAMES)
-def test_the_image_logit_of_late_fusion_alone_does_not_see_metadata(fusion: str) -> None:
-    made = model(fusion=fusion)
-    one, other = made(bags(), metadata()), made(bags(), metadata() + 1)
+def test_only_the_image_logit_of_late_fusion_ignores_metadata(fusion: str) -> None:
+    head = model(fusion=fusion)
+    one, other = head(bags(), metadata()), head(bags(), metadata() + 1)
     assert not torch.equal(one.total, other.total)
     if one.image is not None and other.image is not None:
         assert torch.equal(one.image, other.image)
@@ -61,25 +61,25 @@ def test_the_image_logit_of_late_fusion_alone_does_not_see_metadata(fusion: str)
         assert fusion == "concat"
 
 
-def test_concat_is_one_classifier_on_both() -> None:
-    made = model(fusion="concat", metadata_branch="direct", pooling="mean")
-    together = torch.cat([made.pooling(bags()), metadata()], -1)  # type: ignore[misc]
-    torch.testing.assert_close(made(bags(), metadata()).total, made.classifier(together)[..., 0])
+def test_concat_is_one_classifier_on_both_branches() -> None:
+    head = model(fusion="concat", metadata_branch="direct", pooling="mean")
+    together = torch.cat([head.pooling(bags()), metadata()], -1)  # type: ignore[misc]
+    torch.testing.assert_close(head(bags(), metadata()).total, head.classifier(together)[..., 0])
 
 
-def test_without_images_only_the_metadata_are_left() -> None:
-    for made in (model(embeddings=0), model(image_branch=False)):
-        assert made.pooling is None and not made.late
-        assert made(None, metadata()).total.shape == (2, 3)
+def test_without_images_the_model_uses_only_metadata() -> None:
+    for head in (model(embeddings=0), model(image_branch=False)):
+        assert head.pooling is None and not head.late
+        assert head(None, metadata()).total.shape == (2, 3)
 
 
-def test_without_metadata_only_the_images_are_left() -> None:
-    for made in (model(metadata=0), model(metadata_branch="none")):
-        assert made.branch is None and not made.late
-        assert torch.equal(made(bags(), metadata()).total, made(bags(), metadata() + 1).total)
+def test_without_metadata_the_model_uses_only_images() -> None:
+    for head in (model(metadata=0), model(metadata_branch="none")):
+        assert head.branch is None and not head.late
+        assert torch.equal(head(bags(), metadata()).total, head(bags(), metadata() + 1).total)
 
 
-def test_without_both_there_is_no_model() -> None:
+def test_a_model_without_images_and_metadata_is_refused() -> None:
     with pytest.raises(UsageError, match="neither images nor metadata"):
         model(embeddings=0, metadata_branch="none")
 
@@ -97,7 +97,7 @@ def test_dropout_is_applied_to_the_pooled_bag_and_to_each_metadata_layer() -> No
 
 @pytest.mark.parametrize("fusion", FUSION_NAMES)
 def test_a_model_can_start_at_logistic_regressions_of_the_metadata(fusion: str) -> None:
-    made, logistic = model(fusion=fusion, metadata_branch="direct", zero_start=True), torch.randn(2, 5)
-    made.start_at(logistic)
+    head, logistic = model(fusion=fusion, metadata_branch="direct", zero_start=True), torch.randn(2, 5)
+    head.start_at(logistic)
     expected = metadata() @ logistic[:, :-1, None] + logistic[:, None, -1:]
-    torch.testing.assert_close(made(bags(), metadata()).total, expected.squeeze(-1))
+    torch.testing.assert_close(head(bags(), metadata()).total, expected.squeeze(-1))

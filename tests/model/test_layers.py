@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mil_toolkit.model import kernels as products
+from mil_toolkit.model import kernels
 from mil_toolkit.model.layers import Linear, activated, draw, dropout_of, generators, keep_all, scores
 
 SEEDS = [3, 1, 4]
@@ -58,7 +58,7 @@ def test_linear_starts_within_the_bound_of_torch_and_spreads_over_it() -> None:
     assert Linear(5, 7, generators(SEEDS), zero=True).weight.count_nonzero() == 0
 
 
-def test_a_member_draws_the_same_alone_and_among_others() -> None:
+def test_a_member_draws_the_same_alone_and_with_others() -> None:
     together = draw(generators(SEEDS), 4, 2)
     for k, seed in enumerate(SEEDS):
         assert torch.equal(draw(generators([seed]), 4, 2)[0], together[k])
@@ -72,19 +72,19 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean() -> None:
 
 
 def test_dropout_of_rate_zero_draws_nothing() -> None:
-    members = generators([0])
+    own = generators([0])
     x = torch.randn(1, 8)
-    assert dropout_of(members)(x, 0.0) is x
-    assert torch.equal(draw(members, 2), draw(generators([0]), 2))
+    assert dropout_of(own)(x, 0.0) is x
+    assert torch.equal(draw(own, 2), draw(generators([0]), 2))
     assert keep_all(x, 0.9) is x
 
 
-@pytest.fixture(params=["one-operation", "apart"])
+@pytest.fixture(params=["fused", "separate"])
 def product_and_activation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With oneDNN's product that activates too, and as where torch is built without it."""
-    if request.param == "apart":
-        monkeypatch.setattr(products, "_FUSED_DTYPES", set())
-    elif not products._FUSED_DTYPES:
+    """Run with oneDNN's fused product and activation, and as in builds of torch without it."""
+    if request.param == "separate":
+        monkeypatch.setattr(kernels, "_FUSED_DTYPES", set())
+    elif not kernels._FUSED_DTYPES:
         pytest.skip("torch is built without oneDNN")
 
 
@@ -114,7 +114,7 @@ def test_activated_layers_and_their_gradients_are_each_members_own(
         torch.testing.assert_close(one.float(), other.float(), **tolerance)
 
 
-def test_activated_layers_are_the_same_where_they_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_activated_layers_are_the_same_when_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = Linear(5, 7, generators(range(4)))
     x = torch.randn(2, 11, 5)
     expected = activated(x, layer.weight, layer.bias, torch.tanh)

@@ -1,4 +1,4 @@
-"""One contract over every pooling, and each pooling against its formula bag by bag."""
+"""One contract for all poolings, and each pooling against its formula, bag by bag."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -31,23 +31,23 @@ every_pooling = pytest.mark.parametrize("name", POOLINGS)
 
 
 def pooling(name: str, seeds: Sequence[int] = SEEDS, width: int = WIDTH) -> nn.Module:
-    made = POOLINGS[name](width, CONFIG, generators(seeds))
-    assert isinstance(made, nn.Module)
-    return made
+    pool = POOLINGS[name](width, CONFIG, generators(seeds))
+    assert isinstance(pool, nn.Module)
+    return pool
 
 
-def embeddings(members: int = len(SEEDS), sizes: Sequence[int] = SIZES) -> Tensor:
-    return torch.randn(members, sum(sizes), WIDTH, generator=torch.Generator().manual_seed(5))
+def embeddings(groups: int = len(SEEDS), sizes: Sequence[int] = SIZES) -> Tensor:
+    return torch.randn(groups, sum(sizes), WIDTH, generator=torch.Generator().manual_seed(5))
 
 
 def instances(
-    x: Tensor, sizes: Sequence[int] = SIZES, kept: Tensor | None = None, members: int = 0
+    x: Tensor, sizes: Sequence[int] = SIZES, kept: Tensor | None = None, member_count: int = 0
 ) -> Instances:
-    return dataclasses.replace(Instances.of(x, torch.tensor(sizes), members or len(x)), kept=kept)
+    return dataclasses.replace(Instances.of(x, torch.tensor(sizes), member_count or len(x)), kept=kept)
 
 
 def some_kept() -> Tensor:
-    """A mask that leaves out some instances of the larger bags, others for each member."""
+    """A mask that leaves out some instances of the larger bags, different ones for each member."""
     kept = torch.ones(len(SEEDS), sum(SIZES), dtype=torch.bool)
     kept[0, [0, 2]] = kept[1, [5, 7, 8]] = kept[2, [1, 11]] = False
     return kept
@@ -70,7 +70,7 @@ def test_the_order_within_a_bag_does_not_matter(name: str) -> None:
 
 
 @every_pooling
-def test_a_bag_is_pooled_as_if_it_were_alone(name: str) -> None:
+def test_a_bag_is_pooled_the_same_alone_and_with_others(name: str) -> None:
     pool, x = pooling(name), embeddings()
     together, attention = pool(instances(x)), pool.attention(instances(x))
     assert together.shape == (len(SEEDS), len(SIZES), pool.width)
@@ -82,7 +82,7 @@ def test_a_bag_is_pooled_as_if_it_were_alone(name: str) -> None:
 
 
 @every_pooling
-def test_a_member_pools_as_if_it_were_alone(name: str) -> None:
+def test_a_member_pools_the_same_alone_and_with_others(name: str) -> None:
     pool, x = pooling(name), embeddings()
     for k, seed in enumerate(SEEDS):
         alone = pooling(name, [seed])
@@ -90,28 +90,28 @@ def test_a_member_pools_as_if_it_were_alone(name: str) -> None:
 
 
 @every_pooling
-def test_folding_the_scaler_is_standardising_copies(name: str) -> None:
-    pool, x = pooling(name), embeddings(members=1)
+def test_merging_the_standardisation_equals_standardising_copies(name: str) -> None:
+    pool, x = pooling(name), embeddings(groups=1)
     shift, scale = torch.randn(len(SEEDS), 1, WIDTH), torch.rand(len(SEEDS), 1, WIDTH) + 0.5
     for kept in (None, some_kept()):
-        shared = instances(x, kept=kept, members=len(SEEDS))
-        folded = dataclasses.replace(shared, shift=shift, scale=scale)
+        shared = instances(x, kept=kept, member_count=len(SEEDS))
+        merged = dataclasses.replace(shared, shift=shift, scale=scale)
         copies = instances((x - shift) * scale, kept=kept)
-        torch.testing.assert_close(pool(folded), pool(copies), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(pool.attention(folded), pool.attention(copies), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(pool(merged), pool(copies), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(pool.attention(merged), pool.attention(copies), rtol=1e-4, atol=1e-5)
 
 
 @every_pooling
 @pytest.mark.parametrize("groups", [1, 2])
-def test_shared_embeddings_are_copies_of_them(groups: int, name: str) -> None:
-    pool, x = pooling(name, seeds=range(4)), embeddings(members=groups)
-    shared, copies = instances(x, members=4), instances(x.repeat_interleave(4 // groups, 0))
+def test_shared_embeddings_are_pooled_like_copies(groups: int, name: str) -> None:
+    pool, x = pooling(name, seeds=range(4)), embeddings(groups=groups)
+    shared, copies = instances(x, member_count=4), instances(x.repeat_interleave(4 // groups, 0))
     torch.testing.assert_close(pool(shared), pool(copies))
     torch.testing.assert_close(pool.attention(shared), pool.attention(copies))
 
 
 @every_pooling
-def test_leaving_instances_out_is_removing_them(name: str) -> None:
+def test_masking_instances_equals_removing_them(name: str) -> None:
     pool, x, kept = pooling(name), embeddings(), some_kept()
     masked, attention = pool(instances(x, kept=kept)), pool.attention(instances(x, kept=kept))
     assert attention[~kept].count_nonzero() == 0
@@ -124,7 +124,7 @@ def test_leaving_instances_out_is_removing_them(name: str) -> None:
 
 
 @every_pooling
-def test_attention_is_a_share_of_the_bag(name: str) -> None:
+def test_attention_sums_to_one_in_each_bag(name: str) -> None:
     attention = pooling(name).attention(instances(embeddings()))
     assert attention.shape == (len(SEEDS), sum(SIZES))
     assert (attention >= 0).all()
@@ -164,7 +164,7 @@ def test_bfloat16_is_close_to_float32(name: str) -> None:
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(0, 1000))
 def test_the_masked_softmax_is_the_softmax_of_each_bag(sizes: list[int], seed: int) -> None:
     scores = 20 * torch.randn(2, sum(sizes), generator=torch.Generator().manual_seed(seed))
-    weights = instances(torch.zeros(1, sum(sizes), 1), sizes, members=2).softmax(scores)
+    weights = instances(torch.zeros(1, sum(sizes), 1), sizes, member_count=2).softmax(scores)
     expected = torch.stack(
         [torch.block_diag(*(part.softmax(0)[None] for part in row.split(sizes))) for row in scores]
     )

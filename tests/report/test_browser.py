@@ -1,4 +1,4 @@
-"""The report in a real browser: nothing fetched, nothing blocked, sorting, filtering, narrow, dark, by keyboard, printed."""
+"""The report in a real browser: no requests, sorting and filtering, keyboard, phone, dark mode, print."""
 
 import importlib.util
 import json
@@ -16,8 +16,8 @@ from mil_toolkit.report.page import write_report
 from mil_toolkit.study.tables import read_predictions
 
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic",
+    "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 WIDE, NARROW = (1280, 900), (390, 844)
 EVERYWHERE = [(size, scheme) for size in (WIDE, NARROW) for scheme in ("light", "dark")]
@@ -66,17 +66,17 @@ def show(
 
 
 def shown(browser: Any) -> list[str]:
-    """Names of the patients that are in sight, in their order."""
+    """The names of the patients that are visible, in order."""
     script = "return [...document.querySelectorAll('.case:not([hidden])')].map(each => each.dataset.name)"
     return list(browser.execute_script(script))
 
 
 def events(browser: Any, method: str) -> list[dict[str, Any]]:
-    told = (json.loads(each["message"])["message"] for each in browser.get_log("performance"))
-    return [each["params"] for each in told if each["method"] == method]
+    messages = (json.loads(entry["message"])["message"] for entry in browser.get_log("performance"))
+    return [message["params"] for message in messages if message["method"] == method]
 
 
-def test_no_label_is_cut_and_no_note_sticks_to_what_stands_above_it(browser: Any, report: Path) -> None:
+def test_no_label_is_cut_and_notes_keep_a_distance(browser: Any, report: Path) -> None:
     show(browser, report)
     script = """
         const box = each => each.getBoundingClientRect();
@@ -92,11 +92,11 @@ def test_no_label_is_cut_and_no_note_sticks_to_what_stands_above_it(browser: Any
     assert cut == [] and gaps and min(gaps) >= 12
 
 
-# Alone, and quiet.
+# Nothing is loaded.
 
 
 @pytest.mark.parametrize("which", ["report", "hostile"])
-def test_nothing_is_fetched_and_nothing_complains(
+def test_nothing_is_requested_and_nothing_is_logged(
     which: str, browser: Any, request: pytest.FixtureRequest
 ) -> None:
     path = request.getfixturevalue(which)
@@ -104,13 +104,13 @@ def test_nothing_is_fetched_and_nothing_complains(
     show(browser, path)
     browser.execute_script("window.scrollTo(0, document.body.scrollHeight)")
     urls = (each["request"]["url"] for each in events(browser, "Network.requestWillBeSent"))
-    asked = [url for url in urls if not url.startswith("chrome:")]  # of the browser's own first page
+    asked = [url for url in urls if not url.startswith("chrome:")]  # the browser's own first page
     assert asked[0] == path.as_uri() and all(url.startswith("data:") for url in asked[1:])
     assert browser.get_log("browser") == []
     assert browser.execute_script("return performance.getEntriesByType('resource').length") <= len(asked)
 
 
-def test_the_policy_keeps_out_what_would_be_added(browser: Any, report: Path) -> None:
+def test_the_policy_blocks_what_is_added(browser: Any, report: Path) -> None:
     show(browser, report)
     add = """
     const done = arguments[0], blocked = [];
@@ -129,7 +129,7 @@ def test_the_policy_keeps_out_what_would_be_added(browser: Any, report: Path) ->
     browser.get_log("browser")
 
 
-def test_hostile_names_are_read_as_they_are_and_make_no_elements(browser: Any, hostile: Path) -> None:
+def test_hostile_names_are_shown_literally_and_make_no_elements(browser: Any, hostile: Path) -> None:
     show(browser, hostile)
     count = "return document.querySelectorAll(arguments[0]).length"
     assert browser.execute_script(count, "script") == 1 and browser.execute_script(count, "img[src='x']") == 0
@@ -143,7 +143,7 @@ def test_hostile_names_are_read_as_they_are_and_make_no_elements(browser: Any, h
         "$\\frac{1}{0}$8",
     ):
         assert name in names and name in text
-    assert "<b>bad</b>" in text and "'two\\nlines7'" in names  # on one line, as Python writes it
+    assert "<b>bad</b>" in text and "two\\nlines7" in names  # on one line, escaped
     assert "$\\frac{1}{0}$" in text or "frac" in text
 
 
@@ -205,19 +205,19 @@ def test_a_command_is_copied_without_a_network(browser: Any, report: Path) -> No
     show(browser, report)
     button = browser.find_element("css selector", "button[data-copy]")
     button.click()
-    told = "return new Promise(done => setTimeout(() => done(arguments[0].textContent), 300))"
-    assert browser.execute_script(told, button) == "Copied"
+    later = "return new Promise(done => setTimeout(() => done(arguments[0].textContent), 300))"
+    assert browser.execute_script(later, button) == "Copied"
     assert browser.execute_script("return document.activeElement === arguments[0]", button)
 
 
-# Looks.
+# Appearance.
 
 
 @every_look
-def test_everyone_can_read_it(
+def test_the_page_is_accessible(
     size: tuple[int, int], scheme: str, browser: Any, report: Path, tmp_path: Path
 ) -> None:
-    """axe-core finds nothing serious, and a phone scrolls in one direction alone."""
+    """axe-core finds no serious violation."""
     folder = Path(os.environ.get("MIL_AXE", "."))
     axe = needed([*folder.glob("**/axe-core/axe.min.js")], "axe-core, below the folder that MIL_AXE names,")[
         0
@@ -233,7 +233,7 @@ def test_everyone_can_read_it(
 
 
 @pytest.mark.parametrize("which", ["report", "hostile"])
-def test_a_phone_scrolls_in_one_direction_alone(
+def test_a_phone_scrolls_in_one_direction_only(
     which: str, browser: Any, request: pytest.FixtureRequest
 ) -> None:
     show(browser, request.getfixturevalue(which), NARROW)

@@ -51,7 +51,7 @@ def test_the_dashboard_shows_every_search_with_its_trials(address: str, tiny: Ti
     found = {each["study_name"]: each for each in read(f"{address}/api/studies")["study_summaries"]}
     assert found.keys() == {"final", "repeat1-fold1", "repeat1-fold2"}
     final = read(f"{address}/api/studies/{found['final']['study_id']}")
-    best = Study.open(tiny.study).best
+    best = Study.open(tiny.study).final.read_best()
     values = [trial["values"][0] for trial in final["trials"] if trial["state"] == "Complete"]
     assert len(final["trials"]) == 2 and min(map(float, values)) == pytest.approx(best.value)
     for trial in final["trials"]:

@@ -1,4 +1,4 @@
-"""Slots: exactly so many trials, whoever runs them and whatever interferes; storages that cannot be used."""
+"""Slots: each trial runs exactly once, whichever processes run them; storages that cannot be used."""
 
 import contextlib
 import os
@@ -19,9 +19,10 @@ from optuna.trial import TrialState
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.locks import CLAIM, exclusive
 from mil_toolkit.search import storage as storages
-from mil_toolkit.search.samplers import Hyperband
-from mil_toolkit.search.slots import NUMBER, NoValue, Slots
-from mil_toolkit.search.storage import InMemory, Storage
+from mil_toolkit.search.internals import SLOT, SlotHyperband
+from mil_toolkit.search.slots import Slots
+from mil_toolkit.search.storage import DatabaseStorage, MemoryStorage, Storage
+from mil_toolkit.search.trials import NoValue, RunningTrial
 
 
 def slots(storage: Storage, count: int = 4, **more: object) -> Slots:
@@ -32,41 +33,41 @@ def sampler(number: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(seed=number, n_startup_trials=2)
 
 
-def square(trial: optuna.Trial, _: Callable[[], None]) -> float:
-    return trial.suggest_float("x", -1, 1) ** 2
+def square(running: RunningTrial) -> float:
+    return running.trial.suggest_float("x", -1, 1) ** 2
 
 
 def run_all(of: Slots) -> list[tuple[int, float]]:
     while of.run_next(square, sampler):
         pass
-    return [(trial.user_attrs[NUMBER], trial.values[0]) for trial in of.counted if trial.values]
+    return [(trial.number, trial.value) for trial in of.counted if trial.value is not None]
 
 
-def interrupted(trial: optuna.Trial, _: Callable[[], None]) -> float:
-    trial.suggest_float("x", -1, 1)
+def interrupted(running: RunningTrial) -> float:
+    running.trial.suggest_float("x", -1, 1)
     raise KeyboardInterrupt
 
 
-def without_value(trial: optuna.Trial, _: Callable[[], None]) -> float:
-    trial.suggest_float("x", -1, 1)
+def without_value(running: RunningTrial) -> float:
+    running.trial.suggest_float("x", -1, 1)
     raise NoValue("diverged")
 
 
 def leave_running(of: Slots) -> None:
-    """As a process does that is killed."""
+    """Leave a running trial, as a killed process does."""
     of._enqueue()
     of.study.sampler = sampler(9)
     of.study.ask().suggest_float("x", -1, 1)
 
 
 def leave_waiting(of: Slots) -> None:
-    """As a process does that is killed between the two halves of a claim."""
+    """Leave a waiting trial, as a process does that is killed between enqueuing and taking it."""
     of._enqueue()
 
 
 @pytest.fixture(name="undisturbed")
 def _undisturbed() -> list[tuple[int, float]]:
-    return run_all(slots(InMemory(), 8))
+    return run_all(slots(MemoryStorage(), 8))
 
 
 def test_every_slot_is_run_once(undisturbed: list[tuple[int, float]]) -> None:
@@ -77,8 +78,8 @@ def test_every_slot_is_run_once(undisturbed: list[tuple[int, float]]) -> None:
 def test_a_slot_whose_process_died_is_run_in_its_own_place(
     fault: Callable[[Slots], None], undisturbed: list[tuple[int, float]], tmp_path: Path
 ) -> None:
-    """So that a sampler sees what it would have seen."""
-    storage = Storage(tmp_path)
+    """The sampler then sees what it would have seen without the death."""
+    storage = DatabaseStorage(tmp_path)
     for before in (0, 3, 5):
         of = slots(storage, 8)
         of.fail_running()  # as a command does that has taken the lock
@@ -91,7 +92,7 @@ def test_a_slot_whose_process_died_is_run_in_its_own_place(
 
 
 def test_an_interrupted_trial_is_failed_and_its_slot_free(undisturbed: list[tuple[int, float]]) -> None:
-    of = slots(InMemory(), 8)
+    of = slots(MemoryStorage(), 8)
     with pytest.raises(KeyboardInterrupt):
         of.run_next(interrupted, sampler)
     assert [trial.state for trial in of.study.trials] == [TrialState.FAIL] and not of.counted
@@ -99,56 +100,57 @@ def test_an_interrupted_trial_is_failed_and_its_slot_free(undisturbed: list[tupl
 
 
 def test_a_trial_without_a_value_uses_up_its_slot() -> None:
-    of = slots(InMemory(), 3)
+    of = slots(MemoryStorage(), 3)
     assert of.run_next(without_value, sampler)
     assert run_all(of) != [] and of.ended and len(of.counted) == 3
-    assert of.counted[0].state is TrialState.FAIL and of.counted[0].user_attrs["lost"] == "diverged"
+    assert of.counted[0].state == "FAIL" and of.study.trials[0].user_attrs["lost"] == "diverged"
 
 
-def test_a_trial_without_a_slot_is_told_fail_unrun(undisturbed: list[tuple[int, float]]) -> None:
-    """Someone else enqueues trials, by the dashboard say."""
-    of = slots(InMemory(), 8)
+def test_a_trial_without_a_slot_fails_without_being_run(undisturbed: list[tuple[int, float]]) -> None:
+    """Such as one that somebody enqueued in the dashboard."""
+    of = slots(MemoryStorage(), 8)
     of.study.enqueue_trial({"x": 0.5})
     of.run_next(square, sampler)
     of.study.enqueue_trial({"x": 0.5})
     assert run_all(of) == undisturbed
-    others = [trial for trial in of.study.trials if NUMBER not in trial.user_attrs]
+    others = [trial for trial in of.study.trials if SLOT not in trial.user_attrs]
     assert [trial.state for trial in others] == [TrialState.FAIL] * 2 and not any(o.params for o in others)
 
 
 def test_planned_parameters_come_first() -> None:
-    of = slots(InMemory(), 3, planned=[{"x": 0.25}, {"x": 0.5}])
+    of = slots(MemoryStorage(), 3, planned=[{"x": 0.25}, {"x": 0.5}])
     assert [value for _, value in run_all(of)][:2] == [0.0625, 0.25]
 
 
 def test_a_closed_search_begins_nothing() -> None:
-    of = slots(InMemory(), 8)
+    of = slots(MemoryStorage(), 8)
     of.run_next(square, sampler)
     of.close()
     assert not of.run_next(square, sampler) and of.ended and len(of.counted) == 1
 
 
 def test_the_best_is_the_first_of_equals() -> None:
-    of = slots(InMemory(), 4, planned=[{"x": 0.5}, {"x": -0.25}, {"x": 0.25}])
+    of = slots(MemoryStorage(), 4, planned=[{"x": 0.5}, {"x": -0.25}, {"x": 0.25}])
     run_all(of)
     best, values = of.best(of.counted), [trial.value for trial in of.counted]
-    assert best is not None and best.user_attrs[NUMBER] == values.index(min(values))
+    assert best is not None and best.number == values.index(min(values))
 
 
-def test_what_is_kept_is_what_came_first() -> None:
-    of = slots(InMemory())
+def test_an_attribute_keeps_its_first_value() -> None:
+    of = slots(MemoryStorage())
     assert of.keep("told", {"a": 1}) == {"a": 1} == of.keep("told", {"a": 2})
 
 
-def test_what_waits_for_its_turn_can_be_stopped(tmp_path: Path) -> None:
+def test_a_process_that_waits_for_the_lock_can_be_stopped(tmp_path: Path) -> None:
     """Another command in the folder may have been suspended amid its own."""
-    of = slots(Storage(tmp_path))
+    of = slots(DatabaseStorage(tmp_path))
     with contextlib.ExitStack() as other:
         other.enter_context(exclusive(tmp_path, CLAIM))
         stop = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-        end = threading.Timer(20, other.close)  # or the test would wait for good
-        stop.start(), end.start()
+        end = threading.Timer(600, other.close)  # or the test would wait for good
+        end.start()
         with pytest.raises(KeyboardInterrupt):
+            stop.start()  # here, so that the signal cannot come before the test expects it
             of.run_next(square, sampler)
         assert end.is_alive()
         end.cancel(), end.join()
@@ -160,13 +162,13 @@ import sys, time
 from pathlib import Path
 import optuna
 from mil_toolkit.search.slots import Slots
-from mil_toolkit.search.storage import Storage
-of = Slots(Storage(Path(sys.argv[1])), "final", 40, False, optuna.pruners.NopPruner())
+from mil_toolkit.search.storage import DatabaseStorage
+of = Slots(DatabaseStorage(Path(sys.argv[1])), "final", 40, False, optuna.pruners.NopPruner())
 print("ready", flush=True)
 sys.stdin.readline()
-def objective(trial, check):
+def objective(running):
     time.sleep(0.002)
-    return trial.suggest_float("x", 0, 1)
+    return running.trial.suggest_float("x", 0, 1)
 while of.run_next(objective, lambda seed: optuna.samplers.RandomSampler(seed=seed)): pass
 """
 
@@ -179,36 +181,34 @@ def test_processes_that_race_share_the_slots_exactly(tmp_path: Path) -> None:
         assert process.stdout and process.stdout.readline() == b"ready\n"
     for process in processes:
         assert process.communicate(b"\n")[0] == b"" and process.returncode == 0
-    of = slots(Storage(tmp_path), 40)
-    assert Counter(trial.user_attrs[NUMBER] for trial in of.study.trials) == Counter(range(40)) and of.ended
+    of = slots(DatabaseStorage(tmp_path), 40)
+    assert Counter(trial.user_attrs[SLOT] for trial in of.study.trials) == Counter(range(40)) and of.ended
 
 
 # Hyperband.
 
 
-def curve(trial: optuna.Trial, _: Callable[[], None]) -> float:
-    x = trial.suggest_float("x", -1, 1)
-    for step in range(1, 28):
-        trial.report(x**2 + 1 / step, step)
-        if trial.should_prune():
-            raise optuna.TrialPruned
+def curve(running: RunningTrial) -> float:
+    x = running.trial.suggest_float("x", -1, 1)
+    for epoch in range(1, 28):
+        running.report(epoch, x**2 + 1 / epoch)
     return x**2
 
 
-def test_hyperband_does_not_see_stops() -> None:
-    def states(stops: bool) -> list[tuple[float, TrialState]]:
-        storage = InMemory()
+def test_hyperband_is_not_affected_by_interruptions() -> None:
+    def states(stops: bool) -> list[tuple[object, str]]:
+        storage = MemoryStorage()
         for _ in range(30):
-            of = Slots(storage, "final", 30, False, Hyperband(min_resource=1, max_resource=27))
+            of = Slots(storage, "final", 30, False, SlotHyperband(min_resource=1, max_resource=27))
             if stops and len(of.counted) % 4 == 1:
                 with pytest.raises(KeyboardInterrupt):
                     of.run_next(broken, sampler)
             of.run_next(curve, sampler)
-        return [(trial.params["x"], trial.state) for trial in of.counted]
+        return [(trial.parameters["x"], trial.state) for trial in of.counted]
 
-    def broken(trial: optuna.Trial, _: Callable[[], None]) -> float:
-        trial.report(trial.suggest_float("x", -1, 1) - 5, 1)
-        trial.should_prune()
+    def broken(running: RunningTrial) -> float:
+        running.trial.report(running.trial.suggest_float("x", -1, 1) - 5, 1)
+        running.trial.should_prune()
         raise KeyboardInterrupt
 
     undisturbed = states(stops=False)
@@ -231,16 +231,16 @@ def test_hyperband_does_not_see_stops() -> None:
         "postgresql://127.0.0.1:9/db?password=hunter2",
     ],
 )
-def test_a_password_is_never_said(url: str, tmp_path: Path) -> None:
+def test_a_password_is_never_printed(url: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--storage|cannot be used") as caught:
-        Storage(tmp_path, url)
+        DatabaseStorage(tmp_path, url)
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "optuna.db").write_bytes(b"no database" * 1000)
     with pytest.raises(UsageError, match=r"optuna\.db cannot be used: file is not a database"):
-        Storage(tmp_path)
+        DatabaseStorage(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -256,11 +256,11 @@ def test_a_stop_while_the_tables_are_made_leaves_none(statement: str, tmp_path: 
     sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", stop)
     try:
         with pytest.raises(KeyboardInterrupt):
-            Storage(tmp_path)
+            DatabaseStorage(tmp_path)
     finally:
         sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", stop)
-    run_all(slots(Storage(tmp_path)))
-    assert len(slots(Storage(tmp_path)).counted) == 4
+    run_all(slots(DatabaseStorage(tmp_path)))
+    assert len(slots(DatabaseStorage(tmp_path)).counted) == 4
 
 
 @pytest.mark.parametrize("lock", ["immediate", "exclusive"])
@@ -269,7 +269,7 @@ def test_a_file_that_others_keep_locked_is_told(
 ) -> None:
     """Also at the end of a trial, whose slot is free again."""
     monkeypatch.setattr(storages, "PATIENCE", 0.1)
-    storage = Storage(tmp_path)
+    storage = DatabaseStorage(tmp_path)
     of = slots(storage)
     with contextlib.closing(sqlite3.connect(tmp_path / "optuna.db", isolation_level=None)) as other:
 
@@ -279,22 +279,22 @@ def test_a_file_that_others_keep_locked_is_told(
 
         with (
             pytest.raises(UsageError, match=r"optuna\.db cannot be used: .*database is locked"),
-            storage.told(),
+            storage.errors_explained(),
         ):
             of.run_next(objective, sampler)
-    of = slots(Storage(tmp_path))
+    of = slots(DatabaseStorage(tmp_path))
     of.fail_running()
     assert not of.counted and len(run_all(of)) == 4
 
 
 def test_a_trial_that_others_gave_up_is_told(caplog: pytest.LogCaptureFixture) -> None:
     """However late it falls silent: another one has run its slot."""
-    storage = InMemory()
+    storage = MemoryStorage()
     of = slots(storage)
 
-    def objective(trial: optuna.Trial, _: object) -> float:
-        storage.optuna.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    def objective(running: RunningTrial) -> float:
+        storage.optuna.set_trial_state_values(running.trial._trial_id, TrialState.FAIL)
         return 1.0
 
     assert of.run_next(objective, sampler) and len(run_all(of)) == 4
-    assert "Trial 0 was silent for so long" in caplog.text
+    assert "Trial 0 sent no sign of life for so long" in caplog.text

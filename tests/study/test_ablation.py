@@ -1,4 +1,4 @@
-"""The ablation: every variant on the study's own outer folds, one thing changed, nothing chosen on test patients."""
+"""`ablate`: every variant on the outer folds of the study, one thing changed, scored on held-out patients."""
 
 import json
 import shutil
@@ -10,24 +10,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from support.commands import Command
 from support.studies import Tiny
 
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import ExtractionConfig, HeadConfig, StudyConfig
+from mil_toolkit.config import POOLING_NAMES, ExtractionConfig, HeadConfig, StudyConfig
 from mil_toolkit.core.errors import Diverged
 from mil_toolkit.core.locks import exclusive
-from mil_toolkit.features.bags import Bags
+from mil_toolkit.core.records import read_record, to_json
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
-from mil_toolkit.study import ablation
+from mil_toolkit.study import ablation, variants
 from mil_toolkit.study import tune as tuning
-from mil_toolkit.study.ablation import Ablation, ablate, thin
-from mil_toolkit.study.folder import Best
+from mil_toolkit.study.ablation import Ablation, ablate
+from mil_toolkit.study.folder import SearchFolder
 from mil_toolkit.study.plan import plan_searches
+from mil_toolkit.study.records import AblationScores, Best
 from mil_toolkit.study.tune import tune
 from mil_toolkit.training.procedure import run_trial
 
@@ -50,6 +48,10 @@ def predictions(folder: Path, variant: str) -> pd.DataFrame:
     return pd.read_csv(folder / "predictions" / f"{variant}.csv").set_index("patient_id")
 
 
+def best_in(study: Path, fold: str) -> Best:
+    return SearchFolder(study / "outer" / fold).read_best()
+
+
 def same(one: Path, other: Path, variant: str) -> bool:
     return predictions(one, variant).equals(predictions(other, variant))
 
@@ -70,26 +72,26 @@ def _other_features(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(name="few")
 def _few(monkeypatch: pytest.MonkeyPatch) -> Sequence[str]:
-    """Only those variants that do without one of the two sources."""
+    """Keep only the full model and the variants without images or without metadata."""
     names = ("full", "images-only", "metadata-only")
-    monkeypatch.setattr(ablation, "VARIANTS", {name: ablation.VARIANTS[name] for name in names})
+    monkeypatch.setattr(variants, "VARIANTS", {name: variants.VARIANTS[name] for name in names})
     return names
 
 
-# What is scored.
+# Scores.
 
 
-def test_the_full_model_comes_out_as_the_study_s_own(ablated: Ablation) -> None:
+def test_the_full_model_is_identical_to_the_study_s_own(ablated: Ablation) -> None:
     own = pd.read_csv(ablated.folder.parent / "predictions.csv")
     full = pd.read_csv(ablated.folder / "predictions" / "full.csv")
     assert full.equals(own[full.columns])
     assert len(full.columns) == 6
 
 
-def test_every_variant_has_its_predictions_its_scores_and_its_row(ablated: Ablation) -> None:
-    names = [*ablation.VARIANTS, "equal-bags"]
-    assert list(ablated.scores["variants"]) == names and ablated.scores["left_out"] == {}
-    assert read_json(ablated.folder / "scores.json") == ablated.scores
+def test_every_variant_has_predictions_scores_and_a_row(ablated: Ablation) -> None:
+    names = [*variants.VARIANTS, "equal-bags"]
+    assert list(ablated.scores.variants) == names and ablated.scores.left_out == {}
+    assert read_json(ablated.folder / "scores.json") == to_json(ablated.scores)
     table = pd.read_csv(ablated.folder / "table.csv")
     assert list(table["variant"]) == names
     assert {path.stem for path in (ablated.folder / "predictions").iterdir()} == set(names)
@@ -102,7 +104,7 @@ def test_every_variant_has_its_predictions_its_scores_and_its_row(ablated: Ablat
         assert row["balanced_accuracy_low"] <= balanced <= row["balanced_accuracy_high"]
 
 
-def test_differences_are_to_the_full_model(ablated: Ablation) -> None:
+def test_differences_are_relative_to_the_full_model(ablated: Ablation) -> None:
     table = pd.read_csv(ablated.folder / "table.csv").set_index("variant")
     assert table.loc["full"].filter(like="difference").isna().all()
     others = table.drop("full")
@@ -117,14 +119,14 @@ def test_differences_are_to_the_full_model(ablated: Ablation) -> None:
         assert discordant == (predictions(ablated.folder, str(name))["prediction"] != full).sum()
 
 
-def test_a_variant_that_was_chosen_anyway_is_told_and_has_the_same_predictions(ablated: Ablation) -> None:
-    chosen = [Best.read(ablated.folder.parent / "outer" / fold / "best.json").config for fold in FOLDS]
+def test_a_variant_that_was_already_chosen_is_marked_and_has_the_same_predictions(ablated: Ablation) -> None:
+    chosen = [best_in(ablated.folder.parent, fold).config for fold in FOLDS]
     table = pd.read_csv(ablated.folder / "table.csv").set_index("variant")
     full = predictions(ablated.folder, "full")
-    for name, change in ablation.VARIANTS.items():
+    for name, change in variants.VARIANTS.items():
         alike = [all(getattr(best, key) == change[key] for key in change) for best in chosen]
-        folds = ablated.scores["variants"][name]["folds"]
-        assert [each["unchanged"] for each in folds] == alike
+        folds = ablated.scores.variants[name].folds
+        assert [fold.unchanged for fold in folds] == alike
         assert table.loc[name, "unchanged"] == sum(alike) and table.loc[name, "folds"] == 2
         for fold in np.flatnonzero(alike) + 1:
             rows = predictions(ablated.folder, name)
@@ -133,7 +135,7 @@ def test_a_variant_that_was_chosen_anyway_is_told_and_has_the_same_predictions(a
     assert table.loc["pooling-mean", "unchanged"] == 0
 
 
-def test_one_thing_is_changed_and_what_depends_on_it(
+def test_one_thing_is_changed_with_the_fields_that_depend_on_it(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tune(tiny.cohort, tiny.cache, tmp_path, ONE, "cpu")
@@ -145,10 +147,10 @@ def test_one_thing_is_changed_and_what_depends_on_it(
 
     monkeypatch.setattr(ablation, "run_trial", watched)
     ablate(tiny.cohort, [tiny.cache], tmp_path, device="cpu")
-    best = Best.read(tmp_path / "outer" / FOLDS[0] / "best.json").config
+    best = best_in(tmp_path, FOLDS[0]).config
     assert seen[0] == best and len(seen) == 2 * len(set(seen))  # both folds; the same one is trained once
     pooled = {config.pooling: config for config in seen if config.image_branch}
-    assert set(pooled) == set(ablation.POOLING_NAMES)
+    assert set(pooled) == set(POOLING_NAMES)
     assert pooled["max"] == replace(
         best, pooling="max", hidden=HeadConfig.hidden
     )  # which has no hidden layer
@@ -158,35 +160,37 @@ def test_one_thing_is_changed_and_what_depends_on_it(
     assert len({config.learning_rate for config in seen}) == 1
 
 
-# What a variant must not know.
+# Information that must not reach a variant.
 
 
-def test_labels_of_outer_test_patients_reach_no_variant(
+def test_labels_of_held_out_patients_reach_no_variant(
     tiny: Tiny, edit_cohort: EditCohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("full", "images-only", "metadata-only", "metadata-mlp", "pooling-top-k", "fusion-concat")
-    monkeypatch.setattr(ablation, "VARIANTS", {name: ablation.VARIANTS[name] for name in names})
+    monkeypatch.setattr(variants, "VARIANTS", {name: variants.VARIANTS[name] for name in names})
     searches, saved = plan_searches(tiny.cohort.labelled(), ONE)
-    hidden = saved["searches"][FOLDS[0]]["test"]
+    held_out = saved.searches[FOLDS[0]].test
 
     def flip(table: pd.DataFrame) -> None:
-        test = table["ID"].isin(hidden)
+        test = table["ID"].isin(held_out)
         other = {"tumoral": "reactive", "reactive": "tumoral"}
         table.loc[test, "DIAGNOSIS"] = table.loc[test, "DIAGNOSIS"].map(other)
 
     flipped = read_cohort(edit_cohort(flip))
     for module in (tuning, ablation):
         monkeypatch.setattr(module, "plan_searches", lambda cohort, config: (searches, saved))
-    for cohort, folder in ((tiny.cohort, tmp_path / "told"), (flipped, tmp_path / "flipped")):
+    for cohort, folder in ((tiny.cohort, tmp_path / "original"), (flipped, tmp_path / "flipped")):
         tune(cohort, tiny.cache, folder, ONE, "cpu")
         ablate(cohort, [tiny.cache], folder, device="cpu")
     for name in (*names, "equal-bags"):
-        told, other = (predictions(tmp_path / each / "ablation", name) for each in ("told", "flipped"))
+        original, other = (
+            predictions(tmp_path / study / "ablation", name) for study in ("original", "flipped")
+        )
         for column in ("probability", "prediction"):
-            assert told.loc[hidden, column].equals(other.loc[hidden, column]), name
-        assert (told.loc[hidden, "label"] == 1 - other.loc[hidden, "label"]).all()
-        rest = told.index.difference(hidden)  # whose models trained on the flipped labels
-        assert not told.loc[rest, "probability"].equals(other.loc[rest, "probability"])
+            assert original.loc[held_out, column].equals(other.loc[held_out, column]), name
+        assert (original.loc[held_out, "label"] == 1 - other.loc[held_out, "label"]).all()
+        rest = original.index.difference(held_out)  # their models trained on the flipped labels
+        assert not original.loc[rest, "probability"].equals(other.loc[rest, "probability"])
 
 
 def test_metadata_only_does_not_see_images(
@@ -214,18 +218,18 @@ def test_images_only_does_not_see_metadata(
     assert not same(*folders, "metadata-only") and not same(*folders, "full")
 
 
-# Other features, bags of one size, searches of their own.
+# Other features, equal bags, separate searches.
 
 
-def test_other_features_are_a_variant_by_their_name(
+def test_other_features_are_a_variant_named_after_their_folder(
     tiny: Tiny, other_features: Path, few: Sequence[str], tmp_path: Path
 ) -> None:
     other = FeatureCache.open(other_features)
     tune(tiny.cohort, tiny.cache, tmp_path / "one", ONE, "cpu")
     done = ablate(tiny.cohort, [tiny.cache, other], tmp_path / "one", device="cpu")
-    assert done.scores["features"] == [tiny.features.name, other_features.name]
-    found = done.scores["variants"][other_features.name]
-    assert [fold["unchanged"] for fold in found["folds"]] == [False, False]
+    assert done.scores.features == [tiny.features.name, other_features.name]
+    variant = done.scores.variants[other_features.name]
+    assert [fold.unchanged for fold in variant.folds] == [False, False]
     # The same configuration and seeds as a study of those features.
     tune(tiny.cohort, other, tmp_path / "two", ONE, "cpu")
     ablate(tiny.cohort, [other], tmp_path / "two", device="cpu")
@@ -236,65 +240,46 @@ def test_other_features_are_a_variant_by_their_name(
 def test_equal_bags_are_the_full_model_on_fewer_images(
     tiny: Tiny, ablated: Ablation, few: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ablated.scores["images_of_equal_bags"] == 2  # the smallest bag of the tiny cohort
+    assert ablated.scores.images_of_equal_bags == 2  # the smallest bag of the tiny cohort
     full, thinned = (predictions(ablated.folder, name) for name in ("full", "equal-bags"))
     assert not full["probability"].equals(thinned["probability"])
     assert np.corrcoef(full["probability"], thinned["probability"])[0, 1] > 0.5
-    assert set(ablated.scores["gains"]) == {"full", "equal-bags"}
+    assert set(ablated.scores.gains) == {"full", "equal-bags"}
     shutil.copytree(tiny.study, tmp_path / "study")
     monkeypatch.setattr(ablation, "thin", lambda bags, count, random: bags)
     whole = ablate(tiny.cohort, [tiny.cache], tmp_path / "study", device="cpu")
     assert predictions(whole.folder, "equal-bags").equals(full)
 
 
-@given(st.lists(st.integers(3, 9), min_size=1, max_size=5), st.integers(1, 3), st.integers(0, 99))
-def test_thin_bags_hold_distinct_instances_of_their_own(sizes: list[int], count: int, seed: int) -> None:
-    instances = [
-        torch.full((size, 2), bag) + torch.arange(size)[:, None] / 10 for bag, size in enumerate(sizes)
-    ]
-    names = [f"{bag}/{place}" for bag, size in enumerate(sizes) for place in range(size)]
-    bags = Bags.pack(instances, [f"P{bag}" for bag in range(len(sizes))], names)
-    thinned = thin(bags, count, np.random.default_rng(seed))
-    assert thinned.sizes.tolist() == [count] * len(sizes) and thinned.patient_ids == bags.patient_ids
-    assert len(set(thinned.image_names)) == count * len(sizes)
-    for row, name in zip(thinned.instances, thinned.image_names, strict=True):
-        assert torch.equal(row, bags.instances[names.index(name)])
-    owners = [int(name.partition("/")[0]) for name in thinned.image_names]
-    assert owners == thinned.bag_of_instance.tolist()
-    smallest = thin(bags, min(sizes), np.random.default_rng(seed))
-    for bag in np.flatnonzero(np.array(sizes) == min(sizes)):  # all of it, in its order
-        assert torch.equal(smallest.instances[smallest.bag_of_instance == bag], instances[bag])
-
-
-def test_retuned_variants_have_searches_of_their_own(
+def test_each_retuned_variant_has_a_search_of_its_own(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = ("full", "metadata-only", "pooling-mean")
-    monkeypatch.setattr(ablation, "VARIANTS", {name: ablation.VARIANTS[name] for name in kept})
+    monkeypatch.setattr(variants, "VARIANTS", {name: variants.VARIANTS[name] for name in kept})
     shutil.copytree(tiny.study, tmp_path / "study")
     done = ablate(tiny.cohort, [tiny.cache], tmp_path / "study", trials=2, device="cpu")
-    assert done.scores["retuned"] == 2 and set(done.scores["variants"]) == {*kept, "equal-bags"}
+    assert done.scores.retuned == 2 and set(done.scores.variants) == {*kept, "equal-bags"}
     for fold in FOLDS:
-        best = Best.read(tmp_path / "study" / "retuned" / "2" / "pooling-mean" / "outer" / fold / "best.json")
+        best = best_in(tmp_path / "study" / "retuned" / "2" / "pooling-mean", fold)
         assert best.config.pooling == "mean"
     own = pd.read_csv(tiny.study / "predictions.csv").set_index("patient_id")
     full = predictions(done.folder, "full")  # the study had two trials as well
     assert full.equals(own[full.columns])
 
 
-# What is left out, and what goes wrong.
+# Variants that are left out, and errors.
 
 
-def test_a_variant_that_sees_nothing_is_left_out_with_its_reason(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_variant_without_images_and_metadata_is_left_out_with_a_reason(tiny: Tiny, tmp_path: Path) -> None:
     images = replace(ONE, settings={**ONE.settings, "metadata_branch": ("none",)})
     tune(tiny.cohort, tiny.cache, tmp_path, images, "cpu")
     done = ablate(tiny.cohort, [tiny.cache], tmp_path, device="cpu")
-    assert done.scores["left_out"] == {"metadata-only": "it would leave neither images nor metadata"}
-    assert "metadata-only" not in done.scores["variants"] and done.scores["gains"] == {}
-    assert all(fold["unchanged"] for fold in done.scores["variants"]["images-only"]["folds"])
+    assert done.scores.left_out == {"metadata-only": "it would leave neither images nor metadata"}
+    assert "metadata-only" not in done.scores.variants and done.scores.gains == {}
+    assert all(fold.unchanged for fold in done.scores.variants["images-only"].folds)
 
 
-def test_a_study_without_images_has_its_metadata_variants(
+def test_a_study_without_images_has_variants_of_the_metadata_branch(
     tiny: Tiny, tmp_path: Path, command: Command
 ) -> None:
     tune(tiny.cohort, None, tmp_path, ONE, "cpu")
@@ -320,7 +305,7 @@ def test_a_variant_that_diverges_is_left_out_with_its_fold(
     monkeypatch.setattr(ablation, "run_trial", diverging)
     shutil.copytree(tiny.study, tmp_path / "study")
     done = ablate(tiny.cohort, [tiny.cache], tmp_path / "study", device="cpu")
-    assert done.scores["left_out"] == {"pooling-max": "it diverged in repeat1-fold1"}
+    assert done.scores.left_out == {"pooling-max": "it diverged in repeat1-fold1"}
     assert not (done.folder / "predictions" / "pooling-max.csv").exists()
     assert sum(config.pooling == "max" for config in calls) == 1
 
@@ -357,14 +342,14 @@ def test_the_command_prints_the_table(
     done = command("ablate", tiny.cohort_toml, "--features", tiny.features, "--study", tmp_path / "study")
     assert done.code == 0 and "Traceback" not in done.err
     lines = {line.split()[0]: line for line in done.out.splitlines()}
-    scores = read_json(tmp_path / "study" / "ablation" / "scores.json")
+    scores = read_record(tmp_path / "study" / "ablation" / "scores.json", AblationScores)
     for name in (*few, "equal-bags"):
-        assert f"{scores['variants'][name]['scores']['auc']['value']:.3f} (" in lines[name]
+        assert f"{scores.variants[name].scores['auc'].value:.3f} (" in lines[name]
     assert "24 patients" in done.out and "favours it" in done.out
     assert "over metadata-only, scored on 2 images of each patient" in done.out
 
 
-def test_mistakes_are_told_plainly(
+def test_mistakes_are_reported_without_a_traceback(
     tiny: Tiny, other_features: Path, tmp_path: Path, command: Command
 ) -> None:
     tune(tiny.cohort, tiny.cache, tmp_path / "flat", replace(ONE, outer_folds=0), "cpu")
@@ -375,10 +360,10 @@ def test_mistakes_are_told_plainly(
     calls: list[tuple[int, str, tuple[object, ...]]] = [
         (3, "no outer folds", (*own, "--study", tmp_path / "flat")),
         (3, "has not ended", (*own, "--study", tmp_path / "open")),
-        (3, "is no study: it does not exist", (*own, "--study", tmp_path / "nowhere")),
+        (3, "is not a study folder: it does not exist", (*own, "--study", tmp_path / "nowhere")),
         (3, "image_size: 32 there, 40 now", ("--features", other_features, "--study", tmp_path / "study")),
         (2, "each once", (*own, tiny.features, "--study", tmp_path / "study")),
-        (2, "none only alone", (*own, "none", "--study", tmp_path / "study")),
+        (2, "none cannot be combined", (*own, "none", "--study", tmp_path / "study")),
         (2, "--retune must be at least 1", (*own, "--study", tmp_path / "study", "--retune", 0)),
     ]
     for code, words, options in calls:

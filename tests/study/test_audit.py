@@ -1,11 +1,10 @@
-"""The audit: every planted flaw is found and named, and sound data are left alone."""
+"""The audit: it finds and names every planted flaw, and finds nothing in sound data."""
 
 import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 from support.commands import Command
-from support.planted import make_cache, make_cohort
+from support.planted import Column, make_cache, make_cohort
 from support.studies import Tiny
 
 from mil_toolkit.cohort.cohort import Cohort
@@ -22,7 +21,6 @@ from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study import audit as module
 from mil_toolkit.study.audit import (
     NEAR,
-    Finding,
     area,
     audit,
     column_area,
@@ -30,6 +28,7 @@ from mil_toolkit.study.audit import (
     whitened,
     worth_telling,
 )
+from mil_toolkit.study.records import Finding
 from mil_toolkit.study.tune import tune
 
 PATIENTS, IMAGES, WIDTH = 48, 10, 64
@@ -40,15 +39,15 @@ def embeddings(seed: int = 0) -> list[np.ndarray]:
     return list(np.random.default_rng(seed).normal(size=(PATIENTS, IMAGES, WIDTH)))
 
 
-def sound(groups: Sequence[str] | None = None, **columns: Sequence[Any]) -> Cohort:
-    """A cohort with one column that says nothing, and those that are given."""
+def sound(groups: Sequence[str] | None = None, **columns: Column) -> Cohort:
+    """Return a cohort with the given columns and one that predicts nothing."""
     noise = np.random.default_rng(5).permutation(PATIENTS) * 1.5
-    return make_cohort(LABELS, {"noise": noise} | columns, groups)
+    return make_cohort(LABELS, {"noise": noise, **columns}, groups)
 
 
 def only(findings: Sequence[Finding], kind: str) -> Finding:
-    (found,) = [each for each in findings if each.kind == kind]
-    return found
+    (finding,) = [finding for finding in findings if finding.kind == kind]
+    return finding
 
 
 def test_nothing_is_found_in_sound_data(tmp_path: Path) -> None:
@@ -62,28 +61,28 @@ def test_an_identical_image_of_two_patients_is_a_leak(tmp_path: Path) -> None:
     bags, alike = embeddings(), [("P003", "2.png"), ("P010", "7.png"), ("P010", "8.png")]
     bags[10][7] = bags[10][8] = bags[3][2]
     cache = make_cache(tmp_path, sound(), bags, dict.fromkeys(alike, b"the same"))
-    (found,) = audit(sound(), cache)  # and not once more as near-identical
+    (found,) = audit(sound(), cache)  # and not also as near-identical
     assert (found.kind, found.level, found.count) == ("identical images", "leak", 2)
     assert found.where == ("P003/2.png = P010/7.png", "P003/2.png = P010/8.png")
     assert "2 pairs" in found.text and "2 patients" in found.text
 
 
-def test_images_repeated_within_a_patient_leak_nothing(tmp_path: Path) -> None:
+def test_copies_within_a_patient_are_not_reported(tmp_path: Path) -> None:
     bags, alike = embeddings(), [("P003", "2.png"), ("P003", "3.png")]
     bags[3][2] = bags[3][3]
     assert audit(sound(), make_cache(tmp_path, sound(), bags, dict.fromkeys(alike, b"the same"))) == []
 
 
-def test_copies_within_a_group_are_a_remark_and_across_groups_a_leak(tmp_path: Path) -> None:
+def test_copies_within_a_group_are_a_note_and_across_groups_a_leak(tmp_path: Path) -> None:
     bags, alike = embeddings(), [("P002", "0.png"), ("P003", "0.png"), ("P004", "0.png")]
     cache = make_cache(tmp_path, sound(), bags, dict.fromkeys(alike, b"the same"))
     groups = [f"G{number // 2}" for number in range(PATIENTS)]
-    leak, remark = audit(sound(groups), cache)
+    leak, note = audit(sound(groups), cache)
     assert (leak.level, leak.where) == ("leak", ("P002/0.png = P004/0.png",))
-    assert (remark.level, remark.where) == ("note", ("P002/0.png = P003/0.png",))
+    assert (note.level, note.where) == ("note", ("P002/0.png = P003/0.png",))
 
 
-def test_unlabelled_patients_are_compared_too(tmp_path: Path) -> None:
+def test_unlabelled_patients_are_also_compared(tmp_path: Path) -> None:
     alike = [("P003", "2.png"), ("P047", "7.png")]
     cohort = replace(sound(), labels=np.where(np.arange(PATIENTS) == 47, -1, LABELS))
     cache = make_cache(tmp_path, cohort, embeddings(), dict.fromkeys(alike, b"the same"))
@@ -99,8 +98,8 @@ def test_a_copy_that_was_saved_again_is_found(tmp_path: Path) -> None:
     assert found.where[0].startswith("P007/9.png ~ P020/4.png (0.9")
 
 
-def test_directions_common_to_all_images_make_no_copies(tmp_path: Path) -> None:
-    """What a random network gives: everything lies along one axis, and cosines of what is centred are near 1."""
+def test_directions_common_to_all_images_do_not_make_copies(tmp_path: Path) -> None:
+    """As with a random network: all embeddings lie along one axis; cosines after centring are near 1."""
     axis = np.random.default_rng(2).normal(size=WIDTH)
     bags = [
         bag * 0.05 + 3 * axis * np.random.default_rng(i).normal(size=(IMAGES, 1))
@@ -112,28 +111,30 @@ def test_directions_common_to_all_images_make_no_copies(tmp_path: Path) -> None:
     assert audit(sound(), make_cache(tmp_path, sound(), bags)) == []
 
 
-def test_blocks_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_block_size_has_no_influence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bags = embeddings()
     for one, other in ((0, 1), (5, 40), (40, 47), (46, 47)):
         bags[other][one % IMAGES] = bags[one][3] + 0.05
     packed = make_cache(tmp_path, sound(), bags).bags(sound().patient_ids)
     unit = whitened(packed.instances.float())
-    likeness = (
+    cosines = (
         (unit @ unit.T).triu().masked_fill(packed.bag_of_instance[:, None] == packed.bag_of_instance, -1)
     )
-    expected = (likeness >= NEAR).nonzero().tolist()
+    expected = (cosines >= NEAR).nonzero().tolist()
     assert len(expected) >= 4
     for block in (7, 512):
         monkeypatch.setattr(module, "_BLOCK", block)
         found = near_images(packed)
         names = [(packed.image_names[one], packed.image_names[other]) for one, other in expected]
         assert [pair.names for pair in found] == names
-        assert [pair.likeness for pair in found] == pytest.approx(
-            [float(likeness[one, other]) for one, other in expected]
+        assert [pair.similarity for pair in found] == pytest.approx(
+            [float(cosines[one, other]) for one, other in expected]
         )
 
 
-def test_images_that_all_look_alike_end_in_a_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_very_many_similar_images_are_counted_up_to_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "MOST_PAIRS", 30)
     monkeypatch.setattr(module, "MOST_LISTED", 10)
     bags = embeddings()
@@ -143,13 +144,13 @@ def test_images_that_all_look_alike_end_in_a_count(tmp_path: Path, monkeypatch: 
     assert found.count == 30 and len(found.where) == 10 and "30 pairs or more" in found.text
 
 
-def test_too_few_images_are_said_not_to_be_compared(tmp_path: Path) -> None:
+def test_too_few_images_are_reported_as_unchecked(tmp_path: Path) -> None:
     few = [bag[:2] for bag in embeddings()]
     found = only(audit(sound(), make_cache(tmp_path, sound(), few)), "near-identical images")
     assert found.level == "unchecked" and "400 images, not 96" in found.text
 
 
-def test_of_very_many_images_an_even_share_is_compared(
+def test_an_even_share_of_very_many_images_is_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MOST_IMAGES", 200)
@@ -168,7 +169,7 @@ def test_whitened_embeddings_are_uncorrelated() -> None:
     assert unit.shape == (300, 12) and torch.allclose(unit.norm(dim=1), torch.ones(300, dtype=x.dtype))
     shift = whitened(
         x @ torch.diag(torch.arange(1.0, 13, dtype=x.dtype)) + 5
-    )  # other scales: the same likeness
+    )  # other scales: the same similarity
     assert torch.allclose(unit @ unit.T, shift @ shift.T, atol=1e-6)
     assert whitened(x[:50]).shape == (50, 5)  # ten images a component
 
@@ -176,14 +177,14 @@ def test_whitened_embeddings_are_uncorrelated() -> None:
 # Shortcuts.
 
 
-def test_the_area_is_that_of_scikit_learn() -> None:
+def test_the_area_agrees_with_scikit_learn() -> None:
     values = np.random.default_rng(0).normal(LABELS * 0.5).round(1)  # with ties
     found = area(values, LABELS)
     assert found["value"] == pytest.approx(roc_auc_score(LABELS, values))
     assert found["low"] < found["value"] < found["high"]
 
 
-def test_bag_size_as_a_shortcut(tmp_path: Path) -> None:
+def test_a_bag_size_that_predicts_the_label_is_a_shortcut(tmp_path: Path) -> None:
     bags = [
         bag[: 10 - 4 * (label and i % 5 != 0)]
         for i, (bag, label) in enumerate(zip(embeddings(), LABELS, strict=True))
@@ -192,7 +193,7 @@ def test_bag_size_as_a_shortcut(tmp_path: Path) -> None:
     assert found.level == "shortcut" and found.figures["high"] < 0.5  # the positive have fewer
 
 
-def test_a_number_that_alone_predicts_the_label() -> None:
+def test_a_number_that_predicts_the_label_is_found() -> None:
     strong, weak = LABELS * 5.0, np.random.default_rng(3).normal(LABELS)
     findings = audit(sound(leaked=strong + np.linspace(0, 1, PATIENTS), age=weak), None)
     leaked, age = [each for each in findings if each.kind == "predictive column"]
@@ -201,30 +202,30 @@ def test_a_number_that_alone_predicts_the_label() -> None:
     assert age.where == ("age",) and age.figures["low"] > 0.5 and "before the diagnosis" not in age.advice
 
 
-def test_a_number_whose_small_values_are_positive_is_found_too() -> None:
+def test_a_number_whose_small_values_are_positive_is_also_found() -> None:
     found = only(audit(sound(count=-LABELS * 5.0 + np.linspace(0, 1, PATIENTS)), None), "predictive column")
     assert found.figures["value"] == 0 and "before the diagnosis" in found.advice
 
 
-def test_a_category_that_alone_predicts_the_label() -> None:
+def test_a_category_that_predicts_the_label_is_found() -> None:
     words = [("A", "B", "C")[i % 3] if label else ("D", "E")[i % 2] for i, label in enumerate(LABELS)]
     found = only(audit(sound(ward=words), None), "predictive column")
     assert found.where == ("ward",) and found.figures["value"] > 0.95
 
 
-def test_rare_categories_do_not_name_their_own_patients() -> None:
-    """Nearly each patient has a category of its own: its share of positives would be the label itself."""
-    found, told = [], []
+def test_rare_categories_do_not_identify_their_own_patients() -> None:
+    """Almost every patient has a separate category: its share of positives would be the label itself."""
+    areas, naive = [], []
     for seed in range(60):
         words = [f"W{each}" for each in np.random.default_rng(seed).integers(0, 40, PATIENTS)]
         column = pd.Series(words, dtype=object)
         shares = pd.Series(LABELS).groupby(column).transform("mean").to_numpy()
-        told.append(area(shares, LABELS)["value"])
-        found.append((column_area(column, LABELS) or {})["value"])
-    assert np.mean(told) > 0.9 and abs(np.mean(found) - 0.5) < 0.04
+        naive.append(area(shares, LABELS)["value"])
+        areas.append((column_area(column, LABELS) or {})["value"])
+    assert np.mean(naive) > 0.9 and abs(np.mean(areas) - 0.5) < 0.04
 
 
-def test_columns_that_are_missing_where_the_label_is_positive() -> None:
+def test_missing_values_associated_with_the_label_are_found() -> None:
     noise = np.random.default_rng(4).normal(size=PATIENTS)
     absent = np.where((LABELS == 1) & (np.arange(PATIENTS) % 4 == 1), np.nan, noise)
     at_random = np.where(np.arange(PATIENTS) % 12 < 2, np.nan, noise)
@@ -236,39 +237,39 @@ def test_columns_that_are_missing_where_the_label_is_positive() -> None:
     assert counts == {"test": 12, "count": 8}
 
 
-# The table.
+# Metadata.
 
 
-def test_constant_and_empty_columns_and_missing_values() -> None:
+def test_constant_and_empty_columns_and_missing_values_are_found() -> None:
     findings = audit(sound(site=["LYON"] * PATIENTS, weight=[np.nan] * PATIENTS), None)
     constant = [each for each in findings if each.kind == "constant column"]
     assert [each.where for each in constant] == [("site",), ("weight",)]
-    assert "one value" in constant[0].text and "no value" in constant[1].text
+    assert "only one value" in constant[0].text and "no value" in constant[1].text
     assert only(findings, "missing values").count == PATIENTS
 
 
-def test_patients_that_share_all_metadata() -> None:
+def test_patients_with_equal_metadata_are_found() -> None:
     age = np.arange(PATIENTS) + 0.25
     sex = ["F", "M"] * (PATIENTS // 2)
     age[30], age[32] = age[10], age[10]
-    age[41] = age[10]  # of the other sex
+    age[41] = age[10]  # but of the other sex
     cohort = make_cohort(LABELS, {"age": age, "sex": sex})
     assert only(audit(cohort, None), "same metadata").where == ("P010 = P030 = P032",)
     groups = [f"G{number // 20}" for number in range(PATIENTS)]  # 30 and 32 in one, 10 in another
     grouped = make_cohort(LABELS, {"age": age, "sex": sex}, groups)
     assert "across groups" in only(audit(grouped, None), "same metadata").text
     one = make_cohort(LABELS, {"age": age, "sex": sex}, ["G"] * PATIENTS)
-    assert not [
-        each for each in audit(one, None) if each.kind == "same metadata"
-    ]  # no split tears them apart
+    assert not [each for each in audit(one, None) if each.kind == "same metadata"]  # no split separates them
     words = make_cohort(LABELS, {"sex": sex, "side": sex})
-    assert not [each for each in audit(words, None) if each.kind == "same metadata"]  # nothing strange
+    assert not [
+        each for each in audit(words, None) if each.kind == "same metadata"
+    ]  # equal categories are common
 
 
-# What cannot be checked.
+# Checks that are not possible.
 
 
-def test_without_images_or_a_second_class_it_says_so() -> None:
+def test_without_images_or_a_second_class_checks_are_reported_as_unchecked() -> None:
     (images,) = audit(sound(), None)
     assert (images.kind, images.level) == ("images", "unchecked")
     cohort = replace(sound(), labels=np.ones(PATIENTS, dtype=np.int8))
@@ -277,17 +278,17 @@ def test_without_images_or_a_second_class_it_says_so() -> None:
     assert [each.kind for each in audit(unlabelled, None)] == ["images", "shortcuts"]
 
 
-# What a study leaves and tells.
+# The audit of a study.
 
 
-def test_the_gravest_come_first_and_a_long_list_is_cut() -> None:
-    told = worth_telling([Finding("x", "leak", f"{number}.", "Act.") for number in range(8)])
-    assert told == [*(f"leak: {number}. Act." for number in range(5)), "3 more findings."]
+def test_a_summary_is_limited_to_the_gravest_findings() -> None:
+    lines = worth_telling([Finding("x", "leak", f"{number}.", "Act.") for number in range(8)])
+    assert lines == [*(f"leak: {number}. Act." for number in range(5)), "3 more findings."]
     assert worth_telling([Finding("x", "note", "a.")]) == ["1 more finding."]
     assert worth_telling([]) == []
 
 
-def test_a_leak_is_told_before_the_study_begins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_leak_is_logged_before_the_study_begins(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cohort, alike = sound(), [("P000", "0.png"), ("P001", "0.png")]
     cache = make_cache(tmp_path, cohort, [bag[:2] for bag in embeddings()], dict.fromkeys(alike, b"the same"))
     config = StudyConfig(
@@ -301,7 +302,7 @@ def test_a_leak_is_told_before_the_study_begins(tmp_path: Path, caplog: pytest.L
     assert saved[0]["where"] == ["P000/0.png = P001/0.png"]
 
 
-def test_the_command_tells_what_it_found(
+def test_the_command_shows_the_findings(
     tiny: Tiny, tiny_options: Sequence[object], tmp_path: Path, command: Command
 ) -> None:
     study = ("--outer-folds", 0, "--study", tmp_path)
@@ -310,6 +311,6 @@ def test_the_command_tells_what_it_found(
     done = command("tune", *tiny_options, *study)
     assert done.code == 0 and "audit.json" in done.out
     assert all(f"  {line}" in done.out.splitlines() for line in worth_telling(findings))
-    told = command("tune", *tiny_options, *study, "--json").json
-    assert told["audit"] == json.loads((tmp_path / "audit.json").read_text())
-    assert [each["text"] for each in told["audit"]] == [each.text for each in findings]
+    data = command("tune", *tiny_options, *study, "--json").json
+    assert data["audit"] == json.loads((tmp_path / "audit.json").read_text())
+    assert [each["text"] for each in data["audit"]] == [each.text for each in findings]

@@ -1,4 +1,4 @@
-"""The canary: silent over a sound procedure, loud over one that leaks, and without a trace in the study."""
+"""The canary: passes for a sound procedure, fails for one that leaks, and leaves the study unchanged."""
 
 import json
 import logging
@@ -30,58 +30,58 @@ CONFIG = StudyConfig(trials=2, folds=2, outer_folds=0, members=1, settings=SETTI
 
 @pytest.fixture(name="data")
 def _data(tmp_path: Path) -> tuple[Cohort, FeatureCache]:
-    """Noise of 16 columns: with few patients it can be learnt by heart."""
+    """Noise of 16 columns, which a model can memorise for few patients."""
     cohort = make_cohort(LABELS, {"noise": np.random.default_rng(0).normal(size=30)})
     return cohort, make_cache(
         tmp_path / "cache", cohort, list(np.random.default_rng(1).normal(size=(30, 2, 16)))
     )
 
 
-# The verdict.
+# The test.
 
 
 def test_the_test_is_a_t_test_of_the_mean() -> None:
     aucs = list(np.random.default_rng(0).normal(0.53, 0.08, RUNS))
-    found = Canary.of(aucs)
+    canary = Canary.of(aucs)
     statistic = (np.mean(aucs) - 0.5) / (np.std(aucs, ddof=1) / np.sqrt(RUNS))
-    assert found.p_value == pytest.approx(2 * t.sf(abs(statistic), RUNS - 1))
-    assert (found.mean, found.deviation) == pytest.approx((np.mean(aucs), np.std(aucs, ddof=1)))
+    assert canary.p_value == pytest.approx(2 * t.sf(abs(statistic), RUNS - 1))
+    assert (canary.mean, canary.deviation) == pytest.approx((np.mean(aucs), np.std(aucs, ddof=1)))
 
 
 @pytest.mark.parametrize(("mean", "passed"), [(0.5, True), (0.52, True), (0.6, False), (0.4, False)])
-def test_what_passes(mean: float, passed: bool) -> None:
+def test_it_passes_for_means_around_one_half(mean: float, passed: bool) -> None:
     spread = np.linspace(-0.12, 0.12, RUNS)  # a standard deviation of 0.075
-    found = Canary.of(list(mean + spread))
-    assert found.passed is passed
-    assert ("CANARY FAILED" in str(found)) is not passed
-    assert f"{mean:.3f}" in str(found) and "t-test" in str(found)
+    canary = Canary.of(list(mean + spread))
+    assert canary.passed is passed
+    assert ("CANARY FAILED" in str(canary)) is not passed
+    assert f"{mean:.3f}" in str(canary) and "t-test" in str(canary)
 
 
-def test_runs_that_all_agree_need_no_test() -> None:
+def test_equal_runs_have_no_p_value() -> None:
     assert Canary.of([0.5] * 20).passed and not Canary.of([1.0] * 20).passed
     assert Canary.of([1.0] * 20).p_value is None
 
 
-def test_few_sound_studies_are_accused() -> None:
+def test_few_sound_procedures_fail() -> None:
     random = np.random.default_rng(0)
-    accused = [not Canary.of(list(random.normal(0.5, 0.08, RUNS))).passed for _ in range(1000)]
-    assert 0 < np.mean(accused) < 0.02  # the level is 0.01
+    failed = [not Canary.of(list(random.normal(0.5, 0.08, RUNS))).passed for _ in range(1000)]
+    assert 0 < np.mean(failed) < 0.02  # the level is 0.01
 
 
 # The runs.
 
 
-def test_a_run_is_small_and_searches_the_same() -> None:
+def test_a_run_is_small_and_has_the_same_search_space() -> None:
     config = StudyConfig(
         trials=50, repeats=3, sampler="random", settings={"pooling": ("mean",), "epochs": (50, 5)}
     )
-    found = small(config)
-    assert (found.trials, found.folds, found.outer_folds, found.repeats, found.members) == (2, 3, 3, 1, 1)
-    assert found.settings == {"pooling": ("mean",), "epochs": (20, 5)} and found.sampler == "random"
+    fewer = small(config)
+    assert (fewer.trials, fewer.folds, fewer.outer_folds, fewer.repeats, fewer.members) == (2, 3, 3, 1, 1)
+    assert fewer.settings == {"pooling": ("mean",), "epochs": (20, 5)} and fewer.sampler == "random"
     assert small(replace(config, repeats=1, outer_folds=GROUPS)).outer_folds == GROUPS
 
 
-def test_every_run_has_labels_of_its_own_and_the_same_numbers_of_each(
+def test_every_run_has_other_labels_with_the_same_class_counts(
     data: tuple[Cohort, FeatureCache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, ...]] = []
@@ -92,8 +92,8 @@ def test_every_run_has_labels_of_its_own_and_the_same_numbers_of_each(
         return 0.4 + 0.01 * len(seen)
 
     monkeypatch.setattr(module, "_outer_auc", outer_auc)
-    found = run_canary(*data, tmp_path / "study", CONFIG)
-    assert len(found.aucs) == RUNS >= 20 and len(set(seen)) == RUNS
+    canary = run_canary(*data, tmp_path / "study", CONFIG)
+    assert len(canary.aucs) == RUNS >= 20 and len(set(seen)) == RUNS
     assert tuple(LABELS) not in seen and {sum(labels) for labels in seen} == {15}
     run_canary(*data, tmp_path / "again", CONFIG)
     assert seen[:RUNS] == seen[RUNS:]
@@ -101,12 +101,12 @@ def test_every_run_has_labels_of_its_own_and_the_same_numbers_of_each(
     assert not set(seen[:RUNS]) & set(seen[2 * RUNS :])
 
 
-def test_noise_passes_and_the_study_is_as_without_it(
+def test_noise_passes_and_the_study_is_unchanged(
     data: tuple[Cohort, FeatureCache], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "mil_toolkit"):
-        found = run_canary(*data, tmp_path / "with", CONFIG, "cpu", runs=6)
-    assert found.passed and len(set(found.aucs)) > 1
+        canary = run_canary(*data, tmp_path / "with", CONFIG, "cpu", runs=6)
+    assert canary.passed and len(set(canary.aucs)) > 1
     assert "the first of 6 runs took" in caplog.text and "Canary passed" in caplog.text
     assert sorted(path.name for path in (tmp_path / "with").iterdir()) == [
         ".claim",
@@ -120,7 +120,7 @@ def test_noise_passes_and_the_study_is_as_without_it(
         assert (tmp_path / "with" / name).read_bytes() == (tmp_path / "without" / name).read_bytes()
 
 
-def test_a_procedure_that_trains_on_those_it_scores_fails(
+def test_a_procedure_that_trains_on_held_out_patients_fails(
     data: tuple[Cohort, FeatureCache],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -134,12 +134,12 @@ def test_a_procedure_that_trains_on_those_it_scores_fails(
         return [replace(each, patients=final.patients, inner=final.inner) for each in searches], saved
 
     monkeypatch.setattr(module, "plan_searches", leaking)
-    found = run_canary(*data, tmp_path / "study", CONFIG, "cpu", runs=10)
-    assert not found.passed and found.mean > 0.6
+    canary = run_canary(*data, tmp_path / "study", CONFIG, "cpu", runs=10)
+    assert not canary.passed and canary.mean > 0.6
     assert [record.levelname for record in caplog.records if "CANARY FAILED" in record.message] == ["ERROR"]
 
 
-def test_a_verdict_is_found_once(
+def test_an_existing_result_is_read(
     data: tuple[Cohort, FeatureCache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_outer_auc", lambda *_: 0.5)
@@ -154,7 +154,7 @@ def test_a_verdict_is_found_once(
 
 
 @pytest.mark.parametrize(("auc", "code"), [(0.5, 0), (0.9, 3)])
-def test_the_command_runs_the_study_and_says_loudly_what_failed(
+def test_the_command_runs_the_study_and_reports_a_failure(
     auc: float, code: int, tiny_options: Sequence[object], tmp_path: Path, command: Command,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -163,10 +163,10 @@ def test_the_command_runs_the_study_and_says_loudly_what_failed(
     options = (*tiny_options, "--trials", 1, "--outer-folds", 0, "--study", tmp_path)
     done = command("tune", *options, "--canary")
     assert done.code == code and (tmp_path / "DONE").exists()
-    for told in (done.out, done.err):
-        assert ("CANARY FAILED" in told) == (code == 3) and "3 runs on shuffled labels" in told
+    for text in (done.out, done.err):
+        assert ("CANARY FAILED" in text) == (code == 3) and "3 runs on shuffled labels" in text
     again = command("tune", *options, "--canary", "--json")
     assert again.code == code
     assert again.json["canary"] == json.loads((tmp_path / "canary.json").read_text())
-    without = command("tune", *options, "--json")  # the same study, which was not asked for a canary
+    without = command("tune", *options, "--json")  # the same study without --canary
     assert without.code == 0 and without.json["canary"] is None

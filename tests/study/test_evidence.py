@@ -1,4 +1,4 @@
-"""The rules of evidence on the real pipeline: what is scored reaches nothing that is fitted, and noise scores chance."""
+"""Evidence, on the real pipeline: held-out patients have no influence on the fit, and noise scores chance."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,13 +21,17 @@ from mil_toolkit.evaluation.calibration import fit_decision
 from mil_toolkit.evaluation.intervals import Table
 from mil_toolkit.evaluation.metrics import METRICS, Predicted
 from mil_toolkit.evaluation.splits import age_bins
-from mil_toolkit.search.storage import InMemory
-from mil_toolkit.study import rivals
-from mil_toolkit.study import run as running
+from mil_toolkit.search.storage import MemoryStorage
+from mil_toolkit.study import conclusion, rivals
+from mil_toolkit.study.conclusion import predictions_of
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.plan import Search, plan_searches
-from mil_toolkit.study.run import Run
+from mil_toolkit.study.progress import NoProgress
+from mil_toolkit.study.records import CohortIdentity, StudyDescription
+from mil_toolkit.study.run import run_searches, search_runs
 from mil_toolkit.study.scores import rival_tables
+from mil_toolkit.study.tracker import NoTracker
+from mil_toolkit.study.workspace import Workspace
 from mil_toolkit.training import inputs as inputs_module
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.fitted import FittedHead
@@ -39,7 +43,7 @@ CONFIG = StudyConfig(trials=3, folds=2, outer_folds=2, members=2, sampler="rando
 
 
 def draw(folder: Path, seed: int = 0, count: int = COUNT, width: int = 20) -> tuple[Patients, list[Search]]:
-    """Patients of pure noise, with missing values and words, and their searches."""
+    """Return patients of pure noise, with missing values and words, and their searches."""
     random = np.random.default_rng(seed)
     labels = random.permutation(count) % 2
     numbers = np.where(random.random(count) < 0.1, np.nan, random.normal(size=count))
@@ -53,18 +57,20 @@ def draw(folder: Path, seed: int = 0, count: int = COUNT, width: int = 20) -> tu
 def outer(
     patients: Patients, searches: Sequence[Search], folder: Path, config: StudyConfig = CONFIG
 ) -> pd.DataFrame:
-    """The outer predictions of a study's searches."""
-    run = Run(Study(folder, config, {}), patients, searches, InMemory(), "cpu", quiet=True)
-    run.work()
-    return pd.concat([run.predictions(search) for search in searches])
+    """Run some searches of a study, and return the predictions of their held-out patients."""
+    cohort = CohortIdentity("planted", "", len(patients))
+    study = Study(folder, config, StudyDescription(1, config, {}, cohort, None))
+    workspace = Workspace.of(study, patients, "cpu")
+    run_searches(search_runs(workspace, searches, MemoryStorage(), NoTracker(study)), NoProgress())
+    return pd.concat([predictions_of(study, search) for search in searches])
 
 
-# What is scored reaches nothing that is fitted.
+# Held-out patients have no influence on the fit.
 
 
 @dataclass(frozen=True)
 class Fold:
-    """What one outer fold fitted and predicted: files, weights, and rows of the test patients."""
+    """What one outer fold fits and predicts: files, weights, and rows of the held-out patients."""
 
     patients: Patients
     search: Search
@@ -73,14 +79,14 @@ class Fold:
     @cached_property
     def _heads_and_rows(self) -> tuple[FittedHead, pd.DataFrame]:
         heads: list[FittedHead] = []
-        fit = running.refit
+        fit = conclusion.refit
 
-        def recorded(*told: Any) -> FittedHead:
-            heads.append(fit(*told))
+        def recorded(*arguments: Any) -> FittedHead:
+            heads.append(fit(*arguments))
             return heads[-1]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(running, "refit", recorded)
+            patch.setattr(conclusion, "refit", recorded)
             rows = outer(self.patients, [self.search], self.folder)
         return heads[0], rows
 
@@ -95,13 +101,13 @@ class Fold:
     def file(self, name: str) -> bytes:
         return (self.folder / "outer" / self.search.name / name).read_bytes()
 
-    def rival(self, name: str) -> dict[str, float]:
+    def baseline(self, name: str) -> dict[str, float]:
         table = rival_tables(CONFIG, self.patients, [self.search])[name]
         return dict(zip(table.patient_ids, table.probabilities[0], strict=True))
 
 
 def assert_same_fit(one: Fold, other: Fold, kept: list[str]) -> None:
-    """Bit for bit: everything fitted, and what it predicts for the test patients that were left as they were."""
+    """Compare bit for bit everything that was fitted, and the predictions of unchanged held-out patients."""
     assert len(one.rows) == len(other.rows)
     for name in ("best.json", "trials.csv", "out_of_fold.csv"):
         assert one.file(name) == other.file(name), name
@@ -119,7 +125,7 @@ def assert_same_fit(one: Fold, other: Fold, kept: list[str]) -> None:
     columns = ["probability", "prediction", "member1", "member2"]
     assert one.rows.loc[kept, columns].equals(other.rows.loc[kept, columns]), "predictions"
     for name in rivals.RIVALS:
-        mine, theirs = one.rival(name), other.rival(name)
+        mine, theirs = one.baseline(name), other.baseline(name)
         assert [mine[patient] for patient in kept] == [theirs[patient] for patient in kept], name
 
 
@@ -152,36 +158,38 @@ CHANGES: dict[str, Change] = {
 }
 
 
-@pytest.fixture(scope="module", name="told")
-def _told(tmp_path_factory: pytest.TempPathFactory) -> Fold:
+@pytest.fixture(scope="module", name="original")
+def _original(tmp_path_factory: pytest.TempPathFactory) -> Fold:
     patients, searches = draw(tmp_path_factory.mktemp("cache"))
-    return Fold(patients, searches[0], tmp_path_factory.mktemp("told"))
+    return Fold(patients, searches[0], tmp_path_factory.mktemp("original"))
 
 
-def changed(told: Fold, change: Change, folder: Path) -> tuple[Fold, list[str]]:
-    """The same fold with all test patients changed but for the first three, and the ids of these."""
-    patients = change(told.patients, told.search.test[3:])
-    kept = [told.patients.ids[place] for place in told.search.test[:3]]
-    return replace(told, patients=patients, folder=folder), kept
-
-
-@pytest.mark.parametrize("name", CHANGES)
-def test_nothing_of_the_test_patients_reaches_what_is_fitted(name: str, told: Fold, tmp_path: Path) -> None:
-    other, kept = changed(told, CHANGES[name], tmp_path)
-    assert_same_fit(told, other, kept)
-    if name != "labels":  # the change was one that can be seen
-        rest = told.rows.index.difference(kept)
-        assert not told.rows.loc[rest, "probability"].equals(other.rows.loc[rest, "probability"])
+def changed(original: Fold, change: Change, folder: Path) -> tuple[Fold, list[str]]:
+    """Return the fold with all held-out patients changed except the first three, and the ids of these."""
+    patients = change(original.patients, original.search.test[3:])
+    kept = [original.patients.ids[place] for place in original.search.test[:3]]
+    return replace(original, patients=patients, folder=folder), kept
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_what_the_training_patients_are_does_reach_it(name: str, told: Fold, tmp_path: Path) -> None:
-    other = replace(told, patients=CHANGES[name](told.patients, told.search.patients[:4]), folder=tmp_path)
+def test_held_out_patients_have_no_influence_on_the_fit(name: str, original: Fold, tmp_path: Path) -> None:
+    other, kept = changed(original, CHANGES[name], tmp_path)
+    assert_same_fit(original, other, kept)
+    if name != "labels":  # the change is visible to the model
+        rest = original.rows.index.difference(kept)
+        assert not original.rows.loc[rest, "probability"].equals(other.rows.loc[rest, "probability"])
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_training_patients_have_an_influence_on_the_fit(name: str, original: Fold, tmp_path: Path) -> None:
+    other = replace(
+        original, patients=CHANGES[name](original.patients, original.search.patients[:4]), folder=tmp_path
+    )
     with pytest.raises(AssertionError):
-        assert_same_fit(told, other, told.rows.index.tolist()[:3])
+        assert_same_fit(original, other, original.rows.index.tolist()[:3])
 
 
-# The same check over leaks that were planted.
+# The same check with planted leaks.
 
 
 def scale_on_all(fold: Fold, patch: pytest.MonkeyPatch) -> None:
@@ -196,21 +204,21 @@ def project_on_all(fold: Fold, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(inputs_module, "fold_moments", lambda _, trains: everyone * len(trains))
 
 
-def decide_on_scored(fold: Fold, patch: pytest.MonkeyPatch) -> None:
-    predict = running.outer_predictions
+def decide_on_held_out(fold: Fold, patch: pytest.MonkeyPatch) -> None:
+    predict = conclusion.outer_predictions
 
     def leaking(search: Search, test: Patients, logits: np.ndarray, decision: object) -> pd.DataFrame:
         return predict(search, test, logits, fit_decision(logits.mean(0), test.labels, "balanced"))
 
-    patch.setattr(running, "outer_predictions", leaking)
+    patch.setattr(conclusion, "outer_predictions", leaking)
 
 
-def train_on_scored(fold: Fold, patch: pytest.MonkeyPatch) -> None:
-    fit = running.refit
-    patch.setattr(running, "refit", lambda train, *told: fit(fold.patients, *told))
+def train_on_held_out(fold: Fold, patch: pytest.MonkeyPatch) -> None:
+    fit = conclusion.refit
+    patch.setattr(conclusion, "refit", lambda train, *options: fit(fold.patients, *options))
 
 
-def fit_rivals_on_all(fold: Fold, patch: pytest.MonkeyPatch) -> None:
+def fit_baselines_on_all(fold: Fold, patch: pytest.MonkeyPatch) -> None:
     everyone = np.arange(len(fold.patients))
     for name, columns in rivals.RIVALS.items():
         patch.setitem(rivals.RIVALS, name, lambda patients, _, columns=columns: columns(patients, everyone))
@@ -219,33 +227,33 @@ def fit_rivals_on_all(fold: Fold, patch: pytest.MonkeyPatch) -> None:
 LEAKS: dict[str, tuple[Callable[[Fold, pytest.MonkeyPatch], None], str, str | None]] = {
     "scaler and encoder fitted on everyone": (scale_on_all, "metadata", None),
     "projection fitted on everyone": (project_on_all, "embeddings", None),
-    "threshold chosen on those it is scored on": (decide_on_scored, "labels", "threshold"),
-    "trained on those it is scored on": (train_on_scored, "labels", None),
-    "a rival's encoder fitted on everyone": (fit_rivals_on_all, "metadata", "metadata_logistic"),
+    "threshold chosen on held-out patients": (decide_on_held_out, "labels", "threshold"),
+    "trained on held-out patients": (train_on_held_out, "labels", None),
+    "a baseline's encoder fitted on everyone": (fit_baselines_on_all, "metadata", "metadata_logistic"),
 }
 
 
 @pytest.mark.parametrize("leak", LEAKS)
-def test_a_planted_leak_is_caught(
-    leak: str, told: Fold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_planted_leak_is_detected(
+    leak: str, original: Fold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant, change, found = LEAKS[leak]
-    other, kept = changed(told, CHANGES[change], tmp_path / "changed")
-    leaky = replace(told, folder=tmp_path / "leaky")
+    other, kept = changed(original, CHANGES[change], tmp_path / "changed")
+    leaky = replace(original, folder=tmp_path / "leaky")
     for fold in (leaky, other):
         with monkeypatch.context() as patch:
             plant(fold, patch)
             assert len(fold.rows)  # runs the fold
     with monkeypatch.context() as patch, pytest.raises(AssertionError, match=found):
-        if plant is fit_rivals_on_all:
-            # The rivals are fitted while they are compared, each fold with its own patients.
-            patch.setattr(Fold, "rival", rival_on_all)
+        if plant is fit_baselines_on_all:
+            # The baselines are fitted while they are compared, each fold with its own patients.
+            patch.setattr(Fold, "baseline", baseline_on_all)
         assert_same_fit(leaky, other, kept)
 
 
-def rival_on_all(fold: Fold, name: str) -> dict[str, float]:
+def baseline_on_all(fold: Fold, name: str) -> dict[str, float]:
     with pytest.MonkeyPatch.context() as patch:
-        fit_rivals_on_all(fold, patch)
+        fit_baselines_on_all(fold, patch)
         patch.setattr("mil_toolkit.study.scores.RIVALS", rivals.RIVALS)
         table = rival_tables(CONFIG, fold.patients, [fold.search])[name]
     return dict(zip(table.patient_ids, table.probabilities[0], strict=True))
@@ -256,8 +264,8 @@ def rival_on_all(fold: Fold, name: str) -> dict[str, float]:
 DATA_SETS = 20
 
 
-def test_noise_scores_chance_outside_and_more_inside(tmp_path: Path) -> None:
-    """Over pure-noise data sets the outer scores average chance; the inner ones, which chose, lie above it."""
+def test_noise_scores_chance_on_outer_folds_and_more_on_inner_folds(tmp_path: Path) -> None:
+    """On noise the mean outer score is at chance; the mean inner score, which chose, lies above it."""
     names = ("auc", "balanced_accuracy")
     outside: dict[str, list[float]] = {name: [] for name in names}
     inner: dict[str, list[float]] = {name: [] for name in names}
@@ -275,7 +283,7 @@ def test_noise_scores_chance_outside_and_more_inside(tmp_path: Path) -> None:
             inner[name].append(float(np.mean([score(each, name) for each in chose])))
     for name in names:
         mean, error = np.mean(outside[name]), np.std(outside[name], ddof=1) / np.sqrt(DATA_SETS)
-        assert error < 0.03, name  # so that chance is told from a leak
+        assert error < 0.03, name  # small enough to distinguish chance from a leak
         assert ttest_1samp(outside[name], 0.5).pvalue > 0.05, (name, mean)
         assert ttest_1samp(inner[name], 0.5, alternative="greater").pvalue < 0.01, (name, inner[name])
         assert ttest_rel(inner[name], outside[name], alternative="greater").pvalue < 0.02, name
@@ -287,7 +295,7 @@ def score(predictions: pd.DataFrame, name: str) -> float:
 
 
 def chance(strata: Callable[[np.ndarray, np.ndarray], np.ndarray], draws: int = 40) -> float:
-    """The mean AUC within folds of a logistic regression on age, where age has nothing to do with the label."""
+    """Return the mean AUC within folds of a logistic regression on age, which is independent of the label."""
     random, scores = np.random.default_rng(0), []
     for seed in range(draws):
         labels, ages = np.repeat([0, 1], [28, 62]), random.normal(0, 1, 90)
@@ -300,13 +308,13 @@ def chance(strata: Callable[[np.ndarray, np.ndarray], np.ndarray], draws: int = 
     return float(np.mean(scores))
 
 
-def test_age_strata_would_let_chance_score() -> None:
-    """Why plan_searches stratifies the outer folds on the label alone."""
+def test_strata_of_age_would_raise_chance_scores() -> None:
+    """This is why plan_searches stratifies the outer folds on the label only."""
     assert chance(lambda labels, ages: 4 * labels + age_bins(labels, ages, 5)[0]) > 0.52
     assert 0.48 < chance(lambda labels, ages: labels) < 0.51
 
 
-def test_ages_move_the_inner_folds_alone() -> None:
+def test_ages_influence_only_the_inner_folds() -> None:
     labels = [0, 1] * 40
     plans = []
     for seed in (1, 2):

@@ -1,4 +1,4 @@
-"""mil-fit --finetune: what is kept and why, the model one hands over, and that it goes on where it was stopped."""
+"""Fine-tuning of a study: which model is kept, what the fine-tuned model can do, and how a run resumes."""
 
 import json
 import os
@@ -25,18 +25,18 @@ from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.fit import fit
 from mil_toolkit.bundle.onnx import export_onnx
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import FinetuneConfig, HeadConfig
+from mil_toolkit.config import FinetuneConfig
 from mil_toolkit.core.errors import DataError, UsageError
+from mil_toolkit.evaluation.records import Comparison, Difference
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.features.image_files import ImageFiles
 from mil_toolkit.features.pixels import decode, prepare
+from mil_toolkit.features.spec import Spec
 from mil_toolkit.study import finetuning as end_to_end
 from mil_toolkit.study.finetuning import is_better
-from mil_toolkit.training import finetune
-from mil_toolkit.training.finetune import Finetuner, Told, publish_tensors, read_tensors
+from mil_toolkit.training.checkpoints import read_tensors
+from mil_toolkit.training.finetune import Finetuner
 from mil_toolkit.training.patients import Patients
-from mil_toolkit.training.procedure import refit
 
 CONFIG = FinetuneConfig(epochs=2, backbone_rate=1e-3, chunk=8)
 OPTIONS = ("--finetune", "--epochs", "2", "--backbone-rate", "0.001", "--chunk", "8", "--device", "cpu")
@@ -52,13 +52,13 @@ class Copy:
     features: Path
 
     def fit(self, **changes: object) -> ModelBundle:
-        told = {"finetune": CONFIG, "device": "cpu", "output": self.study / "tuned"} | changes
+        options = {"finetune": CONFIG, "device": "cpu", "output": self.study / "tuned"} | changes
         cache = FeatureCache.open(self.features)
-        return fit(read_cohort(self.cohort_toml), cache, self.study, **told)  # type: ignore[arg-type]
+        return fit(read_cohort(self.cohort_toml), cache, self.study, **options)  # type: ignore[arg-type]
 
     @property
     def image(self) -> Path:
-        """One that some model trains on."""
+        """An image of the training patients."""
         return next(iter(sorted(self.cohort_toml.parent.glob("images/*/*"))))
 
 
@@ -70,7 +70,7 @@ def _copy(tiny: Tiny, tmp_path: Path) -> Copy:
 
 @pytest.fixture(scope="module", name="whole")
 def _whole(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Copy:
-    """With a fine-tuning that was never stopped, which kept the frozen model; tests only read it."""
+    """A study with an uninterrupted fine-tuning that kept the frozen model; tests only read it."""
     study = shutil.copytree(tiny.study, tmp_path_factory.mktemp("whole") / "study")
     whole = Copy(tiny.cohort_toml, study, tiny.features)
     whole.fit()
@@ -81,30 +81,30 @@ def bits(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def compared(low: float, high: float) -> dict[str, object]:
-    return {"differences": {"log_loss": {"value": (low + high) / 2, "low": low, "high": high}}}
+def compared(low: float | None, high: float | None) -> Comparison:
+    return Comparison(0.0, {"log_loss": Difference(None, low, high, None)})
 
 
-def test_it_takes_an_interval_below_zero_to_be_better() -> None:
+def test_better_means_an_interval_below_zero() -> None:
     assert is_better(compared(-0.4, -0.01))
     assert not is_better(compared(-0.4, 0.01)) and not is_better(compared(0.1, 0.2))
-    assert not is_better({"differences": {"log_loss": {"value": None, "low": None, "high": None}}})
+    assert not is_better(compared(None, None))
 
 
 def test_the_frozen_model_is_kept_where_fine_tuning_shows_no_gain(whole: Copy, tiny: Tiny) -> None:
     kept, frozen = bits(whole.study / "tuned"), bits(tiny.bundle)
     assert set(kept) == FILES and kept["model.safetensors"] == frozen["model.safetensors"]
     scores = json.loads(kept["scores.json"])
-    found = scores.pop("finetuned")
+    finetuned = scores.pop("finetuned")
     assert scores == json.loads(frozen["scores.json"]), (
         "the outer score is that of the frozen model, which is kept"
     )
-    assert not found["kept"] and found["outer"] == "not evaluated"
-    assert found["separate"] == {"patients": 12, "chose_nothing": True}
-    assert found["settings"]["unfreeze"] == "layer4"
+    assert not finetuned["kept"] and finetuned["outer"] == "not evaluated"
+    assert finetuned["separate"] == {"patients": 12, "chose_nothing": True}
+    assert finetuned["settings"]["unfreeze"] == "layer4"
 
 
-def test_the_command_says_what_was_kept_and_why(whole: Copy, command: Command) -> None:
+def test_the_command_reports_which_model_was_kept_and_why(whole: Copy, command: Command) -> None:
     asked = (
         whole.cohort_toml,
         "--features",
@@ -115,16 +115,14 @@ def test_the_command_says_what_was_kept_and_why(whole: Copy, command: Command) -
         whole.study / "again",
     )
     said = command("fit", *asked, *OPTIONS)
-    assert said.code == 0 and "separate split of 12 patients, who chose nothing" in said.out
-    assert "the backbone stays frozen" in said.out and "not evaluated. --outer" in said.out
-    assert bits(whole.study / "again") == bits(whole.study / "tuned"), (
-        "what was done before is not done again"
-    )
+    assert said.code == 0 and "separate split of 12 patients, who were held out in the study" in said.out
+    assert "the backbone stays frozen" in said.out and "not evaluated. Add --outer" in said.out
+    assert bits(whole.study / "again") == bits(whole.study / "tuned"), "nothing was trained again"
 
 
 @pytest.fixture(scope="module", name="tuned")
 def _tuned(whole: Copy, tmp_path_factory: pytest.TempPathFactory) -> Copy:
-    """The same where every comparison is a gain, and fine-tuning ran in the outer folds too."""
+    """The same with every comparison a gain, and with fine-tuning in the outer folds too."""
     study = shutil.copytree(whole.study, tmp_path_factory.mktemp("tuned") / "study")
     tuned = replace(whole, study=study)
     with pytest.MonkeyPatch.context() as patch:
@@ -134,7 +132,7 @@ def _tuned(whole: Copy, tmp_path_factory: pytest.TempPathFactory) -> Copy:
     return tuned
 
 
-def test_a_fine_tuned_model_has_no_outer_score_but_by_outer(tuned: Copy) -> None:
+def test_a_fine_tuned_model_has_an_outer_score_only_with_outer(tuned: Copy) -> None:
     scores = json.loads((tuned.study / "model" / "scores.json").read_text())
     assert (
         scores["finetuned"]["kept"]
@@ -144,26 +142,29 @@ def test_a_fine_tuned_model_has_no_outer_score_but_by_outer(tuned: Copy) -> None
     assert "not evaluated" in (tuned.study / "model" / "README.md").read_text()
     scored = json.loads((tuned.study / "scored" / "scores.json").read_text())
     assert scored["outer"] == scored["finetuned"]["outer"]
-    assert scored["outer"]["balanced_accuracy"]["patients"] == 12, "who compared does not score"
+    assert scored["outer"]["balanced_accuracy"]["patients"] == 12, (
+        "patients of the separate split are not scored"
+    )
     assert scored["rivals"]["metadata_logistic"]["accuracy"]["patients"] == 12
     assert "trained together" in (tuned.study / "scored" / "README.md").read_text()
 
 
-def test_its_backbone_is_trained_from_the_part_on(tuned: Copy) -> None:
+def test_its_backbone_is_trained_from_the_given_part_on(tuned: Copy) -> None:
     bundle = ModelBundle.load(tuned.study / "model")
     before = build_backbone("resnet18", "random")
     assert bundle.backbone is not None
     for name, each in before.network.state_dict().items():
         trained = name.startswith("layer4") and name.endswith(("weight", "bias"))
         assert torch.equal(each, bundle.backbone[name]) != trained, name
-    spec = bundle.about["features"]["spec"]
+    assert bundle.about.features is not None and bundle.about.finetuned is not None
+    spec = bundle.about.features.spec
     assert (
         spec["weight_digest"]
         == build_backbone("resnet18", bundle.backbone).weight_digest
         != before.weight_digest
     )
-    assert bundle.about["finetuned"]["unfreeze"] == "layer4"
-    assert bundle.head.members == 2 and bundle.head.model.config.epochs == bundle.about["epoch"]
+    assert bundle.about.finetuned.unfreeze == "layer4"
+    assert bundle.head.member_count == 2 and bundle.head.model.config.epochs == bundle.about.epoch
 
 
 def test_it_predicts_the_same_from_images_as_from_a_cache_of_its_backbone(
@@ -183,10 +184,12 @@ def test_it_predicts_the_same_from_images_as_from_a_cache_of_its_backbone(
     assert (tmp_path / "images.csv").read_bytes() == (tmp_path / "cache.csv").read_bytes()
     assert len(pd.read_csv(tmp_path / "images.csv")) == 27
     refused = command("predict", *asked, "--features", tuned.features, "--output", tmp_path / "frozen.csv")
-    assert refused.code == 3 and "weight_digest" in refused.err and "Its backbone was trained" in refused.err
+    assert (
+        refused.code == 3 and "weight_digest" in refused.err and "Its backbone was fine-tuned" in refused.err
+    )
 
 
-def test_it_leaves_as_onnx_with_the_backbone_that_was_trained(tuned: Copy, tmp_path: Path) -> None:
+def test_its_onnx_model_has_the_fine_tuned_backbone(tuned: Copy, tmp_path: Path) -> None:
     bundle = ModelBundle.load(tuned.study / "model")
     export_onnx(bundle, tmp_path / "whole.onnx", images=True)
     cohort = read_cohort(tuned.cohort_toml)
@@ -195,7 +198,7 @@ def test_it_leaves_as_onnx_with_the_backbone_that_was_trained(tuned: Copy, tmp_p
     encoded = bundle.head.encoder.encode(cohort.metadata.loc[[patient]])
     session = onnxruntime.InferenceSession(tmp_path / "whole.onnx", providers=["CPUExecutionProvider"])
     inputs = {"pixels": pixels, "metadata": encoded.to_numpy(np.float32)[0]}
-    (found,) = session.run(["probability"], inputs)[0]
+    (exported,) = session.run(["probability"], inputs)[0]
 
     def probability(backbone: Backbone) -> float:
         embeddings = Embedder(backbone, torch.device("cpu"), torch.float32)(torch.from_numpy(pixels))
@@ -203,24 +206,24 @@ def test_it_leaves_as_onnx_with_the_backbone_that_was_trained(tuned: Copy, tmp_p
         alone = Patients(bags, np.array([-1]), cohort.metadata.loc[[patient]])
         return float(bundle.probabilities(alone)[0][0])
 
-    assert found == pytest.approx(probability(bundle.build_backbone()), abs=2e-3)
-    assert found != pytest.approx(probability(build_backbone("resnet18", "random")), abs=2e-3)
+    assert exported == pytest.approx(probability(bundle.build_backbone()), abs=2e-3)
+    assert exported != pytest.approx(probability(build_backbone("resnet18", "random")), abs=2e-3)
 
 
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--unfreeze", "layer4"), 2, "--unfreeze: without --finetune"),
-        (("--outer",), 2, "--outer: without --finetune"),
-        (("--finetune", "--unfreeze", "layer5"), 2, "'layer5' is none of the parts"),
+        (("--unfreeze", "layer4"), 2, "--unfreeze: only with --finetune"),
+        (("--outer",), 2, "--outer: only with --finetune"),
+        (("--finetune", "--unfreeze", "layer5"), 2, "'layer5' is not one of the parts"),
         (("--finetune", "--epochs", "0"), 2, "--epochs must be at least 1, not 0"),
         (("--finetune", "--backbone-rate", "-1"), 2, "--backbone-rate must be at least 0"),
         (("--finetune", "--weights", "gone.pth"), 2, "gone.pth"),
-        (("--weights", "gone.pth"), 2, "only --finetune and --onnx"),
+        (("--weights", "gone.pth"), 2, "--weights: only with --finetune or --onnx"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_options_that_cannot_work(
+def test_options_that_cannot_work_are_refused(
     options: tuple[str, ...], code: int, message: str, tiny: Tiny, command: Command, tmp_path: Path
 ) -> None:
     asked = (
@@ -237,18 +240,20 @@ def test_options_that_cannot_work(
     assert not (tmp_path / "model").exists() and not (tiny.study / "finetune" / "config.json").exists()
 
 
-def test_what_has_no_backbone_cannot_be_fine_tuned(tiny: Tiny) -> None:
-    spec = tiny.cache.spec
+def test_features_without_a_matching_backbone_cannot_be_fine_tuned(tiny: Tiny) -> None:
+    imported: Spec = {**tiny.cache.spec, "weight_digest": None}
     with pytest.raises(UsageError, match="imported"):
-        backbone_of({**spec, "weight_digest": None}, None)
+        backbone_of(imported, None)
+    from_file: Spec = {**tiny.cache.spec, "weights": "file"}
     with pytest.raises(UsageError, match="--weights PATH"):
-        backbone_of({**spec, "weights": "file"}, None)
+        backbone_of(from_file, None)
+    other: Spec = {**tiny.cache.spec, "weight_digest": "0" * 64}
     with pytest.raises(DataError, match="not the network that made the features"):
-        backbone_of({**spec, "weight_digest": "0" * 64}, None)
+        backbone_of(other, None)
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(whole: Copy, copy: Copy) -> None:
-    """A real process, killed in the first fold; the study lies in a folder of the same name."""
+def test_a_killed_run_resumes_to_the_same_bits(whole: Copy, copy: Copy) -> None:
+    """In a separate process, killed in the first fold; the study folder has the same name."""
     asked = (
         copy.cohort_toml,
         "--features",
@@ -262,14 +267,17 @@ def test_a_killed_run_goes_on_to_the_same_bits(whole: Copy, copy: Copy) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     argv = [sys.executable, "-c", script, *map(str, asked), *OPTIONS]
     with subprocess.Popen(argv, env=environment, stderr=subprocess.DEVNULL) as process:
-        while not (found := list(copy.study.glob("finetune/*/*/*.safetensors"))) and process.poll() is None:
+        while (
+            not (checkpoints := list(copy.study.glob("finetune/*/*/*.safetensors")))
+            and process.poll() is None
+        ):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    (path,) = found
+    (path,) = checkpoints
     assert read_tensors(path)[1]["finished"] is False
-    assert not (copy.study / "tuned").exists(), "no half a model"
-    (path.parent / ".tmp-half").write_bytes(b"as of a kill a moment earlier")
+    assert not (copy.study / "tuned").exists(), "no incomplete model"
+    (path.parent / ".tmp-half").write_bytes(b"as after a kill a moment earlier")
     copy.fit()
     assert bits(copy.study / "tuned") == bits(whole.study / "tuned")
     kept, expected = (sorted(each.study.glob("finetune/*/*/*.safetensors")) for each in (copy, whole))
@@ -290,7 +298,7 @@ def appear(image: Path) -> None:
 
 
 @pytest.mark.parametrize("happens", [vanish, change, appear])
-def test_images_that_do_not_stay_as_they_were_end_it(
+def test_images_that_change_during_training_end_it(
     happens: Callable[[Path], None], copy: Copy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     advance, steps = Finetuner.advance, iter(range(100))
@@ -301,111 +309,16 @@ def test_images_that_do_not_stay_as_they_were_end_it(
         return advance(self)
 
     monkeypatch.setattr(Finetuner, "advance", first_advance)
-    told = "new.jpg has appeared" if happens is appear else f"{copy.image.name} has {happens.__name__}"
-    with pytest.raises(DataError, match=told):
+    message = "new.jpg has appeared" if happens is appear else f"{copy.image.name} has {happens.__name__}"
+    with pytest.raises(DataError, match=message):
         copy.fit(finetune=replace(CONFIG, epochs=1))
     assert not (copy.study / "tuned").exists()
 
 
-def test_images_that_are_not_those_of_the_features_are_told_together(copy: Copy) -> None:
+def test_all_images_that_differ_from_the_features_are_reported_together(copy: Copy) -> None:
     image = copy.image
     appear(image)
     vanish(image)
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as caught:
         copy.fit()
-    assert "new.jpg has appeared" in str(told.value) and f"{image.name} has vanished" in str(told.value)
-
-
-def finetuner(tiny: Tiny, folder: Path, config: FinetuneConfig = CONFIG, **head: object) -> Finetuner:
-    cohort = tiny.cohort.labelled().select(tiny.cohort.labelled().patient_ids[:10])
-    patients = Patients.of(cohort, tiny.cache)
-    settings = HeadConfig(**{"hidden": 8, "components": 16, "batch_size": 4} | head)  # type: ignore[arg-type]
-    fitted = refit(patients, settings, epoch=2, members=3, seed=(1,))
-    told = Told(config, (5,), torch.device("cpu"), folder)
-    return Finetuner(
-        build_backbone("resnet18", "random"), fitted, patients, ImageFiles(cohort, tiny.cache), told
-    )
-
-
-def test_it_goes_on_from_the_middle_of_an_epoch(tiny: Tiny, tmp_path: Path) -> None:
-    straight, stopped = finetuner(tiny, tmp_path), finetuner(tiny, tmp_path)
-    for _ in range(5):  # of three an epoch
-        straight.advance()
-    stopped.advance()
-    stopped.advance()
-    publish_tensors(tmp_path / "state.safetensors", stopped.tensors(), stopped.state())
-    resumed = finetuner(tiny, tmp_path)
-    resumed.restore(*read_tensors(tmp_path / "state.safetensors"))
-    for _ in range(3):
-        resumed.advance()
-    assert (resumed.epoch, resumed.step) == (straight.epoch, straight.step) == (1, 2)
-    for name, each in straight.tensors().items():
-        assert torch.equal(each, resumed.tensors()[name]), name
-    assert not [path for path in tmp_path.iterdir() if path.suffix != ".safetensors"], (
-        "what is spilled has no name"
-    )
-
-
-def test_bags_that_come_one_after_the_other_are_one_mini_batch(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    together = finetuner(tiny, tmp_path, instance_dropout=0.0, embedding_dropout=0.0)
-    apart = finetuner(tiny, tmp_path, instance_dropout=0.0, embedding_dropout=0.0)
-    for each in (together, apart):
-        # The colours of an image depend on the chunk that it is drawn in; here they and the orientation are left alone.
-        monkeypatch.setattr(finetune, "augment", lambda pixels, jitter, random: pixels)
-        monkeypatch.setattr(each, "_move", lambda: None)
-        each.advance()
-        monkeypatch.setattr(finetune, "IMAGES_AT_ONCE", 1)
-    for name, parameter in together.halves.parameters.items():
-        other = apart.halves.parameters[name].grad
-        assert parameter.grad is not None and other is not None
-        assert (parameter.grad - other).norm() <= 0.05 * parameter.grad.norm() + 1e-8, name
-
-
-def test_the_members_learn_through_the_backbone_that_they_share(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same steps of the heads with and without steps of the backbone: with them the loss falls further."""
-    monkeypatch.setattr(finetune, "augment", lambda pixels, jitter, random: pixels)
-    settings = {
-        "metadata_branch": "none",
-        "instance_dropout": 0.0,
-        "embedding_dropout": 0.0,
-        "batch_size": 10,
-    }
-    losses = []
-    for rate in (0.0, 1e-4):
-        tuning = finetuner(tiny, tmp_path, replace(CONFIG, backbone_rate=rate), **settings)
-        labels = tuning.patients.labels
-        while tuning.epoch < 6:
-            tuning.advance()
-        logits = tuning.predict(tuning.patients)
-        assert logits.shape == (3, 10)
-        losses.append(np.logaddexp(0, np.where(labels == 1, -logits, logits)).mean(1))
-    assert (losses[1] < losses[0] - 0.01).all(), "each member's own loss"
-
-
-def test_scaled_losses_move_the_same_and_an_overflow_moves_the_heads_alone(
-    tiny: Tiny, tmp_path: Path
-) -> None:
-    """What float16 needs on a card, here in the precision of the CPU: a power of two scales without rounding."""
-    plain, scaled, overflown = (finetuner(tiny, tmp_path) for _ in range(3))
-    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
-    overflown.scaler = torch.amp.GradScaler("cpu", init_scale=float("inf"))
-    before = {name: each.clone() for name, each in plain.tensors().items()}
-    for each in (plain, scaled, overflown):
-        each.advance()
-    for name, each in plain.tensors().items():
-        torch.testing.assert_close(scaled.tensors()[name], each)
-        if not name.startswith("adamw"):
-            moved = overflown.tensors()[name]
-            torch.testing.assert_close(moved, before[name] if name.startswith("backbone") else each)
-
-
-def test_a_backbone_that_diverges_is_told(tiny: Tiny, tmp_path: Path) -> None:
-    tuning = finetuner(tiny, tmp_path)
-    with torch.no_grad():
-        tuning.halves.parameters["layer4.0.conv1.weight"].fill_(float("nan"))
-    with pytest.raises(DataError, match="--backbone-rate"):
-        tuning.predict(tuning.patients)
+    assert "new.jpg has appeared" in str(caught.value) and f"{image.name} has vanished" in str(caught.value)

@@ -39,8 +39,9 @@ def test_a_study_is_read_without_the_command_line_that_made_it(tiny: Tiny) -> No
         members=2,
         settings={"epochs": (3,), "hidden": (32,), "pooling": ("attention",)},
     )
-    assert study.described["cohort"]["patients"] == 24
-    assert study.described["features"]["spec"] == tiny.cache.spec
+    description = study.description
+    assert description.cohort.patients == 24
+    assert description.features and description.features.spec == tiny.cache.spec
     study.check(tiny.cohort, tiny.cache)
 
 
@@ -50,17 +51,23 @@ def test_an_unfinished_study_is_told(missing: str, tiny: Tiny, tmp_path: Path) -
     (folder / missing).unlink()
     words = "has not ended" if missing == "DONE" else missing
     with pytest.raises(DataError, match=words):
-        print(Study.open(folder).best)
+        Study.open(folder).final.read_best()
 
 
 def test_what_is_no_study_is_told_with_what_would_be_one(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "config.json").write_text("[]")
     for folder, words in (
-        (tmp_path / "absent", "absent is no study: it does not exist. Name the folder that mil-tune wrote"),
-        (tmp_path, "is no study: it has no config.json. Name the folder that mil-tune wrote"),
-        (tiny.bundle, f"is a bundle, not a study. .* this may be {re.escape(str(tiny.bundle.parent))}"),
-        (tmp_path / "odd", r"config\.json is not that of a study"),
+        (
+            tmp_path / "absent",
+            "absent is not a study folder: it does not exist. Name the folder that mil-tune wrote",
+        ),
+        (tmp_path, "is not a study folder: it has no config.json. Name the folder that mil-tune wrote"),
+        (
+            tiny.bundle,
+            f"is a bundle, not a study folder. .* this may be {re.escape(str(tiny.bundle.parent))}",
+        ),
+        (tmp_path / "odd", r"config\.json is not the config\.json of a study"),
     ):
         with pytest.raises(DataError, match=words):
             Study.open(folder)
@@ -69,7 +76,7 @@ def test_what_is_no_study_is_told_with_what_would_be_one(tiny: Tiny, tmp_path: P
 def test_a_newer_schema_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     folder = copied(tiny, tmp_path)
     edit(folder / "config.json", lambda config: config.update(schema=99))
-    with pytest.raises(DataError, match=r"config\.json is of schema 99, of a newer mil_toolkit.*Upgrade"):
+    with pytest.raises(DataError, match=r"config\.json has schema 99, written by a newer .*Upgrade"):
         Study.open(folder)
 
 
@@ -124,7 +131,7 @@ def test_the_searches_of_a_study(repeats: int, outer_folds: int, count: int, tin
     searches, saved = plan_searches(tiny.cohort.labelled(), config)
     assert len(searches) == count and len({search.name for search in searches}) == count
     assert searches[-1].name == "final" and not len(searches[-1].test)
-    assert list(saved["searches"]) == [search.name for search in searches]
+    assert list(saved.searches) == [search.name for search in searches]
     for search in searches:
         assert not set(search.patients) & set(search.test)
         assert sorted([*search.patients, *search.test]) == list(range(24))
@@ -157,7 +164,8 @@ def test_each_group_is_an_outer_fold(tiny: Tiny) -> None:
     config = StudyConfig(folds=2, outer_folds="groups")
     searches, saved = plan_searches(replace(cohort, groups=groups), config)
     assert [set(groups[search.test]) for search in searches[:-1]] == [{"G0"}, {"G1"}, {"G2"}, {"G3"}]
-    assert len(searches) == 5 and len(saved["searches"]["repeat1-fold4"]["test"]) == 6
-    assert sum(saved["held_out"]["repeat1-fold4"].values()) == 6
+    assert len(searches) == 5 and len(saved.searches["repeat1-fold4"].test) == 6
+    held_out = saved.held_out["repeat1-fold4"]
+    assert held_out.positive + held_out.negative == 6
     with pytest.raises(DataError, match="group column"):
         plan_searches(cohort, config)

@@ -1,4 +1,4 @@
-"""A study whose outer folds are the declared groups, one of them of one class."""
+"""Studies whose outer folds are the declared groups."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def cohort_in(groups: list[str], labels: list[int]) -> Cohort:
     return make_cohort(labels, {"noise": np.random.default_rng(0).normal(size=len(labels))}, groups)
 
 
-def test_a_study_over_groups(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_group_is_one_outer_fold(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     groups = [f"G{number // 6}" for number in range(24)]
     labels = [0, 1] * 9 + [1] * 6
@@ -32,18 +32,19 @@ def test_a_study_over_groups(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     assert [set(rows["patient_id"]) for _, rows in table.groupby("fold")] == [
         {f"P{number:03d}" for number in range(start, start + 6)} for start in (0, 6, 12, 18)
     ]
-    both = table[table["fold"] < 4]  # the pairs of the last fold are none
+    both = table[table["fold"] < 4]  # the last fold has no pair of classes
     wins = [
         np.mean(rows.loc[rows["label"] == 1, "probability"].to_numpy()[:, None]
                 > rows.loc[rows["label"] == 0, "probability"].to_numpy())
         for _, rows in both.groupby("fold")
     ]  # fmt: skip
-    assert tuned.scores["outer"]["auc"]["value"] == pytest.approx(np.mean(wins))
+    assert tuned.scores.outer is not None
+    assert tuned.scores.outer["auc"].value == pytest.approx(np.mean(wins))
     assert len(json.loads((tmp_path / "splits.json").read_text())["searches"]) == 5
     assert "repeat1-fold1 3 + 3, repeat1-fold2 3 + 3" in caplog.text and "repeat1-fold4 6 + 0." in caplog.text
 
 
-def test_folds_of_one_class_each_have_no_auc_but_all_else() -> None:
+def test_folds_of_one_class_have_no_auc_but_all_other_metrics() -> None:
     random = np.random.default_rng(0)
     labels = np.arange(20) // 10
     rows = pd.DataFrame({
@@ -52,15 +53,15 @@ def test_folds_of_one_class_each_have_no_auc_but_all_else() -> None:
     })  # fmt: skip
     table = Table.of(rows)
     scores = scores_with_intervals(table)
-    assert scores["auc"]["value"] is scores["auc"]["low"] is scores["auc"]["high"] is None
-    assert scores["auc_pooled"]["value"] is not None and scores["balanced_accuracy"]["low"] is not None
+    assert scores["auc"].value is scores["auc"].low is scores["auc"].high is None
+    assert scores["auc_pooled"].value is not None and scores["balanced_accuracy"].low is not None
     other = Table.of(rows.assign(prediction=1 - rows["prediction"]))
-    difference = compare(table, other)["differences"]
-    assert difference["auc"]["value"] is difference["auc"]["p_value"] is None
-    assert difference["balanced_accuracy"]["p_value"] is not None
+    differences = compare(table, other).differences
+    assert differences["auc"].value is differences["auc"].p_value is None
+    assert differences["balanced_accuracy"].p_value is not None
 
 
-def test_groups_are_asked_for_by_name(
+def test_outer_folds_of_groups_need_a_group_column(
     tiny: Tiny, tiny_options: list[object], tmp_path: Path, command: Command
 ) -> None:
     done = command("tune", *tiny_options, "--outer-folds", "groups", "--study", tmp_path)
@@ -83,7 +84,7 @@ def test_groups_are_asked_for_by_name(
     assert command("fit", toml, "--features", tiny.features, "--study", tmp_path / "study").code == 0
 
 
-def test_repeats_of_the_same_split_are_refused() -> None:
+def test_groups_allow_no_repeats_and_no_other_word() -> None:
     with pytest.raises(UsageError, match="--repeats"):
         StudyConfig(outer_folds="groups", repeats=2)
     with pytest.raises(UsageError, match="groups, not hospitals"):

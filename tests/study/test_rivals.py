@@ -1,4 +1,4 @@
-"""The trivial rivals: under the model's own folds, choice and threshold rule."""
+"""The baselines: with the folds, inner choice and threshold rule of the model."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +20,7 @@ from mil_toolkit.training.patients import Patients
 MakePatients = Callable[..., Patients]
 TRAIN, TEST = np.arange(40), np.arange(40, 60)
 INNER = [Split(np.setdiff1d(TRAIN, TRAIN[fold::4]), TRAIN[fold::4]) for fold in range(4)]
-every_rival = pytest.mark.parametrize("name", RIVALS)
+every_baseline = pytest.mark.parametrize("name", RIVALS)
 
 
 def decide(logits: np.ndarray, labels: np.ndarray) -> Decision:
@@ -28,19 +28,19 @@ def decide(logits: np.ndarray, labels: np.ndarray) -> Decision:
 
 
 def predictions(patients: Patients, name: str) -> tuple[np.ndarray, np.ndarray]:
-    found = rival_predictions(RIVALS[name], patients, TRAIN, TEST, INNER, "balanced_log_loss", decide)
-    assert found is not None
-    return found
+    predicted = rival_predictions(RIVALS[name], patients, TRAIN, TEST, INNER, "balanced_log_loss", decide)
+    assert predicted is not None
+    return predicted
 
 
 def mixed(patients: Patients) -> Patients:
-    """Labels that no column tells wholly apart."""
+    """Flip some labels, so that no column separates the classes."""
     random = np.random.default_rng(1)
     return replace(patients, labels=np.where(random.random(60) < 0.2, 1 - patients.labels, patients.labels))
 
 
-@every_rival
-def test_the_test_patients_labels_are_never_looked_at(name: str, make_patients: MakePatients) -> None:
+@every_baseline
+def test_labels_of_test_patients_have_no_influence(name: str, make_patients: MakePatients) -> None:
     patients = mixed(make_patients(60))
     flipped = patients.labels.copy()
     flipped[TEST] = 1 - flipped[TEST]
@@ -50,8 +50,8 @@ def test_the_test_patients_labels_are_never_looked_at(name: str, make_patients: 
         np.testing.assert_array_equal(one, other)
 
 
-@every_rival
-def test_a_test_patient_does_not_move_the_others(name: str, make_patients: MakePatients) -> None:
+@every_baseline
+def test_a_test_patient_has_no_influence_on_others(name: str, make_patients: MakePatients) -> None:
     patients = mixed(make_patients(60))
     alone = rival_predictions(RIVALS[name], patients, TRAIN, TEST[:1], INNER, "balanced_log_loss", decide)
     assert alone is not None
@@ -68,8 +68,8 @@ def test_the_regularisation_is_the_best_on_the_inner_folds(make_patients: MakePa
         return make_pipeline(StandardScaler(), regression).fit(x[train], y[train])
 
     def inner_loss(strength: float) -> float:
-        held = [fitted(strength, each.train).predict_proba(x[each.test])[:, 1] for each in INNER]
-        labels = np.concatenate([y[each.test] for each in INNER])
+        held = [fitted(strength, split.train).predict_proba(x[split.test])[:, 1] for split in INNER]
+        labels = np.concatenate([y[split.test] for split in INNER])
         weights = compute_sample_weight("balanced", labels)
         return float(log_loss(labels, np.concatenate(held), sample_weight=weights))
 
@@ -87,13 +87,13 @@ def test_a_mean_embedding_is_the_mean_of_the_bag(make_patients: MakePatients) ->
         np.testing.assert_allclose(means[place], patients.bags.select([patient]).instances.mean(0), rtol=1e-5)
 
 
-def test_without_images_two_rivals_have_nothing_to_look_at(make_patients: MakePatients) -> None:
+def test_without_images_two_baselines_have_no_data(make_patients: MakePatients) -> None:
     patients = make_patients(images=False)
     assert bag_size(patients, np.arange(12)) is None
     assert mean_embeddings(patients, np.arange(12)) is None
 
 
-def test_without_metadata_one_rival_has_nothing_to_look_at(make_patients: MakePatients) -> None:
+def test_without_metadata_one_baseline_has_no_data(make_patients: MakePatients) -> None:
     patients = make_patients()
     bare = replace(patients, metadata=patients.metadata[[]])
     assert RIVALS["metadata_logistic"](bare, np.arange(12)) is None

@@ -1,4 +1,4 @@
-"""Weights & Biases, offline: what mil-tune logs is read back from the files of its runs."""
+"""Weights & Biases, offline: the files of its runs hold what mil-tune logs."""
 
 import json
 import os
@@ -16,11 +16,11 @@ from support.paths import ROOT
 from mil_toolkit.config import HeadConfig, tunables
 
 pytest.importorskip("wandb")
-HEADER, BLOCK = 7, 32768  # of LevelDB's log, whose format these files have
+HEADER, BLOCK = 7, 32768  # of the log format of LevelDB, which these files have
 
 
 def records(path: Path) -> Iterator[Any]:
-    """The protocol buffers of a run's file."""
+    """Read the protocol buffers in a run's file."""
     from wandb.proto import wandb_internal_pb2
 
     content, place, parts = path.read_bytes(), HEADER, b""
@@ -39,7 +39,7 @@ def records(path: Path) -> Iterator[Any]:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """What a run is called, its configuration, steps and summary."""
+    """Read the name, configuration, steps and summary of a run."""
     run: dict[str, Any] = {"config": {}, "steps": [], "summary": {}}
     for record in records(path):
         kind = record.WhichOneof("record_type")
@@ -91,17 +91,20 @@ def test_a_study_is_logged_without_a_network(
             for part in ("training", "validation"):
                 for metric in ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc"):
                     assert step[f"{part}/{metric}"] == pytest.approx(line[f"{part}_{metric}"])
-    scores, told = runs["logged/scores"], json.loads((tmp_path / "logged" / "config.json").read_text())
-    assert scores["config"]["study"] == told["study"] and scores["config"]["cohort"] == told["cohort"]
+    scores, description = runs["logged/scores"], json.loads((tmp_path / "logged" / "config.json").read_text())
+    assert (
+        scores["config"]["study"] == description["study"]
+        and scores["config"]["cohort"] == description["cohort"]
+    )
     assert scores["summary"]["inner"]["auc"]["value"] == done.json["inner"]["auc"]["value"]
     for path in (tmp_path / "logged").rglob("*"):
         assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
 
 
-def test_who_is_not_logged_in_is_told_before_anything_is_trained(
+def test_without_a_login_it_fails_before_anything_is_trained(
     tiny_options: Sequence[object], tmp_path: Path
 ) -> None:
-    """In a process of its own: wandb asks the environment once."""
+    """In a separate process, since wandb reads the environment only once."""
     script = "import sys; from mil_toolkit.cli.tune import main; sys.exit(main())"
     argv = [*map(str, tiny_options), "--study", str(tmp_path / "study"), "--tracker", "wandb"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}

@@ -1,6 +1,7 @@
 """The study of mil-tune from outside: what it leaves, going on after a stop, and what must not leak."""
 
 import contextlib
+import copy
 import json
 import os
 import re
@@ -12,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,21 +22,29 @@ from support.commands import Command, outcome
 from support.processes import hold_on
 from support.studies import Tiny
 
-from mil_toolkit.cli.tune import _table, summary
+from mil_toolkit.cli.tune import score_lines, summary
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import METRIC_NAMES, HeadConfig, StudyConfig, tunables
+from mil_toolkit.config import METRIC_NAMES, HeadConfig, StudyConfig, parse_settings, tunables
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.processes import start_worker
+from mil_toolkit.core.seeds import trial_path
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.search.space import Space
-from mil_toolkit.study import run as running
+from mil_toolkit.search.space import SearchedInterval, Space
+from mil_toolkit.search.trials import Pruned
+from mil_toolkit.study import choice as choice_module
+from mil_toolkit.study import folder as folder_module
+from mil_toolkit.study import trial as trial_module
 from mil_toolkit.study import tune as tuning
-from mil_toolkit.study.folder import Best, Study
-from mil_toolkit.study.plan import plan_searches
-from mil_toolkit.study.run import Run
+from mil_toolkit.study.folder import SearchFolder, Study, read_epochs
+from mil_toolkit.study.plan import Search, plan_searches
+from mil_toolkit.study.supervision import supervise
 from mil_toolkit.study.tables import outer_attention
-from mil_toolkit.study.tune import evaluate_again, tune
+from mil_toolkit.study.tune import tune
+from mil_toolkit.study.workspace import Workspace
+from mil_toolkit.training.curves import Curves
+from mil_toolkit.training.patients import Patients
+from mil_toolkit.training.procedure import run_trial
 
 EditCohort = Callable[[Callable[[pd.DataFrame], object]], Path]
 QUICK: dict[str, Any] = {"epochs": (2,), "hidden": (32,), "pooling": ("attention",)}
@@ -83,7 +91,7 @@ def test_every_epoch_of_every_trial_has_its_line(search: str, tiny: Tiny) -> Non
 def test_the_best_trial_is_chosen_where_it_surpasses_the_defaults(
     surpassed: bool, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "lead", lambda *told: (0.5, 0.25 if surpassed else 0.75))
+    monkeypatch.setattr(choice_module, "lead", lambda *told: (0.5, 0.25 if surpassed else 0.75))
     tuned = tune(tiny.cohort, tiny.cache, tmp_path, replace(PLAIN, trials=4, sampler="random"), "cpu")
     table = trials(tmp_path)
     lowest = table["value"].idxmin()  # the objective is a loss
@@ -99,15 +107,15 @@ def test_the_best_trial_is_chosen_where_it_surpasses_the_defaults(
     assert (f"The defaults were kept: trial {lowest} had the best value" in summary(tuned)) != surpassed
 
 
-def test_a_choice_of_an_older_version_tells_of_nothing_passed_over(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_choice_of_an_older_version_passed_nothing_over(tiny: Tiny, tmp_path: Path) -> None:
     older = read_json(tiny.study / "best.json")
     del older["passed_over"]
     (tmp_path / "best.json").write_text(json.dumps(older))
-    assert Best.read(tmp_path / "best.json").passed_over is None
+    assert SearchFolder(tmp_path).read_best().passed_over is None
 
 
 def test_the_columns_of_the_summary_lie_below_each_other(tiny: Tiny) -> None:
-    lines = _table(read_json(tiny.study / "scores.json"))
+    lines = score_lines(Study.open(tiny.study).read_scores())
     assert [line.split()[0] for line in lines[1:4]] == ["training", "validation", "outer"]
     assert len(lines) > 5 and len(set(map(len, lines))) == 1
 
@@ -166,7 +174,7 @@ def test_a_study_goes_on_after_an_interrupt_as_if_there_was_none(
         else replace(PLAIN, trials=9, sampler="grid", settings=grid)
     )
     tune(tiny.cohort, tiny.cache, tmp_path / "whole", config, "cpu")
-    publish, written = running.publish, []
+    publish, written = folder_module.publish, []
 
     def stop(path: Path, content: bytes) -> None:
         if path.suffix == ".jsonl":  # a trial ends; some are stopped, once each
@@ -175,7 +183,7 @@ def test_a_study_goes_on_after_an_interrupt_as_if_there_was_none(
                 raise KeyboardInterrupt
         publish(path, content)
 
-    monkeypatch.setattr(running, "publish", stop)
+    monkeypatch.setattr(folder_module, "publish", stop)
     stops = 0
     while not (tmp_path / "stopped" / "DONE").exists():
         try:
@@ -257,7 +265,11 @@ def test_a_folder_of_something_else_is_no_place_for_a_study(
     before = set(tmp_path.rglob("*"))
     for canary in ([], ["--canary"]):
         done = command("tune", *tiny_options, "--study", tmp_path, *canary)
-        assert done.code == 2 and f"{tmp_path} is no study: it holds" in done.err and "slide.h5" in done.err
+        assert (
+            done.code == 2
+            and f"{tmp_path} is not a study folder: it holds" in done.err
+            and "slide.h5" in done.err
+        )
         assert set(tmp_path.rglob("*")) == before
 
 
@@ -313,7 +325,7 @@ def test_labels_of_outer_test_patients_do_not_reach_their_model(
 ) -> None:
     """Flipped labels of one fold's test patients change nothing of what this fold chose or predicted."""
     searches, saved = plan_searches(tiny.cohort.labelled(), NESTED)
-    hidden = saved["searches"]["repeat1-fold1"]["test"]
+    hidden = saved.searches["repeat1-fold1"].test
 
     def flip(table: pd.DataFrame) -> None:
         other = {"tumoral": "reactive", "reactive": "tumoral"}
@@ -400,8 +412,8 @@ def test_the_founding_head(tiny: Tiny, tmp_path: Path, command: Command) -> None
     assert config["optimizer"] in ("sgd", "adam") and config["learning_rate"] in (0.001, 0.005, 0.01)
     assert set(trials(tmp_path).columns[3:]) == {"optimizer", "learning_rate"}
     overridden = command(
-        "tune", tiny.cohort_toml, *options, "--preset", "founding", "--objective", "auc", "--set", "gamma=0.95",
-        "--study", tmp_path / "other",
+        "tune", tiny.cohort_toml, *options, "--preset", "founding", "--objective", "auc",
+        "--set", "gamma=0.95", "--study", tmp_path / "other",
     )  # fmt: skip
     assert overridden.code == 0
     assert read_json(tmp_path / "other" / "config.json")["study"]["objective"] == "auc"
@@ -456,7 +468,9 @@ def test_trials_that_diverge_are_told_and_do_not_end_the_search(
 def test_a_class_smaller_than_the_folds_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="inner folds of all labelled patients: the negative class has"):
         tune(tiny.cohort, tiny.cache, tmp_path, replace(PLAIN, folds=15), "cpu")
-    with pytest.raises(DataError, match="inner folds of what repeat 1, outer fold 1 leaves: the"):
+    with pytest.raises(
+        DataError, match="inner folds of the training patients of repeat 1, outer fold 1: the"
+    ):
         tune(tiny.cohort, tiny.cache, tmp_path, replace(PLAIN, outer_folds=2, folds=7), "cpu")
     with pytest.raises(DataError, match=r"^the positive class has 14 patients, fewer than the 15"):
         tune(tiny.cohort, tiny.cache, tmp_path, replace(PLAIN, outer_folds=15), "cpu")
@@ -505,7 +519,7 @@ def test_every_sampler_and_pruner_goes_on_as_if_never_stopped(
     states = set(trials(tmp_path / "whole")["state"])
     assert states == ({"COMPLETE"} if pruner == "none" else {"COMPLETE", "PRUNED"})
 
-    run, stopped = running.run_trial, set[tuple[int, ...]]()
+    run, stopped = trial_module.run_trial, set[tuple[int, ...]]()
 
     def stop(*told: Any) -> Any:
         *rest, seed, on_epoch = told
@@ -518,7 +532,7 @@ def test_every_sampler_and_pruner_goes_on_as_if_never_stopped(
 
         return run(*rest, seed, stopping)
 
-    monkeypatch.setattr(running, "run_trial", stop)
+    monkeypatch.setattr(trial_module, "run_trial", stop)
     while not (tmp_path / "stopped" / "DONE").exists():
         with contextlib.suppress(KeyboardInterrupt):
             tune(tiny.cohort, None, tmp_path / "stopped", config, "cpu")
@@ -526,23 +540,39 @@ def test_every_sampler_and_pruner_goes_on_as_if_never_stopped(
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
 
 
-def test_a_stored_trial_evaluated_again_has_its_stored_score(tiny: Tiny, tmp_path: Path) -> None:
+def trained_again(study: Study, patients: Patients, search: Search, number: int) -> float:
+    """The value of a stored trial, computed anew; of a pruned one the last that it reported."""
+    workspace = Workspace.of(study, patients, "cpu")
+    row = trials(study.search_folder(search).path).loc[number].dropna()
+    settings = parse_settings([f"{name}={value}" for name, value in row.iloc[3:].items()])
+    config = workspace.space.config_of({name: value for name, (value,) in settings.items()})
+    reported = len(read_epochs(study.search_folder(search).epochs(number)))
+    values: list[float] = []
+
+    def on_epoch(_: Curves, value: float) -> None:
+        values.append(value)
+        if row["state"] == "PRUNED" and len(values) == reported:
+            raise Pruned
+
+    seed = trial_path(study.config.seed, search.path, number)
+    with contextlib.suppress(Pruned):
+        return run_trial(workspace.inputs(search), config, study.config.objective, seed, on_epoch).value
+    return values[-1]
+
+
+def test_a_stored_trial_trained_again_has_its_stored_value(tiny: Tiny, tmp_path: Path) -> None:
     """Complete or pruned, of an outer fold or the final search."""
     config = replace(NESTED, trials=9, settings={"epochs": (8,), "hidden": (32,)})
     tune(tiny.cohort, tiny.cache, tmp_path, config, "cpu")
-    states = set()
-    for name in ("final", "repeat1-fold2"):
+    study, labelled, states = Study.open(tmp_path), tiny.cohort.labelled(), set()
+    searches = {search.name: search for search in plan_searches(labelled, study.config)[0]}
+    for search in (searches["final"], searches["repeat1-fold2"]):
+        stored = pd.read_csv(study.search_folder(search).trials, dtype=str)
         for number in (0, 4, 6, 7, 8):
-            found = evaluate_again(tiny.cohort, tiny.cache, Study.open(tmp_path), name, number, "cpu")
-            folder = tmp_path if name == "final" else tmp_path / "outer" / name
-            row = pd.read_csv(folder / "trials.csv", dtype=str).loc[number]
-            assert found == float(row["value"])
-            states.add(row["state"])
+            value = trained_again(study, Patients.of(labelled, tiny.cache), search, number)
+            assert value == float(stored.loc[number, "value"])
+            states.add(stored.loc[number, "state"])
     assert states == {"COMPLETE", "PRUNED"}
-    with pytest.raises(UsageError, match="no trial 9"):
-        evaluate_again(tiny.cohort, tiny.cache, Study.open(tmp_path), "final", 9, "cpu")
-    with pytest.raises(UsageError, match="no search 'other'"):
-        evaluate_again(tiny.cohort, tiny.cache, Study.open(tmp_path), "other", 0, "cpu")
 
 
 def test_a_time_limit_ends_each_search_with_what_it_has(
@@ -566,8 +596,8 @@ def test_other_splits_and_another_space_are_refused(
     tune(tiny.cohort, tiny.cache, tmp_path, PLAIN, "cpu")
     before = outcome(tmp_path)
     searches, saved = plan_searches(tiny.cohort.labelled(), PLAIN)
-    moved = json.loads(json.dumps(saved))
-    moved["searches"]["final"]["inner"][0][0] = "P999"
+    moved = copy.deepcopy(saved)
+    moved.searches["final"].inner[0][0] = "P999"
     with monkeypatch.context() as patch, pytest.raises(DataError) as caught:
         patch.setattr(tuning, "plan_searches", lambda *_: (searches, moved))
         tune(tiny.cohort, tiny.cache, tmp_path, PLAIN, "cpu")
@@ -581,7 +611,7 @@ def test_other_splits_and_another_space_are_refused(
         patch.setattr(
             Space,
             "described",
-            lambda self: described(self) | {"gamma": {"low": 0.5, "high": 1.0, "log": False}},
+            lambda self: described(self) | {"gamma": SearchedInterval(0.5, 1.0, False)},
         )
         tune(tiny.cohort, tiny.cache, tmp_path, PLAIN, "cpu")
     assert outcome(tmp_path) == before
@@ -604,16 +634,14 @@ def test_workers_must_be_some(tiny_options: Sequence[object], tmp_path: Path, co
 
 def test_a_stop_leaves_no_query_half_done_while_workers_end(tmp_path: Path) -> None:
     """It would keep SQLite's lock, for which the workers wait, for whose end the stop waits."""
-    shown: list[str] = []
+    looked: list[int] = []
 
-    def show(search: str) -> None:
+    def look() -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        shown.append(search)
+        looked.append(len(looked))
 
-    bar = SimpleNamespace(disable=False)
-    run: Any = SimpleNamespace(searches=["one", "two"], progress=bar, _estimated=True, _show=show)
     with exclusive(tmp_path) as lock:
         worker = start_worker(partial(hold_on, tmp_path / "pid"), lock, {})
     with pytest.raises(KeyboardInterrupt):
-        Run.watch(run, [worker])
-    assert shown == ["one", "two"] and not worker.is_alive()
+        supervise([worker], look)
+    assert looked == [0] and not worker.is_alive()

@@ -1,10 +1,11 @@
-"""Forks processes that run a command from one that has imported and built everything: 0.3 s instead of 5 s each.
+"""Runs commands in forks of a process that has imported and built everything: 0.3 s instead of 5 s each.
 
-Reads one JSON object a line: {"argv", "env", "log", "fault"} starts a process and answers its id, {"wait"} answers
-the status of one. A fault is [what, step, count]: at the count-th publishing step of this name the process is
-killed or stopped, or `limit` bounds the size of its files.
+Reads one JSON object per line. {"argv", "env", "log", "fault"} starts a process and answers with its id,
+{"wait"} answers with the exit status of a process. A fault is [kind, step, count]: `kill` or `stop` the
+process after the count-th publishing step of this name, or `limit` the size of its files to count bytes.
 """
 
+import itertools
 import json
 import os
 import resource
@@ -24,13 +25,12 @@ SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
 def after(call: Callable[..., Any], count: int, number: signal.Signals) -> Callable[..., Any]:
-    """The call, behind whose count-th time the process gets a signal."""
-    left = [count]
+    """Return a function that calls `call` and sends this process a signal after the count-th time."""
+    calls = itertools.count(1)
 
     def wrapped(*arguments: Any) -> Any:
         result = call(*arguments)
-        left[0] -= 1
-        if left[0] == 0:
+        if next(calls) == count:
             os.kill(os.getpid(), number)
         return result
 
@@ -38,13 +38,13 @@ def after(call: Callable[..., Any], count: int, number: signal.Signals) -> Calla
 
 
 def half_a_write(write: Callable[..., int]) -> Callable[..., int]:
-    """A write that stops in the middle."""
+    """Return a function that writes only the first half of its content."""
     return lambda descriptor, content: write(descriptor, content[: max(1, len(content) // 2)])
 
 
-def inject(what: str, step: str, count: int) -> None:
-    """Arrange for a fault in this process."""
-    if what == "limit":
+def inject(kind: str, step: str, count: int) -> None:
+    """Prepare a fault in this process."""
+    if kind == "limit":
         resource.setrlimit(resource.RLIMIT_FSIZE, (count, count))
         return
     if step == "half a write":
@@ -52,17 +52,17 @@ def inject(what: str, step: str, count: int) -> None:
     names = {
         "create": (files, "_locked_temporary"),
         "half a write": (os, "write"),
-        "write": (files, "_write_out"),
+        "write": (files, "_write_all"),
         "fsync": (os, "fsync"),
         "rename": (os, "replace"),
         "fsync folder": (files, "fsync_folder"),
     }
     place, name = names[step]
-    setattr(place, name, after(getattr(place, name), count, SIGNALS[what]))
+    setattr(place, name, after(getattr(place, name), count, SIGNALS[kind]))
 
 
 def child(main: Main, request: dict[str, Any]) -> int:
-    """What a forked process does."""
+    """Run the command in a forked process."""
     os.environ.update(request["env"])
     log = os.open(request["log"], os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(log, 1), os.dup2(log, 2)
@@ -73,7 +73,7 @@ def child(main: Main, request: dict[str, Any]) -> int:
 
 
 def serve(main: Main) -> None:
-    """Answer until the input ends."""
+    """Answer requests until the input ends."""
     torch.set_num_threads(1)
     for line in sys.stdin:
         request = json.loads(line)
@@ -84,7 +84,7 @@ def serve(main: Main) -> None:
                 code = child(main, request)
                 sys.stdout.flush(), sys.stderr.flush()
                 os._exit(code)
-            except BaseException:  # noqa: BLE001 - a forked process must not go on as a second server
+            except BaseException:  # noqa: BLE001 - a forked process must not continue as a second server
                 traceback.print_exc()
                 sys.stderr.flush()
                 os._exit(99)

@@ -1,4 +1,4 @@
-"""What a command leaves behind."""
+"""Results of commands."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Done:
-    """What a command left: its exit code and all that it printed."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -17,7 +17,7 @@ class Done:
 
     @property
     def json(self) -> Any:
-        """What --json printed, which is the whole of stdout."""
+        """The parsed output of a command with --json."""
         return json.loads(self.out)
 
 
@@ -25,7 +25,7 @@ Command = Callable[..., Done]
 
 
 def outcome(folder: Path) -> dict[str, bytes]:
-    """Everything that a study found."""
+    """Read every file of a study that holds results, by its path in the study."""
     names = ("trials.csv", "predictions.csv", "best.json", "scores.json", "splits.json")
     return {
         str(path.relative_to(folder)): path.read_bytes()

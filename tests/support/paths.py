@@ -1,4 +1,4 @@
-"""Paths of the repository, and things that a test cannot do without."""
+"""Paths in the repository, and requirements of tests."""
 
 import configparser
 import os
@@ -8,29 +8,26 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-
-
 COMMANDS = sorted(
     path.stem for path in (ROOT / "mil_toolkit" / "cli").glob("[!_]*.py") if path.stem != "command"
 )
 
 
 def required(folder: Path) -> Path:
-    """The folder; where it is absent the test is skipped, but under CI it fails."""
-    if not folder.is_dir():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{folder} is absent")
+    """Return a folder; if it is absent, skip the test, or fail it if CI is set."""
+    needed(folder.is_dir(), str(folder))
     return folder
 
 
 def configuration(name: str) -> configparser.ConfigParser:
-    """A configuration file at the root."""
+    """Read a configuration file at the root of the repository."""
     parser = configparser.ConfigParser()
     parser.read(ROOT / name)
     return parser
 
 
-def needed(found: Any, what: str) -> Any:
-    """What a test cannot do without; where it is absent the test is skipped, but under CI it fails."""
-    if not found:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{what} is absent")
-    return found
+def needed(requirement: Any, name: str) -> Any:
+    """Return a requirement; if it is absent (falsy), skip the test, or fail it if CI is set."""
+    if not requirement:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is absent")
+    return requirement

@@ -1,9 +1,8 @@
-"""Cohorts of made-up embeddings, without images or files of a table, into which tests plant what they look for."""
+"""Cohorts and studies of made-up embeddings, without image files or a table, in which tests plant flaws."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,12 +11,15 @@ from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.cohort.kinds import MetadataColumn
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.shards import EmbeddedBag, Recorded, StoredImage
+from mil_toolkit.features.spec import Spec
+
+Column = Sequence[float] | Sequence[str | None] | np.ndarray  # numbers with NaN, or words with None
 
 
 def make_cohort(
-    labels: Sequence[int], metadata: Mapping[str, Sequence[Any]], groups: Sequence[str] | None = None
+    labels: Sequence[int] | np.ndarray, metadata: Mapping[str, Column], groups: Sequence[str] | None = None
 ) -> Cohort:
-    """Patients P000, P001, ... with these labels and columns of numbers (with NaN) or words (with None)."""
+    """Return patients P000, P001, ... with these labels and metadata."""
     ids = tuple(f"P{number:03d}" for number in range(len(labels)))
     table = pd.DataFrame(
         {
@@ -45,7 +47,7 @@ def make_cohort(
     )
 
 
-def _is_words(values: Sequence[Any]) -> bool:
+def _is_words(values: Column) -> bool:
     return any(isinstance(value, str) for value in values)
 
 
@@ -55,7 +57,10 @@ def make_cache(
     bags: Sequence[np.ndarray],
     contents: Mapping[tuple[str, str], bytes] | None = None,
 ) -> FeatureCache:
-    """A cache of these (n, D) embeddings; images 0.png, 1.png, ... whose file contents differ but for `contents`."""
+    """Create a cache of these (n, D) embeddings, of images 0.png, 1.png, ... of each patient.
+
+    contents: of some files, by patient and name; the contents of all others differ
+    """
     contents = contents or {}
     stored = []
     for patient, embeddings in zip(cohort.patient_ids, bags, strict=True):
@@ -66,8 +71,19 @@ def make_cache(
             for name, content in zip(names, digests, strict=True)
         )
         stored.append(EmbeddedBag(patient, images, np.asarray(embeddings, dtype=np.float16)))
-    spec = {"schema": 1, "backbone": "made-up", "weights": "none", "width": int(bags[0].shape[1]),
-            "image_size": 1, "crop": 0, "preprocess": "none"}  # fmt: skip
+    spec: Spec = {
+        "schema": 1,
+        "backbone": "made-up",
+        "weights": "none",
+        "seed": None,
+        "weight_digest": None,
+        "width": int(bags[0].shape[1]),
+        "mean": None,
+        "std": None,
+        "image_size": 1,
+        "crop": 0,
+        "preprocess": "none",
+    }
     cache = FeatureCache.create(root, cohort.name, spec)
     cache.publish(stored, Recorded("float32", "none"))
     cache.refresh()

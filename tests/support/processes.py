@@ -1,4 +1,4 @@
-"""Processes that tests start, watch and end."""
+"""Start, observe and end the processes of tests."""
 
 import contextlib
 import json
@@ -18,25 +18,25 @@ from support.paths import ROOT
 
 @dataclass(frozen=True)
 class CommandServer:
-    """Starts real processes that run a command; see command_server.py."""
+    """A server that forks processes running a command; see command_server.py."""
 
     process: subprocess.Popen[str]
 
     def ask(self, **request: object) -> int:
-        """Send a request, and give its answer."""
+        """Send a request and return its answer."""
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
     def wait(self, process: int) -> int:
-        """Its exit code, or minus the signal that ended it."""
+        """Wait for a process; return its exit code, or minus the signal that ended it."""
         return self.ask(wait=process)
 
 
 @contextlib.contextmanager
 def serving(script: str) -> Iterator[subprocess.Popen[str]]:
-    """A command server's process."""
+    """Run a command server."""
     argv = [sys.executable, str(Path(__file__).with_name(script))]
     env = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(argv, stdin=-1, stdout=-1, text=True, env=env) as process:
@@ -46,26 +46,26 @@ def serving(script: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def stopped(process: int) -> bool:
-    """Whether a process was stopped."""
+    """Return whether a process is stopped by SIGSTOP."""
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def ended(process: int) -> bool:
-    """Whether a process has ended, though nobody has waited for it."""
+    """Return whether a process has ended, even if its parent has not waited for it yet."""
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def wait_until(condition: Callable[[], object], minutes: float = 1) -> None:
-    """Wait until a condition holds; fails where it takes too long."""
+def wait_until(condition: Callable[[], object], minutes: float = 10) -> None:
+    """Wait until a condition holds; the limit only keeps a broken test from hanging."""
     deadline = time.monotonic() + 60 * minutes
     while not condition():
-        assert time.monotonic() < deadline, f"waited for {minutes} min"
+        assert time.monotonic() < deadline, f"still waiting after {minutes} minutes"
         time.sleep(0.01)
 
 
 @contextlib.contextmanager
 def read_only(folder: Path) -> Iterator[None]:
-    """A folder that nobody can write to; for root, whom no mode keeps out, by mounting it over itself."""
+    """Make a folder read-only; for root, who ignores file modes, by a read-only bind mount."""
     if os.geteuid():
         folder.chmod(0o555)
         yield
@@ -76,20 +76,20 @@ def read_only(folder: Path) -> Iterator[None]:
             ["mount", *options, folder, folder], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            pytest.skip(f"root without the right to mount: {done.stderr.strip()}")
+            pytest.skip(f"root is not allowed to mount: {done.stderr.strip()}")
     try:
         yield
     finally:
         subprocess.run(["umount", folder], check=True)
 
 
-# What worker processes run: they find this module, but not those of the tests.
+# Functions that worker processes run: they can import this module, but not the test files.
 def hold_on(file: Path) -> None:
-    """Say which process this is, and stay."""
+    """Write the id of this process to a file, then wait to be ended."""
     file.write_text(str(os.getpid()))
-    time.sleep(60)
+    time.sleep(3600)
 
 
 def complain() -> None:
-    """Fail as a user's mistake does."""
-    raise DataError("which the parent will tell itself")
+    """Raise the kind of error that a user's mistake causes."""
+    raise DataError("the parent reports this")

@@ -16,7 +16,7 @@ from mil_toolkit.features.cache import FeatureCache
 class Tiny:
     """A synthetic cohort with its features, a finished study and its bundle; tests only read them.
 
-    folder holds cohort/, cache/ and studies/, and is where commands find the cache by themselves
+    folder: holds cohort/, cache/ and studies/; commands that run here find the cache without --features
     """
 
     folder: Path
@@ -31,17 +31,17 @@ class Tiny:
 
     @property
     def cohort(self) -> Cohort:
-        """24 labelled patients and three others, with two to four images each."""
+        """24 labelled and three unlabelled patients with two to four images each."""
         return read_cohort(self.cohort_toml)
 
     @property
     def cache(self) -> FeatureCache:
-        """Embeddings by a small network with random weights."""
+        """Embeddings of a small network with random weights."""
         return FeatureCache.open(self.features)
 
 
 def weighed(study: Path) -> Path:
-    """A study whose outer models weighed their images at random."""
+    """Replace the attention of a study's outer models by random weights, and return the study."""
     from mil_toolkit.study.tables import publish_table, read_predictions
 
     random = np.random.default_rng(0)
@@ -68,9 +68,9 @@ HOSTILE = (
 
 
 def hostile_study(folder: Path) -> tuple[Path, list[str]]:
-    """A study of patients, columns, categories, classes and images with names that mean something elsewhere.
+    """Create a study with names of patients, columns, categories, classes and images that need escaping.
 
-    Also the names of its patients.
+    Return the study and the names of its patients.
     """
     from mil_toolkit.config import ExtractionConfig, StudyConfig
     from mil_toolkit.features.extract import extract

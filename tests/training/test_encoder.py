@@ -1,4 +1,4 @@
-"""Metadata as numbers: from the training patients alone, whatever the others hold."""
+"""The metadata encoder, which depends only on the training patients."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def test_training_values_are_standardised() -> None:
     np.testing.assert_allclose(encoded.std(ddof=0), 1)
 
 
-def test_two_categories_are_one_column() -> None:
+def test_two_categories_become_one_column() -> None:
     training = table([1, 2, 3], ["F", "M", "F"])
     encoded = MetadataEncoder.fit(training).encode(training)
     assert list(encoded) == ["age", "sex M"]
@@ -51,7 +51,7 @@ def test_a_missing_number_is_the_training_median_with_an_indicator() -> None:
     assert encoded["age missing"][0] > 0 > encoded["age missing"][1]
 
 
-def test_a_number_missing_only_later_has_no_indicator() -> None:
+def test_a_number_missing_only_after_training_has_no_indicator() -> None:
     encoder = MetadataEncoder.fit(table([50, 60, 90], ["F", "M", "F"]))
     encoded = encoder.encode(table([math.nan, 60], ["F", "F"]))
     assert list(encoded) == ["age", "sex M"]
@@ -72,7 +72,7 @@ def test_an_unknown_category_with_indicator_sets_it(value: str | None) -> None:
     assert encoded["sex M"][0] == 0
 
 
-def test_a_logarithm_is_taken_where_it_is_asked_for() -> None:
+def test_log_columns_are_encoded_by_their_logarithm() -> None:
     counts = pd.DataFrame({"count": [1.0, math.e, math.e**2, math.nan]})
     encoder = MetadataEncoder.fit(counts, ["count"])
     assert encoder.means["count"] == pytest.approx(1)
@@ -87,7 +87,7 @@ def test_a_column_that_is_constant_or_empty_in_training_encodes_as_zeros() -> No
 
 
 @given(rows, rows)
-def test_what_comes_out_has_the_trained_columns_and_no_nan(
+def test_encoded_values_have_the_trained_columns_and_no_nan(
     training: list[tuple[float, str | None]], others: list[tuple[float, str | None]]
 ) -> None:
     encoder = MetadataEncoder.fit(of_rows(training))
@@ -97,7 +97,7 @@ def test_what_comes_out_has_the_trained_columns_and_no_nan(
 
 
 @given(rows, rows)
-def test_a_patient_is_encoded_the_same_whoever_else_is(
+def test_the_encoding_of_a_patient_does_not_depend_on_the_other_patients(
     training: list[tuple[float, str | None]], others: list[tuple[float, str | None]]
 ) -> None:
     encoder = MetadataEncoder.fit(of_rows(training))
@@ -107,7 +107,7 @@ def test_a_patient_is_encoded_the_same_whoever_else_is(
 
 
 @given(rows, rows)
-def test_json_brings_the_same_encoder_back(
+def test_an_encoder_survives_json(
     training: list[tuple[float, str | None]], others: list[tuple[float, str | None]]
 ) -> None:
     encoder = MetadataEncoder.fit(of_rows(training))
@@ -116,12 +116,29 @@ def test_json_brings_the_same_encoder_back(
     pd.testing.assert_frame_equal(back.encode(of_rows(others)), encoder.encode(of_rows(others)))
 
 
-def test_no_columns_at_all_encode_as_none() -> None:
+def test_the_json_form_names_the_kind_of_each_column() -> None:
+    encoder = MetadataEncoder.fit(table([1, 1], ["F", None]), ["age"])
+    assert json.dumps(encoder.to_json()) == (
+        '{"encoders": [{"kind": "number", "name": "age", "log": true, "median": 0.0, "had_missing": false},'
+        ' {"kind": "category", "name": "sex", "categories": ["F"], "had_missing": true}],'
+        ' "means": {"age": 0.0, "sex F": 1.0, "sex unknown": 0.5},'
+        ' "deviations": {"age": null, "sex F": null, "sex unknown": 0.5}}'
+    )
+
+
+def test_an_unknown_kind_of_column_is_an_error() -> None:
+    record = json.loads(json.dumps(MetadataEncoder.fit(table([1, 2], ["F", "M"])).to_json()))
+    record["encoders"][0]["kind"] = "date"
+    with pytest.raises(ValueError, match="of kind number or category, got 'date'"):
+        MetadataEncoder.from_json(record)
+
+
+def test_a_table_without_columns_encodes_as_no_columns() -> None:
     empty = pd.DataFrame(index=["a", "b"])
     assert MetadataEncoder.fit(empty).encode(empty).shape == (2, 0)
 
 
-def test_an_absent_column_is_an_error() -> None:
+def test_a_missing_column_is_an_error() -> None:
     encoder = MetadataEncoder.fit(table([1, 2], ["F", "M"]))
     with pytest.raises(KeyError, match="sex"):
         encoder.encode(pd.DataFrame({"age": [1.0]}))

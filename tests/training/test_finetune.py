@@ -1,237 +1,114 @@
-"""End-to-end steps in constant memory: their gradients against plain autograd, over every kind of backbone."""
+"""`Finetuner`: steps of a backbone with its heads, and its checkpoints."""
 
-import io
-from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from support.studies import Tiny
 
-from mil_toolkit.backbones.backbones import BACKBONES, Backbone, build_backbone
-from mil_toolkit.backbones.embedder import Normaliser
-from mil_toolkit.backbones.parts import ALL, divide, last_stage
-from mil_toolkit.core.errors import UsageError
-from mil_toolkit.training.finetune import Halves, Spill, augment, backpropagate
+from mil_toolkit.backbones.backbones import build_backbone
+from mil_toolkit.config import FinetuneConfig, HeadConfig
+from mil_toolkit.core.errors import DataError
+from mil_toolkit.features.image_files import ImageFiles
+from mil_toolkit.training import finetune
+from mil_toolkit.training.checkpoints import publish_tensors, read_tensors
+from mil_toolkit.training.finetune import Finetuner, FinetunerOptions
+from mil_toolkit.training.patients import Patients
+from mil_toolkit.training.procedure import refit
 
-CPU = torch.device("cpu")
-NETWORKS = ("timm:vit_tiny_patch16_224", "timm:convnext_atto")  # two of the kinds that timm:NAME stands for
-SIZES = {NETWORKS[0]: 224}  # of the images; others take 32
-
-
-NAMES = [name for kind in BACKBONES for name in (NETWORKS if kind == "timm:NAME" else (kind,))]
-
-
-def backbone(name: str) -> Backbone:
-    """With random weights, but BatchNorms that are not those of the beginning."""
-    built, random = build_backbone(name, "random"), torch.Generator().manual_seed(3)
-    for layer in built.network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.running_mean.copy_(0.1 * torch.randn(layer.num_features, generator=random))
-            layer.running_var.copy_(0.5 + torch.rand(layer.num_features, generator=random))
-    return built
+CONFIG = FinetuneConfig(epochs=2, backbone_rate=1e-3, chunk=8)
 
 
-def pixels(count: int, size: int = 32) -> Tensor:
-    random = torch.Generator().manual_seed(0)
-    return torch.randint(256, (count, size, size, 3), generator=random, dtype=torch.uint8)
-
-
-def attended(embeddings: Tensor) -> Tensor:
-    """A loss that mixes all images of a bag."""
-    scaled = embeddings / embeddings.detach().std()
-    weights = torch.softmax(scaled.mean(1), 0)
-    return (weights @ scaled).square().mean()
-
-
-def gradients(halves: Halves) -> dict[str, Tensor]:
-    found = {name: each.grad for name, each in halves.parameters.items()}
-    assert all(each is not None for each in found.values())
-    for each in halves.parameters.values():
-        each.grad = None
-    return found  # type: ignore[return-value]
-
-
-def worst_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """Of the tensors, by the norm of each; a tensor that is rounding alone is measured by the mean of all."""
-    floor = 1e-3 * torch.stack([each.norm() for each in expected.values()]).mean()
-    errors = [(found[name] - each).norm() / each.norm().clamp(min=floor) for name, each in expected.items()]
-    return max(errors).item()
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("part", ["last", ALL])
-def test_the_gradient_is_that_of_plain_autograd(name: str, part: str) -> None:
-    whole, images = backbone(name), pixels(5, SIZES.get(name, 32))
-    halves = Halves(whole, last_stage(whole.network) if part == "last" else part, CPU, torch.float32)
-    loss = backpropagate(images.split(2), halves, attended, Spill(io.BytesIO()))
-    found = gradients(halves)
-    plain = attended(halves.network(Normaliser(whole, CPU, torch.float32)(images)))
-    plain.backward()
-    assert loss == pytest.approx(plain.item(), rel=1e-5)
-    assert worst_error(found, gradients(halves)) < 1e-5
-
-
-def test_gradients_of_several_bags_add_up() -> None:
-    halves, images = Halves(backbone("resnet18"), "layer4", CPU, torch.float32), pixels(6)
-    spill = Spill(io.BytesIO())
-    for bag in (images[:4], images[4:]):
-        backpropagate(bag.split(3), halves, attended, spill)
-    found = gradients(halves)
-    normalise = Normaliser(backbone("resnet18"), CPU, torch.float32)
-    (
-        attended(halves.network(normalise(images[:4]))) + attended(halves.network(normalise(images[4:])))
-    ).backward()
-    assert worst_error(found, gradients(halves)) < 1e-5
-
-
-def test_the_frozen_half_sees_each_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    halves, seen = Halves(backbone("resnet18"), "layer4", CPU, torch.float32), []
-    frozen = halves.frozen
-    monkeypatch.setattr(halves, "frozen", lambda images: seen.append(len(images)) or frozen(images))
-    backpropagate(pixels(5).split(2), halves, attended, Spill(io.BytesIO()))
-    assert seen == [2, 2, 1]
-    frozen_names = {"conv1.weight", "layer3.1.bn2.bias"}
-    assert not frozen_names & halves.parameters.keys() and "layer4.0.conv1.weight" in halves.parameters
-
-
-def test_batch_norm_keeps_its_statistics() -> None:
-    whole = backbone("resnet18")
-    halves = Halves(whole, ALL, CPU, torch.float32)
-    backpropagate(pixels(4).split(2), halves, attended, Spill(io.BytesIO()))
-    for name, buffer in halves.network.named_buffers():
-        assert torch.equal(buffer, whole.network.get_buffer(name)), name
-
-
-def test_bfloat16_is_near_float32() -> None:
-    whole, found = backbone("resnet18"), []
-    for dtype in (torch.float32, torch.bfloat16):
-        halves = Halves(whole, "layer4", CPU, dtype)
-        backpropagate(pixels(6).split(3), halves, attended, Spill(io.BytesIO()))
-        found.append(gradients(halves))
-    assert all(each.dtype == torch.float32 for each in found[1].values())
-    assert worst_error(found[1], found[0]) < 0.2
-
-
-def test_a_scale_multiplies_the_backbones_gradient_alone() -> None:
-    halves, images, spill = (
-        Halves(backbone("resnet18"), "layer4.1", CPU, torch.float32),
-        pixels(3),
-        Spill(io.BytesIO()),
+def finetuner(tiny: Tiny, folder: Path, config: FinetuneConfig = CONFIG, **head: object) -> Finetuner:
+    cohort = tiny.cohort.labelled().select(tiny.cohort.labelled().patient_ids[:10])
+    patients = Patients.of(cohort, tiny.cache)
+    settings = HeadConfig(**{"hidden": 8, "components": 16, "batch_size": 4} | head)  # type: ignore[arg-type]
+    fitted = refit(patients, settings, epoch=2, member_count=3, seed=(1,))
+    options = FinetunerOptions(config, (5,), torch.device("cpu"), folder)
+    return Finetuner(
+        build_backbone("resnet18", "random"), fitted, patients, ImageFiles(cohort, tiny.cache), options
     )
-    head = nn.Linear(512, 1)
-    found = []
-    for scale in (1.0, 8.0):
-        head.zero_grad()
-        backpropagate([images], halves, lambda x: head(x).square().mean(), spill, lambda g, by=scale: g * by)
-        found.append((head.weight.grad, gradients(halves)))
-    torch.testing.assert_close(found[0][0], found[1][0])
-    assert worst_error({name: each / 8 for name, each in found[1][1].items()}, found[0][1]) < 1e-6
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_halves_are_the_network(name: str) -> None:
-    whole = backbone(name).network
-    size = SIZES.get(name, 32)
-    before, behind = divide(whole, last_stage(whole))
-    images = torch.randn(2, 3, size, size)
-    with torch.inference_mode():
-        torch.testing.assert_close(behind(before(images)), whole(images), rtol=0, atol=0)
-    owned = {id(each) for each in whole.parameters()}
-    trained = list(behind.parameters())
-    assert {id(each) for each in trained} < owned, "they share the network's own layers"
-    assert sum(map(torch.numel, trained)) < sum(map(torch.numel, whole.parameters()))
+def test_it_resumes_in_the_middle_of_an_epoch(tiny: Tiny, tmp_path: Path) -> None:
+    straight, stopped = finetuner(tiny, tmp_path), finetuner(tiny, tmp_path)
+    for _ in range(5):  # of three an epoch
+        straight.advance()
+    stopped.advance()
+    stopped.advance()
+    publish_tensors(tmp_path / "state.safetensors", stopped.tensors(), stopped.state())
+    resumed = finetuner(tiny, tmp_path)
+    resumed.restore(*read_tensors(tmp_path / "state.safetensors"))
+    for _ in range(3):
+        resumed.advance()
+    assert (resumed.epoch, resumed.step) == (straight.epoch, straight.step) == (1, 2)
+    for name, each in straight.tensors().items():
+        assert torch.equal(each, resumed.tensors()[name]), name
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".safetensors"], (
+        "temporary files have no name"
+    )
 
 
-def test_an_unknown_part_lists_the_parts() -> None:
-    with pytest.raises(UsageError, match=r"'layer5' is none of .*: all, conv1, .*, layer3\.1, layer4,"):
-        divide(backbone("resnet18").network, "layer5")
-    with pytest.raises(UsageError, match=r"'layer4' is none of .*blocks\.6, conv_head"):
-        divide(backbone("efficientnet_lite0").network, "layer4")
+def test_bags_processed_one_after_the_other_are_one_mini_batch(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = finetuner(tiny, tmp_path, instance_dropout=0.0, embedding_dropout=0.0)
+    apart = finetuner(tiny, tmp_path, instance_dropout=0.0, embedding_dropout=0.0)
+    for each in (together, apart):
+        # Augmentation would depend on the chunk in which an image is drawn.
+        monkeypatch.setattr(finetune, "augment", lambda pixels, jitter, random: pixels)
+        monkeypatch.setattr(each, "_move", lambda: None)
+        each.advance()
+        monkeypatch.setattr(finetune, "IMAGES_AT_ONCE", 1)
+    for name, parameter in together.halves.parameters.items():
+        other = apart.halves.parameters[name].grad
+        assert parameter.grad is not None and other is not None
+        assert (parameter.grad - other).norm() <= 0.05 * parameter.grad.norm() + 1e-8, name
 
 
-def test_a_network_that_cannot_be_traced_is_trained_whole() -> None:
-    class Branching(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x if x.sum() > 0 else -x
-
-    with pytest.raises(UsageError, match="--unfreeze all"):
-        divide(Branching(), "layer4")
-    assert isinstance(divide(Branching(), ALL)[1], Branching)
-
-
-def test_what_is_spilled_comes_back_in_order_and_layout() -> None:
-    spill = Spill(io.BytesIO())
-    for _ in range(2):
-        written = [
-            torch.randn(3, 4, 5, 5).to(memory_format=torch.channels_last),
-            torch.randn(2, 7, dtype=torch.bfloat16),
-            pixels(2, 4)[:, ::2],
-        ]
-        for each in written:
-            spill.write(each)
-        read = list(spill.read())
-        assert all(torch.equal(one, other) for one, other in zip(read, written, strict=True))
-        assert read[0].is_contiguous(memory_format=torch.channels_last)
-
-
-def test_a_full_disk_is_told() -> None:
-    class Full(io.BytesIO):
-        def flush(self) -> None:
-            raise OSError(28, "No space left on device")
-
-    with pytest.raises(UsageError, match="No space left"):
-        Spill(Full()).write(torch.zeros(4))
-
-
-def test_augmentation_turns_flips_and_tints_each_image_by_itself() -> None:
-    images = pixels(400, 3)
-    same = augment(images, 0.0, torch.Generator().manual_seed(1))
-    orientations = {
-        tuple(
-            image.rot90(turns).flip(0).flatten().tolist() if flip else image.rot90(turns).flatten().tolist()
-        )
-        for image in images[:1]
-        for turns in range(4)
-        for flip in (False, True)
+def test_the_members_learn_through_their_shared_backbone(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same steps of the heads, the loss falls further if the backbone moves too."""
+    monkeypatch.setattr(finetune, "augment", lambda pixels, jitter, random: pixels)
+    settings = {
+        "metadata_branch": "none",
+        "instance_dropout": 0.0,
+        "embedding_dropout": 0.0,
+        "batch_size": 10,
     }
-    repeated = augment(images[:1].expand(200, -1, -1, -1), 0.0, torch.Generator().manual_seed(2))
-    assert {tuple(image.flatten().tolist()) for image in repeated} == orientations and len(orientations) == 8
-    assert torch.equal(same.flatten(1).sort(1).values, images.flatten(1).sort(1).values), "no pixel is lost"
-    grey = torch.full((200, 4, 4, 3), 200, dtype=torch.uint8)
-    tinted = augment(grey, 0.1, torch.Generator().manual_seed(3)).int()
-    assert tinted.min() >= 180 and tinted.max() <= 220 and len(tinted.unique()) > 30
-    assert (tinted.amax((1, 2)) == tinted.amin((1, 2))).all(), "one factor for each channel of an image"
+    losses = []
+    for rate in (0.0, 1e-4):
+        tuning = finetuner(tiny, tmp_path, replace(CONFIG, backbone_rate=rate), **settings)
+        labels = tuning.patients.labels
+        while tuning.epoch < 6:
+            tuning.advance()
+        logits = tuning.predict(tuning.patients)
+        assert logits.shape == (3, 10)
+        losses.append(np.logaddexp(0, np.where(labels == 1, -logits, logits)).mean(1))
+    assert (losses[1] < losses[0] - 0.01).all(), "each member's own loss"
 
 
-def test_the_same_generator_augments_the_same() -> None:
-    images = pixels(6, 8)
-    one, other, third = (augment(images, 0.2, torch.Generator().manual_seed(seed)) for seed in (4, 4, 5))
-    assert torch.equal(one, other) and not torch.equal(one, third)
+def test_scaled_losses_move_the_same_and_an_overflow_moves_only_the_heads(tiny: Tiny, tmp_path: Path) -> None:
+    """As float16 requires on a GPU, but in the precision of the CPU: powers of two scale without rounding."""
+    plain, scaled, overflown = (finetuner(tiny, tmp_path) for _ in range(3))
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    overflown.scaler = torch.amp.GradScaler("cpu", init_scale=float("inf"))
+    before = {name: tensor.clone() for name, tensor in plain.tensors().items()}
+    for tuning in (plain, scaled, overflown):
+        tuning.advance()
+    for name, tensor in plain.tensors().items():
+        torch.testing.assert_close(scaled.tensors()[name], tensor)
+        if not name.startswith("adamw"):
+            moved = overflown.tensors()[name]
+            torch.testing.assert_close(moved, before[name] if name.startswith("backbone") else tensor)
 
 
-def test_augmented_images_enter_both_passes() -> None:
-    """What a chunk was drawn to be in the first pass is what the second one takes the gradient at."""
-    whole, images = backbone("resnet18"), pixels(4)
-    halves, random = Halves(whole, ALL, CPU, torch.float32), torch.Generator().manual_seed(9)
-    drawn: list[Tensor] = []
-
-    def augmented() -> Iterator[Tensor]:
-        for chunk in images.split(3):
-            drawn.append(augment(chunk, 0.1, random))
-            yield drawn[-1]
-
-    backpropagate(augmented(), halves, attended, Spill(io.BytesIO()))
-    found = gradients(halves)
-    attended(halves.network(Normaliser(whole, CPU, torch.float32)(torch.cat(drawn)))).backward()
-    assert worst_error(found, gradients(halves)) < 1e-5
-
-
-def test_the_backbone_that_was_given_stays_as_it_was() -> None:
-    whole = backbone("resnet18")
-    before = {name: each.clone() for name, each in whole.network.state_dict().items()}
-    halves = Halves(replace(whole), "layer4", CPU, torch.float32)
-    backpropagate([pixels(2)], halves, attended, Spill(io.BytesIO()))
-    torch.optim.SGD(halves.parameters.values(), lr=1.0).step()
-    assert all(torch.equal(each, before[name]) for name, each in whole.network.state_dict().items())
-    assert not any(each.requires_grad for each in whole.network.parameters())
+def test_a_backbone_that_diverges_is_reported(tiny: Tiny, tmp_path: Path) -> None:
+    tuning = finetuner(tiny, tmp_path)
+    with torch.no_grad():
+        tuning.halves.parameters["layer4.0.conv1.weight"].fill_(float("nan"))
+    with pytest.raises(DataError, match="--backbone-rate"):
+        tuning.predict(tuning.patients)

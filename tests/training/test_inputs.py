@@ -1,4 +1,4 @@
-"""What members train on: views of folds, computed once."""
+"""Inputs of members: projections, metadata and mini-batches of each fold."""
 
 from collections.abc import Callable, Sequence
 
@@ -21,7 +21,7 @@ FOLDS = [0, 1, 1]
 
 
 def seen_by(inputs: Inputs, config: HeadConfig, patients: Tensor, folds: Sequence[int] = FOLDS) -> Instances:
-    """These patients in one mini-batch, as members of these folds see them."""
+    """Return these patients in one mini-batch, as members of these folds see them."""
     (batch,) = inputs.batches(patients, len(patients))
     bags = inputs.instances(config, batch, folds)
     assert bags is not None
@@ -30,7 +30,7 @@ def seen_by(inputs: Inputs, config: HeadConfig, patients: Tensor, folds: Sequenc
 
 @pytest.mark.parametrize("standardise", [False, True])
 @pytest.mark.parametrize("components", [0, 4])
-def test_a_member_sees_its_folds_projection(
+def test_a_member_sees_the_projection_of_its_fold(
     components: int, standardise: bool, make_patients: MakePatients
 ) -> None:
     patients = make_patients()
@@ -47,7 +47,7 @@ def test_a_member_sees_its_folds_projection(
     assert list(bags.sizes[:2]) == patients.bags.sizes[chosen].tolist()
 
 
-def test_the_projections_of_a_refit_are_those_of_the_training(make_patients: MakePatients) -> None:
+def test_the_projections_for_a_fitted_head_equal_those_of_training(make_patients: MakePatients) -> None:
     patients = make_patients()
     assert patients.bags is not None
     inputs = Inputs(patients, TRAINS)
@@ -61,7 +61,7 @@ def test_the_projections_of_a_refit_are_those_of_the_training(make_patients: Mak
 
 
 @pytest.mark.parametrize("components", [0, 4])
-def test_instances_come_in_round_numbers_that_a_last_bag_fills(
+def test_padding_rows_in_a_last_bag_make_the_number_of_rows_a_multiple(
     components: int, make_patients: MakePatients
 ) -> None:
     patients = make_patients(count=120)
@@ -76,10 +76,10 @@ def test_instances_come_in_round_numbers_that_a_last_bag_fills(
         assert len(bags.sizes) - count in (0, 1)
 
 
-def test_members_that_lie_side_by_side_share_their_folds_view(make_patients: MakePatients) -> None:
+def test_members_of_a_fold_that_are_side_by_side_share_its_embeddings(make_patients: MakePatients) -> None:
     inputs, config = Inputs(make_patients(), TRAINS), HeadConfig(components=4)
     shared = seen_by(inputs, config, torch.arange(12), [0, 0, 1, 1])
-    assert len(shared.x) == 2 and shared.members == 4
+    assert len(shared.x) == 2 and shared.member_count == 4
     for folds in ([0, 1, 1, 0], [0, 0, 1], [1, 0, 1, 0]):
         own = seen_by(inputs, config, torch.arange(12), folds)
         assert len(own.x) == len(folds)
@@ -87,7 +87,7 @@ def test_members_that_lie_side_by_side_share_their_folds_view(make_patients: Mak
             assert torch.equal(own.x[k], shared.x[fold])
 
 
-def test_mini_batches_hold_the_patients_in_order(make_patients: MakePatients) -> None:
+def test_mini_batches_keep_the_order_of_the_patients(make_patients: MakePatients) -> None:
     patients = make_patients()
     assert patients.bags is not None
     order = torch.tensor([7, 2, 9, 0, 4])
@@ -98,7 +98,7 @@ def test_mini_batches_hold_the_patients_in_order(make_patients: MakePatients) ->
             assert torch.equal(batch.rows[batch.bag == place], patients.bags.rows(patient[None]))
 
 
-def test_what_a_fold_holds_out_is_what_it_does_not_train_on(make_patients: MakePatients) -> None:
+def test_a_fold_holds_out_the_patients_it_does_not_train_on(make_patients: MakePatients) -> None:
     held_out = Inputs(make_patients(), TRAINS).held_out(3)
     assert [[batch.patients.tolist() for batch in batches] for batches in held_out] == [
         [[8, 9, 10], [11]],
@@ -116,7 +116,7 @@ def test_projected_embeddings_are_computed_once(
     assert torch.equal(first.x[..., :2], again.x)
 
 
-def test_metadata_are_encoded_by_each_fold(make_patients: MakePatients) -> None:
+def test_metadata_are_encoded_separately_in_each_fold(make_patients: MakePatients) -> None:
     patients = make_patients()
     metadata = Inputs(patients, TRAINS).metadata
     for fold, train in enumerate(TRAINS):
@@ -125,7 +125,7 @@ def test_metadata_are_encoded_by_each_fold(make_patients: MakePatients) -> None:
         torch.testing.assert_close(metadata[fold], torch.tensor(expected))
 
 
-def test_a_column_that_a_fold_does_not_know_is_zero_in_it(make_patients: MakePatients) -> None:
+def test_a_column_that_a_fold_does_not_have_is_zero_in_it(make_patients: MakePatients) -> None:
     patients = make_patients()
     patients.metadata["sex"] = ["U"] * 4 + ["F", "M"] * 4
     metadata = Inputs(patients, TRAINS).metadata
@@ -154,17 +154,8 @@ def test_without_images_there_are_no_instances(make_patients: MakePatients) -> N
     assert switched_off.embedding_width(HeadConfig(image_branch=False)) == 0
 
 
-def test_taking_patients_takes_all_that_is_known_of_them(make_patients: MakePatients) -> None:
-    patients = make_patients()
-    taken = patients.take(np.array([5, 1]))
-    assert taken.ids == ["P5", "P1"]
-    assert taken.labels.tolist() == [1, 1]
-    assert taken.bags is not None and taken.bags.patient_ids == ("P5", "P1")
-    assert len(taken) == 2
-
-
 @pytest.mark.parametrize("class_weights", [False, True])
-def test_the_logistic_start_sees_the_folds_training_patients_alone(
+def test_the_logistic_start_sees_only_the_training_patients_of_the_fold(
     class_weights: bool, make_patients: MakePatients
 ) -> None:
     patients = make_patients()

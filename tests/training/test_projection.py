@@ -1,4 +1,4 @@
-"""Projections against scikit-learn with weights of one over the bag's size."""
+"""Projections against scikit-learn, with instances weighted by one over the size of their bag."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.training.patients import Patients
-from mil_toolkit.training.projection import Moments, Projection, fit_projection, fold_moments, moments
+from mil_toolkit.training.projection import Moments, Projection, bag_moments, fit_projection, fold_moments
 
 SIZES = [3, 1, 8, 2, 5, 4]
 
@@ -26,60 +26,60 @@ def correlated(sizes: list[int] = SIZES, width: int = 6) -> np.ndarray:
     return random.normal(size=(sum(sizes), width)) @ random.normal(size=(width, width)) + 3
 
 
-def of(bags: Bags, chosen: list[int]) -> Moments:
-    return moments(bags, np.array(chosen), bags.instances[0].double().numpy())
+def moments_of(bags: Bags, chosen: list[int]) -> Moments:
+    return bag_moments(bags, np.array(chosen), bags.instances[0].double().numpy())
 
 
 def weights(chosen: list[int]) -> np.ndarray:
     return np.concatenate([np.full(SIZES[b], 1 / SIZES[b]) for b in chosen])
 
 
-def test_moments_are_those_of_weighted_instances() -> None:
+def test_moments_equal_those_of_weighted_instances() -> None:
     instances, chosen = correlated(), [0, 2, 3, 5]
     rows = np.concatenate([instances[sum(SIZES[:b]) : sum(SIZES[: b + 1])] for b in chosen])
-    found = of(pack(instances), chosen)
+    actual = moments_of(pack(instances), chosen)
     expected = np.cov(rows, rowvar=False, aweights=weights(chosen), ddof=0)
-    np.testing.assert_allclose(found.mean, np.average(rows, axis=0, weights=weights(chosen)), rtol=1e-5)
-    np.testing.assert_allclose(found.covariance, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(actual.mean, np.average(rows, axis=0, weights=weights(chosen)), rtol=1e-5)
+    np.testing.assert_allclose(actual.covariance, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_standardising_is_that_of_scikit_learn() -> None:
+def test_standardisation_equals_that_of_scikit_learn() -> None:
     instances = correlated()
     scaler = StandardScaler().fit(instances, sample_weight=weights(list(range(len(SIZES)))))
     bags = pack(instances)
-    projection = fit_projection(of(bags, list(range(len(SIZES)))), standardise=True, components=0)
+    projection = fit_projection(moments_of(bags, list(range(len(SIZES)))), standardise=True, components=0)
     expected = torch.from_numpy(scaler.transform(instances)).float()
     torch.testing.assert_close(projection(bags.instances), expected, rtol=1e-4, atol=1e-4)
     assert projection.width == 6
 
 
 @pytest.mark.parametrize("standardise", [False, True])
-def test_the_components_are_those_of_scikit_learn(standardise: bool) -> None:
-    """Copying each instance in proportion to its weight is what scikit-learn's PCA, which has no weights, can do."""
+def test_components_equal_those_of_scikit_learn(standardise: bool) -> None:
+    """scikit-learn's PCA takes no weights, so each instance is repeated in proportion to its weight."""
     instances, bags = correlated(), pack(correlated())
     copies = instances.repeat(np.rint(120 * weights(list(range(len(SIZES))))).astype(int), axis=0)
     scaler = StandardScaler(with_std=standardise).fit(copies)
     pca = PCA(4).fit(scaler.transform(copies))
     leading = np.sqrt(PCA().fit(scaler.transform(copies)).explained_variance_.mean())
-    projection = fit_projection(of(bags, list(range(len(SIZES)))), standardise, components=4)
+    projection = fit_projection(moments_of(bags, list(range(len(SIZES)))), standardise, components=4)
     expected = pca.transform(scaler.transform(instances)) / leading
-    found = projection(bags.instances).numpy()
-    np.testing.assert_allclose(np.abs(found), np.abs(expected), rtol=2e-2, atol=2e-3)
+    actual = projection(bags.instances).numpy()
+    np.testing.assert_allclose(np.abs(actual), np.abs(expected), rtol=2e-2, atol=2e-3)
     assert projection.width == 4
 
 
 def test_fewer_components_are_the_first_of_more() -> None:
     bags = pack(correlated())
-    widest, two = (fit_projection(of(bags, [0, 1, 2, 3]), True, count) for count in (6, 2))
+    widest, two = (fit_projection(moments_of(bags, [0, 1, 2, 3]), True, count) for count in (6, 2))
     torch.testing.assert_close(widest.narrowed(2)(bags.instances), widest(bags.instances)[:, :2])
     torch.testing.assert_close(two(bags.instances).abs(), widest(bags.instances)[:, :2].abs())
 
 
-def test_the_first_components_have_variance_one_on_average_whatever_the_scale() -> None:
+def test_the_first_components_have_mean_variance_one_at_any_scale() -> None:
     sizes = [10] * 40
     for scale in (1e-3, 1.0, 1e3):
         bags = pack(scale * correlated(sizes, width=20), sizes)
-        projection = fit_projection(of(bags, list(range(40))), False, 20)
+        projection = fit_projection(moments_of(bags, list(range(40))), False, 20)
         variance = projection(bags.instances).var(0, correction=0)
         assert variance[:16].mean().item() == pytest.approx(1, rel=1e-2)
         assert (variance.diff() <= 1e-4).all()
@@ -88,21 +88,21 @@ def test_the_first_components_have_variance_one_on_average_whatever_the_scale() 
 def test_a_constant_column_becomes_zero() -> None:
     instances = correlated()
     instances[:, 2] = 7.25
-    projected = fit_projection(of(pack(instances), [0, 1, 2]), True, 0)(pack(instances).instances)
+    projected = fit_projection(moments_of(pack(instances), [0, 1, 2]), True, 0)(pack(instances).instances)
     assert projected[:, 2].count_nonzero() == 0
     assert projected.isfinite().all()
 
 
-def test_the_moments_of_folds_are_those_computed_directly() -> None:
+def test_the_moments_of_folds_equal_those_computed_directly() -> None:
     bags = pack(correlated())
     trains = [np.array([0, 1, 2]), np.array([1, 3, 4, 5]), np.arange(6)]
-    for train, found in zip(trains, fold_moments(bags, trains), strict=True):
-        direct = moments(bags, train, found.origin)
-        np.testing.assert_allclose(found.mean, direct.mean, rtol=1e-5)
-        np.testing.assert_allclose(found.covariance, direct.covariance, rtol=1e-4, atol=1e-4)
+    for train, actual in zip(trains, fold_moments(bags, trains), strict=True):
+        direct = bag_moments(bags, train, actual.origin)
+        np.testing.assert_allclose(actual.mean, direct.mean, rtol=1e-5)
+        np.testing.assert_allclose(actual.covariance, direct.covariance, rtol=1e-4, atol=1e-4)
 
 
-def test_bags_that_train_in_no_fold_change_nothing(make_patients: Callable[..., Patients]) -> None:
+def test_bags_that_no_fold_trains_on_have_no_influence(make_patients: Callable[..., Patients]) -> None:
     bags = make_patients().bags
     assert bags is not None
     trains = [np.array([0, 1, 2]), np.array([2, 3, 4])]
@@ -112,17 +112,17 @@ def test_bags_that_train_in_no_fold_change_nothing(make_patients: Callable[..., 
         np.testing.assert_array_equal(one.covariance, two.covariance)
 
 
-def test_moments_do_not_depend_on_the_precision_of_a_far_mean() -> None:
+def test_a_mean_far_from_zero_does_not_cost_precision() -> None:
     instances = correlated() * 0.01 + 100
-    found = fold_moments(pack(instances), [np.arange(6)])[0]
+    actual = fold_moments(pack(instances), [np.arange(6)])[0]
     stored = pack(instances).instances.double().numpy()
     expected = np.cov(stored, rowvar=False, aweights=weights(list(range(6))), ddof=0)
-    np.testing.assert_allclose(found.covariance, expected, rtol=1e-2, atol=1e-7)
+    np.testing.assert_allclose(actual.covariance, expected, rtol=1e-2, atol=1e-7)
 
 
 def test_half_precision_embeddings_are_projected_in_float32() -> None:
     bags = pack(correlated())
-    projection = fit_projection(of(bags, [0, 1, 2]), True, 3)
+    projection = fit_projection(moments_of(bags, [0, 1, 2]), True, 3)
     out = projection(bags.instances.half())
     assert out.dtype == torch.float32
     torch.testing.assert_close(out, projection(bags.instances), rtol=1e-2, atol=1e-2)

@@ -1,16 +1,22 @@
 """Figures of the cohort's data."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from scipy.special import logit
 
-from mil_toolkit.core.files import shown
+from mil_toolkit.core.text import printable
 from mil_toolkit.evaluation.words import number
-from mil_toolkit.report.contents import Contents, labels_of, values_of
+from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import (
     COLOURS,
     INK,
+    LOG_RATIO,
     MUTED,
     RULE,
     Chart,
@@ -19,133 +25,173 @@ from mil_toolkit.report.drawing import (
     shortened,
     to_svg,
 )
-from mil_toolkit.report.figures.search import MOST_CATEGORIES, WIDE
+from mil_toolkit.study.records import ColumnRecord, PatientsRecord
 
 CLASS_COLOURS = (COLOURS["negative"], COLOURS["positive"])
-CLASS_MARKS = ("o", "^")  # told apart without their colours too
+CLASS_MARKS = ("o", "^")  # classes differ in shape, not only in colour
+MOST_CATEGORIES = 8
+_LONGEST_CLASS, _LONGEST_CATEGORY = 22, 16  # characters of a label
 
 
-# The data.
+@dataclass(frozen=True)
+class Values:
+    """One value of each labelled patient, with what a figure needs to name it.
+
+    values: (n,), None where missing; labels: (n,); name: in the ids of the markup; log: whether a logarithmic
+    axis is allowed
+    """
+
+    values: pd.Series
+    labels: np.ndarray
+    class_names: tuple[str, str]
+    name: str
+    title: str
+    log: bool = False
 
 
-def data_figures(contents: Contents, class_names: tuple[str, str]) -> list[Chart]:
-    """Patients of each class, every metadata column by class, bag sizes, and the logit against the bag size."""
-    patients = contents.patients
+def data_figures(contents: Contents) -> list[Chart]:
+    """Draw class sizes, all metadata and the bag size by class, and the logit against the bag size."""
+    patients, class_names = contents.patients, contents.class_names
     if patients is None:
         return []
-    labels = labels_of(patients)
-    figures = [_classes_figure(labels, class_names)]
-    for place, column in enumerate(patients["columns"]):
-        values = pd.Series(values_of(patients, column["name"]), dtype=object)
-        unit = column["unit"] or ("years" if column["kind"] == "birth-date" else "")
-        name = f"{shown(column['name'])}{', ' + shown(unit) if unit else ''}"
-        if values.notna().any():
-            draw = _category_figure if column["kind"] == "category" else _box_figure
-            log = column["transform"] == "log"
-            figures.append(draw(values, labels, class_names, f"column-{place}", name, log))
-    sizes = pd.Series([each["images"] for each in patients["patients"]], dtype=object)
+    labels = np.array([patient.label for patient in patients.patients])
+    charts = [_class_sizes(labels, class_names)]
+    for place, column in enumerate(patients.columns):
+        values = _column(patients, column, labels, class_names, place)
+        if values.values.notna().any():
+            charts.append(_shares(values) if column.kind == "category" else _boxes(values))
+    sizes = pd.Series([patient.images for patient in patients.patients], dtype=object)
     if sizes.notna().all():
-        figures.append(_box_figure(sizes, labels, class_names, "bag-size", "Images of a patient", True))
-        figures += _logit_figures(contents, class_names)
-    return figures
+        charts.append(_boxes(Values(sizes, labels, class_names, "bag-size", "Images of a patient", log=True)))
+        charts += _logits(contents, patients)
+    return charts
 
 
-def _classes_figure(labels: np.ndarray, class_names: tuple[str, str]) -> Chart:
+def _column(
+    patients: PatientsRecord,
+    column: ColumnRecord,
+    labels: np.ndarray,
+    class_names: tuple[str, str],
+    place: int,
+) -> Values:
+    values = pd.Series([patient.metadata[column.name] for patient in patients.patients], dtype=object)
+    unit = column.unit or ("years" if column.kind == "birth-date" else "")
+    title = printable(column.name) + (f", {printable(unit)}" if unit else "")
+    return Values(values, labels, class_names, f"column-{place}", title, column.transform == "log")
+
+
+def _class_sizes(labels: np.ndarray, class_names: tuple[str, str]) -> Chart:
     counts = [int((labels == label).sum()) for label in (0, 1)]
     figure, axes = canvas(bottom=0.28)
     axes.bar([0, 1], counts, color=CLASS_COLOURS, width=0.55)
     for place, count in enumerate(counts):
         axes.text(place, count, f"{count}", ha="center", va="bottom")
-    axes.set_xticks([0, 1], [shortened(name, 22) for name in class_names])
-    axes.set(ylabel="Patients", xlim=(-0.6, 1.6))
-    axes.tick_params("x", length=0, labelcolor=INK)
+    _name_classes(axes, class_names)
+    axes.set_ylabel("Patients")
     words = ", ".join(f"{count} {name}" for count, name in zip(counts, class_names, strict=True))
     caption = f"{len(labels)} labelled patients: {words}."
     return Chart(to_svg(figure, "classes", caption), "Patients of each class", caption)
 
 
-def _box_figure(
-    values: pd.Series, labels: np.ndarray, class_names: tuple[str, str], name: str, title: str, log: bool
-) -> Chart:
-    """Box plots by class over all points; whiskers reach 1.5 interquartile ranges."""
+def _name_classes(axes: Axes, class_names: tuple[str, str]) -> None:
+    axes.set_xticks([0, 1], [shortened(name, _LONGEST_CLASS) for name in class_names])
+    axes.set_xlim(-0.6, 1.6)
+    axes.tick_params("x", length=0, labelcolor=INK)
+
+
+def _boxes(column: Values) -> Chart:
+    """Draw box plots by class over all points; whiskers reach 1.5 interquartile ranges."""
     figure, axes = canvas(bottom=0.28)
     random, words = np.random.default_rng(0), []
-    for label, colour in enumerate(CLASS_COLOURS):
-        known = values[(labels == label) & values.notna()].astype(float).to_numpy()
-        if not len(known):
-            continue
-        axes.plot(
-            label + random.uniform(-0.17, 0.17, len(known)),
-            known,
-            CLASS_MARKS[label],
-            color=colour,
-            ms=3.6,
-            alpha=0.6,
-            mew=0,
-        )
-        lines = {"color": INK, "linewidth": 1.1}
-        axes.boxplot(
-            known,
-            positions=[label],
-            widths=0.48,
-            showfliers=False,
-            medianprops={**lines, "linewidth": 2},
-            boxprops=lines,
-            whiskerprops=lines,
-            capprops=lines,
-        )
-        low, middle, high = np.quantile(known, [0.25, 0.5, 0.75])
-        words.append(f"{class_names[label]}: median {middle:.4g}, quartiles {low:.4g} to {high:.4g}")
-    known = values.dropna().astype(float)
-    log = log and known.min() > 0 and known.max() > WIDE * known.min()
+    for label, class_name in enumerate(column.class_names):
+        known = _known(column.values[column.labels == label])
+        if len(known):
+            _draw_box(axes, label, known, random)
+            low, middle, high = np.quantile(known, [0.25, 0.5, 0.75])
+            words.append(f"{class_name}: median {middle:.4g}, quartiles {low:.4g} to {high:.4g}")
+    known = _known(column.values)
+    log = column.log and _is_wide(known)
     if log:
         axes.set_yscale("log")
         plain_logarithm(axes.yaxis)
     elif (known == known.round()).all():
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.set_xticks([0, 1], [shortened(each, 22) for each in class_names])
-    axes.set_xlim(-0.6, 1.6)
-    axes.tick_params("x", length=0, labelcolor=INK)
+    _name_classes(axes, column.class_names)
     axes.grid(axis="y")
-    missing = int(values.isna().sum())
-    caption = f"{'; '.join(words)}.{f' Missing for {missing}.' if missing else ''}{' Logarithmic scale.' if log else ''}"
-    return Chart(to_svg(figure, name, f"{title} by class. {caption}"), title, caption)
+    missing = int(column.values.isna().sum())
+    caption = f"{'; '.join(words)}."
+    caption += f" Missing for {missing}." if missing else ""
+    caption += " Logarithmic scale." if log else ""
+    svg = to_svg(figure, column.name, f"{column.title} by class. {caption}")
+    return Chart(svg, column.title, caption)
 
 
-def _category_figure(
-    values: pd.Series, labels: np.ndarray, class_names: tuple[str, str], name: str, title: str, log: bool
-) -> Chart:
-    """Shares of each category within each class."""
-    known = values.where(values.notna(), "missing").map(str)
-    categories = list(known.value_counts(sort=True).index)
-    rest = categories[MOST_CATEGORIES:]
-    kept = categories[:MOST_CATEGORIES] + (["others"] if rest else [])
-    known = known.where(~known.isin(rest), "others")
+def _known(values: pd.Series) -> np.ndarray:
+    return values.dropna().astype(float).to_numpy()
+
+
+def _draw_box(axes: Axes, label: int, values: np.ndarray, random: np.random.Generator) -> None:
+    places = label + random.uniform(-0.17, 0.17, len(values))
+    axes.plot(places, values, CLASS_MARKS[label], color=CLASS_COLOURS[label], ms=3.6, alpha=0.6, mew=0)
+    lines: dict[str, Any] = {"color": INK, "linewidth": 1.1}
+    axes.boxplot(
+        values,
+        positions=[label],
+        widths=0.48,
+        showfliers=False,
+        medianprops={**lines, "linewidth": 2},
+        boxprops=lines,
+        whiskerprops=lines,
+        capprops=lines,
+    )
+
+
+def _is_wide(values: np.ndarray) -> bool:
+    """Whether positive values span such a range that a logarithmic axis is clearer."""
+    return bool(values.min() > 0 and values.max() > LOG_RATIO * values.min())
+
+
+def _shares(column: Values) -> Chart:
+    """Draw the share of each category within each class; rare categories are drawn as one."""
+    values, kept = _frequent(column.values)
     figure, axes = canvas(3.7, max(1.6, 0.75 + 0.42 * len(kept)), left=0.95, bottom=0.42)
     words = []
-    for label, colour in enumerate(CLASS_COLOURS):
-        of_class = known[labels == label]
-        counts = [int((of_class == each).sum()) for each in kept]
-        shares = [count / max(1, len(of_class)) for count in counts]
-        places = np.arange(len(kept)) + (0.19 if label else -0.19)
-        axes.barh(places, shares, 0.34, color=colour)
-        for place, share, count in zip(places, shares, counts, strict=True):
-            axes.text(share + 0.01, place, f"{count}", va="center", color=MUTED, fontsize=8)
-        told = ", ".join(f"{shown(each)} {count}" for each, count in zip(kept, counts, strict=True))
-        words.append(f"{class_names[label]}: {told}")
-    axes.set_yticks(range(len(kept)), [shortened(shown(each), 16) for each in kept])
+    for label, class_name in enumerate(column.class_names):
+        of_class = values[column.labels == label]
+        counts = [int((of_class == category).sum()) for category in kept]
+        _draw_shares(axes, label, counts, len(of_class))
+        listed = ", ".join(f"{printable(name)} {count}" for name, count in zip(kept, counts, strict=True))
+        words.append(f"{class_name}: {listed}")
+    axes.set_yticks(range(len(kept)), [shortened(printable(name), _LONGEST_CATEGORY) for name in kept])
     axes.set(ylim=(len(kept) - 0.45, -0.55), xlim=(0, 1.08), xlabel="Share of the class")
     axes.tick_params("y", length=0, labelcolor=INK)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
     caption = f"{'; '.join(words)}."
-    return Chart(to_svg(figure, name, f"{title} by class. {caption}"), title, caption)
+    svg = to_svg(figure, column.name, f"{column.title} by class. {caption}")
+    return Chart(svg, column.title, caption)
 
 
-def _logit_figures(contents: Contents, class_names: tuple[str, str]) -> list[Chart]:
-    """The logit against the number of images: within a class the one should not follow the other."""
-    assert contents.patients is not None
-    sizes = {each["id"]: each["images"] for each in contents.patients["patients"]}
+def _frequent(values: pd.Series) -> tuple[pd.Series, list[str]]:
+    """Return the values as text with rare categories as "others", and the categories, most frequent first."""
+    text = values.where(values.notna(), "missing").map(str)
+    categories = list(text.value_counts(sort=True).index)
+    rare = categories[MOST_CATEGORIES:]
+    kept = categories[:MOST_CATEGORIES] + (["others"] if rare else [])
+    return text.where(~text.isin(rare), "others"), kept
+
+
+def _draw_shares(axes: Axes, label: int, counts: Sequence[int], patients: int) -> None:
+    shares = [count / max(1, patients) for count in counts]
+    places = np.arange(len(counts)) + (0.19 if label else -0.19)
+    axes.barh(places, shares, 0.34, color=CLASS_COLOURS[label])
+    for place, share, count in zip(places, shares, counts, strict=True):
+        axes.text(share + 0.01, place, f"{count}", va="center", color=MUTED, fontsize=8)
+
+
+def _logits(contents: Contents, patients: PatientsRecord) -> list[Chart]:
+    """Draw the logit against the number of images; within a class, they should not be correlated."""
+    sizes = {patient.id: patient.images for patient in patients.patients}
     table = contents.table
     if not all(patient in sizes for patient in table.patient_ids):
         return []
@@ -156,21 +202,25 @@ def _logit_figures(contents: Contents, class_names: tuple[str, str]) -> list[Cha
     for label, colour in enumerate(CLASS_COLOURS):
         chosen = table.labels == label
         axes.plot(images[chosen], logits[chosen], CLASS_MARKS[label], color=colour, ms=4.2, alpha=0.75, mew=0)
-    if images.max() > WIDE * images.min():
+    if _is_wide(images):
         axes.set_xscale("log")
         plain_logarithm(axes.xaxis)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set(xlabel="Images of a patient", ylabel="Logit")
     axes.grid(axis="y")
-    found = contents.scores["bag_size"] or {}
-    named = zip(("negative", "positive"), class_names, strict=True)
-    words = ", ".join(f"{number(found[kind], '+')} in {name}" for kind, name in named if kind in found)
-    caption = (
-        f"Spearman's correlation within each class: {words}. Far from zero, the model may go by how many images were"
-        " taken."
-        if words
-        else "The correlation within each class is computed on outer folds alone."
-    )
+    caption = _correlation_words(contents)
     svg = to_svg(figure, "logit-bag-size", f"Logit against the number of images. {caption}")
     return [Chart(svg, "Logit and number of images", caption)]
+
+
+def _correlation_words(contents: Contents) -> str:
+    correlations = contents.scores.bag_size or {}
+    named = zip(("negative", "positive"), contents.class_names, strict=True)
+    words = [f"{number(correlations[kind], '+')} in {name}" for kind, name in named if kind in correlations]
+    if not words:
+        return "The correlation within each class is computed on outer folds only."
+    return (
+        f"Spearman correlation within each class: {', '.join(words)}. Far from zero, the model may rely on"
+        " the number of images."
+    )

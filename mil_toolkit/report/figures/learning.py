@@ -3,64 +3,74 @@
 from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from mil_toolkit.report.contents import Walk
+from mil_toolkit.report.contents import LearningCurve
 from mil_toolkit.report.drawing import ACCENT, MUTED, Chart, canvas, to_svg
 
-
-def learning_figures(walks: Sequence[Walk]) -> list[Chart]:
-    """Training and validation curves of every search's chosen trial, the chosen epoch marked."""
-    named = {"balanced_log_loss": "Balanced log-loss", "balanced_accuracy": "Balanced accuracy", "auc": "AUC"}
-    figures = []
-    for metric, label in named.items():
-        if all(f"validation_{metric}" in walk.epochs for walk in walks):
-            svg = learning({"": walks}, f"learning-{metric}", metric, label)
-            caption = (
-                "Violet: validation, pooled over the inner folds; grey: training. A line a search, the final one bold;"
-                " dots: the epochs that were chosen, each from its own search's validation curve."
-            )
-            figures.append(Chart(svg, label, caption))
-    return figures
+Curves = Sequence[LearningCurve]
+Dash = str | tuple[float, tuple[float, ...]]
+_TITLES = {"balanced_log_loss": "Balanced log-loss", "balanced_accuracy": "Balanced accuracy", "auc": "AUC"}
+_OF_MASKS = ("balanced_log_loss", "balanced_accuracy")
+_DASHES: tuple[Dash, ...] = ("-", (0, (3, 1.6)))
 
 
-def learning(groups: Mapping[str, Sequence[Walk]], name: str, metric: str, label: str) -> Markup:
-    """Curves over epochs of some groups of searches; the second group is dashed."""
-    figure, axes = canvas()
-    words = []
-    for dash, (group, walks) in zip(("-", (0, (3, 1.6))), groups.items(), strict=False):
-        for walk in walks:
-            bold = walk.name == "final" or len(walks) == 1
-            for part, colour in (("training", MUTED), ("validation", ACCENT)):
-                values = walk.epochs[f"{part}_{metric}"]
-                axes.plot(
-                    walk.epochs["epoch"],
-                    values,
-                    color=colour,
-                    ls=dash,
-                    lw=2 if bold else 0.9,
-                    alpha=1 if bold else 0.6,
-                )
-            at = walk.epochs.loc[walk.epochs["epoch"] == walk.epoch, f"validation_{metric}"]
-            if len(at):
-                axes.plot(walk.epoch, at.iloc[0], "o", color=ACCENT, ms=5 if bold else 3.5, mew=0)
-                words.append(f"{group} {walk.name}: epoch {walk.epoch}, validation {at.iloc[0]:.3f}".strip())
-    axes.set(xlabel="Epoch", ylabel=label)
+def learning_figures(curves: Curves) -> list[Chart]:
+    """Draw training and validation scores after each epoch of every search's chosen trial."""
+    caption = (
+        "Violet: validation, pooled over the inner folds. Grey: training. One line for each search, the final"
+        " one bold. Dots: the chosen epochs; each was chosen on the validation curve of its own search."
+    )
+    return [
+        Chart(_learning({"": curves}, f"learning-{metric}", metric), title, caption)
+        for metric, title in _TITLES.items()
+        if _all_have(curves, metric)
+    ]
+
+
+def mask_figures(groups: Mapping[str, Curves]) -> list[Chart]:
+    """Draw learning curves with and without the saturation mask, for two groups of curves by name."""
+    first, second = groups
+    caption = (
+        f"Solid: {first.lower()}. Dashed: {second.lower()}. Violet: validation. Grey: training. One line for"
+        " each outer fold."
+    )
+    return [
+        Chart(_learning(groups, f"masked-{metric}", metric), _TITLES[metric], caption)
+        for metric in _OF_MASKS
+        if all(_all_have(curves, metric) for curves in groups.values())
+    ]
+
+
+def _all_have(curves: Curves, metric: str) -> bool:
+    return all(f"validation_{metric}" in curve.scores for curve in curves)
+
+
+def _learning(groups: Mapping[str, Curves], name: str, metric: str) -> Markup:
+    """Draw the curves of up to two groups of searches; the second group is dashed."""
+    figure, axes = canvas(left=0.74)  # room for ticks with three decimals
+    chosen = []
+    for dash, (group, curves) in zip(_DASHES, groups.items(), strict=False):
+        for curve in curves:
+            value = _draw(axes, curve, metric, dash, bold=curve.search == "final" or len(curves) == 1)
+            if value is not None:
+                words = f"{group} {curve.search}: epoch {curve.epoch}, validation {value:.3f}"
+                chosen.append(words.strip())
+    axes.set(xlabel="Epoch", ylabel=_TITLES[metric])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid()
-    return to_svg(figure, name, f"{label} after each epoch. Chosen: {'; '.join(words)}.")
+    return to_svg(figure, name, f"{_TITLES[metric]} after each epoch. Chosen: {'; '.join(chosen)}.")
 
 
-def masked_figures(walks: Mapping[str, Sequence[Walk]]) -> list[Chart]:
-    """Learning curves with and without the mask."""
-    first, second = walks
-    figures = []
-    for metric, title in (
-        ("balanced_log_loss", "Balanced log-loss"),
-        ("balanced_accuracy", "Balanced accuracy"),
-    ):
-        if all(f"validation_{metric}" in walk.epochs for each in walks.values() for walk in each):
-            svg = learning(walks, f"masked-{metric}", metric, title)
-            caption = f"Solid: {first.lower()}; dashed: {second.lower()}. Violet: validation; grey: training. A line an outer fold."
-            figures.append(Chart(svg, title, caption))
-    return figures
+def _draw(axes: Axes, curve: LearningCurve, metric: str, dash: Dash, bold: bool) -> float | None:
+    """Draw one curve and its chosen epoch; return the validation score there, None where unknown."""
+    epochs = curve.scores["epoch"]
+    width, alpha = (2.0, 1.0) if bold else (0.9, 0.6)
+    for part, colour in (("training", MUTED), ("validation", ACCENT)):
+        axes.plot(epochs, curve.scores[f"{part}_{metric}"], color=colour, ls=dash, lw=width, alpha=alpha)
+    at = curve.scores.loc[epochs == curve.epoch, f"validation_{metric}"]
+    if at.empty:
+        return None
+    axes.plot(curve.epoch, at.iloc[0], "o", color=ACCENT, ms=5 if bold else 3.5, mew=0)
+    return float(at.iloc[0])

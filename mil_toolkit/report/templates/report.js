@@ -1,7 +1,7 @@
 "use strict";
 (() => {
-  // Copy: by the clipboard where the browser allows it, else by a selection.
-  const copied = async (text) => {
+  // Copy by the clipboard API where the browser allows it, otherwise by a selection.
+  const copy = async (text) => {
     try {
       await navigator.clipboard.writeText(text);
       return true;
@@ -19,14 +19,14 @@
   for (const button of document.querySelectorAll("button[data-copy]")) {
     button.hidden = false;
     button.addEventListener("click", async () => {
-      const done = await copied(button.parentElement.querySelector("code").textContent);
+      const done = await copy(button.parentElement.querySelector("code").textContent);
       button.focus();
-      button.textContent = done ? "Copied" : "Select it by hand";
+      button.textContent = done ? "Copied" : "Copy it by hand";
       setTimeout(() => { button.textContent = "Copy"; }, 2000);
     });
   }
 
-  // The navigation tells which section is in sight.
+  // Mark the section in view in the navigation.
   const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
   const watcher = new IntersectionObserver((entries) => {
     for (const entry of entries) {
@@ -37,7 +37,7 @@
   }, { rootMargin: "-20% 0px -75% 0px" });
   for (const id of links.keys()) watcher.observe(document.getElementById(id));
 
-  // The gallery: sorted and filtered in place.
+  // Sort and filter the gallery in place.
   const list = document.getElementById("cases");
   if (!list) return;
   const cases = [...list.children];
@@ -58,11 +58,11 @@
     const outcome = control("filter-outcome").value;
     const words = control("filter-name").value.trim().toLowerCase();
     let shown = 0;
-    for (const each of cases) {
-      const fits = (group === "all" || each.dataset.label === group)
-        && (outcome === "all" || (each.dataset.wrong === "0") === (outcome === "right"))
-        && each.dataset.name.toLowerCase().includes(words);
-      each.hidden = !fits;
+    for (const item of cases) {
+      const fits = (group === "all" || item.dataset.label === group)
+        && (outcome === "all" || (item.dataset.wrong === "0") === (outcome === "right"))
+        && item.dataset.name.toLowerCase().includes(words);
+      item.hidden = !fits;
       shown += fits;
     }
     control("shown").textContent = `${shown} of ${cases.length} patients shown`;

@@ -1,0 +1,103 @@
+"""The records in a bundle: what its config.json holds."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from mil_toolkit.config import FinetuneConfig, StudyConfig, Value
+from mil_toolkit.core.records import Json, to_json
+from mil_toolkit.evaluation.calibration import Decision
+from mil_toolkit.features.spec import Spec
+from mil_toolkit.study.records import ColumnRecord
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class BundleFeatures:
+    """The features that a model was fitted on.
+
+    name: of the cache folder; recorded: precisions and decoders by which the embeddings were computed
+    digest: of the patients' bags; None for a fine-tuned backbone, whose embeddings were never stored
+    """
+
+    name: str
+    spec: Spec
+    recorded: list[str]
+    digest: str | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the JSON object, which lacks `digest` where there is none."""
+        value = to_json(self)
+        assert isinstance(value, dict)
+        first = {"name": value["name"]} | ({} if self.digest is None else {"digest": self.digest})
+        return {**first, "spec": value["spec"], "recorded": value["recorded"]}
+
+
+@dataclass(frozen=True)
+class About:
+    """Where a model comes from.
+
+    study, cohort: names; patients: number of labelled patients; class_counts, class_names: negative, positive
+    images: of all patients, 0 for a model on metadata only
+    fitted_on: fingerprints of the patients, see `fingerprints`
+    columns: the metadata columns as declared
+    features: None for a model on metadata only
+    procedure: the options of the study; epoch: the number of epochs that the heads were fitted for
+    decision: calibration and threshold
+    versions: of mil_toolkit and of the packages that matter for the numbers
+    finetuned: how the backbone in the bundle was trained, with the number of epochs that was chosen; None
+        where the backbone stayed frozen
+    """
+
+    study: str
+    cohort: str
+    patients: int
+    class_counts: tuple[int, int]
+    images: int
+    fitted_on: list[str]
+    class_names: tuple[str, str]
+    columns: list[ColumnRecord]
+    features: BundleFeatures | None
+    procedure: StudyConfig
+    epoch: int
+    decision: Decision
+    versions: dict[str, str]
+    finetuned: FinetuneConfig | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the JSON object, which lacks `finetuned` for a frozen backbone."""
+        value = to_json(self)
+        assert isinstance(value, dict)
+        if self.finetuned is None:
+            del value["finetuned"]
+        return value | {"features": None if self.features is None else self.features.to_json()}
+
+
+@dataclass(frozen=True)
+class HeadRecord:
+    """How to build the heads before their tensors are loaded.
+
+    config: fields of HeadConfig, as the writing version had them; embedding_width: after the projection, 0
+    without images; encoder: see `MetadataEncoder.to_json`
+    """
+
+    config: dict[str, Value]
+    members: int
+    embedding_width: int
+    encoder: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BundleConfig:
+    """The content of config.json except its own `digest`; digests: SHA-256 of the other files, by name."""
+
+    schema: int
+    digests: dict[str, str]
+    head: HeadRecord
+    about: About
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the JSON object."""
+        value = to_json(self)
+        assert isinstance(value, dict)
+        return value | {"about": self.about.to_json()}

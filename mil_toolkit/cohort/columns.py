@@ -1,0 +1,131 @@
+"""The columns of a cohort's table: patient ids, labels, groups and metadata values."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+
+from mil_toolkit.cohort.cells import canonical_word, is_missing, normal_form
+from mil_toolkit.cohort.declaration import Declaration
+from mil_toolkit.cohort.kinds import KINDS, MetadataColumn, Unreadable
+from mil_toolkit.cohort.problems import Problems
+from mil_toolkit.cohort.table import TextTable
+from mil_toolkit.cohort.toml import suggestion
+from mil_toolkit.core.text import each_or_most, printable
+
+CLASSES = {"negative": 0, "positive": 1, "unlabelled": -1}  # by the key that declares the word
+
+
+def check_columns(declared: Declaration, table: TextTable, problems: Problems) -> None:
+    """Report columns that the table does not have exactly once, and metadata that are the id or the label."""
+    cohort = declared.cohort
+    uses = [("[cohort] id", cohort.id), ("[cohort] label", cohort.label), ("[cohort] group", cohort.group)]
+    uses += [(f"{column.section} column", column.column) for column in declared.columns]
+    for use, name in uses:
+        count = 1 if name is None else table.header.count(normal_form(name))
+        if count == 0:
+            problems.add(f"{table.name} has no column {name!r} ({use}).{suggestion(str(name), table.header)}")
+        elif count > 1:
+            problems.add(f"{table.name} has {count} columns {name!r} ({use}); rename all but one.")
+    for column in declared.columns:
+        if column.column in (cohort.id, cohort.label):
+            problems.add(
+                f"{column.section} column {column.column!r} is the id or the label column, which must not be"
+                " metadata: a model that sees it learns nothing else."
+            )
+
+
+def read_patient_ids(declared: Declaration, table: TextTable, problems: Problems) -> list[str]:
+    """Return the different ids in the order of the table; missing and repeated ids are reported."""
+    first: dict[str, int] = {}
+    cells = map(normal_form, table.column(declared.cohort.id) or [])
+    for number, cell in zip(table.numbers, cells, strict=False):
+        if is_missing(cell):
+            problems.add(f"no id in column {declared.cohort.id!r}.", table.place(number))
+        elif cell in first:
+            problems.add(
+                f"patient {printable(cell)} already appears in row {first[cell]}.", table.place(number)
+            )
+        else:
+            first[cell] = number
+    return list(first)
+
+
+def read_labels(declared: Declaration, table: TextTable, problems: Problems) -> list[int]:
+    """Return 1 for positive, 0 for negative and -1 for unlabelled patients; other words are reported."""
+    column = declared.cohort.label
+    if column is None:
+        return [-1] * len(table.rows)
+    words = declared.cohort.label_words()
+    known = {canonical_word(word): CLASSES[key] for key, word in words.items()}
+    labels, unknown = [], []
+    for place, cell in _cells(declared, table, column):
+        labels.append(known.get(canonical_word(cell), -1))
+        if canonical_word(cell) in known:
+            continue
+        if is_missing(cell):
+            advice = f'Fill it in, or declare unlabelled = "{cell}" if the patient is to be predicted.'
+            problems.add(f"no label in {column!r}. {advice}", place)
+        else:
+            unknown.append(f"{place}: {column} {cell!r}")
+    reason = f"not one of {', '.join(f'{word!r} ({key})' for key, word in words.items())}"
+    each = (f"{label} is {reason}." for label in unknown)
+    summary = f"labels are {reason}. Does the table use other words for the classes? Affected:"
+    problems.extend(each_or_most(unknown, len(labels), each, summary))
+    return labels
+
+
+def read_groups(declared: Declaration, table: TextTable, problems: Problems) -> list[str] | None:
+    """Return the group of each row, or None if no group column is declared; missing groups are reported."""
+    column = declared.cohort.group
+    if column is None:
+        return None
+    groups = []
+    for place, cell in _cells(declared, table, column):
+        groups.append(normal_form(cell))
+        if is_missing(cell):
+            advice = "Each row needs a group; a patient who shares none needs one of their own."
+            problems.add(f"no group in {column!r}. {advice}", place)
+    return groups
+
+
+def read_values(
+    declared: Declaration, table: TextTable, column: MetadataColumn, problems: Problems
+) -> np.ndarray:
+    """Return the (P,) values of a metadata column.
+
+    Cells that cannot be parsed are reported, and after them once what to do about them.
+    """
+    kind = KINDS[column.kind]
+    values: list[float | str | None] = []
+    unreadable: dict[str, list[str]] = defaultdict(list)
+    advice: dict[str, None] = {}  # keys in the order in which they came
+    for place, cell in _cells(declared, table, column.column):
+        try:
+            values.append(None if is_missing(cell) else kind.parse(cell, column, declared.cohort.decimal))
+        except Unreadable as error:
+            values.append(None)
+            unreadable[error.reason].append(f"{place}: {column.column} {cell!r}")
+            advice[error.advice] = None
+    for reason, cells in unreadable.items():
+        each = (f"{cell} {reason}" for cell in cells)
+        summary = f"cells cannot be read: each {reason} Affected:"
+        problems.extend(each_or_most(cells, len(values), each, summary))
+    problems.extend(f"{text} in {declared.source}." for text in advice if text)
+    return np.array(values, dtype=np.float64 if kind.numeric else object)
+
+
+def _cells(declared: Declaration, table: TextTable, column: str) -> Iterator[tuple[str, str]]:
+    """Yield the place of each row and its cell; nothing if the column is missing, which is reported."""
+    cells = table.column(column)
+    if cells is not None:
+        yield from zip(_places(declared, table), cells, strict=True)
+
+
+def _places(declared: Declaration, table: TextTable) -> list[str]:
+    """Return the row and patient of each row, as messages refer to them."""
+    ids = table.column(declared.cohort.id) or [""] * len(table.rows)
+    return [
+        table.place(number) + (f" (patient {printable(patient)})" if patient else "")
+        for number, patient in zip(table.numbers, ids, strict=True)
+    ]

@@ -1,0 +1,193 @@
+"""`draft_text` composes the lines of a drafted cohort.toml, with one function for each of its parts."""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from mil_toolkit.cohort.cells import normal_form
+from mil_toolkit.cohort.declaration import COHORT_NAME
+from mil_toolkit.cohort.draft_lines import check, examples
+from mil_toolkit.cohort.guess_kinds import Guess, guess_column, guess_decimal, is_number
+from mil_toolkit.cohort.guess_roles import (
+    guess_classes,
+    guess_id,
+    guess_label,
+    guess_positive,
+    spellings_of,
+    usual_spelling,
+)
+from mil_toolkit.cohort.header_words import is_named_group, is_named_label, is_sex
+from mil_toolkit.cohort.table import TextTable
+from mil_toolkit.cohort.toml import toml_string
+from mil_toolkit.core.text import count_of, printable
+
+INTEGER = re.compile(r"0|-?[1-9][0-9]*")  # as TOML writes it
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True)
+class DraftPaths:
+    """Where the draft is written, and the paths in it as TOML strings."""
+
+    output: Path
+    table: str
+    images: Sequence[str]
+
+
+def draft_text(table: TextTable, folders: Collection[str], paths: DraftPaths, written: date) -> list[str]:
+    """Return the lines of the draft.
+
+    folders: the names of the patients' folders
+    written: when the table was last written
+    """
+    columns = _unique_columns(table)
+    patient_id = guess_id(table.name, columns, folders)
+    label = guess_label({name: cells for name, cells in columns.items() if name != patient_id})
+    others = {name: cells for name, cells in columns.items() if name not in (patient_id, label)}
+    decimal = guess_decimal(others)
+    guesses = {name: guess_column(name, cells, decimal, written, label) for name, cells in others.items()}
+    names = _metadata_names(guesses, others)
+    return [
+        "# Drafted by mil-init from the table and the image folders. Review each line, above all each CHECK.",
+        "# Paths are relative to this file.",
+        "",
+        "[cohort]",
+        f"name = {toml_string(_cohort_name(paths.output))}",
+        f"table = {paths.table}",
+        f"images = [{', '.join(paths.images)}]  # each contains one folder per patient",
+        *_id_lines(patient_id, columns[patient_id], folders),
+        *_label_lines(label, columns),
+        *_group_lines(others),
+        *_decimal_lines(decimal, others),
+        *_metadata_lines(guesses, names),
+        *_left_out_lines(table, guesses),
+        *_split_lines(label, guesses, names),
+    ]
+
+
+def _unique_columns(table: TextTable) -> dict[str, list[str]]:
+    """Return the cells of every column whose name is not empty and occurs once."""
+    cells = {name: table.column(name) for name in table.header if name}
+    return {name: column for name, column in cells.items() if column is not None}
+
+
+def _cohort_name(output: Path) -> str:
+    name = output.resolve().parent.name
+    return name if COHORT_NAME.fullmatch(name) else "cohort"
+
+
+def _id_lines(name: str, cells: Sequence[str], folders: Collection[str]) -> Iterator[str]:
+    ids = set(map(normal_form, cells))
+    without_row, without_folder = set(folders) - ids, ids - set(folders)
+    if without_row:
+        yield check(f"{count_of(len(without_row), 'folder')} without a row, {examples(without_row)}.")
+    if without_folder:
+        yield check(f"{count_of(len(without_folder), 'row')} without a folder, {examples(without_folder)}.")
+    yield f"id = {toml_string(name)}  # its values are the names of the folders"
+
+
+def _label_lines(label: str | None, columns: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    if label is None:
+        yield check("no column looks like a label, so all patients are unlabelled and can only be predicted.")
+        yield '# label = "LABEL"'
+        return
+    column = printable(label)
+    if not is_named_label(label):
+        yield check(f"{column} is taken as the label, although its name does not suggest it.")
+    classes, unlabelled = guess_classes(columns[label])
+    positive, negative = guess_positive(classes)
+    yield f"label = {toml_string(label)}"
+    for spellings in spellings_of(columns[label]).values():
+        yield from _spelling_lines(column, spellings)
+    yield check(f"{column} {printable(positive)} is taken as positive, {printable(negative)} as negative.")
+    yield f"positive = {_word(positive)}"
+    yield f"negative = {_word(negative)}"
+    if unlabelled is not None:
+        use = "these patients are predicted, and never used for training"
+        yield check(f"{column} {unlabelled!r} is taken as unlabelled: {use}.")
+        yield f"unlabelled = {_word(unlabelled)}"
+
+
+def _spelling_lines(column: str, spellings: Mapping[str, int]) -> Iterator[str]:
+    usual = usual_spelling(spellings)
+    for word, rows in spellings.items():
+        if word != usual:
+            rare = f"{printable(repr(word))} ({count_of(rows, 'row')})"
+            common = f"{printable(repr(usual))} ({count_of(spellings[usual], 'row')})"
+            yield check(f"{column} {rare} is read as a different word from {common}; use one spelling.")
+
+
+def _word(text: str) -> str:
+    """Return a label as TOML: an integer if it is written as TOML writes it, otherwise a string."""
+    return text if INTEGER.fullmatch(text) else toml_string(text)
+
+
+def _group_lines(others: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    for name in filter(is_named_group, others):
+        yield check(
+            f"does {printable(name)} group patients that no split may divide? If so, uncomment the next line."
+        )
+        yield f"# group = {toml_string(name)}"
+
+
+def _decimal_lines(decimal: str, others: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    if decimal == ",":
+        commas = [cell for cells in others.values() for cell in cells if is_number(cell, ",") and "," in cell]
+        yield check(f"commas are taken as decimal commas, not as thousands separators, {examples(commas)}.")
+        yield 'decimal = ","'
+
+
+def _metadata_lines(guesses: Mapping[str, Guess], names: Mapping[str, str]) -> Iterator[str]:
+    for column, name in names.items():
+        yield ""
+        yield f"[metadata.{name if BARE_KEY.fullmatch(name) else toml_string(name)}]"
+        yield f"column = {toml_string(column)}"
+        yield f'kind = "{guesses[column].kind}"'
+        yield from guesses[column].lines
+
+
+def _left_out_lines(table: TextTable, guesses: Mapping[str, Guess]) -> Iterator[str]:
+    yield ""
+    yield "# The model does not see the columns that are not named above."
+    if "" in table.header:
+        yield "# Left out: a column without a name, perhaps an index."
+    for name, count in Counter(filter(None, table.header)).items():
+        if count > 1:
+            yield check(
+                f"{printable(name)} appears {count} times in the header and is left out; rename all but one."
+            )
+    for guess in guesses.values():
+        if guess.kind is None:
+            yield from guess.lines
+
+
+def _split_lines(label: str | None, guesses: Mapping[str, Guess], names: Mapping[str, str]) -> Iterator[str]:
+    ages = [name for column, name in names.items() if guesses[column].kind == "birth-date"]
+    if label is not None:
+        stratify = ", ".join(map(toml_string, ["label", *ages[:1]]))
+        yield ""
+        yield "[splits]"
+        yield f"stratify = [{stratify}]  # balanced across the inner folds"
+
+
+def _metadata_names(guesses: Mapping[str, Guess], others: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return a name for each column that is used: birth dates first, then categories, then numbers."""
+    names: dict[str, str] = {}
+    for kind in ("birth-date", "category", "number"):
+        for column in (column for column, guess in guesses.items() if guess.kind == kind):
+            name = _metadata_name(column, kind, others[column])
+            while name in (*names.values(), "label"):
+                name += "_"
+            names[column] = name
+    return names
+
+
+def _metadata_name(column: str, kind: str, cells: Sequence[str]) -> str:
+    if kind == "birth-date":
+        return "age"
+    if is_sex(cells):
+        return "sex"
+    return re.sub(r"\W+", "_", column).strip("_").lower() or "value"

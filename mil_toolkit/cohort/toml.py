@@ -1,0 +1,87 @@
+"""TOML: reading a file, checking the keys and types of a section, writing a string."""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Collection, Mapping
+from datetime import date, datetime, time
+from pathlib import Path
+from types import NoneType
+from typing import TypeAlias, get_args, get_origin, get_type_hints
+
+from mil_toolkit.cohort.problems import Problems
+from mil_toolkit.core.errors import DataError
+
+TomlValue: TypeAlias = str | int | float | date | datetime | time | list["TomlValue"] | dict[str, "TomlValue"]
+TomlTable: TypeAlias = dict[str, TomlValue]
+Keys: TypeAlias = Mapping[str, tuple[type, ...]]  # the keys of a section, and the types that each may have
+
+TYPE_NAMES: dict[type, str] = {
+    str: "text in quotes",
+    int: "a whole number",
+    list: "a non-empty list of texts in quotes",
+    date: "a date without quotes, such as 2020-12-31",
+    dict: "a section",
+}
+
+
+def read_toml(path: Path) -> TomlTable:
+    """Read a TOML file; a byte order mark is skipped. Raises DataError if it cannot be read or is invalid."""
+    try:
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise DataError(f"{path} is not valid TOML: {error}.") from None
+
+
+def keys_of(section: type) -> dict[str, tuple[type, ...]]:
+    """Return the keys of a section and the types of their TOML values, from the fields of its dataclass.
+
+    A field of type `X | None` is an optional key of type X; a tuple is a list in TOML.
+    """
+    return {name: _toml_types(hint) for name, hint in get_type_hints(section).items()}
+
+
+def _toml_types(hint: type) -> tuple[type, ...]:
+    if get_origin(hint) is tuple:
+        return (list,)
+    return tuple(option for option in get_args(hint) or (hint,) if option is not NoneType)
+
+
+def subsection(section: TomlTable, name: str) -> TomlTable:
+    """Return the section of this name within a section; empty if there is none."""
+    value = section.get(name, {})
+    return value if isinstance(value, dict) else {}
+
+
+def checked_values(place: str, given: TomlTable, known: Keys, problems: Problems) -> TomlTable:
+    """Return the known keys of a section whose values have the right type, and report the others."""
+    valid: TomlTable = {}
+    for key, value in given.items():
+        if key not in known:
+            problems.add(f"unknown key {key!r}.{suggestion(key, known)}", place)
+        elif not _has_type(value, known[key]):
+            expected = " or ".join(TYPE_NAMES[type_] for type_ in known[key])
+            problems.add(f"{key} must be {expected}, not {value!r}.", place)
+        else:
+            valid[key] = value
+    return valid
+
+
+def _has_type(value: TomlValue, types: tuple[type, ...]) -> bool:
+    # The exact type: in Python, true is also an integer and a datetime is also a date.
+    if type(value) is list:
+        return list in types and bool(value) and all(isinstance(item, str) for item in value)
+    return type(value) in types
+
+
+def suggestion(word: str, known: Collection[str]) -> str:
+    """Return a sentence that names the known word nearest to `word`, or all known words if none is near."""
+    nearest = difflib.get_close_matches(word, known, n=1)
+    return f" Did you mean {nearest[0]!r}?" if nearest else f" Known: {', '.join(map(repr, known))}."
+
+
+def toml_string(text: str) -> str:
+    """Return a TOML basic string. JSON has the same escapes, but leaves the DEL character unescaped."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,81 @@
+"""`BagBuilder`: one patient's bag while its images are being embedded."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mil_toolkit.features.plan import Plan
+from mil_toolkit.features.shards import EmbeddedBag, StoredImage, by_shard
+
+
+class BagBuilder:
+    """Collects an image and its embedding for each wanted image of a plan; begins with those in the cache.
+
+    Raises DataError if a shard that holds some of them is damaged.
+    """
+
+    def __init__(self, plan: Plan):
+        self.wanted = plan.wanted
+        self._open = len(plan.wanted.images)
+        self._images: list[StoredImage | None] = [None] * self._open
+        self._embeddings: list[NDArray[np.float16] | None] = [None] * self._open
+        self._fill_stored(plan)
+
+    def _fill_stored(self, plan: Plan) -> None:
+        stored = [(index, image) for index, image in enumerate(plan.stored) if image]
+        for shard, positions in by_shard([image.bag for _, image in stored]):
+            embeddings = shard.embeddings()
+            for index, image in (stored[position] for position in positions):
+                self.fill(index, image.image, embeddings[image.bag.rows][image.row].copy())
+
+    def fill(self, index: int, image: StoredImage, embedding: NDArray[np.float16]) -> None:
+        """Add the embedding (D,) of a wanted image."""
+        self._images[index], self._embeddings[index] = image, embedding
+        self._open -= 1
+
+    def leave_out(self) -> None:
+        """Note that one of the wanted images cannot be embedded."""
+        self._open -= 1
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every wanted image was either filled in or left out."""
+        return not self._open
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every wanted image was filled in."""
+        return None not in self._images
+
+    def bag(self) -> EmbeddedBag | None:
+        """Return the bag of the images that were filled in, None if there are none."""
+        images = tuple(image for image in self._images if image is not None)
+        rows = [row for row in self._embeddings if row is not None]
+        return EmbeddedBag(self.wanted.patient_id, images, np.stack(rows)) if rows else None
+
+
+class Job(NamedTuple):
+    """An image to embed: the wanted image at `position` of a bag."""
+
+    bag: BagBuilder
+    position: int
+
+    @property
+    def name(self) -> str:
+        """The image's name."""
+        return self.bag.wanted.images[self.position][0]
+
+    @property
+    def path(self) -> Path:
+        """The image's file."""
+        return self.bag.wanted.images[self.position][1]
+
+
+def missing_images(plans: Iterable[Plan]) -> Iterator[Job]:
+    """Yield a job for each image that has to be embedded, patient after patient."""
+    for plan in plans:
+        bag = BagBuilder(plan)
+        yield from (Job(bag, position) for position in plan.missing)

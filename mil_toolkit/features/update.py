@@ -1,0 +1,78 @@
+"""`CacheUpdate`: embed and publish until a cache matches the cohort's images."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.text import printable
+from mil_toolkit.features.assembly import BagBuilder
+from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.pipeline import Pipeline
+from mil_toolkit.features.plan import Plan, Wanted, plan_all
+from mil_toolkit.features.publishing import ShardLimits, publish_in_shards
+from mil_toolkit.features.rehashes import Rehashes
+from mil_toolkit.features.shards import EmbeddedBag, Recorded
+
+SHARD_LIMITS = ShardLimits(patients=64, images=1024, seconds=30.0)
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class CacheUpdate:
+    """Brings a cache up to date.
+
+    recorded: how `pipeline` computes embeddings
+    skip: whether bags are published without the images that cannot be embedded
+    """
+
+    cache: FeatureCache
+    recorded: Recorded
+    pipeline: Pipeline
+    skip: bool
+
+    def run(self, wanted: Sequence[Wanted], rehash: bool) -> float:
+        """Publish until every patient's bag matches the wanted images; return the seconds it took.
+
+        The last plan, which finds nothing to do, is the final check. More than one round is needed if another
+        process publishes older content, or if images change while they are read.
+
+        rehash: in the first round, hash every image even if its size and mtime are known
+
+        Raises DataError if images cannot be embedded and are not skipped, or keep changing.
+        """
+        rehashes, failures, seconds = Rehashes(self.cache.folder), self.pipeline.failures, 0.0
+        for attempt in range(ROUNDS):
+            readable = [patient for patient in map(failures.without, wanted) if patient.images]
+            plans = plan_all(self.cache, readable, self.recorded, rehashes, rehash and not attempt)
+            rehashes.save()
+            if not plans:
+                return seconds
+            seconds += self.carry_out(plans)
+            if failures and not self.skip:
+                raise failures.error(wanted, self.cache.folder)
+            self.cache.refresh()
+        patients = ", ".join(printable(plan.wanted.patient_id) for plan in plans)
+        raise DataError(f"Images changed while they were read, in {ROUNDS} attempts: patients {patients}.")
+
+    def carry_out(self, plans: Sequence[Plan]) -> float:
+        """Embed what is missing and publish the bags; return the seconds since the network was prepared."""
+        missing = sum(len(plan.missing) for plan in plans)
+        if missing:
+            self.pipeline.embed.prepare()
+        start = time.monotonic()
+        with tqdm(total=missing, unit="image", disable=None) as bar:
+            finished = self.pipeline.finish_bags(plans, bar.update)
+            bags = (bag for builder in finished if (bag := self._new_bag(builder)))
+            publish_in_shards(self.cache, bags, self.recorded, SHARD_LIMITS)
+        return time.monotonic() - start
+
+    def _new_bag(self, builder: BagBuilder) -> EmbeddedBag | None:
+        """Return the bag to publish, None if it is stored already or lacks images that may not be missing."""
+        if not builder.is_complete and not self.skip:
+            return None
+        bag, versions = builder.bag(), self.cache.versions(builder.wanted.patient_id)
+        is_stored = bag and versions and bag.digest == versions[0].digest
+        return None if is_stored else bag

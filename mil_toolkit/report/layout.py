@@ -1,0 +1,58 @@
+"""`Page`: all that the template shows except pictures."""
+
+from dataclasses import dataclass
+
+from mil_toolkit.core.text import printable
+from mil_toolkit.core.version import __version__
+from mil_toolkit.report.contents import Contents
+from mil_toolkit.report.drawing import style
+from mil_toolkit.report.gallery import Naming
+from mil_toolkit.report.sections.ablation import AblationSection, ablation_section
+from mil_toolkit.report.sections.attention import AttentionSection, attention_section
+from mil_toolkit.report.sections.data import DataSection, data_section
+from mil_toolkit.report.sections.overview import METRIC, Overview, overview
+from mil_toolkit.report.sections.scores import ScoresSection, scores_section
+from mil_toolkit.report.sections.search import SearchSection, search_section
+
+
+@dataclass(frozen=True)
+class Page:
+    """The page of a study.
+
+    title: name of the study folder; nested: whether there are outer folds; class_names: negative, positive
+    ablation: None where there was none
+    """
+
+    title: str
+    cohort: str
+    version: str
+    anonymise: bool
+    nested: bool
+    repeats: int
+    class_names: tuple[str, str]
+    overview: Overview
+    scores: ScoresSection
+    search: SearchSection
+    data: DataSection
+    attention: AttentionSection
+    ablation: AblationSection | None
+
+
+def lay_out(contents: Contents, anonymise: bool) -> Page:
+    """Draw all figures of a study, and return its page."""
+    with style():
+        return Page(
+            title=printable(contents.study.folder.resolve().name),
+            cohort=printable(contents.study.description.cohort.name),
+            version=__version__,
+            anonymise=anonymise,
+            nested=contents.nested,
+            repeats=contents.own_scores[METRIC].repeats,
+            class_names=contents.class_names,
+            overview=overview(contents, anonymise),
+            scores=scores_section(contents),
+            search=search_section(contents),
+            data=data_section(contents, anonymise),
+            attention=attention_section(contents, Naming(anonymise)),
+            ablation=ablation_section(contents.ablation) if contents.ablation else None,
+        )

@@ -1,0 +1,75 @@
+"""`to_html`: the page as one HTML file that loads nothing, under a strict content-security policy."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+
+import jinja2
+from markupsafe import Markup
+
+from mil_toolkit.core.text import printable
+from mil_toolkit.report.contents import Key
+from mil_toolkit.report.layout import Page
+from mil_toolkit.report.pictures import MaskSample
+
+SECTIONS = ("overview", "scores", "search", "data", "attention", "ablation")
+
+
+def to_html(
+    page: Page,
+    samples: Sequence[MaskSample] = (),
+    thumbnails: Mapping[Key, str] | None = None,
+    notes: Sequence[str] = (),
+) -> bytes:
+    """Return the HTML of a page with its pictures.
+
+    thumbnails: data URIs; notes: about pictures that are missing, a sentence each
+    """
+    css, script = _read("report.css"), _read("report.js")
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {source_of(css)}; script-src {source_of(script)};"
+        " base-uri 'none'; form-action 'none'"
+    )
+    html = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            page=page,
+            sections=[(name, name.capitalize()) for name in SECTIONS],
+            samples=samples,
+            thumbnails=thumbnails or {},
+            notes=notes,
+            css=Markup(css),
+            script=Markup(script),
+            policy=Markup(policy),
+        )
+    )
+    return html.strip().encode() + b"\n"
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mil_toolkit.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["metadata"] = _metadata_text
+    return environment
+
+
+def _metadata_text(value: float | str | None) -> str:
+    if value is None:
+        return "missing"
+    return f"{value:.4g}" if isinstance(value, float) else printable(value)
+
+
+def _read(name: str) -> str:
+    return (files("mil_toolkit.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def source_of(text: str) -> str:
+    """Return the source expression by which a content-security policy allows an inline style or script."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,18 @@
+"""Names of metrics and baselines as a reader sees them."""
+
+_METRICS = {"auc": "AUC", "auc_pooled": "AUC, pooled", "ppv": "PPV", "npv": "NPV"}
+_BASELINES = {
+    "metadata_logistic": "Metadata only",
+    "bag_size": "Number of images only",
+    "mean_logistic": "Mean embedding",
+}
+
+
+def metric_name(name: str) -> str:
+    """Return the name of a metric, with a capital."""
+    return _METRICS.get(name, name.replace("_", " ").capitalize())
+
+
+def baseline_name(name: str) -> str:
+    """Return the name of a baseline, with a capital."""
+    return _BASELINES.get(name, name.replace("_", " ").capitalize())

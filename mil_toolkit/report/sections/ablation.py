@@ -1,0 +1,79 @@
+"""The ablation: scores of all variants."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mil_toolkit.core.text import count_of, counted, printable
+from mil_toolkit.evaluation.words import comparison_words
+from mil_toolkit.report.drawing import Chart
+from mil_toolkit.report.figures.ablation import ablation_figures
+from mil_toolkit.report.sections.tables import Cell, Row, ScoreTable, cell, difference_cells
+from mil_toolkit.study.records import AblationScores, VariantScores
+
+_METRICS = ("balanced_accuracy", "auc")
+_EQUAL_BAGS = "equal-bags"  # the full model on the same number of images of each patient
+_HEADS = (
+    "",
+    "Balanced accuracy",
+    "minus full",
+    "p",
+    "AUC",
+    "minus full",
+    "p",
+    "Discordant patients",
+    "Unchanged folds",
+)
+_CAPTION = (
+    "Differences are variant minus full model, paired on the same patients. Each p-value is for a single"
+    " comparison, without correction for multiple comparisons."
+)
+
+
+@dataclass(frozen=True)
+class AblationSection:
+    """The section on the ablation; notes: gains over metadata only, and variants without scores."""
+
+    summary: str
+    charts: list[Chart]
+    table: ScoreTable
+    notes: list[str]
+
+
+def ablation_section(ablation: AblationScores) -> AblationSection:
+    """Return the section on an ablation."""
+    rows = [_row(name, variant) for name, variant in ablation.variants.items()]
+    table = ScoreTable("Ablation", _CAPTION, _HEADS, rows)
+    return AblationSection(_summary(ablation), ablation_figures(ablation), table, list(_notes(ablation)))
+
+
+def _summary(ablation: AblationScores) -> str:
+    first = "The best configuration of each outer fold with one change, scored on held-out patients."
+    if ablation.retuned:
+        return f"{first} Each variant had its own search with {count_of(ablation.retuned, 'trial')}."
+    return (
+        f"{first} All other settings are those that were best for the full model, which favours it;"
+        " mil-ablate --retune N avoids this."
+    )
+
+
+def _row(name: str, variant: VariantScores) -> Row:
+    difference, cells = variant.difference, list[Cell | None]()
+    for metric in _METRICS:
+        cells.append(cell(variant.scores[metric]))
+        cells += difference_cells(difference.differences[metric] if difference else None)
+    if difference is None:
+        return Row(printable(name), [*cells, None, None], own=True)
+    unchanged = sum(fold.unchanged for fold in variant.folds)
+    cells += [Cell(counted(difference.discordant)), Cell(f"{unchanged} of {len(variant.folds)}")]
+    return Row(printable(name), cells)
+
+
+def _notes(ablation: AblationScores) -> Iterator[str]:
+    for name, gain in ablation.gains.items():
+        images = "all images"
+        if name == _EQUAL_BAGS and ablation.images_of_equal_bags:
+            images = f"{count_of(ablation.images_of_equal_bags, 'image')} of each patient"
+        words = comparison_words(gain, "balanced_accuracy")
+        yield f"Gain of the full model over metadata only, on {images}, in balanced accuracy: {words}"
+    for name, reason in ablation.left_out.items():
+        yield f"{printable(name)} is left out because {reason}."

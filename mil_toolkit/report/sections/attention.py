@@ -1,0 +1,32 @@
+"""Attention: the gallery of patients."""
+
+from dataclasses import dataclass
+
+from mil_toolkit.report.contents import Contents
+from mil_toolkit.report.gallery import Case, Naming, cases
+
+
+@dataclass(frozen=True)
+class AttentionSection:
+    """The section on attention."""
+
+    summary: str
+    cases: list[Case]
+
+
+def attention_section(contents: Contents, naming: Naming) -> AttentionSection:
+    """Return the section with all predicted patients of a study."""
+    return AttentionSection(_summary(contents), cases(contents, naming))
+
+
+def _summary(contents: Contents) -> str:
+    everyone = "All patients with their predictions, the worst mistakes first"
+    if not contents.uses_images:
+        return f"The study uses metadata only, so there is no attention. {everyone}."
+    if contents.attention is None:
+        return f"The study has no stored attention. {everyone}."
+    models = "outer" if contents.nested else "validation"
+    return (
+        f"Attention by {models} models that did not see the patient during training. {everyone}, and the"
+        " images of highest and lowest attention. The attention on a patient's images sums to one."
+    )

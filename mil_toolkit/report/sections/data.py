@@ -1,0 +1,47 @@
+"""The data: distributions, the audit's findings and the saturation mask."""
+
+from dataclasses import dataclass
+
+from mil_toolkit.core.text import printable
+from mil_toolkit.report.contents import Contents
+from mil_toolkit.report.drawing import Chart
+from mil_toolkit.report.figures.data import data_figures
+from mil_toolkit.report.sections.mask import MaskComparison, mask_comparison
+from mil_toolkit.study.records import Finding
+
+_LEVELS = ("leak", "shortcut", "note", "unchecked")
+_ABOUT_COLUMNS = ("predictive column", "missingness", "constant column")  # whose text names the column
+
+
+@dataclass(frozen=True)
+class FindingNote:
+    """A finding of the audit; where: patients or images; withheld: whether these are left out."""
+
+    level: str
+    text: str
+    advice: str
+    where: list[str]
+    withheld: bool
+
+
+@dataclass(frozen=True)
+class DataSection:
+    """The section on the data; mask: None where there are no scores with and without it."""
+
+    charts: list[Chart]
+    findings: list[FindingNote]
+    mask: MaskComparison | None
+
+
+def data_section(contents: Contents, anonymise: bool) -> DataSection:
+    """Return the section on the data of a study."""
+    findings = [_note(finding, anonymise) for finding in contents.findings]
+    return DataSection(data_figures(contents), findings, mask_comparison(contents))
+
+
+def _note(finding: Finding, anonymise: bool) -> FindingNote:
+    level = finding.level if finding.level in _LEVELS else "note"
+    places = [] if finding.kind in _ABOUT_COLUMNS else list(finding.where)
+    withheld = anonymise and bool(places)
+    where = [] if withheld else [printable(place) for place in places]
+    return FindingNote(level, finding.text, finding.advice, where, withheld)

@@ -1,0 +1,169 @@
+"""The overview: the main score, its meaning, the study in short, and the next steps."""
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from markupsafe import Markup
+
+from mil_toolkit.config import StudyConfig, study_options
+from mil_toolkit.core.text import count_of, printable
+from mil_toolkit.evaluation.records import Comparison
+from mil_toolkit.evaluation.words import FEW, comparison_words, in_use, number, with_interval
+from mil_toolkit.report.contents import Contents
+from mil_toolkit.report.figures.scores import comparison_figure
+from mil_toolkit.report.names import baseline_name, metric_name
+from mil_toolkit.report.sections.tables import Cell, cell
+from mil_toolkit.study.records import StudyScores
+
+METRIC = "balanced_accuracy"  # the main score
+BESIDE = ("auc", "sensitivity", "specificity")
+_METADATA_ONLY = "metadata_logistic"  # the baseline that the verdict names
+_BRANCHES = {"mlp": "metadata through an MLP", "direct": "metadata used directly", "none": "no metadata"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command to run next, and what it gives."""
+
+    purpose: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The first screen.
+
+    verdict: what the study shows, in a sentence or two; score: the main score; beside: other scores, by name
+    optimism, in_use: sentences, None without outer folds; comparison: figure of the model and the baselines
+    gains: over each baseline, a line each; facts: about the study, by name
+    """
+
+    verdict: str
+    score: Cell
+    beside: dict[str, Cell]
+    optimism: str | None
+    in_use: str | None
+    comparison: Markup
+    gains: list[str]
+    facts: dict[str, str]
+    steps: list[Step]
+
+
+def overview(contents: Contents, anonymise: bool) -> Overview:
+    """Return the first screen of a study's report."""
+    scores = contents.own_scores
+    return Overview(
+        verdict=verdict(contents.scores),
+        score=cell(scores[METRIC]),
+        beside={metric_name(name): cell(scores[name]) for name in BESIDE},
+        optimism=_optimism(contents.scores),
+        in_use=in_use(scores, contents.study.config.prevalence) if contents.nested else None,
+        comparison=comparison_figure(contents),
+        gains=[
+            f"Gain over {baseline_name(name).lower()}: {comparison_words(gain, METRIC)}"
+            for name, gain in (contents.scores.gains or {}).items()
+        ],
+        facts=dict(_facts(contents)),
+        steps=list(steps(contents, anonymise)),
+    )
+
+
+def verdict(scores: StudyScores) -> str:
+    """Return what the study shows, in a sentence or two."""
+    if scores.outer is None:
+        return (
+            "This study has no score on held-out patients: all patients helped to choose the configuration,"
+            " so the performance on new patients is unknown."
+        )
+    first = (
+        "On held-out patients (nested cross-validation), the procedure reaches a balanced accuracy of"
+        f" {with_interval(scores.outer[METRIC])}."
+    )
+    gain = (scores.gains or {}).get(_METADATA_ONLY)
+    return first if gain is None else f"{first} {_gain_words(gain)}"
+
+
+def _gain_words(gain: Comparison) -> str:
+    difference = gain.differences[METRIC]
+    value = with_interval(difference, "+")
+    if difference.low is not None and difference.low > 0:
+        few = ", but few patients are decided differently" if gain.discordant < FEW else ""
+        return f"The gain over metadata only is {value}; the interval lies above zero{few}."
+    if difference.high is not None and difference.high < 0:
+        return f"The difference from metadata only is {value}: the metadata alone predict better."
+    return f"The difference from metadata only is {value}: this study does not show that the images help."
+
+
+def _optimism(scores: StudyScores) -> str | None:
+    if not scores.optimism:
+        return None
+    inner, gap = number(scores.inner[METRIC].value), with_interval(scores.optimism[METRIC], "+")
+    return f"Validation (inner folds), which chose the configuration, gave {inner}: an optimism of {gap}."
+
+
+def _facts(contents: Contents) -> Iterator[tuple[str, str]]:
+    """Yield name and text of each fact about the patients, the procedure and the chosen model."""
+    config = contents.study.config
+    yield from _patient_facts(contents)
+    folds = f"{config.outer_folds} outer" if contents.nested else "no outer"
+    yield "Folds", f"{folds}, {config.folds} inner; {count_of(config.repeats, 'repeat')}"
+    searches = count_of(len(contents.curves), "search", "searches")
+    yield "Trials", f"{config.trials} in each of {searches}, by {config.objective.replace('_', ' ')}"
+    features = contents.study.description.features
+    yield "Features", printable(features.name) if features else "none (metadata only)"
+    yield "Chosen model", _model_words(contents)
+    yield "Seed", f"{config.seed}"
+
+
+def _patient_facts(contents: Contents) -> Iterator[tuple[str, str]]:
+    labels, patients = contents.table.labels, contents.patients
+    positives = int((labels == 1).sum())
+    negative, positive = contents.class_names
+    yield "Patients", f"{len(labels)}: {positives} {positive}, {len(labels) - positives} {negative}"
+    if patients is None:
+        return
+    if patients.unlabelled:
+        yield "Unlabelled", f"{patients.unlabelled}, not used"
+    sizes = [patient.images for patient in patients.patients if patient.images is not None]
+    if sizes and len(sizes) == len(patients.patients):
+        median = f"{np.median(sizes):g} ({min(sizes)} to {max(sizes)})"
+        yield "Images", f"{sum(sizes)}; median per patient {median}"
+
+
+def _model_words(contents: Contents) -> str:
+    head, members = contents.best.config, contents.study.config.members
+    images = f"{head.pooling} pooling of the images" if head.image_branch else "no images"
+    parts = [
+        images,
+        _BRANCHES[head.metadata_branch],
+        count_of(contents.best.epoch, "epoch"),
+        count_of(members, "member"),
+    ]
+    return ", ".join(parts)
+
+
+def steps(contents: Contents, anonymise: bool) -> Iterator[Step]:
+    """Yield the commands to run next, as far as the folder tells."""
+    config, sources = contents.study.config, None if anonymise else contents.sources
+    study = sources.study if sources else "studies/NAME"
+    cohort = sources.cohort if sources else "COHORT.toml"
+    features = (sources.features or "none") if sources else "CACHE_FOLDER"
+    data = [cohort, "--features", features, "--study"]
+    if not contents.nested:
+        nested = study_options(replace(config, outer_folds=StudyConfig().outer_folds))
+        command = shlex.join(["mil-tune", *data, f"{study}-nested", *nested])
+        yield Step("A score on held-out patients, by nested cross-validation.", command)
+    if contents.fitted:
+        command = shlex.join(["mil-predict", f"{study}/model", "NEW_COHORT.toml"])
+        yield Step("Predictions for other patients.", command)
+    else:
+        command = shlex.join(["mil-fit", *data, study])
+        yield Step("The model itself, fitted on all labelled patients.", command)
+    if contents.nested and contents.ablation is None:
+        yield Step("The contribution of each part of the model.", shlex.join(["mil-ablate", *data, study]))
+    if contents.nested and config.repeats == 1 and isinstance(config.outer_folds, int):
+        repeated = study_options(replace(config, repeats=3))
+        command = shlex.join(["mil-tune", *data, f"{study}-repeats", *repeated])
+        yield Step("The same study on more splits, to see how much the score depends on them.", command)

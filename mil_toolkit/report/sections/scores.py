@@ -1,0 +1,113 @@
+"""The scores: tables, confusion matrix, curves and learning curves."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mil_toolkit.core.text import count_of, counted
+from mil_toolkit.evaluation.metrics import METRICS
+from mil_toolkit.evaluation.words import TABLE, number, spread_words, threshold_rule
+from mil_toolkit.report.contents import Contents
+from mil_toolkit.report.drawing import Chart
+from mil_toolkit.report.figures.learning import learning_figures
+from mil_toolkit.report.figures.scores import (
+    folds_figure,
+    precision_recall_figure,
+    reliability_figure,
+    roc_figure,
+)
+from mil_toolkit.report.names import baseline_name, metric_name
+from mil_toolkit.report.sections.tables import Cell, Row, ScoreTable, cell
+from mil_toolkit.study.records import StudyScores
+
+_FIGURES: tuple[Callable[[Contents], Chart], ...] = (
+    roc_figure,
+    precision_recall_figure,
+    reliability_figure,
+    folds_figure,
+)
+
+
+@dataclass(frozen=True)
+class Count:
+    """A cell of the confusion matrix; right: whether the predicted class is the true one."""
+
+    patients: str
+    share: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class ScoresSection:
+    """The section on scores.
+
+    table: the main metrics; others: all other metrics
+    matrix: rows of the true class, columns of the predicted one; patients are means over repeats
+    thresholds, spread: sentences; spread may be None
+    """
+
+    table: ScoreTable
+    others: ScoreTable
+    matrix: list[list[Count]]
+    thresholds: str
+    spread: str | None
+    charts: list[Chart]
+    learning: list[Chart]
+
+
+def scores_section(contents: Contents) -> ScoresSection:
+    """Return the section on the scores of a study."""
+    return ScoresSection(
+        table=_table("Scores", contents, TABLE),
+        others=_table("All other metrics", contents, [name for name in METRICS if name not in TABLE]),
+        matrix=_matrix(contents),
+        thresholds=_thresholds(contents),
+        spread=spread_words(contents.scores.spread),
+        charts=[draw(contents) for draw in _FIGURES],
+        learning=learning_figures(contents.curves),
+    )
+
+
+def _table(name: str, contents: Contents, metrics: Sequence[str]) -> ScoreTable:
+    score = contents.own_scores["balanced_accuracy"]
+    caption = (
+        f"{count_of(score.patients, 'patient')}, {count_of(score.repeats, 'repeat')}; 95 % intervals over"
+        " patients."
+    )
+    return ScoreTable(name, caption, ["", *map(metric_name, metrics)], _rows(contents.scores, metrics))
+
+
+def _rows(scores: StudyScores, metrics: Sequence[str]) -> list[Row]:
+    training = scores.training or {}
+    rows = [
+        Row("Training", [Cell(number(training.get(metric))) for metric in metrics]),
+        Row("Validation (inner folds)", [cell(scores.inner[metric]) for metric in metrics]),
+    ]
+    if scores.outer:
+        rows.append(
+            Row("Outer (held-out patients)", [cell(scores.outer[metric]) for metric in metrics], own=True)
+        )
+    rows += [
+        Row(f"Baseline: {baseline_name(name).lower()}", [cell(baseline[metric]) for metric in metrics])
+        for name, baseline in (scores.rivals or {}).items()
+    ]
+    return rows
+
+
+def _matrix(contents: Contents) -> list[list[Count]]:
+    return [[_count(contents, label, decided) for decided in (0, 1)] for label in (0, 1)]
+
+
+def _count(contents: Contents, label: int, decided: int) -> Count:
+    of_class = contents.table.labels == label
+    patients = float((contents.table.decisions[:, of_class] == decided).sum(1).mean())
+    share = 100 * patients / max(1, int(of_class.sum()))
+    return Count(counted(patients), f"{share:.0f} % of the class", label == decided)
+
+
+def _thresholds(contents: Contents) -> str:
+    config, threshold = contents.study.config, contents.best.decision.threshold
+    return (
+        "Thresholds apply to calibrated probabilities. Rule:"
+        f" {threshold_rule(config.threshold, config.sensitivity)}. Threshold of the final model:"
+        f" {threshold:.3f}."
+    )

@@ -1,0 +1,109 @@
+"""Trials as the rest of the package sees them: `RunningTrial` and `FinishedTrial`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from mil_toolkit.config import HeadConfig, Value
+from mil_toolkit.search.internals import SLOT
+from mil_toolkit.search.space import Space
+
+EPOCH = "epoch"  # user attribute of a complete trial: its number of epochs
+LOST = "lost"  # user attribute of a trial that ended without a value: the reason
+Pruned = optuna.TrialPruned
+
+
+class NoValue(Exception):
+    """Raised by an objective whose trial ended without a value; the trial still counts."""
+
+
+@dataclass(frozen=True)
+class FinishedTrial:
+    """A trial that counts: it is complete, was pruned, or ended without a value.
+
+    number: its slot, from 0; state: "COMPLETE", "PRUNED" or "FAIL"; value: None without one
+    parameters: the values of the hyperparameters that the search varied; epoch: number of epochs, if complete
+    last_step: last epoch that was reported; begun, ended: local times
+    """
+
+    number: int
+    state: str
+    value: float | None
+    parameters: dict[str, Value]
+    epoch: int | None
+    last_step: int | None
+    begun: datetime | None
+    ended: datetime | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the trial has a final value."""
+        return self.state == TrialState.COMPLETE.name
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> "FinishedTrial":
+        """Convert Optuna's trial."""
+        return cls(
+            number=slot_of(trial),
+            state=trial.state.name,
+            value=trial.value,
+            parameters=dict(trial.params),
+            epoch=trial.user_attrs.get(EPOCH),
+            last_step=trial.last_step,
+            begun=trial.datetime_start,
+            ended=trial.datetime_complete,
+        )
+
+
+@dataclass(frozen=True)
+class RunningTrial:
+    """A trial under evaluation; check: raises KeyboardInterrupt if the process was asked to stop."""
+
+    trial: optuna.Trial
+    check: Callable[[], None]
+
+    @property
+    def number(self) -> int:
+        """The trial's slot, from 0."""
+        return int(self.trial.user_attrs[SLOT])
+
+    def suggest(self, space: Space) -> HeadConfig:
+        """Return the configuration to evaluate."""
+        return space.suggest(self.trial)
+
+    def report(self, epoch: int, value: float) -> None:
+        """Report the objective after an epoch, counted from 1.
+
+        Raises Pruned where the trial is not worth continuing, KeyboardInterrupt where the process is to stop.
+        """
+        self.check()
+        self.trial.report(value, epoch)
+        if self.trial.should_prune():
+            raise Pruned
+
+    def record_epoch(self, epoch: int) -> None:
+        """Record the number of epochs of the trial."""
+        self.trial.set_user_attr(EPOCH, epoch)
+
+    def record_loss(self, reason: str) -> None:
+        """Record why the trial ended without a value."""
+        self.trial.set_user_attr(LOST, reason)
+
+
+def slot_of(trial: FrozenTrial) -> int:
+    """Return the slot of a trial that has one."""
+    return int(trial.user_attrs[SLOT])
+
+
+def counts(trial: FrozenTrial) -> bool:
+    """Return whether a trial used up its slot: it ended, and did not only die with its process."""
+    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or LOST in trial.user_attrs
+
+
+def durations(trials: Sequence[FinishedTrial], since: datetime) -> list[float]:
+    """Return the seconds that trials took, of those that began at `since` or later."""
+    spans = [(trial.begun, trial.ended) for trial in trials]
+    return [(ended - begun).total_seconds() for begun, ended in spans if begun and ended and begun >= since]

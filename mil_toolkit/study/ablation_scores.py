@@ -1,0 +1,113 @@
+"""The scores of an ablation, from the choices and predictions of its variants."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from mil_toolkit.config import HeadConfig
+from mil_toolkit.evaluation.calibration import Decision
+from mil_toolkit.evaluation.intervals import Table, compare, scores_with_intervals
+from mil_toolkit.evaluation.records import Comparison, Difference, Estimate
+from mil_toolkit.study.folder import EpochScores
+from mil_toolkit.study.records import AblationScores, VariantFold, VariantScores
+from mil_toolkit.study.variants import EQUAL_BAGS, FULL, METADATA_ONLY
+
+TABLE_METRICS = ("balanced_accuracy", "auc")  # in table.csv; scores.json has all metrics
+NO_DIFFERENCE = Difference(None, None, None, None)  # in the full model's own row of table.csv
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was chosen for a variant in an outer fold, on its training patients only."""
+
+    config: HeadConfig
+    epoch: int
+    decision: Decision
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """A variant in one outer fold.
+
+    path: repeat and outer fold
+    predictions: of the held-out patients (PREDICTION_COLUMNS)
+    epochs: training and validation scores after each epoch of the chosen configuration
+    """
+
+    path: tuple[int, int]
+    chosen: Chosen
+    predictions: pd.DataFrame
+    epochs: Sequence[EpochScores]
+
+
+Results = dict[str, list[FoldResult]]  # by variant, in the order of the folds
+
+
+def score_variants(
+    results: Results, own: Collection[str], prevalence: float | None
+) -> dict[str, VariantScores]:
+    """Return the scores of every variant, its differences from the full model, and its choice in each fold.
+
+    own: names of the variants with the study's own features and whole bags, which may be identical to the
+        full model
+    prevalence: of the study; see `Table`
+    """
+    full, scores = _table(results[FULL], prevalence), {}
+    for name, folds in results.items():
+        table = _table(folds, prevalence)
+        difference = None if name == FULL else compare(table, full)
+        choices = _choices(folds, results[FULL], comparable=name in own)
+        scores[name] = VariantScores(scores_with_intervals(table), difference, choices)
+    return scores
+
+
+def _table(folds: Sequence[FoldResult], prevalence: float | None) -> Table:
+    return Table.of(pd.concat([result.predictions for result in folds]), prevalence)
+
+
+def _choices(folds: Sequence[FoldResult], full: Sequence[FoldResult], comparable: bool) -> list[VariantFold]:
+    """Return the choice in each fold; comparable: whether the same choice makes it the full model."""
+    return [
+        VariantFold(
+            *result.path,
+            unchanged=comparable and result.chosen == full_result.chosen,
+            epoch=result.chosen.epoch,
+            threshold=result.chosen.decision.threshold,
+        )
+        for result, full_result in zip(folds, full, strict=True)
+    ]
+
+
+def gains(results: Results, prevalence: float | None) -> dict[str, Comparison]:
+    """Return the gains of the full model over metadata only, on whole and on equal bags."""
+    if METADATA_ONLY not in results:
+        return {}
+    metadata = _table(results[METADATA_ONLY], prevalence)
+    names = [name for name in (FULL, EQUAL_BAGS) if name in results]
+    return {name: compare(_table(results[name], prevalence), metadata) for name in names}
+
+
+def score_table(scores: AblationScores) -> pd.DataFrame:
+    """Return one row for each variant: the content of table.csv."""
+    return pd.DataFrame([_row(name, variant) for name, variant in scores.variants.items()])
+
+
+Row = dict[str, str | float | None]
+
+
+def _row(name: str, variant: VariantScores) -> Row:
+    row: Row = {"variant": name}
+    difference = variant.difference
+    for metric in TABLE_METRICS:
+        row |= _interval_columns(metric, variant.scores[metric])
+        change = NO_DIFFERENCE if difference is None else difference.differences[metric]
+        row |= _interval_columns(f"{metric}_difference", change)
+        row[f"{metric}_difference_p_value"] = change.p_value
+    row["discordant"] = None if difference is None else difference.discordant
+    row["unchanged"] = sum(fold.unchanged for fold in variant.folds)
+    return row | {"folds": len(variant.folds)}
+
+
+def _interval_columns(name: str, estimate: Estimate) -> Row:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

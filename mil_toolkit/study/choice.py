@@ -1,0 +1,111 @@
+"""The choice of a search: its best trial, or the defaults where that trial is not clearly better."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mil_toolkit.config import HeadConfig
+from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.records import publish_record
+from mil_toolkit.core.seeds import members_path
+from mil_toolkit.evaluation.calibration import Decision
+from mil_toolkit.evaluation.metrics import score_all
+from mil_toolkit.search.trials import FinishedTrial
+from mil_toolkit.study.plan import Search
+from mil_toolkit.study.records import Best, PassedOver
+from mil_toolkit.study.tables import attention_table, prediction_table, publish_table
+from mil_toolkit.study.workspace import Workspace
+from mil_toolkit.training.curves import Curves, decide, lead
+from mil_toolkit.training.inputs import Inputs
+from mil_toolkit.training.procedure import cross_fit_members
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A complete trial, its configuration, and the configuration's curves with all members."""
+
+    trial: FinishedTrial
+    config: HeadConfig
+    curves: Curves
+
+
+def choose(
+    workspace: Workspace,
+    search: Search,
+    inputs: Inputs,
+    trials: Sequence[FinishedTrial],
+    best: FinishedTrial | None,
+) -> None:
+    """Choose a search's configuration, calibrate it, and publish the choice and its out-of-fold predictions.
+
+    trials: those that count, the defaults first; best: the complete one with the best value. Raises DataError
+    where every trial diverged.
+    """
+    if best is None:
+        raise DataError(f"search {search.name}: every trial diverged. Use smaller learning rates.")
+    chosen, passed_over = _best_or_defaults(workspace, search, inputs, trials[0], best)
+    config, folder = workspace.config, workspace.study.search_folder(search)
+    decision = decide(chosen.curves, config.threshold, config.sensitivity)
+    publish_table(folder.out_of_fold, _out_of_fold(workspace, search, chosen.curves, decision))
+    attention = attention_table(workspace.patients.take(search.patients), chosen.curves.attention)
+    if attention is not None and not config.outer_folds:
+        publish_table(folder.attention, attention.dropna())
+    publish_record(folder.best, _record(chosen, decision, passed_over))
+
+
+def _best_or_defaults(
+    workspace: Workspace, search: Search, inputs: Inputs, first: FinishedTrial, best: FinishedTrial
+) -> tuple[Candidate, PassedOver | None]:
+    """Return the best trial, or the first one (the defaults) where the best is not clearly better."""
+    candidate = _retrained(workspace, search, inputs, best)
+    if workspace.config.sampler == "grid" or not first.complete or first.number == best.number:
+        return candidate, None
+    defaults = _retrained(workspace, search, inputs, first)
+    led, error = lead(candidate.curves, defaults.curves, workspace.config.objective)
+    if led > error:
+        return candidate, None
+    return defaults, PassedOver(best.number, _finite(led), _finite(error))
+
+
+def _retrained(workspace: Workspace, search: Search, inputs: Inputs, trial: FinishedTrial) -> Candidate:
+    """Train a trial's configuration on the inner folds again, with all members."""
+    assert trial.epoch is not None  # the trial is complete
+    config = workspace.space.config_of(trial.parameters)
+    seed = members_path(workspace.config.seed, search.path)
+    curves = cross_fit_members(inputs, config, trial.epoch, workspace.config.members, seed)
+    return Candidate(trial, config, curves)
+
+
+def _record(chosen: Candidate, decision: Decision, passed_over: PassedOver | None) -> Best:
+    trial = chosen.trial
+    assert trial.epoch is not None and trial.value is not None  # the trial is complete
+    training = _training_scores(chosen.curves, decision)
+    return Best(
+        trial.number,
+        chosen.config,
+        trial.epoch,
+        trial.value,
+        decision,
+        training,
+        trial.parameters,
+        passed_over,
+    )
+
+
+def _training_scores(curves: Curves, decision: Decision) -> dict[str, float | None]:
+    labels, logits = curves.training_logits(1)
+    scores = score_all(labels, decision.probabilities(logits), decision.threshold)
+    return {name: _finite(value) for name, value in scores.items()}
+
+
+def _out_of_fold(workspace: Workspace, search: Search, curves: Curves, decision: Decision) -> pd.DataFrame:
+    kept = curves.held_out
+    logits = curves.out_of_fold(1)[kept]
+    table = prediction_table(search, search.patients[kept], workspace.patients, logits, decision)
+    return table.assign(fold=curves.held_by[kept] + 1)
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -1,0 +1,23 @@
+"""Random augmentation of images: symmetries of the square, and colour."""
+
+import torch
+from torch import Tensor
+
+SYMMETRIES = 8  # of the square: four quarter turns, each with or without a flip
+
+
+def augment(pixels: Tensor, jitter: float, generator: torch.Generator) -> Tensor:
+    """Turn and flip each image to one of its eight orientations, and change the strength of its colours.
+
+    pixels: (n, S, S, 3) uint8; the result has the same shape and type
+    jitter: each colour channel of an image is multiplied by a factor from [1 - jitter, 1 + jitter)
+    """
+    kinds = torch.randint(SYMMETRIES, (len(pixels),), generator=generator).tolist()
+    turned = torch.stack([_turn(image, kind) for image, kind in zip(pixels, kinds, strict=True)])
+    factors = 1 + jitter * (2 * torch.rand(len(pixels), 1, 1, 3, generator=generator) - 1)
+    return (turned * factors.to(pixels.device)).round_().clamp_(max=255).to(torch.uint8)
+
+
+def _turn(image: Tensor, kind: int) -> Tensor:
+    turned = image.rot90(kind % 4)
+    return turned.flip(0) if kind >= SYMMETRIES // 2 else turned

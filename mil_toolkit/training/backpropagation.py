@@ -1,0 +1,137 @@
+"""Exact gradients through a backbone, for bags of any size in a constant amount of memory."""
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mil_toolkit.backbones.backbones import Backbone
+from mil_toolkit.backbones.embedder import Normaliser, fuse_batch_norm
+from mil_toolkit.backbones.parts import ALL, divide
+from mil_toolkit.core.errors import UsageError
+
+
+class Spill:
+    """Tensors kept in a file instead of in memory, and read back in the order in which they were written.
+
+    file: ideally without a name (`tempfile.TemporaryFile`), so that it disappears however the process ends.
+        It is not memory-mapped, because mapped pages would count as memory of the process.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._layouts: list[Tensor] = []  # tensors without data, in the order of writing
+
+    def write(self, x: Tensor) -> None:
+        """Append a tensor; raises UsageError if the disk is full."""
+        dense = torch.empty_like(x, device="cpu").copy_(x)
+        try:
+            self._file.write(_bytes(dense))
+            self._file.flush()
+        except OSError as error:
+            raise UsageError(
+                f"Cannot write the intermediate values of fine-tuning to a temporary file: {error.strerror}."
+            ) from None
+        self._layouts.append(torch.empty_like(dense, device="meta"))
+
+    def read(self) -> Iterable[Tensor]:
+        """Yield all tensors in order, then start over with an empty file."""
+        self._file.seek(0)
+        for layout in self._layouts:
+            dense = torch.empty_like(layout, device="cpu")
+            self._file.readinto(_bytes(dense))  # type: ignore[attr-defined]
+            yield dense
+        self._layouts = []
+        self._file.seek(0)
+
+
+def _bytes(dense: Tensor) -> memoryview:
+    """Return the memory of a tensor without gaps, whatever the order of its axes."""
+    flat: NDArray[np.uint8] = dense.as_strided((dense.numel(),), (1,)).view(torch.uint8).numpy()
+    return flat.data
+
+
+class Halves:
+    """A copy of a backbone, divided into a frozen half and a half to be trained, which begins at `part`.
+
+    network: the whole network in float32 on `device`; only parameters of the trained half require gradients
+    frozen: pixels (n, S, S, 3) uint8 -> inputs of the trained half, without gradients, in `dtype`
+    trained: inputs of the trained half -> embeddings (n, width) float32, with products in `dtype`
+
+    BatchNorm layers use and keep the running statistics of the given backbone, so the embedding of an image
+    does not depend on other images.
+    """
+
+    def __init__(self, backbone: Backbone, part: str, device: torch.device, dtype: torch.dtype):
+        self.device, self.dtype = device, dtype
+        network = copy.deepcopy(backbone.network).to(device)
+        self.network = network.to(memory_format=torch.channels_last).requires_grad_(False)
+        before, self._behind = divide(self.network, part)
+        self._behind.requires_grad_(True)
+        normalise = Normaliser(backbone, device, dtype)
+        if part == ALL:
+            self.frozen: nn.Module = nn.Identity()  # pixels take the least space between the passes
+            self._behind = nn.Sequential(normalise, self._behind)
+        else:
+            # Folding BatchNorm rounds again. In float32 this would be the largest error of the gradients.
+            self.frozen = nn.Sequential(
+                normalise, before if dtype == torch.float32 else fuse_batch_norm(before).to(dtype)
+            )
+
+    def trained(self, entering: Tensor) -> Tensor:
+        """Apply the trained half to its inputs; returns embeddings (n, width) float32."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            embeddings: Tensor = self._behind(entering.to(self.device))
+        return embeddings.float()
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trained parameters, by their names in the network."""
+        named = self.network.named_parameters()
+        return {name: parameter for name, parameter in named if parameter.requires_grad}
+
+
+def _unscaled(gradient: Tensor) -> Tensor:
+    return gradient
+
+
+def backpropagate(
+    chunks: Iterable[Tensor],
+    halves: Halves,
+    loss_of: Callable[[Tensor], Tensor],
+    spill: Spill,
+    scale: Callable[[Tensor], Tensor] = _unscaled,
+) -> float:
+    """Add the gradient of a loss to the `grad` of every parameter, and return the loss.
+
+    chunks: any number of chunks of pixels, (n, S, S, 3) uint8
+    loss_of: the loss () as a function of the embeddings (N, width) of all images
+    scale: applied to the gradients that enter the backbone
+
+    1. Embed all chunks without gradients.
+    2. Compute the gradient of the loss with respect to the embeddings.
+    3. Embed each chunk again, now with gradients, and backpropagate its rows of that gradient.
+
+    By the chain rule this equals backpropagation through all images at once, but only the activations of one
+    chunk are in memory. The inputs of the trained half are kept in `spill` between the passes, so
+    augmentation and the frozen half run once per image.
+    """
+    embeddings = []
+    with torch.inference_mode():
+        for pixels in chunks:
+            entering = halves.frozen(pixels)
+            spill.write(entering)
+            embeddings.append(halves.trained(entering))
+    sizes = [len(chunk) for chunk in embeddings]
+    joined = torch.cat(embeddings).requires_grad_()
+    del embeddings
+    loss = loss_of(joined)
+    loss.backward()
+    assert joined.grad is not None
+    for entering, gradient in zip(spill.read(), joined.grad.split(sizes), strict=True):
+        halves.trained(entering).backward(scale(gradient))
+    return loss.item()

@@ -1,0 +1,126 @@
+"""mil-predict: from images or from a cache, scores, refusals, and the files written."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from support.commands import Command
+from support.studies import Tiny
+
+from mil_toolkit.bundle.bundle import ModelBundle
+
+EditCohort = Callable[[Callable[[pd.DataFrame], object]], Path]
+
+
+def test_images_give_what_the_cache_gives(tiny: Tiny, tmp_path: Path, command: Command) -> None:
+    common = (tiny.bundle, tiny.cohort_toml)
+    cached, imaged = tmp_path / "cached.csv", tmp_path / "imaged.csv"
+    assert command("predict", *common, "--features", tiny.features, "--output", cached).code == 0
+    assert command("predict", *common, "--cache", tmp_path / "new", "--output", imaged).code == 0
+    one, other = pd.read_csv(cached), pd.read_csv(imaged)
+    assert (tmp_path / "new" / "synthetic" / tiny.features.name).is_dir()
+    assert one.equals(other)  # an image's embedding does not depend on the other images of a batch
+
+
+def test_attention_sums_to_one_in_each_patient(tiny: Tiny, tmp_path: Path, command: Command) -> None:
+    asked = ("--features", tiny.features, "--output", tmp_path / "p.csv", "--attention", tmp_path / "a.csv")
+    assert command("predict", tiny.bundle, tiny.cohort_toml, *asked).code == 0
+    table = pd.read_csv(tmp_path / "a.csv")
+    assert list(table.columns) == ["patient_id", "image", "attention"]
+    sums = table.groupby("patient_id")["attention"].sum()
+    assert tuple(sums.index) == tiny.cohort.patient_ids
+    np.testing.assert_allclose(sums, 1, atol=1e-5)
+    for patient, rows in table.groupby("patient_id"):
+        folder = tiny.cohort_toml.parent / "images" / str(patient)
+        assert sorted(rows["image"]) == sorted(path.name for path in folder.iterdir())
+
+
+def test_external_validation_is_printed_with_intervals(
+    tiny: Tiny, tmp_path: Path, edit_cohort: EditCohort, command: Command
+) -> None:
+    def rename(table: pd.DataFrame) -> None:
+        table["ID"] = "Q" + table["ID"]
+
+    toml = edit_cohort(rename)
+    for folder in sorted((toml.parent / "images").iterdir()):
+        folder.rename(folder.with_name(f"Q{folder.name}"))
+    options = ("--cache", tmp_path / "cache", "--output", tmp_path / "p.csv")
+    done = command("predict", tiny.bundle, toml, *options)
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert "External validation, on patients that the model was not fitted on:" in lines
+    assert any("24 patients, 95 % intervals" in line and "outer folds of the study" in line for line in lines)
+    (row,) = (line for line in lines if line.startswith("  balanced_accuracy "))
+    assert len(re.findall(r"\d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\)", row)) == 2
+    scores = command("predict", tiny.bundle, toml, *options, "--json").json["validation"]
+    assert scores["auc"].keys() == {"value", "low", "high", "patients", "repeats"}
+
+
+def test_another_spec_is_refused_with_the_difference(tiny: Tiny, tmp_path: Path, command: Command) -> None:
+    options = ("--backbone", "resnet18", "--weights", "random", "--image-size", 40, "--cache", tmp_path)
+    other = command("extract", tiny.cohort_toml, *options).out.strip()
+    output = ("--output", tmp_path / "p.csv")
+    done = command("predict", tiny.bundle, tiny.cohort_toml, "--features", other, *output)
+    assert done.code == 3 and "image_size" in done.err and "40" in done.err and "32" in done.err
+    none = command("predict", tiny.bundle, tiny.cohort_toml, "--features", "none", *output)
+    assert none.code == 3 and tiny.features.name in none.err
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_patients_without_images_are_all_named(
+    tiny: Tiny, tmp_path: Path, edit_cohort: EditCohort, command: Command
+) -> None:
+    toml = edit_cohort(lambda table: None)
+    for patient in ("P002", "P005"):
+        shutil.rmtree(toml.parent / "images" / patient)
+    output = ("--cache", tmp_path / "cache", "--output", tmp_path / "p.csv")
+    done = command("predict", tiny.bundle, toml, *output)
+    assert done.code == 3 and "P002" in done.err and "P005" in done.err
+    assert not (tmp_path / "cache").exists() and not (tmp_path / "p.csv").exists()
+
+
+def test_outputs_do_not_replace_inputs_or_each_other(
+    tiny: Tiny, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = shutil.copytree(tiny.cohort_toml.parent, tmp_path / "cohort")
+    bundle = shutil.copytree(tiny.bundle, tmp_path / "model")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr(ModelBundle, "probabilities", None)  # not reached
+    read = ("patients.csv", "cohort.toml")
+    for output in (*(copied / name for name in read), bundle / "config.json", bundle / "README.md"):
+        done = command(
+            "predict", bundle, copied / "cohort.toml", "--features", tiny.features, "--output", output
+        )
+        assert done.code == 2 and f"--output: {output} is read by this command" in done.err
+    outputs = (
+        "--output",
+        "o.csv",
+        "--submission",
+        tmp_path / "o.csv",
+        "--attention",
+        tmp_path / "a.csv" / ".." / "o.csv",
+    )
+    monkeypatch.chdir(tmp_path)
+    done = command("predict", bundle, copied / "cohort.toml", "--features", tiny.features, *outputs)
+    assert done.code == 2 and done.err.count("both name") == 3
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_submission_holds_every_unlabelled_patient_once(
+    tiny: Tiny, tmp_path: Path, command: Command
+) -> None:
+    asked = ("--features", tiny.features, "--output", tmp_path / "p.csv", "--submission", tmp_path / "s.csv")
+    done = command("predict", tiny.bundle, tiny.cohort_toml, *asked)
+    assert done.code == 0 and "3 unlabelled patients" in done.out
+    table = pd.read_csv(tmp_path / "s.csv")
+    assert list(table.columns) == ["ID", "LABEL"]
+    assert tuple(table["ID"]) == tiny.cohort.unlabelled().patient_ids
+    decided = pd.read_csv(tmp_path / "p.csv").set_index("patient_id")["prediction"][list(table["ID"])]
+    assert list(table["LABEL"]) == [("reactive", "tumoral")[each] for each in decided]
+    header = ("--submission-header", "patient,Predicted")
+    assert command("predict", tiny.bundle, tiny.cohort_toml, *asked, *header).code == 0
+    assert (tmp_path / "s.csv").read_text().startswith("patient,Predicted\n")

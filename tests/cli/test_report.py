@@ -1,0 +1,74 @@
+"""mil-report: where the report goes, and what is refused."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from support.commands import Command
+from support.studies import Tiny
+
+from mil_toolkit.core.errors import UsageError
+from mil_toolkit.report import page
+
+
+@pytest.fixture(name="copied")
+def _copied(tiny: Tiny, tmp_path: Path) -> Path:
+    """A copy of the tiny study, for tests to change."""
+    return Path(shutil.copytree(tiny.study, tmp_path / "study"))
+
+
+def test_the_report_is_written_to_the_output(tiny: Tiny, tmp_path: Path, command: Command) -> None:
+    done = command("report", tiny.study, "--output", tmp_path / "r.html", "--json")
+    assert done.code == 0, done.err
+    assert done.json["report"] == str(tmp_path / "r.html")
+    assert done.json["bytes"] == (tmp_path / "r.html").stat().st_size
+    assert done.json["notes"] == []
+
+
+def test_the_report_replaces_an_older_page_only(
+    tiny: Tiny, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, table = tmp_path / "page.html", tmp_path / "table.csv"
+    table.write_text("ID,LABEL\n")
+    page.write_text("\n<!DOCTYPE html>\n<p>the older one</p>")
+    assert (
+        command("report", tiny.study, "--output", page).code == 0 and "the older one" not in page.read_text()
+    )
+    monkeypatch.setattr("mil_toolkit.report.page.render", None)  # not reached
+    for output, words in (
+        (table, "is not an HTML page"),
+        (tmp_path, "is not a file"),
+        (table / "x", "Not a directory"),
+    ):
+        done = command("report", tiny.study, "--output", output)
+        assert done.code == 2 and words in done.err
+    assert table.read_text() == "ID,LABEL\n"
+
+
+def test_a_folder_that_is_not_a_finished_study_is_refused(
+    copied: Path, tmp_path: Path, command: Command
+) -> None:
+    nothing = command("report", tmp_path)
+    assert nothing.code == 3 and "is not a study folder: it has no config.json" in nothing.err
+    (copied / "DONE").unlink()
+    (copied / "report.html").unlink(missing_ok=True)  # other tests may have written one into the shared study
+    stopped = command("report", copied)
+    assert stopped.code == 3 and "has not ended" in stopped.err and not (copied / "report.html").exists()
+    for done in (nothing, stopped):
+        assert done.out == "" and "Traceback" not in done.err
+
+
+def test_mil_fit_ends_with_the_report(
+    tiny: Tiny, copied: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    common = (tiny.cohort_toml, "--features", tiny.features, "--study", copied)
+    fitted = command("fit", *common, "--json")
+    assert fitted.code == 0 and fitted.json["report"] == str(copied / "report.html")
+    assert "Predictions for other patients." in (copied / "report.html").read_text()
+
+    def full(*_: object) -> None:
+        raise UsageError("The disk is full.")
+
+    monkeypatch.setattr(page, "publish", full)
+    failed = command("fit", *common)
+    assert failed.code == 0 and "No report: The disk is full." in failed.out

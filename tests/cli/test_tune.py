@@ -1,0 +1,98 @@
+"""mil-tune: output, options, and behaviour when it is busy or interrupted."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from support.commands import Command
+from support.studies import Tiny
+
+from mil_toolkit.cli import tune
+from mil_toolkit.core.locks import exclusive
+
+
+def test_tune_prints_json(tiny_options: Sequence[object], tmp_path: Path, command: Command) -> None:
+    done = command("tune", *tiny_options, "--outer-folds", 2, "--study", tmp_path / "study", "--json")
+    assert done.code == 0 and "Traceback" not in done.err
+    data = done.json
+    assert data["study"] == str(tmp_path / "study")
+    assert data["trials"] == 2 * 3 and data["seconds_per_trial"] > 0
+    assert data["best"].keys() <= set(pd.read_csv(tmp_path / "study" / "trials.csv").columns)
+    for part in ("inner", "outer"):
+        assert {"balanced_accuracy", "sensitivity", "specificity", "auc"} <= data[part].keys()
+        assert {"value", "patients", "repeats"} <= data[part]["balanced_accuracy"].keys()
+        assert data[part]["balanced_accuracy"]["patients"] == 24
+
+
+def test_tune_says_which_score_is_optimistic(
+    tiny_options: Sequence[object], tmp_path: Path, command: Command
+) -> None:
+    nested = command("tune", *tiny_options, "--outer-folds", 2, "--study", tmp_path / "nested").out
+    for word in ("training", "validation", "outer", "accuracy", "balanced_accuracy", "sensitivity"):
+        assert word in nested
+    assert "optimistic" in nested
+    assert "referred to flow cytometry" in nested and "over single members (seeds)" in nested
+    plain = command("tune", *tiny_options, "--outer-folds", 0, "--study", tmp_path / "plain")
+    assert "optimistic" in plain.out and "no score on held-out patients" in plain.out
+    assert json.loads((tmp_path / "plain" / "scores.json").read_text())["outer"] is None
+
+
+def test_quick_has_no_outer_folds_and_given_options_win(tiny: Tiny, tmp_path: Path, command: Command) -> None:
+    options = ("--features", tiny.features, "--quick", "--trials", 1, "--epochs", 2, "--folds", 2)
+    done = command("tune", tiny.cohort_toml, *options, "--study", tmp_path / "s")
+    assert done.code == 0 and "--quick is only a first look" in done.out
+    told = json.loads((tmp_path / "s" / "config.json").read_text())["study"]
+    assert (told["trials"], told["outer_folds"], told["members"]) == (1, 0, 1)
+
+
+def test_a_wrong_number_of_outer_folds_names_the_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        tune.main(["c.toml", "--study", str(tmp_path), "--outer-folds", "x"])
+    assert "--outer-folds: expected a whole number or groups, not 'x'" in capsys.readouterr().err
+
+
+def test_a_study_in_use_is_not_touched(
+    tiny_options: Sequence[object], tmp_path: Path, command: Command
+) -> None:
+    study = tmp_path / "study"
+    with exclusive(study):
+        done = command("tune", *tiny_options, "--study", study)
+    assert done.code == 75 and done.out == "" and "Traceback" not in done.err
+    assert str(study) in done.err
+    assert [path.name for path in study.iterdir()] == [".lock"]
+    assert command("tune", *tiny_options, "--outer-folds", 0, "--study", study).code == 0
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_exits_with_130(
+    sent: signal.Signals, tiny_options: Sequence[object], tmp_path: Path
+) -> None:
+    argv = [str(each) for each in (*tiny_options, "--trials", 500, "--study", tmp_path)]
+    process = start("tune", argv)
+    wait_for(tmp_path / "outer" / "repeat1-fold1" / "epochs" / "trial0001.jsonl", process)
+    process.send_signal(sent)
+    out, err = process.communicate(timeout=600)
+    assert (process.returncode, out) == (130, ""), err
+    assert "Traceback" not in err and err.endswith("mil-tune: interrupted\n")
+
+
+def start(name: str, argv: Sequence[str]) -> subprocess.Popen[str]:
+    script = f"import sys; from mil_toolkit.cli.{name} import main; sys.exit(main())"
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 600) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < end, process.communicate(timeout=1)
+        time.sleep(0.02)

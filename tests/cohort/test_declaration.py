@@ -1,0 +1,115 @@
+"""Reading cohort.toml: every mistake is reported with its section."""
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+from support.cohort_files import TABLE, TOML, only_problem, problems, write
+
+from mil_toolkit.cohort.cohort import read_cohort
+from mil_toolkit.cohort.declaration import COHORT_KEYS, METADATA_KEYS, SPLIT_KEYS
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("[cohort]", "[cohorts]", "unknown key 'cohorts'. Did you mean 'cohort'?"),
+        ("[cohort]", "[cohort", "is not valid TOML"),
+        ("images =", "image =", "[cohort]: unknown key 'image'. Did you mean 'images'?"),
+        ("images =", "image =", "[cohort]: images (folders) or image_table is missing."),
+        (
+            '["images"]',
+            '"images"',
+            "[cohort]: images must be a non-empty list of texts in quotes, not 'images'.",
+        ),
+        ('["images"]', "[]", "[cohort]: images must be a non-empty list of texts in quotes, not []."),
+        (
+            '["images"]',
+            '["images"]\nimage_table = "i.csv"',
+            "images and image_table are both given; keep only one.",
+        ),
+        ('name = "tiny"', "", "[cohort]: name is missing."),
+        (
+            '"tiny"',
+            '"../tiny"',
+            "name '../tiny' must start with a letter or digit and contain only letters, digits, _",
+        ),
+        ('"tiny"', '""', "name '' must start with a letter"),
+        ('id = "ID"', "", "[cohort]: id is missing."),
+        ('table = "table.csv"', "", "[cohort]: table is missing."),
+        ("positive = 1", "", "[cohort]: positive is missing."),
+        ("positive = 1", "positive = true", "positive must be text in quotes or a whole number, not True."),
+        (
+            "positive = 1",
+            'positive = "0"',
+            "negative, positive, unlabelled must differ, but they are 0, '0', -1.",
+        ),
+        ("negative = 0", 'separator = "|"', "separator must be one of ',', ';', '\\t', not '|'."),
+        ("negative = 0", 'decimal = "x"', 'decimal must be "." or ",", not \'x\'.'),
+        ("[metadata.age]", "[metadata.label]", "a metadata column cannot be called 'label'."),
+        ("[metadata.age]", '[metadata.""]', "a metadata column cannot be called ''."),
+        (
+            "[metadata.age]",
+            "[metadata]\nage = 3\n[metadata.years]",
+            "must be a section with column and kind, not 3.",
+        ),
+        ('column = "DOB"', "", "[metadata.age]: column is missing."),
+        ('kind = "birth-date"', "", "[metadata.age]: kind is missing."),
+        ('"birth-date"', '"birthdate"', "unknown kind 'birthdate'. Did you mean 'birth-date'?"),
+        ("reference = 2020-12-31", "", "[metadata.age]: kind 'birth-date' requires reference."),
+        (
+            "2020-12-31",
+            '"2020-12-31"',
+            "reference must be a date without quotes, such as 2020-12-31, not '2020-12-31'.",
+        ),
+        ("2020-12-31", "2020-12-31T10:00:00", "reference must be a date without quotes"),
+        ('"%m/%d/%Y"', '"%m/%Y"', "formats: '%m/%Y' does not describe a complete date"),
+        ('"%m/%d/%Y"', '"%Q"', "formats: '%Q' does not describe a complete date"),
+        ('"%m/%d/%Y"', "1", "formats must be a non-empty list of texts in quotes, not [1, '%d-%m-%Y']."),
+        ('kind = "category"', 'kind = "category"\nunit = "x"', "unit does not apply to kind 'category'."),
+        ('"log"', '"sqrt"', "transform must be \"log\", not 'sqrt'."),
+        ('column = "GENDER"', 'column = "LABEL"', "column 'LABEL' is the id or the label column"),
+        ('"label", "age"', '"label", "aeg"', "stratify names 'aeg', which is neither"),
+        ('stratify = ["label", "age"]', "folds = 5", "[splits]: unknown key 'folds'. Known: 'stratify'."),
+    ],
+)
+def test_a_mistake_in_the_toml_is_named(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert old in TOML
+    found = problems(write(tmp_path, toml=TOML.replace(old, new)))
+    assert any(expected in problem for problem in found), found
+
+
+def test_a_toml_that_cannot_be_read(tmp_path: Path) -> None:
+    assert "cannot be read: No such file" in only_problem(tmp_path / "cohort.toml")
+    assert "cannot be read: Is a directory" in only_problem(tmp_path)
+    (tmp_path / "cohort.toml").write_bytes(b"name = '\xe9'")
+    assert "is not valid TOML" in only_problem(tmp_path / "cohort.toml")
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+    assert read_cohort(write(tmp_path, toml="\ufeff" + TOML)).name == "tiny"
+
+
+def test_braces_and_line_breaks_in_names_do_no_harm(tmp_path: Path) -> None:
+    toml = TOML.replace("[metadata.age]", '[metadata."{x}\\n{source}"]').replace('"label", "age"', '"label"')
+    found = problems(write(tmp_path, TABLE.replace("5/15/1942", "{0}"), toml))
+    assert found[0].endswith("DOB '{0}' matches none of the formats %m/%d/%Y, %d-%m-%Y.")
+    assert found[1].startswith(r"Add its format to [metadata.{x}\n{source}] formats in ")
+
+
+@pytest.mark.parametrize("separator", ["|", "ab", ""])
+def test_an_invalid_separator_is_reported_and_the_table_is_read_nevertheless(
+    tmp_path: Path, separator: str
+) -> None:
+    toml = TOML.replace("[metadata.age]", f'separator = "{separator}"\n[metadata.age]')
+    assert only_problem(write(tmp_path, toml=toml)).endswith(
+        f"[cohort]: separator must be one of ',', ';', '\\t', not {separator!r}."
+    )
+
+
+def test_the_known_keys_are_the_fields_of_the_sections() -> None:
+    assert COHORT_KEYS["positive"] == (str, int)
+    assert COHORT_KEYS["images"] == METADATA_KEYS["formats"] == SPLIT_KEYS["stratify"] == (list,)
+    assert COHORT_KEYS["id"] == COHORT_KEYS["group"] == (str,)
+    assert METADATA_KEYS["reference"] == (date,)
+    assert list(METADATA_KEYS) == ["column", "kind", "formats", "reference", "transform", "unit"]

@@ -1,0 +1,63 @@
+"""The image files of patients, and the warning about files that are not images."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from support.cohort_files import only_problem, problems, touch, write
+
+from mil_toolkit.cohort.cohort import read_cohort
+
+
+def test_images_are_found_below_the_patients_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("mil_toolkit")
+    logger.propagate = True  # a command that ran before has turned it off
+    path = write(tmp_path)
+    for name in (
+        "P1/slide 2/c.tiff",
+        "P1/notes.txt",
+        "P1/.hidden.png",
+        "P1/.cache/d.png",
+        "readme.md",
+        ".DS_Store",
+    ):
+        touch(tmp_path / "images" / name)
+    touch(tmp_path / "images/.ipynb_checkpoints/x.png")
+    cohort = read_cohort(path)
+    assert cohort.image_names["P1"] == ("a.png", "b.JPG", "slide 2/c.tiff")
+    assert cohort.images["P1"][2] == tmp_path / "images/P1/slide 2/c.tiff"
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 1 and messages[0].startswith("Ignoring 4 files without an image extension: ")
+    assert "images/readme.md" in messages[0] and "notes.txt" in messages[0]
+
+
+@pytest.mark.parametrize("ending", ["jpg", "jpeg", "png", "tif", "tiff", "bmp", "webp", "JPG", "Png"])
+def test_image_endings(tmp_path: Path, ending: str) -> None:
+    path = write(tmp_path)
+    touch(tmp_path / "images/P1" / f"z.{ending}")
+    assert read_cohort(path).image_names["P1"][-1] == f"z.{ending}"
+
+
+def test_a_patient_with_an_empty_folder_has_no_images(tmp_path: Path) -> None:
+    path = write(tmp_path, patients="P1 P2")
+    touch(tmp_path / "images/P3/notes.txt")
+    assert only_problem(path) == "table.csv: patient P3 has no images in images."
+
+
+def test_the_patients_of_a_missing_image_folder_are_not_reported_one_by_one(tmp_path: Path) -> None:
+    found = problems(write(tmp_path, patients=""))
+    assert len(found) == 1 and found[0].startswith("images is not a folder")
+
+
+def test_the_warning_about_ignored_files_can_be_switched_off(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("mil_toolkit").propagate = True  # a command that ran before has turned it off
+    path = write(tmp_path)
+    touch(tmp_path / "images/P1/notes.txt")
+    quiet = read_cohort(path, report_ignored=False)
+    assert not caplog.records
+    assert read_cohort(path).images == quiet.images
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Ignoring 1 file without an image extension: {tmp_path / 'images/P1/notes.txt'}"
+    ]

@@ -1,0 +1,67 @@
+"""The gallery of patients: order, attention and names."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from support.reports import rewrite, thumbnails, written
+from support.studies import Tiny
+
+from mil_toolkit.report.contents import read_contents
+from mil_toolkit.report.gallery import Naming, cases
+from mil_toolkit.study.tables import publish_table, read_predictions
+
+
+def test_the_worst_mistakes_come_first_with_every_patient_once(tiny: Tiny, study: Path) -> None:
+    found = cases(read_contents(study), Naming(False))
+    assert sorted(case.name for case in found) == sorted(tiny.cohort.labelled().patient_ids)
+    assert found == sorted(found, key=lambda case: (-case.wrong, -case.error))
+    predictions = read_predictions(study / "predictions.csv").set_index("patient_id")
+    for case in found:
+        row = predictions.loc[case.name]
+        assert case.wrong == (row["label"] != row["prediction"]) and case.probability == row["probability"]
+
+
+def test_images_are_ranked_by_attention_of_models_that_did_not_see_the_patient(study: Path) -> None:
+    attention = pd.concat(map(read_predictions, study.glob("outer/*/attention.csv")))
+    for case in cases(read_contents(study), Naming(False)):
+        expected = attention[attention["patient_id"] == case.name].sort_values("attention", ascending=False)
+        shown = case.shown_images  # all of them, as bags are small
+        assert [each.rank for each in shown] == list(range(1, len(expected) + 1))
+        np.testing.assert_allclose([each.attention for each in shown], expected["attention"])
+        assert case.attention is not None
+        assert case.attention.effective == pytest.approx(1 / (expected["attention"] ** 2).sum())
+
+
+def test_equal_attention_shows_no_ranks(copied: Path, tmp_path: Path) -> None:
+    for path in copied.glob("outer/*/attention.csv"):
+        table = read_predictions(path)
+        sizes = table.groupby("patient_id")["attention"].transform("size")
+        publish_table(path, table.assign(attention=1 / sizes))
+    shown = written(copied, tmp_path / "r.html")
+    assert "all with equal attention" in shown and "Highest attention" not in shown
+
+
+def test_an_anonymous_report_does_not_name_patients_or_files(
+    tiny: Tiny, copied: Path, tmp_path: Path
+) -> None:
+    places = ["P001/000.jpg = P002/001.jpg", "P003"]
+    finding = {"kind": "missing values", "level": "note", "text": "Some.", "advice": "", "where": places}
+    (copied / "audit.json").write_text(json.dumps([finding]))
+    shown = written(copied, tmp_path / "r.html", anonymise=True)
+    words = re.sub(r"data:image/jpeg[^\"]+", "", shown)
+    labelled = tiny.cohort.labelled()
+    for patient in labelled.patient_ids:
+        assert patient not in words
+        for name in labelled.image_names[patient]:
+            assert name not in words
+    assert str(tiny.folder) not in words and "/cohort.toml" not in words
+    assert "Patient 1" in words and "image 1" in words and len(thumbnails(shown)) > 24
+    ages = {f"{value:.4g}" for value in labelled.metadata["age"] if value == value}  # noqa: PLR0124
+    gallery = words.partition('id="cases"')[2]
+    rewrite(copied / "sources.json", lambda sources: sources.update(cohort="JANE/DOE.toml"))
+    assert "JANE" not in written(copied, tmp_path / "r.html", anonymise=True)
+    assert not [age for age in ages if f"age</bdi> <bdi>{age}" in gallery]

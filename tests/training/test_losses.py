@@ -1,0 +1,66 @@
+"""Losses, patient weights and instance dropout against their definitions."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mil_toolkit.config import HeadConfig
+from mil_toolkit.model.head import Logits
+from mil_toolkit.model.layers import generators
+from mil_toolkit.training.inputs import Inputs
+from mil_toolkit.training.losses import drop_instances, member_losses, patient_weights
+from mil_toolkit.training.patients import Patients
+
+MakePatients = Callable[..., Patients]
+CONFIG = HeadConfig()
+
+
+def test_class_weights_give_both_classes_the_same_total(make_patients: MakePatients) -> None:
+    patients = dataclasses.replace(make_patients(), labels=np.array([1] * 9 + [0] * 3))
+    inputs = Inputs(patients, [np.array([0, 1, 2, 3, 9, 10]), np.array([5, 6, 9, 10, 11])])
+    weights = patient_weights(inputs, CONFIG)
+    labels = torch.from_numpy(patients.labels)
+    torch.testing.assert_close(weights[:, labels == 1].sum(1), weights[:, labels == 0].sum(1))
+    torch.testing.assert_close(weights.sum(1), torch.tensor([6.0, 5.0]))
+    assert torch.equal(weights > 0, inputs.trains_on)
+    unweighted = patient_weights(inputs, dataclasses.replace(CONFIG, class_weights=False))
+    assert torch.equal(unweighted, inputs.trains_on.float())
+
+
+def test_the_loss_is_the_mean_over_the_training_patients_of_a_member() -> None:
+    logits, labels = torch.randn(2, 3), torch.tensor([1.0, 0.0, 1.0])
+    weights = torch.tensor([[0.5, 0.0, 1.5], [0.0, 0.0, 0.0]])
+    loss = member_losses(Logits(logits), labels, weights, CONFIG)
+    expected = (0.5 * functional.softplus(-logits[0, 0]) + 1.5 * functional.softplus(-logits[0, 2])) / 2
+    torch.testing.assert_close(loss, torch.stack([expected, torch.tensor(0.0)]))
+
+
+def test_late_fusion_adds_the_losses_of_the_branches() -> None:
+    image, metadata = torch.randn(1, 3), torch.randn(1, 3)
+    labels, weights = torch.tensor([1.0, 0.0, 1.0]), torch.ones(1, 3)
+    config = dataclasses.replace(CONFIG, auxiliary=0.3)
+
+    def loss(*logits: Tensor) -> Tensor:
+        return member_losses(Logits(*logits), labels, weights, config)
+
+    expected = loss(image + metadata) + 0.3 * (loss(image) + loss(metadata))
+    torch.testing.assert_close(loss(image + metadata, image, metadata), expected)
+
+
+def test_instance_dropout_keeps_its_share_and_never_empties_a_bag() -> None:
+    sizes = torch.tensor([1, 1000, 2, 1])
+    kept = drop_instances(sizes.tolist(), 0.9, generators([1, 2]))
+    assert kept[:, 1:1001].float().mean().item() == pytest.approx(0.1, abs=0.02)
+    assert all(part.any(1).all() for part in kept.split(sizes.tolist(), 1))
+    assert not torch.equal(kept[0], kept[1])
+
+
+def test_the_instance_that_is_always_kept_is_chosen_uniformly() -> None:
+    kept = drop_instances([3] * 4000, 1 - 1e-9, generators([1, 2]))
+    shares = kept[0].view(4000, 3).float().mean(0)
+    assert shares.tolist() == pytest.approx([1 / 3] * 3, abs=0.03)
