@@ -1,5 +1,6 @@
 """`MILClassifier`, a scikit-learn estimator, and `load_patients`, which returns a cohort as `X` and `y`."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from inspect import Parameter, Signature
@@ -31,6 +32,7 @@ from mil_toolkit.training.procedure import cross_fit_members, refit, run_trial
 if TYPE_CHECKING:
     from sklearn.utils import Tags  # scikit-learn 1.5 does not have it yet
 
+logger = logging.getLogger(__name__)
 ParameterValue = bool | int | float | str | None
 # The parameters are the fields of HeadConfig, the fields of StudyConfig that concern a single configuration,
 # and two that only the estimator has.
