@@ -33,7 +33,7 @@ def timm_architecture(name: str, side: int | None = None) -> Architecture:
         network,
         tuple(config["mean"]),
         tuple(config["std"]),
-        lambda: _classifier(timm, model, network),
+        lambda: _classifier(timm, model, network, config["classifier"] or ()),
         lambda: timm_weights(timm, model, config.get("hf_hub_id"), size),
         config["input_size"][-1],
         lambda other: timm_architecture(name, other),
@@ -51,12 +51,15 @@ def _check_name(timm: ModuleType, name: str, model: str) -> None:
         raise UsageError(f"--backbone {name}: timm has no weights {tag!r} of {base}. Choose {choices}.")
 
 
-def _classifier(timm: ModuleType, model: str, network: nn.Module) -> tuple[str, ...]:
+def _classifier(
+    timm: ModuleType, model: str, network: nn.Module, named: str | tuple[str, ...]
+) -> tuple[str, ...]:
     """Return the beginnings of the names of the tensors that only the model with its classifier has.
+
+    named: the classifier in timm's configuration
 
     Some classifiers have layers beside those that timm's configuration names, such as the BatchNorm of LeViT.
     """
-    named = network.pretrained_cfg["classifier"] or ()
     prefixes = [f"{name}." for name in ((named,) if isinstance(named, str) else named)]
     with torch.device("meta"):  # names only: nothing is computed
         complete = timm.create_model(model, num_classes=2).state_dict()

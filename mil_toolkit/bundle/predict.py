@@ -53,8 +53,9 @@ def predict(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> 
     """Apply a bundle to all patients of a cohort.
 
     Warns where the embeddings were computed in another precision or by another decoder than those of the
-    training patients, and where metadata lie outside what these patients had. Raises one DataError with all problems: metadata or features that differ from those the
-    model was trained with, and patients without embeddings.
+    training patients, and where metadata lie outside what these patients had (see `extrapolations`). Raises
+    one DataError with all problems: metadata or features that differ from those the model was trained with,
+    and patients without embeddings.
     """
     problems = [*_column_problems(bundle, cohort), *_feature_problems(bundle, cohort, cache)]
     if problems:

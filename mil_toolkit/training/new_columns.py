@@ -24,17 +24,15 @@ def column_problems(encoder: MetadataEncoder, metadata: pd.DataFrame) -> list[st
 
 def _category_problems(values: pd.Series, encoder: CategoryEncoder) -> list[str]:
     if len(values) and pd.api.types.is_numeric_dtype(values):
-        return [
-            f"Column {encoder.name!r} holds numbers such as {values.iloc[0]:g}; fit saw words:"
-            f" {_known(encoder)}. Give them as words."
-        ]
+        example = f"{values.iloc[0]:g}"
+        return [f"Column {encoder.name!r} holds numbers such as {example}; fit saw words: {_known(encoder)}."]
     spellings = {_key(word): word for word in encoder.categories}
     misspelt = {
         word: spellings[_key(word)] for word in unseen_words(values, encoder) if _key(word) in spellings
     }
     return [
-        f"Column {encoder.name!r} holds {word!r} ({count_of(int((values == word).sum()), 'row')}), where fit saw"
-        f" {spelling!r}. Spell it as for fit."
+        f"Column {encoder.name!r} holds {word!r} in {count_of(int((values == word).sum()), 'row')}; fit saw"
+        f" {spelling!r}. Use one spelling."
         for word, spelling in misspelt.items()
     ]
 
@@ -63,7 +61,8 @@ def unseen_lines(encoder: MetadataEncoder, metadata: pd.DataFrame) -> list[str]:
             unseen = some([f"{word!r} ({count})" for word, count in counts.items()])
             lines.append(
                 f"{column.name}: {sum(counts.values())} of {count_of(len(metadata), 'patient')} {verb} a word"
-                f" that training never saw and that counts as missing: {unseen}. Training saw {_known(column)}."
+                f" that training never saw and that counts as missing: {unseen}."
+                f" Training saw {_known(column)}."
             )
     return lines
 
