@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import estimator_checks
 from sklearn.utils.validation import check_is_fitted
@@ -32,7 +33,7 @@ WITHOUT_DATA = (
 )
 
 
-class BagsOfRows(ClassifierMixin, BaseEstimator):
+class BagsOfRows(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A small MILClassifier whose bags are the rows of an array (n, D)."""
 
     def __init__(self, folds: int = 2, members: int = 1, epochs: int = 3, components: int = 0, seed: int = 0):
@@ -47,23 +48,23 @@ class BagsOfRows(ClassifierMixin, BaseEstimator):
         tags.classifier_tags.multi_class = MILClassifier().__sklearn_tags__().classifier_tags.multi_class
         return tags
 
-    def fit(self, X: object, y: object) -> "BagsOfRows":
+    def fit(self, X: ArrayLike, y: ArrayLike) -> "BagsOfRows":
         from sklearn.utils.validation import validate_data
 
-        X, y = validate_data(self, X, y)
-        self.model_ = MILClassifier(device="cpu", hidden=32, **self.get_params()).fit(X[:, None], y)
+        rows, labels = validate_data(self, X, y)
+        self.model_ = MILClassifier(device="cpu", hidden=32, **self.get_params()).fit(rows[:, None], labels)
         self.classes_, self.n_iter_ = self.model_.classes_, self.model_.n_epochs_
         return self
 
-    def predict(self, X: object) -> np.ndarray:
+    def predict(self, X: ArrayLike) -> np.ndarray:
         bags = self._bags(X)
         return self.model_.predict(bags)
 
-    def predict_proba(self, X: object) -> np.ndarray:
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
         bags = self._bags(X)
         return self.model_.predict_proba(bags)
 
-    def _bags(self, X: object) -> np.ndarray:
+    def _bags(self, X: ArrayLike) -> np.ndarray:
         from sklearn.utils.validation import validate_data
 
         check_is_fitted(self)
