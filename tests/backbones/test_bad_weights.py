@@ -81,8 +81,8 @@ def try_out(
 def test_the_table_of_backbones_and_checkpoints_is_up_to_date(tmp_path: Path, command: Command) -> None:
     pytest.importorskip("timm")
     rows = [
-        (description, *try_out(tmp_path / str(number), *case, command))
-        for number, (description, *case) in enumerate(CASES)
+        (description, *try_out(tmp_path / str(number), backbone, side, weights, make, command))
+        for number, (description, backbone, side, weights, make) in enumerate(CASES)
     ]
     text = "What cannot be used is refused before the first image is read."
     check_section("Backbones and checkpoints", text, ("input", "exit code", "first message"), rows)
