@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mil_toolkit.bundle.bundle import BACKBONE, ModelBundle, declared, fingerprints
+from mil_toolkit.bundle.extrapolation import extrapolations
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.errors import DataError
@@ -52,14 +53,17 @@ def predict(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> 
     """Apply a bundle to all patients of a cohort.
 
     Warns where the embeddings were computed in another precision or by another decoder than those of the
-    training patients. Raises one DataError with all problems: metadata or features that differ from those the
-    model was trained with, and patients without embeddings.
+    training patients, and where metadata lie outside what these patients had (see `extrapolations`). Raises
+    one DataError with all problems: metadata or features that differ from those the model was trained with,
+    and patients without embeddings.
     """
     problems = [*_column_problems(bundle, cohort), *_feature_problems(bundle, cohort, cache)]
     if problems:
         raise DataError(problems)
     _warn_of_other_embeddings(bundle, cohort, cache)
     patients = Patients.of(cohort, cache)
+    for line in extrapolations(bundle, patients.metadata):
+        logger.warning("%s", line)
     probability, spread, attention = bundle.probabilities(patients)
     decided = (probability >= bundle.decision.threshold).astype(int)
     table = pd.DataFrame(

@@ -88,7 +88,7 @@ def extract(
     check_options(config, batch_size, workers, on_error)
     place = pick_device(device)
     recorded = Recorded(pick_precision(precision, place), DECODER)
-    backbone = backbone or build_backbone(config.backbone, config.weights)
+    backbone = backbone or build_backbone(config.backbone, config.weights, config.image_size)
     spec = make_spec(config, backbone)
     wanted = [wanted_images(cohort, patient) for patient in cohort.images if share.holds(patient)]
     _check_crop(config.crop, wanted)

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mil_toolkit.backbones.weights import StateDict, weight_digest
+from mil_toolkit.backbones.architecture import StateDict
+from mil_toolkit.backbones.weights import weight_digest
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import FinetuneConfig
 from mil_toolkit.core.devices import pick_precision
