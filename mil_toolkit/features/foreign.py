@@ -1,6 +1,7 @@
 """`read_foreign`: read and check one feature file of another tool."""
 
 import pickle
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +17,6 @@ from mil_toolkit.features.layouts import Source
 from mil_toolkit.features.spec import Tile
 from mil_toolkit.features.tiles import TILE_ATTRIBUTES, read_tile
 
-# What h5py, torch and NumPy raise for files that are damaged or of another kind.
-_UNREADABLE = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, EOFError)
 _ENCODER_ATTRIBUTES = ("encoder", "extractor")  # of TRIDENT and STAMP
 
 
@@ -46,13 +45,16 @@ def read_foreign(path: Path, layout: Source) -> Foreign:
     """
     try:
         foreign = _read(path, layout)
+    except DataError:
+        raise
     except pickle.UnpicklingError:  # its text advises to run the code in the file
         raise DataError(
             f"{printable(path)} cannot be read: it is not one tensor, as torch.save(tensor, path) writes it."
         ) from None
-    except _UNREADABLE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{printable(path)} cannot be read: {reason}.") from None
+    except Exception as error:  # for a damaged file, h5py, torch and NumPy raise nearly anything
+        lines = str(error).splitlines() or [type(error).__name__]
+        reason = lines[0].partition(". ")[0].removesuffix(".")
+        raise DataError(f"{printable(path)} cannot be read: {reason}.") from error
     features = foreign.features[0] if _has_leading_one(foreign.features) else foreign.features
     if features.ndim != 2 or not features.size or not np.issubdtype(features.dtype, np.floating):
         actual = f"{features.dtype} {features.shape}"
@@ -87,7 +89,9 @@ def _read(path: Path, layout: Source) -> Foreign:
 
 def _read_tensor(path: Path) -> NDArray[np.floating]:
     _check_start(path, (b"PK", b"\x80\x02"), "torch.save")  # since version 1.6 and before
-    tensor = torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about kinds of tensors that are refused below
+        tensor = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"it holds {type(tensor).__name__} instead of one tensor")
     tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor

@@ -47,7 +47,8 @@ def import_features(
 
     Features are stored in float16, the precision of every cache. The name of an instance consists of its
     file, row and coordinates. The size and magnification of tiles, if the files state them, are part of the
-    spec. Patients of the cache that are not in `source` stay, and are logged.
+    spec. Patients of an earlier import that this one does not have stay in the cache, and are
+    logged.
 
     Raises UsageError if `cohort_name` cannot name a folder. Raises DataError that names every file that
     cannot be imported, before anything is written: links, virtual or external data, values that are not
@@ -65,7 +66,7 @@ def import_features(
         new = (bag for bag in bags if _is_new(bag, cache))
         publish_in_shards(cache, new, Recorded(content.precision, f"imported from {format}"), SHARD_LIMITS)
     cache.refresh()
-    _log_others(cache, patients.keys(), source)
+    _log_others(cache, patients)
     return cache
 
 
@@ -99,15 +100,14 @@ def _spec(format: str, content: Content) -> Spec:
     return spec
 
 
-def _log_others(cache: FeatureCache, patients: Iterable[str], source: Path) -> None:
+def _log_others(cache: FeatureCache, patients: Iterable[str]) -> None:
     """Warn of patients that an earlier import left in the cache."""
     others = sorted({*cache.patient_ids}.difference(patients))
     if others:
         logger.warning(
-            "%s of the cache are not among the patients of %s and keep the features of an earlier import: %s."
-            " To drop them, remove %s and import again.",
+            "The cache keeps %s of an earlier import that this one does not have: %s. To drop them, remove %s"
+            " and import again.",
             count_of(len(others), "patient"),
-            source,
             some([printable(patient) for patient in others]),
             cache.folder,
         )

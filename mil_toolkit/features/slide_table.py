@@ -110,6 +110,6 @@ def _file_name(row: _Row, files: Mapping[str, FeatureFile], problems: Problems) 
 
 def _log_rest(path: Path, repeated: int, unused: int) -> None:
     if repeated:
-        logger.warning("%s: %s repeat others and count once.", path, count_of(repeated, "row"))
+        logger.warning("%s: %s ignored.", path, count_of(repeated, "repeated row"))
     if unused:
         logger.info("%d feature files are in no row of %s and were not imported.", unused, path)

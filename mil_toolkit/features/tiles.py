@@ -106,8 +106,8 @@ def silent_files(tiles: Mapping[Path, Tile | None]) -> str | None:
     if not silent or len(silent) == len(tiles):
         return None
     return (
-        f"{count_of(len(silent), 'file')} of {len(tiles)} state neither size nor magnification of their"
-        f" tiles, and are taken to be as the others: {some(silent)}."
+        f"Size and magnification of tiles are not stated in {len(silent)} of {count_of(len(tiles), 'file')},"
+        f" which are assumed to match the others: {some(silent)}."
     )
 
 
