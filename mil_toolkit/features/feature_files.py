@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mil_toolkit.core.errors import DataError, UsageError
-from mil_toolkit.core.text import printable, some
+from mil_toolkit.core.text import count_of, printable, some
 from mil_toolkit.features.layouts import Source
 
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
@@ -73,10 +73,10 @@ def _log_incomplete(folders: Sequence[Path], slides: Mapping[str, Sequence[Path]
         ]
         if absent:
             logger.warning(
-                "%s lacks %d of %d slides, which are read from %s: %s.",
+                "%s lacks %d of %s, read from %s instead: %s.",
                 folder,
                 len(absent),
-                len(slides),
+                count_of(len(slides), "slide"),
                 " and ".join(other.name for other in folders if other != folder),
                 some(sorted(absent)),
             )

@@ -42,8 +42,7 @@ def to_float16(path: Path, features: NDArray[np.floating]) -> NDArray[np.float16
 
 def conversion_loss(path: Path, features: NDArray[np.floating]) -> Loss:
     """Return what `to_float16` loses; raises DataError if it would spoil the whole file, and its errors."""
-    exact, converted = features.astype(np.float64), to_float16(path, features)
-    loss = Loss(np.abs(exact).max(axis=0), np.abs(exact - converted).max(axis=0))
+    loss = Loss(_largest(features), _largest(features - to_float16(path, features)))
     peak, error = loss.peaks.max(), loss.errors.max()
     if error > _TOLERANCE * peak:
         raise DataError(
@@ -51,6 +50,11 @@ def conversion_loss(path: Path, features: NDArray[np.floating]) -> Loss:
             f" {error / peak:.1%}. Multiply the features of all files by the same constant."
         )
     return loss
+
+
+def _largest(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the largest absolute value of each column."""
+    return np.maximum(values.max(axis=0), -values.min(axis=0)).astype(np.float64)
 
 
 def spoiled_columns(losses: Mapping[Path, Loss]) -> str | None:

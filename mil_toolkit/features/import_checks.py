@@ -145,7 +145,7 @@ def _log_remarks(described: Mapping[Path, _Described]) -> None:
         )
     ignored = Counter(name for file in described.values() for name in file.ignored)
     for name, count in sorted(ignored.items()):
-        logger.info("%s of %s: not imported.", printable(name), count_of(count, "file"))
+        logger.info("%s is not imported (%s).", printable(name), count_of(count, "file"))
     for warning in (
         silent_files({path: file.tile for path, file in described.items()}),
         spoiled_columns({path: file.loss for path, file in described.items()}),

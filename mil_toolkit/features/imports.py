@@ -56,6 +56,7 @@ def import_features(
     DataError if the files mix tiles of different sizes or magnifications.
     """
     _check_names(cohort_name, encoder)
+    encoder = None if encoder is None else encoder.strip()
     layout = SOURCES[format]
     files = find_feature_files(source, layout)
     patients = assign_slides(files, table) if table else _by_folder(files.values())

@@ -31,11 +31,11 @@ def test_the_union_of_both_folders_of_clam_is_imported(tmp_path: Path, command: 
     options = ("--format", "clam", "--encoder", "net", "--cohort", "c", "--cache", tmp_path / "cache")
     done = command("cache", "import", tmp_path / "f", *options, "--json")
     assert done.code == 0 and done.json["patients"] == 3
-    assert "f/h5_files lacks 2 of 3 slides, which are read from pt_files: s2, s3." in done.err
+    assert "f/h5_files lacks 2 of 3 slides, read from pt_files instead: s2, s3." in done.err
     write_features(tmp_path / "f/h5_files/s4.h5", encoder=None)
     done = command("cache", "import", tmp_path / "f", *options, "--json")
     assert done.json["patients"] == 4
-    assert "f/pt_files lacks 1 of 4 slides, which are read from h5_files: s4." in done.err
+    assert "f/pt_files lacks 1 of 4 slides, read from h5_files instead: s4." in done.err
 
 
 def test_an_empty_h5_files_leaves_the_tensors(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_the_option_does_not_override_what_the_files_say(
     write_features(tmp_path / "f/a.h5", encoder=encoder)
     with pytest.raises(DataError, match=r"--encoder uni: the files say conch, as .*a\.h5 does"):
         import_features(tmp_path / "f", format, tmp_path, "c", "uni")
-    assert import_features(tmp_path / "f", format, tmp_path, "c", "conch").spec["backbone"] == "conch"
+    assert import_features(tmp_path / "f", format, tmp_path, "c", " conch ").spec["backbone"] == "conch"
 
 
 def test_the_option_names_the_encoder_of_files_that_do_not_say(tmp_path: Path) -> None:
