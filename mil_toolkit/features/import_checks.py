@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mil_toolkit.core.errors import DataError
-from mil_toolkit.core.text import count_of, printable, some
+from mil_toolkit.core.text import count_of, each_or_most, printable, some
 from mil_toolkit.features.feature_files import FeatureFile
 from mil_toolkit.features.foreign import read_foreign
 from mil_toolkit.features.half_precision import Loss, conversion_loss, spoiled_columns, to_float16
@@ -117,10 +117,15 @@ def _encoder_problems(encoder: str | None, files: Sequence[Path], stated: Mappin
         ]
     if silent and not stated:
         return ["The files do not say which network made them. Name it with --encoder."]
-    return [
-        f"{path}: does not say which network made it, although others do. If it was the same, pass --encoder."
-        for path in silent
-    ]
+    return each_or_most(
+        silent,
+        len(files),
+        (
+            f"{path}: does not say which network made it, as others do. Name it with --encoder."
+            for path in silent
+        ),
+        "files do not say which network made them, as others do. Name it with --encoder:",
+    )
 
 
 def _first(stated: Mapping[Path, str], name: str) -> Path:

@@ -1,36 +1,22 @@
 """`assign_slides`: the table that says which feature files belong to which patient."""
 
 import logging
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mil_toolkit.cohort.cells import is_missing, normal_form
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import TextTable, read_table
-from mil_toolkit.core.text import count_of
+from mil_toolkit.core.text import count_of, each_or_most
 from mil_toolkit.features.feature_files import FeatureFile
 
 _COLUMNS = (("case_id", "slide_id"), ("PATIENT", "FILENAME"), ("patient", "path"))
 # Of feature files and slides. Nothing else is cut from a name: that of a slide of TCGA contains dots.
-_EXTENSIONS = (
-    *(
-        "bif",
-        "czi",
-        "dcm",
-        "h5",
-        "hdf5",
-        "isyntax",
-        "jpeg",
-        "jpg",
-        "mrxs",
-        "ndpi",
-        "npy",
-        "png",
-        "pt",
-        "qptiff",
-    ),
-    *("scn", "svs", "svslide", "tif", "tiff", "vms", "vmu"),
+_EXTENSION = re.compile(
+    r"[.](bif|czi|dcm|h5|hdf5|isyntax|jpe?g|mrxs|ndpi|npy|png|pt|qptiff|scn|svs|svslide|tiff?|vms|vmu)\Z",
+    re.IGNORECASE,
 )
 logger = logging.getLogger(__name__)
 
@@ -54,11 +40,11 @@ def assign_slides(files: Mapping[str, FeatureFile], path: Path) -> dict[str, lis
     """
     problems = Problems()
     owners: dict[str, _Row] = {}
-    repeated = 0
-    for row in _rows(path, problems):
-        name = _file_name(row, files, problems)
-        owner = owners.setdefault(name, row) if name else row
-        repeated += owner is not row
+    rows = [*_rows(path, problems)]
+    named = [(row, name) for row in rows if (name := _file_name(row.slide, files)) is not None]
+    problems.extend(_without_file(rows, named, path))
+    for row, name in named:
+        owner = owners.setdefault(name, row)
         if owner.patient != row.patient:
             problems.add(
                 f"slide {row.slide!r} belongs to patient {row.patient} here, but to {owner.patient} in"
@@ -66,7 +52,7 @@ def assign_slides(files: Mapping[str, FeatureFile], path: Path) -> dict[str, lis
                 row.place,
             )
     problems.raise_if_any()
-    _log_rest(path, repeated, len(files) - len(owners))
+    _log_rest(path, len(named) - len(owners), len(files) - len(owners))
     patients: dict[str, list[FeatureFile]] = {}
     for name, row in owners.items():
         patients.setdefault(row.patient, []).append(files[name])
@@ -98,14 +84,21 @@ def _columns(table: TextTable, problems: Problems) -> tuple[list[str], list[str]
     return [], []
 
 
-def _file_name(row: _Row, files: Mapping[str, FeatureFile], problems: Problems) -> str | None:
-    """Return the name of the row's file, which the table may give with the extension of the file or slide."""
-    stem, dot, extension = row.slide.rpartition(".")
-    names = [row.slide, stem] if dot and extension.lower() in _EXTENSIONS else [row.slide]
-    name = next((name for name in names if name in files), None)
-    if name is None:
-        problems.add(f"there is no feature file {row.slide!r}.", f"{row.place} (patient {row.patient})")
-    return name
+def _file_name(slide: str, files: Mapping[str, FeatureFile]) -> str | None:
+    """Return the name of a slide's file; the table may add the extension of the file or the slide."""
+    return next((name for name in (slide, _EXTENSION.sub("", slide)) if name in files), None)
+
+
+def _without_file(rows: Sequence[_Row], named: Sequence[tuple[_Row, str]], path: Path) -> list[str]:
+    """Return the lines of an error about rows whose slide has no file, one line if they are most rows."""
+    present = {row for row, _ in named}
+    absent = [row for row in rows if row not in present]
+    lines = (
+        f"{row.place} (patient {row.patient}): there is no feature file {row.slide!r}." for row in absent
+    )
+    return each_or_most(
+        [repr(row.slide) for row in absent], len(rows), lines, f"rows of {path} name no feature file:"
+    )
 
 
 def _log_rest(path: Path, repeated: int, unused: int) -> None:

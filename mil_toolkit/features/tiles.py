@@ -73,12 +73,17 @@ def _magnified(stated: _Stated) -> Tile | None:
     if stated.target_magnification is not None:
         return {**tile, "magnification": stated.target_magnification}
     if scale and stated.level0_magnification is not None:
-        return {**tile, "magnification": stated.level0_magnification / scale}
+        return {**tile, "magnification": _rounded(stated.level0_magnification / scale)}
     if downsample := scale or stated.downsample:
-        tile["downsample"] = float(f"{downsample:.2g}")  # CLAM computes it from rounded sizes: 4.0003
+        tile["downsample"] = _rounded(downsample)
     if stated.patch_level is not None:
         tile["level"] = stated.patch_level
     return tile
+
+
+def _rounded(ratio: float) -> float:
+    """Round a ratio of sizes, which are themselves rounded to whole pixels: 4.0003 stands for 4."""
+    return float(f"{ratio:.2g}" if ratio < 10 else f"{ratio:.3g}")
 
 
 def tile_problems(tiles: Mapping[Path, Tile | None]) -> list[str]:

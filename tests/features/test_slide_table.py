@@ -95,3 +95,11 @@ def test_all_problems_are_reported_at_once(tmp_path: Path, command: Command) -> 
     done = try_table(tmp_path, command, "case_id,slide_id\nA,s1\n,s2\nB,s1\nC,s9\nD\n")
     rows = [f"row {number}" in done.err for number in range(2, 7)]
     assert done.code == 3 and len(done.err.splitlines()) == 4 and all(rows)
+
+
+def test_rows_without_files_are_summarised_if_they_are_most(tmp_path: Path, command: Command) -> None:
+    """As in the table of another folder."""
+    rows = "".join(f"A,other{number}\n" for number in range(500))
+    done = try_table(tmp_path, command, f"case_id,slide_id\nA,s1\n{rows}")
+    assert done.code == 3 and len(done.err.splitlines()) == 1
+    assert "500 of 501 rows of" in done.err and "name no feature file: 'other0', 'other1'" in done.err

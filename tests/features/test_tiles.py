@@ -42,6 +42,10 @@ STATED: dict[str, tuple[dict[str, str], Tile | None]] = {
         {"patch_size": "256", "patch_level": "1", "downsample": "4.0003"},
         {"size_px": 256, "downsample": 4, "level": 1},
     ),
+    "TRIDENT, sizes in whole pixels": (
+        {"patch_size": "256", "patch_size_level0": "819", "level0_magnification": "40"},
+        {"size_px": 256, "magnification": 12.5},
+    ),
     "STAMP": (
         {"tile_size_um": "256.0", "tile_size_px": "224", "unit": "um"},
         {"size_um": 256, "size_px": 224},
