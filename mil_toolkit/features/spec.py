@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from mil_toolkit.backbones.spec import RANDOM_SEED, BackboneSpec
 from mil_toolkit.config import ExtractionConfig
@@ -16,6 +16,22 @@ SCHEMA = 1
 FILE_NAME = "spec.json"
 
 
+class Tile(TypedDict, total=False):
+    """What another tool recorded about the size of its tiles; it has only the keys that the files state.
+
+    size_um, size_px: side of a tile in micrometres (STAMP) and in the pixels that the network saw
+    magnification: at which tiles were cut (TRIDENT)
+    level: of the slide's pyramid from which tiles were read (CLAM)
+    downsample: factor from the slide's highest resolution to the tiles', if the magnification is unknown
+    """
+
+    size_um: float
+    size_px: float
+    magnification: float
+    level: float
+    downsample: float
+
+
 class Spec(BackboneSpec):
     """Everything that an embedding depends on; JSON-compatible.
 
@@ -23,12 +39,14 @@ class Spec(BackboneSpec):
     image_size: side of the square that images are resized to, in pixels; 0 for imported features
     crop: side of the centre crop before the resize, in pixels; 0 for none
     preprocess: a name in `PREPROCESSES`
+    tile: of imported features, if the files state it
     """
 
     schema: int
     image_size: int
     crop: int
     preprocess: str
+    tile: NotRequired[Tile]
 
 
 def make_spec(config: ExtractionConfig, backbone: "Backbone") -> Spec:
