@@ -67,7 +67,7 @@ def test_exit_codes(toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_cuda_is_refused_on_a_machine_without_it(toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """There is no silent fallback to the CPU."""
     assert command(toml, "--device", "cuda") == 2
-    assert "this machine has 0 usable for CUDA" in capsys.readouterr().err
+    assert "CUDA device 0 was requested, but 0 are usable" in capsys.readouterr().err
 
 
 def test_shard_auto_reads_the_environment(

@@ -37,7 +37,7 @@ def test_the_report_replaces_an_older_page_only(
     monkeypatch.setattr("mil_toolkit.report.page.render", None)  # not reached
     for output, words in (
         (table, "is not an HTML page"),
-        (tmp_path, "is no file"),
+        (tmp_path, "is not a file"),
         (table / "x", "Not a directory"),
     ):
         done = command("report", tiny.study, "--output", output)
