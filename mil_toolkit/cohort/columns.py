@@ -59,10 +59,13 @@ def _repeated_ids(table: TextTable, repeated: Sequence[str]) -> list[str]:
     """Return a line for each row that repeats an id, or one line if they are so many that it is the rule."""
     if len(repeated) <= SOME or 4 * len(repeated) < len(table.rows):
         return [f"{line}." for line in repeated]
+    advice = (
+        "If its rows are images, make another table with one row per patient, and name this one as"
+        " image_table, with the columns patient and path, instead of images."
+    )
     return [
         f"{len(repeated)} of {len(table.rows)} rows repeat the id of an earlier row: {some(repeated)}.",
-        f"{table.name} needs one row per patient. If its rows are images, make another table with one row per"
-        f" patient, and name this one as image_table, with the columns patient and path, instead of images.",
+        f"{table.name} needs one row per patient. {advice}",
     ]
 
 

@@ -6,6 +6,7 @@ import io
 import itertools
 import re
 from collections import Counter
+from contextlib import suppress
 
 from mil_toolkit.cohort.problems import Problems
 
@@ -61,10 +62,8 @@ def _agreement(text: str, separator: str) -> tuple[int, int]:
     """Return how many rows have the most common number of cells above one, and that number."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     widths: Counter[int] = Counter()
-    try:
+    with suppress(csv.Error):  # the rows above count
         widths.update(len(row) for row in itertools.islice(reader, JUDGED) if len(row) > 1)
-    except csv.Error:
-        pass  # the rows above count
     return max(((count, width) for width, count in widths.items()), default=(0, 1))
 
 

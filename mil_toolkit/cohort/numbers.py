@@ -56,9 +56,9 @@ def looks_numeric(cell: str) -> bool:
     return any(is_number(candidate, decimal) for candidate in candidates for decimal in ".,")
 
 
-def has_spaced_thousands(cell: str, decimal: str) -> bool:
-    """Return whether spaces or apostrophes separate the thousands of a number."""
-    return is_number(cell, decimal) and any(mark in cell for mark in SPACES)
+def has_separated_thousands(cell: str, decimal: str) -> bool:
+    """Return whether a cell is a number with separated thousands."""
+    return is_number(cell, decimal) and _without_thousands(cell, decimal) != cell
 
 
 def ambiguous_thousands(cells: Sequence[str], decimal: str) -> list[str]:

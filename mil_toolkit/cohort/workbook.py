@@ -72,7 +72,7 @@ def read_workbook(data: bytes, name: str, problems: Problems, sheet: str | None)
             values, formulas = _load(data, values=True), _load(data, values=False)
             title = _sheet_title(values, name, problems, sheet)
             return None if title is None else _read_sheet(values[title], formulas[title], name, problems)
-    except Exception as error:  # openpyxl raises many kinds of errors at a damaged file
+    except Exception as error:  # noqa: BLE001 - openpyxl raises many kinds of errors at a damaged file
         problems.add(f"{name} cannot be read as an Excel workbook: {printable(str(error))}. {SAVE}")
         return None
 
