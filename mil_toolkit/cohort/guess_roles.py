@@ -42,9 +42,12 @@ def guess_id(table: str, columns: Mapping[str, Sequence[str]], folders: Collecti
         name: len({normal_form(cell) for cell in cells} & set(folders)) for name, cells in columns.items()
     }
     most = max(shared.values(), default=0)
-    if not most:
+    rivals = [name for name, count in shared.items() if 2 * count >= most > 0]
+    alike = {
+        name: shared[name] + len(near_ids(name, cells, folders).pairs) for name, cells in columns.items()
+    }
+    if max(alike, key=lambda name: alike[name], default="") not in rivals:
         raise DataError(_no_id(table, columns, folders))
-    rivals = [name for name, count in shared.items() if 2 * count >= most]
     best = max(rivals, key=lambda name: _id_rank(name, columns[name], shared[name]))
     return IdGuess(best, tuple(_doubts_of_id(best, rivals, columns, folders)))
 

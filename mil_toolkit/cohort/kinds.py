@@ -7,7 +7,7 @@ from datetime import date
 
 from mil_toolkit.cohort.cells import is_missing, is_missing_value, normal_form
 from mil_toolkit.cohort.dates import read_date, serial_day
-from mil_toolkit.cohort.numbers import is_limit, is_number, number_text
+from mil_toolkit.cohort.numbers import is_limit, is_number, may_group, number_text
 from mil_toolkit.core.text import printable
 
 OLDEST = 130  # years; a greater age means that the date was misread
@@ -69,7 +69,8 @@ def _unreadable_number(cell: str, decimal: str) -> Unreadable:
         return Unreadable('contains a point, but decimal = "," is declared.')
     if decimal == "." and is_number(cell, ","):
         advice = 'If it is a decimal comma, add decimal = "," to [cohort]'
-        return Unreadable("contains a comma.", advice)
+        both = f", so it is {cell.replace(',', '.')} or {cell.replace(',', '')}" if may_group(cell) else ""
+        return Unreadable(f"contains a comma{both}.", advice)
     return Unreadable("is not a finite number.")
 
 

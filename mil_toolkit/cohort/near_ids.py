@@ -17,11 +17,12 @@ class NearIds:
     pairs: tuple[tuple[str, str], ...]
 
     def __str__(self) -> str:
-        shown = [
-            f"{printable(repr(cell))} in the table, {printable(repr(folder))} as folder"
-            for cell, folder in self.pairs
-        ]
-        return some(shown)
+        return some(
+            [
+                f"{printable(repr(cell))} for the folder {printable(repr(folder))}"
+                for cell, folder in self.pairs
+            ]
+        )
 
 
 def nearest_column(columns: Mapping[str, Sequence[str]], folders: Collection[str]) -> NearIds | None:

@@ -61,7 +61,12 @@ def has_separated_thousands(cell: str, decimal: str) -> bool:
     return is_number(cell, decimal) and _without_thousands(cell, decimal) != cell
 
 
+def may_group(cell: str) -> bool:
+    """Return whether the only sign in a number may separate thousands as well as decimals."""
+    return THREE_DIGITS.fullmatch(cell) is not None
+
+
 def ambiguous_thousands(cells: Sequence[str], decimal: str) -> list[str]:
     """Return the cells with a decimal sign if in each it may separate thousands as well; otherwise none."""
     signed = [cell for cell in cells if decimal in cell and not isinstance(cell, NumberCell)]
-    return signed if all(THREE_DIGITS.fullmatch(cell) for cell in signed) else []
+    return signed if all(map(may_group, signed)) else []

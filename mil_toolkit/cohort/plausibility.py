@@ -48,9 +48,7 @@ def odd_numbers(header: str, values: Values) -> Iterator[Oddity]:
     if is_named_birth(header):
         yield from _some("of a column of birth dates, read as plain numbers", ~np.isnan(values))
         return
-    placeholders = np.isin(values, [-nine for nine in NINES]) & (_share(values < 0, values) <= FEW)
-    largest = np.max(values[~np.isnan(values) & ~np.isin(values, NINES)], initial=1)
-    placeholders |= np.isin(values, NINES) & (values >= 99) & (values / ISOLATED > largest)
+    placeholders = _placeholders(values)
     yield from _some("perhaps standing for a missing value", placeholders)
     negative = (values < 0) & ~placeholders
     if is_named_count(header) or is_named_age(header) or _share(negative, values) <= FEW:
@@ -60,13 +58,23 @@ def odd_numbers(header: str, values: Values) -> Iterator[Oddity]:
         yield from _some("far below the ages of the other patients, who are adults", _children(values))
 
 
+def _placeholders(values: Values) -> Mask:
+    """Return where the values are nines that stand far from the others, such as -999."""
+    nines = np.isin(np.abs(values), NINES)
+    others = values[~nines & ~np.isnan(values)]
+    isolated = np.abs(values) / ISOLATED > np.max(np.abs(others), initial=1)
+    negative = (values < 0) & bool((others < 0).mean() <= FEW if len(others) else True)
+    placeholders: Mask = nines & (negative | isolated) & ((values < 0) | (values >= 99))
+    return placeholders
+
+
 def odd_ages(ages: Values, reference: date) -> Iterator[Oddity]:
     """Yield what is implausible in the ages at the reference that dates of birth give."""
     births = [None if np.isnan(age) else reference - timedelta(age * DAYS_PER_YEAR) for age in ages]
     placeholders = np.array([birth in PLACEHOLDER_DAYS for birth in births], dtype=bool)
     yield from _some("perhaps standing for an unknown date", placeholders)
     yield from _some(f"giving an age above {OLD} years", (ages > OLD) & ~placeholders)
-    yield from _some("giving the age of a child among adults; is the century right?", _children(ages))
+    yield from _some("giving the age of a child among adults (perhaps the wrong century)", _children(ages))
 
 
 def _some(reason: str, where: Mask) -> Iterator[Oddity]:
