@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,14 @@ from mil_toolkit.cohort.toml import suggestion
 from mil_toolkit.core.text import SOME, each_or_most, printable, some
 
 CLASSES = {"negative": 0, "positive": 1, "unlabelled": -1}  # by the key that declares the word
+
+
+class _RepeatedId(NamedTuple):
+    """A patient's first row, and a later one."""
+
+    patient: str
+    first: int
+    row: int
 
 
 def check_columns(declared: Declaration, table: TextTable, problems: Problems) -> None:
@@ -38,14 +47,15 @@ def check_columns(declared: Declaration, table: TextTable, problems: Problems) -
 def read_patient_ids(declared: Declaration, table: TextTable, problems: Problems) -> list[str]:
     """Return the different ids in the order of the table; missing and repeated ids are reported."""
     first: dict[str, int] = {}
-    missing, repeated = [], []
+    missing: list[str] = []
+    repeated: list[_RepeatedId] = []
     cells = map(normal_form, table.column(declared.cohort.id) or [])
     for number, cell in zip(table.numbers, cells, strict=False):
         place = table.place(number)
         if is_missing(cell):
             missing.append(place)
         elif cell in first:
-            repeated.append(f"{place}: patient {printable(cell)} already appears in row {first[cell]}")
+            repeated.append(_RepeatedId(cell, first[cell], number))
         else:
             first[cell] = number
     each = (f"{place}: no id in column {declared.cohort.id!r}." for place in missing)
@@ -55,18 +65,20 @@ def read_patient_ids(declared: Declaration, table: TextTable, problems: Problems
     return list(first)
 
 
-def _repeated_ids(table: TextTable, repeated: Sequence[str]) -> list[str]:
+def _repeated_ids(table: TextTable, repeated: Sequence[_RepeatedId]) -> list[str]:
     """Return a line for each row that repeats an id, or one line if they are so many that it is the rule."""
     if len(repeated) <= SOME or 4 * len(repeated) < len(table.rows):
-        return [f"{line}." for line in repeated]
+        return [
+            f"{table.place(row)}: patient {printable(patient)} already appears in row {first}."
+            for patient, first, row in repeated
+        ]
+    rows = some([f"{printable(patient)} (rows {first} and {row})" for patient, first, row in repeated])
     advice = (
         "If its rows are images, make another table with one row per patient, and name this one as"
         " image_table, with the columns patient and path, instead of images."
     )
-    return [
-        f"{len(repeated)} of {len(table.rows)} rows repeat the id of an earlier row: {some(repeated)}.",
-        f"{table.name} needs one row per patient. {advice}",
-    ]
+    count = f"{len(repeated)} of {len(table.rows)} rows of {table.name} repeat the id of an earlier row"
+    return [f"{count}: {rows}. The table needs one row per patient. {advice}"]
 
 
 def read_labels(declared: Declaration, table: TextTable, problems: Problems) -> list[int]:

@@ -141,10 +141,11 @@ def _guess_number(column: TableColumn, decimal: str) -> Guess:
     known = values[~np.isnan(values)]
     if not np.isfinite(known).all():
         return _left_out_to_check(column.name, "some numbers are too large to be read")
-    dates = numbers_for_dates(present(column.cells)) if is_named_birth(column.name) else None
+    known_cells = [cell for cell, text in zip(column.cells, texts, strict=True) if text is not None]
+    dates = numbers_for_dates(known_cells) if is_named_birth(column.name) else None
     if dates is not None:
         reason = f"its name is that of a date of birth, but it holds {dates}"
-        return _left_out_to_check(column.name, f"{reason}. Format it as dates in the spreadsheet")
+        return _left_out_to_check(column.name, reason)
     return Guess("number", tuple(_number_lines(column, decimal, values, known)))
 
 

@@ -36,7 +36,7 @@ def guess_id(table: str, columns: Mapping[str, Sequence[str]], folders: Collecti
 
     A column that only numbers the rows loses against any other with at least half as many.
 
-    Raises DataError if no column contains any.
+    Raises DataError if no column contains any, or if another column nearly matches more of them.
     """
     shared = {
         name: len({normal_form(cell) for cell in cells} & set(folders)) for name, cells in columns.items()
@@ -67,7 +67,7 @@ def _no_id(table: str, columns: Mapping[str, Sequence[str]], folders: Collection
             f"{reason} Each patient needs a folder named as the patient's id; otherwise, write a cohort.toml"
             " with image_table by hand."
         )
-    closest = f"Closest is {printable(repr(near.column))}: {near}"
+    closest = f"Closest is {printable(repr(near.column))}, with {near}"
     return (
         f"{reason} {closest}. Ids and folder names must be the same; rename the folders or change the cells."
     )
@@ -89,7 +89,7 @@ def _doubts_of_id(
         yield f"{printable(best)} is taken as the id, although it only numbers the rows."
     near = near_ids(best, cells, folders)
     if near.pairs:
-        yield f"ids in {printable(best)} nearly match folders, but must be the same: {near}."
+        yield f"ids in {printable(best)} must be the same as the names of the folders, but there is {near}."
     if len(set(cells)) < len(cells):
         repeated = [cell for cell, count in Counter(cells).items() if count > 1]
         yield (

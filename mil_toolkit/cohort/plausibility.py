@@ -98,8 +98,9 @@ def numbers_for_dates(cells: Sequence[str]) -> str | None:
     """Return what numbers in a column of birth dates seem to be, or None if they are nothing known."""
     years = [cell for cell in cells if cell.isdecimal() and int(cell) in BIRTH_YEARS]
     if len(years) == len(cells):
-        return f"years ({printable(repr(cells[0]))}), without a day and a month"
+        return f"years ({printable(repr(cells[0]))}), without a day and a month. Use a column of whole dates or of ages"
     day = serial_day(cells[0])
     if day is None:
         return None
-    return f"the numbers by which spreadsheets store dates ({printable(repr(cells[0]))} may be {day})"
+    serial = f"{printable(repr(cells[0]))} may be {day}"
+    return f"the numbers by which spreadsheets store dates ({serial}). Format it as dates in the spreadsheet"

@@ -24,7 +24,7 @@ def warn_of_values(declared: Declaration, table: TextTable, values: Mapping[str,
     for column in declared.columns:
         places, cells = zip(*cells_of(declared, table, column.column), strict=True)
         for line in two_digit_years(column, cells):
-            logger.warning("%s: %s %s", table.name, printable(column.column), line)
+            logger.warning("%s: %s: %s", table.name, printable(column.column), line)
         for oddity in _oddities(column, values[column.name]):
             short = [place.removeprefix(f"{table.name}, ") for place in places]
             logger.warning("%s: %s: %s", table.name, printable(column.column), oddity.line(cells, short))
