@@ -107,7 +107,7 @@ def _mixed(column: TableColumn, values: Sequence[str], decimal: str) -> Guess | 
     verb = "is" if count == 1 else "are"
     reason = f"{len(fitting)} of {len(values)} cells are {kind}, {count} {verb} not, {examples(others)}"
     codes = "" if kind == "dates" else '; if all are codes, use kind = "category"'
-    advice = f"Correct or empty them{codes}"
+    advice = f"Correct or empty {'it' if count == 1 else 'them'}{codes}"
     return _left_out_to_check(column.name, f"{reason} ({column.rows_of(others)}). {advice}")
 
 

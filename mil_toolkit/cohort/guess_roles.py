@@ -46,7 +46,7 @@ def guess_id(table: str, columns: Mapping[str, Sequence[str]], folders: Collecti
     alike = {
         name: shared[name] + len(near_ids(name, cells, folders).pairs) for name, cells in columns.items()
     }
-    if max(alike, key=lambda name: alike[name], default="") not in rivals:
+    if max(alike.values(), default=0) > max((alike[name] for name in rivals), default=-1):
         raise DataError(_no_id(table, columns, folders))
     best = max(rivals, key=lambda name: _id_rank(name, columns[name], shared[name]))
     return IdGuess(best, tuple(_doubts_of_id(best, rivals, columns, folders)))

@@ -98,7 +98,8 @@ def numbers_for_dates(cells: Sequence[str]) -> str | None:
     """Return what numbers in a column of birth dates seem to be, or None if they are nothing known."""
     years = [cell for cell in cells if cell.isdecimal() and int(cell) in BIRTH_YEARS]
     if len(years) == len(cells):
-        return f"years ({printable(repr(cells[0]))}), without a day and a month. Use a column of whole dates or of ages"
+        years_only = f"years ({printable(repr(cells[0]))}), without a day and a month"
+        return f"{years_only}. Use a column of whole dates or of ages"
     day = serial_day(cells[0])
     if day is None:
         return None

@@ -98,8 +98,8 @@ def test_the_section_of_tables_is_up_to_date(tmp_path: Path, command: Command) -
         for number, (description, name, content, patients) in enumerate(TABLES)
     ]
     text = (
-        "What `mil-init` says of a table. With exit code 0 it writes a draft in which the message stands behind\n"
-        "`CHECK`. In a declared cohort, a cell that cannot be read is an error with its row, and an implausible\n"
-        "value is a warning with its row."
+        "What `mil-init` says of a table. With exit code 0 it writes a draft, in which the message follows\n"
+        "`CHECK`. In a declared cohort, a cell that cannot be read is an error with its row, and an\n"
+        "implausible value is a warning with its row."
     )
     check_section("Tables", text, ("table", "exit code", "first message"), rows)

@@ -56,3 +56,8 @@ def test_single_ids_that_nearly_match_are_flagged(tmp_path: Path) -> None:
 
 def test_ids_without_any_likeness_have_no_closest_column() -> None:
     assert nearest_column({"ID": ["abc", ""]}, ["xyz"]) is None
+
+
+def test_a_column_that_nearly_matches_does_not_compete_with_one_that_matches(tmp_path: Path) -> None:
+    _, document = draft(tmp_path, "Code,Patient,LABEL\np1,P1,1\np2,P2,0\np3,P3,1\np4,P4,0\n")
+    assert document["cohort"]["id"] == "Patient"

@@ -1,5 +1,6 @@
 """Reading Excel workbooks: typed cells, sheets, and files that are not workbooks."""
 
+from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
 
@@ -40,7 +41,7 @@ ROWS = [
 ]
 
 
-def cohort_of(folder: Path, more: str = "", rows: list[tuple[object, ...]] = ROWS) -> Path:
+def cohort_of(folder: Path, more: str = "", rows: Sequence[Sequence[object]] = ROWS) -> Path:
     write_workbook(folder / "t.xlsx", {"Data": rows, "Empty": []})
     (folder / "c.toml").write_text(TOML.format(more=more))
     return folder / "c.toml"
