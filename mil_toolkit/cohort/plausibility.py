@@ -22,7 +22,8 @@ OLD, ADULT, CHILD = 110, 18, 12  # years
 FEW_CHILDREN = 0.1
 PLACEHOLDER_DAYS = frozenset(
     [date(1899, 12, 30), date(1899, 12, 31), date(1900, 1, 1), date(1901, 1, 1), date(1904, 1, 1)]
-) | {date(1970, 1, 1)}  # where spreadsheets and Unix start to count
+)
+UNIX_START = date(1970, 1, 1)  # a usual date of birth, but suspicious if several patients have it
 BIRTH_YEARS = range(1890, 2100)
 
 
@@ -71,7 +72,8 @@ def _placeholders(values: Values) -> Mask:
 def odd_ages(ages: Values, reference: date) -> Iterator[Oddity]:
     """Yield what is implausible in the ages at the reference that dates of birth give."""
     births = [None if np.isnan(age) else reference - timedelta(age * DAYS_PER_YEAR) for age in ages]
-    placeholders = np.array([birth in PLACEHOLDER_DAYS for birth in births], dtype=bool)
+    suspicious = PLACEHOLDER_DAYS | ({UNIX_START} if births.count(UNIX_START) > 1 else set())
+    placeholders = np.array([birth in suspicious for birth in births], dtype=bool)
     yield from _some("perhaps standing for an unknown date", placeholders)
     yield from _some(f"giving an age above {OLD} years", (ages > OLD) & ~placeholders)
     yield from _some("giving the age of a child among adults (perhaps the wrong century)", _children(ages))

@@ -28,7 +28,7 @@ from mil_toolkit.core.errors import DataError
 def test_the_closest_column_is_shown_with_its_cells_and_folders(
     tmp_path: Path, cell: str, folder: str
 ) -> None:
-    table, images = write_data(tmp_path, f"Alter;Patient;L\n50;{cell};1\n60;zzz;0\n", "")
+    table, images = write_data(tmp_path, f"Alter;Patient;L\n50;{cell};a\n60;zzz;b\n", "")
     (images / folder).mkdir(parents=True)
     with pytest.raises(DataError) as caught:
         draft_cohort(table, [images], tmp_path / "cohort.toml")

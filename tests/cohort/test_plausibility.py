@@ -57,7 +57,7 @@ def ages(*births: date) -> np.ndarray:
     [
         (date(1900, 1, 1), "perhaps standing for an unknown date"),
         (date(1899, 12, 30), "perhaps standing for an unknown date"),
-        (date(1970, 1, 1), "perhaps standing for an unknown date"),
+        (date(1970, 1, 1), None),
         (date(1905, 5, 6), "giving an age above 110 years"),
         (date(2022, 5, 6), "giving the age of a child among adults (perhaps the wrong century)"),
         (date(1940, 1, 1), None),
@@ -68,6 +68,12 @@ def test_implausible_dates_of_birth_are_noticed(birth: date, reason: str | None)
     found = list(odd_ages(ages(birth, *usual), REFERENCE))
     assert [oddity.reason for oddity in found] == ([] if reason is None else [reason])
     assert all(oddity.where.tolist() == [True] + 10 * [False] for oddity in found)
+
+
+def test_the_start_of_unix_time_is_noticed_if_several_patients_have_it() -> None:
+    births = [date(1970, 1, 1), date(1950, 3, 5), date(1970, 1, 1)]
+    (oddity,) = odd_ages(ages(*births), REFERENCE)
+    assert oddity.where.tolist() == [True, False, True]
 
 
 def test_children_among_children_are_not_noticed() -> None:
