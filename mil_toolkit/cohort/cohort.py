@@ -15,11 +15,13 @@ from mil_toolkit.cohort.columns import (
     read_values,
 )
 from mil_toolkit.cohort.declaration import Declaration, read_declaration
+from mil_toolkit.cohort.delimited import SEPARATORS
 from mil_toolkit.cohort.image_folders import readable_roots
 from mil_toolkit.cohort.images import find_images
 from mil_toolkit.cohort.kinds import MetadataColumn
 from mil_toolkit.cohort.problems import Problems
-from mil_toolkit.cohort.table import SEPARATORS, TextTable, read_table
+from mil_toolkit.cohort.table import TextTable, read_table
+from mil_toolkit.cohort.value_warnings import warn_of_values
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest_json
 from mil_toolkit.core.text import printable
@@ -107,10 +109,13 @@ class Cohort:
         )
 
 
-def read_cohort(path: Path | str, images: bool = True, report_ignored: bool = True) -> Cohort:
+def read_cohort(
+    path: Path | str, images: bool = True, report_ignored: bool = True, report_values: bool = True
+) -> Cohort:
     """Read a cohort.toml, its table and, if `images`, the names of its image files.
 
     report_ignored: whether to log a warning about files in the image folders that are not images
+    report_values: whether to log warnings about implausible values
 
     Raises DataError with every problem of the TOML, the table and the folders, one line each.
     """
@@ -124,6 +129,8 @@ def read_cohort(path: Path | str, images: bool = True, report_ignored: bool = Tr
     values = {column.name: read_values(declared, table, column, problems) for column in declared.columns}
     paths = find_images(declared, ids, problems, report_ignored) if images else {}
     problems.raise_if_any()
+    if report_values:
+        warn_of_values(declared, table, values)
     return Cohort(
         name=declared.cohort.name,
         source=declared.source,
@@ -147,7 +154,7 @@ def read_cohort(path: Path | str, images: bool = True, report_ignored: bool = Tr
 def _read_declared_table(declared: Declaration, images: bool, problems: Problems) -> TextTable:
     name, separator = declared.cohort.table, declared.cohort.separator
     valid_separator = separator if separator in SEPARATORS else None  # an invalid one is already reported
-    table = read_table(declared.path(name), name, problems, valid_separator)
+    table = read_table(declared.path(name), name, problems, valid_separator, declared.cohort.sheet)
     if table is None:
         if images:
             readable_roots(declared, problems)

@@ -3,14 +3,14 @@
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 from mil_toolkit.cohort.cells import canonical_word
+from mil_toolkit.cohort.dates import problem_of_format
+from mil_toolkit.cohort.delimited import SEPARATORS
 from mil_toolkit.cohort.kinds import KINDS, MetadataColumn
 from mil_toolkit.cohort.problems import Problems
-from mil_toolkit.cohort.table import SEPARATORS
 from mil_toolkit.cohort.toml import TomlTable, checked_values, keys_of, read_toml, subsection, suggestion
 from mil_toolkit.core.text import printable
 
@@ -35,6 +35,7 @@ class CohortSection:
     unlabelled: str | int | None = None
     group: str | None = None
     separator: str | None = None
+    sheet: str | None = None
     decimal: str = "."
 
     def label_words(self) -> dict[str, str | int]:
@@ -175,15 +176,10 @@ def _check_keys_of_kind(
 
 def _check_formats(place: str, formats: Sequence[str], problems: Problems) -> None:
     """Report each format that does not write and read back a whole date."""
-    day = datetime(1987, 11, 23)
     for format in formats:
-        try:
-            complete = datetime.strptime(day.strftime(format), format) == day
-        except ValueError:
-            complete = False
-        if not complete:
-            example = "a format such as %d/%m/%Y"
-            problems.add(f"formats: {format!r} does not describe a complete date; use {example}.", place)
+        problem = problem_of_format(format)
+        if problem is not None:
+            problems.add(f"formats: {format!r} {problem}.", place)
 
 
 def _read_splits(

@@ -34,8 +34,10 @@ class Draft:
     problems: tuple[str, ...]
 
 
-def draft_cohort(table_path: Path, images: Sequence[Path], output: Path) -> Draft:
+def draft_cohort(table_path: Path, images: Sequence[Path], output: Path, sheet: str | None = None) -> Draft:
     """Write the cohort.toml that a table and its image folders suggest.
+
+    sheet: the name of the table's sheet, if the table is a workbook with several
 
     Raises UsageError if `output` exists or cannot be written, and DataError if the table or a folder cannot
     be read or no column of the table contains the names of the folders.
@@ -43,22 +45,22 @@ def draft_cohort(table_path: Path, images: Sequence[Path], output: Path) -> Draf
     if output.exists():
         raise UsageError(f"{output} already exists. Remove it, or name another file with --output.")
     table_problems = Problems()
-    table = _readable_table(table_path, table_problems)
+    table = _readable_table(table_path, table_problems, sheet)
     folders = _patient_folders(images)
     table_problems.raise_if_any()
     if not folders:
         roots = " or ".join(printable(root) for root in images)
         raise DataError(f"there is no folder in {roots}. Each patient needs one, named as the patient's id.")
     table_string, *image_strings = _relative([table_path, *images], output)
-    paths = DraftPaths(output, table_string, image_strings)
+    paths = DraftPaths(output, table_string, image_strings, sheet)
     lines = draft_text(table, folders, paths, _written_on(table_path))
     publish(output, "".join(f"{line}\n" for line in lines).encode())
     doubts = tuple(line.removeprefix(CHECK) for line in lines if line.startswith(CHECK))
     return Draft(output, len(table.rows), doubts, tuple(_remaining_problems(output)))
 
 
-def _readable_table(path: Path, problems: Problems) -> TextTable:
-    table = read_table(path, str(path), problems)
+def _readable_table(path: Path, problems: Problems, sheet: str | None) -> TextTable:
+    table = read_table(path, str(path), problems, sheet=sheet)
     if table is None:
         raise DataError(problems.lines)
     return table
@@ -66,7 +68,7 @@ def _readable_table(path: Path, problems: Problems) -> TextTable:
 
 def _remaining_problems(output: Path) -> list[str]:
     try:
-        read_cohort(output)
+        read_cohort(output, report_values=False)
     except DataError as error:
         return error.problems
     return []
