@@ -117,17 +117,17 @@ def _problem_of_row(
     path, name = row.path, Path(row.path).name
     if row.patient not in patients:
         no_row = f"has no row in {declared.cohort.table}"
-        return _Problem(f"patient {row.patient!r} {no_row}.", f"rows are of a patient who {no_row}")
+        return _Problem(f"patient {row.patient!r} {no_row}.", f"rows name a patient who {no_row}")
     if not has_image_ending(name):
         endings = f"no image extension ({' '.join(sorted(IMAGE_ENDINGS))})"
-        return _Problem(f"path {path!r} has {endings}.", f"paths have {endings}")
+        return _Problem(f"path {path!r} has {endings}.", f"rows name a path with {endings}")
     if is_hidden(name):
-        return _Problem(f"path {path!r} is a hidden file; remove the row.", "paths are hidden files")
+        return _Problem(f"path {path!r} is a hidden file; remove the row.", "rows name a hidden file")
     if not holds(declared.path(path).is_file):
-        kind = "paths {} are not files; write them relative to the cohort.toml, with slashes"
         backslashes = "\\" in path
-        words = kind.format("with backslashes") if backslashes else kind.replace("{} ", "")
-        return _Problem(f"path {path!r} is not a file.", words, once=backslashes)
+        named = "a path with backslashes" if backslashes else "a path"
+        kind = f"rows name {named} that is not a file; write paths relative to the cohort.toml, with slashes"
+        return _Problem(f"path {path!r} is not a file.", kind, once=backslashes)
     earlier = first.get(_real_path(declared, row))
     return None if earlier is None else _repeated(row, earlier)
 
@@ -138,10 +138,10 @@ def _repeated(row: _Row, earlier: _Row) -> _Problem:
         text = (
             f"path {row.path!r} is already an image of patient {earlier.patient!r} in row {earlier.number}."
         )
-        return _Problem(text, "paths are already images of another patient")
+        return _Problem(text, "rows name an image of another patient")
     alias = "" if row.path == earlier.path else f", as {earlier.path!r}"
     text = f"path {row.path!r} already appears in row {earlier.number}{alias}."
-    return _Problem(text, "paths already appear in earlier rows")
+    return _Problem(text, "rows repeat an earlier row")
 
 
 def _report(

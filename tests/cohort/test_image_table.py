@@ -79,8 +79,9 @@ def test_paths_with_backslashes_that_are_not_files_are_one_problem(tmp_path: Pat
     rows = [rf"P1,C:\images\{number}.png" for number in range(3)]
     found = only_problem(listed(tmp_path, ["P1,images/P1/a.png", *rows, "P1,images/P1/b.JPG"]))
     assert found == (
-        "images.csv: 3 of 7 paths with backslashes are not files; write them relative to the cohort.toml, with"
-        r" slashes: row 3 'C:\\images\\0.png', row 4 'C:\\images\\1.png', row 5 'C:\\images\\2.png'."
+        "images.csv: 3 of 7 rows name a path with backslashes that is not a file; write paths relative to the"
+        r" cohort.toml, with slashes: row 3 'C:\\images\\0.png', row 4 'C:\\images\\1.png',"
+        r" row 5 'C:\\images\\2.png'."
     )
 
 
@@ -88,12 +89,12 @@ def test_a_mistake_of_most_rows_is_one_problem(tmp_path: Path) -> None:
     rows = [f"P1,elsewhere/{number}.png" for number in range(5000)]
     found = problems(listed(tmp_path, ["P1,images/P1/a.png", *rows]))
     assert len(found) == 1 and found[0].startswith(
-        "images.csv: 5000 of 5003 paths are not files; write them relative to the cohort.toml, with slashes:"
-        " row 3 'elsewhere/0.png', "
+        "images.csv: 5000 of 5003 rows name a path that is not a file; write paths relative to the"
+        " cohort.toml, with slashes: row 3 'elsewhere/0.png', "
     )
     foreign = problems(listed(tmp_path, [f"Q{number},images/P1/a.png" for number in range(9)]))
     assert foreign[0].startswith(
-        "images.csv: 9 of 11 rows are of a patient who has no row in table.csv: row 2 "
+        "images.csv: 9 of 11 rows name a patient who has no row in table.csv: row 2 "
     )
 
 
