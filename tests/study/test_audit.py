@@ -372,3 +372,26 @@ def test_the_command_shows_the_findings(
     data = command("tune", *tiny_options, *study, "--json").json
     assert data["audit"] == json.loads((tmp_path / "audit.json").read_text())
     assert [each["text"] for each in data["audit"]] == [each.text for each in findings]
+
+
+def test_the_audit_of_a_table_sees_the_formats_of_its_dates(tmp_path: Path) -> None:
+    toml = (
+        '[cohort]\nname = "c"\ntable = "t.csv"\nid = "ID"\nlabel = "L"\npositive = 1\nnegative = 0\n'
+        '[metadata.age]\ncolumn = "BORN"\nkind = "birth-date"\nformats = ["%m/%d/%Y", "%d-%m-%Y"]\n'
+        "reference = 2020-12-31\n"
+    )
+    (tmp_path / "cohort.toml").write_text(toml)
+
+    def findings(label: int | None) -> list[str]:
+        dates = [f"{20 + n % 9}-{1 + n % 12}-{1940 + n}" if n < 29 else f"3/14/{1910 + n}" for n in range(96)]
+        labels = [n % 2 if label is None or n > 28 or n % 10 == 0 else label for n in range(96)]
+        rows = [f"P{n},{labels[n]},{dates[n]}" for n in range(96)]
+        (tmp_path / "t.csv").write_text("\n".join(["ID,L,BORN", *rows]))
+        found = audit(read_cohort(tmp_path / "cohort.toml", images=False), None)
+        return [finding.text for finding in found if finding.kind == "way of writing"]
+
+    (text,) = findings(0)
+    assert "age is written" in text and "%d-%m-%Y: 0 of 29 positive" in text
+    (other,) = findings(1)
+    assert "%d-%m-%Y: 26 of 29 positive" in other
+    assert findings(None) == []
