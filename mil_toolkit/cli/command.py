@@ -58,13 +58,14 @@ def command_parser(name: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def add_features(parser: argparse.ArgumentParser) -> None:
-    """Add the option that names the features."""
+def add_features(
+    parser: argparse.ArgumentParser, default: str = "the cohort's only cache folder in cache/"
+) -> None:
+    """Add the option that names the features; default: what the help text says of its absence."""
     parser.add_argument(
         "--features",
         metavar="CACHE_FOLDER",
-        help="cache folder that mil-extract printed, or none to use metadata only (default: the cohort's only"
-        " cache folder in cache/)",
+        help=f"cache folder that mil-extract printed, or none to use metadata only (default: {default})",
     )
 
 

@@ -87,7 +87,7 @@ def read_labels(declared: Declaration, table: TextTable, problems: Problems) -> 
     if column is None:
         return [-1] * len(table.rows)
     words = declared.cohort.label_words()
-    known = {canonical_word(word): CLASSES[key] for key, word in words.items()}
+    known = {canonical_word(word): CLASSES[key] for key in CLASSES for word in words.get(key, ())}
     labels, unknown = [], []
     for place, cell in cells_of(declared, table, column):
         labels.append(known.get(canonical_word(cell), -1))
@@ -98,7 +98,8 @@ def read_labels(declared: Declaration, table: TextTable, problems: Problems) -> 
             problems.add(f"no label in {column!r}. {advice}", place)
         else:
             unknown.append(f"{place}: {column} {cell!r}")
-    reason = f"not one of {', '.join(f'{word!r} ({key})' for key, word in words.items())}"
+    expected = [f"{word!r} ({key})" for key in words for word in words[key]]
+    reason = f"not one of {', '.join(expected)}"
     each = (f"{label} is {reason}." for label in unknown)
     summary = f"labels are {reason}. Does the table use other words for the classes? Affected:"
     problems.extend(each_or_most(unknown, len(labels), each, summary))

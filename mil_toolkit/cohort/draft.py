@@ -7,10 +7,11 @@ from datetime import date
 from pathlib import Path
 
 from mil_toolkit.cohort.cells import normal_form
+from mil_toolkit.cohort.class_folders import refuse_class_folders
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.cohort.draft_lines import CHECK
 from mil_toolkit.cohort.draft_text import DraftPaths, draft_text
-from mil_toolkit.cohort.listing import holds, list_folder
+from mil_toolkit.cohort.listing import holds, is_system_folder, list_folder
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import TextTable, read_table
 from mil_toolkit.cohort.toml import toml_string
@@ -51,6 +52,8 @@ def draft_cohort(table_path: Path, images: Sequence[Path], output: Path, sheet: 
     if not folders:
         roots = " or ".join(printable(root) for root in images)
         raise DataError(f"there is no folder in {roots}. Each patient needs one, named as the patient's id.")
+    cells = {name: table.column(name) or [] for name in table.header if name}
+    refuse_class_folders(table_path, cells, images)
     table_string, *image_strings = _relative([table_path, *images], output)
     paths = DraftPaths(output, table_string, image_strings, sheet)
     lines = draft_text(table, folders, paths, _written_on(table_path))
@@ -68,7 +71,7 @@ def _readable_table(path: Path, problems: Problems, sheet: str | None) -> TextTa
 
 def _remaining_problems(output: Path) -> list[str]:
     try:
-        read_cohort(output, report_values=False)
+        read_cohort(output, log=False)
     except DataError as error:
         return error.problems
     return []
@@ -79,9 +82,8 @@ def _patient_folders(images: Sequence[Path]) -> set[str]:
     problems = Problems()
     entries = [entry for root in images for entry in list_folder(root, problems)]
     problems.raise_if_any()
-    return {
-        normal_form(entry.name) for entry in entries if holds(entry.is_dir) and not entry.name.startswith(".")
-    }
+    folders = [entry.name for entry in entries if holds(entry.is_dir) and not entry.name.startswith(".")]
+    return {normal_form(name) for name in folders if not is_system_folder(name)}
 
 
 def _relative(paths: Sequence[Path], output: Path) -> list[str]:

@@ -49,7 +49,7 @@ class ImageFiles:
 
     def check(self) -> None:
         """Raise DataError that names every image that appeared or vanished since the cohort was read."""
-        now = read_cohort(self.cohort.source).image_names
+        now = read_cohort(self.cohort.source, log=False).image_names
         problems: list[str] = []
         for patient in self.cohort.patient_ids:
             before = set(self.cohort.image_names[patient])

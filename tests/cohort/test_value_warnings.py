@@ -36,7 +36,7 @@ def test_an_implausible_value_is_a_warning_with_its_row(
 
 
 def test_warnings_of_values_can_be_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    read_cohort(write(tmp_path, TABLE.replace("5/15/1942", "1/1/1900")), report_values=False)
+    read_cohort(write(tmp_path, TABLE.replace("5/15/1942", "1/1/1900")), log=False)
     assert caplog.messages == []
 
 
