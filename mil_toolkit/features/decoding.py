@@ -70,7 +70,7 @@ def decode(content: bytes, colour: Colour | None = None) -> Pixels:
 def _decode(content: bytes, colour: Colour | None) -> tuple[Pixels, list[str]]:
     notes: list[str] = []
     source = Source.read(content)
-    if content.startswith(_JPEG) and (damage := find_damage(content)):
+    if content.startswith(_JPEG) and (damage := find_damage(content, notes)):
         raise DataError(f"is damaged ({damage}).")
     colours, alpha = split_alpha(source, to_eight_bits(source, notes), notes)
     rgb = _to_rgb(source, colours, colour, notes)

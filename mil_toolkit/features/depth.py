@@ -55,9 +55,11 @@ def _scale_colours(source: Source, notes: list[str]) -> Image.Image:
     """Scale 16-bit colours, of which Pillow keeps the upper byte."""
     image, upper = source.image, np.asarray(source.image)
     colours = 1 if image.mode == "LA" else min(upper.shape[2], 4 if image.mode == "CMYK" else 3)
-    maximum = (int(upper[..., :colours].max()) << 8) + 255
+    largest = int(upper[..., :colours].max())
+    maximum = (largest << 8) + 255 if largest else 0
     declared = _declared_range(source)
-    if maximum >> _SUSPICIOUS and (declared is None or maximum >> declared.bits):
+    if maximum >> (_SUSPICIOUS if declared is None else declared.bits):
+        _bits(source, maximum, notes)
         return image
     lower = _lower_bytes(source)
     if lower is None:

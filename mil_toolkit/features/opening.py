@@ -89,9 +89,7 @@ def _refuse_planes(image: ImageFile.ImageFile) -> None:
         return
     tags = image.tag_v2
     if tags.get(_PLANAR_CONFIGURATION) == _SEPARATE and max(tags.get(_BITS_PER_SAMPLE, (1,))) > 8:
-        raise DataError(
-            "16-bit colours in separate planes. Save it with 8 bits, or with the planes together."
-        )
+        raise DataError("16-bit colours in separate planes. Save it with 8 bits, or as a PNG.")
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
