@@ -104,7 +104,7 @@ def grey_profile(gamma: float) -> bytes:
 
 
 def cmyk_profile() -> bytes:
-    """Return a profile of a four-dimensional table: L* = 100 without ink, 0 with any full ink, a* = b* = 0."""
+    """Return a profile from a table of 16 nodes: L* is 100 without ink, 0 with any full ink; a* = b* = 0."""
     identity = struct.pack(">2H", 0, 65535)
     grid = [0xFF00 if not any(corner) else 0 for corner in np.ndindex(2, 2, 2, 2)]
     table = b"".join(struct.pack(">3H", lightness, 0x8000, 0x8000) for lightness in grid)
