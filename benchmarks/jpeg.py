@@ -1,11 +1,10 @@
 """Which damage of JPEGs is recognised, whether whole JPEGs are ever refused, and how long the check takes.
 
-python benchmarks/jpeg.py [FOLDER_OF_GOOD_JPEGS]
-
 Writes a table in Markdown to stdout. A damaged file is harmless if its pixels are those of the whole file,
 missed if they are not and neither Pillow nor `find_damage` refuses it, and not checked if a warning says so.
 """
 
+import argparse
 import io
 import random
 import sys
@@ -46,7 +45,12 @@ def outcome(whole: bytes, damaged: bytes) -> str:
 
 def main() -> None:
     """Print the table."""
-    paths = sorted(path for folder in sys.argv[1:] for path in Path(folder).rglob("*.jpg"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", nargs="?", type=Path, help="of whole JPEGs (default: generated ones)")
+    folder = parser.parse_args().folder
+    paths = sorted(folder.rglob("*.jpg")) if folder else []
     contents = [path.read_bytes() for path in paths] or list(good_jpegs(GOOD))
     start = time.process_time()
     alarms = [number for number, content in enumerate(contents) if find_damage(content, [])]

@@ -76,7 +76,7 @@ def damaged(kind: str) -> bytes:
 
 CLEAR = np.dstack([PIXELS, np.zeros(PIXELS.shape[:2], dtype=np.uint8)])
 TWELVE = PIXELS.astype(np.uint16) * 16
-PLANES = np.moveaxis(TWELVE, 2, 0)
+IN_PLANES = write_tiff(np.moveaxis(TWELVE, 2, 0), planarconfig="separate")
 PROFILE = rgb_profile(2.2, ADOBE_COLUMNS)
 PNG, JPEG = saved(PICTURE, "PNG"), saved(PICTURE, "JPEG")
 Make = bytes | Callable[[Path], None]
@@ -110,11 +110,7 @@ IMAGES: list[tuple[str, str, Make]] = [
     ("PNG, 12 of 16 bits, not declared", "x.png", write_png(TWELVE)),
     ("PNG, all of it transparent", "x.png", write_png(CLEAR)),
     ("TIFF, all of it transparent", "x.tif", write_tiff(CLEAR, extrasamples=["unassalpha"])),
-    (
-        "TIFF, 16-bit colours in planes",
-        "x.tif",
-        write_tiff(PLANES, planarconfig="separate"),
-    ),
+    ("TIFF, 16-bit colours in planes", "x.tif", IN_PLANES),
     ("PNG, colour profile", "x.png", write_png(PIXELS, [iccp(PROFILE)])),
     ("PNG, gamma", "x.png", write_png(PIXELS, [gama(1.0)])),
     ("PNG, damaged colour profile", "x.png", write_png(PIXELS, [iccp(PROFILE[:150])])),
