@@ -171,7 +171,8 @@ def test_the_table_of_images_is_up_to_date(
     text = (
         "One run names every image of the cohort that cannot be decoded, or, if most of them fail for the\n"
         "same reason, their number and some of them. The other patients are published. The option\n"
-        "`--on-error skip` leaves such images out. Entries that are not files are reported earlier, with the\n"
+        "`--on-error skip` leaves such images out. Entries that are not files are reported earlier, "
+        "with the\n"
         "other faults of the cohort."
     )
     check_section("Images", text, ("image", "exit code", "first message"), rows)
