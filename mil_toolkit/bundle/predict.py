@@ -172,7 +172,9 @@ def extract_as_trained(
     config = _extraction_config(trained.spec, weights)
     _check_images(cohort)
     backbone = bundle.build_backbone(weights)
-    return FeatureCache.open(extract(cohort, config, root, device=device, backbone=backbone).folder)
+    colour = trained.spec.get("colour")
+    done = extract(cohort, config, root, device=device, backbone=backbone, colour=colour)
+    return FeatureCache.open(done.folder)
 
 
 def open_as_trained(bundle: ModelBundle, cohort: Cohort, root: Path = Path("cache")) -> FeatureCache:

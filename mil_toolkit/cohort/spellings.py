@@ -7,8 +7,9 @@ differ in it.
 import numpy as np
 
 from mil_toolkit.cohort.cells import is_missing, normal_form
+from mil_toolkit.cohort.dates import read_date
 from mil_toolkit.cohort.declaration import Declaration
-from mil_toolkit.cohort.kinds import MetadataColumn, parse_category, read_date
+from mil_toolkit.cohort.kinds import MetadataColumn, parse_category
 from mil_toolkit.cohort.table import TextTable
 
 

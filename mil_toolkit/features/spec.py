@@ -8,6 +8,7 @@ from mil_toolkit.backbones.spec import RANDOM_SEED, BackboneSpec
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import check_schema, digest_json, read_json
+from mil_toolkit.features.colour import Colour
 
 if TYPE_CHECKING:
     from mil_toolkit.backbones.backbones import Backbone
@@ -40,6 +41,7 @@ class Spec(BackboneSpec):
     crop: side of the centre crop before the resize, in pixels; 0 for none
     preprocess: a name in `PREPROCESSES`
     tile: of imported features, if the files state it
+    colour: `srgb` if colour profiles were applied; absent if they were not, or if no image has one
     """
 
     schema: int
@@ -47,15 +49,16 @@ class Spec(BackboneSpec):
     crop: int
     preprocess: str
     tile: NotRequired[Tile]
+    colour: NotRequired[Colour]
 
 
-def make_spec(config: ExtractionConfig, backbone: "Backbone") -> Spec:
+def make_spec(config: ExtractionConfig, backbone: "Backbone", colour: Colour | None = None) -> Spec:
     """Return the spec of embeddings that this backbone computes under this configuration.
 
     Weights from a file are identified by their digest; the path of the file is not part of the spec.
     """
     known = config.weights in ("imagenet", "random")
-    return {
+    spec: Spec = {
         "schema": SCHEMA,
         "backbone": config.backbone,
         "weights": config.weights if known else "file",
@@ -68,6 +71,9 @@ def make_spec(config: ExtractionConfig, backbone: "Backbone") -> Spec:
         "crop": config.crop,
         "preprocess": config.preprocess,
     }
+    if colour:
+        spec["colour"] = colour
+    return spec
 
 
 def read_spec(folder: Path) -> Spec:

@@ -170,7 +170,8 @@ def test_the_file_is_valid_and_describes_its_inputs(make_patients: MakePatients,
 
 def test_mil_fit_writes_onnx_files(tiny: Tiny, tmp_path: Path, command: Command) -> None:
     """Head and whole model next to the bundle's own files, with the same probabilities from raw pixels."""
-    from mil_toolkit.features.pixels import decode, prepare
+    from mil_toolkit.features.decoding import decode
+    from mil_toolkit.features.pixels import prepare
 
     options = ("--features", tiny.features, "--study", tiny.study, "--output", tmp_path / "model")
     done = command("fit", tiny.cohort_toml, *options, "--onnx", "--json")
