@@ -81,12 +81,11 @@ def extract(
     Only missing and changed images are embedded. An image is identified by its size and mtime, or else by the
     digest of its content; with `rehash` always by its content.
 
-    workers: number of threads that decode, by default the number of cores. For CUDA they decode while the
-        network computes, on the CPU they alternate with it.
+    workers: threads that decode, by default one for each core; for CUDA while the network computes
     on_error: `fail`, or `skip` to leave out images that cannot be read
     backbone: the backbone that `config` names, if it is built already
     colour: `srgb` to apply colour profiles, None to ignore them; `auto` applies them if any image of the
-        cohort has one. The spec says so only in this case: a cohort without profiles keeps its cache.
+        cohort has one. The spec says so only then: a cohort without profiles keeps its cache.
 
     Raises DataError that names every image that cannot be read, after everything else was published;
     UsageError for options that cannot work.
@@ -109,11 +108,17 @@ def extract(
     with shared(folder):  # keeps a prune from removing shards that the plans reuse
         cache = FeatureCache.create(Path(root), cohort.name, spec)
         remove_dead_temporaries(folder)
-        try:
-            seconds = CacheUpdate(cache, recorded, pipeline, on_error == "skip").run(wanted, rehash)
-        finally:
-            pipeline.notes.log(_count_images(wanted))
+        update = CacheUpdate(cache, recorded, pipeline, on_error == "skip")
+        seconds = _run_and_log(update, wanted, rehash)
     return _extraction(cache, wanted, pipeline, seconds)
+
+
+def _run_and_log(update: CacheUpdate, wanted: Sequence[Wanted], rehash: bool) -> float:
+    """Run the update and return its seconds; log what was noted about images, also where it fails."""
+    try:
+        return update.run(wanted, rehash)
+    finally:
+        update.pipeline.notes.log(_count_images(wanted))
 
 
 def _extraction(
