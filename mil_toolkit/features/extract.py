@@ -96,9 +96,7 @@ def extract(
     backbone = backbone or build_backbone(config.backbone, config.weights, config.image_size)
     colour = _choose_colour(cohort) if colour == "auto" else colour
     spec = make_spec(config, backbone, colour)
-    wanted = [wanted_images(cohort, patient) for patient in cohort.images if share.holds(patient)]
-    _check_crop(config.crop, wanted)
-    _log_share(wanted, cohort, share)
+    wanted = _wanted(cohort, share, config.crop)
     folder = Path(root) / cohort.name / folder_name(spec)
     if dry_run:
         return _dry_run(folder, wanted, recorded, rehash)
@@ -111,6 +109,14 @@ def extract(
         update = CacheUpdate(cache, recorded, pipeline, on_error == "skip")
         seconds = _run_and_log(update, wanted, rehash)
     return _extraction(cache, wanted, pipeline, seconds)
+
+
+def _wanted(cohort: Cohort, share: Share, crop: int) -> list[Wanted]:
+    """Return the images of the share's patients; raises DataError for images smaller than the crop."""
+    wanted = [wanted_images(cohort, patient) for patient in cohort.images if share.holds(patient)]
+    _check_crop(crop, wanted)
+    _log_share(wanted, cohort, share)
+    return wanted
 
 
 def _run_and_log(update: CacheUpdate, wanted: Sequence[Wanted], rehash: bool) -> float:
