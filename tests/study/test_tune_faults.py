@@ -193,21 +193,23 @@ def test_a_second_command_in_the_folder_is_sent_away(server: Server, whole: Bits
 # Starved.
 
 
-@pytest.mark.parametrize("limit", [100_000, 123_000])
-def test_a_full_disk_is_told_and_the_study_goes_on(
-    limit: int, server: Server, whole: Bits, tmp_path: Path
+@pytest.mark.parametrize(
+    ("limit", "kept"), [(100_000, "Files that were complete are kept"), (123_000, "Finished trials are kept")]
+)
+def test_a_full_disk_is_reported_and_the_study_resumes(
+    limit: int, kept: str, server: Server, whole: Bits, tmp_path: Path
 ) -> None:
-    """By the limit on a file's size, which the storage reaches: at once, or after some trials."""
+    """A limit on the size of files stops the storage: at once, or after some trials."""
     study = tmp_path / "study"
     assert server.run(study, fault=["limit", "", limit]) == 2
-    assert "Files that were complete are kept" in said(study) and not (study / "DONE").exists()
+    assert kept in said(study) and not (study / "DONE").exists()
     before = set() if limit == 100_000 else set(stored(study))
     assert bool(before) == (limit > 100_000)
     assert server.run(study) == 0 and before <= set(stored(study))
     assert outcome(study) == whole
 
 
-def test_a_full_tmpfs_is_told_and_the_study_goes_on(server: Server, whole: Bits, tmp_path: Path) -> None:
+def test_a_full_tmpfs_is_reported_and_the_study_resumes(server: Server, whole: Bits, tmp_path: Path) -> None:
     study = tmp_path / "disk" / "study"
     study.parent.mkdir()
     mounted = ["mount", "-t", "tmpfs", "-o", "size=260k", "tmpfs", study.parent]
@@ -225,7 +227,7 @@ def test_a_full_tmpfs_is_told_and_the_study_goes_on(server: Server, whole: Bits,
         subprocess.run(["umount", study.parent], check=True)
 
 
-def test_a_read_only_study_is_told(server: Server, whole: Bits, tmp_path: Path) -> None:
+def test_a_read_only_study_is_reported(server: Server, whole: Bits, tmp_path: Path) -> None:
     study = tmp_path / "study"
     process = server.start(study)
     wait_until(lambda: walked(study) >= 4)
