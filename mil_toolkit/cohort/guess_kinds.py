@@ -152,7 +152,7 @@ def _guess_number(column: TableColumn, decimal: str) -> Guess:
 def _number_lines(
     column: TableColumn, decimal: str, values: npt.NDArray[np.float64], known: npt.NDArray[np.float64]
 ) -> Iterator[str]:
-    yield '# unit = "..."'
+    yield '# unit = "..."  # state it: a model refuses a cohort that declares another unit'
     yield from _notation_lines(column, decimal)
     for oddity in odd_numbers(column.name, values):
         yield check(f"{printable(column.name)}: {_oddity_line(column, oddity)}")
