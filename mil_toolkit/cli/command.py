@@ -155,8 +155,18 @@ def _yield_idle_threads() -> None:
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Logs to stderr, if it can be written: whoever closed it does not want to read it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], OSError):
+            _discard(self.stream)
+        else:
+            super().handleError(record)
+
+
 def _log_to_stderr() -> None:
     logger = logging.getLogger("mil_toolkit")
-    logger.handlers = [logging.StreamHandler(sys.stderr)]
+    logger.handlers = [logging.NullHandler() if sys.stderr is None else _StderrHandler(sys.stderr)]
     logger.setLevel(logging.INFO)
     logger.propagate = False
