@@ -30,8 +30,9 @@ from mil_toolkit.backbones.embedder import Embedder
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.devices import DTYPES, pick_device, pick_precision, use_available_cores
+from mil_toolkit.features.decoding import decode
 from mil_toolkit.features.extract import BATCH_SIZE, extract
-from mil_toolkit.features.pixels import decode, prepare
+from mil_toolkit.features.pixels import prepare
 
 PLAIN_BATCH_SIZE = 32
 

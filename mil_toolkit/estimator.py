@@ -1,5 +1,6 @@
 """`MILClassifier`, a scikit-learn estimator, and `load_patients`, which returns a cohort as `X` and `y`."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from inspect import Parameter, Signature
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from mil_toolkit.cohort.cohort import Cohort
@@ -17,7 +19,7 @@ from mil_toolkit.config import HeadConfig, StudyConfig, head_config, tunables
 from mil_toolkit.core.devices import pick_device, training_dtype
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.seeds import FINAL, derive_seed, inner_folds_path, members_path, trial_path
-from mil_toolkit.core.text import some
+from mil_toolkit.core.text import count_of, some
 from mil_toolkit.evaluation.calibration import THRESHOLDS
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.splits import make_splits
@@ -25,12 +27,14 @@ from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.training.arrays import BAG, BagError, Data, patients_of_arrays
 from mil_toolkit.training.curves import decide
 from mil_toolkit.training.inputs import Inputs
+from mil_toolkit.training.new_columns import column_problems, unseen_lines
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.procedure import cross_fit_members, refit, run_trial
 
 if TYPE_CHECKING:
     from sklearn.utils import Tags  # scikit-learn 1.5 does not have it yet
 
+logger = logging.getLogger(__name__)
 ParameterValue = bool | int | float | str | None
 # The parameters are the fields of HeadConfig, the fields of StudyConfig that concern a single configuration,
 # and two that only the estimator has.
@@ -167,7 +171,8 @@ class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Return calibrated probabilities (B, 2) in the order of `classes_`.
 
         Raises NotFittedError before `fit`, and BagError for bags that cannot be used or differ from those of
-        `fit`.
+        `fit`, also where a word differs in its spelling only. Warns of words that `fit` never saw, which
+        count as missing.
         """
         positive = self._probabilities(X)
         both = np.stack([1 - positive, positive], axis=1)
@@ -231,7 +236,11 @@ class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(self.classes_) != 2 or (self.positive is not None and self.positive not in self.classes_):
             wanted = "" if self.positive is None else f", one of them {self.positive!r}"
             classes = ", ".join(map(repr, self.classes_.tolist()[:9]))
-            raise BagError(f"Expected labels of two classes{wanted}; y holds {classes}.")
+            raise BagError(
+                f"Expected labels of two classes{wanted}; y holds {classes}"
+                f" ({count_of(len(self.classes_), 'class', 'classes')}, {type_of_target(labels)})."
+                " Only binary classification is supported."
+            )
         return (labels == self.classes_[self._positive_index()]).astype(np.int64)
 
     def _positive_index(self) -> int:
@@ -264,6 +273,8 @@ class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         given = set(patients.metadata)
         problems = [f"X has no column {name!r}, which fit saw." for name in fitted - given]
         problems += [f"X has a column {name!r}, which fit did not see." for name in given - fitted]
+        if not problems:
+            problems = column_problems(self.head_.encoder, patients.metadata)
         width = _feature_count(patients)
         if width != self.n_features_in_ and not problems:
             problems = [
@@ -271,6 +282,8 @@ class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ]
         if problems:
             raise BagError(sorted(problems))
+        for line in unseen_lines(self.head_.encoder, patients.metadata):
+            logger.warning("%s", line)
         return patients
 
 
@@ -280,9 +293,13 @@ def _feature_count(patients: Patients) -> int:
 
 
 def _class_labels(y: ArrayLike) -> np.ndarray:
-    """Return y as an array (B,); raises BagError for missing labels."""
-    labels = column_or_1d(y)
-    missing = np.flatnonzero(pd.isna(labels)).tolist()
+    """Return y as an array (B,); raises BagError for missing labels, and for numbers among words."""
+    values = np.asarray(column_or_1d(np.asarray(y, dtype=object)), dtype=object)
+    missing = np.flatnonzero(pd.isna(values)).tolist()
     if missing:
         raise BagError(f"y has no label at {some(missing)}: leave these bags out.")
-    return np.asarray(labels)
+    kinds = {isinstance(value, str) for value in values}
+    if len(kinds) > 1:
+        examples = sorted({repr(value) for value in values})
+        raise BagError(f"Expected labels of one kind; y holds numbers and words: {some(examples)}.")
+    return np.asarray(column_or_1d(y))

@@ -1,6 +1,7 @@
 """MILClassifier equals the models of mil-tune and mil-fit, and works with the tools of scikit-learn."""
 
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import (
@@ -289,6 +291,63 @@ def test_columns_that_differ_from_those_of_fit_are_refused(
     model = quick().fit(X, y)
     with pytest.raises(ValueError, match=message):
         model.predict(change(X))
+
+
+@pytest.mark.parametrize("word", ["f", "F ", " F", "\uff26"])
+def test_a_word_in_another_spelling_is_refused(word: str, X: pd.DataFrame, y: np.ndarray) -> None:
+    model = quick().fit(X, y)
+    count = int((X["sex"] == "F").sum())
+    with pytest.raises(BagError, match=re.escape(f"'sex' holds {word!r} in {count} rows; fit saw 'F'.")):
+        model.predict_proba(X.assign(sex=X["sex"].replace("F", word)))
+
+
+def test_words_that_fit_never_saw_are_counted_in_a_warning(
+    X: pd.DataFrame, y: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = quick().fit(X, y)
+    model.predict(X)
+    assert not caplog.records
+    model.predict_proba(X.assign(sex=["X"] * 5 + ["F"] * 19))
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "sex: 5 of 24 patients have a word that training never saw and that counts as missing: 'X' (5)."
+        " Training saw 'F', 'M'."
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda X: X.assign(sex=(X["sex"] == "F") * 1),
+            "'sex' holds numbers such as .*; fit saw words: 'F', 'M'",
+        ),
+        (lambda X: X.assign(sex=X["sex"] == "F"), "'sex' holds numbers such as .*; fit saw words: 'F', 'M'"),
+        (lambda X: X.assign(age="50"), "'age' holds words such as '50'; fit saw numbers"),
+        (lambda X: X.rename(columns={"age": "sex"}), "several columns of the same name: 'sex', 'sex'"),
+        (lambda X: X.assign(age=1e39), "'age' is beyond the range of float32 at 0, 1, 2, 3, 4 and 19 more"),
+        (lambda X: X.assign(age=X["age"] + 1j), "'age' holds complex numbers"),
+    ],
+)
+def test_columns_of_another_kind_than_those_of_fit_are_refused(
+    change: Callable[[pd.DataFrame], Any], message: str, X: pd.DataFrame, y: np.ndarray
+) -> None:
+    with pytest.raises(BagError, match=message):
+        quick().fit(X, y).predict(change(X))
+
+
+@pytest.mark.parametrize("labels", [[0, "tumoral"] * 12, ["0", 1] * 12, [True, "True"] * 12, ["a", 1.5] * 12])
+def test_labels_of_numbers_and_words_are_refused(labels: list[Any], X: pd.DataFrame) -> None:
+    for y in (labels, np.array(labels, dtype=object), pd.Series(labels, dtype=object)):
+        with pytest.raises(BagError, match="Expected labels of one kind; y holds numbers and words: "):
+            quick().fit(X, y)
+
+
+def test_tensors_in_bfloat16_equal_the_same_numbers_in_float32(X: pd.DataFrame, y: np.ndarray) -> None:
+    rounded = [torch.tensor(bag).bfloat16() for bag in X["bag"]]
+    model = quick().fit(rounded, y)
+    exact = [bag.float().numpy() for bag in rounded]
+    np.testing.assert_array_equal(model.predict_proba(rounded), quick().fit(exact, y).predict_proba(exact))
 
 
 # The names of the package.

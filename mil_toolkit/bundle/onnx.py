@@ -17,6 +17,7 @@ from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.model.poolings import Instances
 from mil_toolkit.training.fitted import FittedHead
 
+NO_PREDICTION = -1  # instead of a class, where the inputs allow none
 logger = logging.getLogger(__name__)
 _OUTPUTS = ("probability", "prediction", "spread", "attention")
 
@@ -37,11 +38,13 @@ def export_onnx(
       the network at once: for large bags, embed in batches and use the file without `images`. The file
       computes in float32; compared with embeddings that were computed in bfloat16, probabilities differ in
       the second decimal
-    - `metadata` (M,) float32: the encoded columns in the order of `metadata_columns`
+    - `metadata` (M,) float32: the encoded columns in the order of `metadata_columns`. The encoder replaces
+      missing values, so that none of them is NaN
 
     Outputs: `probability` (1,), calibrated, of the positive class; `prediction` (1,) int64, 1 at or above the
     threshold; `spread` (1,), the standard deviation of the members' own probabilities; `attention` (N,),
-    which sums to one.
+    which sums to one. Where an input or an embedding is NaN or infinite, the prediction is -1 and all other
+    outputs are NaN; also for a bag without images, unless the runtime refuses it.
 
     The file's metadata_props are JSON: `class_names` (negative, positive), `threshold`, `metadata_columns`,
     `metadata_encoder` (as in config.json; see `training.encoder.MetadataEncoder.encode`), `features` (the
@@ -95,15 +98,18 @@ class _OnePatient(nn.Module):
     def forward(self, bag: Tensor | None, metadata: Tensor | None) -> tuple[Tensor, ...]:
         """Return the outputs that `export_onnx` documents; attention only where there is a bag."""
         instances = None if bag is None else self._instances(bag)
+        usable = _usable(instances, metadata)
         rows = torch.zeros(0) if metadata is None else metadata
         logits = self.model(instances, rows.expand(self.head.member_count, 1, -1)).total[:, 0]  # (K,)
         probability = self._calibrated(logits.mean(0, keepdim=True))
         spread = self._calibrated(logits).std(0, correction=0, keepdim=True)
-        outputs = (probability, (probability >= self.decision.threshold).long(), spread)
-        if instances is None:
-            return outputs
-        assert self.model.pooling is not None
-        return *outputs, self.model.pooling.attention(instances).mean(0)
+        predicted = (probability >= self.decision.threshold).long()
+        nothing, nan = torch.full_like(predicted, NO_PREDICTION), torch.full_like(probability, torch.nan)
+        outputs = [torch.where(usable, value, nan) for value in (probability, spread)]
+        outputs.insert(1, torch.where(usable, predicted, nothing))
+        if instances is not None and self.model.pooling is not None:
+            outputs.append(torch.where(usable, self.model.pooling.attention(instances).mean(0), nan))
+        return tuple(outputs)
 
     def _calibrated(self, logits: Tensor) -> Tensor:
         return torch.sigmoid(self.decision.slope * logits + self.decision.intercept)
@@ -121,6 +127,18 @@ class _OnePatient(nn.Module):
         mean, std = (torch.tensor(values) * 255 for values in (self.backbone.mean, self.backbone.std))
         images = ((pixels.float() - mean) / std).permute(0, 3, 1, 2)
         return self.network(images).half().float()
+
+
+def _usable(instances: Instances | None, metadata: Tensor | None) -> Tensor:
+    """Return (1,) bool, whether a prediction is possible: there are images, and all inputs are finite."""
+    usable = torch.ones(1, dtype=torch.bool)
+    if metadata is not None:
+        usable = usable & metadata.isfinite().all()
+    if instances is not None:
+        x = instances.x[0]  # (N, D)
+        # Not N itself, which the exporter takes to be positive.
+        usable = usable & x.isfinite().all() & (torch.ones_like(x[:, 0]).sum() > 0)
+    return usable
 
 
 def _example(bundle: ModelBundle, images: bool) -> tuple[Tensor | None, Tensor | None]:

@@ -12,16 +12,17 @@ import numpy as np
 import pandas as pd
 
 from mil_toolkit.bundle.bundle import BACKBONE, ModelBundle, declared, fingerprints
+from mil_toolkit.bundle.extrapolation import extrapolations
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import ExtractionConfig
-from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.text import printable
 from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
 from mil_toolkit.evaluation.records import Scores
-from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.cache import FeatureCache, named_cache
 from mil_toolkit.features.extract import TOLERANCE, extract
-from mil_toolkit.features.spec import Spec, spec_differences
+from mil_toolkit.features.spec import FILE_NAME, Spec, spec_differences
 from mil_toolkit.study.records import ColumnRecord
 from mil_toolkit.study.tables import attention_table
 from mil_toolkit.training.patients import Patients
@@ -52,14 +53,17 @@ def predict(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> 
     """Apply a bundle to all patients of a cohort.
 
     Warns where the embeddings were computed in another precision or by another decoder than those of the
-    training patients. Raises one DataError with all problems: metadata or features that differ from those the
-    model was trained with, and patients without embeddings.
+    training patients, and where metadata lie outside what these patients had (see `extrapolations`). Raises
+    one DataError with all problems: metadata or features that differ from those the model was trained with,
+    and patients without embeddings.
     """
     problems = [*_column_problems(bundle, cohort), *_feature_problems(bundle, cohort, cache)]
     if problems:
         raise DataError(problems)
     _warn_of_other_embeddings(bundle, cohort, cache)
     patients = Patients.of(cohort, cache)
+    for line in extrapolations(bundle, patients.metadata):
+        logger.warning("%s", line)
     probability, spread, attention = bundle.probabilities(patients)
     decided = (probability >= bundle.decision.threshold).astype(int)
     table = pd.DataFrame(
@@ -168,7 +172,27 @@ def extract_as_trained(
     config = _extraction_config(trained.spec, weights)
     _check_images(cohort)
     backbone = bundle.build_backbone(weights)
-    return FeatureCache.open(extract(cohort, config, root, device=device, backbone=backbone).folder)
+    colour = trained.spec.get("colour")
+    done = extract(cohort, config, root, device=device, backbone=backbone, colour=colour)
+    return FeatureCache.open(done.folder)
+
+
+def open_as_trained(bundle: ModelBundle, cohort: Cohort, root: Path = Path("cache")) -> FeatureCache:
+    """Open the cohort's cache of the features that the model was fitted on.
+
+    Raises UsageError if there is none, or for a model that does not look at images.
+    """
+    features = bundle.about.features
+    if features is None:
+        raise UsageError("This model does not look at images: it has no features.")
+    folder = named_cache(cohort.name, features.name, root)
+    if not (folder / FILE_NAME).exists():
+        raise UsageError(
+            f"The model was fitted on the features {features.name}, and {folder} does not exist. Embed the"
+            " images with the tool that made them, run mil-cache import, and name the resulting folder with"
+            " --features."
+        )
+    return FeatureCache.open(folder)
 
 
 def _extraction_config(spec: Spec, weights: Path | None) -> ExtractionConfig:
@@ -182,14 +206,26 @@ def _check_images(cohort: Cohort) -> None:
         raise DataError([f"patient {printable(patient)} has no images." for patient in absent])
 
 
+def check_submission(cohort: Cohort) -> None:
+    """Raise DataError if a class has several words: a challenge file can only hold one."""
+    keys = dict(zip(("negative", "positive"), cohort.class_words, strict=True))
+    several = [f"{key} has {', '.join(words)}" for key, words in keys.items() if len(words) > 1]
+    if several:
+        raise DataError(
+            f"{cohort.source}: a challenge file needs one word for each class, but {' and '.join(several)}."
+            " Use a cohort.toml that gives each class the one word that the challenge expects."
+        )
+
+
 def write_submission(
     path: Path, predictions: pd.DataFrame, cohort: Cohort, header: Sequence[str] = ("ID", "LABEL")
 ) -> int:
     """Publish a challenge file with all unlabelled patients, each once; return their number.
 
     Predictions are written as the class names of the cohort's table. Raises DataError where no patient is
-    unlabelled.
+    unlabelled, and where a class has several words.
     """
+    check_submission(cohort)
     unlabelled = cohort.unlabelled().patient_ids
     if not unlabelled:
         raise DataError(f"{cohort.source}: no patient is unlabelled, so the submission would be empty.")

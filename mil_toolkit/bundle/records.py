@@ -47,6 +47,8 @@ class About:
     versions: of mil_toolkit and of the packages that matter for the numbers
     finetuned: how the backbone in the bundle was trained, with the number of epochs that was chosen; None
         where the backbone stayed frozen
+    ranges: lowest and highest training value of each number column, in the unit and before any logarithm;
+        None in bundles of older versions
     """
 
     study: str
@@ -63,13 +65,15 @@ class About:
     decision: Decision
     versions: dict[str, str]
     finetuned: FinetuneConfig | None = None
+    ranges: dict[str, tuple[float, float]] | None = None
 
     def to_json(self) -> dict[str, Json]:
-        """Return the JSON object, which lacks `finetuned` for a frozen backbone."""
+        """Return the JSON object, which lacks `finetuned` for a frozen backbone, and absent `ranges`."""
         value = to_json(self)
         assert isinstance(value, dict)
-        if self.finetuned is None:
-            del value["finetuned"]
+        for name in ("finetuned", "ranges"):
+            if value[name] is None:
+                del value[name]
         return value | {"features": None if self.features is None else self.features.to_json()}
 
 

@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="CACHE_FOLDER",
         help="the study's own cache folder, then others to compare with it (another backbone, a mask); none:"
-        " metadata only (default: the cohort's only cache folder in cache/)",
+        " metadata only (default: what the study was made with)",
     )
     add("--study", type=Path, required=True, metavar="studies/NAME", help="folder of the study")
     add("--retune", type=int, metavar="N", help="give each variant its own search with N trials")
@@ -57,13 +57,14 @@ def _ablate(arguments: argparse.Namespace) -> Outcome:
         raise UsageError(f"--retune must be at least 1, not {arguments.retune}.")
     from mil_toolkit.cohort.cohort import read_cohort
     from mil_toolkit.core.devices import pick_device, use_available_cores
-    from mil_toolkit.features.cache import open_features
     from mil_toolkit.study.ablation import ablate
+    from mil_toolkit.study.sources import open_study_features
 
     pick_device(arguments.device)  # before the data are read
     use_available_cores()
     cohort = read_cohort(arguments.cohort, images=False)
-    caches = [open_features(folder, cohort.name) for folder in arguments.features or [None]]
+    named = arguments.features or [None]
+    caches = [open_study_features(folder, arguments.study, cohort.name) for folder in named]
     ablation = ablate(cohort, caches, arguments.study, arguments.retune, arguments.device)
     scores = to_json(ablation.scores)
     assert isinstance(scores, dict)

@@ -11,6 +11,7 @@ from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import count_of
 
 FORMATS = ("clam", "trident", "stamp")
+IMPORT_FORMATS = (*FORMATS, "bags")
 Action = Callable[[argparse.Namespace], Outcome]
 
 
@@ -56,7 +57,12 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 def _add_import(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("source", type=Path, metavar="FOLDER", help="the tool's folder of feature files")
-    add("--format", choices=FORMATS, required=True, help="tool that made the files")
+    add(
+        "--format",
+        choices=IMPORT_FORMATS,
+        required=True,
+        help="tool that made the files; bags: .h5, .pt or .npy files of features (N, D)",
+    )
     add("--cohort", required=True, metavar="NAME", help="the cohort's name, as in its cohort.toml")
     add("--encoder", metavar="NAME", help="network that made the features, if the files do not say")
     add(

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TextIO
 
 from mil_toolkit.core.errors import MilError, UsageError
 from mil_toolkit.core.processes import raise_on_stop_signals
@@ -58,13 +59,14 @@ def command_parser(name: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def add_features(parser: argparse.ArgumentParser) -> None:
-    """Add the option that names the features."""
+def add_features(
+    parser: argparse.ArgumentParser, default: str = "the cohort's only cache folder in cache/"
+) -> None:
+    """Add the option that names the features; default: what the help text says of its absence."""
     parser.add_argument(
         "--features",
         metavar="CACHE_FOLDER",
-        help="cache folder that mil-extract printed, or none to use metadata only (default: the cohort's only"
-        " cache folder in cache/)",
+        help=f"cache folder that mil-extract printed, or none to use metadata only (default: {default})",
     )
 
 
@@ -79,21 +81,21 @@ def run(
     argv: Sequence[str] | None,
 ) -> int:
     """Run a command and return its exit code; a MilError is printed without a traceback."""
-    arguments = parser.parse_args(argv)
+    arguments = _parse(parser, argv)
     _yield_idle_threads()
     _log_to_stderr()
     try:
         with raise_on_stop_signals():
             outcome = command(arguments)
     except MilError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        _say(f"{parser.prog}: {error}")
         return error.exit_code
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost handler
         if _is_interrupt(error):
-            print(f"{parser.prog}: interrupted", file=sys.stderr)
+            _say(f"{parser.prog}: interrupted")
             return INTERRUPTED
-        traceback.print_exc()
-        print(f"{parser.prog}: this is a bug in mil_toolkit, not a problem with your data.", file=sys.stderr)
+        _say(traceback.format_exc().rstrip("\n"))
+        _say(f"{parser.prog}: this is a bug in mil_toolkit, not a problem with your data.")
         return MilError.exit_code
     return _print(parser.prog, outcome, arguments.json)
 
@@ -103,13 +105,38 @@ def _print(name: str, outcome: Outcome, as_json: bool) -> int:
     try:
         print(json.dumps(outcome.data, allow_nan=False) if as_json else outcome.text, flush=True)
     except OSError as error:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # or Python would flush stdout again at exit
+        _discard(sys.stdout)
         if not isinstance(error, BrokenPipeError):  # the reader has closed the pipe
-            print(f"{name}: done, but stdout cannot be written: {error.strerror}.", file=sys.stderr)
+            _say(f"{name}: done, but stdout cannot be written: {error.strerror}.")
             return UsageError.exit_code
     return outcome.exit_code
+
+
+def _say(text: str) -> None:
+    """Print to stderr, if it can be written: whoever closed it does not want to read it."""
+    if sys.stderr is None:  # or `print` would use stdout
+        return
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        _discard(sys.stderr)
+
+
+def _discard(stream: TextIO) -> None:
+    """Discard what a stream that cannot be written still holds, which Python would write again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the arguments; the text of --help may be cut off, as by `| head`."""
+    try:
+        return parser.parse_args(argv)
+    except SystemExit:
+        try:
+            print(end="", flush=True)
+        except OSError:
+            _discard(sys.stdout)
+        raise
 
 
 def _is_interrupt(error: BaseException | None) -> bool:
@@ -128,8 +155,18 @@ def _yield_idle_threads() -> None:
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Logs to stderr, if it can be written: whoever closed it does not want to read it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], OSError):
+            _discard(self.stream)
+        else:
+            super().handleError(record)
+
+
 def _log_to_stderr() -> None:
     logger = logging.getLogger("mil_toolkit")
-    logger.handlers = [logging.StreamHandler(sys.stderr)]
+    logger.handlers = [logging.NullHandler() if sys.stderr is None else _StderrHandler(sys.stderr)]
     logger.setLevel(logging.INFO)
     logger.propagate = False

@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("cohort", type=Path, metavar="COHORT.toml", help="the cohort")
-    add_features(parser)
+    add_features(parser, "what the study was made with")
     add("--study", type=Path, required=True, metavar="studies/NAME", help="folder of the study")
     add("--output", type=Path, help="folder of the bundle (default: model/ in the study folder)")
     add(
@@ -84,12 +84,12 @@ def _fit(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.bundle.fit import fit
     from mil_toolkit.cohort.cohort import read_cohort
     from mil_toolkit.core.devices import pick_device, use_available_cores
-    from mil_toolkit.features.cache import open_features
+    from mil_toolkit.study.sources import open_study_features
 
     pick_device(arguments.device)  # before the data are read
     use_available_cores()
     cohort = read_cohort(arguments.cohort, images=arguments.finetune)
-    cache = open_features(arguments.features, cohort.name)
+    cache = open_study_features(arguments.features, arguments.study, cohort.name)
     output = arguments.output or arguments.study / "model"
     if arguments.onnx:
         from mil_toolkit.bundle.onnx import require_exporter

@@ -20,18 +20,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Draft a commented cohort.toml from a table and its image folders. Every guess to check is marked"
         " CHECK in it.",
     )
-    parser.add_argument("table", type=Path, metavar="TABLE", help="CSV file with one row per patient")
+    parser.add_argument(
+        "table", type=Path, metavar="TABLE", help="CSV file or .xlsx workbook with one row per patient"
+    )
     parser.add_argument(
         "images", type=Path, nargs="+", metavar="IMAGES", help="folder that contains one folder per patient"
     )
     parser.add_argument("--output", type=Path, default=Path("cohort.toml"), help="file to write")
+    parser.add_argument("--sheet", help="sheet of the workbook, if it has several")
     return run(parser, _init, argv)
 
 
 def _init(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.cohort.draft import draft_cohort
 
-    draft = draft_cohort(arguments.table, arguments.images, arguments.output)
+    draft = draft_cohort(arguments.table, arguments.images, arguments.output, arguments.sheet)
     data: dict[str, Json] = {
         "output": str(draft.output),
         "patients": draft.patients,

@@ -1,6 +1,7 @@
 """mil-predict: apply a bundle to all patients of a cohort."""
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from mil_toolkit.cohort.cohort import Cohort
     from mil_toolkit.features.cache import FeatureCache
 
+logger = logging.getLogger(__name__)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run mil-predict."""
@@ -32,7 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--features",
         metavar="CACHE_FOLDER",
-        help="cache folder with embeddings to use (default: embed the images)",
+        help="cache folder with embeddings to use (default: embed the images as those that the model was"
+        " fitted on)",
     )
     add(
         "--weights",
@@ -56,16 +60,18 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
             f"--submission-header takes two names and a comma, not {arguments.submission_header!r}."
         )
     from mil_toolkit.bundle.bundle import ModelBundle
-    from mil_toolkit.bundle.predict import predict
+    from mil_toolkit.bundle.predict import check_submission, predict
     from mil_toolkit.cohort.cohort import read_cohort
     from mil_toolkit.core.devices import pick_device, use_available_cores
 
     pick_device(arguments.device)  # before the data are read
     use_available_cores()
     bundle = ModelBundle.load(arguments.bundle)
-    from_images = arguments.features is None and bundle.about.features is not None
+    from_images = arguments.features is None and bundle.has_backbone
     cohort = read_cohort(arguments.cohort, images=from_images)
     _check_outputs(arguments, cohort)
+    if arguments.submission:
+        check_submission(cohort)
     if arguments.attention and bundle.about.features is None:
         raise UsageError("--attention: this model does not look at images.")
     cache = _features(arguments, bundle, cohort, from_images)
@@ -78,12 +84,21 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
 def _features(
     arguments: argparse.Namespace, bundle: "ModelBundle", cohort: "Cohort", from_images: bool
 ) -> "FeatureCache | None":
-    from mil_toolkit.bundle.predict import extract_as_trained
+    from mil_toolkit.bundle.predict import extract_as_trained, open_as_trained
     from mil_toolkit.features.cache import open_features
 
+    if arguments.features is not None:
+        return open_features(arguments.features, cohort.name)
+    features = bundle.about.features
+    if features is None:
+        logger.info("Using metadata only, as the model does (no --features given).")
+        return None
     if from_images:
+        logger.info("Embedding the images as for the model: %s (no --features given).", features.name)
         return extract_as_trained(bundle, cohort, arguments.cache, arguments.device, arguments.weights)
-    return open_features(arguments.features or "none", cohort.name)
+    cache = open_as_trained(bundle, cohort, arguments.cache)
+    logger.info("Using the features that the model was fitted on: %s (no --features given).", cache.folder)
+    return cache
 
 
 def _check_outputs(arguments: argparse.Namespace, cohort: "Cohort") -> None:

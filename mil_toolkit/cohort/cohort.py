@@ -1,7 +1,7 @@
 """`read_cohort` reads a cohort.toml with its table and folders into a `Cohort`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,15 @@ from mil_toolkit.cohort.columns import (
     read_values,
 )
 from mil_toolkit.cohort.declaration import Declaration, read_declaration
+from mil_toolkit.cohort.delimited import SEPARATORS
+from mil_toolkit.cohort.excluded import select_rows
 from mil_toolkit.cohort.image_folders import readable_roots
 from mil_toolkit.cohort.images import find_images
 from mil_toolkit.cohort.kinds import MetadataColumn
 from mil_toolkit.cohort.problems import Problems
-from mil_toolkit.cohort.table import SEPARATORS, TextTable, read_table
+from mil_toolkit.cohort.spellings import read_spellings
+from mil_toolkit.cohort.table import TextTable, read_table
+from mil_toolkit.cohort.value_warnings import warn_of_values
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest_json
 from mil_toolkit.core.text import printable
@@ -41,6 +45,8 @@ class Cohort:
     image_names: for each path in `images`, the image's name within its patient: the path below the patient's
         folder (after the root's name if several roots contain the patient), or the path in the image table
     tables: the files that the cohort was read from besides `source`
+    class_words: all of the table's words for class 0 and class 1, which `class_names` joins
+    spellings: how the cells of a column are written, see `read_spellings`; (P,) by metadata name
     """
 
     name: str
@@ -55,6 +61,8 @@ class Cohort:
     images: dict[str, tuple[Path, ...]]
     image_names: dict[str, tuple[str, ...]]
     tables: tuple[Path, ...] = ()
+    class_words: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    spellings: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.patient_ids)
@@ -81,6 +89,7 @@ class Cohort:
             image_names={
                 patient: self.image_names[patient] for patient in patient_ids if patient in self.image_names
             },
+            spellings={name: ways[rows] for name, ways in self.spellings.items()},
         )
 
     def labelled(self) -> "Cohort":
@@ -107,23 +116,28 @@ class Cohort:
         )
 
 
-def read_cohort(path: Path | str, images: bool = True, report_ignored: bool = True) -> Cohort:
+def read_cohort(path: Path | str, images: bool = True, log: bool = True) -> Cohort:
     """Read a cohort.toml, its table and, if `images`, the names of its image files.
 
-    report_ignored: whether to log a warning about files in the image folders that are not images
+    log: whether to log which rows, files and folders are left out, and which values are implausible
 
     Raises DataError with every problem of the TOML, the table and the folders, one line each.
     """
     problems = Problems()
     declared = read_declaration(Path(path), images, problems)
-    table = _read_declared_table(declared, images, problems)
-    check_columns(declared, table, problems)
+    whole = _read_declared_table(declared, images, problems)
+    check_columns(declared, whole, problems)
+    selection = select_rows(declared, whole, problems)
+    table = selection.table
     ids = read_patient_ids(declared, table, problems)
     labels = read_labels(declared, table, problems)
     groups = read_groups(declared, table, problems)
     values = {column.name: read_values(declared, table, column, problems) for column in declared.columns}
-    paths = find_images(declared, ids, problems, report_ignored) if images else {}
+    paths = find_images(declared, ids, selection.excluded, problems, log) if images else {}
     problems.raise_if_any()
+    if log:
+        selection.log()
+        warn_of_values(declared, table, values)
     return Cohort(
         name=declared.cohort.name,
         source=declared.source,
@@ -141,13 +155,15 @@ def read_cohort(path: Path | str, images: bool = True, report_ignored: bool = Tr
             for name in (declared.cohort.table, declared.cohort.image_table)
             if name is not None
         ),
+        class_words=declared.class_words,
+        spellings=read_spellings(declared, table),
     )
 
 
 def _read_declared_table(declared: Declaration, images: bool, problems: Problems) -> TextTable:
     name, separator = declared.cohort.table, declared.cohort.separator
     valid_separator = separator if separator in SEPARATORS else None  # an invalid one is already reported
-    table = read_table(declared.path(name), name, problems, valid_separator)
+    table = read_table(declared.path(name), name, problems, valid_separator, declared.cohort.sheet)
     if table is None:
         if images:
             readable_roots(declared, problems)

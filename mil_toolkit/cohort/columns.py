@@ -1,7 +1,8 @@
 """The columns of a cohort's table: patient ids, labels, groups and metadata values."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,9 +12,17 @@ from mil_toolkit.cohort.kinds import KINDS, MetadataColumn, Unreadable
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import TextTable
 from mil_toolkit.cohort.toml import suggestion
-from mil_toolkit.core.text import each_or_most, printable
+from mil_toolkit.core.text import SOME, each_or_most, printable, some
 
 CLASSES = {"negative": 0, "positive": 1, "unlabelled": -1}  # by the key that declares the word
+
+
+class _RepeatedId(NamedTuple):
+    """A patient's first row, and a later one."""
+
+    patient: str
+    first: int
+    row: int
 
 
 def check_columns(declared: Declaration, table: TextTable, problems: Problems) -> None:
@@ -38,17 +47,38 @@ def check_columns(declared: Declaration, table: TextTable, problems: Problems) -
 def read_patient_ids(declared: Declaration, table: TextTable, problems: Problems) -> list[str]:
     """Return the different ids in the order of the table; missing and repeated ids are reported."""
     first: dict[str, int] = {}
+    missing: list[str] = []
+    repeated: list[_RepeatedId] = []
     cells = map(normal_form, table.column(declared.cohort.id) or [])
     for number, cell in zip(table.numbers, cells, strict=False):
+        place = table.place(number)
         if is_missing(cell):
-            problems.add(f"no id in column {declared.cohort.id!r}.", table.place(number))
+            missing.append(place)
         elif cell in first:
-            problems.add(
-                f"patient {printable(cell)} already appears in row {first[cell]}.", table.place(number)
-            )
+            repeated.append(_RepeatedId(cell, first[cell], number))
         else:
             first[cell] = number
+    each = (f"{place}: no id in column {declared.cohort.id!r}." for place in missing)
+    summary = f"rows have no id in column {declared.cohort.id!r}:"
+    problems.extend(each_or_most(missing, len(table.rows), each, summary))
+    problems.extend(_repeated_ids(table, repeated))
     return list(first)
+
+
+def _repeated_ids(table: TextTable, repeated: Sequence[_RepeatedId]) -> list[str]:
+    """Return a line for each row that repeats an id, or one line if they are so many that it is the rule."""
+    if len(repeated) <= SOME or 4 * len(repeated) < len(table.rows):
+        return [
+            f"{table.place(row)}: patient {printable(patient)} already appears in row {first}."
+            for patient, first, row in repeated
+        ]
+    rows = some([f"{printable(patient)} (rows {first} and {row})" for patient, first, row in repeated])
+    advice = (
+        "If its rows are images, make another table with one row per patient, and name this one as"
+        " image_table, with the columns patient and path, instead of images."
+    )
+    count = f"{len(repeated)} of {len(table.rows)} rows of {table.name} repeat the id of an earlier row"
+    return [f"{count}: {rows}. The table needs one row per patient. {advice}"]
 
 
 def read_labels(declared: Declaration, table: TextTable, problems: Problems) -> list[int]:
@@ -57,9 +87,9 @@ def read_labels(declared: Declaration, table: TextTable, problems: Problems) -> 
     if column is None:
         return [-1] * len(table.rows)
     words = declared.cohort.label_words()
-    known = {canonical_word(word): CLASSES[key] for key, word in words.items()}
+    known = {canonical_word(word): CLASSES[key] for key in CLASSES for word in words.get(key, ())}
     labels, unknown = [], []
-    for place, cell in _cells(declared, table, column):
+    for place, cell in cells_of(declared, table, column):
         labels.append(known.get(canonical_word(cell), -1))
         if canonical_word(cell) in known:
             continue
@@ -68,7 +98,8 @@ def read_labels(declared: Declaration, table: TextTable, problems: Problems) -> 
             problems.add(f"no label in {column!r}. {advice}", place)
         else:
             unknown.append(f"{place}: {column} {cell!r}")
-    reason = f"not one of {', '.join(f'{word!r} ({key})' for key, word in words.items())}"
+    expected = [f"{word!r} ({key})" for key in words for word in words[key]]
+    reason = f"not one of {', '.join(expected)}"
     each = (f"{label} is {reason}." for label in unknown)
     summary = f"labels are {reason}. Does the table use other words for the classes? Affected:"
     problems.extend(each_or_most(unknown, len(labels), each, summary))
@@ -81,7 +112,7 @@ def read_groups(declared: Declaration, table: TextTable, problems: Problems) -> 
     if column is None:
         return None
     groups = []
-    for place, cell in _cells(declared, table, column):
+    for place, cell in cells_of(declared, table, column):
         groups.append(normal_form(cell))
         if is_missing(cell):
             advice = "Each row needs a group; a patient who shares none needs one of their own."
@@ -100,9 +131,11 @@ def read_values(
     values: list[float | str | None] = []
     unreadable: dict[str, list[str]] = defaultdict(list)
     advice: dict[str, None] = {}  # keys in the order in which they came
-    for place, cell in _cells(declared, table, column.column):
+    for place, cell in cells_of(declared, table, column.column):
         try:
-            values.append(None if is_missing(cell) else kind.parse(cell, column, declared.cohort.decimal))
+            values.append(
+                None if kind.is_missing(cell) else kind.parse(cell, column, declared.cohort.decimal)
+            )
         except Unreadable as error:
             values.append(None)
             unreadable[error.reason].append(f"{place}: {column.column} {cell!r}")
@@ -115,7 +148,7 @@ def read_values(
     return np.array(values, dtype=np.float64 if kind.numeric else object)
 
 
-def _cells(declared: Declaration, table: TextTable, column: str) -> Iterator[tuple[str, str]]:
+def cells_of(declared: Declaration, table: TextTable, column: str) -> Iterator[tuple[str, str]]:
     """Yield the place of each row and its cell; nothing if the column is missing, which is reported."""
     cells = table.column(column)
     if cells is not None:

@@ -1,20 +1,22 @@
 """`read_declaration` reads and checks a cohort.toml."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from mil_toolkit.cohort.cells import canonical_word
+from mil_toolkit.cohort.dates import problem_of_format
+from mil_toolkit.cohort.delimited import SEPARATORS
 from mil_toolkit.cohort.kinds import KINDS, MetadataColumn
 from mil_toolkit.cohort.problems import Problems
-from mil_toolkit.cohort.table import SEPARATORS
 from mil_toolkit.cohort.toml import TomlTable, checked_values, keys_of, read_toml, subsection, suggestion
 from mil_toolkit.core.text import printable
 
 Section = TypeVar("Section")
+Words: TypeAlias = str | int | tuple[str | int, ...]  # one word of the label column, or several
 
 COHORT_NAME = re.compile(r"\w[\w. -]*")  # it names a folder of the cache
 DECIMALS = (".", ",")
@@ -30,17 +32,28 @@ class CohortSection:
     image_table: str | None = None
     id: str = ""
     label: str | None = None
-    positive: str | int | None = None
-    negative: str | int | None = None
-    unlabelled: str | int | None = None
+    positive: Words | None = None
+    negative: Words | None = None
+    unlabelled: Words | None = None
+    exclude: Words | None = None
     group: str | None = None
     separator: str | None = None
+    sheet: str | None = None
     decimal: str = "."
 
-    def label_words(self) -> dict[str, str | int]:
+    def label_words(self) -> dict[str, tuple[str | int, ...]]:
         """Return the declared words of the label column by their keys, class 0 first."""
-        words = {"negative": self.negative, "positive": self.positive, "unlabelled": self.unlabelled}
-        return {key: word for key, word in words.items() if word is not None}
+        words = {
+            "negative": self.negative,
+            "positive": self.positive,
+            "unlabelled": self.unlabelled,
+            "exclude": self.exclude,
+        }
+        return {key: _several(word) for key, word in words.items() if word is not None}
+
+
+def _several(words: Words) -> tuple[str | int, ...]:
+    return words if isinstance(words, tuple) else (words,)
 
 
 @dataclass(frozen=True)
@@ -68,9 +81,15 @@ class Declaration:
 
     @property
     def class_names(self) -> tuple[str, str]:
-        """The words for class 0 and class 1."""
-        negative, positive = self.cohort.negative, self.cohort.positive
-        return "0" if negative is None else str(negative), "1" if positive is None else str(positive)
+        """The words for class 0 and class 1; several words of a class are joined with "or"."""
+        negative, positive = self.class_words
+        return " or ".join(negative or "0"), " or ".join(positive or "1")
+
+    @property
+    def class_words(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """All words for class 0 and for class 1; empty if they are not declared."""
+        words = self.cohort.label_words()
+        return tuple(map(str, words.get("negative", ()))), tuple(map(str, words.get("positive", ())))
 
     def path(self, declared: str) -> Path:
         """Return a declared path, which is relative to the cohort.toml."""
@@ -120,10 +139,25 @@ def _check_cohort(
         problems.add(f"separator must be one of {expected}, not {cohort.separator!r}.", place)
     if cohort.decimal not in DECIMALS:
         problems.add(f'decimal must be "." or ",", not {cohort.decimal!r}.', place)
+    if cohort.exclude is not None and "label" not in given:
+        problems.add("exclude lists words of the label column, but label is missing.", place)
+    _check_words(place, cohort, problems)
+
+
+def _check_words(place: str, cohort: CohortSection, problems: Problems) -> None:
+    """Report words of the label column that are declared more than once."""
     words = cohort.label_words()
-    if len(set(map(canonical_word, words.values()))) < len(words):
-        values = ", ".join(map(repr, words.values()))
+    uses: dict[str, list[str]] = defaultdict(list)  # keys that declare a word, by its canonical form
+    for key, several in words.items():
+        for word in several:
+            uses[canonical_word(word)].append(key)
+    repeated = {word: keys for word, keys in uses.items() if len(keys) > 1}
+    if repeated and all(len(several) == 1 for several in words.values()):
+        values = ", ".join(repr(word) for (word,) in words.values())
         problems.add(f"{', '.join(words)} must differ, but they are {values}.", place)
+        return
+    for word, keys in repeated.items():
+        problems.add(f"the word {word!r} is declared more than once: {', '.join(keys)}. Keep one.", place)
 
 
 def _read_columns(path: Path, sections: TomlTable, problems: Problems) -> tuple[MetadataColumn, ...]:
@@ -175,15 +209,10 @@ def _check_keys_of_kind(
 
 def _check_formats(place: str, formats: Sequence[str], problems: Problems) -> None:
     """Report each format that does not write and read back a whole date."""
-    day = datetime(1987, 11, 23)
     for format in formats:
-        try:
-            complete = datetime.strptime(day.strftime(format), format) == day
-        except ValueError:
-            complete = False
-        if not complete:
-            example = "a format such as %d/%m/%Y"
-            problems.add(f"formats: {format!r} does not describe a complete date; use {example}.", place)
+        problem = problem_of_format(format)
+        if problem is not None:
+            problems.add(f"formats: {format!r} {problem}.", place)
 
 
 def _read_splits(

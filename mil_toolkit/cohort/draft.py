@@ -7,10 +7,11 @@ from datetime import date
 from pathlib import Path
 
 from mil_toolkit.cohort.cells import normal_form
+from mil_toolkit.cohort.class_folders import refuse_class_folders
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.cohort.draft_lines import CHECK
 from mil_toolkit.cohort.draft_text import DraftPaths, draft_text
-from mil_toolkit.cohort.listing import holds, list_folder
+from mil_toolkit.cohort.listing import holds, is_system_folder, list_folder
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import TextTable, read_table
 from mil_toolkit.cohort.toml import toml_string
@@ -34,8 +35,10 @@ class Draft:
     problems: tuple[str, ...]
 
 
-def draft_cohort(table_path: Path, images: Sequence[Path], output: Path) -> Draft:
+def draft_cohort(table_path: Path, images: Sequence[Path], output: Path, sheet: str | None = None) -> Draft:
     """Write the cohort.toml that a table and its image folders suggest.
+
+    sheet: the name of the table's sheet, if the table is a workbook with several
 
     Raises UsageError if `output` exists or cannot be written, and DataError if the table or a folder cannot
     be read or no column of the table contains the names of the folders.
@@ -43,22 +46,24 @@ def draft_cohort(table_path: Path, images: Sequence[Path], output: Path) -> Draf
     if output.exists():
         raise UsageError(f"{output} already exists. Remove it, or name another file with --output.")
     table_problems = Problems()
-    table = _readable_table(table_path, table_problems)
+    table = _readable_table(table_path, table_problems, sheet)
     folders = _patient_folders(images)
     table_problems.raise_if_any()
     if not folders:
         roots = " or ".join(printable(root) for root in images)
         raise DataError(f"there is no folder in {roots}. Each patient needs one, named as the patient's id.")
+    cells = {name: table.column(name) or [] for name in table.header if name}
+    refuse_class_folders(table_path, cells, images)
     table_string, *image_strings = _relative([table_path, *images], output)
-    paths = DraftPaths(output, table_string, image_strings)
+    paths = DraftPaths(output, table_string, image_strings, sheet)
     lines = draft_text(table, folders, paths, _written_on(table_path))
     publish(output, "".join(f"{line}\n" for line in lines).encode())
     doubts = tuple(line.removeprefix(CHECK) for line in lines if line.startswith(CHECK))
     return Draft(output, len(table.rows), doubts, tuple(_remaining_problems(output)))
 
 
-def _readable_table(path: Path, problems: Problems) -> TextTable:
-    table = read_table(path, str(path), problems)
+def _readable_table(path: Path, problems: Problems, sheet: str | None) -> TextTable:
+    table = read_table(path, str(path), problems, sheet=sheet)
     if table is None:
         raise DataError(problems.lines)
     return table
@@ -66,7 +71,7 @@ def _readable_table(path: Path, problems: Problems) -> TextTable:
 
 def _remaining_problems(output: Path) -> list[str]:
     try:
-        read_cohort(output)
+        read_cohort(output, log=False)
     except DataError as error:
         return error.problems
     return []
@@ -77,9 +82,8 @@ def _patient_folders(images: Sequence[Path]) -> set[str]:
     problems = Problems()
     entries = [entry for root in images for entry in list_folder(root, problems)]
     problems.raise_if_any()
-    return {
-        normal_form(entry.name) for entry in entries if holds(entry.is_dir) and not entry.name.startswith(".")
-    }
+    folders = [entry.name for entry in entries if holds(entry.is_dir) and not entry.name.startswith(".")]
+    return {normal_form(name) for name in folders if not is_system_folder(name)}
 
 
 def _relative(paths: Sequence[Path], output: Path) -> list[str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mil_toolkit.cohort.cells import normal_form
 from mil_toolkit.cohort.declaration import COHORT_NAME
-from mil_toolkit.cohort.draft_lines import check, examples
-from mil_toolkit.cohort.guess_kinds import Guess, guess_column, guess_decimal, is_number
+from mil_toolkit.cohort.draft_lines import TableColumn, check, examples
+from mil_toolkit.cohort.guess_kinds import Guess, guess_column, guess_decimal
 from mil_toolkit.cohort.guess_roles import (
     guess_classes,
     guess_id,
@@ -20,6 +20,7 @@ from mil_toolkit.cohort.guess_roles import (
     usual_spelling,
 )
 from mil_toolkit.cohort.header_words import is_named_group, is_named_label, is_sex
+from mil_toolkit.cohort.numbers import is_number
 from mil_toolkit.cohort.table import TextTable
 from mil_toolkit.cohort.toml import toml_string
 from mil_toolkit.core.text import count_of, printable
@@ -35,6 +36,7 @@ class DraftPaths:
     output: Path
     table: str
     images: Sequence[str]
+    sheet: str | None = None
 
 
 def draft_text(table: TextTable, folders: Collection[str], paths: DraftPaths, written: date) -> list[str]:
@@ -44,11 +46,15 @@ def draft_text(table: TextTable, folders: Collection[str], paths: DraftPaths, wr
     written: when the table was last written
     """
     columns = _unique_columns(table)
-    patient_id = guess_id(table.name, columns, folders)
+    id_guess = guess_id(table.name, columns, folders)
+    patient_id = id_guess.column
     label = guess_label({name: cells for name, cells in columns.items() if name != patient_id})
     others = {name: cells for name, cells in columns.items() if name not in (patient_id, label)}
     decimal = guess_decimal(others)
-    guesses = {name: guess_column(name, cells, decimal, written, label) for name, cells in others.items()}
+    guesses = {
+        name: guess_column(TableColumn(name, cells, table.numbers), decimal, written, label)
+        for name, cells in others.items()
+    }
     names = _metadata_names(guesses, others)
     return [
         "# Drafted by mil-init from the table and the image folders. Review each line, above all each CHECK.",
@@ -56,8 +62,11 @@ def draft_text(table: TextTable, folders: Collection[str], paths: DraftPaths, wr
         "",
         "[cohort]",
         f"name = {toml_string(_cohort_name(paths.output))}",
+        *map(check, table.notes),
         f"table = {paths.table}",
+        *([] if paths.sheet is None else [f"sheet = {toml_string(paths.sheet)}"]),
         f"images = [{', '.join(paths.images)}]  # each contains one folder per patient",
+        *map(check, id_guess.doubts),
         *_id_lines(patient_id, columns[patient_id], folders),
         *_label_lines(label, columns),
         *_group_lines(others),

@@ -6,9 +6,10 @@ A column may mix formats, but cells of the same shape are all read with one form
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 
+from mil_toolkit.cohort.dates import has_two_digit_year, read_date
 from mil_toolkit.cohort.draft_lines import check, examples
-from mil_toolkit.cohort.kinds import read_date
 from mil_toolkit.core.text import count_of, printable
 
 DATE_FORMATS = (
@@ -20,7 +21,16 @@ DATE_FORMATS = (
     "%Y-%m-%d",
     "%Y/%m/%d",
     "%Y-%m-%d %H:%M:%S",
+    "%d.%m.%y",
+    "%d/%m/%y",
+    "%m/%d/%y",
+    "%d-%m-%y",
 )
+
+
+def readings_as_text(cell: str) -> dict[str, date]:
+    """Return the date by each format that matches the text of a cell, even if it is stored as a date."""
+    return read_date(str(cell), DATE_FORMATS)
 
 
 def guess_formats(cells: Sequence[str]) -> dict[str, tuple[str, ...]] | None:
@@ -39,7 +49,7 @@ def shape_of(cell: str) -> str:
 
 def _best_formats(cells: Sequence[str]) -> tuple[str, ...]:
     """Return the formats that read the most cells; none if a cell is not a date at all."""
-    readings = [read_date(cell, DATE_FORMATS) for cell in cells]
+    readings = [readings_as_text(cell) for cell in cells]
     if not all(readings):
         return ()
     counts = Counter(format for reading in readings for format in reading)
@@ -63,4 +73,9 @@ def check_formats(
             both = " and ".join(formats[shape])
             yield check(
                 f"{column}: cells such as {printable(repr(members[0]))} fit {both}; {format} is taken."
+            )
+        if has_two_digit_year(format):
+            yield check(
+                f"{column}: cells such as {printable(repr(members[0]))} have a year with two digits (%y);"
+                " each is read in the last century in which the date is not after the reference."
             )

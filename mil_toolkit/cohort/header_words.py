@@ -12,6 +12,16 @@ GROUP_HEADER = re.compile(
     r"|institut|[eé]tablissement|famil",
     re.IGNORECASE,
 )
+AGE_HEADER = re.compile(
+    r"(?<![^\W_])(age|alter|[aâ]ge|edad|et[aà])(?![^\W_])|enalter(?![^\W_])", re.IGNORECASE
+)
+COUNT_HEADER = re.compile(
+    r"count|anzahl|(?<!k)zahl|number of|nombre d|nb_|_nb|lymph|leu[ck]o|wbc|thrombo|platelet|plt|rbc",
+    re.IGNORECASE,
+)
+ID_HEADER = re.compile(
+    r"(?<![^\W_])(ids?|pid|pat|fall)(?![^\W_])|patient|proband|subject|case", re.IGNORECASE
+)
 SEX_WORDS = frozenset({"f", "m", "female", "male", "w"})
 POSITIVE_WORDS = frozenset(
     ["1", "true", "yes", "y", "pos", "positive", "tumoral", "tumor", "tumour", "malignant", "cancer", "case"]
@@ -30,6 +40,21 @@ def is_named_label(header: str) -> bool:
 def is_named_birth(header: str) -> bool:
     """Return whether a header names a date of birth."""
     return BIRTH_HEADER.search(header) is not None
+
+
+def is_named_age(header: str) -> bool:
+    """Return whether a header names an age in years."""
+    return AGE_HEADER.search(header) is not None
+
+
+def is_named_count(header: str) -> bool:
+    """Return whether a header names a count, which is never negative."""
+    return COUNT_HEADER.search(header) is not None
+
+
+def is_named_id(header: str) -> bool:
+    """Return whether a header names the id of a patient."""
+    return ID_HEADER.search(header) is not None
 
 
 def is_named_group(header: str) -> bool:

@@ -5,31 +5,40 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mil_toolkit.cohort.declaration import Declaration
-from mil_toolkit.cohort.image_folders import FolderScan, readable_roots
+from mil_toolkit.cohort.image_folders import FolderScan, Notes, readable_roots
 from mil_toolkit.cohort.image_table import images_of_table
 from mil_toolkit.cohort.problems import Problems
-from mil_toolkit.core.text import count_of, each_or_most, printable
+from mil_toolkit.cohort.toml import toml_string
+from mil_toolkit.core.text import count_of, each_or_most, printable, some
 
 logger = logging.getLogger(__name__)
-NAMED = 10  # ignored files that the warning names
+NAMED = 10  # files or folders that a warning names
 
 
 def find_images(
-    declared: Declaration, patients: Collection[str], problems: Problems, report_ignored: bool = True
+    declared: Declaration,
+    patients: Collection[str],
+    excluded: Collection[str],
+    problems: Problems,
+    report_ignored: bool = True,
 ) -> dict[str, dict[str, Path]]:
     """Return the image paths of each patient by image name, in the order of the names.
 
-    report_ignored: whether to log a warning about files that are not images
+    excluded: ids of rows that are not patients of the cohort; their images are passed over
+    report_ignored: whether to log warnings about files and folders that are passed over or may surprise
     """
     if not patients:  # the id column is missing, so every folder would seem to have no row
         return {}
     cohort = declared.cohort
     if cohort.image_table is not None:
-        images = images_of_table(declared, cohort.image_table, patients, problems)
+        images = images_of_table(declared, cohort.image_table, patients, excluded, problems)
         source = cohort.image_table
     elif cohort.images:
-        images = _images_of_folders(declared, patients, problems, report_ignored)
+        scan = FolderScan(cohort.table, patients, excluded, problems)
+        images = _images_of_folders(declared, scan, problems)
         source = " or ".join(map(printable, cohort.images))
+        if report_ignored:
+            _warn(scan.notes)
     else:
         return {}
     if images is None:
@@ -39,20 +48,40 @@ def find_images(
 
 
 def _images_of_folders(
-    declared: Declaration, patients: Collection[str], problems: Problems, report_ignored: bool
+    declared: Declaration, scan: FolderScan, problems: Problems
 ) -> dict[str, dict[str, Path]] | None:
-    """Return the images of each patient; None if a root is missing, as its patients would be reported too."""
+    """Return the images of each patient.
+
+    Returns None if a root is missing or contains folders of classes, as their patients would be reported too.
+    """
     roots = readable_roots(declared, problems)
-    scan = FolderScan(declared.cohort.table, patients, problems)
     images = scan.images(roots)
-    if report_ignored and scan.ignored:
-        _warn_of_ignored(scan.ignored)
-    return images if len(roots) == len(declared.cohort.images) else None
+    if scan.class_folders:
+        problems.add(_class_folder_words(declared, scan.class_folders, list(images)))
+    return images if len(roots) == len(declared.cohort.images) and not scan.class_folders else None
 
 
-def _warn_of_ignored(ignored: Sequence[str]) -> None:
-    names = ", ".join(map(printable, ignored[:NAMED])) + (", ..." if len(ignored) > NAMED else "")
-    logger.warning("Ignoring %s without an image extension: %s", count_of(len(ignored), "file"), names)
+def _class_folder_words(declared: Declaration, folders: Sequence[str], direct: Collection[str]) -> str:
+    """Return what to do about folders of classes; direct: patients whose folders are where they should be."""
+    kept = [Path(root).as_posix() for root in declared.cohort.images] if direct else []
+    roots = ", ".join(map(toml_string, [*kept, *folders]))
+    return (
+        f"{some(list(map(printable, folders)))} are not folders of patients, but contain some. To read them,"
+        f" list them in [cohort]: images = [{printable(roots)}]."
+    )
+
+
+def _warn(notes: Notes) -> None:
+    """Log one line for each kind of files or folders."""
+    for words, noun, paths in (
+        ("Ignoring {} without an image extension", "file", notes.other),
+        ("Ignoring {}", "hidden file", notes.hidden),
+        ("Ignoring {}", "system folder", notes.system),
+        ("Also reading the images in {} below patients' folders", "folder", notes.nested),
+    ):
+        if paths:
+            names = ", ".join(map(printable, paths[:NAMED])) + (", ..." if len(paths) > NAMED else "")
+            logger.warning("%s: %s", words.format(count_of(len(paths), noun)), names)
 
 
 def _check_every_patient_has_images(

@@ -1,11 +1,13 @@
 """`KINDS`: the kinds of metadata columns, with one parser each."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 
-from mil_toolkit.cohort.cells import NUMBER, normal_form
+from mil_toolkit.cohort.cells import is_missing, is_missing_value, normal_form
+from mil_toolkit.cohort.dates import read_date, serial_day
+from mil_toolkit.cohort.numbers import is_limit, is_number, may_group, number_text
 from mil_toolkit.core.text import printable
 
 OLDEST = 130  # years; a greater age means that the date was misread
@@ -48,20 +50,28 @@ class Unreadable(ValueError):
 
 def parse_number(cell: str, column: MetadataColumn, decimal: str) -> float:
     """Return a finite number, written with the declared decimal sign; positive if its logarithm is taken."""
-    if decimal == "," and "." in cell:
-        raise Unreadable('contains a point, but decimal = "," is declared.')
-    if decimal == "." and NUMBER.fullmatch(cell.replace(",", ".")) and "," in cell:
-        advice = 'If it is a decimal comma, add decimal = "," to [cohort]'
-        raise Unreadable("contains a comma.", advice)
-    if not NUMBER.fullmatch(cell.replace(decimal, ".")):
-        raise Unreadable("is not a finite number.")
-    value = float(cell.replace(decimal, "."))
+    text = number_text(cell, decimal)
+    if text is None:
+        raise _unreadable_number(cell, decimal)
+    value = float(text)
     if not math.isfinite(value):
         raise Unreadable("is not a finite number.")
     if column.transform == "log" and value <= 0:
         advice = f'Correct the cell, empty it, or remove transform = "log" from {column.section}'
         raise Unreadable("is not above 0, so it has no logarithm.", advice)
     return value
+
+
+def _unreadable_number(cell: str, decimal: str) -> Unreadable:
+    if is_limit(cell):
+        return Unreadable("is a limit, not a number. Write the value to use in its place, or empty the cell.")
+    if decimal == "," and "." in cell:
+        return Unreadable('contains a point, but decimal = "," is declared.')
+    if decimal == "." and is_number(cell, ","):
+        advice = 'If it is a decimal comma, add decimal = "," to [cohort]'
+        both = f", so it is {cell.replace(',', '.')} or {cell.replace(',', '')}" if may_group(cell) else ""
+        return Unreadable(f"contains a comma{both}.", advice)
+    return Unreadable("is not a finite number.")
 
 
 def parse_category(cell: str, column: MetadataColumn, decimal: str) -> str:
@@ -71,15 +81,14 @@ def parse_category(cell: str, column: MetadataColumn, decimal: str) -> str:
 
 def parse_birth_date(cell: str, column: MetadataColumn, decimal: str) -> float:
     """Return the age in years at the reference date."""
-    readings = read_date(cell, column.formats)
+    assert column.reference is not None  # KINDS requires it, and read_declaration has checked that
+    readings = read_date(cell, column.formats, latest=column.reference)
     if not readings:
-        advice = f"Add its format to {column.section} formats"
-        raise Unreadable(f"matches none of the formats {', '.join(column.formats)}.", advice)
+        raise _unreadable_date(cell, column)
     if len(set(readings.values())) > 1:
         both = " and ".join(f"{day} by {format}" for format, day in readings.items())
         raise Unreadable(f"is ambiguous: {both}.", f"Keep only one of these formats in {column.section}")
     birth = next(iter(readings.values()))
-    assert column.reference is not None  # KINDS requires it, and read_declaration has checked that
     at_reference = f"the reference {column.reference} of {column.section}"
     age = (column.reference - birth).days / DAYS_PER_YEAR
     if age < 0:
@@ -89,15 +98,14 @@ def parse_birth_date(cell: str, column: MetadataColumn, decimal: str) -> float:
     return age
 
 
-def read_date(cell: str, formats: Sequence[str]) -> dict[str, date]:
-    """Return the date as read with each format that matches."""
-    readings = {}
-    for format in formats:
-        try:
-            readings[format] = datetime.strptime(cell, format).date()
-        except ValueError:
-            continue
-    return readings
+def _unreadable_date(cell: str, column: MetadataColumn) -> Unreadable:
+    formats = ", ".join(column.formats)
+    day = serial_day(cell)
+    if day is not None:
+        reason = f"matches none of the formats {formats}. A spreadsheet may store {day} as this number;"
+        return Unreadable(f"{reason} format the column as dates there and save the table again.")
+    advice = f"Add its format to {column.section} formats"
+    return Unreadable(f"matches none of the formats {formats}.", advice)
 
 
 @dataclass(frozen=True)
@@ -106,17 +114,19 @@ class Kind:
 
     parse: its parser
     numeric: whether the values are numbers (otherwise they are words)
+    is_missing: whether a cell stands for a missing value
     needs, takes: keys of the section that it requires and allows, besides `column` and `kind`
     """
 
     parse: Callable[[str, MetadataColumn, str], float | str]
     numeric: bool
+    is_missing: Callable[[str], bool] = is_missing_value
     needs: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
 
 
 KINDS: dict[str, Kind] = {
     "number": Kind(parse_number, numeric=True, takes=("transform", "unit")),
-    "category": Kind(parse_category, numeric=False),
+    "category": Kind(parse_category, numeric=False, is_missing=is_missing),
     "birth-date": Kind(parse_birth_date, numeric=True, needs=("formats", "reference")),
 }

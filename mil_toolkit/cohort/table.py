@@ -1,17 +1,17 @@
-"""`read_table` reads delimited text into a table of trimmed cells."""
+"""`read_table` reads delimited text or a sheet of a workbook into a table of trimmed cells."""
 
-import csv
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mil_toolkit.cohort.cells import normal_form
+from mil_toolkit.cohort.cells import NUMBER, DateCell, is_missing, normal_form
+from mil_toolkit.cohort.delimited import read_delimited
 from mil_toolkit.cohort.problems import Problems
+from mil_toolkit.cohort.workbook import is_workbook, problem_of_format, read_workbook
 from mil_toolkit.core.text import count_of, printable
 
-SEPARATORS = (",", ";", "\t")
+HEADER_ROWS = 10  # first rows among which the header is looked for
+Row = Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,15 @@ class TextTable:
     """A table of trimmed cells.
 
     name: the table's name in messages
-    numbers: the number that a spreadsheet shows for each of `rows`; the header is row 1
+    numbers: the number that a spreadsheet shows for each of `rows`
+    notes: what the reader should know about how the table was read
     """
 
     name: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numbers: tuple[int, ...]
+    notes: tuple[str, ...] = ()
 
     def column(self, name: str) -> list[str] | None:
         """Return the cells of a column, or None if the header does not contain its name exactly once."""
@@ -39,25 +41,35 @@ class TextTable:
         return f"{self.name}, row {number}"
 
 
-def read_table(path: Path, name: str, problems: Problems, separator: str | None = None) -> TextTable | None:
-    """Read comma, semicolon or tab separated UTF-8 text; `name` stands for the table in messages.
+def read_table(
+    path: Path, name: str, problems: Problems, separator: str | None = None, sheet: str | None = None
+) -> TextTable | None:
+    """Read delimited text in UTF-8 or UTF-16, or an .xlsx workbook; `name` stands for it in messages.
 
-    Rows with too many or too few cells are reported and left out; empty rows are skipped. Returns None, with
-    the reason added to `problems`, if the file cannot be read at all.
+    Rows with too many or too few cells are reported and left out; empty rows are skipped, and so are titles
+    above the header. Returns None, with the reason added to `problems`, if the file cannot be read at all.
+
+    sheet: the name of the sheet of a workbook; None if only one has cells
     """
-    text = _read_text(path, name, problems)
-    if text is None:
+    data = _read_bytes(path, name, problems)
+    if data is None:
         return None
-    lines = _parse_rows(text, separator or guess_separator(text), name, problems)
+    problem = problem_of_format(path.suffix, data)
+    if problem is not None:
+        problems.add(f"{name} {problem}")
+        return None
+    if is_workbook(data):
+        lines = read_workbook(data, name, problems, sheet)
+    else:
+        if sheet is not None:
+            problems.add(f"{name} is not a workbook; remove the sheet {sheet!r}.")
+        lines = read_delimited(data, name, problems, separator)
     return None if lines is None else _table_of(name, lines, problems)
 
 
-def _read_text(path: Path, name: str, problems: Problems) -> str | None:
+def _read_bytes(path: Path, name: str, problems: Problems) -> bytes | None:
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        problems.add(f"{name}, line {line} is not UTF-8 text. Save the table as CSV in UTF-8.")
+        return path.read_bytes()
     except OSError as error:
         problems.add(f"{name} cannot be read ({path}): {error.strerror}.")
     except ValueError as error:  # a NUL in the path
@@ -65,33 +77,22 @@ def _read_text(path: Path, name: str, problems: Problems) -> str | None:
     return None
 
 
-def guess_separator(text: str) -> str:
-    """Return the separator that divides the header into the most cells; a comma if none divides it."""
-    header = re.split(r"[\r\n]", text, maxsplit=1)[0]
-    return max(SEPARATORS, key=lambda separator: len(next(csv.reader([header], delimiter=separator), [])))
-
-
-def _parse_rows(text: str, separator: str, name: str, problems: Problems) -> list[list[str]] | None:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    try:
-        return [[cell.strip() for cell in row] for row in reader]
-    except csv.Error as error:
-        problems.add(f"{name}, line {reader.line_num} cannot be read as CSV: {error}.")
-        return None
-
-
-def _table_of(name: str, lines: Sequence[Sequence[str]], problems: Problems) -> TextTable:
-    """Return the table whose header is the first line; `lines` may come from any format."""
-    header = tuple(map(normal_form, lines[0])) if lines else ()
-    filled = [(number, row) for number, row in enumerate(lines[1:], start=2) if any(row)]
-    complete = [(number, row) for number, row in filled if len(row) == len(header)]
+def _table_of(name: str, lines: Sequence[Row], problems: Problems) -> TextTable:
+    """Return the table below its header; `lines` may come from any format."""
+    top = _header_position(lines)
+    width = max((_filled_width(line) for line in lines[top:]), default=0)
+    header = tuple(map(normal_form, lines[top][:width])) if lines else ()
+    filled = [(number, row) for number, row in enumerate(lines[top + 1 :], start=top + 2) if any(row)]
+    fitted = [(number, _without_empty_end(row, len(header))) for number, row in filled]
+    complete = [(number, row) for number, row in fitted if len(row) == len(header)]
     table = TextTable(
         name,
         header,
         rows=tuple(tuple(row) for _, row in complete),
         numbers=tuple(number for number, _ in complete),
+        notes=tuple(_notes_above(name, lines, top)),
     )
-    for number, row in filled:
+    for number, row in fitted:
         if len(row) != len(header):
             problems.add(
                 f"{count_of(len(row), 'cell')}, but the header has {len(header)}.", table.place(number)
@@ -99,3 +100,47 @@ def _table_of(name: str, lines: Sequence[Sequence[str]], problems: Problems) -> 
     if not filled:
         problems.add(f"{name} has no rows below its header.")
     return table
+
+
+def _header_position(lines: Sequence[Row]) -> int:
+    """Return which line is the header: the first that is not blank, or a line below titles.
+
+    Lines with much fewer cells than a later line of different words are titles or merged cells.
+    """
+    header = next((position for position, line in enumerate(lines) if any(line)), 0)
+    for position, line in enumerate(lines[:HEADER_ROWS]):
+        if _is_header(line) and all(3 * _filled(above) < 2 * _filled(line) for above in lines[:position]):
+            header = position
+    return header
+
+
+def _is_header(line: Row) -> bool:
+    names = [cell for cell in line if cell]
+    values = [
+        cell for cell in names if is_missing(cell) or NUMBER.fullmatch(cell) or isinstance(cell, DateCell)
+    ]
+    return len(names) > 1 and len(set(names)) == len(names) and not values
+
+
+def _filled(line: Row) -> int:
+    return sum(map(bool, line))
+
+
+def _filled_width(line: Row) -> int:
+    return max((position for position, cell in enumerate(line, start=1) if cell), default=0)
+
+
+def _without_empty_end(row: Row, width: int) -> Row:
+    """Return a row without empty cells beyond the width, unless others stand there too."""
+    return row if any(row[width:]) else row[:width]
+
+
+def _notes_above(name: str, lines: Sequence[Row], top: int) -> list[str]:
+    titles = [next(cell for cell in line if cell) for line in lines[:top] if any(line)]
+    if not titles:
+        return []
+    above = ", ".join(printable(repr(title)) for title in titles)
+    header = ", ".join(printable(repr(cell)) for cell in lines[top] if cell)
+    return [
+        f"row {top + 1} of {name} is read as the header ({header}), and not what stands above it: {above}."
+    ]

@@ -44,9 +44,9 @@ def keys_of(section: type) -> dict[str, tuple[type, ...]]:
 
 
 def _toml_types(hint: type) -> tuple[type, ...]:
-    if get_origin(hint) is tuple:
-        return (list,)
-    return tuple(option for option in get_args(hint) or (hint,) if option is not NoneType)
+    options = [hint] if get_origin(hint) is tuple else get_args(hint) or [hint]
+    types = [list if get_origin(option) is tuple else option for option in options]
+    return tuple(type_ for type_ in types if type_ is not NoneType)
 
 
 def subsection(section: TomlTable, name: str) -> TomlTable:
@@ -62,8 +62,7 @@ def checked_values(place: str, given: TomlTable, known: Keys, problems: Problems
         if key not in known:
             problems.add(f"unknown key {key!r}.{suggestion(key, known)}", place)
         elif not _has_type(value, known[key]):
-            expected = " or ".join(TYPE_NAMES[type_] for type_ in known[key])
-            problems.add(f"{key} must be {expected}, not {value!r}.", place)
+            problems.add(f"{key} must be {_type_words(known[key])}, not {value!r}.", place)
         else:
             valid[key] = value
     return valid
@@ -72,8 +71,19 @@ def checked_values(place: str, given: TomlTable, known: Keys, problems: Problems
 def _has_type(value: TomlValue, types: tuple[type, ...]) -> bool:
     # The exact type: in Python, true is also an integer and a datetime is also a date.
     if type(value) is list:
-        return list in types and bool(value) and all(isinstance(item, str) for item in value)
+        return list in types and bool(value) and all(type(item) in _item_types(types) for item in value)
     return type(value) in types
+
+
+def _item_types(types: tuple[type, ...]) -> tuple[type, ...]:
+    """Return the types of a list's items: those that the key may have without a list, by default text."""
+    return tuple(type_ for type_ in types if type_ is not list) or (str,)
+
+
+def _type_words(types: tuple[type, ...]) -> str:
+    if list in types and len(types) > 1:
+        return f"{_type_words(_item_types(types))}, or a non-empty list of these"
+    return " or ".join(TYPE_NAMES[type_] for type_ in types)
 
 
 def suggestion(word: str, known: Collection[str]) -> str:

@@ -168,13 +168,21 @@ class FeatureCache:
         return path
 
 
+def named_cache(cohort_name: str, name: str, root: Path = Path("cache")) -> Path:
+    """Return the path of the cache folder with this name of a cohort; it need not exist."""
+    return root / cohort_name / name
+
+
 def find_cache(cohort_name: str, root: Path = Path("cache")) -> Path:
     """Return the only cache of this cohort under `root`; raises UsageError if there is none or several."""
     folders = sorted(path.parent for path in (root / cohort_name).glob(f"*/{FILE_NAME}"))
     if len(folders) == 1:
         return folders[0]
     if not folders:
-        raise UsageError(f"{root / cohort_name} holds no features. Run mil-extract first.")
+        raise UsageError(
+            f"{root / cohort_name} holds no features. Run mil-extract first, or use"
+            " --features none for metadata only."
+        )
     listed = "\n".join(f"  --features {folder}" for folder in folders)
     raise UsageError(f"{root / cohort_name} holds several caches. Choose one:\n{listed}")
 

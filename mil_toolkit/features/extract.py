@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from mil_toolkit.backbones.backbones import Backbone, build_backbone
 from mil_toolkit.cohort.cohort import Cohort
@@ -15,9 +16,11 @@ from mil_toolkit.core.files import remove_dead_temporaries
 from mil_toolkit.core.locks import shared
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.colour import Colour, needs_conversion
 from mil_toolkit.features.failures import Failures
+from mil_toolkit.features.notes import Notes
+from mil_toolkit.features.opening import DECODER, read_size
 from mil_toolkit.features.pipeline import BatchEmbedder, Pipeline
-from mil_toolkit.features.pixels import DECODER, read_size
 from mil_toolkit.features.plan import Plan, Wanted, plan_all, wanted_images
 from mil_toolkit.features.rehashes import Rehashes
 from mil_toolkit.features.sharding import WHOLE, Share, imbalance
@@ -71,16 +74,18 @@ def extract(
     rehash: bool = False,
     dry_run: bool = False,
     backbone: Backbone | None = None,
+    colour: Colour | Literal["auto"] | None = "auto",
 ) -> Extraction:
     """Bring the cache of `config` under `root` up to date with the cohort's images.
 
     Only missing and changed images are embedded. An image is identified by its size and mtime, or else by the
     digest of its content; with `rehash` always by its content.
 
-    workers: number of threads that decode, by default the number of cores. For CUDA they decode while the
-        network computes, on the CPU they alternate with it.
+    workers: threads that decode, by default one for each core; for CUDA while the network computes
     on_error: `fail`, or `skip` to leave out images that cannot be read
     backbone: the backbone that `config` names, if it is built already
+    colour: `srgb` to apply colour profiles, None to ignore them; `auto` applies them if any image of the
+        cohort has one. The spec says so only then: a cohort without profiles keeps its cache.
 
     Raises DataError that names every image that cannot be read, after everything else was published;
     UsageError for options that cannot work.
@@ -88,21 +93,38 @@ def extract(
     check_options(config, batch_size, workers, on_error)
     place = pick_device(device)
     recorded = Recorded(pick_precision(precision, place), DECODER)
-    backbone = backbone or build_backbone(config.backbone, config.weights)
-    spec = make_spec(config, backbone)
-    wanted = [wanted_images(cohort, patient) for patient in cohort.images if share.holds(patient)]
-    _check_crop(config.crop, wanted)
-    _log_share(wanted, cohort, share)
+    backbone = backbone or build_backbone(config.backbone, config.weights, config.image_size)
+    colour = _choose_colour(cohort) if colour == "auto" else colour
+    spec = make_spec(config, backbone, colour)
+    wanted = _wanted(cohort, share, config.crop)
     folder = Path(root) / cohort.name / folder_name(spec)
     if dry_run:
         return _dry_run(folder, wanted, recorded, rehash)
     embed = BatchEmbedder(backbone, place, recorded.precision, batch_size)
-    pipeline = Pipeline(config, embed, available_cores() if workers is None else workers, Failures())
+    workers = available_cores() if workers is None else workers
+    pipeline = Pipeline(config, colour, embed, workers, Failures(), Notes())
     with shared(folder):  # keeps a prune from removing shards that the plans reuse
         cache = FeatureCache.create(Path(root), cohort.name, spec)
         remove_dead_temporaries(folder)
-        seconds = CacheUpdate(cache, recorded, pipeline, on_error == "skip").run(wanted, rehash)
+        update = CacheUpdate(cache, recorded, pipeline, on_error == "skip")
+        seconds = _run_and_log(update, wanted, rehash)
     return _extraction(cache, wanted, pipeline, seconds)
+
+
+def _wanted(cohort: Cohort, share: Share, crop: int) -> list[Wanted]:
+    """Return the images of the share's patients; raises DataError for images smaller than the crop."""
+    wanted = [wanted_images(cohort, patient) for patient in cohort.images if share.holds(patient)]
+    _check_crop(crop, wanted)
+    _log_share(wanted, cohort, share)
+    return wanted
+
+
+def _run_and_log(update: CacheUpdate, wanted: Sequence[Wanted], rehash: bool) -> float:
+    """Run the update and return its seconds; log what was noted about images, also where it fails."""
+    try:
+        return update.run(wanted, rehash)
+    finally:
+        update.pipeline.notes.log(_count_images(wanted))
 
 
 def _extraction(
@@ -113,6 +135,12 @@ def _extraction(
     images, extracted = _count_images(wanted), pipeline.embed.embedded
     skipped = pipeline.failures.lines()
     return Extraction(cache.folder, len(wanted), images, extracted, seconds, skipped, left_out)
+
+
+def _choose_colour(cohort: Cohort) -> Colour | None:
+    """Return `srgb` if an image has a colour profile; looks at all images, whatever this process's share."""
+    paths = (path for images in cohort.images.values() for path in images)
+    return "srgb" if any(map(needs_conversion, paths)) else None
 
 
 def _count_images(wanted: Sequence[Wanted]) -> int:

@@ -13,8 +13,9 @@ from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest
 from mil_toolkit.core.text import printable
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.decoding import decode
 from mil_toolkit.features.loading import load_batches, stack_on
-from mil_toolkit.features.pixels import Pixels, decode, prepare
+from mil_toolkit.features.pixels import Pixels, prepare
 
 _ADVICE = "Run mil-extract and mil-tune again, or restore the images that they were run on."
 
@@ -49,7 +50,7 @@ class ImageFiles:
 
     def check(self) -> None:
         """Raise DataError that names every image that appeared or vanished since the cohort was read."""
-        now = read_cohort(self.cohort.source).image_names
+        now = read_cohort(self.cohort.source, log=False).image_names
         problems: list[str] = []
         for patient in self.cohort.patient_ids:
             before = set(self.cohort.image_names[patient])
@@ -72,7 +73,11 @@ class ImageFiles:
         if digest(content) != file.digest.hex():
             raise DataError([f"{printable(file.path)} has changed since it was embedded.", _ADVICE])
         spec = self.spec
-        return prepare(decode(content), spec["image_size"], spec["crop"], spec["preprocess"])
+        try:
+            pixels = decode(content, spec.get("colour"))
+        except DataError as error:  # an earlier version embedded some damaged images
+            raise DataError([f"{printable(file.path)}: {error}", _ADVICE]) from None
+        return prepare(pixels, spec["image_size"], spec["crop"], spec["preprocess"])
 
 
 def _differences(patient: str, current: set[str], expected: set[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`LAYOUTS`: the feature files of CLAM, TRIDENT and STAMP, one per patient or slide.
+"""`LAYOUTS` and `SOURCES`: the feature files of CLAM, TRIDENT and STAMP, one per patient or slide.
 
 As in the sources of CLAM (mahmoodlab/CLAM, extract_features_fp.py and dataset_modules/dataset_generic.py,
 2025), TRIDENT 0.2.4 (trident/wsi_objects/WSI.py and trident/IO.py) and STAMP 2.1 (src/stamp/preprocessing and
@@ -28,23 +28,15 @@ class Slide(NamedTuple):
     columns: int
 
 
-class EncoderAttribute(NamedTuple):
-    """The attribute that names the network; dataset: that has the attribute, empty for the file itself."""
-
-    dataset: str
-    name: str
-
-
 class Layout(NamedTuple):
-    """The files of one tool.
+    """The files that are written for one tool.
 
     features: name of the dataset of features (N, D)
     dtype, coords_dtype: in which the tool writes the features and the dataset `coords` (N, 2)
     folder: subfolder of the tool's folder of features, empty for none
-    extensions: of the files that are read
+    extensions: of the files
     attributes: returns the attributes of a slide's datasets, by the dataset's name, those of the file under
         ""
-    encoder: the attribute that names the network; None if the tool does not record it
     """
 
     features: str
@@ -53,7 +45,21 @@ class Layout(NamedTuple):
     folder: str
     extensions: tuple[str, ...]
     attributes: Callable[[Slide], Mapping[str, Attributes]]
-    encoder: EncoderAttribute | None
+
+
+class Source(NamedTuple):
+    """The files that are read from one tool.
+
+    features: name of the dataset of features (N, D)
+    folders: subfolders with the same slides in different formats; without them, the folder itself is read
+    extensions: of the files; of two files with the same name, the one whose extension comes first is read
+    needs_coords: whether HDF5 files must have the dataset `coords` (N, 2)
+    """
+
+    features: str
+    folders: tuple[str, ...]
+    extensions: tuple[str, ...]
+    needs_coords: bool
 
 
 def _clam(_: Slide) -> Mapping[str, Attributes]:
@@ -90,9 +96,13 @@ def _stamp(slide: Slide) -> Mapping[str, Attributes]:
 
 
 LAYOUTS = {
-    "clam": Layout("features", np.float32, np.int32, "h5_files", (".h5", ".pt"), _clam, None),
-    "trident": Layout(
-        "features", np.float32, np.int64, "", (".h5",), _trident, EncoderAttribute("features", "encoder")
-    ),
-    "stamp": Layout("feats", np.float16, np.float32, "", (".h5",), _stamp, EncoderAttribute("", "extractor")),
+    "clam": Layout("features", np.float32, np.int32, "h5_files", (".h5", ".pt"), _clam),
+    "trident": Layout("features", np.float32, np.int64, "", (".h5",), _trident),
+    "stamp": Layout("feats", np.float16, np.float32, "", (".h5",), _stamp),
+}
+SOURCES = {
+    "clam": Source("features", ("h5_files", "pt_files"), (".h5", ".pt"), needs_coords=True),
+    "trident": Source("features", (), (".h5",), needs_coords=True),
+    "stamp": Source("feats", (), (".h5",), needs_coords=True),
+    "bags": Source("features", (), (".h5", ".hdf5", ".pt", ".npy"), needs_coords=False),
 }

@@ -17,19 +17,23 @@ from mil_toolkit.core.devices import DTYPES
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest
 from mil_toolkit.features.assembly import BagBuilder, Job, missing_images
+from mil_toolkit.features.colour import Colour
+from mil_toolkit.features.decoding import decode_noting
 from mil_toolkit.features.failures import Failures
 from mil_toolkit.features.loading import load_batches, stack_on
-from mil_toolkit.features.pixels import Pixels, decode, prepare
+from mil_toolkit.features.notes import Notes
+from mil_toolkit.features.pixels import Pixels, prepare
 from mil_toolkit.features.plan import Plan, stored_image
 from mil_toolkit.features.shards import StoredImage
 
 
 class LoadedImage(NamedTuple):
-    """An image that was read; pixels (image_size, image_size, 3) uint8."""
+    """An image that was read; pixels (image_size, image_size, 3) uint8. See `Decoded` for the notes."""
 
     job: Job
     image: StoredImage
     pixels: Pixels
+    notes: tuple[str, ...]
 
 
 class UnreadableImage(NamedTuple):
@@ -39,16 +43,18 @@ class UnreadableImage(NamedTuple):
     reason: str
 
 
-def read_image(config: ExtractionConfig, job: Job) -> LoadedImage | UnreadableImage:
+def read_image(config: ExtractionConfig, colour: Colour | None, job: Job) -> LoadedImage | UnreadableImage:
     """Read, decode and preprocess an image."""
     try:
         with job.path.open("rb") as file:
             status, content = os.fstat(file.fileno()), file.read()
-        pixels = prepare(decode(content), config.image_size, config.crop, config.preprocess)
+        decoded = decode_noting(content, colour)
+        pixels = prepare(decoded.pixels, config.image_size, config.crop, config.preprocess)
     except (OSError, DataError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         return UnreadableImage(job, str(reason))
-    return LoadedImage(job, stored_image(job.name, status, bytes.fromhex(digest(content))), pixels)
+    image = stored_image(job.name, status, bytes.fromhex(digest(content)))
+    return LoadedImage(job, image, pixels, decoded.notes)
 
 
 class BatchEmbedder:
@@ -88,21 +94,25 @@ class BatchEmbedder:
 class Pipeline:
     """Computes the bags of plans.
 
+    colour: whether colour profiles are applied, see `decode`
     workers: number of threads that read images
     failures: collects the images that cannot be embedded
+    notes: collects what the decoder says about the others
     """
 
     config: ExtractionConfig
+    colour: Colour | None
     embed: BatchEmbedder
     workers: int
     failures: Failures
+    notes: Notes
 
     def finish_bags(self, plans: Sequence[Plan], progress: Callable[[int], object]) -> Iterator[BagBuilder]:
         """Yield each plan's bag once all of its images are embedded or have failed.
 
         progress: called after each batch with the number of its images
         """
-        read, embed = partial(read_image, self.config), self.embed
+        read, embed = partial(read_image, self.config, self.colour), self.embed
         jobs = missing_images(plans)
         for batch in load_batches(jobs, read, embed.batch_size, self.workers, embed.device):
             self._embed_batch(batch)
@@ -118,6 +128,8 @@ class Pipeline:
                 self._give_up(result.job, result.reason)
         loaded = [result for result in batch if isinstance(result, LoadedImage)]
         embeddings = self.embed([result.pixels for result in loaded])
+        for result in loaded:
+            self.notes.add(result.job.path, result.notes)
         for result, embedding in zip(loaded, embeddings, strict=True):
             if np.isfinite(embedding).all():
                 result.job.bag.fill(result.job.position, result.image, embedding)

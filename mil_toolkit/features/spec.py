@@ -2,18 +2,35 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from mil_toolkit.backbones.spec import RANDOM_SEED, BackboneSpec
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import check_schema, digest_json, read_json
+from mil_toolkit.features.colour import Colour
 
 if TYPE_CHECKING:
     from mil_toolkit.backbones.backbones import Backbone
 
 SCHEMA = 1
 FILE_NAME = "spec.json"
+
+
+class Tile(TypedDict, total=False):
+    """What another tool recorded about the size of its tiles; it has only the keys that the files state.
+
+    size_um, size_px: side of a tile in micrometres (STAMP) and in the pixels that the network saw
+    magnification: at which tiles were cut (TRIDENT)
+    level: of the slide's pyramid from which tiles were read (CLAM)
+    downsample: factor from the slide's highest resolution to the tiles', if the magnification is unknown
+    """
+
+    size_um: float
+    size_px: float
+    magnification: float
+    level: float
+    downsample: float
 
 
 class Spec(BackboneSpec):
@@ -23,21 +40,25 @@ class Spec(BackboneSpec):
     image_size: side of the square that images are resized to, in pixels; 0 for imported features
     crop: side of the centre crop before the resize, in pixels; 0 for none
     preprocess: a name in `PREPROCESSES`
+    tile: of imported features, if the files state it
+    colour: `srgb` if colour profiles were applied; absent if they were not, or if no image has one
     """
 
     schema: int
     image_size: int
     crop: int
     preprocess: str
+    tile: NotRequired[Tile]
+    colour: NotRequired[Colour]
 
 
-def make_spec(config: ExtractionConfig, backbone: "Backbone") -> Spec:
+def make_spec(config: ExtractionConfig, backbone: "Backbone", colour: Colour | None = None) -> Spec:
     """Return the spec of embeddings that this backbone computes under this configuration.
 
     Weights from a file are identified by their digest; the path of the file is not part of the spec.
     """
     known = config.weights in ("imagenet", "random")
-    return {
+    spec: Spec = {
         "schema": SCHEMA,
         "backbone": config.backbone,
         "weights": config.weights if known else "file",
@@ -50,6 +71,9 @@ def make_spec(config: ExtractionConfig, backbone: "Backbone") -> Spec:
         "crop": config.crop,
         "preprocess": config.preprocess,
     }
+    if colour:
+        spec["colour"] = colour
+    return spec
 
 
 def read_spec(folder: Path) -> Spec:

@@ -159,7 +159,7 @@ def image_paths(sources: Sources | None) -> tuple[dict[Key, Path], str | None]:
     if sources is None:
         return {}, "The study was made by an older version, which did not store where its images are."
     try:
-        cohort = read_cohort(Path(sources.working_folder) / sources.cohort, report_ignored=False)
+        cohort = read_cohort(Path(sources.working_folder) / sources.cohort, log=False)
     except DataError as error:
         count = len(error.problems)
         more = f" (and {count_of(count - 1, 'more problem')})" if count > 1 else ""

@@ -76,7 +76,7 @@ def _pictures(contents: Contents, anonymise: bool) -> tuple[Pictures, str | None
     if problem and anonymise:  # it may name patients and files
         problem = "Run mil-report without --anonymise to see the reason."
     crop, size = features.spec.get("crop", 0), features.spec.get("image_size", 224)
-    return Pictures(paths, digests, crop, size), problem
+    return Pictures(paths, digests, crop, size, features.spec.get("colour")), problem
 
 
 def _notes(

@@ -10,7 +10,9 @@ from PIL import Image
 
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest
-from mil_toolkit.features.pixels import Pixels, decode, prepare, resize, saturation_mask
+from mil_toolkit.features.colour import Colour
+from mil_toolkit.features.decoding import decode
+from mil_toolkit.features.pixels import Pixels, prepare, resize, saturation_mask
 from mil_toolkit.report.contents import Key
 from mil_toolkit.report.gallery import Case
 
@@ -25,12 +27,19 @@ class Pictures:
 
     digests: SHA-256 of the content that was embedded, where known; files that have changed since are not
     shown
-    crop, size: of the features, see `prepare`
+    crop, size, colour: of the features, see `prepare` and `decode`
     unreadable, changed: images that `pixels` has met and that cannot be shown
     """
 
-    def __init__(self, paths: Mapping[Key, Path], digests: Mapping[Key, str], crop: int, size: int):
-        self.paths, self.digests, self.crop, self.size = paths, digests, crop, size
+    def __init__(
+        self,
+        paths: Mapping[Key, Path],
+        digests: Mapping[Key, str],
+        crop: int,
+        size: int,
+        colour: Colour | None = None,
+    ):
+        self.paths, self.digests, self.crop, self.size, self.colour = paths, digests, crop, size, colour
         self.unreadable: set[Key] = set()
         self.changed: set[Key] = set()
 
@@ -43,7 +52,7 @@ class Pictures:
             if key in self.digests and digest(content) != self.digests[key]:
                 self.changed.add(key)
                 return None
-            return prepare(decode(content), size, self.crop, "none")
+            return prepare(decode(content, self.colour), size, self.crop, "none")
         except (OSError, DataError):
             self.unreadable.add(key)
             return None

@@ -36,7 +36,7 @@ MOST_PAIRS = 10_000  # to report; where thousands of images are alike, such as e
 MOST_LISTED = 1000  # patients, images or columns in one finding
 MOST_SHOWN = 5  # findings in a summary
 SUSPICIOUS = 0.95  # AUC of one column, above which it may have been recorded after the diagnosis
-LEVEL = 0.05  # of the test whether missing values are associated with the label
+LEVEL = 0.05  # of the tests whether missing values and ways of writing are associated with the label
 LEVELS = ("leak", "shortcut", "note", "unchecked")  # of a finding, the gravest first
 _BLOCK = 512  # images
 
@@ -281,16 +281,20 @@ def column_area(values: pd.Series, labels: np.ndarray) -> Figures | None:
     return area(shares, labels, folds)
 
 
+def _p_value(state: np.ndarray, positive: np.ndarray) -> float:
+    """Return the p-value of Fisher's exact test whether a state (n,) is independent of the label (n,)."""
+    table = [
+        [int((state[group] == value).sum()) for value in (True, False)] for group in (positive, ~positive)
+    ]
+    return float(fisher_exact(np.array(table)).pvalue)
+
+
 def _check_missingness(labelled: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
     """Find metadata columns whose missing values are associated with the label."""
     positive = labelled.labels == 1
     for column in labelled.columns:
         missing = labelled.metadata[column.name].isna().to_numpy()
-        table = [
-            [int((missing[group] == state).sum()) for state in (True, False)]
-            for group in (positive, ~positive)
-        ]
-        p_value = float(fisher_exact(np.array(table)).pvalue)
+        p_value = _p_value(missing, positive)
         if p_value >= LEVEL:
             continue
         shares = {"positive": float(missing[positive].mean()), "negative": float(missing[~positive].mean())}
@@ -302,6 +306,37 @@ def _check_missingness(labelled: Cohort, cache: FeatureCache | None) -> Iterator
         advice = "The model sees which values are missing. Find out why, or leave the column out."
         figures = shares | {"p_value": p_value}
         yield Finding("missingness", "shortcut", text, advice, int(missing.sum()), (column.name,), figures)
+
+
+def _check_spellings(labelled: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
+    """Find metadata columns in which the way of writing a value is associated with the label.
+
+    Every way is compared with all others; the smallest p-value is multiplied by the number of comparisons
+    (Bonferroni).
+    """
+    for name, ways in labelled.spellings.items():
+        known = np.array([way is not None for way in ways], dtype=bool)
+        written, positive = ways[known], labelled.labels[known] == 1
+        counts = {way: int((written == way).sum()) for way in sorted(set(written))}
+        if len(counts) < 2:
+            continue
+        comparisons = 1 if len(counts) == 2 else len(counts)
+        p_value = min(1.0, comparisons * min(_p_value(written == way, positive) for way in counts))
+        if p_value >= LEVEL:
+            continue
+        positives = {way: int(positive[written == way].sum()) for way in counts}
+        shares = ", ".join(f"{way}: {positives[way]} of {counts[way]} positive" for way in counts)
+        text = (
+            f"the way in which {name} is written is associated with the label ({shares}; p = {p_value:.2g},"
+            " Fisher's exact test)."
+        )
+        advice = (
+            "The model does not see it, but these patients may come from different sources. Find out why, and"
+            " make sure that both are read correctly."
+        )
+        figures = {way: positives[way] / counts[way] for way in counts} | {"p_value": p_value}
+        rarest = min(counts.values())
+        yield Finding("way of writing", "shortcut", text, advice, rarest, (name,), figures)
 
 
 # Metadata.
@@ -351,4 +386,9 @@ def _check_same_metadata(cohort: Cohort, cache: FeatureCache | None) -> Iterator
 
 
 CHECKS: tuple[Check, ...] = (_check_images, _check_columns, _check_same_metadata, _check_shortcuts)
-SHORTCUT_CHECKS: tuple[Check, ...] = (_check_bag_size, _check_predictive_columns, _check_missingness)
+SHORTCUT_CHECKS: tuple[Check, ...] = (
+    _check_bag_size,
+    _check_predictive_columns,
+    _check_missingness,
+    _check_spellings,
+)

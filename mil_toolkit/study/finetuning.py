@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mil_toolkit.backbones.weights import StateDict, weight_digest
+from mil_toolkit.backbones.architecture import StateDict
+from mil_toolkit.backbones.weights import weight_digest
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import FinetuneConfig
 from mil_toolkit.core.devices import pick_precision
@@ -24,7 +25,7 @@ from mil_toolkit.evaluation.intervals import Table, compare, scores_with_interva
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.records import Comparison, Scores
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.features.pixels import DECODER
+from mil_toolkit.features.opening import DECODER
 from mil_toolkit.features.spec import Spec, folder_name
 from mil_toolkit.study.finetuning_runs import ImageBar, Run, Setup, train
 from mil_toolkit.study.folder import Study

@@ -1,5 +1,7 @@
 """`patients_of_arrays`: patients from in-memory bags and tables, as passed to scikit-learn estimators."""
 
+import datetime
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +14,8 @@ from mil_toolkit.core.text import some
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.training.patients import Patients
 
+_GREATEST = float(np.finfo(np.float32).max)
+_DATES = (datetime.date, datetime.timedelta, np.datetime64, np.timedelta64, pd.Period)
 BAG = "bag"  # the column of a table that holds the bags
 Data = pd.DataFrame | Sequence[ArrayLike] | np.ndarray  # a table, or a sequence of bags (n, D)
 
@@ -29,6 +33,8 @@ def patients_of_arrays(X: Data, labels: np.ndarray | None = None) -> Patients:
 
     Raises BagError that lists every bag and column that cannot be used.
     """
+    if isinstance(X, pd.DataFrame):
+        _check_names(X)
     table = X.reset_index(drop=True) if isinstance(X, pd.DataFrame) else _table(X)
     if not len(table) or (labels is not None and len(labels) != len(table)):
         raise BagError(f"X holds {len(table)} bags, y {'none' if labels is None else len(labels)}.")
@@ -42,13 +48,22 @@ def patients_of_arrays(X: Data, labels: np.ndarray | None = None) -> Patients:
     return Patients(bags, unlabelled if labels is None else labels, pd.DataFrame(columns, table.index))
 
 
+def _check_names(table: pd.DataFrame) -> None:
+    """Raise BagError where two columns have the same name, as words."""
+    counts = Counter(map(str, table.columns))
+    repeated = [name for name in table.columns if counts[str(name)] > 1]
+    if repeated:
+        names = some([repr(name) for name in repeated])
+        raise BagError(f"X has several columns of the same name: {names}. Rename or drop them.")
+
+
 def _table(bags: Sequence[ArrayLike] | np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({BAG: pd.Series(list(bags), dtype=object)})
 
 
 def _bags(values: Sequence[ArrayLike], problems: list[str]) -> Bags | None:
     """Pack the bags, as float16 if all are float16, else as float32; or add to `problems` and return None."""
-    arrays = [np.asarray(value) for value in values]
+    arrays = [_array(value) for value in values]
     problem = _bag_problem(arrays)
     if problem is not None:
         problems.append(problem)
@@ -57,6 +72,17 @@ def _bags(values: Sequence[ArrayLike], problems: list[str]) -> Bags | None:
     tensors = [torch.from_numpy(np.ascontiguousarray(array, dtype=kind)) for array in arrays]
     names = [str(place) for array in arrays for place in range(len(array))]
     return Bags.pack(tensors, [str(place) for place in range(len(arrays))], names)
+
+
+def _array(bag: ArrayLike | torch.Tensor) -> np.ndarray:
+    """Return a bag as an array; one without axes if its rows differ in length, which is not a bag's shape."""
+    if isinstance(bag, torch.Tensor):
+        tensor = bag.detach().cpu()
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # exact in float32
+    try:
+        return np.asarray(bag)
+    except ValueError:
+        return np.array(bag, dtype=object).reshape(-1)[:0]
 
 
 def _bag_problem(arrays: Sequence[np.ndarray]) -> str | None:
@@ -70,24 +96,42 @@ def _bag_problem(arrays: Sequence[np.ndarray]) -> str | None:
         return f"Expected bags (n, D) with the same width D, got the widths {some(sorted(widths))}."
     unusable = [place for place, array in enumerate(arrays) if not _is_finite(array)]
     if unusable:
-        return f"Expected embeddings of finite numbers, got other values in the bags at {some(unusable)}."
+        return (
+            "Expected embeddings of finite numbers in the range of float32, got other values in the bags at"
+            f" {some(unusable)}."
+        )
     return None
 
 
 def _is_finite(array: np.ndarray) -> bool:
-    return array.dtype.kind in "fiu" and bool(np.isfinite(array).all())
+    return array.dtype.kind in "fiu" and bool((np.abs(array.astype(np.float64)) <= _GREATEST).all())
 
 
 def _column(values: pd.Series, problems: list[str]) -> pd.Series:
     """Return a metadata column as `MetadataEncoder` takes it: float with NaN, or strings and None."""
+    problem = _column_problem(values)
+    if problem is not None:
+        problems.append(f"Column {values.name!r} {problem}")
+        return values
     if pd.api.types.is_numeric_dtype(values):
-        numbers = values.astype(float)
-        infinite = np.flatnonzero(np.isinf(numbers)).tolist()
-        if infinite:
-            problems.append(f"Column {values.name!r} is infinite at {some(infinite)}.")
-        return numbers
-    if pd.api.types.is_datetime64_any_dtype(values):
-        advice = "Convert them to numbers first, such as an age in years."
-        problems.append(f"Column {values.name!r} holds dates. {advice}")
+        return values.astype(float)
     texts = [None if pd.isna(value) else str(value) for value in values]
     return pd.Series(texts, values.index, dtype=object)
+
+
+def _column_problem(values: pd.Series) -> str | None:
+    """Return why a column cannot be used, as the rest of a sentence, or None if it can."""
+    if values.dtype.kind in "Mm" or any(isinstance(value, _DATES) for value in values):
+        return "holds dates. Convert them to numbers first, such as an age in years."
+    if values.dtype.kind == "c" or any(isinstance(value, complex) for value in values):
+        return "holds complex numbers. Use two columns, for the real and the imaginary parts."
+    containers = [place for place, value in enumerate(values) if not np.isscalar(value) and np.ndim(value)]
+    if containers:
+        return f"holds arrays at {some(containers)}. Only the column {BAG!r} may hold bags."
+    if not pd.api.types.is_numeric_dtype(values):
+        return None
+    numbers = values.astype(float)
+    if np.isinf(numbers).any():
+        return f"is infinite at {some(np.flatnonzero(np.isinf(numbers)).tolist())}."
+    beyond = np.flatnonzero(numbers.abs() > _GREATEST).tolist()
+    return f"is beyond the range of float32 at {some(beyond)}." if beyond else None

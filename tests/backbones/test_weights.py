@@ -1,5 +1,6 @@
 """Weights: checkpoints, downloads and digests."""
 
+import argparse
 import copy
 import io
 import os
@@ -7,6 +8,7 @@ import pickle
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -203,3 +205,59 @@ def test_weights_of_timm_in_the_hubs_cache_need_no_internet(
     monkeypatch.setattr("huggingface_hub.hf_hub_download", None)
     found = build_backbone("timm:test_resnet.r160_in1k", "imagenet").network.state_dict()
     assert all(torch.equal(each, network.state_dict()[name]) for name, each in found.items())
+
+
+def messages_of(path: Path) -> str:
+    with pytest.raises((DataError, UsageError)) as caught:
+        read_checkpoint(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.bin", "a.ckpt", "a.pth.tar", "weights", "a.safetensors", "a.pth"])
+def test_the_content_and_not_the_extension_tells_the_format(
+    tmp_path: Path, name: str, state: dict[str, Tensor]
+) -> None:
+    torch.save(state, tmp_path / "zip")
+    torch.save(state, tmp_path / "pickle", _use_new_zipfile_serialization=False)
+    safetensors.torch.save_file(state, tmp_path / "json")
+    for form in ("zip", "pickle", "json"):
+        (tmp_path / name).write_bytes((tmp_path / form).read_bytes())
+        read = read_checkpoint(tmp_path / name)
+        assert read.keys() == state.keys()
+        assert all(torch.equal(tensor, state[key]) for key, tensor in read.items())
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("content", "needed"),
+    [
+        (nn.Sequential(nn.Linear(1, 1)), "torch.nn.modules.container.Sequential"),
+        ({"state_dict": {}, "args": argparse.Namespace(lr=1)}, "argparse.Namespace"),
+        ({"weight": torch.zeros(1), "loss": np.float64(1.0)}, "numpy._core.multiarray.scalar"),
+    ],
+)
+def test_a_whole_model_is_refused_in_one_sentence_with_advice(
+    tmp_path: Path, content: object, needed: str, zipped: bool
+) -> None:
+    path = tmp_path / "model.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    assert messages_of(path) == (
+        f"{path} holds more than tensors and was not read: it needs {needed}. Where the model was saved, save"
+        " its tensors only: torch.save(model.state_dict(), PATH)."
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+def test_no_message_quotes_the_advice_of_torch(tmp_path: Path) -> None:
+    """For a program, a torn file, other pickles and other formats under the extension of a checkpoint."""
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "program.pt")
+    torch.save({"a": torch.zeros(9)}, tmp_path / "torn.bin")
+    (tmp_path / "torn.bin").write_bytes((tmp_path / "torn.bin").read_bytes()[:-40])
+    (tmp_path / "other.pt").write_bytes(pickle.dumps({"a": 1}, protocol=4))
+    (tmp_path / "pointer.ckpt").write_text("version https://git-lfs.github.com/spec/v1")
+    for path in tmp_path.iterdir():
+        message = messages_of(path)
+        assert message.startswith(f"{path} cannot be read as a checkpoint: ")
+        for quoted in ("weights_only", "torch.load", "\x1b", "\n", "miniz", "trusted"):
+            assert quoted not in message
+    assert "it is a program (TorchScript)" in messages_of(tmp_path / "program.pt")

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnxruntime.capi import onnxruntime_pybind11_state as state
 from support.bundles import ABOUT, SCORES, about_spec
 from support.commands import Command
 from support.studies import Tiny
@@ -169,7 +170,8 @@ def test_the_file_is_valid_and_describes_its_inputs(make_patients: MakePatients,
 
 def test_mil_fit_writes_onnx_files(tiny: Tiny, tmp_path: Path, command: Command) -> None:
     """Head and whole model next to the bundle's own files, with the same probabilities from raw pixels."""
-    from mil_toolkit.features.pixels import decode, prepare
+    from mil_toolkit.features.decoding import decode
+    from mil_toolkit.features.pixels import prepare
 
     options = ("--features", tiny.features, "--study", tiny.study, "--output", tmp_path / "model")
     done = command("fit", tiny.cohort_toml, *options, "--onnx", "--json")
@@ -183,6 +185,47 @@ def test_mil_fit_writes_onnx_files(tiny: Tiny, tmp_path: Path, command: Command)
         pixels = [prepare(decode(path.read_bytes()), 32, 0, "none") for path in tiny.cohort.images[patient]]
         found = run(tmp_path / "model" / "whole.onnx", pixels=np.stack(pixels), metadata=encoded[place])
         np.testing.assert_allclose(found["probability"], [probability[place]], atol=1e-2)  # perhaps bfloat16
+
+
+# Inputs without an answer.
+
+
+@pytest.mark.parametrize("pooling", POOLING_NAMES)
+def test_inputs_that_allow_no_prediction_get_none(
+    pooling: str, make_patients: MakePatients, tmp_path: Path
+) -> None:
+    """An empty bag, and NaN or infinite values in metadata or embeddings."""
+    patients = make_patients()
+    assert patients.bags is not None
+    bundle = ModelBundle(fitted(patients, pooling=pooling), ABOUT, SCORES)
+    export_onnx(bundle, tmp_path / "head.onnx")
+    bag = patients.bags.instances[:3].numpy()
+    row = bundle.head.encoder.encode(patients.metadata).to_numpy(np.float32)[0]
+    session = onnxruntime.InferenceSession(tmp_path / "head.onnx", providers=["CPUExecutionProvider"])
+    wrong = []
+    if pooling in ("top-k", "transformer"):
+        with pytest.raises((state.Fail, state.InvalidArgument)):  # the runtime refuses it
+            session.run(None, {"embeddings": bag[:0], "metadata": row})
+    else:
+        wrong += [(bag[:0], row)]
+    for value in (np.nan, np.inf, -np.inf):
+        wrong += [(bag, np.where(np.arange(len(row)) == 1, np.float32(value), row))]
+        wrong += [(np.where(np.arange(3)[:, None] == 2, np.float32(value), bag), row)]
+    for embeddings, metadata in wrong:
+        outputs = session.run(None, {"embeddings": embeddings, "metadata": metadata})
+        assert outputs[1] == [-1] and outputs[1].dtype == np.int64
+        assert all(np.isnan(output).all() for output in (outputs[0], *outputs[2:]))
+        assert len(outputs[3]) == len(embeddings)
+
+
+@pytest.mark.parametrize("branch", ["direct", "mlp"])
+def test_missing_values_get_no_prediction_from_metadata_only(
+    branch: str, make_patients: MakePatients, tmp_path: Path
+) -> None:
+    bundle = ModelBundle(fitted(make_patients(images=False), metadata_branch=branch), ABOUT, SCORES)
+    export_onnx(bundle, tmp_path / "clinical.onnx")
+    found = run(tmp_path / "clinical.onnx", metadata=np.array([0, np.nan], np.float32))
+    assert np.isnan(found["probability"]) and found["prediction"] == -1 and np.isnan(found["spread"])
 
 
 # What is refused.

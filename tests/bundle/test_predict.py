@@ -1,5 +1,6 @@
 """`predict` and mil-predict: the same from images as from a cache, refusals, and the files written."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from torchvision.models import resnet18
 
 from mil_toolkit.backbones.backbones import build_backbone
 from mil_toolkit.bundle.bundle import ModelBundle
+from mil_toolkit.bundle.extrapolation import extrapolations
 from mil_toolkit.bundle.fit import fit
 from mil_toolkit.bundle.predict import extract_as_trained, predict, write_submission
 from mil_toolkit.cohort.cohort import read_cohort
@@ -307,3 +309,102 @@ def test_a_submission_without_patients_is_refused(tiny: Tiny, tmp_path: Path) ->
     with pytest.raises(DataError, match="no patient is unlabelled"):
         write_submission(tmp_path / "s.csv", table, labelled)
     assert not (tmp_path / "s.csv").exists()
+
+
+# Metadata outside those of the training patients.
+
+
+def warnings_of(bundle: ModelBundle, cohort: Path, tiny: Tiny, caplog: pytest.LogCaptureFixture) -> list[str]:
+    caplog.clear()
+    predict(bundle, read_cohort(cohort), tiny.cache)
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_training_patients_give_no_warning(
+    tiny: Tiny, bundle: ModelBundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert bundle.about.ranges is not None and set(bundle.about.ranges) == {"age", "lymphocyte_count"}
+    predict(bundle, tiny.cohort.labelled(), tiny.cache)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("factor", [1000, 0.001])
+def test_numbers_outside_the_training_range_are_counted(
+    factor: float, tiny: Tiny, bundle: ModelBundle, edit_cohort: EditCohort, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In another unit, above or below; with the range of the training patients in the declared unit."""
+
+    def change(table: pd.DataFrame) -> None:
+        table["LYMPHOCYTES"] = [
+            value if value == "NA" else repr(float(value) * factor) for value in table["LYMPHOCYTES"]
+        ]
+
+    values = tiny.cohort.metadata["lymphocyte_count"]
+    trained = tiny.cohort.labelled().metadata["lymphocyte_count"]
+    expected = (
+        f"lymphocyte_count: {values.notna().sum()} of 27 patients lie outside the training range"
+        f" {trained.min():g} to {trained.max():g} ({values.min() * factor:g} to {values.max() * factor:g})."
+    )
+    assert warnings_of(bundle, edit_cohort(change), tiny, caplog) == [expected]
+
+
+def test_one_value_outside_is_enough_and_both_ends_are_within(
+    tiny: Tiny, bundle: ModelBundle, edit_cohort: EditCohort, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert bundle.about.ranges is not None
+    low, high = bundle.about.ranges["lymphocyte_count"]
+    values = [low, high, high + 1, *[(low + high) / 2] * 24]
+    toml = edit_cohort(lambda table: table.__setitem__("LYMPHOCYTES", [repr(value) for value in values]))
+    (line,) = warnings_of(bundle, toml, tiny, caplog)
+    assert line.startswith("lymphocyte_count: 1 of 27 patients lie outside") and line.endswith(
+        f"({high + 1:g})."
+    )
+
+
+@pytest.mark.parametrize("words", [("female", "male"), ("f", "m"), ("X", "X")])
+def test_words_that_training_never_saw_are_counted(
+    words: tuple[str, str], bundle: ModelBundle, tiny: Tiny
+) -> None:
+    metadata = tiny.cohort.metadata.assign(sex=[words[0]] * 20 + [words[1]] * 6 + ["F"])
+    expected = ", ".join(f"{word!r} ({count})" for word, count in zip(words, (20, 6), strict=True))
+    expected = "'X' (26)" if words[0] == "X" else expected
+    (line,) = [line for line in extrapolations(bundle, metadata) if line.startswith("sex")]
+    assert line == (
+        f"sex: 26 of 27 patients have a word that training never saw and that counts as missing: {expected}."
+        " Training saw 'F', 'M'."
+    )
+
+
+def test_older_bundles_without_ranges_warn_of_words_only(
+    tiny: Tiny, bundle: ModelBundle, tmp_path: Path
+) -> None:
+    replace(bundle, about=replace(bundle.about, ranges=None)).save(tmp_path)
+    assert "ranges" not in json.loads((tmp_path / "config.json").read_text())["about"]
+    older = ModelBundle.load(tmp_path)
+    far = tiny.cohort.metadata.assign(age=1e6, sex="X")
+    assert [line.split(":")[0] for line in extrapolations(older, far)] == ["sex"]
+    assert [line.split(":")[0] for line in extrapolations(bundle, far)] == ["age", "sex"]
+
+
+def test_missing_values_are_not_outside(bundle: ModelBundle, tiny: Tiny) -> None:
+    assert (
+        extrapolations(
+            bundle,
+            tiny.cohort.metadata.assign(age=np.nan, sex=None)[["age", "sex"]].join(
+                tiny.cohort.labelled().metadata[["lymphocyte_count"]]
+            ),
+        )
+        == []
+    )
+
+
+def test_mil_predict_prints_each_line_once_on_stderr(
+    tiny: Tiny, edit_cohort: EditCohort, command: Command, tmp_path: Path
+) -> None:
+    def change(table: pd.DataFrame) -> None:
+        table["LYMPHOCYTES"] = "99999"
+
+    options = ("--features", tiny.features, "--output", tmp_path / "p.csv")
+    done = command("predict", tiny.bundle, edit_cohort(change), *options)
+    assert done.code == 0 and "outside" not in done.out
+    assert done.err.count("lymphocyte_count: 27 of 27 patients lie outside the training range") == 1

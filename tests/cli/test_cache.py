@@ -7,10 +7,10 @@ import pytest
 from support.commands import Command
 from support.stored_bags import three_patients
 
-from mil_toolkit.cli.cache import FORMATS
+from mil_toolkit.cli.cache import FORMATS, IMPORT_FORMATS
 from mil_toolkit.core.locks import shared
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.features.layouts import LAYOUTS
+from mil_toolkit.features.layouts import LAYOUTS, SOURCES
 from mil_toolkit.features.upkeep import summarise_cache
 
 
@@ -43,3 +43,4 @@ def test_verify_and_prune_by_command(cache: FeatureCache, command: Command) -> N
 
 def test_the_formats_of_the_command_are_those_of_the_table() -> None:
     assert tuple(LAYOUTS) == FORMATS
+    assert tuple(SOURCES) == IMPORT_FORMATS

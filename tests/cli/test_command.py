@@ -127,6 +127,55 @@ sys.exit(command.run(command.command_parser("mil-test", "A test."), lambda _: to
     assert (done.returncode, done.stderr) == ((2, said) if full else (4, ""))
 
 
+CLOSED = {
+    "success": ("return command.Outcome('done', {}, 0)", 0),
+    "an error of the user": ("raise DataError('row 3: one.')", 3),
+    "a bug": ("raise ZeroDivisionError", 1),
+    "an interrupt": ("raise KeyboardInterrupt", 130),
+    "warnings": (
+        "for _ in range(99): logging.getLogger('mil_toolkit').warning('no')\n    "
+        + "return command.Outcome('done', {}, 4)",
+        4,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CLOSED)
+@pytest.mark.parametrize("streams", ["both into a closed pipe", "stderr into a closed pipe", "stderr closed"])
+def test_a_reader_that_is_gone_does_not_change_the_exit_code(what: str, streams: str) -> None:
+    """As after `2>&1 | head -1`. Nothing meant for stderr goes to stdout."""
+    body, code = CLOSED[what]
+    script = f"""
+import logging, sys, warnings
+from mil_toolkit.cli import command
+from mil_toolkit.core.errors import DataError
+def work(_):
+    {body}
+sys.exit(command.run(command.command_parser("mil-test", "A test."), work, []))
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    call = ["sh", "-c", 'exec "$0" -c "$1" 2>&-' if streams == "stderr closed" else 'exec "$0" -c "$1"']
+    with open(writer, "w") as closed:
+        stdout = closed if streams.startswith("both") else subprocess.PIPE
+        done = subprocess.run([*call, sys.executable, script], stdout=stdout, stderr=closed, check=False)
+    assert done.returncode == code
+    assert done.stdout in (None, b"done\n" if "Outcome" in body else b"")
+
+
+@pytest.mark.parametrize(("arguments", "code"), [("--help", 0), ("--no-such-option", 2)])
+def test_help_may_be_cut_off(arguments: str, code: int) -> None:
+    """As by `mil-extract --help | head -1`, and so may the message about a wrong option."""
+    script = "import sys; from mil_toolkit.cli.extract import main; sys.exit(main())"
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed:
+        call = [sys.executable, "-c", script, arguments]
+        assert subprocess.run(call, stdout=closed, stderr=closed, check=False).returncode == code
+        done = subprocess.run(call, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
 def test_a_bug_shows_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     def fail(_: object) -> frame.Outcome:
         raise ZeroDivisionError("never meant to happen")

@@ -124,3 +124,27 @@ def test_a_submission_holds_every_unlabelled_patient_once(
     header = ("--submission-header", "patient,Predicted")
     assert command("predict", tiny.bundle, tiny.cohort_toml, *asked, *header).code == 0
     assert (tmp_path / "s.csv").read_text().startswith("patient,Predicted\n")
+
+
+def test_classes_of_several_words_and_excluded_rows(
+    tiny: Tiny, tmp_path: Path, edit_cohort: EditCohort, command: Command
+) -> None:
+    def rename(table: pd.DataFrame) -> None:
+        tumoral = table.index[table["DIAGNOSIS"] == "tumoral"]
+        table.loc[tumoral, "DIAGNOSIS"] = "CLL"
+        table.loc[tumoral[::2], "DIAGNOSIS"] = "MCL"
+        table.loc[tumoral[:2], "DIAGNOSIS"] = "HCL"
+
+    toml = edit_cohort(rename)
+    text = toml.read_text()
+    assert 'positive = "tumoral"' in text
+    words = 'positive = ["CLL", "MCL"]\nexclude = ["HCL"]'
+    toml.write_text(text.replace('positive = "tumoral"', words))
+    asked = ("--features", tiny.features, "--output", tmp_path / "p.csv")
+    refused = command("predict", tiny.bundle, toml, *asked, "--submission", tmp_path / "s.csv")
+    assert refused.code == 3 and "one word for each class, but positive has CLL, MCL. Use a" in refused.err
+    assert not (tmp_path / "p.csv").exists()
+    done = command("predict", tiny.bundle, toml, *asked)
+    assert done.code == 0 and "leaving out 2 rows by exclude: 2 'HCL'" in done.err
+    table = pd.read_csv(tmp_path / "p.csv")
+    assert len(table) == 25 and table["label"].value_counts().to_dict() == {1: 12, 0: 10}

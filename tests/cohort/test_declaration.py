@@ -38,7 +38,34 @@ from mil_toolkit.cohort.declaration import COHORT_KEYS, METADATA_KEYS, SPLIT_KEY
         ('id = "ID"', "", "[cohort]: id is missing."),
         ('table = "table.csv"', "", "[cohort]: table is missing."),
         ("positive = 1", "", "[cohort]: positive is missing."),
-        ("positive = 1", "positive = true", "positive must be text in quotes or a whole number, not True."),
+        (
+            "positive = 1",
+            "positive = true",
+            "positive must be text in quotes or a whole number, or a non-empty list of these, not True.",
+        ),
+        ("positive = 1", "positive = []", "or a non-empty list of these, not []."),
+        ("positive = 1", "positive = [1, true]", "or a non-empty list of these, not [1, True]."),
+        (
+            "positive = 1",
+            'positive = [1, "CLL"]\nexclude = ["CLL", "MCL"]',
+            "[cohort]: the word 'CLL' is declared more than once: positive, exclude. Keep one.",
+        ),
+        (
+            "positive = 1",
+            'positive = ["x", 0]',
+            "the word '0.0' is declared more than once: negative, positive.",
+        ),
+        (
+            "positive = 1",
+            'positive = [1, "1.0"]',
+            "is declared more than once: positive, positive. Keep one.",
+        ),
+        ("unlabelled = -1", "exclude = 1", "negative, positive, exclude must differ, but they are 0, 1, 1."),
+        (
+            'label = "LABEL"',
+            "exclude = [2]",
+            "exclude lists words of the label column, but label is missing.",
+        ),
         (
             "positive = 1",
             'positive = "0"',
@@ -108,7 +135,7 @@ def test_an_invalid_separator_is_reported_and_the_table_is_read_nevertheless(
 
 
 def test_the_known_keys_are_the_fields_of_the_sections() -> None:
-    assert COHORT_KEYS["positive"] == (str, int)
+    assert COHORT_KEYS["positive"] == COHORT_KEYS["exclude"] == (str, int, list)
     assert COHORT_KEYS["images"] == METADATA_KEYS["formats"] == SPLIT_KEYS["stratify"] == (list,)
     assert COHORT_KEYS["id"] == COHORT_KEYS["group"] == (str,)
     assert METADATA_KEYS["reference"] == (date,)

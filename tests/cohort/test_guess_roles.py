@@ -139,3 +139,58 @@ def test_a_table_without_a_label_is_for_prediction(tmp_path: Path) -> None:
     assert "label" not in document["cohort"] and "splits" not in document
     assert flagged(drafted, "no column looks like a label")
     assert read_cohort(drafted.output).labels.tolist() == [-1] * 4
+
+
+PERMUTED = [2, 8, 1, 12, 3, 5, 7, 9, 4, 6, 11, 10]
+
+
+def permuted_table(header: str, index: list[str], patients: list[object]) -> str:
+    pairs = enumerate(zip(index, patients, strict=True))
+    rows = (
+        f"{index};{patient};{('tumoral', 'reactive')[row % 2]};{50 + row}" for row, (index, patient) in pairs
+    )
+    return "\n".join([f"{header};Diagnose;Alter", *rows])
+
+
+@pytest.mark.parametrize(
+    ("header", "patients", "expected"),
+    [
+        ("Nr;Patient", PERMUTED, "'1' by Nr and '2' by Patient; Patient is taken as the id"),
+        ("Nr;X", PERMUTED, "'1' by Nr and '2' by X; X is taken as the id"),
+        ("Patient;Nr", PERMUTED, "'1' by Patient and '2' by Nr; Nr is taken as the id"),
+        ("Nr;Patient", ["x", *PERMUTED[1:]], "'1' by Nr and 'x' by Patient; Patient is taken as the id"),
+    ],
+)
+def test_a_running_index_loses_against_a_column_that_names_the_folders(
+    tmp_path: Path, header: str, patients: list[object], expected: str
+) -> None:
+    table = permuted_table(header, [str(row) for row in range(1, 13)], patients)
+    drafted, document = draft(tmp_path, table, " ".join(map(str, range(1, 13))))
+    assert document["cohort"]["id"] == header.split(";")[1]
+    assert flagged(drafted, f"{' and '.join(header.split(';'))} name folders; one row is {expected}")
+
+
+def test_of_two_columns_that_name_the_folders_the_one_named_as_id_is_taken(tmp_path: Path) -> None:
+    table = permuted_table("Probe;Patient", [str(patient) for patient in reversed(PERMUTED)], PERMUTED)
+    drafted, document = draft(tmp_path, table, " ".join(map(str, range(1, 13))))
+    assert document["cohort"]["id"] == "Patient"
+    assert flagged(drafted, "Probe and Patient name folders; one row is '10' by Probe and '2' by Patient")
+
+
+def test_a_running_index_that_is_the_only_candidate_is_flagged(tmp_path: Path) -> None:
+    drafted, document = draft(tmp_path, "Nr;L\n1;a\n2;b\n3;a\n4;b\n", "1 2 3 4")
+    assert document["cohort"]["id"] == "Nr"
+    assert flagged(drafted, "Nr is taken as the id, although it only numbers the rows")
+
+
+def test_one_row_per_image_is_said_once(tmp_path: Path) -> None:
+    rows = [f"P{row % 4 + 1},{row % 4 % 2},{row}.png" for row in range(400)]
+    drafted, _ = draft(tmp_path, "\n".join(["ID,LABEL,FILE", *rows]))
+    assert flagged(
+        drafted, "ID has several rows for 4 patients, .* a list of images is declared as image_table"
+    )
+    (problem,) = drafted.problems
+    assert problem.startswith(
+        "396 of 400 rows of table.csv repeat the id of an earlier row: P1 (rows 2 and 6), P2 (rows 3 and 7),"
+    )
+    assert problem.endswith("with the columns patient and path, instead of images.")

@@ -11,8 +11,9 @@ from support.cohort_files import TABLE, TOML, only_problem, problems, write
 
 from mil_toolkit.cohort.cells import MISSING
 from mil_toolkit.cohort.cohort import read_cohort
+from mil_toolkit.cohort.delimited import guess_separator
 from mil_toolkit.cohort.problems import Problems
-from mil_toolkit.cohort.table import guess_separator, read_table
+from mil_toolkit.cohort.table import read_table
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])

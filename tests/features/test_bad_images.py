@@ -3,6 +3,7 @@
 import functools
 import io
 import os
+import random
 import re
 import struct
 import unicodedata
@@ -15,6 +16,8 @@ import pytest
 from PIL import Image
 from support.bad_inputs import check_section
 from support.commands import Command
+from support.jpegs import DAMAGE, draw_smear
+from support.zoo import ADOBE_COLUMNS, gama, iccp, maximum_tag, rgb_profile, write_png, write_tiff
 
 from mil_toolkit.backbones.backbones import build_backbone
 from mil_toolkit.features import extract as extraction
@@ -66,6 +69,15 @@ def rotated() -> bytes:
     return saved(PICTURE, "JPEG", exif=exif)
 
 
+def damaged(kind: str) -> bytes:
+    whole = saved(draw_smear(np.random.default_rng(4)), "JPEG", quality=95)
+    return DAMAGE[kind](whole, random.Random(0))
+
+
+CLEAR = np.dstack([PIXELS, np.zeros(PIXELS.shape[:2], dtype=np.uint8)])
+TWELVE = PIXELS.astype(np.uint16) * 16
+IN_PLANES = write_tiff(np.moveaxis(TWELVE, 2, 0), planarconfig="separate")
+PROFILE = rgb_profile(2.2, ADOBE_COLUMNS)
 PNG, JPEG = saved(PICTURE, "PNG"), saved(PICTURE, "JPEG")
 Make = bytes | Callable[[Path], None]
 
@@ -93,6 +105,18 @@ IMAGES: list[tuple[str, str, Make]] = [
     ("name in decomposed Unicode", unicodedata.normalize("NFD", "zéro.png"), PNG),
     ("name that is not UTF-8", os.fsdecode(b"caf\xe9.png"), PNG),
     ("link to an image", "x.png", lambda path: (path.parent / "x.png").symlink_to("../P2/good.png")),
+    ("TIFF, 12 of 16 bits, declared", "x.tif", write_tiff(TWELVE, extratags=[maximum_tag(4095, 3)])),
+    ("TIFF, 12 of 16 bits, not declared", "x.tif", write_tiff(TWELVE)),
+    ("PNG, 12 of 16 bits, not declared", "x.png", write_png(TWELVE)),
+    ("PNG, all of it transparent", "x.png", write_png(CLEAR)),
+    ("TIFF, all of it transparent", "x.tif", write_tiff(CLEAR, extrasamples=["unassalpha"])),
+    ("TIFF, 16-bit colours in planes", "x.tif", IN_PLANES),
+    ("PNG, colour profile", "x.png", write_png(PIXELS, [iccp(PROFILE)])),
+    ("PNG, gamma", "x.png", write_png(PIXELS, [gama(1.0)])),
+    ("PNG, damaged colour profile", "x.png", write_png(PIXELS, [iccp(PROFILE[:150])])),
+    ("JPEG, damaged colour profile", "x.jpg", saved(PICTURE, "JPEG", icc_profile=PROFILE[:150])),
+    ("JPEG, CMYK with subsampling", "x.jpg", saved(PICTURE.convert("CMYK"), "JPEG", subsampling=2)),
+    *((f"JPEG, {kind}", "x.jpg", damaged(kind)) for kind in DAMAGE),
     ("empty file", "x.jpg", b""),
     ("text", "x.jpg", b"<html>404 Not Found</html>"),
     ("GIF", "x.png", saved(PICTURE, "GIF")),
@@ -130,7 +154,8 @@ def try_out(folder: Path, name: str, make: Make, command: Command) -> tuple[str,
     done = command("extract", folder / "cohort.toml", *OPTIONS, "--cache", folder / "cache")
     assert "Traceback" not in done.err
     if done.code == 0:
-        return "0", "embedded" if "2 embedded" in done.err else done.err.splitlines()[0]
+        lines = done.err.replace(f"{folder}/", "").splitlines()
+        return "0", "embedded" if "2 embedded" in lines[0] else lines[0]
     message = done.err.splitlines()[0].removeprefix("mil-extract: ").replace(f"{folder}/", "")
     return str(done.code), re.sub(r"decoded [(].*[)]", "decoded (message of Pillow)", message)
 

@@ -151,3 +151,42 @@ def test_imported_features_can_be_tuned(tiny: Tiny, tmp_path: Path, command: Com
     assert json.loads((tmp_path / "study/config.json").read_text())["features"]["spec"]["weights"] == (
         "imported from stamp"
     )
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/b", "..", "", "/tmp/x", ".hidden", "a\nb"])
+def test_the_cohort_must_name_a_folder_within_the_cache(tmp_path: Path, name: str, command: Command) -> None:
+    write_trident(tmp_path / "f/a.h5", np.ones((2, 3)))
+    options = ("--format", "trident", f"--cohort={name}", "--cache", tmp_path / "cache")
+    done = command("cache", "import", tmp_path / "f", *options)
+    assert done.code == 2 and "because it names a folder" in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_what_was_deleted_at_the_source_is_named_or_dropped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A patient without files stays and is named; a slide of a patient that has others is dropped."""
+    for name in ("P1/x", "P1/y", "P2", "P3"):
+        write_trident(tmp_path / f"f/{name}.h5", np.ones((2, 3)))
+    import_features(tmp_path / "f", "trident", tmp_path / "cache", "c")
+    assert "earlier import" not in caplog.text
+    for name in ("P1/y", "P3"):
+        (tmp_path / f"f/{name}.h5").unlink()
+    cache = import_features(tmp_path / "f", "trident", tmp_path / "cache", "c")
+    assert cache.bags(["P1"]).sizes.tolist() == [2] and cache.patient_ids == ("P1", "P2", "P3")
+    assert "keeps 1 patient of an earlier import that this one does not have: P3. To drop" in caplog.text
+
+
+def test_a_patient_that_left_the_table_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("s1", "s2"):
+        write_trident(tmp_path / f"f/{name}.h5", np.ones((2, 3)))
+    table = tmp_path / "slides.csv"
+    for text in ("patient,path\nA,s1\nB,s2\n", "patient,path\nA,s1\n"):
+        table.write_text(text)
+        import_features(tmp_path / "f", "trident", tmp_path / "cache", "c", table=table)
+    assert "of an earlier import that this one does not have: B." in caplog.text
+
+
+def test_ids_of_folders_are_compared_in_the_normal_form_of_a_cohort(tmp_path: Path) -> None:
+    write_trident(tmp_path / "f/Mu\u0308ller.h5", np.ones((2, 3)))
+    assert import_features(tmp_path / "f", "trident", tmp_path / "cache", "c").patient_ids == ("M\u00fcller",)

@@ -16,7 +16,8 @@ from PIL import Image, ImageOps
 from mil_toolkit.config import PREPROCESS_NAMES
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.features import pixels as images
-from mil_toolkit.features.pixels import centre_crop, decode, otsu_threshold, prepare, resize, saturation_mask
+from mil_toolkit.features.decoding import decode
+from mil_toolkit.features.pixels import centre_crop, otsu_threshold, prepare, resize, saturation_mask
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
 LOSSLESS = [
@@ -76,12 +77,18 @@ def test_transparent_pixels_are_blended_with_white(kind: str) -> None:
 
 def test_transparent_grey_and_palette_images_are_blended_with_white() -> None:
     """Also where the transparency is one colour of a palette."""
-    layer = Image.fromarray(np.dstack([RGB[:, :, 0], np.zeros(RGB.shape[:2], dtype=np.uint8)]))
-    assert layer.mode == "LA" and (decode(encode(layer, "PNG")) == 255).all()
+    alpha = np.zeros(RGB.shape[:2], dtype=np.uint8)
+    alpha[0, 0] = 255
+    layer = Image.fromarray(np.dstack([RGB[:, :, 0], alpha]))
+    pixels = decode(encode(layer, "PNG"))
+    assert layer.mode == "LA" and (pixels[0, 0] == RGB[0, 0, 0]).all()
+    assert (pixels[0, 1:] == 255).all() and (pixels[1:] == 255).all()
     palette = Image.new("P", (3, 2), 1)
     palette.putpalette([0, 0, 0, 10, 20, 30])
-    assert (decode(encode(palette, "PNG", transparency=1)) == 255).all()
-    assert (decode(encode(palette, "PNG", transparency=0)) == (10, 20, 30)).all()
+    palette.putpixel((0, 0), 0)
+    transparent = decode(encode(palette, "PNG", transparency=1))
+    assert (transparent[0, 0] == 0).all() and (transparent[1] == 255).all()
+    assert (decode(encode(palette, "PNG", transparency=0))[1] == (10, 20, 30)).all()
 
 
 def test_cmyk() -> None:

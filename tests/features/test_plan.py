@@ -46,7 +46,7 @@ def test_an_unchanged_cohort_is_not_read_again(toml: Path, monkeypatch: pytest.M
     first = run(toml)
     shards = sorted(first.folder.iterdir())
     monkeypatch.setattr(plan_module, "digest_file", None)
-    monkeypatch.setattr(pipeline, "decode", None)
+    monkeypatch.setattr(pipeline, "decode_noting", None)
     assert run(toml).extracted == 0
     assert sorted(first.folder.iterdir()) == shards
 

@@ -15,7 +15,7 @@ from support.commands import Command
 from support.planted import Column, make_cache, make_cohort
 from support.studies import Tiny
 
-from mil_toolkit.cohort.cohort import Cohort
+from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.config import StudyConfig
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study import audit as module
@@ -237,6 +237,64 @@ def test_missing_values_associated_with_the_label_are_found() -> None:
     assert counts == {"test": 12, "count": 8}
 
 
+def dashed(labels: np.ndarray, dashed: np.ndarray) -> Cohort:
+    """Patients with a birth date in one of two formats."""
+    age = np.random.default_rng(7).permutation(len(labels)) + 20.5
+    ways = np.where(dashed, "%d-%m-%Y", "%m/%d/%Y").astype(object)
+    return replace(make_cohort(labels, {"age": age}), spellings={"age": ways})
+
+
+def test_dates_whose_format_tells_the_label_are_found() -> None:
+    labels = np.repeat([1, 0, 1], [3, 26, 71])  # the first 29 dates have dashes
+    found = only(audit(dashed(labels, np.arange(100) < 29), None), "way of writing")
+    assert (found.level, found.where, found.count) == ("shortcut", ("age",), 29)
+    assert "(%d-%m-%Y: 3 of 29 positive, %m/%d/%Y: 71 of 71 positive; p = " in found.text
+    assert found.figures["p_value"] < 1e-10 and found.figures["%d-%m-%Y"] == pytest.approx(3 / 29)
+
+
+def test_dates_whose_format_does_not_tell_the_label_are_silent() -> None:
+    findings = audit(dashed(np.arange(100) % 2, np.arange(100) < 29), None)
+    assert not [finding for finding in findings if finding.kind == "way of writing"]
+
+
+def test_only_labelled_patients_count_for_the_way_of_writing() -> None:
+    labels = np.repeat([-1, 0, 1], [29, 36, 35])
+    findings = audit(dashed(labels, np.arange(100) < 29), None)
+    assert not [finding for finding in findings if finding.kind == "way of writing"]
+
+
+def test_each_of_several_ways_of_writing_is_compared_with_the_others() -> None:
+    cohort = sound()
+    thirds = np.array(["%d-%m-%Y", "%m/%d/%Y", "%Y-%m-%d"], dtype=object)[np.arange(PATIENTS) // 2 % 3]
+    assert audit(replace(cohort, spellings={"noise": thirds}), None) == audit(cohort, None)
+    third_and_positive = (np.arange(PATIENTS) % 3 == 0) & (LABELS == 1)
+    ways = np.where(third_and_positive, "%d.%m.%Y", thirds).astype(object)
+    found = only(audit(replace(cohort, spellings={"noise": ways}), None), "way of writing")
+    assert "%d.%m.%Y: 8 of 8 positive" in found.text and found.text.count(" positive") == 4
+
+
+def test_upper_and_lower_case_that_tells_the_label_is_found(tmp_path: Path) -> None:
+    """The words are equally frequent in both classes; only their spelling differs."""
+    toml = (
+        '[cohort]\nname = "c"\ntable = "t.csv"\nid = "ID"\nlabel = "L"\npositive = 1\nnegative = 0\n'
+        '[metadata.sex]\ncolumn = "SEX"\nkind = "category"\n'
+    )
+    (tmp_path / "cohort.toml").write_text(toml)
+
+    def kinds(*words: str) -> list[str]:
+        rows = [f"P{number},{number % 2},{words[number % 4]}" for number in range(40)]
+        (tmp_path / "t.csv").write_text("\n".join(["ID,L,SEX", *rows]))
+        findings = audit(read_cohort(tmp_path / "cohort.toml", images=False), None)
+        return [finding.text for finding in findings if finding.level == "shortcut"]
+
+    (text,) = kinds("f", "F", "m", "M")
+    assert "sex is written" in text
+    assert "(lower case: 0 of 20 positive, upper case: 20 of 20 positive; p = " in text
+    (capitals,) = kinds("Female", "FEMALE", "Male", "MALE")
+    assert "(mixed case: 0 of 20 positive, upper case: 20 of 20 positive; p = " in capitals
+    assert kinds("F", "F", "M", "M") == [] and kinds("f", "f", "M", "M") == []
+
+
 # Metadata.
 
 
@@ -314,3 +372,26 @@ def test_the_command_shows_the_findings(
     data = command("tune", *tiny_options, *study, "--json").json
     assert data["audit"] == json.loads((tmp_path / "audit.json").read_text())
     assert [each["text"] for each in data["audit"]] == [each.text for each in findings]
+
+
+def test_the_audit_of_a_table_sees_the_formats_of_its_dates(tmp_path: Path) -> None:
+    toml = (
+        '[cohort]\nname = "c"\ntable = "t.csv"\nid = "ID"\nlabel = "L"\npositive = 1\nnegative = 0\n'
+        '[metadata.age]\ncolumn = "BORN"\nkind = "birth-date"\nformats = ["%m/%d/%Y", "%d-%m-%Y"]\n'
+        "reference = 2020-12-31\n"
+    )
+    (tmp_path / "cohort.toml").write_text(toml)
+
+    def findings(label: int | None) -> list[str]:
+        dates = [f"{20 + n % 9}-{1 + n % 12}-{1940 + n}" if n < 29 else f"3/14/{1910 + n}" for n in range(96)]
+        labels = [n % 2 if label is None or n > 28 or n % 10 == 0 else label for n in range(96)]
+        rows = [f"P{n},{labels[n]},{dates[n]}" for n in range(96)]
+        (tmp_path / "t.csv").write_text("\n".join(["ID,L,BORN", *rows]))
+        found = audit(read_cohort(tmp_path / "cohort.toml", images=False), None)
+        return [finding.text for finding in found if finding.kind == "way of writing"]
+
+    (text,) = findings(0)
+    assert "age is written" in text and "%d-%m-%Y: 0 of 29 positive" in text
+    (other,) = findings(1)
+    assert "%d-%m-%Y: 26 of 29 positive" in other
+    assert findings(None) == []

@@ -30,7 +30,8 @@ from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.evaluation.records import Comparison, Difference
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.features.pixels import decode, prepare
+from mil_toolkit.features.decoding import decode
+from mil_toolkit.features.pixels import prepare
 from mil_toolkit.features.spec import Spec
 from mil_toolkit.study import finetuning as end_to_end
 from mil_toolkit.study.finetuning import is_better

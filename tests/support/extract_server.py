@@ -10,5 +10,5 @@ from support.command_server import serve
 if __name__ == "__main__":
     update.SHARD_LIMITS = update.SHARD_LIMITS._replace(patients=2)  # else a tiny cohort is one shard
     extraction.build_backbone = functools.cache(extraction.build_backbone)
-    extraction.build_backbone("resnet18", "random")
+    extraction.build_backbone("resnet18", "random", 32)
     serve(main)

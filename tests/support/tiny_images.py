@@ -15,8 +15,9 @@ from mil_toolkit.backbones.embedder import Embedder
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.decoding import decode
 from mil_toolkit.features.extract import Extraction, extract
-from mil_toolkit.features.pixels import decode, prepare
+from mil_toolkit.features.pixels import prepare
 
 CONFIG = ExtractionConfig(backbone="resnet18", weights="random", image_size=32)
 BAGS = {"P1": 3, "P2": 1, "P3": 5, "P4": 2}  # number of images of each patient

@@ -10,7 +10,8 @@ from mil_toolkit.report.sections.mask import MaskComparison, mask_comparison
 from mil_toolkit.study.records import Finding
 
 _LEVELS = ("leak", "shortcut", "note", "unchecked")
-_ABOUT_COLUMNS = ("predictive column", "missingness", "constant column")  # whose text names the column
+# The kinds of findings whose text names the column.
+_ABOUT_COLUMNS = ("predictive column", "missingness", "way of writing", "constant column")
 
 
 @dataclass(frozen=True)
