@@ -30,6 +30,7 @@ signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 # Every machine runs the same tests. CUDA reads the variable when it is first used, which is after this line.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ.pop("PYTHONUNBUFFERED", None)  # it changes what a command that cannot write ends with
 
 # For tensors this small, a second thread costs more time than it saves.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the commands and inherited by processes

@@ -128,14 +128,15 @@ def _discard(stream: TextIO) -> None:
 
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the arguments; the text of --help may be cut off, as by `| head`."""
+    """Parse the arguments; what argparse prints may be cut off, as by `--help | head`."""
     try:
         return parser.parse_args(argv)
     except SystemExit:
-        try:
-            print(end="", flush=True)
-        except OSError:
-            _discard(sys.stdout)
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            try:
+                stream.flush()
+            except OSError:
+                _discard(stream)
         raise
 
 
