@@ -26,7 +26,7 @@ class FinishedTrial:
 
     number: its slot, from 0; state: "COMPLETE", "PRUNED" or "FAIL"; value: None without one
     parameters: the values of the hyperparameters that the search varied; epoch: number of epochs, if complete
-    last_step: last epoch that was reported; begun, ended: local times
+    begun, ended: local times
     """
 
     number: int
@@ -34,7 +34,6 @@ class FinishedTrial:
     value: float | None
     parameters: dict[str, Value]
     epoch: int | None
-    last_step: int | None
     begun: datetime | None
     ended: datetime | None
 
@@ -52,7 +51,6 @@ class FinishedTrial:
             value=trial.value,
             parameters=dict(trial.params),
             epoch=trial.user_attrs.get(EPOCH),
-            last_step=trial.last_step,
             begun=trial.datetime_start,
             ended=trial.datetime_complete,
         )

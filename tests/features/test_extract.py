@@ -9,10 +9,8 @@ import pytest
 import torch
 from PIL import Image
 from support.tiny_images import (
-    BAGS,
     CONFIG,
     LONG_AGO,
-    backbone,
     bags_of,
     draw,
     expected,
@@ -24,23 +22,13 @@ from support.tiny_images import (
 from mil_toolkit.backbones.backbones import build_backbone
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.core.errors import UsageError
-from mil_toolkit.features import extract as extraction
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
 from mil_toolkit.features.sharding import Share
 
 REAL = Path(__file__).parents[3] / "shared" / "lymphocytosis"
 
-
-@pytest.fixture(autouse=True)
-def _built_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "build_backbone", backbone)
-
-
-@pytest.fixture
-def toml(tmp_path: Path) -> Path:
-    """The cohort.toml of a tiny cohort."""
-    return write_cohort(tmp_path / "cohort", BAGS)
+pytestmark = pytest.mark.usefixtures("built_once")
 
 
 def test_every_image_is_embedded_as_if_it_were_alone(toml: Path) -> None:

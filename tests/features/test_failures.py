@@ -7,35 +7,22 @@ import pytest
 import torch
 from PIL import Image
 from support.tiny_images import (
-    BAGS,
     CONFIG,
-    backbone,
     bags_of,
     break_some,
     draw,
     expected,
     run,
     same,
-    write_cohort,
 )
 
 from mil_toolkit.backbones.embedder import Embedder
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.core.errors import DataError
-from mil_toolkit.features import extract as extraction
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
 
-
-@pytest.fixture(autouse=True)
-def _built_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "build_backbone", backbone)
-
-
-@pytest.fixture
-def toml(tmp_path: Path) -> Path:
-    """The cohort.toml of a tiny cohort."""
-    return write_cohort(tmp_path / "cohort", BAGS)
+pytestmark = pytest.mark.usefixtures("built_once")
 
 
 def test_all_bad_images_are_named_and_the_rest_is_published(toml: Path) -> None:

@@ -11,7 +11,6 @@ from support.tiny_images import (
     BAGS,
     CONFIG,
     LONG_AGO,
-    backbone,
     bags_of,
     draw,
     expected,
@@ -22,23 +21,13 @@ from support.tiny_images import (
 
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.core.files import digest_file
-from mil_toolkit.features import extract as extraction
 from mil_toolkit.features import pipeline
 from mil_toolkit.features import plan as plan_module
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
 from mil_toolkit.features.shards import UNKNOWN_MTIME
 
-
-@pytest.fixture(autouse=True)
-def _built_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "build_backbone", backbone)
-
-
-@pytest.fixture
-def toml(tmp_path: Path) -> Path:
-    """The cohort.toml of a tiny cohort."""
-    return write_cohort(tmp_path / "cohort", BAGS)
+pytestmark = pytest.mark.usefixtures("built_once")
 
 
 def test_an_unchanged_cohort_is_not_read_again(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,26 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.tiny_images import BAGS, LONG_AGO, backbone, bags_of, draw, expected, run, same, write_cohort
+from support.tiny_images import LONG_AGO, bags_of, draw, expected, run, same
 
 from mil_toolkit.core.errors import DataError
-from mil_toolkit.features import extract as extraction
 from mil_toolkit.features import update
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.plan import Plan
 from mil_toolkit.features.shards import EmbeddedBag, Recorded, StoredImage
 from mil_toolkit.features.update import CacheUpdate
 
-
-@pytest.fixture(autouse=True)
-def _built_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "build_backbone", backbone)
-
-
-@pytest.fixture
-def toml(tmp_path: Path) -> Path:
-    """The cohort.toml of a tiny cohort."""
-    return write_cohort(tmp_path / "cohort", BAGS)
+pytestmark = pytest.mark.usefixtures("built_once")
 
 
 def test_the_bag_of_an_outdated_writer_is_replaced(toml: Path) -> None:
