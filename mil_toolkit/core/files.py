@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from mil_toolkit.core.errors import DataError, UsageError
+from mil_toolkit.core.reading import MEBIBYTE, open_input, read_input
 from mil_toolkit.core.version import __version__
 
 TEMPORARY_PREFIX = ".tmp-"
+JSON_LIMIT = 64 * MEBIBYTE
 
 
 def fsync_folder(folder: Path) -> None:
@@ -111,13 +114,32 @@ def readable_json(value: object) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of any content; raises DataError that names the file if it is missing or not JSON."""
+    """Read a JSON file of any content.
+
+    Raises DataError that names the file if it is missing, is not JSON or holds a number that is not finite,
+    and otherwise as `open_input` does.
+    """
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(read_input(path, JSON_LIMIT))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.") from None
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise DataError(f"{path} cannot be read as JSON: {error}.") from None
+
+
+def parse_json(content: bytes | str) -> Any:
+    """Return the value of a JSON text; raises ValueError for all else, such as NaN, infinity and 1e999."""
+    try:
+        return json.loads(content, parse_constant=_finite, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("its values are nested too deeply") from None
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is not a finite number")
+    return value
 
 
 def check_schema(path: Path, schema: object, supported: int) -> None:
@@ -147,5 +169,5 @@ def digest_json(value: object) -> str:
 
 def digest_file(path: Path) -> str:
     """Return the SHA-256 of a file's content in hexadecimal."""
-    with path.open("rb") as file:
+    with open_input(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
