@@ -10,8 +10,8 @@ import os
 import pwd
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from mil_toolkit.core.errors import DataError, MilError, UsageError
 from mil_toolkit.core.text import printable
@@ -27,7 +27,7 @@ _KINDS = {
 
 
 @contextlib.contextmanager
-def open_input(path: Path) -> Iterator[BinaryIO]:
+def open_input(path: Path) -> Iterator[BufferedReader]:
     """Open a regular file, or a link to one, for reading.
 
     Raises FileNotFoundError where there is none, UsageError where permission is missing, and DataError where
