@@ -12,12 +12,12 @@ from mil_toolkit.core.files import publish, remove_dead_temporaries
 
 def test_only_temporary_files_of_dead_writers_are_removed(tmp_path: Path) -> None:
     """Those of a living writer are locked."""
-    dead, living = tmp_path / ".tmp-dead", tmp_path / ".tmp-living"
+    dead, living = tmp_path / ".tmp-00000000deadbeef", tmp_path / ".tmp-0123456789abcdef"
     dead.write_bytes(b"half"), living.write_bytes(b"half")
     with living.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         remove_dead_temporaries(tmp_path)
-        assert [path.name for path in tmp_path.iterdir()] == [".tmp-living"]
+        assert [path.name for path in tmp_path.iterdir()] == [".tmp-0123456789abcdef"]
     remove_dead_temporaries(tmp_path)
     assert not list(tmp_path.iterdir())
 
