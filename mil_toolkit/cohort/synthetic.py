@@ -4,6 +4,7 @@ import csv
 import io
 import logging
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -96,7 +97,7 @@ def draw_cohort(
     Returns the path of the cohort.toml. Raises UsageError if `folder` exists and is not empty, or cannot be
     written; an interrupted run leaves nothing under its name.
     """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if os.path.exists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(
             f"{folder} already exists and is not an empty folder. Remove it, or name another one."
         )

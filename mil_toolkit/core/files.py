@@ -125,10 +125,10 @@ def remove_dead_temporaries(folder: Path) -> None:
 
     A folder that has been moved aside for its successor is kept until the successor has its name.
     """
-    for path in list(folder.glob(f"{TEMPORARY_PREFIX}*")):
-        if _TEMPORARY_NAME.fullmatch(path.name):
-            with contextlib.suppress(OSError), free_lock(path) as descriptor:
-                _remove(path, descriptor)
+    with contextlib.suppress(OSError):  # there is no such folder, or it cannot be listed
+        for name in filter(_TEMPORARY_NAME.fullmatch, os.listdir(folder)):
+            with contextlib.suppress(OSError), free_lock(folder / name) as descriptor:
+                _remove(folder / name, descriptor)
 
 
 @contextlib.contextmanager
@@ -167,7 +167,14 @@ def publish_json(path: Path, value: object) -> None:
 
 def readable_json(value: object) -> bytes:
     """Return the content of the file that `publish_json` writes."""
-    return (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    try:
+        return _indented_json(value, ensure_ascii=False)
+    except UnicodeEncodeError:  # the name of a file that is not valid UTF-8
+        return _indented_json(value, ensure_ascii=True)
+
+
+def _indented_json(value: object, ensure_ascii: bool) -> bytes:
+    return (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=ensure_ascii) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:

@@ -76,7 +76,7 @@ def check_outputs(outputs: Mapping[str, Output], inputs: Iterable[Path] = ()) ->
 
 def _same_file(one: Path, other: Path) -> bool:
     same_name = os.path.realpath(one) == os.path.realpath(other)
-    return same_name or (one.exists() and other.exists() and one.samefile(other))
+    return same_name or (os.path.exists(one) and os.path.exists(other) and one.samefile(other))
 
 
 def _collisions(one: str, path: Path, other: str, second: Path) -> Iterator[str]:
@@ -110,6 +110,8 @@ def _is_former(output: Output) -> bool:
 
 def _try_to_create(path: Path) -> None:
     """Raise OSError if nothing can be created at `path`; a trial file detects more than permissions tell."""
+    with contextlib.suppress(FileNotFoundError):
+        path.lstat()  # the name may be too long
     nearest = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
     with tempfile.TemporaryFile(dir=nearest):
         pass
@@ -128,9 +130,10 @@ def check_replaceable(folder: Path, kind: str, foreign_entries: ForeignEntries) 
     """
     advice = f"It would be replaced by {kind}: name another folder."
     with report_write_errors(folder):
-        _restore_interrupted(folder.resolve())
-        remove_dead_temporaries(folder.resolve().parent)
-        _try_to_create(folder.resolve())
+        target = Path(os.path.realpath(folder))
+        _restore_interrupted(target)
+        remove_dead_temporaries(target.parent)
+        _try_to_create(target)
         if not os.path.lexists(folder):
             return
         if not folder.is_dir():
@@ -152,7 +155,7 @@ def published_folder(folder: Path, kind: str, foreign_entries: ForeignEntries) -
     that it points to. Raises UsageError as `check_replaceable` does, both before the block and at its end.
     """
     check_replaceable(folder, kind, foreign_entries)
-    folder = folder.resolve()
+    folder = Path(os.path.realpath(folder))
     with contextlib.ExitStack() as stack:
         with report_write_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
