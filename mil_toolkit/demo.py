@@ -1,5 +1,6 @@
 """`run_demo`: every stage on a synthetic cohort, without data and without a network."""
 
+import io
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,11 +11,14 @@ from sklearn.metrics import roc_auc_score
 
 from mil_toolkit.backbones.backbones import build_backbone
 from mil_toolkit.bundle.fit import fit
+from mil_toolkit.bundle.outputs import attention_output, prediction_output, submission_output
 from mil_toolkit.bundle.predict import Predictions, predict, write_submission
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.cohort.synthetic import COHORT_TOML, TRUTH, draw_cohort
 from mil_toolkit.config import ExtractionConfig, StudyConfig
-from mil_toolkit.core.errors import UsageError
+from mil_toolkit.core.errors import DataError, UsageError
+from mil_toolkit.core.outputs import check_outputs
+from mil_toolkit.core.reading import MEBIBYTE, read_input
 from mil_toolkit.evaluation.intervals import draw_patients, percentile_interval
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
@@ -28,6 +32,7 @@ WITHOUT_WEIGHTS = "resnet18"  # with random weights, its embeddings still distin
 STUDY = StudyConfig(
     trials=5, outer_folds=3, folds=3, members=3, settings={"pooling": ("attention", "gated-attention")}
 )
+_FILE_LIMIT = 64 * MEBIBYTE  # of each file of the synthetic cohort
 logger = logging.getLogger(__name__)
 
 
@@ -76,6 +81,7 @@ def run_demo(output: Path, study: StudyConfig = STUDY, device: str = "auto") -> 
     UsageError where `output` exists, is not empty and does not come from a demo.
     """
     cohort = _cohort(output)
+    _check_outputs(output, cohort)
     cache = _extract(cohort, output, device)
     logger.info("Tuning, with %s outer folds ...", study.outer_folds)
     tuned = tune(cohort, cache, output / "studies" / "demo", study, device)
@@ -88,7 +94,7 @@ def run_demo(output: Path, study: StudyConfig = STUDY, device: str = "auto") -> 
     written = _write(output, predicted, cohort)
     attention = outer_attention(folder)
     assert attention is not None  # its poolings look at images
-    check = check_attention(attention, pd.read_csv(output / TRUTH))
+    check = check_attention(attention, pd.read_csv(io.BytesIO(read_input(output / TRUTH, _FILE_LIMIT))))
     report = write_report(folder).path
     return Demo(cohort.source, cache.folder, tuned, ablation, check, bundle, *written, report)
 
@@ -96,8 +102,30 @@ def run_demo(output: Path, study: StudyConfig = STUDY, device: str = "auto") -> 
 def _cohort(output: Path) -> Cohort:
     """Return the demo's cohort, which is drawn unless it is there already."""
     toml = output / "cohort.toml"
-    is_drawn = toml.is_file() and toml.read_bytes() == COHORT_TOML.encode()
-    return read_cohort(toml if is_drawn else draw_cohort(output))
+    return read_cohort(toml if _is_drawn(toml) else draw_cohort(output))
+
+
+def _is_drawn(toml: Path) -> bool:
+    try:
+        return read_input(toml, _FILE_LIMIT) == COHORT_TOML.encode()
+    except (OSError, DataError):
+        return False
+
+
+def _check_outputs(output: Path, cohort: Cohort) -> None:
+    """Raise UsageError for files in the places of the demo's tables that it did not write."""
+    predictions, submission, attention = _tables(output)
+    outputs = (
+        prediction_output(predictions),
+        submission_output(submission, cohort),
+        attention_output(attention),
+    )
+    check_outputs({str(each.path): each for each in outputs})
+
+
+def _tables(output: Path) -> tuple[Path, Path, Path]:
+    """Return the paths of predictions, challenge file and attention."""
+    return output / "predictions.csv", output / "submission.csv", output / "attention.csv"
 
 
 def _extract(cohort: Cohort, output: Path, device: str) -> FeatureCache:
@@ -108,8 +136,7 @@ def _extract(cohort: Cohort, output: Path, device: str) -> FeatureCache:
 
 def _write(output: Path, predicted: Predictions, cohort: Cohort) -> tuple[Path, Path, Path]:
     """Write predictions, challenge file and attention; return their paths."""
-    names = ("predictions.csv", "submission.csv", "attention.csv")
-    predictions, submission, attention = (output / name for name in names)
+    predictions, submission, attention = _tables(output)
     publish_table(predictions, predicted.table)
     write_submission(submission, predicted.table, cohort)
     assert predicted.attention is not None

@@ -175,6 +175,7 @@ def _download(url: str, path: Path, prefix: str) -> None:
     with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as response:
         content = response.read()
     _check_prefix(content, prefix)
+    remove_dead_temporaries(path.parent)
     publish(path, content)
 
 

@@ -118,8 +118,10 @@ def _export(arguments: argparse.Namespace) -> Outcome:
 
 
 def _import(arguments: argparse.Namespace) -> Outcome:
+    from mil_toolkit.core.own_folders import check_outside_own_folders
     from mil_toolkit.features.imports import import_features
 
+    check_outside_own_folders(arguments.cache / arguments.cohort)
     cache = import_features(
         arguments.source,
         arguments.format,

@@ -6,14 +6,17 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
 from mil_toolkit.core.errors import MilError, UsageError
 from mil_toolkit.core.processes import raise_on_stop_signals
+from mil_toolkit.core.reading import unreadable
 from mil_toolkit.core.records import Json
+from mil_toolkit.core.text import one_screen, printable, visible
 
 INTERRUPTED = 130
 
@@ -37,7 +40,7 @@ def with_report(outcome: Outcome, study: Path) -> Outcome:
     try:
         path = write_report(study).path
     except MilError as error:
-        text = f"{outcome.text}\nNo report: {error} To try again: mil-report {study}"
+        text = f"{outcome.text}\nNo report: {one_screen(str(error))} To try again: mil-report {study}"
         return replace(outcome, text=text, data={**outcome.data, "report": None})
     text = f"{outcome.text}\nReport: {path}"
     return replace(outcome, text=text, data={**outcome.data, "report": str(path)})
@@ -52,9 +55,16 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if trivial else super()._get_help_string(action)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Shows the characters of its arguments that a terminal may act on escaped."""
+
+    def _print_message(self, message: str, file: TextIO | None = None) -> None:  # type: ignore[override]
+        super()._print_message(visible(message), file)
+
+
 def command_parser(name: str, description: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every command has."""
-    parser = argparse.ArgumentParser(prog=name, description=description, formatter_class=_Formatter)
+    parser = _Parser(prog=name, description=description, formatter_class=_Formatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     return parser
 
@@ -81,29 +91,73 @@ def run(
     argv: Sequence[str] | None,
 ) -> int:
     """Run a command and return its exit code; a MilError is printed without a traceback."""
+    _escape_what_cannot_be_encoded()
     arguments = _parse(parser, argv)
     _yield_idle_threads()
     _log_to_stderr()
     try:
+        _check_paths(arguments)
         with raise_on_stop_signals():
             outcome = command(arguments)
-    except MilError as error:
-        _say(f"{parser.prog}: {error}")
-        return error.exit_code
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost handler
-        if _is_interrupt(error):
-            _say(f"{parser.prog}: interrupted")
-            return INTERRUPTED
-        _say(traceback.format_exc().rstrip("\n"))
-        _say(f"{parser.prog}: this is a bug in mil_toolkit, not a problem with your data.")
-        return MilError.exit_code
+        return _report(parser.prog, error)
     return _print(parser.prog, outcome, arguments.json)
+
+
+def _report(name: str, error: BaseException) -> int:
+    """Print what ended a command, and return the exit code."""
+    explained = _explained(error)
+    if explained is not None:
+        _say(f"{name}: {one_screen(str(explained))}")
+        return explained.exit_code
+    if _is_interrupt(error):
+        _say(f"{name}: interrupted")
+        return INTERRUPTED
+    _say("".join(traceback.format_exception(error)).rstrip("\n"))
+    _say(f"{name}: this is a bug in mil_toolkit, not a problem with your data.")
+    return MilError.exit_code
+
+
+def _explained(error: BaseException) -> MilError | None:
+    """Return an error whose message is all that a user needs, None for an interrupt or a bug."""
+    if isinstance(error, MilError):
+        return error
+    if _is_interrupt(error):
+        return None
+    if isinstance(error, UnicodeEncodeError) and error.encoding == sys.getfilesystemencoding() != "utf-8":
+        return UsageError(
+            f"{printable(error.object)} cannot be the name of a file in this locale, whose encoding is"
+            f" {error.encoding}. Set LC_ALL=C.UTF-8."
+        )
+    if isinstance(error, OSError) and isinstance(error.filename, str | bytes | os.PathLike):
+        return unreadable(Path(os.fsdecode(error.filename)), error)
+    return None
+
+
+def _check_paths(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for arguments that cannot be paths, whatever the command does with them."""
+    for value in _strings(vars(arguments).values()):
+        try:
+            has_null = b"\0" in os.fsencode(value)
+        except UnicodeEncodeError:
+            has_null = True
+        if has_null:
+            raise UsageError(f"{printable(value)} cannot be the path of a file.")
+
+
+def _strings(values: Iterable[object]) -> Iterator[str]:
+    """Yield all texts and paths among values and lists of values."""
+    for value in values:
+        if isinstance(value, str | Path):
+            yield str(value)
+        elif isinstance(value, list):
+            yield from _strings(value)
 
 
 def _print(name: str, outcome: Outcome, as_json: bool) -> int:
     """Print the outcome of a command, and return the exit code."""
     try:
-        print(json.dumps(outcome.data, allow_nan=False) if as_json else outcome.text, flush=True)
+        print(json.dumps(outcome.data, allow_nan=False) if as_json else visible(outcome.text), flush=True)
     except OSError as error:
         _discard(sys.stdout)
         if not isinstance(error, BrokenPipeError):  # the reader has closed the pipe
@@ -117,9 +171,16 @@ def _say(text: str) -> None:
     if sys.stderr is None:  # or `print` would use stdout
         return
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(visible(text), file=sys.stderr, flush=True)
     except OSError:
         _discard(sys.stderr)
+
+
+def _escape_what_cannot_be_encoded() -> None:
+    """Let stdout and stderr escape the characters that the locale's encoding does not have."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _discard(stream: TextIO) -> None:
@@ -158,6 +219,9 @@ def _yield_idle_threads() -> None:
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
     """Logs to stderr, if it can be written: whoever closed it does not want to read it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(one_screen(super().format(record)))
 
     def handleError(self, record: logging.LogRecord) -> None:
         if isinstance(sys.exc_info()[1], OSError):

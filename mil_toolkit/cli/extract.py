@@ -69,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
 def _extract(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.backbones.backbones import check_backbone
     from mil_toolkit.cohort.cohort import read_cohort
+    from mil_toolkit.cohort.image_places import check_outside_images, image_folders
     from mil_toolkit.core.devices import pick_device, use_available_cores
+    from mil_toolkit.core.own_folders import check_outside_own_folders
     from mil_toolkit.features.extract import BATCH_SIZE, check_options, extract
     from mil_toolkit.features.sharding import WHOLE, parse_share
 
@@ -83,8 +85,11 @@ def _extract(arguments: argparse.Namespace) -> Outcome:
     check_options(config, batch_size, arguments.workers, arguments.on_error)
     pick_device(arguments.device)
     use_available_cores()
+    cohort = read_cohort(arguments.cohort)
+    check_outside_images(image_folders(arguments.cohort), {"--cache": arguments.cache})
+    check_outside_own_folders(arguments.cache / cohort.name)
     extraction = extract(
-        read_cohort(arguments.cohort),
+        cohort,
         config,
         arguments.cache,
         device=arguments.device,

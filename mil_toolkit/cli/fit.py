@@ -83,7 +83,9 @@ def _fit(arguments: argparse.Namespace) -> Outcome:
     finetune = _finetune_config(arguments)
     from mil_toolkit.bundle.fit import fit
     from mil_toolkit.cohort.cohort import read_cohort
+    from mil_toolkit.cohort.image_places import check_outside_images, image_folders
     from mil_toolkit.core.devices import pick_device, use_available_cores
+    from mil_toolkit.core.own_folders import check_outside_own_folders
     from mil_toolkit.study.sources import open_study_features
 
     pick_device(arguments.device)  # before the data are read
@@ -91,6 +93,8 @@ def _fit(arguments: argparse.Namespace) -> Outcome:
     cohort = read_cohort(arguments.cohort, images=arguments.finetune)
     cache = open_study_features(arguments.features, arguments.study, cohort.name)
     output = arguments.output or arguments.study / "model"
+    check_outside_images(image_folders(arguments.cohort), {"--output": output})
+    check_outside_own_folders(output, arguments.study)
     if arguments.onnx:
         from mil_toolkit.bundle.onnx import require_exporter
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mil_toolkit.cli.command import Outcome, command_parser, run
 from mil_toolkit.core.records import Json
-from mil_toolkit.core.text import count_of
+from mil_toolkit.core.text import count_of, one_screen
 
 if TYPE_CHECKING:
     from mil_toolkit.cohort.draft import Draft
@@ -51,6 +51,6 @@ def _summary(draft: "Draft") -> str:
     if draft.problems:
         lines += [
             "The cohort cannot be read until this is corrected:",
-            *(f"  - {problem}" for problem in draft.problems),
+            one_screen("\n".join(f"  - {problem}" for problem in draft.problems)),
         ]
     return "\n".join(lines)

@@ -69,7 +69,7 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
     bundle = ModelBundle.load(arguments.bundle)
     from_images = arguments.features is None and bundle.has_backbone
     cohort = read_cohort(arguments.cohort, images=from_images)
-    _check_outputs(arguments, cohort)
+    _check_outputs(arguments, cohort, header, from_images)
     if arguments.submission:
         check_submission(cohort)
     if arguments.attention and bundle.about.features is None:
@@ -101,15 +101,30 @@ def _features(
     return cache
 
 
-def _check_outputs(arguments: argparse.Namespace, cohort: "Cohort") -> None:
-    """Raise UsageError, before any work, for outputs that would replace inputs or each other."""
+def _check_outputs(
+    arguments: argparse.Namespace, cohort: "Cohort", header: Sequence[str], from_images: bool
+) -> None:
+    """Raise UsageError, before any work, for outputs that would replace other files."""
     from mil_toolkit.bundle.bundle import FILES
+    from mil_toolkit.bundle.outputs import attention_output, prediction_output, submission_output
+    from mil_toolkit.cohort.image_places import check_outside_images, image_folders
     from mil_toolkit.core.outputs import check_outputs
+    from mil_toolkit.core.own_folders import check_outside_own_folders
 
-    outputs = {f"--{name}": getattr(arguments, name) for name in ("output", "submission", "attention")}
+    outputs = {"--output": prediction_output(arguments.output)}
+    if arguments.submission:
+        outputs["--submission"] = submission_output(arguments.submission, cohort, header)
+    if arguments.attention:
+        outputs["--attention"] = attention_output(arguments.attention)
+    folders = {"--cache": arguments.cache} if from_images else {}
     inputs = [cohort.source, *cohort.tables, *(arguments.bundle / name for name in FILES)]
+    inputs += [path for paths in cohort.images.values() for path in paths]
     inputs += [arguments.weights] if arguments.weights else []
-    check_outputs({option: path for option, path in outputs.items() if path}, inputs)
+    check_outputs(outputs, inputs)
+    files = {option: output.path for option, output in outputs.items()}
+    check_outside_images(image_folders(cohort.source), folders, files)
+    for folder in folders.values():
+        check_outside_own_folders(folder / cohort.name)
 
 
 def _write(

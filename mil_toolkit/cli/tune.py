@@ -188,7 +188,9 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
     config = _config(arguments)
     how = RunConfig(arguments.storage, arguments.workers, arguments.timeout, arguments.tracker)
     from mil_toolkit.cohort.cohort import read_cohort
+    from mil_toolkit.cohort.image_places import check_outside_images, image_folders
     from mil_toolkit.core.devices import pick_device, use_available_cores
+    from mil_toolkit.core.own_folders import check_outside_own_folders
     from mil_toolkit.features.cache import open_features
     from mil_toolkit.study.canary import run_canary
     from mil_toolkit.study.tune import check_run, tune
@@ -198,6 +200,8 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
     cohort = read_cohort(arguments.cohort, images=False)
     cache = open_features(arguments.features, cohort.name)
     study, device = arguments.study, arguments.device
+    check_outside_images(image_folders(arguments.cohort), {"--study": study})
+    check_outside_own_folders(study)
     canary = None
     if arguments.canary:
         check_run(study, device, how)  # `tune` checks too, but only after the canary

@@ -11,12 +11,14 @@ from mil_toolkit.cohort.class_folders import refuse_class_folders
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.cohort.draft_lines import CHECK
 from mil_toolkit.cohort.draft_text import DraftPaths, draft_text
+from mil_toolkit.cohort.image_places import check_outside_images
 from mil_toolkit.cohort.listing import holds, is_system_folder, list_folder
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import TextTable, read_table
 from mil_toolkit.cohort.toml import toml_string
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import publish
+from mil_toolkit.core.outputs import Output, check_outputs
 from mil_toolkit.core.text import printable
 
 
@@ -43,8 +45,7 @@ def draft_cohort(table_path: Path, images: Sequence[Path], output: Path, sheet: 
     Raises UsageError if `output` exists or cannot be written, and DataError if the table or a folder cannot
     be read or no column of the table contains the names of the folders.
     """
-    if output.exists():
-        raise UsageError(f"{output} already exists. Remove it, or name another file with --output.")
+    _check_output(output, images)
     table_problems = Problems()
     table = _readable_table(table_path, table_problems, sheet)
     folders = _patient_folders(images)
@@ -60,6 +61,15 @@ def draft_cohort(table_path: Path, images: Sequence[Path], output: Path, sheet: 
     publish(output, "".join(f"{line}\n" for line in lines).encode())
     doubts = tuple(line.removeprefix(CHECK) for line in lines if line.startswith(CHECK))
     return Draft(output, len(table.rows), doubts, tuple(_remaining_problems(output)))
+
+
+def _check_output(output: Path, images: Sequence[Path]) -> None:
+    """Raise UsageError if the file exists, cannot be written or would lie among other commands' files."""
+    if os.path.lexists(output):
+        advice = "Remove it, or name another file with --output."
+        raise UsageError(f"{printable(output)} already exists. {advice}")
+    check_outputs({"--output": Output(output, "a draft", lambda _: False)})
+    check_outside_images(images, {}, {"--output": output})
 
 
 def _readable_table(path: Path, problems: Problems, sheet: str | None) -> TextTable:

@@ -4,8 +4,7 @@ import csv
 import io
 import logging
 import math
-import secrets
-import shutil
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -16,7 +15,8 @@ import numpy as np
 from mil_toolkit.cohort.kinds import DAYS_PER_YEAR
 from mil_toolkit.cohort.smears import ACTIVATED, SMALL, TUMORAL, draw_image, draw_smear
 from mil_toolkit.core.errors import UsageError
-from mil_toolkit.core.files import fsync_folder, publish, report_write_errors
+from mil_toolkit.core.files import publish, report_write_errors
+from mil_toolkit.core.outputs import published_folder
 
 logger = logging.getLogger(__name__)
 TUMORAL_PATIENTS = 0.6  # share of all patients
@@ -97,23 +97,19 @@ def draw_cohort(
     Returns the path of the cohort.toml. Raises UsageError if `folder` exists and is not empty, or cannot be
     written; an interrupted run leaves nothing under its name.
     """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if os.path.exists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(
             f"{folder} already exists and is not an empty folder. Remove it, or name another one."
         )
     logger.info("Drawing a cohort of %d patients into %s ...", patients + unlabelled, folder)
-    with report_write_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
-        draft.mkdir()
-        try:
-            _draw_into(draft, patients, unlabelled, np.random.default_rng(seed), image_size, images)
-            draft.replace(folder)
-        except BaseException:
-            shutil.rmtree(draft)
-            raise
-        fsync_folder(folder.parent)
+    with published_folder(folder, "a synthetic cohort", _names) as draft, report_write_errors(folder):
+        _draw_into(draft, patients, unlabelled, np.random.default_rng(seed), image_size, images)
     return folder / "cohort.toml"
+
+
+def _names(folder: Path) -> list[str]:
+    """Return all names in a folder: none of them is replaced."""
+    return sorted(path.name for path in folder.iterdir())
 
 
 def _draw_into(

@@ -6,16 +6,22 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
+import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mil_toolkit.core.access import adopt_access
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.reading import MEBIBYTE, open_input, read_input
 from mil_toolkit.core.version import __version__
 
 TEMPORARY_PREFIX = ".tmp-"
+RETIRED = ".old"  # suffix of a folder that is being replaced, after the name of its successor
+_TEMPORARY_NAME = re.compile(rf"\.tmp-[0-9a-f]{{16}}(-[0-9a-f]{{16}})?({re.escape(RETIRED)})?")
 JSON_LIMIT = 64 * MEBIBYTE
 
 
@@ -31,16 +37,19 @@ def fsync_folder(folder: Path) -> None:
 def publish(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically: a reader sees the old file or the complete new one.
 
-    Missing folders are created. Raises UsageError if the file system refuses (a full disk, a read-only
-    folder), and if `path` exists and is not a regular file, since a device or a pipe would be replaced by a
-    file.
+    Missing folders are created. A file that is replaced keeps its mode and group. Raises UsageError if the
+    file system refuses (a full disk, a read-only folder), and if `path` exists and is not a regular file,
+    since a device or a pipe would be replaced by a file.
     """
     with report_write_errors(path):
         check_regular_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = _locked_temporary(path.parent)
+        former = path.stat() if path.exists() else None
+        descriptor, temporary = _locked_temporary(path.parent, 0o666 if former is None else 0o600)
         try:
             _write_all(descriptor, content)
+            if former is not None:
+                adopt_access(descriptor, former)
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -74,24 +83,72 @@ def _write_all(descriptor: int, content: bytes) -> None:
     os.fsync(descriptor)
 
 
-def _locked_temporary(folder: Path) -> tuple[int, Path]:
+def _locked_temporary(folder: Path, mode: int) -> tuple[int, Path]:
     """Create a file in `folder` and lock it; a held lock shows that this process is still alive."""
     while True:
         path = folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
             return descriptor, path
         os.close(descriptor)  # `remove_dead_temporaries` deleted it before it was locked
 
 
+@contextlib.contextmanager
+def temporary_folder(parent: Path, stem: str = "") -> Iterator[Path]:
+    """Yield a new folder in `parent`, which is removed after the block and locked until then.
+
+    stem: 16 hexadecimal digits and a dash, which the name of the folder contains
+    """
+    descriptor, path = _locked_folder(parent, stem)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _locked_folder(parent: Path, stem: str) -> tuple[int, Path]:
+    while True:
+        path = parent / f"{TEMPORARY_PREFIX}{stem}{secrets.token_hex(8)}"
+        path.mkdir()
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):  # where folders have no locks, nobody takes this one for dead
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if path.exists():
+            return descriptor, path
+        os.close(descriptor)  # `remove_dead_temporaries` deleted it before it was locked
+
+
 def remove_dead_temporaries(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in `folder`: those whose lock is free."""
-    skipped = (FileNotFoundError, BlockingIOError, IsADirectoryError)
-    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        with contextlib.suppress(*skipped), path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+    """Remove the temporary files and folders that killed processes left in `folder`: their lock is free.
+
+    A folder that has been moved aside for its successor is kept until the successor has its name.
+    """
+    with contextlib.suppress(OSError):  # there is no such folder, or it cannot be listed
+        for name in filter(_TEMPORARY_NAME.fullmatch, os.listdir(folder)):
+            with contextlib.suppress(OSError), free_lock(folder / name) as descriptor:
+                _remove(folder / name, descriptor)
+
+
+@contextlib.contextmanager
+def free_lock(path: Path) -> Iterator[int]:
+    """Hold the lock of a temporary file or folder; raises OSError if another process holds it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path, descriptor: int) -> None:
+    mode = os.fstat(descriptor).st_mode
+    other = path.with_suffix("") if path.suffix else path.with_suffix(RETIRED)
+    if stat.S_ISREG(mode):
+        path.unlink()
+    elif stat.S_ISDIR(mode) and not other.exists():
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def canonical_json(value: object) -> bytes:
@@ -110,7 +167,14 @@ def publish_json(path: Path, value: object) -> None:
 
 def readable_json(value: object) -> bytes:
     """Return the content of the file that `publish_json` writes."""
-    return (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    try:
+        return _indented_json(value, ensure_ascii=False)
+    except UnicodeEncodeError:  # the name of a file that is not valid UTF-8
+        return _indented_json(value, ensure_ascii=True)
+
+
+def _indented_json(value: object, ensure_ascii: bool) -> bytes:
+    return (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=ensure_ascii) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:

@@ -7,11 +7,13 @@ ended.
 import contextlib
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from mil_toolkit.core.errors import BusyError, UsageError
+from mil_toolkit.core.text import printable
 
 LOCK = ".lock"  # held for the whole of a run
 CLAIM = ".claim"  # held for a moment, while other processes wait
@@ -47,14 +49,14 @@ def shared(folder: Path, wait: bool = True) -> Iterator[int]:
 
 
 def _acquire(descriptor: int, folder: Path, operation: int, wait: bool) -> None:
-    deadline = time.monotonic() + _RELEASE_SECONDS
+    deadline, name = time.monotonic() + _RELEASE_SECONDS, printable(folder)
     try:
         while not _try_lock(descriptor, operation if wait else operation | fcntl.LOCK_NB):
             if time.monotonic() > deadline:
-                raise BusyError(f"{folder} is in use by another process. Try again when it has ended.")
+                raise BusyError(f"{name} is in use by another process. Try again when it has ended.")
             time.sleep(_POLL_SECONDS)
     except OSError as error:  # some network file systems have no locks
-        raise UsageError(f"{folder} cannot be locked: {error.strerror}. Use another file system.") from None
+        raise UsageError(f"{name} cannot be locked: {error.strerror}. Use another file system.") from None
 
 
 def _try_lock(descriptor: int, operation: int) -> bool:
@@ -67,12 +69,16 @@ def _try_lock(descriptor: int, operation: int) -> bool:
 
 @contextlib.contextmanager
 def _open_lock_file(path: Path, access: int) -> Iterator[int]:
+    """Open a lock file; a link is not followed, since a received folder may contain one to anywhere."""
+    flags = os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # the opening of a pipe may wait
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_CREAT | access | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, flags | access, 0o666)
     except OSError as error:
-        raise UsageError(f"{path.parent} cannot be written: {error.strerror}.") from None
+        raise UsageError(f"{printable(path)} cannot be written: {error.strerror}.") from None
     try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise UsageError(f"{printable(path)} is not a regular file and cannot be a lock. Remove it.")
         yield descriptor
     finally:
         os.close(descriptor)

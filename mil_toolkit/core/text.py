@@ -1,9 +1,11 @@
 """Names, counts and lists as text for messages."""
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 SOME = 5  # items of a long list that a message shows
+_LINES, _LINE_LENGTH = 40, 600  # of an error message on the terminal
 
 
 def printable(text: str | Path) -> str:
@@ -16,6 +18,39 @@ def printable(text: str | Path) -> str:
     """
     line = str(text)
     return line if line.isprintable() else ascii(line)[1:-1]
+
+
+def visible(text: str) -> str:
+    r"""Return a text of several lines with every character escaped that a terminal may act on.
+
+    >>> visible("one\ntwo \x1b[31m")
+    'one\ntwo \\x1b[31m'
+    """
+    return "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    is_space = character in "\n\t" or unicodedata.category(character) == "Zs"
+    return character if is_space or character.isprintable() else ascii(character)[1:-1]
+
+
+def one_screen(message: str) -> str:
+    r"""Return an error message as it fits on a screen, with its first lines and its last one.
+
+    >>> print(one_screen("problem\\n" * 100 + "advice")[-35:])
+    ... and 62 more problems ...
+    advice
+    """
+    lines = message.split("\n")
+    if len(lines) > _LINES:
+        lines[_LINES - 2 : -1] = [f"... and {len(lines) - _LINES + 1} more problems ..."]
+    return "\n".join(map(_shortened, lines))
+
+
+def _shortened(line: str) -> str:
+    left_out = len(line) - _LINE_LENGTH
+    half = _LINE_LENGTH // 2
+    return line if left_out <= 0 else f"{line[:half]} ... ({left_out} more characters) ... {line[-half:]}"
 
 
 def some(items: Sequence[object]) -> str:

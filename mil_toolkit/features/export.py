@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from mil_toolkit.core.errors import DataError, UsageError
-from mil_toolkit.core.files import publish
+from mil_toolkit.core.files import publish, remove_dead_temporaries
+from mil_toolkit.core.own_folders import check_outside_own_folders
+from mil_toolkit.core.reading import open_input
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.layouts import LAYOUTS, Layout, Slide
@@ -27,7 +30,7 @@ def export_cache(cache: FeatureCache, format: str, output: Path) -> int:
     says. For CLAM, h5_files/ and pt_files/ are written, for the other tools one file per patient in `output`.
 
     Raises DataError for patients whose id cannot be the name of a file, UsageError if files in `output` would
-    be replaced that are not exports.
+    be replaced that are not exports, or if `output` is in the folder of a cache, a study or a bundle.
     """
     layout, patients = LAYOUTS[format], cache.patient_ids
     unfit = [patient for patient in patients if "/" in patient or patient in (".", "..", "")]
@@ -35,7 +38,10 @@ def export_cache(cache: FeatureCache, format: str, output: Path) -> int:
         raise DataError(
             [f"patient {printable(patient)}: this id cannot be the name of a file." for patient in unfit]
         )
+    check_outside_own_folders(output / layout.folder / "x")
     _check_exports(output, layout, patients)
+    for folder in (output / layout.folder, output / "pt_files"):
+        remove_dead_temporaries(folder)
     bags = cache.bags(patients)
     for patient, embeddings in zip(patients, bags.instances.split(bags.sizes.tolist()), strict=True):
         columns = math.ceil(math.sqrt(len(embeddings)))
@@ -50,7 +56,7 @@ def _check_exports(output: Path, layout: Layout, patients: Sequence[str]) -> Non
     """Raise UsageError if a patient's files exist and its HDF5 file is not marked as an export."""
     files = {patient: output / layout.folder / f"{patient}.h5" for patient in patients}
     tensors = (output / "pt_files" / f"{patient}.pt" for patient in patients if ".pt" in layout.extensions)
-    existing = {path.stem: path for path in (*tensors, *files.values()) if path.exists()}
+    existing = {path.stem: path for path in (*tensors, *files.values()) if os.path.lexists(path)}
     foreign = [printable(path) for patient, path in existing.items() if not _is_export(files[patient])]
     if foreign:
         raise UsageError(f"{some(foreign)}: exists already and is not an export. Name another --output.")
@@ -58,9 +64,9 @@ def _check_exports(output: Path, layout: Layout, patients: Sequence[str]) -> Non
 
 def _is_export(path: Path) -> bool:
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with open_input(path) as opened, h5py.File(opened, "r") as file:
             return "synthetic" in file["coords"].attrs
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError):
+    except (DataError, OSError, KeyError, ValueError, TypeError, RuntimeError):
         return False
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mil_toolkit.cohort.cells import normal_form
 from mil_toolkit.cohort.declaration import COHORT_NAME
 from mil_toolkit.core.errors import UsageError
-from mil_toolkit.core.files import digest_file
+from mil_toolkit.core.files import digest_file, remove_dead_temporaries
 from mil_toolkit.core.locks import shared
 from mil_toolkit.core.text import count_of, printable, some
 from mil_toolkit.features.cache import FeatureCache
@@ -63,6 +63,7 @@ def import_features(
     content = check_files([file for group in patients.values() for file in group], layout, encoder)
     cache = FeatureCache.create(root, cohort_name, _spec(format, content))
     with shared(cache.folder):
+        remove_dead_temporaries(cache.folder)
         bags = (_join(patient, group, layout) for patient, group in patients.items())
         new = (bag for bag in bags if _is_new(bag, cache))
         publish_in_shards(cache, new, Recorded(content.precision, f"imported from {format}"), SHARD_LIMITS)

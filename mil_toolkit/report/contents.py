@@ -1,5 +1,6 @@
 """`Contents`: everything of a study folder that a report shows. What older studies lack is left out."""
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,8 +10,9 @@ import pandas as pd
 
 from mil_toolkit.bundle.bundle import CONFIG
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.core.errors import DataError
-from mil_toolkit.core.text import count_of
+from mil_toolkit.core.errors import DataError, MilError
+from mil_toolkit.core.reading import MEBIBYTE, read_input
+from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.intervals import Table
 from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.features.cache import FeatureCache
@@ -20,6 +22,7 @@ from mil_toolkit.study.records import AblationScores, Best, Finding, PatientsRec
 from mil_toolkit.study.tables import outer_attention, read_predictions
 
 FULL = "full"  # the ablation's variant without a change
+_TRIALS_LIMIT = 256 * MEBIBYTE  # of the table of trials
 Key = tuple[str, str]  # patient and image, as stored
 
 
@@ -104,7 +107,7 @@ def read_contents(folder: Path) -> Contents:
         sources=study.read_sources(),
         attention=_attention(study, nested),
         findings=study.read_findings(),
-        trials=pd.read_csv(study.final.trials, dtype=str, keep_default_na=False),
+        trials=_read_trials(study.final.trials),
         curves=[
             _chosen_curve(name, search)
             for name, search in (*study.outer_folders().items(), ("final", study.final))
@@ -114,6 +117,14 @@ def read_contents(folder: Path) -> Contents:
         ablation_curves=_ablation_curves(study, ablation) if ablation else {},
         fitted=(study.model / CONFIG).exists(),
     )
+
+
+def _read_trials(path: Path) -> pd.DataFrame:
+    try:
+        content = io.BytesIO(read_input(path, _TRIALS_LIMIT))
+        return pd.read_csv(content, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{printable(path)} cannot be read: {error}.") from None
 
 
 def _attention(study: Study, nested: bool) -> pd.DataFrame | None:
@@ -160,10 +171,10 @@ def image_paths(sources: Sources | None) -> tuple[dict[Key, Path], str | None]:
         return {}, "The study was made by an older version, which did not store where its images are."
     try:
         cohort = read_cohort(Path(sources.working_folder) / sources.cohort, log=False)
-    except DataError as error:
-        count = len(error.problems)
-        more = f" (and {count_of(count - 1, 'more problem')})" if count > 1 else ""
-        return {}, f"{error.problems[0]}{more}"
+    except MilError as error:
+        first, *others = str(error).split("\n")
+        more = f" (and {count_of(len(others), 'more problem')})" if others else ""
+        return {}, f"{first}{more}"
     pairs = (
         ((patient, name), path)
         for patient in cohort.images
@@ -179,7 +190,7 @@ def image_digests(sources: Sources | None, patient_ids: Sequence[str]) -> dict[K
     try:
         cache = FeatureCache.open(Path(sources.working_folder) / sources.features)
         bags = cache.winners(patient_ids)
-    except DataError:
+    except MilError:
         return {}
     pairs = zip(patient_ids, bags, strict=True)
     return {(patient, image.name): image.digest.hex() for patient, bag in pairs for image in bag.images}

@@ -4,16 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.files import publish
-from mil_toolkit.core.outputs import check_outputs
+from mil_toolkit.core.outputs import Output, check_outputs
+from mil_toolkit.core.reading import open_input
 from mil_toolkit.core.text import count_of
 from mil_toolkit.report.contents import Contents, image_digests, image_paths, read_contents
 from mil_toolkit.report.layout import lay_out
 from mil_toolkit.report.markup import to_html
 from mil_toolkit.report.pictures import Pictures, Thumbnails, mask_samples, thumbnails_of
 
-DOCTYPE = b"<!doctype html"
+GENERATOR = b'<meta name="generator" content="mil_toolkit">'
+_HEAD_BYTES = 4096  # of a page, which hold its title
 MOST_BYTES = 24_000_000  # of the file; thumbnails that do not fit are left out
 
 
@@ -38,20 +39,28 @@ def write_report(
     most_bytes: size above which thumbnails are left out, those of the most confident correct patients first
 
     Raises DataError where the folder is not a finished study, UsageError where the output cannot be written
-    or is an existing file other than an HTML page.
+    or is an existing file other than a report.
     """
     contents = read_contents(study)
     path = output or contents.study.report
-    _check_output(path)
+    _check_output(path, contents.study.folder)
     page, notes = render(contents, anonymise, most_bytes)
     publish(path, page)
     return Report(path, len(page), notes)
 
 
-def _check_output(path: Path) -> None:
-    check_outputs({"--output": path})
-    if path.is_file() and DOCTYPE not in path.read_bytes()[:1000].lower():
-        raise UsageError(f"{path} exists and is not an HTML page. Name another file with --output.")
+def _check_output(path: Path, study: Path) -> None:
+    """Raise UsageError where the page cannot be written; in the study's folder it must be an HTML file."""
+    home = study if path.suffix.lower() in (".html", ".htm") else None
+    check_outputs({"--output": Output(path, "a report", _is_report, home)})
+
+
+def _is_report(path: Path) -> bool:
+    """Return whether a file is a report; those of older versions are known by their title."""
+    with open_input(path) as file:
+        head = file.read(_HEAD_BYTES)
+    is_old = head.lower().startswith(b"<!doctype html") and b": study report</title>" in head
+    return is_old or GENERATOR in head
 
 
 def render(contents: Contents, anonymise: bool, most_bytes: int) -> tuple[bytes, tuple[str, ...]]:

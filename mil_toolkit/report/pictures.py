@@ -8,8 +8,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.files import digest
+from mil_toolkit.core.reading import MEBIBYTE, read_input
 from mil_toolkit.features.colour import Colour
 from mil_toolkit.features.decoding import decode
 from mil_toolkit.features.pixels import Pixels, prepare, resize, saturation_mask
@@ -19,6 +20,7 @@ from mil_toolkit.report.gallery import Case
 THUMBNAIL, SAMPLE = 104, 160  # pixels
 QUALITY = 78  # of the JPEGs
 SAMPLES = 3  # of each class
+_IMAGE_LIMIT = 1024 * MEBIBYTE  # of the file of an image
 MARKUP = 400  # bytes of markup for each picture, its names included
 
 
@@ -48,12 +50,12 @@ class Pictures:
         if key not in self.paths:
             return None
         try:
-            content = self.paths[key].read_bytes()
+            content = read_input(self.paths[key], _IMAGE_LIMIT)
             if key in self.digests and digest(content) != self.digests[key]:
                 self.changed.add(key)
                 return None
             return prepare(decode(content, self.colour), size, self.crop, "none")
-        except (OSError, DataError):
+        except (OSError, MilError):
             self.unreadable.add(key)
             return None
 

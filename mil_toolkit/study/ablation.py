@@ -306,10 +306,12 @@ def _scores(
 
 
 def _foreign(folder: Path) -> list[str]:
-    """Return the names in a folder that do not belong to an ablation."""
+    """Return the files in a folder that do not belong to an ablation."""
     files = AblationFolder(folder)
-    own = {path.name for path in (files.scores, files.table, files.predictions, files.all_epochs)}
-    return sorted({path.name for path in folder.iterdir()} - own)
+    tables, epochs = files.predictions.glob("*.csv"), files.all_epochs.glob("*/*.jsonl")
+    own = {files.scores, files.table, *tables, *epochs}
+    paths = (path for path in folder.rglob("*") if not path.is_dir())
+    return sorted(str(path.relative_to(folder)) for path in paths if path not in own)
 
 
 def _publish(folder: Path, scores: AblationScores, results: Results) -> None:

@@ -4,7 +4,6 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from scipy.stats import ttest_1samp
 
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import GROUPS, StudyConfig
-from mil_toolkit.core.files import TEMPORARY_PREFIX
+from mil_toolkit.core.files import temporary_folder
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.records import publish_record, read_record
 from mil_toolkit.core.seeds import derive_seed, shuffled_labels_path
@@ -137,8 +136,8 @@ def _run_shuffled(study: Study, labelled: Cohort, patients: Patients, device: st
     cohort = replace(labelled, labels=labels)
     shuffled = replace(patients, labels=labels.astype(np.int64))
     config = replace(small(study.config), seed=seed)
-    with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=study.folder) as temporary:
-        run = Study(Path(temporary), config, replace(study.description, study=config))
+    with temporary_folder(study.folder) as temporary:
+        run = Study(temporary, config, replace(study.description, study=config))
         return _outer_auc(run, cohort, shuffled, device)
 
 

@@ -1,10 +1,13 @@
 """What all commands share: help, output, errors and exit codes."""
 
+import errno
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import pytest
 from support.commands import Command
 from support.paths import COMMANDS
 from support.studies import Tiny
+from support.users import as_nobody, needs_root
 
 from mil_toolkit.cli import command as frame
 from mil_toolkit.core.errors import BusyError, DataError, UsageError
@@ -183,6 +187,134 @@ def test_a_bug_shows_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert frame.run(frame.command_parser("mil-test", "A test."), fail, []) == 1
     assert "Traceback" in (err := capsys.readouterr().err)
     assert "this is a bug in mil_toolkit, not a problem with your data." in err
+
+
+# The terminal.
+
+
+def run_test(work: Callable[[object], object], *argv: str) -> int:
+    parser = frame.command_parser("mil-test", "A test.")
+    parser.add_argument("paths", nargs="*", type=Path)
+    return frame.run(parser, work, list(argv))  # type: ignore[arg-type]
+
+
+def raising(error: BaseException) -> Callable[[object], object]:
+    def work(_: object) -> object:
+        raise error
+
+    return work
+
+
+HOSTILE = "a\x1b[31m\x07\r\x9b\u202e\u2028\x7f\udcffz"
+
+
+@pytest.mark.parametrize("where", ["error", "bug", "log", "result", "argument"])
+def test_no_text_reaches_the_terminal_that_it_may_act_on(
+    where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(_: object) -> frame.Outcome:
+        if where == "log":
+            logging.getLogger("mil_toolkit").warning("%s", HOSTILE)
+        return frame.Outcome(f"first\n{HOSTILE}\tlast", {})
+
+    if where == "argument":
+        with pytest.raises(SystemExit):
+            run_test(work, f"--{HOSTILE}")
+    else:
+        errors = {"error": DataError(HOSTILE), "bug": ValueError(HOSTILE)}
+        run_test(raising(errors[where]) if where in errors else work)
+    out, err = capsys.readouterr()
+    assert all(character.isprintable() or character in "\n\t" for character in out + err)
+    assert r"a\x1b[31m\x07\r\x9b\u202e\u2028\x7f\udcffz" in out + err
+
+
+def test_words_in_any_language_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    run_test(raising(DataError("Zo\u00eb \u674e\u660e \u00a0\u2026")))
+    assert "Zo\u00eb \u674e\u660e \u00a0\u2026" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [DataError, UsageError])
+def test_many_problems_fill_at_most_a_screen(
+    kind: Callable[[str], Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_test(raising(kind("\n".join(f"key {number}" for number in range(200_000))))) in (2, 3)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 40 and lines[-2] == "... and 199961 more problems ..."
+    assert lines[0].endswith("key 0") and lines[-1] == "key 199999"
+    run_test(raising(kind(", ".join(map(str, range(200_000))))))
+    assert len(capsys.readouterr().err) < 1000
+
+
+def test_the_error_itself_keeps_all_problems() -> None:
+    assert len(DataError([str(number) for number in range(200_000)]).problems) == 200_000
+
+
+@pytest.mark.parametrize("locale", [{"PYTHONIOENCODING": "latin-1"}, {"PYTHONIOENCODING": "ascii"}, {}])
+def test_a_locale_without_the_characters_of_a_message_shows_them_escaped(locale: dict[str, str]) -> None:
+    script = """
+import sys
+from mil_toolkit.cli import command
+outcome = command.Outcome("caf\\u00e9 \\u674e", {}, 4)
+sys.exit(command.run(command.command_parser("mil-test", "A \\u674e test."), lambda _: outcome, sys.argv[1:]))
+"""
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"} | locale
+    call = [sys.executable, "-X", "utf8=0", "-c", script]
+    done = subprocess.run(call, capture_output=True, check=False, env=environment)
+    accent = b"\xe9" if locale.get("PYTHONIOENCODING") == "latin-1" else b"\\xe9"
+    assert (done.returncode, done.stdout, done.stderr) == (4, b"caf" + accent + b" \\u674e\n", b"")
+    helped = subprocess.run([*call, "--help"], capture_output=True, check=False, env=environment)
+    assert helped.returncode == 0 and b"A \\u674e test." in helped.stdout
+
+
+# Files that cannot be used.
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_an_argument_that_cannot_be_a_path_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_test(raising(ZeroDivisionError()), "fine", name) == 2
+    assert "cannot be the path of a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [
+        (errno.EACCES, 2, "permission denied"),
+        (errno.ELOOP, 3, "Too many levels"),
+        (errno.ENAMETOOLONG, 3, "File name too long"),
+        (errno.EIO, 3, "Input/output error"),
+    ],
+)
+def test_a_file_that_the_system_refuses_is_not_a_bug(
+    number: int, code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = OSError(number, os.strerror(number), str(tmp_path / "file"))
+    assert run_test(raising(error)) == code
+    err = capsys.readouterr().err
+    assert no_traceback(err) and words in err and str(tmp_path / "file") in err
+
+
+def test_an_error_of_the_system_without_a_file_is_a_bug() -> None:
+    assert run_test(raising(OSError(errno.EINVAL, "Invalid argument"))) == 1
+
+
+@needs_root
+def test_a_folder_that_may_not_be_searched_is_named_with_its_owner(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with tempfile.TemporaryDirectory() as name:  # everyone may search its parents
+        folder = Path(name) / "private"
+        folder.mkdir(mode=0o700)
+        Path(name).chmod(0o755)
+        text = as_nobody(lambda: frame._explained(caught(lambda: (folder / "x").stat())))
+    assert "private/x cannot be read: permission denied" in text and "Ask root for permission" in text
+
+
+def caught(function: Callable[[], object]) -> BaseException:
+    try:
+        function()
+    except OSError as error:
+        return error
+    raise AssertionError
 
 
 # The results.

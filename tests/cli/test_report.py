@@ -25,18 +25,18 @@ def test_the_report_is_written_to_the_output(tiny: Tiny, tmp_path: Path, command
     assert done.json["notes"] == []
 
 
-def test_the_report_replaces_an_older_page_only(
+def test_the_report_replaces_an_older_report_only(
     tiny: Tiny, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page, table = tmp_path / "page.html", tmp_path / "table.csv"
     table.write_text("ID,LABEL\n")
-    page.write_text("\n<!DOCTYPE html>\n<p>the older one</p>")
+    page.write_text("<!doctype html>\n<title>x: study report</title><p>the older one</p>")
     assert (
         command("report", tiny.study, "--output", page).code == 0 and "the older one" not in page.read_text()
     )
     monkeypatch.setattr("mil_toolkit.report.page.render", None)  # not reached
     for output, words in (
-        (table, "is not an HTML page"),
+        (table, "is not a report"),
         (tmp_path, "is not a file"),
         (table / "x", "Not a directory"),
     ):

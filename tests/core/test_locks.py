@@ -1,14 +1,19 @@
 """Locks of folders: who is kept out, and how a lock ends."""
 
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from mil_toolkit.core.errors import BusyError, UsageError
 from mil_toolkit.core.locks import LOCK, exclusive, shared
+
+Lock = Callable[[Path], AbstractContextManager[int]]
 
 
 def test_only_one_process_holds_the_exclusive_lock_of_a_folder(tmp_path: Path) -> None:
@@ -62,3 +67,15 @@ def test_shared_locks_exclude_only_the_exclusive_one(tmp_path: Path) -> None:
         pass
     with exclusive(tmp_path, "other"), shared(tmp_path, wait=False):
         assert (tmp_path / LOCK).exists()
+
+
+@pytest.mark.parametrize("lock", [exclusive, shared])
+def test_a_pipe_or_a_link_in_the_place_of_the_lock_is_refused_at_once(lock: Lock, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / LOCK)
+    with pytest.raises(UsageError, match=r"\.lock is not a regular file"), lock(tmp_path):
+        pass
+    (tmp_path / LOCK).unlink()
+    (tmp_path / LOCK).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match=r"\.lock cannot be written"), lock(tmp_path):
+        pass
+    assert not (tmp_path / "elsewhere").exists()

@@ -1,5 +1,7 @@
 """Caches as the feature files of other tools."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -75,3 +77,26 @@ def test_an_export_replaces_only_exports(name: str, cache: FeatureCache, tmp_pat
     assert all(path.name in str(caught.value) for path in files)
     assert [path.read_bytes() for path in files] == before
     assert sorted(path for path in other.rglob("*") if path.is_file()) == files
+
+
+def test_the_next_export_removes_what_a_killed_one_left(cache: FeatureCache, tmp_path: Path) -> None:
+    for folder in ("h5_files", "pt_files"):
+        (tmp_path / "out" / folder).mkdir(parents=True)
+        (tmp_path / "out" / folder / ".tmp-0123456789abcdef").touch()
+    export_cache(cache, "clam", tmp_path / "out")
+    assert not [*tmp_path.rglob(".tmp-*")]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path), os.mkdir])
+def test_an_export_neither_reads_nor_replaces_special_files(
+    make: Callable[[Path], None], cache: FeatureCache, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    make(tmp_path / "out" / "b.h5")
+    with pytest.raises(UsageError, match="exists already and is not an export"):
+        export_cache(cache, "stamp", tmp_path / "out")
+
+
+def test_no_export_is_written_into_the_cache(cache: FeatureCache) -> None:
+    with pytest.raises(UsageError, match="is inside a cache"):
+        export_cache(cache, "stamp", cache.folder)

@@ -120,7 +120,7 @@ def test_prune_removes_what_no_longer_counts(cache: FeatureCache) -> None:
     assert prune(cache.folder) == (0, 0)
     old = cache.shards[0].path, cache.shards[1].path
     cache.publish([bag("b", 2, 8)], RECORDED)
-    (cache.folder / ".tmp-dead").write_bytes(b"half a shard")
+    (cache.folder / ".tmp-00000000deadbeef").write_bytes(b"half a shard")
     cache.refresh()
     before, held = cache.bags(["a", "b", "c"]), {*cache.folder.glob("*.h5")}
     removed, freed = prune(cache.folder)

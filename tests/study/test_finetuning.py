@@ -278,7 +278,7 @@ def test_a_killed_run_resumes_to_the_same_bits(whole: Copy, copy: Copy) -> None:
     (path,) = checkpoints
     assert read_tensors(path)[1]["finished"] is False
     assert not (copy.study / "tuned").exists(), "no incomplete model"
-    (path.parent / ".tmp-half").write_bytes(b"as after a kill a moment earlier")
+    (path.parent / ".tmp-00000000deadbeef").write_bytes(b"as after a kill a moment earlier")
     copy.fit()
     assert bits(copy.study / "tuned") == bits(whole.study / "tuned")
     kept, expected = (sorted(each.study.glob("finetune/*/*/*.safetensors")) for each in (copy, whole))
