@@ -11,6 +11,7 @@ from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import digest, digest_json, publish, publish_json
 from mil_toolkit.core.text import count_of, each_or_most, printable, some
 from mil_toolkit.features.bags import Bags
+from mil_toolkit.features.shard_layout import MAX_SEQUENCE
 from mil_toolkit.features.shards import (
     EmbeddedBag,
     Recorded,
@@ -18,7 +19,7 @@ from mil_toolkit.features.shards import (
     StoredBag,
     by_shard,
     encode_shard,
-    read_shard,
+    read_shards,
     shard_paths,
 )
 from mil_toolkit.features.spec import FILE_NAME, Spec, folder_name, read_spec, spec_differences
@@ -69,10 +70,10 @@ class FeatureCache:
 
     def _read_shards(self) -> list[Shard]:
         known = {shard.path: shard for shard in self.shards if shard.is_unchanged()}
-        return [
-            known.get(path) or read_shard(path, self.spec_digest, self.spec["width"])
-            for path in shard_paths(self.folder)
-        ]
+        paths = shard_paths(self.folder)
+        new = [path for path in paths if path not in known]
+        read = {shard.path: shard for shard in read_shards(new, self.spec_digest, self.spec["width"])}
+        return [known.get(path) or read[path] for path in paths]
 
     @cached_property
     def spec_digest(self) -> str:
@@ -162,7 +163,10 @@ class FeatureCache:
 
     def publish(self, bags: Sequence[EmbeddedBag], recorded: Recorded) -> Path:
         """Publish one shard with these bags and return its path; `refresh` makes its bags visible."""
-        content = encode_shard(bags, self.spec_digest, self.next_sequence, recorded)
+        sequence = self.next_sequence
+        if sequence > MAX_SEQUENCE:
+            raise DataError(f"{self.folder} holds a shard with the highest sequence number. Remove it.")
+        content = encode_shard(bags, self.spec_digest, sequence, recorded)
         path = self.folder / f"{digest(content)}.h5"
         publish(path, content)
         return path
