@@ -14,6 +14,7 @@ from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.foreign_hdf5 import has_attribute
 from mil_toolkit.features.layouts import LAYOUTS, Layout, Slide
 
 SYNTHETIC = "a grid in the order of the rows: single images have no place on a slide"
@@ -58,9 +59,8 @@ def _check_exports(output: Path, layout: Layout, patients: Sequence[str]) -> Non
 
 def _is_export(path: Path) -> bool:
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            return "synthetic" in file["coords"].attrs
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError):
+        return has_attribute(path, "coords", "synthetic")
+    except FileNotFoundError:
         return False
 
 

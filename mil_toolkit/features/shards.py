@@ -1,5 +1,6 @@
 """Shards: immutable HDF5 files of embeddings, each named by the SHA-256 of its bytes."""
 
+import hashlib
 import io
 import os
 import re
@@ -65,9 +66,15 @@ class EmbeddedBag:
     @property
     def digest(self) -> bytes:
         """SHA-256 of the patient's id, the images' names and digests, and the bytes of the embeddings."""
-        images = [[image.name, image.digest.hex()] for image in self.images]
-        head = canonical_json([self.patient_id, images])
-        return bytes.fromhex(digest(head + self.embeddings.tobytes()))
+        images = ((image.name, image.digest.hex()) for image in self.images)
+        return _bag_digest(self.patient_id, images, self.embeddings)
+
+
+def _bag_digest(patient_id: str, images: Iterable[tuple[str, str]], embeddings: NDArray[np.float16]) -> bytes:
+    """Return `EmbeddedBag.digest`; images: pairs of a name and the digest of the file in hexadecimal."""
+    hashed = hashlib.sha256(canonical_json([patient_id, [*images]]))
+    hashed.update(np.ascontiguousarray(embeddings))
+    return hashed.digest()
 
 
 class Recorded(NamedTuple):
@@ -267,14 +274,21 @@ def _check_bags(shard: Shard, embeddings: NDArray[np.float16]) -> None:
     problems: list[str] = []
     for index, patient in enumerate(shard.patient_ids):
         stored = StoredBag(shard, index)
-        bag = EmbeddedBag(patient, stored.images, embeddings[stored.rows])
+        digests = _hexadecimal(shard.image_digests[stored.rows])
+        rows = embeddings[stored.rows]
         place = f"{printable(shard.path)}: the bag of patient {printable(patient)}"
-        if bag.digest != stored.digest:
+        if _bag_digest(patient, zip(stored.image_names, digests, strict=True), rows) != stored.digest:
             problems.append(f"{place} does not match its digest. {_ADVICE}")
-        if not (all_finite or np.isfinite(bag.embeddings).all()):
+        if not (all_finite or np.isfinite(rows).all()):
             problems.append(f"{place} holds embeddings that are not finite. {_ADVICE}")
     if problems:
         raise DataError(problems)
+
+
+def _hexadecimal(digests: NDArray[np.uint8]) -> list[str]:
+    """Return each digest of (n, 32) as text."""
+    text = digests.tobytes().hex()
+    return [text[start : start + 64] for start in range(0, len(text), 64)]
 
 
 def _read_verified(path: Path, verified: FileState | None = None) -> tuple[bytes, FileState | None]:
