@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mil_toolkit.core.errors import DataError, UsageError
-from mil_toolkit.core.files import publish
+from mil_toolkit.core.files import publish, remove_dead_temporaries
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.foreign_hdf5 import has_attribute
@@ -37,6 +37,8 @@ def export_cache(cache: FeatureCache, format: str, output: Path) -> int:
             [f"patient {printable(patient)}: this id cannot be the name of a file." for patient in unfit]
         )
     _check_exports(output, layout, patients)
+    for folder in {layout.folder, "pt_files" if ".pt" in layout.extensions else layout.folder}:
+        remove_dead_temporaries(output / folder)
     bags = cache.bags(patients)
     for patient, embeddings in zip(patients, bags.instances.split(bags.sizes.tolist()), strict=True):
         columns = math.ceil(math.sqrt(len(embeddings)))

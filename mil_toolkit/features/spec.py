@@ -8,7 +8,7 @@ from mil_toolkit.backbones.spec import RANDOM_SEED, BackboneSpec
 from mil_toolkit.config import PREPROCESS_NAMES, ExtractionConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import check_schema, digest_json, read_json
-from mil_toolkit.core.reading import report_read_errors
+from mil_toolkit.core.reading import unreadable
 from mil_toolkit.core.records import from_json
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.colour import Colour
@@ -90,8 +90,8 @@ def read_spec(folder: Path) -> Spec:
     Raises UsageError if the folder or its spec may not be read.
     """
     path = folder / FILE_NAME
-    if not _exists(path):
-        reason = f"it has no {FILE_NAME}" if _exists(folder) else "it does not exist"
+    if not exists(path):
+        reason = f"it has no {FILE_NAME}" if exists(folder) else "it does not exist"
         raise DataError(
             f"{printable(folder)} is not a feature cache: {reason}. mil-extract creates one and prints its"
             " folder."
@@ -99,13 +99,19 @@ def read_spec(folder: Path) -> Spec:
     return check_spec(read_json(path), path)
 
 
-def _exists(path: Path) -> bool:
+def holds_spec(folder: Path) -> bool:
+    """Return whether a folder is a cache; raises UsageError if the folder may not be searched."""
+    return exists(folder / FILE_NAME)
+
+
+def exists(path: Path) -> bool:
     """Return whether anything is at `path`; raises UsageError if a folder on the way may not be searched."""
     try:
-        with report_read_errors(path):
-            path.lstat()
+        path.lstat()
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
+    except OSError as error:
+        raise unreadable(path, error) from None
     return True
 
 

@@ -4,7 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mil_toolkit.core.errors import DataError, MilError
-from mil_toolkit.core.files import digest_json, fsync_folder, remove_dead_temporaries
+from mil_toolkit.core.files import (
+    digest_json,
+    fsync_folder,
+    remove_dead_temporaries,
+    report_write_errors,
+)
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.text import printable
 from mil_toolkit.features.cache import FeatureCache
@@ -97,8 +102,9 @@ def prune(folder: Path) -> tuple[int, int]:
     with exclusive(folder):
         shards = superseded(FeatureCache(folder, spec, _verified_shards(folder)))
         freed = sum(shard.path.stat().st_size for shard in shards)
-        for shard in shards:
-            shard.path.unlink()
-        remove_dead_temporaries(folder)
-        fsync_folder(folder)
+        with report_write_errors(folder):
+            for shard in shards:
+                shard.path.unlink()
+            remove_dead_temporaries(folder)
+            fsync_folder(folder)
     return len(shards), freed
