@@ -30,6 +30,6 @@ def check_cache_place(root: Path, cohort_name: str, sources: Iterable[Path]) -> 
         if place.is_relative_to(folder) or folder.is_relative_to(place):
             raise UsageError(
                 f"--cache {printable(root)}: the cache {printable(root / cohort_name)} and the folder"
-                f" {printable(source)}, from which it is made, would contain one another, so that the cache would"
-                " be taken for patients. Name another folder with --cache."
+                f" {printable(source)}, from which it is made, would contain one another. Files of the cache"
+                " would then be taken for those of patients. Name another folder with --cache."
             )

@@ -5,6 +5,7 @@ harms the process that reads the file.
 """
 
 import contextlib
+import faulthandler
 import os
 import resource
 import signal
@@ -82,6 +83,7 @@ def _run_and_exit(function: Callable[[], bytes], limits: Limits, sender: int) ->
 
 
 def _limit(limits: Limits) -> None:
+    faulthandler.disable()  # a crash is reported by the parent
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (limits.seconds, limits.seconds))

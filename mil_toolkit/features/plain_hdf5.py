@@ -166,7 +166,7 @@ def _dtype(name: str, message: bytes) -> np.dtype[np.generic]:
         length: int = struct.unpack_from("<I", message, 4)[0]
         if not 0 < length <= _MAX_TEXT:
             raise ValueError(f"{name} holds texts of {length} bytes")
-        return np.dtype((np.bytes_, length))
+        return np.dtype(f"S{length}")
     for start, dtype in _NUMBERS.items():
         if message.startswith(start):
             return dtype

@@ -36,11 +36,10 @@ def test_datasets_and_attributes_are_those_that_h5py_reads() -> None:
 @pytest.mark.parametrize("number", [1, 8, 9, 16, 17, 40])
 def test_groups_of_any_number_of_datasets_are_read(number: int) -> None:
     """Beyond 8 datasets, HDF5 splits the table of names."""
-    content = written(
-        lambda file: [file.create_dataset(f"d{index}", data=[index]) for index in range(number)]
-    )
+    names = [f"d{index}" for index in range(number)]
+    content = written(lambda file: [file.create_dataset(name, data=[0]) for name in names])
     datasets = read_plain(content).datasets
-    assert {name: values.tolist() for name, values in datasets.items()} == dict.fromkeys(names, [0])
+    assert {name: values.tolist() for name, values in datasets.items()} == {name: [0] for name in names}
 
 
 def _compressed(file: h5py.File) -> None:
