@@ -21,7 +21,7 @@ def test_a_cache_inside_an_image_folder_is_refused(tmp_path: Path, place: str) -
     (tmp_path / "link").symlink_to(tmp_path / "images")
     cohort = read_cohort(toml)
     root = tmp_path / place
-    with pytest.raises(UsageError, match="--cache .* would contain one another"):
+    with pytest.raises(UsageError, match=r"--cache .* would contain one another"):
         extract(cohort, CONFIG, root, device="cpu", dry_run=place == "images/new")
     assert read_cohort(toml).images == cohort.images
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.commands import Command
 from support.stored_bags import three_patients, write_trident
-from support.tiny_images import BAGS, run, write_cohort
+from support.tiny_images import BAGS, CONFIG, write_cohort
 from support.users import as_nobody, needs_root
 
+from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.features.cache import FeatureCache, find_cache
 from mil_toolkit.features.export import export_cache
+from mil_toolkit.features.extract import extract
 from mil_toolkit.features.imports import import_features
 from mil_toolkit.features.rehashes import Rehashes
 from mil_toolkit.features.upkeep import prune, summarise_cache, verify
@@ -70,8 +71,9 @@ def test_special_files_are_not_imported(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.usefixtures("built_once")
 def test_special_images_are_named(tmp_path: Path) -> None:
-    """Wherever the cohort lists them; a sparse image of a terabyte is not read."""
+    """Also where they appear after the cohort was read; a sparse image of a terabyte is not read."""
     toml = write_cohort(tmp_path / "cohort", BAGS)
+    cohort = read_cohort(toml)
     images = toml.parent / "images" / "P1"
     (images / "0.png").unlink()
     _pipe(images / "0.png")
@@ -80,9 +82,10 @@ def test_special_images_are_named(tmp_path: Path) -> None:
     with (images / "2.png").open("wb") as file:
         file.truncate(10**12)
     with pytest.raises(DataError) as caught:
-        run(toml)
-    text = str(caught.value)
-    assert "2.png: is larger than 1,024 MiB" in text and "bug" not in text
+        extract(cohort, CONFIG, tmp_path / "cache", device="cpu", precision="float32", batch_size=4)
+    for name, reason in (("0", "is a named pipe"), ("1", "is a device"), ("2", "is larger than 1,024 MiB")):
+        assert f"{images}/{name}.png: {reason}" in str(caught.value)
+    assert len(caught.value.problems) == 4
 
 
 def test_a_special_file_of_rehashes_is_ignored(tmp_path: Path) -> None:
@@ -103,10 +106,10 @@ def _shared(tmp_path: Path) -> Iterator[FeatureCache]:
 
 
 @needs_root
-def test_a_shard_that_may_not_be_read_is_named_with_its_owner(shared: FeatureCache, command: Command) -> None:
+def test_a_shard_that_may_not_be_read_is_named_with_its_owner(shared: FeatureCache) -> None:
     path = shared.shards[0].path
     path.chmod(0)
-    for read in (FeatureCache.open, verify, prune, summarise_cache):
+    for read in (FeatureCache.open, verify, summarise_cache):
         text = as_nobody(lambda read=read: read(shared.folder))
         assert text.splitlines()[-1].startswith("mil_toolkit.core.errors.UsageError:")
         assert f"{path} cannot be read: permission denied: it belongs to root and has mode 0000" in text
