@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mil_toolkit.core.errors import MilError
-from mil_toolkit.core.reading import MEBIBYTE
+from mil_toolkit.core.reading import MEBIBYTE, read_input
 
 _STATM = Path("/proc/self/statm")
+_MOST = 16_384 * MEBIBYTE
 _DONE, _REFUSED = b"\0", b"\1"
 
 
@@ -29,8 +30,8 @@ class Limits(NamedTuple):
 
     @classmethod
     def of(cls, size: int) -> "Limits":
-        """Return the limits for a file of so many bytes; a file of 10 MB that is read in 0.1 s gets 20 s."""
-        return cls(512 * MEBIBYTE + 8 * size, 10 + size // MEBIBYTE)
+        """Return generous limits for a file of so many bytes, which may expand when it is read."""
+        return cls(512 * MEBIBYTE + min(128 * size, _MOST), 10 + size // MEBIBYTE)
 
 
 class IsolatedError(Exception):
@@ -88,7 +89,7 @@ def _limit(limits: Limits) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (limits.seconds, limits.seconds))
     if _STATM.exists():  # Linux
-        used = int(_STATM.read_text().split()[0]) * resource.getpagesize()
+        used = int(read_input(_STATM, MEBIBYTE).split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + limits.memory,) * 2)
 
 
