@@ -16,6 +16,7 @@ from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.foreign_hdf5 import has_attribute
 from mil_toolkit.features.layouts import LAYOUTS, Layout, Slide
+from mil_toolkit.features.spec import exists
 
 SYNTHETIC = "a grid in the order of the rows: single images have no place on a slide"
 _TILE = 224  # pixels, if a cache does not record the size of its images
@@ -53,7 +54,7 @@ def _check_exports(output: Path, layout: Layout, patients: Sequence[str]) -> Non
     """Raise UsageError if a patient's files exist and its HDF5 file is not marked as an export."""
     files = {patient: output / layout.folder / f"{patient}.h5" for patient in patients}
     tensors = (output / "pt_files" / f"{patient}.pt" for patient in patients if ".pt" in layout.extensions)
-    existing = {path.stem: path for path in (*tensors, *files.values()) if path.exists()}
+    existing = {path.stem: path for path in (*tensors, *files.values()) if exists(path)}
     foreign = [printable(path) for patient, path in existing.items() if not _is_export(files[patient])]
     if foreign:
         raise UsageError(f"{some(foreign)}: exists already and is not an export. Name another --output.")
@@ -62,7 +63,7 @@ def _check_exports(output: Path, layout: Layout, patients: Sequence[str]) -> Non
 def _is_export(path: Path) -> bool:
     try:
         return has_attribute(path, "coords", "synthetic")
-    except FileNotFoundError:
+    except (FileNotFoundError, DataError):
         return False
 
 

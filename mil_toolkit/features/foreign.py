@@ -1,6 +1,7 @@
 """`read_foreign`: read and check one feature file of another tool."""
 
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from mil_toolkit.features.foreign_content import Foreign, ForeignProblem
 from mil_toolkit.features.foreign_hdf5 import read_hdf5
 from mil_toolkit.features.foreign_tensors import read_tensor
 from mil_toolkit.features.layouts import Source
+
+_Number = TypeVar("_Number", bound=np.number)
 
 
 def read_foreign(path: Path, layout: Source) -> Foreign:
@@ -33,7 +36,7 @@ def read_foreign(path: Path, layout: Source) -> Foreign:
     return foreign._replace(features=features, coords=coords)
 
 
-def _one_bag(values: NDArray[np.number]) -> NDArray[np.number]:
+def _one_bag(values: NDArray[_Number]) -> NDArray[_Number]:
     return values[0] if values.ndim == 3 and len(values) == 1 else values
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import h5py
 import msgspec
@@ -44,14 +44,13 @@ class _Array(NamedTuple):
     content: bytes
 
     @classmethod
-    def of(cls, values: NDArray[np.number]) -> "_Array":
+    def of(cls, values: NDArray[np.generic]) -> "_Array":
         """Return an array to send."""
         return cls(values.dtype.str, values.shape, values.tobytes())
 
-    def values(self) -> NDArray[np.number]:
+    def values(self) -> NDArray[Any]:
         """Return the array that was sent."""
-        values: NDArray[np.number] = np.frombuffer(self.content, self.dtype).reshape(self.shape)
-        return values
+        return np.frombuffer(self.content, self.dtype).reshape(self.shape)
 
 
 class _Sent(NamedTuple):

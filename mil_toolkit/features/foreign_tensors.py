@@ -41,7 +41,11 @@ def read_tensor(path: Path) -> NDArray[np.floating]:
         file.seek(0)
         if start not in (_ZIP, _LEGACY):
             raise unreadable("it is not a file that torch.save wrote")
-        held = _check_archive(file) if start == _ZIP else _check_pickles(file, _LEGACY_PICKLES)
+        held = None
+        if start == _ZIP:
+            held = _check_archive(file)
+        else:
+            _check_pickles(file, _LEGACY_PICKLES)
         file.seek(0)
         tensor = _load(file)
     return _values(tensor, held)

@@ -25,7 +25,7 @@ _CONTIGUOUS = b"\3\1"  # version and class of a layout
 _VARIABLE_TEXT = b"\x19\x01\x01\0"
 _FIXED_TEXT = b"\x13\x01\0\0"
 _INTEGER = b"\x10\x08\0\0\x08\0\0\0\0\0\x40\0"
-_NUMBERS = {
+_NUMBERS: dict[bytes, np.dtype[np.generic]] = {
     b"\x11\x20\x0f\0\x02\0\0\0\0\0\x10\0\x0a\x05\0\x0a\x0f\0\0\0": np.dtype("<f2"),
     _INTEGER: np.dtype("<i8"),
     b"\x10\0\0\0\x01\0\0\0\0\0\x08\0": np.dtype("u1"),

@@ -73,7 +73,7 @@ class EmbeddedBag:
 def _bag_digest(patient_id: str, images: Iterable[tuple[str, str]], embeddings: NDArray[np.float16]) -> bytes:
     """Return `EmbeddedBag.digest`; images: pairs of a name and the digest of the file in hexadecimal."""
     hashed = hashlib.sha256(canonical_json([patient_id, [*images]]))
-    hashed.update(np.ascontiguousarray(embeddings))
+    hashed.update(np.ascontiguousarray(embeddings).data)
     return hashed.digest()
 
 
@@ -120,8 +120,7 @@ class Shard:
     def embeddings(self) -> NDArray[np.float16]:
         """Read the embeddings, (n, D) float16; raises DataError if the file's bytes do not match its name."""
         content, _ = _read_verified(self.path, self.verified)
-        embeddings: NDArray[np.float16] = read_plain(content).datasets["embeddings"]
-        return embeddings
+        return read_plain(content).datasets["embeddings"].view(np.float16)
 
     def is_unchanged(self) -> bool:
         """Return whether the file exists and is certainly the one whose bytes were verified."""

@@ -1,5 +1,6 @@
 """Caches as the feature files of other tools."""
 
+import os
 from pathlib import Path
 
 import h5py
@@ -75,3 +76,20 @@ def test_an_export_replaces_only_exports(name: str, cache: FeatureCache, tmp_pat
     assert all(path.name in str(caught.value) for path in files)
     assert [path.read_bytes() for path in files] == before
     assert sorted(path for path in other.rglob("*") if path.is_file()) == files
+
+
+def test_special_files_are_not_taken_for_exports(cache: FeatureCache, tmp_path: Path) -> None:
+    (tmp_path / "out/a.h5").mkdir(parents=True)
+    os.mkfifo(tmp_path / "out/b.h5")
+    with pytest.raises(UsageError, match=r"a\.h5, .*b\.h5: exists already and is not an export"):
+        export_cache(cache, "trident", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_an_export_removes_what_a_killed_export_left(name: str, cache: FeatureCache, tmp_path: Path) -> None:
+    folders = {LAYOUTS[name].folder, "pt_files" if name == "clam" else LAYOUTS[name].folder}
+    for folder in folders:
+        (tmp_path / "out" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / folder / ".tmp-dead").write_bytes(b"half a file")
+    export_cache(cache, name, tmp_path / "out")
+    assert not [*(tmp_path / "out").rglob(".tmp-*")]

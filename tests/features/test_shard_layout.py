@@ -53,6 +53,16 @@ def attribute(name: str, value: object) -> Change:
     return lambda file: file.attrs.create(name, value)
 
 
+def declare(name: str, shape: tuple[int, ...], dtype: str, **options: str) -> Change:
+    """Replace a dataset by one that declares a shape and holds nothing."""
+
+    def change(file: h5py.File) -> None:
+        del file[name]
+        file.create_dataset(name, shape, dtype, **options)
+
+    return change
+
+
 def _nan(file: h5py.File) -> None:
     file["embeddings"][3, 1] = np.nan
 
@@ -95,6 +105,17 @@ CASES: dict[str, tuple[Change, str]] = {
     "numbers as ids": (put("patient_ids", np.arange(2)), FIT),
     "texts as ids": (put("patient_ids", ["d", "e"]), "patient_ids has another type"),
     "objects as names": (put("image_names", ["a"] * 5), "image_names has another type"),
+    "15 million names": (declare("image_names", (15_000_000,), "S128"), "names declares more than it holds"),
+    "10^9 names": (declare("image_names", (10**9,), "S93"), "image_names declares more than it holds"),
+    "long names": (
+        declare("image_names", (5,), "S1000000000"),
+        "image_names holds texts of 1000000000 bytes",
+    ),
+    "compressed zeros": (
+        declare("embeddings", (10**9, 3), "f2", compression="gzip"),
+        "embeddings keeps data in other files or in chunks",
+    ),
+    "a long text": (attribute("decoder", "x" * 2**22), "more than 255 characters"),
     "sequence 2^64 - 1": (attribute("sequence", np.uint64(2**64 - 1)), "sequence is neither an integer"),
     "a huge sequence": (attribute("sequence", 2**63 - 1), "its sequence number is 9223372036854775807, not"),
     "a negative sequence": (attribute("sequence", -1), "its sequence number is -1, not between"),

@@ -66,7 +66,9 @@ def test_specs_of_other_types_and_ranges_are_refused(
 
 @pytest.mark.parametrize("key", SPEC)
 def test_a_spec_without_a_key_is_refused(tmp_path: Path, key: str) -> None:
-    (tmp_path / "spec.json").write_text(json.dumps({name: SPEC[name] for name in SPEC if name != key}))
+    (tmp_path / "spec.json").write_text(
+        json.dumps({name: value for name, value in SPEC.items() if name != key})
+    )
     with pytest.raises(DataError, match=key):
         FeatureCache.open(tmp_path)
 
