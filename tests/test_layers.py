@@ -104,7 +104,7 @@ def test_a_folder_describes_itself_in_one_line(path: Path) -> None:
 @every_module
 def test_only_shards_and_other_tools_files_import_h5py(name: str) -> None:
     heads = {each.partition(".")[0] for each in imported(parsed(name))}
-    assert "h5py" not in heads or name in ("features.shards", "features.export", "features.foreign")
+    assert "h5py" not in heads or name in ("features.shards", "features.export", "features.foreign_hdf5")
 
 
 @every_module

@@ -22,7 +22,7 @@ from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
 from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.features.cache import FeatureCache, named_cache
 from mil_toolkit.features.extract import TOLERANCE, extract
-from mil_toolkit.features.spec import FILE_NAME, Spec, spec_differences
+from mil_toolkit.features.spec import Spec, holds_spec, spec_differences
 from mil_toolkit.study.records import ColumnRecord
 from mil_toolkit.study.tables import attention_table
 from mil_toolkit.training.patients import Patients
@@ -186,7 +186,7 @@ def open_as_trained(bundle: ModelBundle, cohort: Cohort, root: Path = Path("cach
     if features is None:
         raise UsageError("This model does not look at images: it has no features.")
     folder = named_cache(cohort.name, features.name, root)
-    if not (folder / FILE_NAME).exists():
+    if not holds_spec(folder):
         raise UsageError(
             f"The model was fitted on the features {features.name}, and {folder} does not exist. Embed the"
             " images with the tool that made them, run mil-cache import, and name the resulting folder with"

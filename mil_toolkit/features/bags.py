@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.text import printable
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Bags:
     def __post_init__(self) -> None:
         empty = [self.patient_ids[bag] for bag in (self.sizes == 0).nonzero().flatten().tolist()]
         if empty:
-            raise DataError([f"patient {patient} has no embedding." for patient in empty])
+            raise DataError([f"patient {printable(patient)} has no embedding." for patient in empty])
 
     @classmethod
     def pack(cls, bags: Sequence[Tensor], patient_ids: Sequence[str], image_names: Sequence[str]) -> "Bags":
@@ -74,7 +75,7 @@ class Bags:
         index = {patient: bag for bag, patient in enumerate(self.patient_ids)}
         missing = [patient for patient in patient_ids if patient not in index]
         if missing:
-            raise DataError([f"patient {patient} has no embeddings." for patient in missing])
+            raise DataError([f"patient {printable(patient)} has no embeddings." for patient in missing])
         bags = torch.tensor([index[patient] for patient in patient_ids], dtype=torch.int64)
         return self._repacked(self.rows(bags), self.sizes[bags], patient_ids)
 

@@ -9,8 +9,10 @@ import torch
 
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import digest, digest_json, publish, publish_json
+from mil_toolkit.core.reading import report_read_errors
 from mil_toolkit.core.text import count_of, each_or_most, printable, some
 from mil_toolkit.features.bags import Bags
+from mil_toolkit.features.shard_layout import MAX_SEQUENCE
 from mil_toolkit.features.shards import (
     EmbeddedBag,
     Recorded,
@@ -18,10 +20,17 @@ from mil_toolkit.features.shards import (
     StoredBag,
     by_shard,
     encode_shard,
-    read_shard,
+    read_shards,
     shard_paths,
 )
-from mil_toolkit.features.spec import FILE_NAME, Spec, folder_name, read_spec, spec_differences
+from mil_toolkit.features.spec import (
+    FILE_NAME,
+    Spec,
+    folder_name,
+    holds_spec,
+    read_spec,
+    spec_differences,
+)
 
 
 class FeatureCache:
@@ -48,11 +57,13 @@ class FeatureCache:
     def create(cls, root: Path, cohort_name: str, spec: Spec) -> "FeatureCache":
         """Open the cache of this spec under `root`; create it if it does not exist."""
         folder = root / cohort_name / folder_name(spec)
-        if not (folder / FILE_NAME).exists():
+        if not holds_spec(folder):
             publish_json(folder / FILE_NAME, spec)
         cache = cls.open(folder)
         if cache.spec != spec:
-            raise DataError([f"{folder / FILE_NAME} was edited:", *spec_differences(cache.spec, spec)])
+            raise DataError(
+                [f"{printable(folder / FILE_NAME)} was edited:", *spec_differences(cache.spec, spec)]
+            )
         return cache
 
     def refresh(self) -> None:
@@ -69,10 +80,10 @@ class FeatureCache:
 
     def _read_shards(self) -> list[Shard]:
         known = {shard.path: shard for shard in self.shards if shard.is_unchanged()}
-        return [
-            known.get(path) or read_shard(path, self.spec_digest, self.spec["width"])
-            for path in shard_paths(self.folder)
-        ]
+        paths = shard_paths(self.folder)
+        new = [path for path in paths if path not in known]
+        read = {shard.path: shard for shard in read_shards(new, self.spec_digest, self.spec["width"])}
+        return [known.get(path) or read[path] for path in paths]
 
     @cached_property
     def spec_digest(self) -> str:
@@ -112,8 +123,8 @@ class FeatureCache:
         lines = each_or_most(
             absent,
             len(patient_ids),
-            (f"patient {patient} has no embeddings in {self.folder}." for patient in absent),
-            f"patients have no embeddings in {self.folder}:",
+            (f"patient {patient} has no embeddings in {printable(self.folder)}." for patient in absent),
+            f"patients have no embeddings in {printable(self.folder)}:",
         )
         if len(lines) < len(absent):
             others = [printable(patient) for patient in sorted(set(self.patient_ids).difference(patient_ids))]
@@ -128,7 +139,7 @@ class FeatureCache:
 
         Each is a precision and a decoder, as in `bfloat16 with pillow 11.0.0`.
         """
-        return sorted({" with ".join(bag.shard.recorded) for bag in self.winners(patient_ids)})
+        return sorted({printable(" with ".join(bag.shard.recorded)) for bag in self.winners(patient_ids)})
 
     def digest(self, patient_ids: Sequence[str] | None = None) -> str:
         """Return the SHA-256 of the spec and of these patients' embeddings and images.
@@ -162,7 +173,12 @@ class FeatureCache:
 
     def publish(self, bags: Sequence[EmbeddedBag], recorded: Recorded) -> Path:
         """Publish one shard with these bags and return its path; `refresh` makes its bags visible."""
-        content = encode_shard(bags, self.spec_digest, self.next_sequence, recorded)
+        sequence = self.next_sequence
+        if sequence > MAX_SEQUENCE:
+            raise DataError(
+                f"{printable(self.folder)} holds a shard with the highest sequence number. Remove that shard."
+            )
+        content = encode_shard(bags, self.spec_digest, sequence, recorded)
         path = self.folder / f"{digest(content)}.h5"
         publish(path, content)
         return path
@@ -175,16 +191,26 @@ def named_cache(cohort_name: str, name: str, root: Path = Path("cache")) -> Path
 
 def find_cache(cohort_name: str, root: Path = Path("cache")) -> Path:
     """Return the only cache of this cohort under `root`; raises UsageError if there is none or several."""
-    folders = sorted(path.parent for path in (root / cohort_name).glob(f"*/{FILE_NAME}"))
+    place = root / cohort_name
+    folders = [folder for folder in _entries(place) if holds_spec(folder)]
     if len(folders) == 1:
         return folders[0]
     if not folders:
         raise UsageError(
-            f"{root / cohort_name} holds no features. Run mil-extract first, or use"
+            f"{printable(place)} holds no features. Run mil-extract first, or use"
             " --features none for metadata only."
         )
-    listed = "\n".join(f"  --features {folder}" for folder in folders)
-    raise UsageError(f"{root / cohort_name} holds several caches. Choose one:\n{listed}")
+    listed = "\n".join(f"  --features {printable(folder)}" for folder in folders)
+    raise UsageError(f"{printable(place)} holds several caches. Choose one:\n{listed}")
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what a folder holds, sorted; nothing if it does not exist."""
+    try:
+        with report_read_errors(folder):
+            return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
 
 
 def open_features(features: str | None, cohort_name: str) -> FeatureCache | None:

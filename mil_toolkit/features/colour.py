@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from mil_toolkit.core.reading import open_input
 from mil_toolkit.features.opening import FORMATS
 
 Colour = Literal["srgb"]
@@ -56,18 +57,18 @@ def find_conversion(image: Image.Image, mode: str) -> Conversion | None:
 def needs_conversion(path: Path) -> bool:
     """Return whether an image file declares colours that are not sRGB."""
     try:
-        if _is_plain(path):
-            return False
-        with Image.open(path, formats=FORMATS) as image:
-            return find_conversion(image, colour_mode(image)) is not None
+        with open_input(path) as file:
+            if _is_plain(file.read(_SMALL_FILE)):
+                return False
+            file.seek(0)
+            with Image.open(file, formats=FORMATS) as image:
+                return find_conversion(image, colour_mode(image)) is not None
     except Exception:  # noqa: BLE001 - any, as in `decode`, which reports the reason
         return False
 
 
-def _is_plain(path: Path) -> bool:
-    """Return whether a small file is certainly without a profile, in less time than Pillow takes."""
-    with path.open("rb") as file:
-        start = file.read(_SMALL_FILE)
+def _is_plain(start: bytes) -> bool:
+    """Return whether a file that starts so is small and without a profile, in less time than Pillow takes."""
     tagged = start.startswith(_TAGGED_FORMATS) or len(start) == _SMALL_FILE
     return not tagged and not _PROFILES.search(start)
 

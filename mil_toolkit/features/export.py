@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import publish, remove_dead_temporaries
 from mil_toolkit.core.own_folders import check_outside_own_folders
-from mil_toolkit.core.reading import open_input
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.foreign_hdf5 import has_attribute
 from mil_toolkit.features.layouts import LAYOUTS, Layout, Slide
 
 SYNTHETIC = "a grid in the order of the rows: single images have no place on a slide"
@@ -40,8 +40,8 @@ def export_cache(cache: FeatureCache, format: str, output: Path) -> int:
         )
     check_outside_own_folders(output / layout.folder / "x")
     _check_exports(output, layout, patients)
-    for folder in (output / layout.folder, output / "pt_files"):
-        remove_dead_temporaries(folder)
+    for folder in {layout.folder, "pt_files" if ".pt" in layout.extensions else layout.folder}:
+        remove_dead_temporaries(output / folder)
     bags = cache.bags(patients)
     for patient, embeddings in zip(patients, bags.instances.split(bags.sizes.tolist()), strict=True):
         columns = math.ceil(math.sqrt(len(embeddings)))
@@ -64,9 +64,8 @@ def _check_exports(output: Path, layout: Layout, patients: Sequence[str]) -> Non
 
 def _is_export(path: Path) -> bool:
     try:
-        with open_input(path) as opened, h5py.File(opened, "r") as file:
-            return "synthetic" in file["coords"].attrs
-    except (DataError, OSError, KeyError, ValueError, TypeError, RuntimeError):
+        return has_attribute(path, "coords", "synthetic")
+    except (FileNotFoundError, DataError):
         return False
 
 

@@ -16,6 +16,7 @@ from mil_toolkit.core.files import remove_dead_temporaries
 from mil_toolkit.core.locks import shared
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.cache_place import check_cache_place, image_folders
 from mil_toolkit.features.colour import Colour, needs_conversion
 from mil_toolkit.features.failures import Failures
 from mil_toolkit.features.notes import Notes
@@ -25,7 +26,7 @@ from mil_toolkit.features.plan import Plan, Wanted, plan_all, wanted_images
 from mil_toolkit.features.rehashes import Rehashes
 from mil_toolkit.features.sharding import WHOLE, Share, imbalance
 from mil_toolkit.features.shards import Recorded
-from mil_toolkit.features.spec import FILE_NAME, folder_name, make_spec
+from mil_toolkit.features.spec import folder_name, holds_spec, make_spec
 from mil_toolkit.features.update import CacheUpdate
 
 BATCH_SIZE = 16  # the fastest for ResNet34 in bfloat16 on two cores
@@ -94,6 +95,7 @@ def extract(
     place = pick_device(device)
     recorded = Recorded(pick_precision(precision, place), DECODER)
     backbone = backbone or build_backbone(config.backbone, config.weights, config.image_size)
+    check_cache_place(Path(root), cohort.name, image_folders(cohort))
     colour = _choose_colour(cohort) if colour == "auto" else colour
     spec = make_spec(config, backbone, colour)
     wanted = _wanted(cohort, share, config.crop)
@@ -149,7 +151,7 @@ def _count_images(wanted: Sequence[Wanted]) -> int:
 
 def _dry_run(folder: Path, wanted: Sequence[Wanted], recorded: Recorded, rehash: bool) -> Extraction:
     plans = [Plan(patient, [None] * len(patient.images)) for patient in wanted]
-    if (folder / FILE_NAME).exists():
+    if holds_spec(folder):
         plans = plan_all(FeatureCache.open(folder), wanted, recorded, Rehashes(folder), rehash)
     missing = sum(len(plan.missing) for plan in plans)
     return Extraction(folder, len(wanted), _count_images(wanted), missing, 0.0)

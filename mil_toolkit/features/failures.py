@@ -62,7 +62,7 @@ class Failures:
     def _advice(self, wanted: Sequence[Wanted], folder: Path) -> str:
         failed = {patient for patient, _ in self._failures}
         any_complete = any(patient.patient_id not in failed for patient in wanted)
-        published = f" The other patients are in {folder}." if any_complete else ""
+        published = f" The other patients are in {printable(folder)}." if any_complete else ""
         any_left = any(self.without(patient).images for patient in wanted)
         skip = ", or leave them out with --on-error skip" if any_left else ""
         return (

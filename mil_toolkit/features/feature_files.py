@@ -1,13 +1,16 @@
 """`find_feature_files`: the feature files in another tool's folder, by slide."""
 
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mil_toolkit.core.errors import DataError, UsageError
+from mil_toolkit.core.reading import unreadable
 from mil_toolkit.core.text import count_of, printable, some
 from mil_toolkit.features.layouts import Source
+from mil_toolkit.features.spec import exists
 
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
 logger = logging.getLogger(__name__)
@@ -33,15 +36,15 @@ def find_feature_files(source: Path, layout: Source) -> dict[str, FeatureFile]:
 
     Raises UsageError if `source` is not a folder, DataError if it holds no feature files.
     """
-    if not source.is_dir():
-        raise UsageError(f"{source} is not a folder.")
+    if not exists(source) or not source.is_dir():
+        raise UsageError(f"{printable(source)} is not a folder.")
     folders = [source / name for name in layout.folders if (source / name).is_dir()] or [source]
     slides: dict[str, list[Path]] = {}
     for folder in folders:
         for path in _files(folder, layout):
             slides.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
     if not slides:
-        places = " and ".join(map(str, folders))
+        places = " and ".join(map(printable, folders))
         raise DataError(f"{places}: no files that end in {' or '.join(layout.extensions)}.")
     _log_incomplete(folders, slides)
     return {name: FeatureFile(name, paths[0], tuple(paths[1:])) for name, paths in slides.items()}
@@ -51,10 +54,20 @@ def _files(folder: Path, layout: Source) -> list[Path]:
     """Return the feature files in a folder, those with the preferred extension first."""
     paths = [
         path
-        for path in sorted(folder.rglob("*"))
+        for path in sorted(_below(folder))
         if path.suffix.lower() in layout.extensions and not _is_hidden(path.relative_to(folder))
     ]
     return sorted(paths, key=lambda path: layout.extensions.index(path.suffix.lower()))
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield all files and folders below a folder; raises UsageError if one of the folders may not be read."""
+
+    def refuse(error: OSError) -> None:
+        raise unreadable(Path(error.filename), error)
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        yield from (Path(place, name) for name in (*folders, *files))
 
 
 def _is_hidden(path: Path) -> bool:

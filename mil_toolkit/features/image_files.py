@@ -15,6 +15,7 @@ from mil_toolkit.core.text import printable
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.decoding import decode
 from mil_toolkit.features.loading import load_batches, stack_on
+from mil_toolkit.features.opening import read_image_file
 from mil_toolkit.features.pixels import Pixels, prepare
 
 _ADVICE = "Run mil-extract and mil-tune again, or restore the images that they were run on."
@@ -67,8 +68,8 @@ class ImageFiles:
 
     def _read(self, file: ImageFile) -> Pixels:
         try:
-            content = file.path.read_bytes()
-        except OSError as error:
+            content, _ = read_image_file(file.path)
+        except FileNotFoundError as error:
             raise DataError([f"{printable(file.path)} has vanished ({error.strerror}).", _ADVICE]) from None
         if digest(content) != file.digest.hex():
             raise DataError([f"{printable(file.path)} has changed since it was embedded.", _ADVICE])
@@ -82,12 +83,9 @@ class ImageFiles:
 
 def _differences(patient: str, current: set[str], expected: set[str]) -> list[str]:
     """Return one line for each image name that only one of the two sets has."""
-    appeared = [
-        f"patient {patient}: image {printable(name)} has appeared." for name in sorted(current - expected)
-    ]
-    return appeared + [
-        f"patient {patient}: image {printable(name)} has vanished." for name in sorted(expected - current)
-    ]
+    place = f"patient {printable(patient)}: image"
+    appeared = [f"{place} {printable(name)} has appeared." for name in sorted(current - expected)]
+    return appeared + [f"{place} {printable(name)} has vanished." for name in sorted(expected - current)]
 
 
 def _refuse(problems: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from mil_toolkit.core.files import digest_file, remove_dead_temporaries
 from mil_toolkit.core.locks import shared
 from mil_toolkit.core.text import count_of, printable, some
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.cache_place import check_cache_place
 from mil_toolkit.features.feature_files import FeatureFile, find_feature_files
 from mil_toolkit.features.foreign import read_foreign
 from mil_toolkit.features.half_precision import to_float16
@@ -50,13 +51,15 @@ def import_features(
     spec. Patients of an earlier import that this one does not have stay in the cache, and are
     logged.
 
-    Raises UsageError if `cohort_name` cannot name a folder. Raises DataError that names every file that
-    cannot be imported, before anything is written: links, virtual or external data, values that are not
-    finite, exceed float16 or are too small for it, another width or encoder than the other files; and
-    DataError if the files mix tiles of different sizes or magnifications.
+    Raises UsageError if `cohort_name` cannot name a folder, or if the cache would be inside `source`. Raises
+    DataError that names every file that cannot be imported, before anything is written: links, virtual or
+    external data, more data than the file can hold, values that are not finite, exceed float16 or are too
+    small for it, another width or encoder than the other files; and DataError if the files mix tiles of
+    different sizes or magnifications.
     """
     _check_names(cohort_name, encoder)
     encoder = None if encoder is None else encoder.strip()
+    check_cache_place(root, cohort_name, [source])
     layout = SOURCES[format]
     files = find_feature_files(source, layout)
     patients = assign_slides(files, table) if table else _by_folder(files.values())
@@ -80,6 +83,8 @@ def _check_names(cohort_name: str, encoder: str | None) -> None:
         )
     if encoder is not None and not encoder.strip():
         raise UsageError("--encoder is empty. Name the network that made the features.")
+    if encoder is not None and not encoder.isprintable():
+        raise UsageError(f"--encoder {printable(encoder)}: the name of a network is printable text.")
 
 
 def _spec(format: str, content: Content) -> Spec:

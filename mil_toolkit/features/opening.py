@@ -5,19 +5,24 @@ Pillow is the only decoder, because another decoder might give an image other pi
 
 import contextlib
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import PIL
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
 from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.reading import MEBIBYTE, open_input
+from mil_toolkit.core.text import printable
 from mil_toolkit.features.noise import collect_printed
 
 DECODER = f"pillow {PIL.__version__}"
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 MAX_PIXELS = 2**26  # 8,192 x 8,192; larger images are refused by their header, before memory is allocated
+MAX_BYTES = 1024 * MEBIBYTE  # of a file; twice as many as MAX_PIXELS with four samples of 16 bits take
 TOO_LARGE = f"more than the {MAX_PIXELS:,} that are decoded. Cut it into smaller images."
 _UNSCALED = ("I", "F")
 _BITS_PER_SAMPLE, _PLANAR_CONFIGURATION = 258, 284  # TIFF tags
@@ -63,10 +68,26 @@ class Source:
         return image.tag_v2.get(number) if isinstance(image, TiffImagePlugin.TiffImageFile) else None
 
 
+class ImageContent(NamedTuple):
+    """The bytes of an image file, and its state when it was opened."""
+
+    content: bytes
+    status: os.stat_result
+
+
+def read_image_file(path: Path) -> ImageContent:
+    """Read a file of at most MAX_BYTES; raises as `open_input` does, and DataError for a larger file."""
+    with open_input(path) as file:
+        status = os.fstat(file.fileno())
+        if status.st_size > MAX_BYTES:
+            raise DataError(f"{printable(path)} is larger than {MAX_BYTES // MEBIBYTE:,} MiB.")
+        return ImageContent(file.read(status.st_size + 1), status)
+
+
 def read_size(path: Path) -> tuple[int, int] | None:
     """Read an image's width and height from its header; None if the header cannot be read."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with open_input(path) as file, Image.open(file, formats=FORMATS) as image:
             return image.size
     except Exception:  # noqa: BLE001 - any, as in `decode`, which reports the reason
         return None

@@ -1,6 +1,5 @@
 """`Pipeline`: read images, embed them in batches that span patients, and assemble the patients' bags."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -14,14 +13,16 @@ from mil_toolkit.backbones.backbones import Backbone
 from mil_toolkit.backbones.embedder import Embedder
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.devices import DTYPES
-from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.files import digest
+from mil_toolkit.core.text import printable
 from mil_toolkit.features.assembly import BagBuilder, Job, missing_images
 from mil_toolkit.features.colour import Colour
 from mil_toolkit.features.decoding import decode_noting
 from mil_toolkit.features.failures import Failures
 from mil_toolkit.features.loading import load_batches, stack_on
 from mil_toolkit.features.notes import Notes
+from mil_toolkit.features.opening import read_image_file
 from mil_toolkit.features.pixels import Pixels, prepare
 from mil_toolkit.features.plan import Plan, stored_image
 from mil_toolkit.features.shards import StoredImage
@@ -46,13 +47,12 @@ class UnreadableImage(NamedTuple):
 def read_image(config: ExtractionConfig, colour: Colour | None, job: Job) -> LoadedImage | UnreadableImage:
     """Read, decode and preprocess an image."""
     try:
-        with job.path.open("rb") as file:
-            status, content = os.fstat(file.fileno()), file.read()
+        content, status = read_image_file(job.path)
         decoded = decode_noting(content, colour)
         pixels = prepare(decoded.pixels, config.image_size, config.crop, config.preprocess)
-    except (OSError, DataError) as error:
+    except (OSError, MilError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        return UnreadableImage(job, str(reason))
+        return UnreadableImage(job, str(reason).removeprefix(f"{printable(job.path)} "))
     image = stored_image(job.name, status, bytes.fromhex(digest(content)))
     return LoadedImage(job, image, pixels, decoded.notes)
 

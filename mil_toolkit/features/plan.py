@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mil_toolkit.cohort.cohort import Cohort
+from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.files import digest_file
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.opening import MAX_BYTES
 from mil_toolkit.features.rehashes import Rehashes
 from mil_toolkit.features.shards import UNKNOWN_MTIME, Recorded, StoredBag, StoredImage, is_settled
 
@@ -110,6 +112,8 @@ def _identify(
     """
     try:
         status = path.stat()
+        if status.st_size > MAX_BYTES:
+            return None
         image = stored_image(name, status, b"")
         known = by_stat.get(key := (name, status.st_size, status.st_mtime_ns))
         known = known or (None if rehash else rehashes.get(patient, *key))
@@ -117,7 +121,7 @@ def _identify(
             known = bytes.fromhex(digest_file(path))
             if image.mtime_ns != UNKNOWN_MTIME:
                 rehashes.remember(patient, *key, known)
-    except OSError:
+    except (OSError, ValueError, MilError):
         return None
     return image._replace(digest=known)
 

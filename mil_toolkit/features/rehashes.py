@@ -4,10 +4,12 @@ The file may be deleted at any time; the images are then hashed again.
 """
 
 import logging
+import os
 from pathlib import Path
 
-from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.files import canonical_json, publish, read_json
+from mil_toolkit.core.text import printable
 
 FILE_NAME = "rehashes.json"
 Entries = dict[str, dict[str, tuple[int, int, str]]]  # by patient and image name: size, mtime_ns, digest
@@ -40,13 +42,15 @@ class Rehashes:
 
 
 def _read(path: Path) -> Entries:
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     try:
         entries: Entries = read_json(path)
         _check(entries)
-    except (DataError, AttributeError, TypeError, ValueError):
-        logger.warning("%s cannot be read and is ignored: images with a new mtime are hashed again.", path)
+    except (MilError, AttributeError, TypeError, ValueError):
+        logger.warning(
+            "%s cannot be read and is ignored: images with a new mtime are hashed again.", printable(path)
+        )
         return {}
     return entries
 

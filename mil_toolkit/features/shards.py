@@ -1,10 +1,11 @@
 """Shards: immutable HDF5 files of embeddings, each named by the SHA-256 of its bytes."""
 
+import hashlib
 import io
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,17 +14,26 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.errors import DataError, MilError, UsageError
 from mil_toolkit.core.files import canonical_json, check_schema, digest
+from mil_toolkit.core.reading import MEBIBYTE, open_input, report_read_errors
+from mil_toolkit.core.text import printable
+from mil_toolkit.features.plain_hdf5 import read_plain
+from mil_toolkit.features.shard_layout import (
+    ShardArrays,
+    ShardAttributes,
+    ShardProblem,
+    checked_arrays,
+    parse_shard,
+)
+from mil_toolkit.features.spec import FILE_NAME as SPEC_NAME
 from mil_toolkit.features.spec import SCHEMA
 
 UNKNOWN_MTIME = -1
 SETTLED_NS = 2_000_000_000  # older than this, an mtime changes with the file, whatever the clock's resolution
 _SHARD_NAME = re.compile(r"[0-9a-f]{64}\.h5")
-_DATASETS = frozenset(
-    {"embeddings", "offsets", "patient_ids", "bag_digests", "image_names", "image_digests", "image_stats"}
-)
-_UNREADABLE = (OSError, LookupError, ValueError, TypeError, RuntimeError)
+_MAX_BYTES = 4096 * MEBIBYTE  # more than a shard of 30,000 images and a bag of a million tiles
+_ADVICE = "Remove it and run mil-extract again, or mil-cache import for imported features."
 
 
 def is_settled(mtime_ns: int) -> bool:
@@ -56,9 +66,15 @@ class EmbeddedBag:
     @property
     def digest(self) -> bytes:
         """SHA-256 of the patient's id, the images' names and digests, and the bytes of the embeddings."""
-        images = [[image.name, image.digest.hex()] for image in self.images]
-        head = canonical_json([self.patient_id, images])
-        return bytes.fromhex(digest(head + self.embeddings.tobytes()))
+        images = ((image.name, image.digest.hex()) for image in self.images)
+        return _bag_digest(self.patient_id, images, self.embeddings)
+
+
+def _bag_digest(patient_id: str, images: Iterable[tuple[str, str]], embeddings: NDArray[np.float16]) -> bytes:
+    """Return `EmbeddedBag.digest`; images: pairs of a name and the digest of the file in hexadecimal."""
+    hashed = hashlib.sha256(canonical_json([patient_id, [*images]]))
+    hashed.update(np.ascontiguousarray(embeddings).data)
+    return hashed.digest()
 
 
 class Recorded(NamedTuple):
@@ -104,15 +120,13 @@ class Shard:
     def embeddings(self) -> NDArray[np.float16]:
         """Read the embeddings, (n, D) float16; raises DataError if the file's bytes do not match its name."""
         content, _ = _read_verified(self.path, self.verified)
-        with _opened(content) as file:
-            embeddings: NDArray[np.float16] = file["embeddings"][()]
-        return embeddings
+        return read_plain(content).datasets["embeddings"].view(np.float16)
 
     def is_unchanged(self) -> bool:
         """Return whether the file exists and is certainly the one whose bytes were verified."""
         try:
             return self.verified is not None and FileState.of(self.path.stat()) == self.verified
-        except FileNotFoundError:
+        except OSError:
             return False
 
 
@@ -157,7 +171,8 @@ def by_shard(bags: Sequence[StoredBag]) -> list[tuple[Shard, list[int]]]:
 
 def shard_paths(folder: Path) -> list[Path]:
     """Return the files in a cache's folder that have the name of a shard, sorted."""
-    return sorted(path for path in folder.iterdir() if _SHARD_NAME.fullmatch(path.name))
+    with report_read_errors(folder):
+        return sorted(path for path in folder.iterdir() if _SHARD_NAME.fullmatch(path.name))
 
 
 def encode_shard(bags: Sequence[EmbeddedBag], spec_digest: str, sequence: int, recorded: Recorded) -> bytes:
@@ -188,27 +203,91 @@ def _digest_rows(digests: Sequence[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32)
 
 
-def read_shard(path: Path, spec_digest: str, width: int) -> Shard:
-    """Open a shard without keeping its embeddings.
+def read_shards(paths: Iterable[Path], spec_digest: str, width: int) -> list[Shard]:
+    """Open shards as `read_shard` does; raises one error about all that cannot be read."""
+    shards: list[Shard] = []
+    errors: list[MilError] = []
+    for path in paths:
+        try:
+            shards.append(read_shard(path, spec_digest, width))
+        except MilError as error:
+            errors.append(error)
+    if errors:
+        raise joined(errors)
+    return shards
 
-    Raises DataError if it is damaged, not a shard or of another spec, FileNotFoundError if it does not exist.
+
+def joined(errors: Sequence[MilError]) -> MilError:
+    """Return one error with all messages; a UsageError, as for a missing permission, if any of them is."""
+    lines = [line for error in errors for line in str(error).splitlines()]
+    if any(isinstance(error, UsageError) for error in errors):
+        return UsageError("\n".join(lines))
+    return DataError(lines)
+
+
+def read_shard(path: Path, spec_digest: str, width: int) -> Shard:
+    """Open a shard and check all that it holds, without keeping its embeddings.
+
+    Since a name belongs to one content, whatever is read from the file later was checked here.
+
+    Raises DataError if it is damaged, not a shard or of another spec, or if its embeddings are not finite or
+    do not match the digests of their bags; UsageError if it may not be read; FileNotFoundError if it does not
+    exist.
     """
     content, verified = _read_verified(path)
     try:
-        with _opened(content) as file:
-            return _parse(path, verified, file, spec_digest, width)
-    except _UNREADABLE as error:
-        raise damaged(path, f"it cannot be read ({error})") from None
+        attributes, datasets = parse_shard(content)
+        check_schema(path, attributes.schema, SCHEMA)
+        if attributes.spec != spec_digest:
+            raise DataError(f"{printable(path)} belongs to another spec than {_spec_of(path)}.")
+        shard = _shard(path, verified, attributes, arrays := checked_arrays(datasets, width))
+    except ShardProblem as problem:
+        raise damaged(path, str(problem)) from None
+    _check_bags(shard, arrays.embeddings)
+    return shard
 
 
-def read_whole_shard(path: Path, spec_digest: str, width: int) -> tuple[Shard, NDArray[np.float16]]:
-    """Open a shard and read its embeddings, (n, D) float16, in one pass; raises as `read_shard` does."""
-    content, verified = _read_verified(path)
-    try:
-        with _opened(content) as file:
-            return _parse(path, verified, file, spec_digest, width), file["embeddings"][()]
-    except _UNREADABLE as error:
-        raise damaged(path, f"it cannot be read ({error})") from None
+def _spec_of(path: Path) -> str:
+    return printable(path.parent / SPEC_NAME)
+
+
+def _shard(path: Path, verified: FileState | None, attributes: ShardAttributes, arrays: ShardArrays) -> Shard:
+    """Return the shard; its arrays are copies, which do not keep the bytes of the file in memory."""
+    return Shard(
+        path=path,
+        verified=verified,
+        sequence=attributes.sequence,
+        recorded=Recorded(attributes.precision, attributes.decoder),
+        patient_ids=tuple(os.fsdecode(patient) for patient in arrays.patient_ids.tolist()),
+        offsets=arrays.offsets.copy(),
+        bag_digests=arrays.bag_digests.copy(),
+        image_names=arrays.image_names.copy(),
+        image_digests=arrays.image_digests.copy(),
+        image_stats=arrays.image_stats.copy(),
+    )
+
+
+def _check_bags(shard: Shard, embeddings: NDArray[np.float16]) -> None:
+    """Raise DataError that names every patient whose embeddings are not finite or not those of the digest."""
+    all_finite = bool(np.isfinite(embeddings).all())
+    problems: list[str] = []
+    for index, patient in enumerate(shard.patient_ids):
+        stored = StoredBag(shard, index)
+        digests = _hexadecimal(shard.image_digests[stored.rows])
+        rows = embeddings[stored.rows]
+        place = f"{printable(shard.path)}: the bag of patient {printable(patient)}"
+        if _bag_digest(patient, zip(stored.image_names, digests, strict=True), rows) != stored.digest:
+            problems.append(f"{place} does not match its digest. {_ADVICE}")
+        if not (all_finite or np.isfinite(rows).all()):
+            problems.append(f"{place} holds embeddings that are not finite. {_ADVICE}")
+    if problems:
+        raise DataError(problems)
+
+
+def _hexadecimal(digests: NDArray[np.uint8]) -> list[str]:
+    """Return each digest of (n, 32) as text."""
+    text = digests.tobytes().hex()
+    return [text[start : start + 64] for start in range(0, len(text), 64)]
 
 
 def _read_verified(path: Path, verified: FileState | None = None) -> tuple[bytes, FileState | None]:
@@ -219,70 +298,19 @@ def _read_verified(path: Path, verified: FileState | None = None) -> tuple[bytes
 
     Returns the bytes, and the state that the file keeps as long as it does not change; None if a later change
     might keep the state too.
-
-    The check comes before HDF5 sees the bytes: a single flipped bit can make HDF5 loop forever, or make an
-    older shard take precedence.
     """
-    with path.open("rb") as file:
+    with open_input(path) as file:
         before = os.fstat(file.fileno())
+        if before.st_size > _MAX_BYTES:
+            raise damaged(path, f"it is larger than {_MAX_BYTES // MEBIBYTE:,} MiB")
         settled = is_settled(max(before.st_mtime_ns, before.st_ctime_ns))
-        content = file.read()
+        content = file.read(before.st_size + 1)
         after = FileState.of(os.fstat(file.fileno()))
     if after != verified and digest(content) != path.stem:
         raise damaged(path, "its bytes do not match its name")
     return content, FileState.of(before) if settled else None
 
 
-def _opened(content: bytes) -> h5py.File:
-    return h5py.File(h5py.h5f.open_file_image(content))
-
-
-def _parse(path: Path, verified: FileState | None, file: h5py.File, spec_digest: str, width: int) -> Shard:
-    _check_origin(path, file.attrs, spec_digest)
-    datasets = _plain_datasets(path, file)
-    shard = Shard(
-        path=path,
-        verified=verified,
-        sequence=int(file.attrs["sequence"]),
-        recorded=Recorded(file.attrs["precision"], file.attrs["decoder"]),
-        patient_ids=tuple(os.fsdecode(patient) for patient in datasets["patient_ids"][()].tolist()),
-        offsets=datasets["offsets"][()],
-        bag_digests=datasets["bag_digests"][()],
-        image_names=datasets["image_names"][()],
-        image_digests=datasets["image_digests"][()],
-        image_stats=datasets["image_stats"][()],
-    )
-    embeddings, offsets = datasets["embeddings"], shard.offsets
-    fits = (embeddings.shape, embeddings.dtype) == ((offsets[-1], width), np.float16)
-    if not fits or offsets[0] != 0 or (np.diff(offsets) < 1).any():
-        raise damaged(path, "its datasets do not fit together")
-    return shard
-
-
-def _plain_datasets(path: Path, file: h5py.File) -> Mapping[str, h5py.Dataset]:
-    """Return the file's datasets, which must be exactly those of `encode_shard`.
-
-    Links, virtual datasets and external storage are refused because they would read other files.
-    """
-    names = set(file)
-    if names != _DATASETS:
-        raise DataError(f"{path} is not a shard of this toolkit: it holds {sorted(names)}.")
-    if not all(isinstance(file.get(name, getlink=True), h5py.HardLink) for name in names):
-        raise DataError(f"{path} contains links, which are not allowed in a shard.")
-    datasets = {name: file[name] for name in names}
-    if not all(isinstance(dataset, h5py.Dataset) for dataset in datasets.values()):
-        raise DataError(f"{path} is not a shard of this toolkit: it holds more than datasets.")
-    if any(dataset.is_virtual or dataset.external for dataset in datasets.values()):
-        raise DataError(f"{path} keeps data in other files, which is not allowed in a shard.")
-    return datasets
-
-
-def _check_origin(path: Path, attributes: h5py.AttributeManager, spec_digest: str) -> None:
-    check_schema(path, int(attributes["schema"]), SCHEMA)
-    if attributes["spec"] != spec_digest:
-        raise DataError(f"{path} belongs to another spec than {path.parent / 'spec.json'}.")
-
-
 def damaged(path: Path, reason: str) -> DataError:
     """Return the error for a shard whose content is not what a writer published."""
-    return DataError(f"{path} is damaged: {reason}. Remove it and run mil-extract again.")
+    return DataError(f"{printable(path)} is damaged: {reason}. {_ADVICE}")

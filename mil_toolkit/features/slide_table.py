@@ -9,7 +9,7 @@ from typing import NamedTuple
 from mil_toolkit.cohort.cells import is_missing, normal_form
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import TextTable, read_table
-from mil_toolkit.core.text import count_of, each_or_most
+from mil_toolkit.core.text import count_of, each_or_most, printable
 from mil_toolkit.features.feature_files import FeatureFile
 
 _COLUMNS = (("case_id", "slide_id"), ("PATIENT", "FILENAME"), ("patient", "path"))
@@ -47,7 +47,8 @@ def assign_slides(files: Mapping[str, FeatureFile], path: Path) -> dict[str, lis
         owner = owners.setdefault(name, row)
         if owner.patient != row.patient:
             problems.add(
-                f"slide {row.slide!r} belongs to patient {row.patient} here, but to {owner.patient} in"
+                f"slide {row.slide!r} belongs to patient {printable(row.patient)} here, but to"
+                f" {printable(owner.patient)} in"
                 f" {owner.place}. Keep one of them.",
                 row.place,
             )
@@ -80,7 +81,7 @@ def _columns(table: TextTable, problems: Problems) -> tuple[list[str], list[str]
         if patients is not None and slides is not None:
             return patients, slides
     expected = " or ".join(",".join(names) for names in _COLUMNS)
-    problems.add(f"{table.name}: expected the columns {expected}, got {','.join(table.header)}.")
+    problems.add(f"{table.name}: expected the columns {expected}, got {printable(','.join(table.header))}.")
     return [], []
 
 
@@ -94,7 +95,8 @@ def _without_file(rows: Sequence[_Row], named: Sequence[tuple[_Row, str]], path:
     present = {row for row, _ in named}
     absent = [row for row in rows if row not in present]
     lines = (
-        f"{row.place} (patient {row.patient}): there is no feature file {row.slide!r}." for row in absent
+        f"{row.place} (patient {printable(row.patient)}): there is no feature file {row.slide!r}."
+        for row in absent
     )
     return each_or_most(
         [repr(row.slide) for row in absent], len(rows), lines, f"rows of {path} name no feature file:"

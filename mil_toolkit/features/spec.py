@@ -2,12 +2,15 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 from mil_toolkit.backbones.spec import RANDOM_SEED, BackboneSpec
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config import PREPROCESS_NAMES, ExtractionConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import check_schema, digest_json, read_json
+from mil_toolkit.core.reading import unreadable
+from mil_toolkit.core.records import from_json
+from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.colour import Colour
 
 if TYPE_CHECKING:
@@ -15,6 +18,11 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 FILE_NAME = "spec.json"
+_RANGES: dict[Literal["width", "image_size", "crop"], tuple[int, int]] = {
+    "width": (1, 2**20),
+    "image_size": (0, 2**16),
+    "crop": (0, 2**16),
+}
 
 
 class Tile(TypedDict, total=False):
@@ -77,18 +85,66 @@ def make_spec(config: ExtractionConfig, backbone: "Backbone", colour: Colour | N
 
 
 def read_spec(folder: Path) -> Spec:
-    """Read the spec of the cache in `folder`; raises DataError if `folder` is not a cache."""
+    """Read the spec of the cache in `folder`; raises DataError if `folder` is not a cache.
+
+    Raises UsageError if the folder or its spec may not be read.
+    """
     path = folder / FILE_NAME
-    if not path.is_file():
-        reason = f"it has no {FILE_NAME}" if folder.exists() else "it does not exist"
+    if not exists(path):
+        reason = f"it has no {FILE_NAME}" if exists(folder) else "it does not exist"
         raise DataError(
-            f"{folder} is not a feature cache: {reason}. mil-extract creates one and prints its folder."
+            f"{printable(folder)} is not a feature cache: {reason}. mil-extract creates one and prints its"
+            " folder."
         )
-    spec: Spec = read_json(path)
-    if not isinstance(spec, dict):
-        raise DataError(f"{path} is not the spec of a cache.")
-    check_schema(path, spec.get("schema"), SCHEMA)
+    return check_spec(read_json(path), path)
+
+
+def holds_spec(folder: Path) -> bool:
+    """Return whether a folder is a cache; raises UsageError if the folder may not be searched."""
+    return exists(folder / FILE_NAME)
+
+
+def exists(path: Path) -> bool:
+    """Return whether anything is at `path`; raises UsageError if a folder on the way may not be searched."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        raise unreadable(path, error) from None
+    return True
+
+
+def check_spec(value: object, source: Path) -> Spec:
+    """Return parsed JSON as a spec; raises DataError that names the source and what is wrong with it."""
+    if not isinstance(value, dict):
+        raise DataError(f"{printable(source)} is not the spec of a cache.")
+    check_schema(source, value.get("schema"), SCHEMA)
+    spec = from_json(value, Spec, source)
+    unknown = sorted(value.keys() - Spec.__annotations__.keys())
+    problems = [f"unknown keys: {some([*map(printable, unknown)])}"] if unknown else []
+    problems += _range_problems(spec)
+    if problems:
+        raise DataError(
+            [f"{printable(source)} is not the spec of a cache: {problem}." for problem in problems]
+        )
     return spec
+
+
+def _range_problems(spec: Spec) -> list[str]:
+    problems = [
+        f"{name} is {spec[name]}, not between {least} and {most}"
+        for name, (least, most) in _RANGES.items()
+        if not least <= spec[name] <= most
+    ]
+    if spec["preprocess"] not in PREPROCESS_NAMES:
+        problems.append(f"preprocess is {spec['preprocess']!r}, not one of {', '.join(PREPROCESS_NAMES)}")
+    for name, values in (("mean", spec["mean"]), ("std", spec["std"])):
+        if values is not None and len(values) != 3:
+            problems.append(f"{name} has {len(values)} values instead of 3")
+    if any(deviation <= 0 for deviation in spec["std"] or ()):
+        problems.append("std is not positive")
+    return problems
 
 
 def folder_name(spec: Spec) -> str:

@@ -3,13 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from mil_toolkit.core.errors import DataError
-from mil_toolkit.core.files import digest_json, fsync_folder, remove_dead_temporaries
+from mil_toolkit.core.errors import DataError, MilError
+from mil_toolkit.core.files import (
+    digest_json,
+    fsync_folder,
+    remove_dead_temporaries,
+    report_write_errors,
+)
 from mil_toolkit.core.locks import exclusive
+from mil_toolkit.core.text import printable
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.features.shards import EmbeddedBag, Shard, StoredBag, read_whole_shard, shard_paths
+from mil_toolkit.features.shards import Shard, joined, read_shards, shard_paths
 from mil_toolkit.features.spec import Spec, read_spec
 
 
@@ -62,38 +66,21 @@ def verify(folder: Path) -> int:
 
 def _verified_shards(folder: Path) -> list[Shard]:
     spec, paths = read_spec(folder), shard_paths(folder)
-    misnamed = sorted({*folder.glob("*.h5")} - {*paths})
-    problems = [
-        f"{path} is ignored by all readers: the name of a shard is the digest of its bytes."
-        for path in misnamed
+    errors: list[MilError] = [
+        DataError(
+            f"{printable(path)} is ignored by all readers: the name of a shard is the digest of its bytes."
+        )
+        for path in sorted({*folder.glob("*.h5")} - {*paths})
     ]
-    shards: list[Shard] = []
-    for path in paths:
-        try:
-            shards.append(_verified_shard(path, digest_json(spec), spec["width"]))
-        except DataError as error:
-            problems += error.problems
-        except FileNotFoundError:  # a prune removed it
-            continue
-    if problems:
-        raise DataError(problems)
+    try:
+        shards = read_shards(paths, digest_json(spec), spec["width"])
+    except FileNotFoundError:  # a prune removed a shard after it was listed
+        return _verified_shards(folder)
+    except MilError as error:
+        errors.append(error)
+    if errors:
+        raise joined(errors)
     return shards
-
-
-def _verified_shard(path: Path, spec_digest: str, width: int) -> Shard:
-    """Read a shard; raises DataError if anything in it is not as it was written."""
-    shard, embeddings = read_whole_shard(path, spec_digest, width)
-    problems: list[str] = []
-    for index, patient in enumerate(shard.patient_ids):
-        stored = StoredBag(shard, index)
-        bag = EmbeddedBag(patient, stored.images, embeddings[stored.rows])
-        if bag.digest != stored.digest:
-            problems.append(f"{path}: the bag of patient {patient} does not match its digest.")
-    if not np.isfinite(embeddings).all():
-        problems.append(f"{path} holds embeddings that are not finite.")
-    if problems:
-        raise DataError(problems)
-    return shard
 
 
 def superseded(cache: FeatureCache) -> list[Shard]:
@@ -115,8 +102,9 @@ def prune(folder: Path) -> tuple[int, int]:
     with exclusive(folder):
         shards = superseded(FeatureCache(folder, spec, _verified_shards(folder)))
         freed = sum(shard.path.stat().st_size for shard in shards)
-        for shard in shards:
-            shard.path.unlink()
-        remove_dead_temporaries(folder)
-        fsync_folder(folder)
+        with report_write_errors(folder):
+            for shard in shards:
+                shard.path.unlink()
+            remove_dead_temporaries(folder)
+            fsync_folder(folder)
     return len(shards), freed

@@ -79,14 +79,6 @@ def test_an_export_replaces_only_exports(name: str, cache: FeatureCache, tmp_pat
     assert sorted(path for path in other.rglob("*") if path.is_file()) == files
 
 
-def test_the_next_export_removes_what_a_killed_one_left(cache: FeatureCache, tmp_path: Path) -> None:
-    for folder in ("h5_files", "pt_files"):
-        (tmp_path / "out" / folder).mkdir(parents=True)
-        (tmp_path / "out" / folder / ".tmp-0123456789abcdef").touch()
-    export_cache(cache, "clam", tmp_path / "out")
-    assert not [*tmp_path.rglob(".tmp-*")]
-
-
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("/dev/zero", path), os.mkdir])
 def test_an_export_neither_reads_nor_replaces_special_files(
     make: Callable[[Path], None], cache: FeatureCache, tmp_path: Path
@@ -100,3 +92,13 @@ def test_an_export_neither_reads_nor_replaces_special_files(
 def test_no_export_is_written_into_the_cache(cache: FeatureCache) -> None:
     with pytest.raises(UsageError, match="is inside a cache"):
         export_cache(cache, "stamp", cache.folder)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_an_export_removes_what_a_killed_export_left(name: str, cache: FeatureCache, tmp_path: Path) -> None:
+    folders = {LAYOUTS[name].folder, "pt_files" if name == "clam" else LAYOUTS[name].folder}
+    for folder in folders:
+        (tmp_path / "out" / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / folder / ".tmp-dead").write_bytes(b"half a file")
+    export_cache(cache, name, tmp_path / "out")
+    assert not [*(tmp_path / "out").rglob(".tmp-*")]

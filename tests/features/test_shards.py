@@ -125,11 +125,11 @@ def _no_sequence(file: h5py.File) -> None:
         (_external_storage, "keeps data in other files"),
         (_more, "not a shard of this toolkit"),
         (_wide, "do not fit together"),
-        (_double, "do not fit together"),
+        (_double, "embeddings has another type of values"),
         (_short, "do not fit together"),
         (_schema, "has schema 2, written by a newer .*reads schema 1"),
         (_spec, "belongs to another spec"),
-        (_no_sequence, "cannot be read"),
+        (_no_sequence, "attribute sequence is missing"),
     ],
 )
 def test_foreign_shards_are_refused(

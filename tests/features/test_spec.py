@@ -1,5 +1,6 @@
 """The spec of a cache: reading it, and the folder's name."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,61 @@ def test_folders_that_are_not_caches_are_refused(tmp_path: Path) -> None:
             FeatureCache.open(tmp_path)
     (tmp_path / "spec.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read as JSON"):
+        FeatureCache.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 0}, "width is 0, not between 1 and"),
+        ({"width": 10**12}, "width is 1000000000000, not between"),
+        ({"width": -3}, "width is -3"),
+        ({"width": "3"}, "Expected `int`, got `str` - at `\\$.width`"),
+        ({"width": 3.5}, "Expected `int`, got `float`"),
+        ({"width": None}, "Expected `int`, got `null`"),
+        ({"width": True}, "Expected `int`, got `bool`"),
+        ({"width": [3]}, "Expected `int`, got `array`"),
+        ({"backbone": 1}, "Expected `str`, got `int` - at `\\$.backbone`"),
+        ({"schema": "1"}, "has schema 1; this version"),
+        ({"schema": None}, "has schema None"),
+        ({"crop": -1}, "crop is -1"),
+        ({"image_size": 10**9}, "image_size is 1000000000"),
+        ({"preprocess": "other"}, "preprocess is 'other', not one of none"),
+        ({"mean": [0.5]}, "mean has 1 values instead of 3"),
+        ({"std": [0.5, 0, 0.5]}, "std is not positive"),
+        ({"std": "0.5"}, "Expected `array . null`"),
+        ({"colour": "cmyk"}, "Invalid enum value 'cmyk'"),
+        ({"tile": {"size_um": "x"}}, "Expected `float`, got `str`"),
+        ({"more\x1b": {"deep": []}}, r"unknown keys: more\\x1b"),
+        (dict.fromkeys(map(str, range(200_000)), 0), "unknown keys: 0, 1, 10, 100, 1000 and 199995 more"),
+    ],
+)
+def test_specs_of_other_types_and_ranges_are_refused(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    """The error names the file."""
+    (tmp_path / "spec.json").write_text(json.dumps({**SPEC, **change}))
+    with pytest.raises(DataError, match=message) as caught:
+        FeatureCache.open(tmp_path)
+    assert str(tmp_path / "spec.json") in str(caught.value) and len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("key", SPEC)
+def test_a_spec_without_a_key_is_refused(tmp_path: Path, key: str) -> None:
+    (tmp_path / "spec.json").write_text(
+        json.dumps({name: value for name, value in SPEC.items() if name != key})
+    )
+    with pytest.raises(DataError, match=key):
+        FeatureCache.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"schema": 1, "width": NaN}', '{"schema": 1e999}', "null", "1", '"spec"', "\x00", ""],
+)
+def test_other_json_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "spec.json").write_text(text)
+    with pytest.raises(DataError, match=r"spec\.json"):
         FeatureCache.open(tmp_path)
 
 

@@ -11,9 +11,8 @@ from support.stored_bags import RECORDED, SPEC, bag, three_patients
 from mil_toolkit.core import files
 from mil_toolkit.core.errors import BusyError, DataError
 from mil_toolkit.core.locks import shared
-from mil_toolkit.features import upkeep
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.features.shards import EmbeddedBag, encode_shard
+from mil_toolkit.features.shards import EmbeddedBag, encode_shard, read_shard
 from mil_toolkit.features.upkeep import prune, verify
 
 
@@ -29,7 +28,7 @@ def test_an_intact_cache_passes_verification(cache: FeatureCache) -> None:
 def problems_of(path: Path, spec_digest: str) -> list[str]:
     """What `verify` reports of one shard."""
     try:
-        upkeep._verified_shard(path, spec_digest, 3)
+        read_shard(path, spec_digest, 3)
     except DataError as error:
         return error.problems
     return []
