@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from mil_toolkit.backbones.backbones import Backbone
 from mil_toolkit.backbones.embedder import fuse_batch_norm
-from mil_toolkit.bundle.bundle import HEAD_ONNX, WHOLE_ONNX, ModelBundle
+from mil_toolkit.bundle.bundle import ModelBundle
+from mil_toolkit.bundle.files import HEAD_ONNX, WHOLE_ONNX
 from mil_toolkit.core.errors import UsageError, import_extra
 from mil_toolkit.core.files import publish
 from mil_toolkit.evaluation.calibration import Decision

@@ -21,7 +21,7 @@ from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.extrapolation import extrapolations
 from mil_toolkit.bundle.fit import fit
 from mil_toolkit.bundle.predict import extract_as_trained, predict, write_submission
-from mil_toolkit.cohort.cohort import read_cohort
+from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.config import ExtractionConfig, StudyConfig
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.features.cache import FeatureCache
@@ -30,6 +30,7 @@ from mil_toolkit.study.tables import publish_table
 from mil_toolkit.study.tune import tune
 
 EditCohort = Callable[[Callable[[pd.DataFrame], object]], Path]
+Renew = Callable[..., tuple[Cohort, FeatureCache]]
 
 
 @pytest.fixture(name="bundle")
@@ -67,18 +68,13 @@ def test_labels_do_not_change_a_prediction(tiny: Tiny, bundle: ModelBundle) -> N
 
 
 def test_training_patients_and_new_patients_are_scored_separately(
-    tiny: Tiny, bundle: ModelBundle, edit_cohort: EditCohort
+    tiny: Tiny, bundle: ModelBundle, renew: Renew
 ) -> None:
     known = predict(bundle, tiny.cohort, tiny.cache)
     assert known.validation is None and known.training is not None
     assert known.training["auc"].patients == 24
 
-    def rename(table: pd.DataFrame) -> None:
-        table.loc[:11, "LYMPHOCYTES"] = [
-            str(9 + i) for i in range(12)
-        ]  # other values make them other patients
-
-    mixed = predict(bundle, read_cohort(edit_cohort(rename)), tiny.cache)
+    mixed = predict(bundle, *renew(12))
     assert mixed.validation is not None and mixed.training is not None
     assert [each["auc"].patients for each in (mixed.validation, mixed.training)] == [12, 12]
     new = mixed.table.iloc[:12]
@@ -253,7 +249,7 @@ def test_the_command_refuses_a_damaged_bundle(
     content = path.read_bytes()
     if damage == "newer":
         config = (bundle / "config.json").read_text()
-        (bundle / "config.json").write_text(config.replace('"schema": 1', '"schema": 2', 1))
+        (bundle / "config.json").write_text(config.replace('"schema": 2', '"schema": 3', 1))
     elif damage == "missing":
         path.unlink()
     else:
