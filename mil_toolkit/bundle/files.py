@@ -1,5 +1,7 @@
 """The files of a bundle: their names, and reading those that anybody may have made."""
 
+import contextlib
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -64,12 +66,10 @@ def _read_sealed(path: Path) -> dict[str, Json]:
 
 
 def _read_named(path: Path) -> bytes:
-    try:
-        return read_input(path, LIMITS[path.name])
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(
-            f"{printable(path.parent)} is not a bundle: it has no {path.name}. {_ADVICE}"
-        ) from None
+    if not os.path.isfile(path.parent):  # in a file, there is none
+        with contextlib.suppress(FileNotFoundError):
+            return read_input(path, LIMITS[path.name])
+    raise DataError(f"{printable(path.parent)} is not a bundle: it has no {path.name}. {_ADVICE}")
 
 
 def parse_content(path: Path, content: bytes) -> Json:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from mil_toolkit.bundle.membership import Fingerprint, TrainingMarks
-from mil_toolkit.config import FinetuneConfig, StudyConfig, Value
+from mil_toolkit.config import FinetuneConfig, StudyConfig
 from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.features.spec import Spec
@@ -101,7 +101,7 @@ class HeadRecord:
     without images; encoder: see `MetadataEncoder.to_json`
     """
 
-    config: dict[str, Value]
+    config: dict[str, Any]
     members: Members
     embedding_width: Width
     encoder: dict[str, Any]

@@ -25,6 +25,7 @@ from mil_toolkit.training.projection import Projection
 Shapes = dict[str, tuple[int, ...]]
 _MODEL, _PROJECTION = "model.", "projection."  # prefixes of the tensors' names
 _SHIFT, _SCALE, _COMPONENTS = (f"{_PROJECTION}{field.name}" for field in fields(Projection))
+_LARGEST = 2**31  # of a number in the configuration of a head
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _WHOLE = (torch.int64, torch.int32, torch.uint8, torch.bool)  # counters and masks of backbones
 
@@ -94,7 +95,7 @@ def build_head(
     def build(members: int) -> MILModel:
         return MILModel(config, record.embedding_width, columns, generators([0]) * members)
 
-    expected = _model_shapes(build, record.members) | _projection_shapes(record, width, tensors)
+    expected = model_shapes(build, record.members) | _projection_shapes(record, width, tensors)
     if problems := list(_shape_problems(tensors, expected)):
         raise DataError([f"{printable(path)}: {problem}" for problem in problems])
     model = build(record.members)
@@ -110,7 +111,9 @@ def _head_config(values: Mapping[str, Any]) -> HeadConfig:
     if unknown := [name for name in values if name not in known]:
         raise UnknownHead(f"it does not know head.config {_names(unknown)}")
     problems = [
-        f"head.config.{name} is {value!r}" for name, value in values.items() if not _allowed(name, value)
+        f"head.config.{name} is {repr(value)[:80]}"
+        for name, value in values.items()
+        if not _allowed(name, value)
     ]
     if problems:
         raise UnknownHead("; ".join(map(printable, problems)))
@@ -123,7 +126,7 @@ def _allowed(name: str, value: object) -> bool:
     if isinstance(default, bool | str):
         return type(value) is type(default) and (not tunable.choices or value in tunable.choices)
     right = type(value) is int or (isinstance(default, float) and isinstance(value, float))
-    return right and tunable.contains(value)  # type: ignore[arg-type] # a number, as was just checked
+    return right and tunable.contains(value) and value <= _LARGEST  # type: ignore[arg-type,operator]
 
 
 class _OnMeta(TorchFunctionMode):
@@ -138,7 +141,7 @@ class _OnMeta(TorchFunctionMode):
         return func(*args, **options)
 
 
-def _model_shapes(build: Callable[[int], MILModel], members: int) -> Shapes:
+def model_shapes(build: Callable[[int], MILModel], members: int) -> Shapes:
     """Return the shapes of a model's tensors without making them."""
     try:
         with _OnMeta():

@@ -37,6 +37,11 @@ def without(*keys: str) -> Callable[[Any], None]:
     return change
 
 
+def reverse(record: Any, name: str) -> None:
+    """Reverse the order of the keys of an object, which the digest does not depend on."""
+    record[name] = dict(reversed(record[name].items()))
+
+
 DECISION, HEAD = ("about", "decision"), ("head", "config")
 SPEC, ENCODER = ("about", "features", "spec"), ("head", "encoder")
 CHANGES: list[tuple[str, Callable[[Any], None]]] = [
@@ -150,19 +155,20 @@ CHANGES: list[tuple[str, Callable[[Any], None]]] = [
     # The encoder of the metadata.
     ("encoder", at(*ENCODER, to=[])),
     ("encoder", at(*ENCODER, to={})),
-    ("encoders", at(*ENCODER, "encoders", to=[])),
+    ("encoder", at(*ENCODER, "encoders", to=[])),
     ("encoders", at(*ENCODER, "encoders", to=[3])),
     ("encoders", at(*ENCODER, "encoders", 0, "kind", to="date")),
     ("encoders[0]", at(*ENCODER, "encoders", 0, "kind", to=[])),
     ("median", at(*ENCODER, "encoders", 0, "median", to="x")),
     ("median", at(*ENCODER, "encoders", 0, "median", to=None)),
     ("log", at(*ENCODER, "encoders", 0, "log", to="yes")),
-    ("log", at(*ENCODER, "encoders", 0, to={"kind": "number"})),
+    ("name", at(*ENCODER, "encoders", 0, to={"kind": "number"})),
     ("means", at(*ENCODER, "encoders", 0, "had_missing", to=True)),
     ("means", at(*ENCODER, "means", to={})),
     ("means", at(*ENCODER, "means", "age", to="x")),
     ("means", at(*ENCODER, "means", "more", to=1)),
-    ("means", lambda value: value["head"]["encoder"].update(means=dict(reversed(value["head"]["encoder"]["means"].items())))),
+    ("means", lambda config: reverse(config["head"]["encoder"], "means")),
+    ("deviations", lambda config: reverse(config["head"]["encoder"], "deviations")),
     ("deviations", at(*ENCODER, "deviations", "age", to=0)),
     ("deviations", at(*ENCODER, "deviations", "age", to=-1)),
     ("deviations", at(*ENCODER, "deviations", to=[])),

@@ -28,6 +28,7 @@ from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
 from mil_toolkit.study.tables import publish_table
 from mil_toolkit.study.tune import tune
+from mil_toolkit.training.patients import Patients
 
 EditCohort = Callable[[Callable[[pd.DataFrame], object]], Path]
 Renew = Callable[..., tuple[Cohort, FeatureCache]]
@@ -144,6 +145,35 @@ def test_all_problems_of_a_cohort_are_reported_at_once(
     with pytest.raises(DataError) as caught:
         predict(bundle, cohort, tiny.cache)
     assert [line.split()[0] for line in caught.value.problems] == ["[metadata.age]", "patient", "patient"]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_embeddings_that_are_not_finite_name_their_patients(
+    value: float, tiny: Tiny, bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would spoil the patients beside them, too: a softmax over a batch multiplies NaN by zero."""
+    patients = Patients.of(tiny.cohort, tiny.cache)
+    assert patients.bags is not None
+    for place in (1, 4):
+        patients.bags.instances[patients.bags.offsets[place + 1] - 1, 3] = value
+    monkeypatch.setattr(Patients, "of", lambda *_: patients)
+    with pytest.raises(DataError) as caught:
+        predict(bundle, tiny.cohort, tiny.cache)
+    assert caught.value.problems == [
+        f"patient {patient} has embeddings in {tiny.features} that are not finite numbers."
+        for patient in ("P002", "P005")
+    ]
+
+
+def test_a_prediction_that_is_not_finite_names_its_patient(
+    tiny: Tiny, bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probabilities = np.full(27, 0.5)
+    probabilities[2] = np.nan
+    monkeypatch.setattr(ModelBundle, "probabilities", lambda *_: (probabilities, np.zeros(27), None))
+    with pytest.raises(DataError, match="^patient P003 has no prediction") as caught:
+        predict(bundle, tiny.cohort, tiny.cache)
+    assert len(caught.value.problems) == 1
 
 
 def test_another_precision_gives_a_warning(
