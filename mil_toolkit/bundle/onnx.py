@@ -84,7 +84,16 @@ def _write(bundle: ModelBundle, path: Path, backbone: Backbone | None) -> None:
     model = _OnePatient(bundle.head, bundle.decision, backbone).eval()
     program = _export(model, *_example(bundle, backbone is not None))
     program.model.metadata_props.update(_properties(bundle))
+    _forget_sources(program)
     publish(path, program.model_proto.SerializeToString())
+
+
+def _forget_sources(program: "torch.onnx.ONNXProgram") -> None:
+    """Remove the paths of source files, which tell the installation's folder and often a user's name."""
+    model = program.model
+    for graph in (model.graph, *model.functions.values()):
+        for node in graph.all_nodes():
+            node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
 
 
 class _OnePatient(nn.Module):

@@ -171,7 +171,7 @@ def test_a_prediction_that_is_not_finite_names_its_patient(
     probabilities = np.full(27, 0.5)
     probabilities[2] = np.nan
     monkeypatch.setattr(ModelBundle, "probabilities", lambda *_: (probabilities, np.zeros(27), None))
-    with pytest.raises(DataError, match="^patient P003 has no prediction") as caught:
+    with pytest.raises(DataError, match=r"^patient P003 has no prediction") as caught:
         predict(bundle, tiny.cohort, tiny.cache)
     assert len(caught.value.problems) == 1
 
