@@ -3,6 +3,7 @@
 import json
 import logging
 import warnings
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -90,10 +91,9 @@ def _write(bundle: ModelBundle, path: Path, backbone: Backbone | None) -> None:
 
 def _forget_sources(program: "torch.onnx.ONNXProgram") -> None:
     """Remove the paths of source files, which tell the installation's folder and often a user's name."""
-    model = program.model
-    for graph in (model.graph, *model.functions.values()):
-        for node in graph.all_nodes():
-            node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
+    functions = program.model.functions.values()
+    for node in chain(program.model.graph.all_nodes(), *(function.all_nodes() for function in functions)):
+        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
 
 
 class _OnePatient(nn.Module):

@@ -22,6 +22,7 @@ from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.files import foreign_to_bundle
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest_file
+from mil_toolkit.core.reading import read_input
 
 READ = ["model.safetensors", "config.json", "scores.json"]
 
@@ -54,9 +55,8 @@ def test_no_other_file_is_opened(name: str, bundle: Path, monkeypatch: pytest.Mo
     known = digest_file(path) if path.is_file() else "0" * 64
     change_config(bundle, lambda config: config["digests"].update({name: known}))
     opened: list[str] = []
-    original = files.read_input
     monkeypatch.setattr(
-        files, "read_input", lambda path, limit: (opened.append(str(path)), original(path, limit))[1]
+        files, "read_input", lambda path, limit: (opened.append(str(path)), read_input(path, limit))[1]
     )
     with pytest.raises(DataError, match=r"config\.json: digests names .*, not a bundle's files") as caught:
         ModelBundle.load(bundle)
