@@ -1,51 +1,42 @@
-"""`ModelBundle`: a fitted model with all that is needed to apply it elsewhere.
+"""`ModelBundle`: a fitted model with all that is needed to apply it elsewhere."""
 
-All file names of a bundle are here.
-"""
-
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TypedDict
 
 import numpy as np
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from mil_toolkit.backbones.backbones import Backbone, backbone_of
 from mil_toolkit.bundle.card import model_card
-from mil_toolkit.bundle.records import SCHEMA, About, BundleConfig, HeadRecord
-from mil_toolkit.cohort.kinds import MetadataColumn
-from mil_toolkit.config import HeadConfig
-from mil_toolkit.core.errors import DataError, UsageError
-from mil_toolkit.core.files import (
-    TEMPORARY_PREFIX,
-    check_schema,
-    digest,
-    digest_json,
-    publish,
-    publish_json,
-    read_json,
-    readable_json,
+from mil_toolkit.bundle.checks import encoder_problems
+from mil_toolkit.bundle.files import (
+    BACKBONE,
+    CARD,
+    CONFIG,
+    SCORES,
+    TENSORS,
+    as_record,
+    parse_content,
+    read_config,
+    read_contents,
 )
-from mil_toolkit.core.records import Json, from_json, to_json
+from mil_toolkit.bundle.records import FINGERPRINTS, SCHEMA, About, BundleConfig
+from mil_toolkit.bundle.tensors import UnknownHead, build_head, head_record, head_tensors, parse_tensors
+from mil_toolkit.cohort.kinds import MetadataColumn
+from mil_toolkit.core.errors import DataError, UsageError
+from mil_toolkit.core.files import digest, digest_json, publish, publish_json, readable_json
+from mil_toolkit.core.records import Json, to_json
+from mil_toolkit.core.text import printable
 from mil_toolkit.core.version import __version__
 from mil_toolkit.evaluation.calibration import Decision
-from mil_toolkit.model.head import MILModel
-from mil_toolkit.model.layers import generators
 from mil_toolkit.study.records import ColumnRecord, FinetuningScores, StudyScores
-from mil_toolkit.training.encoder import EncoderRecord, MetadataEncoder
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.patients import Patients
-from mil_toolkit.training.projection import Projection
 
-TENSORS, CONFIG, SCORES, CARD = "model.safetensors", "config.json", "scores.json", "README.md"
-BACKBONE = "backbone.safetensors"  # only where the backbone was fine-tuned
-HEAD_ONNX, WHOLE_ONNX = "head.onnx", "whole.onnx"  # for other programs
-FILES = frozenset({TENSORS, CONFIG, SCORES, CARD, BACKBONE, HEAD_ONNX, WHOLE_ONNX})
 _FINETUNING = "finetuned"  # key in scores.json, beside those of StudyScores
-_MODEL, _PROJECTION = "model.", "projection."  # prefixes of the tensors' names
 
 
 @dataclass(frozen=True)
@@ -97,7 +88,7 @@ class ModelBundle:
 
     def save(self, folder: Path) -> None:
         """Write the files into `folder`; config.json last, since it holds the digests of the others."""
-        contents = {TENSORS: save(_tensors(self.head)), SCORES: readable_json(self._scores_json())}
+        contents = {TENSORS: save(head_tensors(self.head)), SCORES: readable_json(self._scores_json())}
         if self.backbone is not None:
             tensors = {name: tensor.contiguous() for name, tensor in self.backbone.items()}
             contents[BACKBONE] = save(tensors)
@@ -106,7 +97,8 @@ class ModelBundle:
         card = model_card(self.about, self.scores, self.head.member_count)
         publish(folder / CARD, card.encode())
         digests = {name: digest(content) for name, content in contents.items()}
-        config = BundleConfig(SCHEMA, digests, _head_record(self.head), self.about).to_json()
+        schema = FINGERPRINTS if isinstance(self.about.fitted_on, list) else SCHEMA
+        config = BundleConfig(schema, digests, head_record(self.head), self.about).to_json()
         publish_json(folder / CONFIG, {**config, "digest": digest_json(config)})
 
     def _scores_json(self) -> dict[str, Json]:
@@ -116,113 +108,52 @@ class ModelBundle:
 
     @classmethod
     def load(cls, folder: Path | str) -> "ModelBundle":
-        """Read a bundle; raises DataError where a file is missing, damaged, foreign or of a newer schema."""
+        """Read a bundle, whoever made it.
+
+        Only files with the names of a bundle are opened, and nothing in them is executed. Raises DataError
+        that names file and field where a file is missing, damaged, foreign or of a newer schema, and where
+        its content contradicts itself; UsageError where permission is missing.
+        """
         folder = Path(folder)
-        config = _read_config(folder)
-        contents = _read_checked(folder, config.digests)
-        try:
-            return _build(folder, config, contents)
-        except (DataError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            written = config.about.versions["mil_toolkit"]
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise DataError(
-                f"{folder} was written by mil_toolkit {written}, and version {__version__} cannot build its"
-                f" model: {reason}. Use that version, or fit the model again."
-            ) from None
+        config = read_config(folder)
+        contents = read_contents(folder, config.digests)
+        scores = _parse_scores(contents[SCORES], folder / SCORES)
+        head = _build_head(config, parse_tensors(contents[TENSORS], folder / TENSORS), folder)
+        backbone = parse_tensors(contents[BACKBONE], folder / BACKBONE) if BACKBONE in contents else None
+        if backbone is not None and not backbone:
+            raise DataError(f"{printable(folder / BACKBONE)} holds no tensors.")
+        return cls(head, config.about, scores[0], backbone, scores[1])
 
 
-def _build(folder: Path, config: BundleConfig, contents: Mapping[str, bytes]) -> ModelBundle:
-    scores = json.loads(contents[SCORES])
-    return ModelBundle(
-        _head(config.head, load(contents[TENSORS])),
-        config.about,
-        from_json(scores, StudyScores, folder / SCORES),
-        load(contents[BACKBONE]) if BACKBONE in contents else None,
-        from_json(scores[_FINETUNING], FinetuningScores, folder / SCORES) if _FINETUNING in scores else None,
-    )
+class _FinetunedScores(TypedDict, total=False):
+    """The key that scores.json has beside those of StudyScores."""
+
+    finetuned: FinetuningScores
 
 
-def foreign_to_bundle(folder: Path) -> list[str]:
-    """Return the names in a folder that do not belong to a bundle; all names if the folder is not one."""
-    names = {path.name for path in folder.iterdir() if not path.name.startswith(TEMPORARY_PREFIX)}
-    return sorted(names - FILES if _describes_bundle(folder / CONFIG) else names)
+def _parse_scores(content: bytes, path: Path) -> tuple[StudyScores, FinetuningScores | None]:
+    value = parse_content(path, content)
+    return as_record(value, StudyScores, path), as_record(value, _FinetunedScores, path).get("finetuned")
 
 
-def _describes_bundle(path: Path) -> bool:
+def _build_head(config: BundleConfig, tensors: Mapping[str, Tensor], folder: Path) -> FittedHead:
+    features, path = config.about.features, folder / CONFIG
+    width = None if features is None else features.spec["width"]
     try:
-        config = read_json(path)
-    except DataError:
-        return False
-    return isinstance(config, dict) and {"schema", "digest", "head", "about"} <= config.keys()
-
-
-def _head_record(head: FittedHead) -> HeadRecord:
-    width = 0 if head.projection is None else head.projection.width
-    return HeadRecord(asdict(head.model.config), head.member_count, width, dict(head.encoder.to_json()))
-
-
-def _tensors(head: FittedHead) -> dict[str, Tensor]:
-    tensors = {f"{_MODEL}{name}": tensor for name, tensor in head.model.state_dict().items()}
-    if head.projection is not None:
-        parts = asdict(head.projection)
-        tensors |= {f"{_PROJECTION}{name}": tensor for name, tensor in parts.items() if tensor is not None}
-    return {name: tensor.contiguous().detach().clone().cpu() for name, tensor in tensors.items()}
-
-
-def _read_config(folder: Path) -> BundleConfig:
-    """Read config.json; raises DataError where it is missing, foreign, of a newer schema or damaged."""
-    path, advice = folder / CONFIG, "mil-fit writes a bundle, by default to studies/NAME/model."
-    if not path.is_file():
-        raise DataError(f"{folder} is not a bundle: it has no {CONFIG}. {advice}")
-    config = read_json(path)
-    if not isinstance(config, dict) or not {"schema", "digest"} <= config.keys():
-        raise DataError(f"{path} is not the {CONFIG} of a bundle. {advice}")
-    check_schema(path, config["schema"], SCHEMA)
-    if config.pop("digest") != digest_json(config):
-        raise DataError(f"{path} is damaged or was edited: its content does not match its digest.")
-    return from_json(config, BundleConfig, path)
-
-
-def _read_checked(folder: Path, digests: Mapping[str, str]) -> dict[str, bytes]:
-    """Return the content of the other files; raises DataError that lists the missing and damaged ones."""
-    contents, problems = {}, []
-    for name, expected in digests.items():
-        try:
-            contents[name] = (folder / name).read_bytes()
-        except OSError as error:
-            problems.append(f"{folder / name} cannot be read: {error.strerror}.")
-            continue
-        if digest(contents[name]) != expected:
-            problems.append(
-                f"{folder / name} is damaged or foreign: it does not match the digest in {CONFIG}."
-            )
-    if problems:
-        raise DataError([*problems, "Copy the whole folder again, or fit the model again."])
-    return contents
-
-
-def _head(record: HeadRecord, tensors: Mapping[str, Tensor]) -> FittedHead:
-    encoder = MetadataEncoder.from_json(cast(EncoderRecord, record.encoder))
-    config: Any = record.config  # a mapping, so that HeadConfig refuses the fields of other versions
-    seeds = generators([0] * record.members)
-    model = MILModel(HeadConfig(**config), record.embedding_width, len(encoder.columns), seeds)
-    model.load_state_dict(_with_prefix(tensors, _MODEL))
-    parts = _with_prefix(tensors, _PROJECTION)
-    projection = Projection(parts["shift"], parts["scale"], parts.get("components")) if parts else None
-    return FittedHead(model, projection, encoder)
-
-
-def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        head = build_head(config.head, width, tensors, folder / TENSORS)
+    except UnknownHead as error:
+        written = printable(config.about.versions["mil_toolkit"])
+        raise DataError(
+            f"{printable(path)} was written by mil_toolkit {written}, and version {__version__} cannot build"
+            f" its model: {error}. Use that version, or fit the model again."
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{printable(path)}: head.encoder: {printable(str(error))}.") from None
+    if problems := list(encoder_problems(head.encoder, config.about.columns)):
+        raise DataError([f"{printable(path)}: {problem}" for problem in problems])
+    return head
 
 
 def declared(column: MetadataColumn) -> ColumnRecord:
     """Return what must be the same where the model is applied; the heading in the table may differ."""
     return ColumnRecord(column.name, column.kind, column.transform, column.unit)
-
-
-def fingerprints(patients: Patients) -> list[str]:
-    """Return a digest of each patient's id, label and metadata, to recognise training patients later."""
-    values = [[str(value) for value in row] for row in patients.metadata.itertuples(index=False)]
-    rows = zip(patients.ids, patients.labels.tolist(), values, strict=True)
-    return [digest_json(row)[:16] for row in rows]

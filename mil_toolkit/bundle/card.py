@@ -37,6 +37,7 @@ def model_card(about: About, scores: StudyScores, members: int) -> str:
         *_summary(about, members),
         *_application(about),
         *_data(about),
+        *_disclosure(about),
         *_making(about, scores, members),
         *_evaluation(about, scores),
         *_intended_use(about),
@@ -113,6 +114,41 @@ def _data(about: About) -> Iterator[str]:
     yield (
         f"Cohort {plain(about.cohort)}: {about.patients} labelled patients{images}, of which {positives} are"
         f" {_positive(about)} and {negatives} {_negative(about)}."
+    )
+
+
+def _disclosure(about: About) -> Iterator[str]:
+    """Say what the folder tells about the training patients, for those who decide whom to give it to."""
+    yield "## What this folder tells about the patients"
+    yield "\n".join(f"- {line}" for line in _disclosed(about))
+
+
+def _disclosed(about: About) -> Iterator[str]:
+    marks = about.marks
+    yield "It holds no id, label, metadata row or image of a patient."
+    if marks is not None:
+        cost = f"scrypt, n = {marks.scrypt.n}, r = {marks.scrypt.r}, p = {marks.scrypt.p}"
+        images = " and of each image" if marks.images else ""
+        yield (
+            f"`config.json`, `fitted_on`, holds a key of each patient's id{images}, by which `mil-predict`"
+            " recognises training patients. Whoever has an image or knows an id can find out whether it"
+            " belongs to a training patient. Ids can be found by trying: each trial costs a slow hash"
+            f" ({cost})."
+        )
+    if about.ranges:
+        yield (
+            "`config.json`, `ranges`, holds the lowest and the highest value of each number; each belongs to"
+            " a single patient."
+        )
+    if marks is not None:
+        yield "`mil-fit --anonymous` leaves out keys and ranges."
+    elif isinstance(about.fitted_on, list):
+        yield "It was made by an older version; its `fitted_on` allows ids, labels and values to be guessed."
+    else:
+        yield "It stores nothing by which single patients could be recognised (`mil-fit --anonymous`)."
+    yield (
+        "As in any fitted model, medians, means, deviations and categories of the metadata and the tensors"
+        " derive from the patients, and a small cohort may be partly inferred from them."
     )
 
 

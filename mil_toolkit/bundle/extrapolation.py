@@ -3,7 +3,7 @@
 import pandas as pd
 
 from mil_toolkit.bundle.bundle import ModelBundle
-from mil_toolkit.core.text import count_of
+from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.training.new_columns import unseen_lines
 
 
@@ -37,6 +37,6 @@ def _outside(values: pd.Series, low: float, high: float) -> str | None:
     given = f"{first:g}" if first == last else f"{first:g} to {last:g}"
     verb = "lies" if len(values) == 1 else "lie"
     return (
-        f"{values.name}: {len(outside)} of {count_of(len(values), 'patient')} {verb} outside the training"
-        f" range {low:g} to {high:g} ({given})."
+        f"{printable(str(values.name))}: {len(outside)} of {count_of(len(values), 'patient')} {verb} outside"
+        f" the training range {low:g} to {high:g} ({given})."
     )

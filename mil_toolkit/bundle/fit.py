@@ -5,25 +5,26 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from safetensors.torch import save
 
-from mil_toolkit.bundle.bundle import (
-    ModelBundle,
-    declared,
-    fingerprints,
-    foreign_to_bundle,
-)
+from mil_toolkit.bundle.bundle import ModelBundle, declared
 from mil_toolkit.bundle.extrapolation import number_ranges
-from mil_toolkit.bundle.records import About, BundleFeatures
+from mil_toolkit.bundle.files import foreign_to_bundle
+from mil_toolkit.bundle.membership import ANONYMOUS, KEY_BYTES, TrainingMarks, image_digests
+from mil_toolkit.bundle.records import MOST_MEMBERS, About, BundleFeatures
+from mil_toolkit.bundle.tensors import head_tensors
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import FinetuneConfig
 from mil_toolkit.core.devices import pick_device, training_dtype
 from mil_toolkit.core.errors import UsageError
+from mil_toolkit.core.files import digest
 from mil_toolkit.core.outputs import check_replaceable, published_folder
 from mil_toolkit.core.seeds import FINAL, members_path
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.finetuning import Finetuned, finetune_study
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.records import Best
+from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.procedure import refit
 
@@ -39,6 +40,7 @@ def fit(
     finetune: FinetuneConfig | None = None,
     outer: bool = False,
     weights: Path | None = None,
+    anonymous: bool = False,
 ) -> ModelBundle:
     """Refit the best configuration of a study on all labelled patients, and save it as a bundle.
 
@@ -47,9 +49,12 @@ def fit(
 
     finetune: also train the backbone, as `finetune_study` does with `outer` and `weights`. The cohort must
         then have its images. The fine-tuned model replaces the frozen one if it is better.
+    anonymous: store nothing by which single patients could be recognised: no keys of ids and images, no
+        lowest and highest values
 
-    Raises UsageError where `output` holds anything but a bundle, DataError where the study has not ended or
-    was made of another cohort or other features, and the errors of `finetune_study`.
+    Raises UsageError where `output` holds anything but a bundle and for more than MOST_MEMBERS members,
+    DataError where the study has not ended or was made of another cohort or other features, and the errors of
+    `finetune_study`.
     """
     check_replaceable(output, "a bundle", foreign_to_bundle)  # before the model is fitted
     study = Study.open(study_folder)
@@ -57,11 +62,16 @@ def fit(
     if finetune is not None and cache is None:
         raise UsageError("--finetune: this study does not look at images. There is no backbone to train.")
     best, members = study.final.read_best(), study.config.members
+    if members > MOST_MEMBERS:
+        raise UsageError(f"This study has {members} members. A bundle can hold at most {MOST_MEMBERS}.")
     place = pick_device(device)
     patients = Patients.of(cohort.labelled(), cache)
     seed = members_path(study.config.seed, FINAL)
     head = refit(patients, best.config, best.epoch, members, seed, place, training_dtype(place))
-    bundle = ModelBundle(head, _about(cohort, cache, study, best, patients), study.read_scores())
+    about = _about(cohort, cache, study, best, patients)
+    if not anonymous:
+        about = _identified(about, study, head, patients, cache)
+    bundle = ModelBundle(head, about, study.read_scores())
     if finetune is not None and cache is not None:
         bundle = _finetuned(bundle, finetune_study(cohort, cache, study, finetune, place, outer, weights))
     with published_folder(output, "a bundle", foreign_to_bundle) as folder:
@@ -70,6 +80,7 @@ def fit(
 
 
 def _about(cohort: Cohort, cache: FeatureCache | None, study: Study, best: Best, patients: Patients) -> About:
+    """Return the description of a model, without anything of single patients."""
     negatives, positives = np.bincount(patients.labels, minlength=2).tolist()
     return About(
         study=study.folder.name,
@@ -77,7 +88,7 @@ def _about(cohort: Cohort, cache: FeatureCache | None, study: Study, best: Best,
         patients=len(patients),
         class_counts=(negatives, positives),
         images=0 if patients.bags is None else len(patients.bags.instances),
-        fitted_on=fingerprints(patients),
+        fitted_on=ANONYMOUS,
         class_names=cohort.class_names,
         columns=[declared(column) for column in cohort.columns],
         features=_features(study, cache, patients),
@@ -85,7 +96,6 @@ def _about(cohort: Cohort, cache: FeatureCache | None, study: Study, best: Best,
         epoch=best.epoch,
         decision=best.decision,
         versions={name: version(name) for name in PACKAGES},
-        ranges=number_ranges(patients.metadata),
     )
 
 
@@ -93,7 +103,24 @@ def _features(study: Study, cache: FeatureCache | None, patients: Patients) -> B
     features = study.description.features
     if cache is None or features is None:
         return None
-    return BundleFeatures(features.name, features.spec, cache.recorded(patients.ids), features.digest)
+    return BundleFeatures(features.name, features.spec, cache.recorded(patients.ids))
+
+
+def _identified(
+    about: About, study: Study, head: FittedHead, patients: Patients, cache: FeatureCache | None
+) -> About:
+    """Add what training patients are recognised by, and the lowest and highest values among them.
+
+    The salt of the keys is a digest of the heads' tensors: no other model has it, and fitting again gives it
+    again.
+    """
+    salt = digest(save(head_tensors(head)))[: 2 * KEY_BYTES]
+    marks = TrainingMarks.of(patients.ids, image_digests(cache, patients.ids), salt)
+    features, identity = about.features, study.description.features
+    if features is not None and identity is not None:
+        features = replace(features, digest=identity.digest)
+    ranges = number_ranges(patients.metadata)
+    return replace(about, fitted_on=marks, features=features, ranges=ranges)
 
 
 def _finetuned(frozen: ModelBundle, finetuned: Finetuned) -> ModelBundle:

@@ -3,6 +3,7 @@
 import json
 import logging
 import warnings
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from mil_toolkit.backbones.backbones import Backbone
 from mil_toolkit.backbones.embedder import fuse_batch_norm
-from mil_toolkit.bundle.bundle import HEAD_ONNX, WHOLE_ONNX, ModelBundle
+from mil_toolkit.bundle.bundle import ModelBundle
+from mil_toolkit.bundle.files import HEAD_ONNX, WHOLE_ONNX
 from mil_toolkit.core.errors import UsageError, import_extra
 from mil_toolkit.core.files import publish
 from mil_toolkit.evaluation.calibration import Decision
@@ -83,7 +85,15 @@ def _write(bundle: ModelBundle, path: Path, backbone: Backbone | None) -> None:
     model = _OnePatient(bundle.head, bundle.decision, backbone).eval()
     program = _export(model, *_example(bundle, backbone is not None))
     program.model.metadata_props.update(_properties(bundle))
+    _forget_sources(program)
     publish(path, program.model_proto.SerializeToString())
+
+
+def _forget_sources(program: "torch.onnx.ONNXProgram") -> None:
+    """Remove the paths of source files, which tell the installation's folder and often a user's name."""
+    functions = program.model.functions.values()
+    for node in chain(program.model.graph.all_nodes(), *(function.all_nodes() for function in functions)):
+        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
 
 
 class _OnePatient(nn.Module):

@@ -5,14 +5,17 @@ import io
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
-from mil_toolkit.bundle.bundle import BACKBONE, ModelBundle, declared, fingerprints
+from mil_toolkit.bundle.bundle import ModelBundle, declared
 from mil_toolkit.bundle.extrapolation import extrapolations
+from mil_toolkit.bundle.files import BACKBONE
+from mil_toolkit.bundle.membership import image_digests
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.errors import DataError, UsageError
@@ -27,6 +30,7 @@ from mil_toolkit.study.records import ColumnRecord
 from mil_toolkit.study.tables import attention_table
 from mil_toolkit.training.patients import Patients
 
+_ROWS = 8192  # of embeddings that are looked at together
 logger = logging.getLogger(__name__)
 
 
@@ -39,14 +43,18 @@ class Predictions:
     attention: `patient_id`, `image`, `attention` (sums to one within each patient), or None without images
     validation: scores on the labelled patients that the model was not fitted on; None unless both classes are
         among them
-    training: the same for the patients that it was fitted on; optimistic, since the model has seen their
-    labels
+    training: the same for the patients that it was, or may have been, fitted on; optimistic, since the model
+        has seen their labels
+    unknown: the same for all labelled patients, where the bundle does not say whom it was fitted on
+    fitted_on: ids of the labelled patients that count for `training`; None where the bundle does not say
     """
 
     table: pd.DataFrame
     attention: pd.DataFrame | None
-    validation: Scores | None
-    training: Scores | None
+    validation: Scores | None = None
+    training: Scores | None = None
+    unknown: Scores | None = None
+    fitted_on: tuple[str, ...] | None = None
 
 
 def predict(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> Predictions:
@@ -55,7 +63,8 @@ def predict(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> 
     Warns where the embeddings were computed in another precision or by another decoder than those of the
     training patients, and where metadata lie outside what these patients had (see `extrapolations`). Raises
     one DataError with all problems: metadata or features that differ from those the model was trained with,
-    and patients without embeddings.
+    and patients without embeddings; or, before or after the model is applied, patients whose embeddings or
+    probabilities are not finite.
     """
     problems = [*_column_problems(bundle, cohort), *_feature_problems(bundle, cohort, cache)]
     if problems:
@@ -64,7 +73,9 @@ def predict(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> 
     patients = Patients.of(cohort, cache)
     for line in extrapolations(bundle, patients.metadata):
         logger.warning("%s", line)
+    _check_embeddings(patients, cache)
     probability, spread, attention = bundle.probabilities(patients)
+    _check_results(patients, probability, spread)
     decided = (probability >= bundle.decision.threshold).astype(int)
     table = pd.DataFrame(
         {"patient_id": patients.ids, "probability": probability, "prediction": decided, "spread": spread}
@@ -72,9 +83,52 @@ def predict(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> 
     known = patients.labels >= 0
     if known.any():
         table["label"] = pd.Series(patients.labels).where(known).astype("Int64")
-    fitted = np.isin(fingerprints(patients), bundle.about.fitted_on)
-    validation, training = (_scores(bundle, table[rows]) for rows in (known & ~fitted, known & fitted))
-    return Predictions(table, attention_table(patients, attention), validation, training)
+    predictions = Predictions(table, attention_table(patients, attention))
+    return _scored(bundle, predictions, known, cache)
+
+
+def _check_embeddings(patients: Patients, cache: FeatureCache | None) -> None:
+    """Raise DataError for embeddings that are not finite; they would spoil other patients' results, too."""
+    if patients.bags is None or cache is None:
+        return
+    finite = torch.cat([rows.isfinite().all(1) for rows in patients.bags.instances.split(_ROWS)]).numpy()
+    bad = ~np.logical_and.reduceat(finite, patients.bags.offsets.numpy()[:-1])
+    _refuse(patients, bad, f"has embeddings in {printable(cache.folder)} that are not finite numbers.")
+
+
+def _check_results(patients: Patients, probability: np.ndarray, spread: np.ndarray) -> None:
+    bad = ~(np.isfinite(probability) & np.isfinite(spread))
+    _refuse(
+        patients,
+        bad,
+        "has no prediction: the model computes a probability that is not a finite number. Its metadata or"
+        " embeddings, or the bundle's tensors, are far outside the usual range.",
+    )
+
+
+def _refuse(patients: Patients, bad: np.ndarray, reason: str) -> None:
+    """Raise DataError that names the patients at the places where `bad` (B,) is true."""
+    if bad.any():
+        named = [printable(patients.ids[place]) for place in np.flatnonzero(bad)]
+        raise DataError([f"patient {patient} {reason}" for patient in named])
+
+
+def _scored(
+    bundle: ModelBundle, predictions: Predictions, known: np.ndarray, cache: FeatureCache | None
+) -> Predictions:
+    """Add scores on the labelled patients, which are at the places where `known` (B,) is true."""
+    table, marks = predictions.table, bundle.about.marks
+    labelled = table[known]
+    if marks is None:
+        return replace(predictions, unknown=_scores(bundle, labelled))
+    ids = list(labelled["patient_id"])
+    fitted = marks.recognise(ids, image_digests(cache, ids))
+    return replace(
+        predictions,
+        validation=_scores(bundle, labelled[~fitted]),
+        training=_scores(bundle, labelled[fitted]),
+        fitted_on=tuple(labelled["patient_id"][fitted]),
+    )
 
 
 def _scores(bundle: ModelBundle, predictions: pd.DataFrame) -> Scores | None:
@@ -99,17 +153,19 @@ def _column_differences(
     name: str, expected: ColumnRecord | None, present: ColumnRecord | None, source: Path
 ) -> list[str]:
     """Return how a metadata column of a cohort differs from the one the model was trained with."""
-    section = f"[metadata.{name}]"
+    section = f"[metadata.{printable(name)}]"
     if expected is None:
         return [f"{section} is unknown to the model. Remove it from {source}."]
     if present is None:
         keys = {key: value for key, value in asdict(expected).items() if value is not None and key != "name"}
-        trained = ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in keys.items())
+        trained = ", ".join(
+            f"{key} = {printable(json.dumps(value, ensure_ascii=False))}" for key, value in keys.items()
+        )
         return [f"{section} is missing in {source}. The model was trained with {trained}."]
     values = asdict(present)
     return [
         f"{section} {key} is {values[key] or 'not given'} in {source}; the model was trained with"
-        f" {value or 'none'}."
+        f" {printable(value or 'none')}."
         for key, value in asdict(expected).items()
         if values[key] != value
     ]
@@ -121,7 +177,7 @@ def _feature_problems(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache |
         advice = "The model was trained without images: use --features none."
         return [] if cache is None else [advice]
     if cache is None:
-        return [f"The model was trained with features {trained.name}."]
+        return [f"The model was trained with features {printable(trained.name)}."]
     lines = _spec_problems(cache.spec, trained.spec)
     if lines and bundle.backbone is not None:
         advice = f"Leave out --features, or extract with --weights and the bundle's {BACKBONE}."
@@ -147,8 +203,8 @@ def _warn_of_other_embeddings(bundle: ModelBundle, cohort: Cohort, cache: Featur
         logger.warning(
             "The embeddings were computed in %s, those that the model was fitted on in %s. Embeddings of the"
             " same image differ little: %s.",
-            ", ".join(present),
-            ", ".join(trained),
+            printable(", ".join(present)),
+            printable(", ".join(trained)),
             TOLERANCE,
         )
 
@@ -188,9 +244,9 @@ def open_as_trained(bundle: ModelBundle, cohort: Cohort, root: Path = Path("cach
     folder = named_cache(cohort.name, features.name, root)
     if not holds_spec(folder):
         raise UsageError(
-            f"The model was fitted on the features {features.name}, and {folder} does not exist. Embed the"
-            " images with the tool that made them, run mil-cache import, and name the resulting folder with"
-            " --features."
+            f"The model was fitted on the features {printable(features.name)}, and {printable(folder)} does"
+            " not exist. Embed the images with the tool that made them, run mil-cache import, and name the"
+            " resulting folder with --features."
         )
     return FeatureCache.open(folder)
 

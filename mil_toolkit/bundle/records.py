@@ -1,15 +1,24 @@
 """The records in a bundle: what its config.json holds."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from mil_toolkit.config import FinetuneConfig, StudyConfig, Value
+from msgspec import Meta
+
+from mil_toolkit.bundle.membership import Fingerprint, TrainingMarks
+from mil_toolkit.config import FinetuneConfig, StudyConfig
 from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.features.spec import Spec
 from mil_toolkit.study.records import ColumnRecord
 
-SCHEMA = 1
+SCHEMA = 2
+FINGERPRINTS = 1  # the schema of older bundles, whose `fitted_on` recognises nobody whose metadata changed
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Width = Annotated[int, Meta(ge=0, le=2**20)]
+Epochs = Annotated[int, Meta(ge=1, le=10**6)]
+MOST_MEMBERS = 256  # the memory that heads need side by side grows with the square of their number
+Members = Annotated[int, Meta(ge=1, le=MOST_MEMBERS)]
 
 
 @dataclass(frozen=True)
@@ -17,7 +26,8 @@ class BundleFeatures:
     """The features that a model was fitted on.
 
     name: of the cache folder; recorded: precisions and decoders by which the embeddings were computed
-    digest: of the patients' bags; None for a fine-tuned backbone, whose embeddings were never stored
+    digest: of the patients' bags; None for a fine-tuned backbone, whose embeddings were never stored, and in
+        an anonymous bundle
     """
 
     name: str
@@ -39,7 +49,8 @@ class About:
 
     study, cohort: names; patients: number of labelled patients; class_counts, class_names: negative, positive
     images: of all patients, 0 for a model on metadata only
-    fitted_on: fingerprints of the patients, see `fingerprints`
+    fitted_on: how the patients are recognised; "anonymous" if nothing about them was to be stored, and
+        fingerprints in bundles of schema FINGERPRINTS
     columns: the metadata columns as declared
     features: None for a model on metadata only
     procedure: the options of the study; epoch: the number of epochs that the heads were fitted for
@@ -48,24 +59,29 @@ class About:
     finetuned: how the backbone in the bundle was trained, with the number of epochs that was chosen; None
         where the backbone stayed frozen
     ranges: lowest and highest training value of each number column, in the unit and before any logarithm;
-        None in bundles of older versions
+        None in anonymous bundles and in those of older versions
     """
 
     study: str
     cohort: str
-    patients: int
-    class_counts: tuple[int, int]
-    images: int
-    fitted_on: list[str]
+    patients: Count
+    class_counts: tuple[Count, Count]
+    images: Count
+    fitted_on: TrainingMarks | Literal["anonymous"] | list[Fingerprint]
     class_names: tuple[str, str]
     columns: list[ColumnRecord]
     features: BundleFeatures | None
     procedure: StudyConfig
-    epoch: int
+    epoch: Epochs
     decision: Decision
     versions: dict[str, str]
     finetuned: FinetuneConfig | None = None
     ranges: dict[str, tuple[float, float]] | None = None
+
+    @property
+    def marks(self) -> TrainingMarks | None:
+        """How the training patients are recognised; None where the bundle does not say."""
+        return self.fitted_on if isinstance(self.fitted_on, TrainingMarks) else None
 
     def to_json(self) -> dict[str, Json]:
         """Return the JSON object, which lacks `finetuned` for a frozen backbone, and absent `ranges`."""
@@ -85,9 +101,9 @@ class HeadRecord:
     without images; encoder: see `MetadataEncoder.to_json`
     """
 
-    config: dict[str, Value]
-    members: int
-    embedding_width: int
+    config: dict[str, Any]
+    members: Members
+    embedding_width: Width
     encoder: dict[str, Any]
 
 

@@ -52,6 +52,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="checkpoint of the backbone, if its weights came from a file",
     )
+    add(
+        "--anonymous",
+        action="store_true",
+        help="store nothing by which training patients could be recognised; mil-predict then cannot tell"
+        " external validation from scores on training patients",
+    )
     add_device(parser)
     _add_finetuning(parser)
     return parser
@@ -100,7 +106,8 @@ def _fit(arguments: argparse.Namespace) -> Outcome:
 
         require_exporter()  # before the model is fitted
     outer, weights = arguments.outer, arguments.weights
-    bundle = fit(cohort, cache, arguments.study, output, arguments.device, finetune, outer, weights)
+    device, anonymous = arguments.device, arguments.anonymous
+    bundle = fit(cohort, cache, arguments.study, output, device, finetune, outer, weights, anonymous)
     exported = _export(bundle, output, weights) if arguments.onnx else None
     return with_report(Outcome(_summary(bundle, output), _data(bundle, output, exported)), arguments.study)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mil_toolkit.cli.command import Outcome, add_device, command_parser, run
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.records import Json, to_json
-from mil_toolkit.core.text import count_of
+from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.evaluation.words import with_interval
 
@@ -77,7 +77,7 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
     cache = _features(arguments, bundle, cohort, from_images)
     predictions = predict(bundle, cohort, cache)
     lines = _write(arguments, predictions, cohort, header)
-    lines += _score_lines(predictions, bundle.scores.outer)
+    lines += _score_lines(predictions, bundle)
     return Outcome("\n".join(lines), _data(arguments.output, cohort, predictions))
 
 
@@ -94,7 +94,9 @@ def _features(
         logger.info("Using metadata only, as the model does (no --features given).")
         return None
     if from_images:
-        logger.info("Embedding the images as for the model: %s (no --features given).", features.name)
+        logger.info(
+            "Embedding the images as for the model: %s (no --features given).", printable(features.name)
+        )
         return extract_as_trained(bundle, cohort, arguments.cache, arguments.device, arguments.weights)
     cache = open_as_trained(bundle, cohort, arguments.cache)
     logger.info("Using the features that the model was fitted on: %s (no --features given).", cache.folder)
@@ -105,7 +107,7 @@ def _check_outputs(
     arguments: argparse.Namespace, cohort: "Cohort", header: Sequence[str], from_images: bool
 ) -> None:
     """Raise UsageError, before any work, for outputs that would replace other files."""
-    from mil_toolkit.bundle.bundle import FILES
+    from mil_toolkit.bundle.files import FILES
     from mil_toolkit.bundle.outputs import attention_output, prediction_output, submission_output
     from mil_toolkit.cohort.image_places import check_outside_images, image_folders
     from mil_toolkit.core.outputs import check_outputs
@@ -152,6 +154,8 @@ def _data(output: Path, cohort: "Cohort", predictions: "Predictions") -> dict[st
         "patients": len(cohort),
         "validation": _scores_json(predictions.validation),
         "training": _scores_json(predictions.training),
+        "unknown": _scores_json(predictions.unknown),
+        "fitted_on": None if predictions.fitted_on is None else list(predictions.fitted_on),
     }
 
 
@@ -159,17 +163,44 @@ def _scores_json(scores: Scores | None) -> Json:
     return None if scores is None else {name: to_json(score) for name, score in scores.items()}
 
 
-def _score_lines(predictions: "Predictions", expected: Scores | None) -> list[str]:
+def _score_lines(predictions: "Predictions", bundle: "ModelBundle") -> list[str]:
     lines = []
     if predictions.validation:
-        lines.append("External validation, on patients that the model was not fitted on:")
-        lines += _metric_lines(predictions.validation, expected)
+        lines.append(_validation_words(bundle))
+        lines += _metric_lines(predictions.validation, bundle.scores.outer)
     if predictions.training:
         lines.append(
-            "On patients that the model was fitted on (optimistic, not evidence of its performance):"
+            "On patients that the model was, or may have been, fitted on (optimistic, not evidence of its"
+            " performance):"
         )
         lines += _metric_lines(predictions.training, None)
+    if predictions.unknown:
+        lines.append(_unknown_words(bundle))
+        lines += _metric_lines(predictions.unknown, None)
     return lines
+
+
+def _validation_words(bundle: "ModelBundle") -> str:
+    if bundle.about.features is None:
+        return (
+            "External validation, on patients with other ids than those that the model was fitted on (without"
+            " images, it recognises patients by their ids only):"
+        )
+    return "External validation, on patients that the model was not fitted on:"
+
+
+def _unknown_words(bundle: "ModelBundle") -> str:
+    """Return the heading of scores of which nobody can say whether they are external validation."""
+    from mil_toolkit.bundle.membership import ANONYMOUS
+
+    reason = f"was made by mil_toolkit {printable(bundle.about.versions['mil_toolkit'])}, which stored no"
+    reason += " reliable marks of them. Fit the model again with mil-fit to tell them apart"
+    if bundle.about.fitted_on == ANONYMOUS:
+        reason = "is anonymous (mil-fit --anonymous)"
+    return (
+        "On labelled patients that may contain training patients. This is not external validation: the bundle"
+        f" does not say whom the model was fitted on, since it {reason}."
+    )
 
 
 def _metric_lines(scores: Scores, expected: Scores | None) -> list[str]:
@@ -177,6 +208,6 @@ def _metric_lines(scores: Scores, expected: Scores | None) -> list[str]:
     head = f"{count_of(scores['accuracy'].patients, 'patient')}, 95 % intervals"
     lines = [f"{head:>46s}" + (f"{'outer folds of the study':>26s}" if expected else "")]
     for name, score in scores.items():
-        beside = f"{with_interval(expected[name]):>26s}" if expected else ""
+        beside = f"{with_interval(expected[name]):>26s}" if expected and name in expected else ""
         lines.append(f"  {name:20s}{with_interval(score):>24s}{beside}")
     return lines

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 from scipy.optimize import minimize
 from scipy.special import expit
 
@@ -22,9 +24,9 @@ class Decision:
     [False, True, True]
     """
 
-    slope: float
+    slope: Annotated[float, Meta(gt=0)]
     intercept: float
-    threshold: float
+    threshold: Annotated[float, Meta(ge=0, le=1)]
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Return the calibrated probabilities of the positive class, in the shape of the logits."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mil_toolkit.bundle.bundle import CONFIG
+from mil_toolkit.bundle.files import CONFIG
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.core.errors import DataError, MilError
 from mil_toolkit.core.reading import MEBIBYTE, read_input

@@ -3,10 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal, TypedDict, cast
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, cast
 
+import msgspec
 import numpy as np
 import pandas as pd
+
+Record = TypeVar("Record")
 
 
 class NumberRecord(TypedDict):
@@ -39,6 +42,14 @@ class EncoderRecord(TypedDict):
     deviations: dict[str, float | None]
 
 
+class _UncheckedRecord(TypedDict):
+    """An `EncoderRecord` whose columns have not been checked yet."""
+
+    encoders: list[dict[str, Any]]
+    means: dict[str, float]
+    deviations: dict[str, Annotated[float, msgspec.Meta(gt=0)] | None]
+
+
 @dataclass(frozen=True)
 class NumberEncoder:
     """Encoder of a number column.
@@ -55,6 +66,11 @@ class NumberEncoder:
     log: bool
     median: float
     had_missing: bool
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the encoded columns."""
+        return [self.name, f"{self.name} missing"] if self.had_missing else [self.name]
 
     @classmethod
     def fit(cls, values: pd.Series, log: bool) -> "NumberEncoder":
@@ -87,6 +103,17 @@ class CategoryEncoder:
     categories: Sequence[str]
     had_missing: bool
 
+    @property
+    def shown(self) -> Sequence[str]:
+        """The categories that have an indicator."""
+        return self.categories[1:] if len(self.categories) == 2 else self.categories
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the encoded columns."""
+        names = [f"{self.name} {category}" for category in self.shown]
+        return [*names, f"{self.name} unknown"] if self.had_missing else names
+
     @classmethod
     def fit(cls, values: pd.Series) -> "CategoryEncoder":
         """Fit on training values (n,), None where missing."""
@@ -98,10 +125,9 @@ class CategoryEncoder:
         Unknown values are NaN, which `MetadataEncoder` replaces by zero after standardisation.
         """
         unknown = ~values.isin(self.categories).to_numpy()
-        shown = self.categories[1:] if len(self.categories) == 2 else self.categories
         columns = {
             f"{self.name} {category}": np.where(unknown, np.nan, (values == category).to_numpy(float))
-            for category in shown
+            for category in self.shown
         }
         if self.had_missing:
             columns[f"{self.name} unknown"] = unknown.astype(float)
@@ -157,13 +183,19 @@ class MetadataEncoder:
         }
 
     @classmethod
-    def from_json(cls, record: EncoderRecord) -> "MetadataEncoder":
-        """Return the encoder with this JSON form, see `to_json`."""
-        return cls(
-            tuple(_column_encoder(column) for column in record["encoders"]),
-            record["means"],
-            {name: np.inf if value is None else value for name, value in record["deviations"].items()},
-        )
+    def from_json(cls, value: object) -> "MetadataEncoder":
+        """Return the encoder with this JSON form, see `to_json`.
+
+        Raises ValueError that names a field of another type or range.
+        """
+        record = _convert(value, _UncheckedRecord, "")
+        encoders = tuple(_column_encoder(*item) for item in enumerate(record["encoders"]))
+        columns = list(dict.fromkeys(name for encoder in encoders for name in encoder.columns))
+        for name, values in (("means", record["means"]), ("deviations", record["deviations"])):
+            if list(values) != columns:
+                raise ValueError(f"{name} must name the encoded columns, in order: {', '.join(columns)}")
+        deviations = {name: np.inf if one is None else one for name, one in record["deviations"].items()}
+        return cls(encoders, record["means"], deviations)
 
 
 def _fit_column(values: pd.Series, log: bool) -> NumberEncoder | CategoryEncoder:
@@ -189,9 +221,22 @@ def _record(encoder: NumberEncoder | CategoryEncoder) -> NumberRecord | Category
     return cast(NumberRecord | CategoryRecord, asdict(encoder))
 
 
-def _column_encoder(record: NumberRecord | CategoryRecord) -> NumberEncoder | CategoryEncoder:
-    if record["kind"] == "number":
-        return NumberEncoder(**record)
-    if record["kind"] == "category":
-        return CategoryEncoder(**record)
-    raise ValueError(f"Expected a metadata encoder of kind number or category, got {record['kind']!r}.")
+def _column_encoder(place: int, record: dict[str, Any]) -> NumberEncoder | CategoryEncoder:
+    where = f"encoders[{place}]: "
+    if record.get("kind") == "number":
+        return _convert(record, NumberEncoder, where)
+    if record.get("kind") == "category":
+        encoder = _convert(record, CategoryEncoder, where)
+        if len(set(encoder.categories)) < len(encoder.categories):
+            raise ValueError(f"{where}categories must differ")
+        return encoder
+    kind = record.get("kind")
+    raise ValueError(f"{where}Expected a metadata encoder of kind number or category, got {kind!r}.")
+
+
+def _convert(value: object, kind: type[Record], where: str) -> Record:
+    """Return a parsed JSON value as a record; raises ValueError that names the first wrong field."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{where}{error}") from None

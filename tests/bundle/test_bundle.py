@@ -12,7 +12,8 @@ import pytest
 import torch
 from support.bundles import ABOUT, SCORES
 
-from mil_toolkit.bundle.bundle import BACKBONE, ModelBundle
+from mil_toolkit.bundle.bundle import ModelBundle
+from mil_toolkit.bundle.files import BACKBONE
 from mil_toolkit.config import POOLING_NAMES, FinetuneConfig, HeadConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest_json
@@ -164,9 +165,9 @@ def test_the_card_may_be_edited(folder: Path) -> None:
 
 
 def test_a_newer_schema_advises_an_upgrade(folder: Path) -> None:
-    edit(folder, lambda config: config.update(schema=2))
+    edit(folder, lambda config: config.update(schema=3))
     with pytest.raises(
-        DataError, match=r"schema 2, written by a newer mil_toolkit.*reads schema 1. Upgrade: pip install"
+        DataError, match=r"schema 3, written by a newer mil_toolkit.*reads schema 2. Upgrade: pip install"
     ):
         ModelBundle.load(folder)
 

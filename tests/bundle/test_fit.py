@@ -40,7 +40,8 @@ def test_the_bundle_holds_the_chosen_configuration(tiny: Tiny) -> None:
     assert bundle.head.model.config == HeadConfig(**{**best["config"], "epochs": best["epoch"]})
     assert to_json(bundle.scores) == json.loads((tiny.study / "scores.json").read_text())
     assert (tiny.bundle / "scores.json").read_bytes() == (tiny.study / "scores.json").read_bytes()
-    assert bundle.about.patients == 24 and len(bundle.about.fitted_on) == 24
+    assert bundle.about.patients == 24 and bundle.about.marks is not None
+    assert len(bundle.about.marks.ids) == 24 and len(bundle.about.marks.images) == bundle.about.images
     assert bundle.about.features is not None and bundle.about.features.spec == tiny.cache.spec
 
 

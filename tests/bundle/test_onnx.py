@@ -177,6 +177,8 @@ def test_mil_fit_writes_onnx_files(tiny: Tiny, tmp_path: Path, command: Command)
     done = command("fit", tiny.cohort_toml, *options, "--onnx", "--json")
     assert done.code == 0, done.err
     assert done.json["onnx"] == [str(tmp_path / "model" / name) for name in ("head.onnx", "whole.onnx")]
+    for name in ("head.onnx", "whole.onnx"):  # no path of the machine, in which a user's name may stand
+        assert b'.py"' not in (tmp_path / "model" / name).read_bytes()
     bundle = ModelBundle.load(tmp_path / "model")
     patients = Patients.of(tiny.cohort, tiny.cache)
     probability, _, _ = bundle.probabilities(patients)

@@ -21,15 +21,17 @@ from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.extrapolation import extrapolations
 from mil_toolkit.bundle.fit import fit
 from mil_toolkit.bundle.predict import extract_as_trained, predict, write_submission
-from mil_toolkit.cohort.cohort import read_cohort
+from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.config import ExtractionConfig, StudyConfig
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
 from mil_toolkit.study.tables import publish_table
 from mil_toolkit.study.tune import tune
+from mil_toolkit.training.patients import Patients
 
 EditCohort = Callable[[Callable[[pd.DataFrame], object]], Path]
+Renew = Callable[..., tuple[Cohort, FeatureCache]]
 
 
 @pytest.fixture(name="bundle")
@@ -67,18 +69,13 @@ def test_labels_do_not_change_a_prediction(tiny: Tiny, bundle: ModelBundle) -> N
 
 
 def test_training_patients_and_new_patients_are_scored_separately(
-    tiny: Tiny, bundle: ModelBundle, edit_cohort: EditCohort
+    tiny: Tiny, bundle: ModelBundle, renew: Renew
 ) -> None:
     known = predict(bundle, tiny.cohort, tiny.cache)
     assert known.validation is None and known.training is not None
     assert known.training["auc"].patients == 24
 
-    def rename(table: pd.DataFrame) -> None:
-        table.loc[:11, "LYMPHOCYTES"] = [
-            str(9 + i) for i in range(12)
-        ]  # other values make them other patients
-
-    mixed = predict(bundle, read_cohort(edit_cohort(rename)), tiny.cache)
+    mixed = predict(bundle, *renew(12))
     assert mixed.validation is not None and mixed.training is not None
     assert [each["auc"].patients for each in (mixed.validation, mixed.training)] == [12, 12]
     new = mixed.table.iloc[:12]
@@ -148,6 +145,35 @@ def test_all_problems_of_a_cohort_are_reported_at_once(
     with pytest.raises(DataError) as caught:
         predict(bundle, cohort, tiny.cache)
     assert [line.split()[0] for line in caught.value.problems] == ["[metadata.age]", "patient", "patient"]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_embeddings_that_are_not_finite_name_their_patients(
+    value: float, tiny: Tiny, bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would spoil the patients beside them, too: a softmax over a batch multiplies NaN by zero."""
+    patients = Patients.of(tiny.cohort, tiny.cache)
+    assert patients.bags is not None
+    for place in (1, 4):
+        patients.bags.instances[patients.bags.offsets[place + 1] - 1, 3] = value
+    monkeypatch.setattr(Patients, "of", lambda *_: patients)
+    with pytest.raises(DataError) as caught:
+        predict(bundle, tiny.cohort, tiny.cache)
+    assert caught.value.problems == [
+        f"patient {patient} has embeddings in {tiny.features} that are not finite numbers."
+        for patient in ("P002", "P005")
+    ]
+
+
+def test_a_prediction_that_is_not_finite_names_its_patient(
+    tiny: Tiny, bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probabilities = np.full(27, 0.5)
+    probabilities[2] = np.nan
+    monkeypatch.setattr(ModelBundle, "probabilities", lambda *_: (probabilities, np.zeros(27), None))
+    with pytest.raises(DataError, match=r"^patient P003 has no prediction") as caught:
+        predict(bundle, tiny.cohort, tiny.cache)
+    assert len(caught.value.problems) == 1
 
 
 def test_another_precision_gives_a_warning(
@@ -253,7 +279,7 @@ def test_the_command_refuses_a_damaged_bundle(
     content = path.read_bytes()
     if damage == "newer":
         config = (bundle / "config.json").read_text()
-        (bundle / "config.json").write_text(config.replace('"schema": 1', '"schema": 2', 1))
+        (bundle / "config.json").write_text(config.replace('"schema": 2', '"schema": 3', 1))
     elif damage == "missing":
         path.unlink()
     else:

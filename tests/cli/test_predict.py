@@ -47,6 +47,8 @@ def test_external_validation_is_printed_with_intervals(
 
     toml = edit_cohort(rename)
     for folder in sorted((toml.parent / "images").iterdir()):
+        for path in folder.iterdir():
+            path.write_bytes(path.read_bytes() + b" ")  # after the end of the image
         folder.rename(folder.with_name(f"Q{folder.name}"))
     options = ("--cache", tmp_path / "cache", "--output", tmp_path / "p.csv")
     done = command("predict", tiny.bundle, toml, *options)

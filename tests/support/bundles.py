@@ -1,10 +1,18 @@
-"""Descriptions and scores of bundles, for tests that make up their own."""
+"""Descriptions and scores of bundles, for tests that make up their own, and changes to bundles on disk."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
+import torch
+from safetensors.torch import load_file, save_file
+
+from mil_toolkit.bundle.membership import Scrypt, TrainingMarks
 from mil_toolkit.bundle.records import About, BundleFeatures
 from mil_toolkit.config import StudyConfig
+from mil_toolkit.core.files import digest_file, digest_json
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.records import Score
@@ -30,9 +38,9 @@ ABOUT = About(
     patients=12,
     class_counts=(6, 6),
     images=34,
-    fitted_on=["0123456789abcdef"],
+    fitted_on=TrainingMarks("0f" * 16, Scrypt(), [f"{number:032x}" for number in range(12)], ["ab" * 16]),
     class_names=("reactive", "tumoral"),
-    columns=[ColumnRecord(name, "number", None, None) for name in ("age", "sex")],
+    columns=[ColumnRecord("age", "number", None, None), ColumnRecord("sex", "category", None, None)],
     features=BundleFeatures("resnet34-imagenet", SPEC, ["float32 with pillow 12"], "1e"),
     procedure=StudyConfig(),
     epoch=2,
@@ -51,3 +59,43 @@ def about_spec(**changes: object) -> About:
     features = ABOUT.features
     assert features is not None
     return replace(ABOUT, features=replace(features, spec=cast(Spec, {**SPEC, **changes})))
+
+
+Change = Callable[[Any], object]
+
+
+def change_config(folder: Path, change: Change) -> None:
+    """Change the config.json of a bundle, and seal it again: all digests are right."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    seal(folder, config)
+
+
+def change_scores(folder: Path, change: Change) -> None:
+    """Change the scores.json of a bundle, and seal it again."""
+    scores = json.loads((folder / "scores.json").read_text())
+    change(scores)
+    replace_file(folder, "scores.json", json.dumps(scores).encode())
+
+
+def change_tensors(folder: Path, change: Change, name: str = "model.safetensors") -> None:
+    """Change the tensors of a bundle, a mapping by name, and seal it again."""
+    tensors: dict[str, torch.Tensor] = load_file(folder / name)
+    change(tensors)
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / name)
+    replace_file(folder, name, (folder / name).read_bytes())
+
+
+def replace_file(folder: Path, name: str, content: bytes) -> None:
+    """Replace a file of a bundle, and seal it again."""
+    (folder / name).write_bytes(content)
+    config = json.loads((folder / "config.json").read_text())
+    config["digests"][name] = digest_file(folder / name)
+    seal(folder, config)
+
+
+def seal(folder: Path, config: dict[str, Any]) -> None:
+    """Write config.json with its digest."""
+    config.pop("digest", None)
+    (folder / "config.json").write_text(json.dumps({**config, "digest": digest_json(config)}))

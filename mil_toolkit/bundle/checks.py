@@ -1,0 +1,135 @@
+"""Checks of a bundle's config.json that need several fields; the types in `records` check single ones."""
+
+import re
+from collections.abc import Iterator
+
+from mil_toolkit.bundle.membership import TrainingMarks
+from mil_toolkit.bundle.records import FINGERPRINTS, About, BundleConfig, BundleFeatures
+from mil_toolkit.cohort.kinds import KINDS
+from mil_toolkit.config import BACKBONE_NAMES, PREPROCESS_NAMES
+from mil_toolkit.core.text import printable
+from mil_toolkit.features.spec import SCHEMA as SPEC_SCHEMA
+from mil_toolkit.features.spec import Spec
+from mil_toolkit.study.records import ColumnRecord
+from mil_toolkit.training.encoder import MetadataEncoder, NumberEncoder
+
+LARGEST_IMAGE = 4096  # side in pixels of what a backbone sees
+_WEIGHTS = ("imagenet", "random", "file")  # `file`: in the bundle, or named with --weights
+_IMPORTED = "imported from "
+_BACKBONE = re.compile(r"timm:[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
+_FOLDER = re.compile(r"[^/\0]{1,255}")
+
+
+def config_problems(config: BundleConfig) -> Iterator[str]:
+    """Return one line for each contradiction in a bundle's config.json; each begins with the field."""
+    about = config.about
+    if "mil_toolkit" not in about.versions:
+        yield "about.versions must name the version of mil_toolkit that wrote the bundle."
+    if sum(about.class_counts) != about.patients or not about.patients:
+        yield f"about.class_counts {list(about.class_counts)} must add up to {about.patients} patients."
+    if (about.images > 0) != (about.features is not None):
+        yield f"about.images is {about.images}; it must be 0 exactly if about.features is null."
+    yield from _membership_problems(about, config.schema)
+    yield from _column_problems(about.columns)
+    yield from _range_problems(about)
+    if about.features is not None:
+        yield from _feature_problems(about.features)
+
+
+def _membership_problems(about: About, schema: int) -> Iterator[str]:
+    """Return why `fitted_on` cannot be right: an empty list must not make everybody a new patient."""
+    fitted_on = about.fitted_on
+    if isinstance(fitted_on, list) != (schema == FINGERPRINTS):
+        yield f"about.fitted_on does not have the form of schema {schema}."
+        return
+    ids = fitted_on.ids if isinstance(fitted_on, TrainingMarks) else fitted_on
+    if isinstance(ids, list) and len(ids) != about.patients:
+        yield f"about.fitted_on names {len(ids)} patients instead of about.patients, {about.patients}."
+    if isinstance(fitted_on, TrainingMarks):
+        yield from _mark_problems(fitted_on, about)
+
+
+def _mark_problems(marks: TrainingMarks, about: About) -> Iterator[str]:
+    if bool(marks.images) != (about.features is not None) or len(marks.images) > about.images:
+        yield f"about.fitted_on names {len(marks.images)} images, for about.images, {about.images}."
+    if marks.scrypt.n & (marks.scrypt.n - 1):
+        yield f"about.fitted_on.scrypt.n must be a power of two, not {marks.scrypt.n}."
+
+
+def _column_problems(columns: list[ColumnRecord]) -> Iterator[str]:
+    names = [column.name for column in columns]
+    if len(set(names)) < len(names):
+        yield f"about.columns must have different names: {', '.join(map(printable, names))}."
+    for place, column in enumerate(columns):
+        if column.kind not in KINDS:
+            yield f"about.columns[{place}].kind must be one of {', '.join(KINDS)}, not {column.kind!r}."
+        if column.transform not in (None, "log"):
+            yield f"about.columns[{place}].transform must be log or null, not {column.transform!r}."
+
+
+def _range_problems(about: About) -> Iterator[str]:
+    numbers = {column.name for column in about.columns if _is_numeric(column)}
+    for name, (low, high) in (about.ranges or {}).items():
+        if name not in numbers:
+            yield f"about.ranges names {printable(name)}, which about.columns does not have as numbers."
+        elif low > high:
+            yield f"about.ranges: of {printable(name)}, the lowest, {low:g}, is above the highest, {high:g}."
+
+
+def _feature_problems(features: BundleFeatures) -> Iterator[str]:
+    if not _FOLDER.fullmatch(features.name) or features.name in (".", ".."):
+        yield f"about.features.name {features.name!r} must be the name of a folder, without a path."
+    for problem in _spec_problems(features.spec):
+        yield f"about.features.spec.{problem}"
+
+
+def _spec_problems(spec: Spec) -> Iterator[str]:
+    """Return what keeps images from being embedded by this spec.
+
+    Weights never name a file, so that a bundle cannot make mil-predict open one.
+    """
+    if spec["schema"] != SPEC_SCHEMA:
+        yield f"schema must be {SPEC_SCHEMA}, not {spec['schema']}."
+    if not 1 <= spec["width"] <= 2**20:
+        yield f"width must be 1 to {2**20}, not {spec['width']}."
+    if spec["weight_digest"] is None:
+        if not spec["weights"].startswith(_IMPORTED):
+            yield f"weights must begin with {_IMPORTED!r} without a weight_digest, not {spec['weights']!r}."
+        return
+    if spec["weights"] not in _WEIGHTS:
+        yield f"weights must be one of {', '.join(_WEIGHTS)}, not {spec['weights']!r}."
+    if spec["backbone"] not in BACKBONE_NAMES and not _BACKBONE.fullmatch(spec["backbone"]):
+        yield f"backbone must be one of {', '.join(BACKBONE_NAMES)}, not {spec['backbone']!r}."
+    yield from _pixel_problems(spec)
+
+
+def _pixel_problems(spec: Spec) -> Iterator[str]:
+    if not 1 <= spec["image_size"] <= LARGEST_IMAGE:
+        yield f"image_size must be 1 to {LARGEST_IMAGE}, not {spec['image_size']}."
+    if spec["crop"] < 0:
+        yield f"crop must be at least 0, not {spec['crop']}."
+    if spec["preprocess"] not in PREPROCESS_NAMES:
+        yield f"preprocess must be one of {', '.join(PREPROCESS_NAMES)}, not {spec['preprocess']!r}."
+    for name, channels in (("mean", spec["mean"]), ("std", spec["std"])):
+        if channels is None or len(channels) != 3 or (name == "std" and min(channels) <= 0):
+            yield f"{name} must be three numbers{', all above 0' * (name == 'std')}, not {channels!r}."
+
+
+def encoder_problems(encoder: MetadataEncoder, columns: list[ColumnRecord]) -> Iterator[str]:
+    """Return one line for each metadata column that the encoder does not take as it is declared."""
+    encoded = [
+        (column.name, "number", column.log)
+        if isinstance(column, NumberEncoder)
+        else (column.name, "word", False)
+        for column in encoder.encoders
+    ]
+    declared = [
+        (column.name, "number" if _is_numeric(column) else "word", column.transform == "log")
+        for column in columns
+    ]
+    if encoded != declared:
+        yield "head.encoder.encoders do not match about.columns in name, kind and transform."
+
+
+def _is_numeric(column: ColumnRecord) -> bool:
+    return column.kind in KINDS and KINDS[column.kind].numeric

@@ -1,0 +1,129 @@
+"""The files of a bundle: their names, and reading those that anybody may have made."""
+
+import contextlib
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from mil_toolkit.bundle.checks import config_problems
+from mil_toolkit.bundle.records import FINGERPRINTS, SCHEMA, BundleConfig
+from mil_toolkit.core.errors import DataError, UsageError
+from mil_toolkit.core.files import TEMPORARY_PREFIX, check_schema, digest, digest_json, parse_json
+from mil_toolkit.core.reading import MEBIBYTE, read_input
+from mil_toolkit.core.records import Json, Record, from_json
+from mil_toolkit.core.text import printable, some
+
+TENSORS, CONFIG, SCORES, CARD = "model.safetensors", "config.json", "scores.json", "README.md"
+BACKBONE = "backbone.safetensors"  # only where the backbone was fine-tuned
+HEAD_ONNX, WHOLE_ONNX = "head.onnx", "whole.onnx"  # for other programs
+FILES = frozenset({TENSORS, CONFIG, SCORES, CARD, BACKBONE, HEAD_ONNX, WHOLE_ONNX})
+LIMITS = {  # in bytes; config.json holds a key for each training image
+    TENSORS: 1024 * MEBIBYTE,
+    CONFIG: 256 * MEBIBYTE,
+    SCORES: 16 * MEBIBYTE,
+    BACKBONE: 16 * 1024 * MEBIBYTE,
+}
+_SEALED = frozenset({TENSORS, SCORES})  # files with a digest in config.json, besides BACKBONE
+_ADVICE = "mil-fit writes a bundle, by default to studies/NAME/model."
+
+
+def foreign_to_bundle(folder: Path) -> list[str]:
+    """Return the names in a folder that do not belong to a bundle; all names if the folder is not one."""
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(TEMPORARY_PREFIX)}
+    return sorted(names - FILES if _describes_bundle(folder / CONFIG) else names)
+
+
+def _describes_bundle(path: Path) -> bool:
+    try:
+        config = parse_content(path, _read_named(path))
+    except DataError:
+        return False
+    return isinstance(config, dict) and {"schema", "digest", "head", "about"} <= config.keys()
+
+
+def read_config(folder: Path) -> BundleConfig:
+    """Read config.json; raises DataError where it is missing, foreign, of a newer schema or damaged."""
+    path = folder / CONFIG
+    config = _read_sealed(path)
+    record = as_record(config, BundleConfig, path)
+    problems = [*_digest_problems(record.digests), *config_problems(record)]
+    if problems:
+        raise DataError([f"{printable(path)}: {problem}" for problem in problems])
+    return record
+
+
+def _read_sealed(path: Path) -> dict[str, Json]:
+    """Return the content of config.json without its digest, which was compared."""
+    config = parse_content(path, _read_named(path))
+    if not isinstance(config, dict) or not {"schema", "digest"} <= config.keys():
+        raise DataError(f"{printable(path)} is not the {CONFIG} of a bundle. {_ADVICE}")
+    schema = config["schema"]
+    if schema != FINGERPRINTS or isinstance(schema, bool):
+        check_schema(path, schema, SCHEMA)
+    if config.pop("digest") != _digest_of(config, path):
+        raise DataError(f"{printable(path)} is damaged or was edited: its content does not match its digest.")
+    return config
+
+
+def _read_named(path: Path) -> bytes:
+    if not os.path.isfile(path.parent):  # in a file, there is none
+        with contextlib.suppress(FileNotFoundError):
+            return read_input(path, LIMITS[path.name])
+    raise DataError(f"{printable(path.parent)} is not a bundle: it has no {path.name}. {_ADVICE}")
+
+
+def parse_content(path: Path, content: bytes) -> Json:
+    """Return the value of a JSON file's content; raises DataError that names the file."""
+    try:
+        value: Json = parse_json(content)
+    except ValueError as error:
+        raise DataError(f"{printable(path)} cannot be read as JSON: {printable(str(error))}.") from None
+    return value
+
+
+def _digest_of(config: dict[str, Json], path: Path) -> str:
+    try:
+        return digest_json(config)
+    except RecursionError:
+        raise DataError(f"{printable(path)} cannot be read as JSON: it is nested too deeply.") from None
+
+
+def _digest_problems(names: Collection[str]) -> list[str]:
+    """Return why these are not the files of a bundle: no other name is ever opened."""
+    odd = sorted(set(names) - _SEALED - {BACKBONE})
+    problems = [f"digests lacks {name}." for name in sorted(_SEALED - set(names))]
+    if odd:
+        problems.append(
+            f"digests names {some([printable(name[:80]) for name in odd])}, not a bundle's files."
+        )
+    return problems
+
+
+def read_contents(folder: Path, digests: Mapping[str, str]) -> dict[str, bytes]:
+    """Return the content of the other files; raises DataError that lists the missing and damaged ones."""
+    contents: dict[str, bytes] = {}
+    problems: list[str] = []
+    for name, expected in digests.items():
+        path = folder / name
+        try:
+            contents[name] = read_input(path, LIMITS[name])
+        except FileNotFoundError as error:
+            problems.append(f"{printable(path)} cannot be read: {error.strerror}.")
+        except DataError as error:
+            problems += error.problems
+        else:
+            if digest(contents[name]) != expected:
+                problems.append(
+                    f"{printable(path)} is damaged or foreign: it does not match the digest in {CONFIG}."
+                )
+    if problems:
+        raise DataError([*problems, "Copy the whole folder again, or fit the model again."])
+    return contents
+
+
+def as_record(value: Json, kind: type[Record], path: Path) -> Record:
+    """Return parsed JSON as a record; raises DataError also where StudyConfig refuses an option's value."""
+    try:
+        return from_json(value, kind, path)
+    except UsageError as error:
+        raise DataError(f"{printable(path)} does not have the expected content: {error}") from None

@@ -1,0 +1,199 @@
+"""Fitted heads as named tensors, and back: what a file declares is compared with what it holds."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from mil_toolkit.bundle.records import HeadRecord
+from mil_toolkit.config import HeadConfig, tunables
+from mil_toolkit.core.errors import DataError, UsageError
+from mil_toolkit.core.text import printable, some
+from mil_toolkit.model.head import MILModel
+from mil_toolkit.model.layers import generators
+from mil_toolkit.model.poolings import Instances
+from mil_toolkit.training.encoder import MetadataEncoder
+from mil_toolkit.training.fitted import FittedHead
+from mil_toolkit.training.projection import Projection
+
+Shapes = dict[str, tuple[int, ...]]
+_MODEL, _PROJECTION = "model.", "projection."  # prefixes of the tensors' names
+_SHIFT, _SCALE, _COMPONENTS = (f"{_PROJECTION}{field.name}" for field in fields(Projection))
+_LARGEST = 2**31  # of a number in the configuration of a head
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_WHOLE = (torch.int64, torch.int32, torch.uint8, torch.bool)  # counters and masks of backbones
+
+
+class UnknownHead(ValueError):
+    """The configuration of a head that this version does not know, or that no version can build."""
+
+
+def head_record(head: FittedHead) -> HeadRecord:
+    """Return how to build the heads before their tensors are loaded."""
+    width = 0 if head.projection is None else head.projection.width
+    return HeadRecord(asdict(head.model.config), head.member_count, width, dict(head.encoder.to_json()))
+
+
+def head_tensors(head: FittedHead) -> dict[str, Tensor]:
+    """Return the tensors of the heads and of their projection, by name."""
+    tensors = {f"{_MODEL}{name}": tensor for name, tensor in head.model.state_dict().items()}
+    if head.projection is not None:
+        parts = asdict(head.projection)
+        tensors |= {f"{_PROJECTION}{name}": tensor for name, tensor in parts.items() if tensor is not None}
+    return {name: tensor.contiguous().detach().clone().cpu() for name, tensor in tensors.items()}
+
+
+def parse_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file.
+
+    Raises DataError for other content, and for tensors that are not numbers or not finite.
+    """
+    try:
+        tensors = load(content)
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
+        reason = printable(" ".join(str(error).split())[:200]).rstrip(".")
+        raise DataError(f"{printable(path)} is not a safetensors file: {reason}.") from None
+    if problems := list(_value_problems(tensors)):
+        raise DataError([f"{printable(path)}: {problem}" for problem in problems])
+    return tensors
+
+
+def _value_problems(tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    odd = [name for name, tensor in tensors.items() if tensor.dtype not in _FLOATS + _WHOLE]
+    if odd:
+        yield f"{_names(odd)}: expected real numbers, got {_type(tensors[odd[0]])}."
+    infinite = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.dtype in _FLOATS and not bool(tensor.isfinite().all())
+    ]
+    if infinite:
+        yield f"{_names(infinite)}: not all values are finite numbers."
+
+
+def build_head(
+    record: HeadRecord, width: int | None, tensors: Mapping[str, Tensor], path: Path
+) -> FittedHead:
+    """Build the heads that `record` describes from the tensors of the file `path`.
+
+    width: of the embeddings; None for a model on metadata only
+
+    Nothing is allocated before the tensors have the declared shapes. Raises UnknownHead for a record that no
+    head can be built from, and DataError for tensors that are missing, unexpected or of other shapes or
+    types.
+    """
+    encoder = MetadataEncoder.from_json(record.encoder)
+    config = _head_config(record.config)
+    columns = len(encoder.columns)
+
+    def build(members: int) -> MILModel:
+        return MILModel(config, record.embedding_width, columns, generators([0]) * members)
+
+    expected = model_shapes(build, record.members) | _projection_shapes(record, width, tensors)
+    if problems := list(_shape_problems(tensors, expected)):
+        raise DataError([f"{printable(path)}: {problem}" for problem in problems])
+    model = build(record.members)
+    model.load_state_dict(_with_prefix(tensors, _MODEL))
+    parts = _with_prefix(tensors, _PROJECTION)
+    projection = Projection(parts["shift"], parts["scale"], parts.get("components")) if parts else None
+    _try_out(model, record, columns)
+    return FittedHead(model, projection, encoder)
+
+
+def _head_config(values: Mapping[str, Any]) -> HeadConfig:
+    known = tunables(HeadConfig)
+    if unknown := [name for name in values if name not in known]:
+        raise UnknownHead(f"it does not know head.config {_names(unknown)}")
+    problems = [
+        f"head.config.{name} is {repr(value)[:80]}"
+        for name, value in values.items()
+        if not _allowed(name, value)
+    ]
+    if problems:
+        raise UnknownHead("; ".join(map(printable, problems)))
+    return HeadConfig(**values)
+
+
+def _allowed(name: str, value: object) -> bool:
+    """Return whether a field of HeadConfig may have this value: its type, its words or its range."""
+    tunable, default = tunables(HeadConfig)[name], getattr(HeadConfig(), name)
+    if isinstance(default, bool | str):
+        return type(value) is type(default) and (not tunable.choices or value in tunable.choices)
+    right = type(value) is int or (isinstance(default, float) and isinstance(value, float))
+    return right and tunable.contains(value) and value <= _LARGEST  # type: ignore[arg-type,operator]
+
+
+class _OnMeta(TorchFunctionMode):
+    """Make tensors without memory, also where a device and a random generator are named."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        options = dict(kwargs or {})
+        if options.pop("generator", None) is not None or "device" in options:
+            options["device"] = "meta"
+        return func(*args, **options)
+
+
+def model_shapes(build: Callable[[int], MILModel], members: int) -> Shapes:
+    """Return the shapes of a model's tensors without making them."""
+    try:
+        with _OnMeta():
+            state = build(1).state_dict()
+    except (RuntimeError, UsageError, ValueError, ZeroDivisionError) as error:
+        raise UnknownHead(printable(" ".join(str(error).split()))) from None
+    return {f"{_MODEL}{name}": (members, *tensor.shape[1:]) for name, tensor in state.items()}
+
+
+def _projection_shapes(record: HeadRecord, width: int | None, tensors: Collection[str]) -> Shapes:
+    """Return the shapes of the projection from embeddings of `width` to the inputs of the head."""
+    if not record.embedding_width:
+        return {}
+    if width is None:
+        raise UnknownHead("head.embedding_width is not 0, but about.features is null")
+    shapes: Shapes = {_SHIFT: (width,), _SCALE: (width,)}
+    if _COMPONENTS in tensors or record.embedding_width != width:
+        shapes[_COMPONENTS] = (width, record.embedding_width)
+    return shapes
+
+
+def _shape_problems(tensors: Mapping[str, Tensor], expected: Shapes) -> Iterator[str]:
+    if missing := sorted(expected.keys() - tensors.keys()):
+        yield f"{_names(missing)} missing."
+    if unexpected := sorted(tensors.keys() - expected.keys()):
+        yield f"{_names(unexpected)} unexpected."
+    for name in sorted(expected.keys() & tensors.keys()):
+        tensor, shape = tensors[name], expected[name]
+        if tensor.dtype != torch.float32 or tuple(tensor.shape) != shape:
+            yield f"{name} is {_type(tensor)} {tuple(tensor.shape)}, expected float32 {shape}."
+        elif name == _SCALE and not bool((tensor > 0).all()):
+            yield f"{name}: all values must be above 0, since they divide by standard deviations."
+
+
+def _try_out(model: MILModel, record: HeadRecord, columns: int) -> None:
+    """Raise UnknownHead for heads that have the right shapes and still cannot be applied."""
+    zeros = torch.zeros(1, 1, record.embedding_width)
+    bag = Instances.of(zeros, torch.tensor([1]), record.members) if record.embedding_width else None
+    try:
+        with torch.inference_mode():
+            model(bag, torch.zeros(record.members, 1, columns))
+    except RuntimeError as error:
+        raise UnknownHead(printable(" ".join(str(error).split()))) from None
+
+
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _names(names: list[str]) -> str:
+    return some([printable(name[:80]) for name in names])
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
