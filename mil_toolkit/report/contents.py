@@ -18,6 +18,7 @@ from mil_toolkit.study.folder import SearchFolder, Study, read_epochs
 from mil_toolkit.study.plan import fold_name
 from mil_toolkit.study.records import AblationScores, Best, Finding, PatientsRecord, Sources, StudyScores
 from mil_toolkit.study.tables import outer_attention, read_predictions
+from mil_toolkit.study.verification import verify
 
 FULL = "full"  # the ablation's variant without a change
 Key = tuple[str, str]  # patient and image, as stored
@@ -93,7 +94,7 @@ def _explained(kind: str, name: str) -> str:
 def read_contents(folder: Path) -> Contents:
     """Read a study folder; raises DataError where it is not a finished study or a file cannot be read."""
     study = Study.open(folder)
-    scores, ablation = study.read_scores(), study.read_ablation()
+    scores, ablation = verify(study), study.read_ablation()
     nested = scores.outer is not None
     return Contents(
         study=study,

@@ -21,6 +21,7 @@ from mil_toolkit.study.rivals import RIVALS, Columns, rival_predictions
 from mil_toolkit.study.tables import probability_table, read_predictions
 from mil_toolkit.training.patients import Patients
 
+BagSizes = Mapping[str, int]  # number of images, by patient
 METADATA = "metadata_logistic"  # the baseline that sees no image
 
 
@@ -53,19 +54,35 @@ def with_outer_scores(
     rivals: Mapping[str, Table],
 ) -> StudyScores:
     """Return the scores with all that rests on outer predictions; the rivals predict the same patients."""
+    table, sizes = Table.of(predictions, inner.prevalence), bag_sizes(patients)
+    return replace(
+        with_model_scores(scores, inner, predictions, sizes),
+        rivals={name: scores_with_intervals(rival) for name, rival in rivals.items()},
+        gains={name: compare(table, rival) for name, rival in rivals.items()},
+        bag_size_of_metadata=_bag_size(sizes, rivals[METADATA]) if METADATA in rivals else None,
+    )
+
+
+def with_model_scores(
+    scores: StudyScores, inner: Table, predictions: pd.DataFrame, sizes: BagSizes | None
+) -> StudyScores:
+    """Return the scores with all that rests on the model's own outer predictions."""
     table = Table.of(predictions, inner.prevalence)
     both = [patient for patient in inner.patient_ids if patient in table.patient_ids]
     return replace(
         scores,
         outer=scores_with_intervals(table),
         optimism=optimism(inner.select(both), table.select(both)),
-        rivals={name: scores_with_intervals(rival) for name, rival in rivals.items()},
-        gains={name: compare(table, rival) for name, rival in rivals.items()},
         spread=_spread(predictions, table),
         reliability=reliability(table),
-        bag_size=_bag_size(patients, table),
-        bag_size_of_metadata=_bag_size(patients, rivals[METADATA]) if METADATA in rivals else None,
+        bag_size=_bag_size(sizes, table),
     )
+
+
+def bag_sizes(patients: Patients) -> BagSizes | None:
+    """Return the number of images of each patient; None without images."""
+    bags = patients.bags
+    return None if bags is None else dict(zip(bags.patient_ids, bags.sizes.tolist(), strict=True))
 
 
 def rival_tables(config: StudyConfig, patients: Patients, searches: Sequence[Search]) -> dict[str, Table]:
@@ -108,11 +125,10 @@ def _deviation(scores: Sequence[float]) -> float | None:
     return float(np.std(scores, ddof=1)) if len(scores) > 1 and np.isfinite(scores).all() else None
 
 
-def _bag_size(patients: Patients, table: Table) -> dict[str, float | None] | None:
+def _bag_size(sizes: BagSizes | None, table: Table) -> dict[str, float | None] | None:
     """Return Spearman's correlation of the mean logit with the number of images, within each class."""
-    if patients.bags is None:
+    if sizes is None:
         return None
-    sizes = dict(zip(patients.bags.patient_ids, patients.bags.sizes.tolist(), strict=True))
     images = np.array([sizes[patient] for patient in table.patient_ids])
     logits = logit(np.clip(table.probabilities, 1e-12, 1 - 1e-12)).mean(0)
     correlations = {}

@@ -1,24 +1,31 @@
 """Tables of predictions and attention: building, publishing and reading them."""
 
+import math
 import re
+import warnings
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
+from pandas.errors import ParserWarning
 
 from mil_toolkit.core.errors import DataError, Diverged
 from mil_toolkit.core.files import publish
+from mil_toolkit.core.reading import MEBIBYTE, read_input
+from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.study.folder import outer_folders
 from mil_toolkit.study.plan import Search
 from mil_toolkit.training.patients import Patients
 
 PREDICTION_COLUMNS = ["repeat", "fold", "patient_id", "label", "probability", "prediction"]
-_WHOLE, _TEXT = ("repeat", "fold", "label", "prediction"), ("patient_id", "image")
+_WHOLE, _TEXT = ("repeat", "fold", "label", "prediction"), ("patient_id", "image", "group")
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how a formula begins in a spreadsheet
-_TYPES: dict[str, type] = dict.fromkeys(_WHOLE, int) | dict.fromkeys(_TEXT, str)  # all others: float
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}")
+TABLE_LIMIT = 512 * MEBIBYTE  # a row of attention takes about 40 bytes
 
 
 def prediction_table(
@@ -94,15 +101,61 @@ def _as_it_was(text: str) -> str:
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """Read a table of predictions or attention; raises DataError where it cannot be read.
+    """Read a table of predictions or attention, whose ids and names are text, whatever they look like.
 
-    Ids and names are text, whatever they look like.
+    Raises DataError that names the file, and the first row and column with a cell that is not a number or not
+    finite.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
-        for name in set(_TEXT) & set(table):
+    table = _read_texts(path)
+    problems: list[str] = []
+    for name in map(str, table):
+        if name in _TEXT:
             table[name] = table[name].map(_as_it_was)
-        # Unlike pandas' own parser this is exact to the last bit.
-        return table.astype({name: _TYPES.get(name, float) for name in map(str, table)})
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from None
+        else:
+            table[name] = _numbers(path, name, table[name], problems)
+    if problems:
+        raise DataError(problems)
+    return table
+
+
+def _read_texts(path: Path) -> pd.DataFrame:
+    """Read the cells of a CSV file as text."""
+    try:
+        content = BytesIO(read_input(path, TABLE_LIMIT))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ParserWarning)  # rows with more cells than the header
+            return pd.read_csv(
+                content, dtype=str, keep_default_na=False, index_col=False, encoding_errors="surrogateescape"
+            )
+    except FileNotFoundError:
+        raise DataError(f"{printable(path)} does not exist.") from None
+    except (ValueError, ParserWarning) as error:
+        reason = printable(str(error).strip()).rstrip(".")
+        raise DataError(f"{printable(path)} cannot be read as a table: {reason}.") from None
+
+
+def _numbers(path: Path, name: str, texts: pd.Series, problems: list[str]) -> pd.Series:
+    """Return the numbers of a column; unlike those of pandas' own parser, exact to the last bit."""
+    parse = _whole if name in _WHOLE else _finite
+    numbers = [parse(text) for text in texts]
+    bad = [row for row, number in enumerate(numbers) if number is None]
+    if not bad:
+        return pd.Series(numbers, texts.index, dtype=int if name in _WHOLE else float)
+    kind = "a whole number" if name in _WHOLE else "a finite number"
+    others = f" Nor is it in {count_of(len(bad) - 1, 'other row')}." if len(bad) > 1 else ""
+    cell, column = printable(texts.iloc[bad[0]]), printable(name)
+    problems.append(f"{printable(path)}, row {bad[0] + 2}: {column} is {cell!r}, not {kind}.{others}")
+    return texts
+
+
+def _whole(text: str) -> int | None:
+    """Return a whole number of at most 9 digits, and None for all other texts."""
+    return int(text) if _WHOLE_NUMBER.fullmatch(text) else None
+
+
+def _finite(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
