@@ -140,7 +140,7 @@ def _output_problems(
     for path in search_paths(splits, study.config):
         problems |= _search_problems(study, path, splits.searches, outputs, labels)
     outer = _outer(outputs)
-    if outer is not None and not problems:
+    if outer is not None and not any(problems.values()):
         problems[study.final.predictions] = _whole_problems(study, outer)
     return problems
 
