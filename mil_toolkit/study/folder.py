@@ -4,7 +4,7 @@ All names of files in it are here; what each JSON file holds is in `study.record
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +29,7 @@ from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.description import SCHEMA, describe, patients_of, refuse_other, sources_of
 from mil_toolkit.study.plan import Search, fold_name
 from mil_toolkit.study.records import (
+    MOST_EPOCHS,
     AblationScores,
     Best,
     Finding,
@@ -41,6 +42,7 @@ from mil_toolkit.study.records import (
 
 SPLITS = "splits.json"
 EPOCHS_LIMIT = 64 * MEBIBYTE  # an epoch takes about 1 KB
+HIGHEST_SCORE = 1_000_000  # log-losses are below 40
 Content = TypeVar("Content")
 EpochScores = dict[str, float]  # `epoch`, then training and validation scores by name
 
@@ -356,15 +358,25 @@ def read_epochs(path: Path) -> list[EpochScores]:
     """Read the scores after each epoch, which may be NaN; raises DataError where the file cannot be read."""
     try:
         lines = read_input(path, EPOCHS_LIMIT).decode().splitlines()
-        return [_epoch_scores(line) for line in lines if line]
+        rows = [msgspec.convert(json.loads(line), EpochScores) for line in lines if line]
     except FileNotFoundError:
         raise DataError(f"{printable(path)} does not exist.") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{printable(path)} cannot be read: {printable(str(error))}.") from None
+    for number, row in enumerate(rows, 1):
+        problem = _epoch_problem(row, rows[0].keys())
+        if problem:
+            raise DataError(f"{printable(path)}, row {number}: {problem}.")
+    return rows
 
 
-def _epoch_scores(line: str) -> EpochScores:
-    scores = msgspec.convert(json.loads(line), EpochScores)
-    if not scores.get("epoch", 0) >= 1:
-        raise ValueError("a line has no epoch")
-    return scores
+def _epoch_problem(row: EpochScores, names: Collection[str]) -> str | None:
+    """Return what is wrong with the scores after an epoch, which all have the same names."""
+    if not 1 <= row.get("epoch", 0) <= MOST_EPOCHS:
+        return f"it has no epoch between 1 and {MOST_EPOCHS}"
+    if row.keys() != set(names):
+        return "its scores are not those of the first row"
+    if any(abs(value) > HIGHEST_SCORE for value in row.values()):  # false for NaN
+        return f"a score is above {HIGHEST_SCORE}"
+    unpaired = [name for name in names if name.replace("validation_", "training_") not in names]
+    return f"{printable(unpaired[0])} has no score of training beside it" if unpaired else None

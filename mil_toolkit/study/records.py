@@ -19,10 +19,11 @@ from mil_toolkit.evaluation.records import Comparison, Optimism, ReliabilityBin,
 from mil_toolkit.features.spec import Spec
 from mil_toolkit.search.space import SearchedInterval
 
+MOST_EPOCHS = 100_000
 Share = Annotated[float, Meta(ge=0, le=1)]
 Label = Annotated[int, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
-Epoch = Annotated[int, Meta(ge=1, le=100_000)]
+Epoch = Annotated[int, Meta(ge=1, le=MOST_EPOCHS)]
 Positive = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 SEARCH_NAME = re.compile(r"final|repeat[1-9][0-9]{0,5}-fold[1-9][0-9]{0,5}")
 

@@ -1,14 +1,17 @@
 """Checks of stored scores (scores.json) against those that the predictions give."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 
 from mil_toolkit.core.records import Json, to_json
-from mil_toolkit.core.text import SOME, count_of
+from mil_toolkit.core.text import SOME, count_of, printable
 from mil_toolkit.evaluation.records import Comparison, Scores
 from mil_toolkit.study.prediction_checks import TOLERANCE
 from mil_toolkit.study.records import AblationScores, StudyScores
+from mil_toolkit.study.variants import FULL, METADATA_ONLY
 
+VARIANT_NAME = re.compile(r"[^./\\\0][^/\\\0]*")  # names a file
 _NOT_COMPARED = ("low", "high", "p_value", "passed_over")  # another version may compute intervals differently
 
 
@@ -71,13 +74,39 @@ def gain_problems(scores: StudyScores) -> list[str]:
 
 
 def difference_problems(name: str, comparison: Comparison, one: Scores, other: Scores) -> Iterator[str]:
-    """Yield which differences of a comparison are not those of two methods' scores."""
+    """Yield which differences of a comparison are missing, or not those of two methods' scores."""
+    if comparison.differences.keys() != one.keys():
+        yield f"{name} has other metrics than the scores."
     for metric, difference in comparison.differences.items():
-        values = [scores[metric].value if metric in scores else None for scores in (one, other)]
-        first, second = values
+        first, second = (scores[metric].value if metric in scores else None for scores in (one, other))
         expected = None if first is None or second is None else first - second
         if difference.value is not None and (expected is None or not _close(difference.value, expected)):
             yield f"{name}.{metric} is {_figure(difference.value)}; the scores give {_figure(expected)}."
+
+
+def variant_problems(stored: AblationScores) -> Iterator[str]:
+    """Yield whether the scores of an ablation do not belong together, or a name does not fit a file."""
+    full = stored.variants.get(FULL)
+    if full is None or full.difference is not None:
+        yield f"variants: there is no `{FULL}` without a difference."
+        return
+    for name, variant in stored.variants.items():
+        if not VARIANT_NAME.fullmatch(name):
+            yield f"variants: {printable(name)[:100]!r} is not the name of a variant."
+        elif variant.difference is None and name != FULL:
+            yield f"variants.{name}.difference is missing."
+        elif len(variant.folds) != len(full.folds) or variant.scores.keys() != full.scores.keys():
+            yield f"variants.{name} has other folds or metrics than `{FULL}`."
+        elif variant.difference is not None:
+            place = f"variants.{name}.difference"
+            yield from difference_problems(place, variant.difference, variant.scores, full.scores)
+    metadata = stored.variants.get(METADATA_ONLY)
+    for name, gain in stored.gains.items():
+        if metadata is None or name not in stored.variants:
+            yield f"gains: {printable(name)[:100]!r} and `{METADATA_ONLY}` are not both among the variants."
+        else:
+            scores = stored.variants[name].scores
+            yield from difference_problems(f"gains.{name}", gain, scores, metadata.scores)
 
 
 def ablation_problems(stored: AblationScores, again: Mapping[str, Scores]) -> list[str]:

@@ -7,7 +7,7 @@ from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.text import printable
 from mil_toolkit.features.cache import FeatureCache, named_cache, open_features
 from mil_toolkit.features.spec import FILE_NAME
-from mil_toolkit.study.folder import Study
+from mil_toolkit.study.folder import Study, is_there
 from mil_toolkit.study.records import FeaturesIdentity
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def _recorded_cache(study: Study, features: FeaturesIdentity, cohort_name: str) 
         here = sources.working_folder == str(Path.cwd())
         places = [named if here else sources.working_folder / named, named, *places]
     for place in places:
-        if (place / FILE_NAME).exists():
+        if is_there(place / FILE_NAME):
             return place
     looked = "".join(f"\n  {printable(place)}" for place in dict.fromkeys(places))
     raise UsageError(

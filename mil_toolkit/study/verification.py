@@ -18,8 +18,14 @@ from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
 from mil_toolkit.search.space import SearchedInterval
 from mil_toolkit.study.description import patients_digest
 from mil_toolkit.study.folder import SearchFolder, Study
-from mil_toolkit.study.prediction_checks import Expected, column_problems, prediction_problems
+from mil_toolkit.study.prediction_checks import (
+    Expected,
+    column_problems,
+    prediction_problems,
+    probability_problems,
+)
 from mil_toolkit.study.records import (
+    AblationScores,
     Best,
     HeldOut,
     PatientsRecord,
@@ -27,10 +33,16 @@ from mil_toolkit.study.records import (
     StudyDescription,
     StudyScores,
 )
-from mil_toolkit.study.score_checks import gain_problems, score_problems
+from mil_toolkit.study.score_checks import (
+    ablation_problems,
+    gain_problems,
+    score_problems,
+    variant_problems,
+)
 from mil_toolkit.study.scores import with_model_scores
 from mil_toolkit.study.splits import FINAL_NAME, search_name, search_paths, split_problems
 from mil_toolkit.study.tables import PREDICTION_COLUMNS, read_predictions
+from mil_toolkit.training.patients import Patients
 
 Labels = Mapping[str, int]  # 0 or 1, by patient
 
@@ -63,6 +75,16 @@ def verify(study: Study, cohort: Cohort | None = None) -> StudyScores:
     scores = _score_again(study, stored, outputs, patients)
     _refuse({study.scores_path: [*score_problems(stored, scores), *gain_problems(scores)]})
     return scores
+
+
+def check_outputs(study: Study, patients: Patients) -> None:
+    """Check the choices and predictions of all searches, some of which an earlier command may have made.
+
+    patients: the labelled patients of the study. Raises DataError as `verify` does.
+    """
+    splits = study.read_splits()
+    labels = dict(zip(patients.ids, patients.labels.tolist(), strict=True))
+    _refuse(_searches_problems(study, splits, _read_outputs(study, splits), labels))
 
 
 def _refuse(problems: Mapping[Path, Sequence[str]]) -> None:
@@ -136,12 +158,19 @@ def _output_problems(
     study: Study, splits: SplitsRecord, outputs: Mapping[str, Outputs], labels: Labels
 ) -> dict[Path, list[str]]:
     """Return what is wrong with the choices and predictions of all searches, by file."""
-    problems: dict[Path, list[str]] = {}
-    for path in search_paths(splits, study.config):
-        problems |= _search_problems(study, path, splits.searches, outputs, labels)
+    problems = _searches_problems(study, splits, outputs, labels)
     outer = _outer(outputs)
     if outer is not None and not any(problems.values()):
         problems[study.final.predictions] = _whole_problems(study, outer)
+    return problems
+
+
+def _searches_problems(
+    study: Study, splits: SplitsRecord, outputs: Mapping[str, Outputs], labels: Labels
+) -> dict[Path, list[str]]:
+    problems: dict[Path, list[str]] = {}
+    for path in search_paths(splits, study.config):
+        problems |= _search_problems(study, path, splits.searches, outputs, labels)
     return problems
 
 
@@ -200,6 +229,42 @@ def _outer(outputs: Mapping[str, Outputs]) -> pd.DataFrame | None:
     """Return the predictions of all outer folds; None without outer folds."""
     tables = [output.predictions for output in outputs.values() if output.predictions is not None]
     return pd.concat(tables, ignore_index=True) if tables else None
+
+
+# The ablation.
+
+
+def verify_ablation(study: Study, ablation: AblationScores) -> None:
+    """Check the scores of an ablation against its tables of predictions.
+
+    Raises DataError where a figure is not that of the predictions, or a variant predicts other patients.
+    """
+    problems = {study.ablation.scores: list(variant_problems(ablation))}
+    _refuse(problems)
+    expected = _patients_of(read_predictions(study.final.predictions))
+    scores = {}
+    for name in ablation.variants:
+        path = study.ablation.predictions / f"{name}.csv"
+        table = read_predictions(path)
+        problems[path] = [
+            *column_problems(table, PREDICTION_COLUMNS),
+            *probability_problems(table, ["probability"]),
+        ] or _other_patients(table, expected)
+        _refuse(problems)
+        scores[name] = scores_with_intervals(Table.of(table, study.config.prevalence))
+    _refuse({study.ablation.scores: ablation_problems(ablation, scores)})
+
+
+def _patients_of(predictions: pd.DataFrame) -> list[list[int | str]]:
+    """Return repeat, fold, patient and label of every prediction, in order."""
+    rows: list[list[int | str]] = predictions[PREDICTION_COLUMNS[:4]].to_numpy().tolist()
+    return sorted(rows, key=str)
+
+
+def _other_patients(table: pd.DataFrame, expected: list[list[int | str]]) -> list[str]:
+    if _patients_of(table) == expected and table["prediction"].isin((0, 1)).all():
+        return []
+    return ["its rows are not those of the patients in the predictions.csv of the study."]
 
 
 # Scores.
