@@ -423,6 +423,7 @@ SAMPLER_NAMES = ("tpe", "random", "grid", "gp")
 PRUNER_NAMES = ("median", "hyperband", "none")
 TRACKER_NAMES = ("none", "wandb")
 MOST_FOLDS = 10_000
+MOST_EPOCHS = 100_000  # in files that others may have made
 _STUDY_RANGES = {
     "trials": (1, 1_000_000),
     "folds": (1, MOST_FOLDS),

@@ -80,9 +80,10 @@ class Space:
         options = self._options(name, field)
         if options or field.low is None or field.high is None:
             return any(value == option and type(value) is type(option) for option in options)
+        if isinstance(value, bool) or not isinstance(value, float | int):
+            return False
         whole = isinstance(getattr(HeadConfig(), name), int)
-        is_number = isinstance(value, int if whole else float | int) and not isinstance(value, bool)
-        return is_number and field.low <= value <= field.high
+        return field.low <= value <= field.high and not (whole and isinstance(value, float))
 
     def described(self) -> dict[str, list[Value] | SearchedInterval]:
         """Return, for every field, the list of values or the interval that a search tries."""

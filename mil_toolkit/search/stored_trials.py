@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
+from mil_toolkit.config import MOST_EPOCHS
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.text import SOME, printable
 from mil_toolkit.search.internals import SLOT, enqueued_parameters
@@ -49,12 +50,12 @@ def check_trials(source: object, trials: Sequence[FrozenTrial], count: int, spac
 def _trial_problems(trial: FrozenTrial, count: int, space: Space) -> Iterator[str]:
     """Yield what is wrong with a trial, which counts only if it has a slot."""
     slot, epoch = trial.user_attrs.get(SLOT, 0), trial.user_attrs.get(EPOCH)
-    if not _is_int(slot) or not 0 <= slot < count:
+    if not _is_int(slot) or slot not in range(count):
         yield f"its number {_shown(slot)} is not one of {count}"
     if trial.state is TrialState.COMPLETE:
         if not _is_finite(trial.values[0] if trial.values else None):
             yield f"its value {_shown(trial.values)} is not a finite number"
-        if SLOT in trial.user_attrs and not (_is_int(epoch) and epoch >= 1):
+        if SLOT in trial.user_attrs and not (_is_int(epoch) and epoch in range(1, MOST_EPOCHS + 1)):
             yield f"its epoch {_shown(epoch)} is not a whole number from 1"
     for step, value in trial.intermediate_values.items():
         if not (_is_int(step) and isinstance(value, float | int)):

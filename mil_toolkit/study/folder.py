@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import HeadConfig, StudyConfig
+from mil_toolkit.config import MOST_EPOCHS, HeadConfig, StudyConfig
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import check_schema, publish, read_json
 from mil_toolkit.core.locks import CLAIM, exclusive
@@ -29,7 +29,6 @@ from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.description import SCHEMA, describe, patients_of, refuse_other, sources_of
 from mil_toolkit.study.plan import Search, fold_name
 from mil_toolkit.study.records import (
-    MOST_EPOCHS,
     AblationScores,
     Best,
     Finding,

@@ -96,10 +96,10 @@ def probability_problems(table: pd.DataFrame, columns: Sequence[str]) -> Iterato
 
 def _mean_problems(table: pd.DataFrame, members: Sequence[str]) -> Iterator[str]:
     """Yield whether the probability is not that of the members' mean logit."""
-    alone: np.ndarray = table[members].to_numpy()
-    determined: np.ndarray = ((alone > _SATURATED) & (alone < 1 - _SATURATED)).all(1)
+    alone = np.asarray(table[members])
+    determined = np.all((alone > _SATURATED) & (alone < 1 - _SATURATED), axis=1)
     means = expit(logit(np.where(determined[:, None], alone, 0.5)).mean(1))
-    wrong = determined & (np.abs(means - table["probability"].to_numpy()) > TOLERANCE)
+    wrong = determined & (np.abs(means - np.asarray(table["probability"])) > TOLERANCE)
     if wrong.any():
         yield f"probability is not that of the members' mean logit {_rows(wrong)}."
 

@@ -12,14 +12,13 @@ from typing import Annotated
 from msgspec import Meta
 
 from mil_toolkit.cohort.kinds import KINDS
-from mil_toolkit.config import FinetuneConfig, HeadConfig, StudyConfig, Value, head_config
+from mil_toolkit.config import MOST_EPOCHS, FinetuneConfig, HeadConfig, StudyConfig, Value, head_config
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.evaluation.records import Comparison, Optimism, ReliabilityBin, Scores, Spread
 from mil_toolkit.features.spec import Spec
 from mil_toolkit.search.space import SearchedInterval
 
-MOST_EPOCHS = 100_000
 Share = Annotated[float, Meta(ge=0, le=1)]
 Label = Annotated[int, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
