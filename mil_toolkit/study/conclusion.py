@@ -17,7 +17,7 @@ from mil_toolkit.study.choice import choose
 from mil_toolkit.study.folder import Study, is_there
 from mil_toolkit.study.plan import Search
 from mil_toolkit.study.records import Best, StudyScores
-from mil_toolkit.study.scores import study_scores
+from mil_toolkit.study.scores import outer_rivals, study_scores
 from mil_toolkit.study.tables import (
     PREDICTION_COLUMNS,
     attention_table,
@@ -89,7 +89,10 @@ def score_study(
         outer = [predictions_of(study, search) for search in searches[:-1]]
         if outer:
             publish_table(study.final.predictions, pd.concat(outer)[PREDICTION_COLUMNS])
-        scores = study_scores(study, workspace.patients, searches, outer)
+        rivals = outer_rivals(workspace.config, workspace.patients, searches[:-1]) if outer else {}
+        if rivals:
+            publish_table(study.rivals, pd.concat([rows.assign(rival=name) for name, rows in rivals.items()]))
+        scores = study_scores(study, workspace.patients, outer, rivals)
         publish_record(study.scores_path, scores)
         tracker.log_scores(scores)
         publish(study.done, b"")

@@ -198,6 +198,11 @@ class Study:
         return self.folder / "scores.json"
 
     @property
+    def rivals(self) -> Path:
+        """Table of the baselines' predictions of held-out patients, with their names in `rival`."""
+        return self.folder / "rivals.csv"
+
+    @property
     def done(self) -> Path:
         """Exists once the study has ended."""
         return self.folder / "DONE"

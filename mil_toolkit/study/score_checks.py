@@ -24,6 +24,8 @@ def score_problems(stored: StudyScores, again: StudyScores) -> list[str]:
     missing = again.outer is not None and (stored.outer is None or stored.optimism is None)
     if missing or (again.outer is None) != (stored.outer is None):
         return ["outer, optimism: the study has outer folds if and only if there are such scores."]
+    if (again.rivals or {}).keys() != (stored.rivals or {}).keys():
+        return ["rivals: it does not name the baselines of rivals.csv."]
     return _shown(list(_differences(to_json(stored), to_json(again))))
 
 

@@ -26,11 +26,15 @@ METADATA = "metadata_logistic"  # the baseline that sees no image
 
 
 def study_scores(
-    study: Study, patients: Patients, searches: Sequence[Search], outer: Sequence[pd.DataFrame]
+    study: Study,
+    patients: Patients,
+    outer: Sequence[pd.DataFrame],
+    rivals: Mapping[str, pd.DataFrame],
 ) -> StudyScores:
     """Return the scores of a study from the predictions of its searches.
 
     outer: the predictions of each outer fold, in the order of the searches; none without outer folds
+    rivals: the outer predictions of each baseline
     """
     config, best = study.config, study.final.read_best()
     inner = Table.of(read_predictions(study.final.out_of_fold), config.prevalence)
@@ -42,8 +46,8 @@ def study_scores(
     )
     if not outer:
         return scores
-    rivals = rival_tables(config, patients, searches[:-1])
-    return with_outer_scores(scores, inner, pd.concat(outer), patients, rivals)
+    tables = {name: Table.of(rows, config.prevalence) for name, rows in rivals.items()}
+    return with_outer_scores(scores, inner, pd.concat(outer), patients, tables)
 
 
 def with_outer_scores(
@@ -55,8 +59,15 @@ def with_outer_scores(
 ) -> StudyScores:
     """Return the scores with all that rests on outer predictions; the rivals predict the same patients."""
     table, sizes = Table.of(predictions, inner.prevalence), bag_sizes(patients)
+    return with_rivals(with_model_scores(scores, inner, predictions, sizes), table, sizes, rivals)
+
+
+def with_rivals(
+    scores: StudyScores, table: Table, sizes: BagSizes | None, rivals: Mapping[str, Table]
+) -> StudyScores:
+    """Return the scores with those of the baselines; table: the model's own outer predictions."""
     return replace(
-        with_model_scores(scores, inner, predictions, sizes),
+        scores,
         rivals={name: scores_with_intervals(rival) for name, rival in rivals.items()},
         gains={name: compare(table, rival) for name, rival in rivals.items()},
         bag_size_of_metadata=_bag_size(sizes, rivals[METADATA]) if METADATA in rivals else None,
@@ -86,12 +97,20 @@ def bag_sizes(patients: Patients) -> BagSizes | None:
 
 
 def rival_tables(config: StudyConfig, patients: Patients, searches: Sequence[Search]) -> dict[str, Table]:
+    """Return the outer predictions of each baseline as arrays; see `outer_rivals`."""
+    rivals = outer_rivals(config, patients, searches)
+    return {name: Table.of(rows, config.prevalence) for name, rows in rivals.items()}
+
+
+def outer_rivals(
+    config: StudyConfig, patients: Patients, searches: Sequence[Search]
+) -> dict[str, pd.DataFrame]:
     """Return the outer predictions of each baseline for which the patients have the data."""
     tables = {}
     for name, columns in RIVALS.items():
         parts = [_rival(columns, config, patients, search) for search in searches]
         if all(part is not None for part in parts):
-            tables[name] = Table.of(pd.concat(parts), config.prevalence)
+            tables[name] = pd.concat(parts)
     return tables
 
 

@@ -28,7 +28,7 @@ TRIAL_COLUMNS = ["number", "value", "state"]  # then the hyperparameters
 TRIAL_STATES = ("COMPLETE", "PRUNED", "FAIL")
 ROUNDING = 1e-3  # of the attention on a single image
 PREDICTION_COLUMNS = ["repeat", "fold", "patient_id", "label", "probability", "prediction"]
-_WHOLE, _TEXT = ("repeat", "fold", "label", "prediction"), ("patient_id", "image", "group")
+_WHOLE, _TEXT = ("repeat", "fold", "label", "prediction"), ("patient_id", "image", "group", "rival")
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how a formula begins in a spreadsheet
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}")
 TABLE_LIMIT = 512 * MEBIBYTE  # a row of attention takes about 40 bytes

@@ -17,7 +17,7 @@ from mil_toolkit.core.text import printable
 from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
 from mil_toolkit.search.space import SearchedInterval
 from mil_toolkit.study.description import patients_digest
-from mil_toolkit.study.folder import SearchFolder, Study
+from mil_toolkit.study.folder import SearchFolder, Study, is_there
 from mil_toolkit.study.prediction_checks import (
     Expected,
     column_problems,
@@ -39,7 +39,7 @@ from mil_toolkit.study.score_checks import (
     score_problems,
     variant_problems,
 )
-from mil_toolkit.study.scores import with_model_scores
+from mil_toolkit.study.scores import with_model_scores, with_rivals
 from mil_toolkit.study.splits import FINAL_NAME, search_name, search_paths, split_problems
 from mil_toolkit.study.tables import PREDICTION_COLUMNS, read_predictions
 from mil_toolkit.training.patients import Patients
@@ -73,6 +73,9 @@ def verify(study: Study, cohort: Cohort | None = None) -> StudyScores:
     _refuse({study.splits_path: split_problems(splits, study.config, labels, _groups(cohort, patients))})
     _refuse(_output_problems(study, splits, outputs, labels))
     scores = _score_again(study, stored, outputs, patients)
+    outer = _outer(outputs)
+    if outer is not None and is_there(study.rivals):
+        scores = _score_rivals_again(study, scores, outer, patients)
     _refuse({study.scores_path: [*score_problems(stored, scores), *gain_problems(scores)]})
     return scores
 
@@ -288,6 +291,24 @@ def _score_again(
         return scores
     scored = with_model_scores(scores, inner, outer, _bag_sizes(patients))
     return scored if patients is not None else replace(scored, bag_size=stored.bag_size)
+
+
+def _score_rivals_again(
+    study: Study, scores: StudyScores, outer: pd.DataFrame, patients: PatientsRecord | None
+) -> StudyScores:
+    """Return the scores with those of the baselines' stored predictions."""
+    rows = read_predictions(study.rivals)
+    _refuse({study.rivals: list(column_problems(rows, [*PREDICTION_COLUMNS, "rival"]))})
+    expected, prevalence = _patients_of(outer), study.config.prevalence
+    rivals = {str(name): table for name, table in rows.groupby("rival", sort=False)}
+    for table in rivals.values():
+        problems = [*probability_problems(table, ["probability"]), *_other_patients(table, expected)]
+        _refuse({study.rivals: problems})
+    tables = {name: Table.of(table.drop(columns="rival"), prevalence) for name, table in rivals.items()}
+    sizes = _bag_sizes(patients)
+    scored = with_rivals(scores, Table.of(outer, prevalence), sizes, tables)
+    known = patients is not None
+    return scored if known else replace(scored, bag_size_of_metadata=scores.bag_size_of_metadata)
 
 
 def _bag_sizes(patients: PatientsRecord | None) -> dict[str, int] | None:

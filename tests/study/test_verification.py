@@ -239,8 +239,7 @@ SCORES = [
         (("bag_size", "positive"), 0.0123, r"bag_size\.positive"),
         (("rivals", "bag_size", "auc", "value"), 0.123, r"gains\.bag_size\.auc is|rivals\.bag_size\.auc"),
         (("gains", "bag_size", "differences", "auc", "value"), 0.9, r"gains\.bag_size"),
-        (("rivals", "bag_size", "auc", "value"), None, r"gains\.bag_size\.auc is|rivals\.bag_size\.auc"),
-        (("rivals",), {}, r"rivals and gains|rivals"),
+        (("rivals",), {}, "rivals: it does not name the baselines of rivals.csv"),
         (("outer",), None, r"outer, optimism: the study has outer folds"),
         (("epoch",), 2000, r"epoch is 2000; the predictions give"),
         (("epoch",), 0, r"\$\.epoch"),
@@ -308,6 +307,21 @@ def files_of(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in paths}
 
 
+RIVALS = [
+    Doctored("a probability", cell("rivals.csv", "probability", 0, "0.123"), r"scores\.json: (gains|rivals)"),
+    Doctored("all predictions", in_table("rivals.csv", lambda t: t.assign(prediction="1")), r"scores\.json"),
+    Doctored("a probability of 2", cell("rivals.csv", "probability", 0, "2"), "probability is not between 0"),
+    Doctored("a row less", in_table("rivals.csv", lambda t: t[1:]), "its rows are not those of the patients"),
+    Doctored("a row twice", in_table("rivals.csv", lambda t: pd.concat([t, t[:1]])), "its rows are not"),
+    Doctored("a label", in_table("rivals.csv", lambda t: t.assign(label="1")), "its rows are not those"),
+    Doctored(
+        "no names", in_table("rivals.csv", lambda t: t.drop(columns="rival")), "lacks the columns rival"
+    ),
+    Doctored("another name", cell("rivals.csv", "rival", 0, "luck"), "its rows are not those|rivals"),
+    Doctored("nothing", content("rivals.csv", b""), "cannot be read as a table"),
+]
+
+
 def refused(study: Path) -> str:
     with pytest.raises(DataError) as caught:
         verify(Study.open(study))
@@ -316,7 +330,7 @@ def refused(study: Path) -> str:
 
 @pytest.mark.parametrize(
     "doctored",
-    [*SPLITS, *PATIENTS, *PREDICTIONS, *ROWS, *FILES, *SCORES, *BESTS, *CONFIGS],
+    [*SPLITS, *PATIENTS, *PREDICTIONS, *RIVALS, *ROWS, *FILES, *SCORES, *BESTS, *CONFIGS],
     ids=str,
 )
 def test_a_changed_file_is_refused_with_its_name(doctored: Doctored, tiny: Tiny, tmp_path: Path) -> None:
@@ -338,6 +352,9 @@ def test_changed_intervals_are_computed_again(tiny: Tiny, tmp_path: Path) -> Non
     before = json.loads((study / "scores.json").read_text())
     setting("scores.json", "outer", "auc", "low", to=0.98)(study)
     setting("scores.json", "reliability", 0, "high", to=0.98)(study)
+    setting("scores.json", "rivals", "bag_size", "auc", "value", to=None)(study)
+    for bound in ("low", "high", "p_value"):
+        setting("scores.json", "gains", "bag_size", "differences", "auc", bound, to=0.01)(study)
     assert to_json(verify(Study.open(study))) == before
 
 
@@ -353,6 +370,7 @@ def test_a_study_of_an_older_version_is_verified_by_what_it_has(tiny: Tiny, tmp_
     study = copy_of(tiny.study, tmp_path)
     stored = json.loads((study / "scores.json").read_text())
     (study / "patients.json").unlink()
+    (study / "rivals.csv").unlink()
     for section in ("spread", "reliability", "bag_size"):
         in_json("scores.json", lambda scores, section=section: scores.pop(section) and None)(study)  # type: ignore[misc]
     verified = to_json(verify(Study.open(study)))
