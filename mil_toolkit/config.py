@@ -177,7 +177,9 @@ class HeadConfig:
             needs={"metadata_branch": ("direct",)},
         ),
     )
-    metadata_hidden: int = tunable_field(64, Tunable("width of the metadata branch", minimum=1, needs=_MLP))
+    metadata_hidden: int = tunable_field(
+        64, Tunable("width of the metadata branch", minimum=1, maximum=16_384, needs=_MLP)
+    )
     metadata_dropout: float = tunable_field(
         0.2,
         Tunable(
@@ -407,10 +409,34 @@ def is_active(values: Mapping[str, Value], tunable: Tunable) -> bool:
     return all(values.get(name) in allowed for name, allowed in tunable.needs.items())
 
 
+def active_fields(config: HeadConfig) -> dict[str, Value]:
+    """Return the fields of a configuration that have an effect."""
+    values: dict[str, Value] = {}
+    for name, tunable in tunables(HeadConfig).items():
+        if is_active(values, tunable):
+            values[name] = getattr(config, name)
+    return values
+
+
 THRESHOLD_NAMES = ("share", "balanced", "half")
 SAMPLER_NAMES = ("tpe", "random", "grid", "gp")
 PRUNER_NAMES = ("median", "hyperband", "none")
 TRACKER_NAMES = ("none", "wandb")
+MOST_FOLDS = 10_000
+MOST_EPOCHS = 100_000  # in files that others may have made
+_STUDY_RANGES = {
+    "trials": (1, 1_000_000),
+    "folds": (1, MOST_FOLDS),
+    "repeats": (1, 1000),
+    "members": (1, 1000),
+    "seed": (0, math.inf),
+}
+_STUDY_NAMES = {
+    "objective": METRIC_NAMES,
+    "threshold": THRESHOLD_NAMES,
+    "sampler": SAMPLER_NAMES,
+    "pruner": PRUNER_NAMES,
+}
 GROUPS = "groups"  # in place of the number of outer folds: each group is one fold
 
 
@@ -446,7 +472,8 @@ class StudyConfig:
     settings: Settings = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        problems = [*self._below_minimum(), *self._outer_fold_problems()]
+        problems = [*self._out_of_range(), *self._unknown_names(), *self._outer_fold_problems()]
+        problems += self._setting_problems()
         for name in ("sensitivity", "prevalence"):
             share = getattr(self, name)
             if share is not None and not 0 < share < 1:
@@ -454,19 +481,44 @@ class StudyConfig:
         if problems:
             raise UsageError("\n".join(problems))
 
-    def _below_minimum(self) -> list[str]:
-        minimum = {"trials": 1, "folds": 1, "repeats": 1, "members": 1, "seed": 0}
-        return [
-            f"{_flag(name)} must be at least {bound}, not {getattr(self, name)}."
-            for name, bound in minimum.items()
-            if getattr(self, name) < bound
+    def _out_of_range(self) -> list[str]:
+        problems = [
+            f"{_flag(name)} must be at least {low}, not {getattr(self, name)}."
+            for name, (low, _) in _STUDY_RANGES.items()
+            if getattr(self, name) < low
         ]
+        return problems + [
+            f"{_flag(name)} must be at most {high}, not {getattr(self, name)}."
+            for name, (_, high) in _STUDY_RANGES.items()
+            if getattr(self, name) > high
+        ]
+
+    def _unknown_names(self) -> list[str]:
+        return [
+            f"{_flag(name)} must be one of {', '.join(names)}, not {getattr(self, name)!r}."
+            for name, names in _STUDY_NAMES.items()
+            if getattr(self, name) not in names
+        ]
+
+    def _setting_problems(self) -> list[str]:
+        """Return what is wrong with the settings: each must be a value that `--set` accepts."""
+        problems = []
+        for name, values in self.settings.items():
+            for value in values:
+                try:
+                    if _parse_value(name, str(value)) != value:
+                        raise ValueError(f"{value!r} is a text.")
+                except ValueError as error:
+                    problems.append(f"--set {name}: {error}")
+            if not values:
+                problems.append(f"--set {name}: there is no value.")
+        return problems
 
     def _outer_fold_problems(self) -> list[str]:
         if self.outer_folds == GROUPS:
             if self.repeats > 1:
                 return ["--repeats must be 1 with --outer-folds groups: there is only one such split."]
-        elif not isinstance(self.outer_folds, int) or self.outer_folds == 1 or self.outer_folds < 0:
+        elif not isinstance(self.outer_folds, int) or self.outer_folds not in (0, *range(2, MOST_FOLDS + 1)):
             return [f"--outer-folds must be 0 (none), at least 2, or groups, not {self.outer_folds}."]
         return []
 

@@ -24,6 +24,7 @@ from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.finetuning import Finetuned, finetune_study
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.records import Best
+from mil_toolkit.study.verification import verify
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.procedure import refit
@@ -59,6 +60,7 @@ def fit(
     check_replaceable(output, "a bundle", foreign_to_bundle)  # before the model is fitted
     study = Study.open(study_folder)
     study.check(cohort, cache)
+    scores = verify(study, cohort)
     if finetune is not None and cache is None:
         raise UsageError("--finetune: this study does not look at images. There is no backbone to train.")
     best, members = study.final.read_best(), study.config.members
@@ -71,7 +73,7 @@ def fit(
     about = _about(cohort, cache, study, best, patients)
     if not anonymous:
         about = _identified(about, study, head, patients, cache)
-    bundle = ModelBundle(head, about, study.read_scores())
+    bundle = ModelBundle(head, about, scores)
     if finetune is not None and cache is not None:
         bundle = _finetuned(bundle, finetune_study(cohort, cache, study, finetune, place, outer, weights))
     with published_folder(output, "a bundle", foreign_to_bundle) as folder:

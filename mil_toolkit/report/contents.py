@@ -1,7 +1,6 @@
 """`Contents`: everything of a study folder that a report shows. What older studies lack is left out."""
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,18 +10,17 @@ import pandas as pd
 from mil_toolkit.bundle.files import CONFIG
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.core.errors import DataError, MilError
-from mil_toolkit.core.reading import MEBIBYTE, read_input
 from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.intervals import Table
 from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.study.folder import SearchFolder, Study, read_epochs
+from mil_toolkit.study.folder import SearchFolder, Study, is_there, read_epochs
 from mil_toolkit.study.plan import fold_name
 from mil_toolkit.study.records import AblationScores, Best, Finding, PatientsRecord, Sources, StudyScores
-from mil_toolkit.study.tables import outer_attention, read_predictions
+from mil_toolkit.study.tables import outer_attention, read_attention, read_predictions, read_trials
+from mil_toolkit.study.verification import verify, verify_ablation
 
 FULL = "full"  # the ablation's variant without a change
-_TRIALS_LIMIT = 256 * MEBIBYTE  # of the table of trials
 Key = tuple[str, str]  # patient and image, as stored
 
 
@@ -96,46 +94,45 @@ def _explained(kind: str, name: str) -> str:
 def read_contents(folder: Path) -> Contents:
     """Read a study folder; raises DataError where it is not a finished study or a file cannot be read."""
     study = Study.open(folder)
-    scores, ablation = study.read_scores(), study.read_ablation()
+    scores, ablation = verify(study), study.read_ablation()
+    if ablation is not None:
+        verify_ablation(study, ablation)
     nested = scores.outer is not None
+    predictions = read_predictions(study.final.predictions if nested else study.final.out_of_fold)
     return Contents(
         study=study,
         best=study.final.read_best(),
         scores=scores,
-        predictions=read_predictions(study.final.predictions if nested else study.final.out_of_fold),
+        predictions=predictions,
         patients=study.read_patients(),
         sources=study.read_sources(),
-        attention=_attention(study, nested),
+        attention=_attention(study, nested, set(predictions["patient_id"])),
         findings=study.read_findings(),
-        trials=_read_trials(study.final.trials),
+        trials=read_trials(study.final.trials),
         curves=[
             _chosen_curve(name, search)
             for name, search in (*study.outer_folders().items(), ("final", study.final))
-            if search.best.exists()
         ],
         ablation=ablation,
         ablation_curves=_ablation_curves(study, ablation) if ablation else {},
-        fitted=(study.model / CONFIG).exists(),
+        fitted=is_there(study.model / CONFIG),
     )
 
 
-def _read_trials(path: Path) -> pd.DataFrame:
-    try:
-        content = io.BytesIO(read_input(path, _TRIALS_LIMIT))
-        return pd.read_csv(content, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{printable(path)} cannot be read: {error}.") from None
+def _attention(study: Study, nested: bool, patients: Collection[str]) -> pd.DataFrame | None:
+    """Return attention averaged over repeats; it still sums to one within each patient.
 
-
-def _attention(study: Study, nested: bool) -> pd.DataFrame | None:
-    """Return attention averaged over repeats; it still sums to one within each patient."""
+    Raises DataError where it is that of others than `patients`, who have predictions.
+    """
     if nested:
         table = outer_attention(study.folder)
     else:
         path = study.final.attention
-        table = read_predictions(path) if path.exists() else None
+        table = read_attention(path) if is_there(path) else None
     if table is None:
         return None
+    if not table["patient_id"].isin(patients).all():
+        raise DataError(f"{printable(study.folder)} has attention of patients without predictions.")
     means = table.groupby(["patient_id", "image"], sort=False)["attention"].mean()
     return means.reset_index()
 
@@ -162,7 +159,7 @@ def _ablation_curves(study: Study, ablation: AblationScores) -> dict[str, list[L
 
 
 def _epochs(path: Path) -> pd.DataFrame:
-    return pd.DataFrame(read_epochs(path) if path.exists() else [{"epoch": 0}])
+    return pd.DataFrame((is_there(path) and read_epochs(path)) or [{"epoch": 0}])
 
 
 def image_paths(sources: Sources | None) -> tuple[dict[Key, Path], str | None]:

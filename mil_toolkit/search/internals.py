@@ -4,6 +4,7 @@ Optuna offers no public way to do these things. The package therefore requires `
 """
 
 import copy
+from collections.abc import Mapping
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -15,6 +16,14 @@ def record_heartbeat(storage: optuna.storages.BaseStorage, trial: FrozenTrial) -
     """Record a first heartbeat for a waiting trial: without one, it never goes stale if its process dies."""
     if isinstance(storage, optuna.storages.RDBStorage):
         storage.record_heartbeat(trial._trial_id)
+
+
+def enqueued_parameters(trial: FrozenTrial) -> Mapping[str, object]:
+    """Return the hyperparameters that an enqueued trial has to take; raises TypeError for anything else."""
+    parameters = trial.system_attrs.get("fixed_params", {})
+    if not isinstance(parameters, dict):
+        raise TypeError("fixed_params are not an object")
+    return parameters
 
 
 def is_already_finished(error: BaseException) -> bool:

@@ -12,7 +12,9 @@ from mil_toolkit.config import Value
 from mil_toolkit.core.processes import defer_stop_signals
 from mil_toolkit.core.records import Json
 from mil_toolkit.search.internals import SLOT, is_already_finished, original_error, record_heartbeat
+from mil_toolkit.search.space import Space
 from mil_toolkit.search.storage import Storage
+from mil_toolkit.search.stored_trials import check_trials, unreadable_reported
 from mil_toolkit.search.trials import FinishedTrial, NoValue, RunningTrial, counts, slot_of
 
 CLOSED = "closed"  # user attribute of a search that begins no more trials
@@ -44,7 +46,7 @@ class Slots:
         planned: Sequence[Mapping[str, Value]] = (),
     ):
         self.storage, self.count, self.planned = storage, count, planned
-        with storage.exclusive():
+        with storage.exclusive(), unreadable_reported(storage):
             self.study = optuna.create_study(
                 storage=storage.optuna,
                 study_name=storage.name_of(search),
@@ -55,11 +57,17 @@ class Slots:
 
     def keep(self, name: str, value: Json) -> Json:
         """Set an attribute of the search unless it is already set, and return what it is."""
-        with self.storage.exclusive():
+        with self.storage.exclusive(), unreadable_reported(self.storage):
             if name not in self.study.user_attrs:
                 self.study.set_user_attr(name, value)
         kept: Json = self.study.user_attrs[name]
         return kept
+
+    def check(self, space: Space) -> None:
+        """Raise DataError where a search in this space cannot have stored the trials."""
+        with unreadable_reported(self.storage):
+            trials = self.study.get_trials(deepcopy=False)
+            check_trials(self.storage, trials, self.count, space)
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         trials = self.study.get_trials(deepcopy=False, states=states or None)

@@ -72,6 +72,19 @@ class Space:
             return self.settings[name]
         return () if field.low is not None else field.search or (getattr(HeadConfig(), name),)
 
+    def contains(self, name: str, value: object) -> bool:
+        """Return whether a search may give a hyperparameter this value."""
+        field = tunables(HeadConfig).get(name)
+        if field is None:
+            return False
+        options = self._options(name, field)
+        if options or field.low is None or field.high is None:
+            return any(value == option and type(value) is type(option) for option in options)
+        if isinstance(value, bool) or not isinstance(value, float | int):
+            return False
+        whole = isinstance(getattr(HeadConfig(), name), int)
+        return field.low <= value <= field.high and not (whole and isinstance(value, float))
+
     def described(self) -> dict[str, list[Value] | SearchedInterval]:
         """Return, for every field, the list of values or the interval that a search tries."""
         return {name: self._choices(name, field) for name, field in tunables(HeadConfig).items()}

@@ -1,6 +1,7 @@
 """`Storage`: where the searches of a study keep their trials: SQLite, PostgreSQL, or memory."""
 
 import contextlib
+import sqlite3
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -12,9 +13,11 @@ import sqlalchemy
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from mil_toolkit.core.errors import UsageError, import_extra
+from mil_toolkit.core.errors import DataError, UsageError, import_extra
 from mil_toolkit.core.files import digest, publish
 from mil_toolkit.core.locks import CLAIM, exclusive
+from mil_toolkit.core.reading import check_input, open_input
+from mil_toolkit.core.text import printable
 
 HEARTBEAT, GRACE = (
     15,
@@ -22,6 +25,16 @@ HEARTBEAT, GRACE = (
 )  # seconds between signs of life on a shared storage; after GRACE a trial counts as dead
 PATIENCE = 120  # seconds that SQLite waits for another writer
 DATABASE = "optuna.db"
+SIDE_FILES = ("-journal", "-wal", "-shm")  # of the database, which SQLite opens by itself
+MAGIC = b"SQLite format 3\0"
+DAMAGED = (
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_FORMAT,
+    sqlite3.SQLITE_ERROR,  # a table or a column is missing
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_SCHEMA,
+)
 
 
 class Storage(Protocol):
@@ -78,15 +91,31 @@ class DatabaseStorage:
         url = self._url.render_as_string(hide_password=False)
         options = {"pool_pre_ping": True} if self.shared else {"connect_args": {"timeout": PATIENCE}}
         heartbeat, grace = (HEARTBEAT, GRACE) if self.shared else (None, None)
-        if not (self.shared or self._path.exists()):
-            publish(self._path, _empty_database())
+        if not self.shared:
+            self._check_or_create()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            storage = optuna.storages.RDBStorage(
-                url, options, heartbeat_interval=heartbeat, grace_period=grace
-            )
+            try:
+                storage = optuna.storages.RDBStorage(
+                    url, options, heartbeat_interval=heartbeat, grace_period=grace
+                )
+            except (RuntimeError, AssertionError, LookupError, TypeError, ValueError) as error:
+                reason = printable(str(error)) or "its version is missing."
+                raise DataError(f"{self} is not a database of this version of Optuna: {reason}") from None
         self._engines.append(storage.engine)
         return storage
+
+    def _check_or_create(self) -> None:
+        """Create the database in the study folder; raise DataError where it is something else."""
+        for suffix in SIDE_FILES:
+            with contextlib.suppress(FileNotFoundError):
+                check_input(self._path.with_name(f"{DATABASE}{suffix}"))
+        try:
+            with open_input(self._path) as file:
+                if file.read(len(MAGIC)) != MAGIC:
+                    raise DataError(f"{printable(self._path)} is not an SQLite database.")
+        except FileNotFoundError:
+            publish(self._path, _empty_database())
 
     def name_of(self, search: str) -> str:
         """Return the name of a search; in a shared storage, which holds many studies, with the folder's."""
@@ -110,10 +139,16 @@ class DatabaseStorage:
 
     @contextlib.contextmanager
     def errors_explained(self) -> Iterator[None]:
-        """Turn database errors into a UsageError that says what to do; close all connections at the end."""
+        """Turn database errors into an error that says what to do; close all connections at the end.
+
+        A DataError where the database is damaged, else a UsageError.
+        """
         try:
             yield
         except (StorageInternalError, SQLAlchemyError) as error:
+            if _sqlite_code(error) in DAMAGED:
+                advice = "Ask for the original, or begin a new study."
+                raise DataError(f"{self} is damaged: {_reason(error)}. {advice}") from None
             advice = "Finished trials are kept: fix the cause and run the same command again."
             raise UsageError(f"{self} cannot be used: {_reason(error)}. {advice}") from None
         finally:
@@ -175,6 +210,14 @@ def postgresql_url(text: str) -> sqlalchemy.URL:
         )
     import_extra("psycopg", "postgres", "--storage")
     return url.set(drivername="postgresql+psycopg")
+
+
+def _sqlite_code(error: BaseException | None) -> int | None:
+    """Return the primary result code of SQLite in an error or its causes; None where there is none."""
+    if error is None:
+        return None
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+    return code & 0xFF if isinstance(code, int) else _sqlite_code(error.__cause__)
 
 
 def _reason(error: BaseException) -> str:

@@ -45,6 +45,7 @@ from mil_toolkit.study.variants import (
     uses_nothing,
     variants_of,
 )
+from mil_toolkit.study.verification import verify
 from mil_toolkit.study.workspace import Workspace
 from mil_toolkit.training.curves import decide
 from mil_toolkit.training.inputs import Inputs
@@ -157,6 +158,7 @@ def _open_study(folder: Path, cohort: Cohort, cache: FeatureCache | None) -> Stu
             f"{folder} has no outer folds: all of its patients helped to choose the configuration."
             " Run mil-tune with --outer-folds 5 and another --study."
         )
+    verify(study, cohort)
     return study
 
 

@@ -14,10 +14,10 @@ from mil_toolkit.core.seeds import members_path
 from mil_toolkit.search.slots import Slots
 from mil_toolkit.search.trials import FinishedTrial
 from mil_toolkit.study.choice import choose
-from mil_toolkit.study.folder import Study
+from mil_toolkit.study.folder import Study, is_there
 from mil_toolkit.study.plan import Search
 from mil_toolkit.study.records import Best, StudyScores
-from mil_toolkit.study.scores import study_scores
+from mil_toolkit.study.scores import outer_rivals, study_scores
 from mil_toolkit.study.tables import (
     PREDICTION_COLUMNS,
     attention_table,
@@ -26,6 +26,7 @@ from mil_toolkit.study.tables import (
     read_predictions,
 )
 from mil_toolkit.study.tracker import Tracker
+from mil_toolkit.study.verification import check_outputs
 from mil_toolkit.study.workspace import LatestInputs, Workspace
 from mil_toolkit.training.procedure import refit
 
@@ -35,7 +36,7 @@ CONCLUDE = ".conclude"  # lock of a search, or of the study, that one process co
 def is_concluded(study: Study, search: Search) -> bool:
     """Return whether a search has chosen and, for an outer fold, predicted its held-out patients."""
     folder = study.search_folder(search)
-    return folder.best.exists() and (not len(search.test) or folder.predictions.exists())
+    return is_there(folder.best) and (not len(search.test) or is_there(folder.predictions))
 
 
 def conclude(workspace: Workspace, search: Search, slots: Slots, inputs: LatestInputs) -> bool:
@@ -45,9 +46,9 @@ def conclude(workspace: Workspace, search: Search, slots: Slots, inputs: LatestI
         with exclusive(folder.path, CONCLUDE):
             trials = slots.counted
             publish(folder.trials, _trials_csv(trials).encode())
-            if not folder.best.exists():
+            if not is_there(folder.best):
                 choose(workspace, search, inputs.of(search), trials, slots.best(trials))
-            if len(search.test) and not folder.predictions.exists():
+            if len(search.test) and not is_there(folder.predictions):
                 refit_and_predict(workspace, search, folder.read_best())
     except BusyError:
         return False
@@ -82,12 +83,16 @@ def score_study(
     """
     study = workspace.study
     with exclusive(study.folder, CONCLUDE, wait=True):
-        if shared and study.done.exists():
+        if shared and is_there(study.done):
             return study.read_scores()
+        check_outputs(study, workspace.patients)
         outer = [predictions_of(study, search) for search in searches[:-1]]
         if outer:
             publish_table(study.final.predictions, pd.concat(outer)[PREDICTION_COLUMNS])
-        scores = study_scores(study, workspace.patients, searches, outer)
+        rivals = outer_rivals(workspace.config, workspace.patients, searches[:-1]) if outer else {}
+        if rivals:
+            publish_table(study.rivals, pd.concat([rows.assign(rival=name) for name, rows in rivals.items()]))
+        scores = study_scores(study, workspace.patients, outer, rivals)
         publish_record(study.scores_path, scores)
         tracker.log_scores(scores)
         publish(study.done, b"")

@@ -6,6 +6,7 @@ from pathlib import Path
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import StudyConfig
 from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.files import digest_json
 from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import SOME, some
 from mil_toolkit.features.cache import FeatureCache
@@ -48,12 +49,30 @@ def patients_of(cohort: Cohort, cache: FeatureCache | None) -> PatientsRecord:
     sizes: list[int | None] = [len(bag.image_names) for bag in bags] or [None] * len(labelled)
     known = labelled.metadata.astype(object).where(labelled.metadata.notna(), None)
     metadata = [{str(name): value for name, value in row.items()} for row in known.to_dict("records")]
-    rows = zip(labelled.patient_ids, labelled.labels.tolist(), sizes, metadata, strict=True)
+    groups: list[str | None] = [None] * len(labelled)
+    if labelled.groups is not None:
+        groups = [str(group) for group in labelled.groups]
+    rows = zip(labelled.patient_ids, labelled.labels.tolist(), sizes, metadata, groups, strict=True)
     return PatientsRecord(
         cohort.class_names,
         len(cohort) - len(labelled),
         [ColumnRecord(each.name, each.kind, each.transform, each.unit) for each in cohort.columns],
         [PatientRecord(*row) for row in rows],
+        grouped=labelled.groups is not None,
+    )
+
+
+def patients_digest(record: PatientsRecord) -> str:
+    """Return the digest of the stored patients: `Cohort.digest` of their cohort."""
+    patients = record.patients
+    columns = [[patient.metadata[column.name] for patient in patients] for column in record.columns]
+    return digest_json(
+        {
+            "patient_ids": [patient.id for patient in patients],
+            "labels": [patient.label for patient in patients],
+            "groups": [patient.group for patient in patients] if record.grouped else None,
+            "metadata": columns,
+        }
     )
 
 

@@ -22,10 +22,11 @@ from mil_toolkit.core.files import digest_json, publish_json, remove_dead_tempor
 from mil_toolkit.core.seeds import finetuning_path, members_path
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.image_files import ImageFiles
+from mil_toolkit.study.finetuning_checkpoints import check_logits, check_tensors, read_checkpoint
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.plan import Search, plan_searches
 from mil_toolkit.study.records import Best
-from mil_toolkit.training.checkpoints import publish_tensors, read_tensors
+from mil_toolkit.training.checkpoints import publish_tensors
 from mil_toolkit.training.finetune import Finetuner, FinetunerOptions
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.procedure import refit
@@ -165,6 +166,10 @@ class Run:
         """Return whether logits are computed after an epoch, counted from 1."""
         return self.watched is not None and (self.every_epoch or epoch == self.epochs)
 
+    def logits_after(self, epoch: int) -> int:
+        """Return how often logits were computed until an epoch has ended, with those before training."""
+        return 1 + sum(map(self.watches, range(1, epoch + 1)))
+
 
 class Trained(NamedTuple):
     """The logits of the watched patients, and the finetuner at the end.
@@ -182,14 +187,18 @@ def train(setup: Setup, run: Run, progress: ImageBar) -> Trained:
     path = setup.folder / run.search.name / f"{run.name}.safetensors"
     remove_dead_temporaries(path.parent)  # each as large as the backbone
     progress.expect(run.images * (run.epochs - setup.config.epochs))
-    tensors, state = read_tensors(path) if path.exists() else ({}, {})
-    if state.get("finished"):
-        progress.advance(run.images * run.epochs)
-        return Trained(tensors["logits"].numpy(), None)
+    checkpoint = read_checkpoint(path, run.epochs)
+    if checkpoint is not None and run.watched is not None:
+        count = run.logits_after(run.epochs if checkpoint.state["finished"] else checkpoint.state["epoch"])
+        check_logits(path, checkpoint.logits, (count, setup.study.config.members, len(run.watched)))
+        if checkpoint.state["finished"]:
+            progress.advance(run.images * run.epochs)
+            return Trained(checkpoint.logits.numpy(), None)
     finetuner = _start(setup, run)
-    if tensors:
-        logits = list(tensors.pop("logits").numpy())
-        finetuner.restore(tensors, state)
+    if checkpoint is not None:
+        check_tensors(path, checkpoint, finetuner)
+        logits = list(checkpoint.logits.numpy())
+        finetuner.restore(checkpoint.tensors, checkpoint.state)
         progress.advance(run.images * finetuner.epoch)
     else:
         logits = [] if run.watched is None else [finetuner.start.apply(run.watched).logits]

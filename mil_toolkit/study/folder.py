@@ -4,16 +4,27 @@ All names of files in it are here; what each JSON file holds is in `study.record
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import StudyConfig
-from mil_toolkit.core.errors import DataError
+from mil_toolkit.config import MOST_EPOCHS, HeadConfig, StudyConfig
+from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import check_schema, publish, read_json
 from mil_toolkit.core.locks import CLAIM, exclusive
-from mil_toolkit.core.records import from_json, publish_record, read_record, read_record_if_any, to_json
+from mil_toolkit.core.reading import MEBIBYTE, check_input, read_input, report_read_errors
+from mil_toolkit.core.records import (
+    Json,
+    from_json,
+    publish_record,
+    read_record,
+    to_json,
+)
+from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.description import SCHEMA, describe, patients_of, refuse_other, sources_of
 from mil_toolkit.study.plan import Search, fold_name
@@ -28,6 +39,10 @@ from mil_toolkit.study.records import (
     StudyScores,
 )
 
+SPLITS = "splits.json"
+EPOCHS_LIMIT = 64 * MEBIBYTE  # an epoch takes about 1 KB
+HIGHEST_SCORE = 1_000_000  # log-losses are below 40
+Content = TypeVar("Content")
 EpochScores = dict[str, float]  # `epoch`, then training and validation scores by name
 
 
@@ -68,7 +83,9 @@ class SearchFolder:
 
     def read_best(self) -> Best:
         """Read what the search chose; raises DataError where it has not ended."""
-        return read_record(self.best, Best)
+        value = read_json(self.best)
+        _refuse_unknown(self.best, value, "config", HeadConfig)
+        return from_json(value, Best, self.best)
 
 
 @dataclass(frozen=True)
@@ -136,8 +153,11 @@ class Study:
         """Open a finished study; raises DataError where the folder holds none or it has not ended."""
         description = _read_description(folder)
         study = cls(folder, description.study, description)
-        if not study.done.exists():
-            raise DataError(f"{folder} has not ended. Run its mil-tune command again to resume it.")
+        try:
+            check_input(study.done)
+        except FileNotFoundError:
+            advice = "Run its mil-tune command again to resume it."
+            raise DataError(f"{printable(folder)} has not ended. {advice}") from None
         return study
 
     def check(self, cohort: Cohort, cache: FeatureCache | None) -> None:
@@ -155,7 +175,7 @@ class Study:
     @property
     def splits_path(self) -> Path:
         """See `SplitsRecord`."""
-        return self.folder / "splits.json"
+        return self.folder / SPLITS
 
     @property
     def audit_path(self) -> Path:
@@ -176,6 +196,11 @@ class Study:
     def scores_path(self) -> Path:
         """See `StudyScores`."""
         return self.folder / "scores.json"
+
+    @property
+    def rivals(self) -> Path:
+        """Table of the baselines' predictions of held-out patients, with their names in `rival`."""
+        return self.folder / "rivals.csv"
 
     @property
     def done(self) -> Path:
@@ -218,7 +243,11 @@ class Study:
 
     def search_folder(self, search: Search) -> SearchFolder:
         """Return the files of a search."""
-        return SearchFolder(self.folder / "outer" / search.name) if len(search.test) else self.final
+        return self.outer_folder(search.name) if len(search.test) else self.final
+
+    def outer_folder(self, name: str) -> SearchFolder:
+        """Return the files of an outer fold's search."""
+        return SearchFolder(self.folder / "outer" / name)
 
     def outer_folders(self) -> dict[str, SearchFolder]:
         """Return the files of every outer fold's search, by its name."""
@@ -235,37 +264,54 @@ class Study:
 
     def read_sources(self) -> Sources | None:
         """Read where the data are; None in studies of older versions."""
-        return read_record_if_any(self.sources_path, Sources)
+        return _read_if_any(self.sources_path, Sources)
 
     def read_patients(self) -> PatientsRecord | None:
         """Read the labelled patients; None in studies of older versions."""
-        return read_record_if_any(self.patients_path, PatientsRecord)
+        return _read_if_any(self.patients_path, PatientsRecord)
+
+    def read_splits(self) -> SplitsRecord:
+        """Read the splits of all searches."""
+        return read_record(self.splits_path, SplitsRecord)
 
     def read_findings(self) -> list[Finding]:
         """Read the audit's findings; none in studies of older versions."""
-        return read_record_if_any(self.audit_path, list[Finding]) or []
+        return _read_if_any(self.audit_path, list[Finding]) or []
 
     def read_ablation(self) -> AblationScores | None:
         """Read the scores of the ablation; None where there was none."""
-        return read_record_if_any(self.ablation.scores, AblationScores)
+        return _read_if_any(self.ablation.scores, AblationScores)
 
 
 def outer_folders(folder: Path) -> dict[str, SearchFolder]:
-    """Return the files of every outer fold's search of a study folder, by its name."""
-    return {path.name: SearchFolder(path) for path in sorted((folder / "outer").glob("*"))}
+    """Return the files of every outer fold's search of a study folder, by its name in splits.json."""
+    splits = _read_if_any(folder / SPLITS, SplitsRecord)
+    names = sorted(splits.held_out) if splits else []
+    return {name: SearchFolder(folder / "outer" / name) for name in names}
+
+
+def _read_if_any(path: Path, kind: type[Content]) -> Content | None:
+    return read_record(path, kind) if is_there(path) else None
 
 
 def is_study_folder(folder: Path) -> bool:
     """Return whether a folder holds a study, finished or not."""
     path = folder / "config.json"
-    value = read_json(path) if path.exists() else None
+    value = read_json(path) if is_there(path) else None
     return isinstance(value, dict) and "study" in value
+
+
+def is_there(path: Path) -> bool:
+    """Return whether something has this path; raises UsageError where a folder must not be searched."""
+    with report_read_errors(path):
+        return path.exists()
 
 
 def _publish_or_compare(path: Path, asked: object, kind: type) -> None:
     """Publish a record, or raise DataError where another one is there."""
-    if path.exists():
-        refuse_other(path, to_json(read_record(path, kind)), to_json(asked))
+    if is_there(path):
+        stored = _read_description(path.parent) if kind is StudyDescription else read_record(path, kind)
+        refuse_other(path, to_json(stored), to_json(asked))
     else:
         publish_record(path, asked)
 
@@ -274,16 +320,37 @@ def _read_description(folder: Path) -> StudyDescription:
     """Read a study's config.json; raises DataError where there is none, or it is not that of a study."""
     path = folder / "config.json"
     advice = "Name the folder that mil-tune wrote"
-    if not path.is_file():
-        reason = "it has no config.json" if folder.exists() else "it does not exist"
+    if not is_there(path):
+        reason = "it has no config.json" if is_there(folder) else "it does not exist"
         raise DataError(f"{folder} is not a study folder: {reason}. {advice}, as studies/NAME.")
     value = read_json(path)
     if isinstance(value, dict) and "study" in value:
         check_schema(path, value.get("schema"), SCHEMA)
-        return from_json(value, StudyDescription, path)
+        return _description(path, value)
     if isinstance(value, dict) and "head" in value:
         raise DataError(f"{folder} is a bundle, not a study folder. {advice}; this may be {folder.parent}.")
     raise DataError(f"{path} is not the config.json of a study. {advice}.")
+
+
+def _description(path: Path, value: Json) -> StudyDescription:
+    """Return the content of a config.json as a record; options that mil-tune would refuse are bad data."""
+    _refuse_unknown(path, value, "study", StudyConfig)
+    try:
+        return from_json(value, StudyDescription, path)
+    except UsageError as error:
+        raise DataError([f"{printable(path)}: {problem}" for problem in str(error).splitlines()]) from None
+
+
+def _refuse_unknown(path: Path, value: Json, section: str, kind: type) -> None:
+    """Raise DataError where a section has keys that the fields of its type do not name.
+
+    They would change the result of a version that knows them.
+    """
+    part = value.get(section) if isinstance(value, dict) else None
+    unknown = sorted(part.keys() - {field.name for field in fields(kind)}) if isinstance(part, dict) else []
+    if unknown:
+        names = some([printable(name) for name in unknown])
+        raise DataError(f"{printable(path)}: {section} has fields that this version does not know: {names}.")
 
 
 def publish_epochs(path: Path, rows: Sequence[EpochScores]) -> None:
@@ -292,8 +359,28 @@ def publish_epochs(path: Path, rows: Sequence[EpochScores]) -> None:
 
 
 def read_epochs(path: Path) -> list[EpochScores]:
-    """Read the scores after each epoch; raises DataError where the file cannot be read."""
+    """Read the scores after each epoch, which may be NaN; raises DataError where the file cannot be read."""
     try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from None
+        lines = read_input(path, EPOCHS_LIMIT).decode().splitlines()
+        rows = [msgspec.convert(json.loads(line), EpochScores) for line in lines if line]
+    except FileNotFoundError:
+        raise DataError(f"{printable(path)} does not exist.") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{printable(path)} cannot be read: {printable(str(error))}.") from None
+    for number, row in enumerate(rows, 1):
+        problem = _epoch_problem(row, rows[0].keys())
+        if problem:
+            raise DataError(f"{printable(path)}, row {number}: {problem}.")
+    return rows
+
+
+def _epoch_problem(row: EpochScores, names: Collection[str]) -> str | None:
+    """Return what is wrong with the scores after an epoch, which all have the same names."""
+    if not 1 <= row.get("epoch", 0) <= MOST_EPOCHS:
+        return f"it has no epoch between 1 and {MOST_EPOCHS}"
+    if row.keys() != set(names):
+        return "its scores are not those of the first row"
+    if any(abs(value) > HIGHEST_SCORE for value in row.values()):  # false for NaN
+        return f"a score is above {HIGHEST_SCORE}"
+    unpaired = [name for name in names if name.replace("validation_", "training_") not in names]
+    return f"{printable(unpaired[0])} has no score of training beside it" if unpaired else None

@@ -1,12 +1,30 @@
-"""The records in a study folder: what each of its JSON files holds."""
+"""The records in a study folder: what each of its JSON files holds, and in which ranges.
 
-from dataclasses import dataclass, field
+A condition on several fields stands in `__post_init__`, whose ValueError `core.records` reports with the name
+of the file. Conditions on several files are in `study.verification`.
+"""
 
-from mil_toolkit.config import FinetuneConfig, HeadConfig, StudyConfig, Value
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Annotated
+
+from msgspec import Meta
+
+from mil_toolkit.cohort.kinds import KINDS
+from mil_toolkit.config import MOST_EPOCHS, FinetuneConfig, HeadConfig, StudyConfig, Value, head_config
+from mil_toolkit.core.errors import UsageError
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.evaluation.records import Comparison, Optimism, ReliabilityBin, Scores, Spread
 from mil_toolkit.features.spec import Spec
 from mil_toolkit.search.space import SearchedInterval
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+Label = Annotated[int, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+Epoch = Annotated[int, Meta(ge=1, le=MOST_EPOCHS)]
+Positive = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+SEARCH_NAME = re.compile(r"final|repeat[1-9][0-9]{0,5}-fold[1-9][0-9]{0,5}")
 
 # config.json
 
@@ -17,7 +35,7 @@ class CohortIdentity:
 
     name: str
     digest: str
-    patients: int
+    patients: Positive
 
 
 @dataclass(frozen=True)
@@ -51,8 +69,8 @@ class StudyDescription:
 class ClassCounts:
     """Patients of each class."""
 
-    positive: int
-    negative: int
+    positive: Count
+    negative: Count
 
 
 @dataclass(frozen=True)
@@ -71,9 +89,16 @@ class SplitsRecord:
     held_out: patients of each class in each outer fold
     """
 
-    age_bins: dict[str, int]
+    age_bins: dict[str, Positive]
     held_out: dict[str, ClassCounts]
     searches: dict[str, HeldOut]
+
+    def __post_init__(self) -> None:
+        if list(self.searches)[-1:] != ["final"]:
+            raise ValueError("searches: the last one is not `final`")
+        for name in self.searches:  # each names a folder
+            if not SEARCH_NAME.fullmatch(name):
+                raise ValueError(f"searches: {name[:100]!r} is not the name of a search")
 
 
 # sources.json and patients.json: for the report; they do not identify a study.
@@ -98,15 +123,23 @@ class ColumnRecord:
     transform: str | None
     unit: str | None
 
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind: {self.kind[:100]!r} is not one of {', '.join(KINDS)}")
+
 
 @dataclass(frozen=True)
 class PatientRecord:
-    """A labelled patient; `images` is the bag size, None without images; missing metadata are None."""
+    """A labelled patient; `images` is the bag size, None without images; missing metadata are None.
+
+    group: None where the cohort declares none, and in studies of older versions
+    """
 
     id: str
-    label: int
-    images: int | None
+    label: Label
+    images: Positive | None
     metadata: dict[str, float | str | None]
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,12 +147,30 @@ class PatientsRecord:
     """The labelled patients of a study, and how many others the cohort has (patients.json).
 
     class_names: the table's words for class 0 and class 1
+    grouped: whether the cohort declares groups; None in studies of older versions
     """
 
     class_names: tuple[str, str]
-    unlabelled: int
+    unlabelled: Count
     columns: list[ColumnRecord]
     patients: list[PatientRecord]
+    grouped: bool | None = None
+
+    def __post_init__(self) -> None:
+        if len({column.name for column in self.columns}) < len(self.columns):
+            raise ValueError("columns: a name occurs twice")
+        if len({patient.id for patient in self.patients}) < len(self.patients):
+            raise ValueError("patients: an id occurs twice")
+        for place, patient in enumerate(self.patients):
+            if not _fits(patient.metadata, self.columns):
+                raise ValueError(f"patients[{place}]: the metadata do not fit the columns")
+
+
+def _fits(metadata: Mapping[str, float | str | None], columns: Sequence[ColumnRecord]) -> bool:
+    """Return whether a patient's metadata have a value of the right type, or None, for every column."""
+    values = [(metadata.get(column.name), KINDS[column.kind].numeric) for column in columns]
+    known = metadata.keys() == {column.name for column in columns}
+    return known and all(value is None or isinstance(value, str) != numeric for value, numeric in values)
 
 
 # audit.json
@@ -140,7 +191,7 @@ class Finding:
     level: str
     text: str
     advice: str = ""
-    count: int = 0
+    count: Count = 0
     where: tuple[str, ...] = ()
     figures: dict[str, float] = field(default_factory=dict)
 
@@ -156,7 +207,7 @@ class PassedOver:
     error: the standard error of that difference, which the lead had to exceed; None where it is not defined
     """
 
-    trial: int
+    trial: Count
     lead: float | None
     error: float | None
 
@@ -174,14 +225,31 @@ class Best:
     passed_over: None where no trial was passed over, and in studies of older versions
     """
 
-    number: int
+    number: Count
     config: HeadConfig
-    epoch: int
+    epoch: Epoch
     value: float
     decision: Decision
     training: dict[str, float | None]
     parameters: dict[str, Value]
     passed_over: PassedOver | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            head_config(asdict(self.config))
+        except UsageError as error:
+            raise ValueError(f"config: {error}") from None
+        if not 0 <= self.decision.threshold <= 1:
+            raise ValueError(f"decision: the threshold {self.decision.threshold} is not between 0 and 1")
+        if self.decision.slope < 0:
+            raise ValueError(f"decision: the slope {self.decision.slope} is negative")
+        if self.epoch > self.config.epochs:
+            raise ValueError(
+                f"epoch: {self.epoch} is more than the {self.config.epochs} of the configuration"
+            )
+        for name, value in self.parameters.items():
+            if not hasattr(self.config, name) or getattr(self.config, name) != value:
+                raise ValueError(f"parameters: {name[:100]!r} is not as in the configuration")
 
 
 # scores.json
@@ -207,7 +275,7 @@ class StudyScores:
         correlation may be due to the clinical values
     """
 
-    epoch: int
+    epoch: Epoch
     passed_over: PassedOver | None = None
     training: dict[str, float | None] | None
     inner: Scores
@@ -231,7 +299,7 @@ class ComparedOn:
     chose_nothing: whether they are held-out patients of the study (its first outer fold)
     """
 
-    patients: int
+    patients: Positive
     chose_nothing: bool
 
 
@@ -258,11 +326,11 @@ class FinetuningScores:
 class VariantFold:
     """What a variant came to in an outer fold; unchanged: it is what the fold's search had chosen anyway."""
 
-    repeat: int
-    fold: int
+    repeat: Positive
+    fold: Positive
     unchanged: bool
-    epoch: int
-    threshold: float
+    epoch: Epoch
+    threshold: Share
 
 
 @dataclass(frozen=True)
@@ -286,9 +354,9 @@ class AblationScores:
     scores
     """
 
-    retuned: int | None
+    retuned: Positive | None
     features: list[str | None]
-    images_of_equal_bags: int | None
+    images_of_equal_bags: Positive | None
     variants: dict[str, VariantScores]
     gains: dict[str, Comparison]
     left_out: dict[str, str]

@@ -57,6 +57,7 @@ class SearchRun:
         assert isinstance(identity, dict)
         identity["splits"] = self.search.digest
         refuse_other(self.storage, slots.keep("study", identity), identity)
+        slots.check(self.workspace.space)
         return slots
 
     @property

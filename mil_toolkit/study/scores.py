@@ -21,15 +21,20 @@ from mil_toolkit.study.rivals import RIVALS, Columns, rival_predictions
 from mil_toolkit.study.tables import probability_table, read_predictions
 from mil_toolkit.training.patients import Patients
 
+BagSizes = Mapping[str, int]  # number of images, by patient
 METADATA = "metadata_logistic"  # the baseline that sees no image
 
 
 def study_scores(
-    study: Study, patients: Patients, searches: Sequence[Search], outer: Sequence[pd.DataFrame]
+    study: Study,
+    patients: Patients,
+    outer: Sequence[pd.DataFrame],
+    rivals: Mapping[str, pd.DataFrame],
 ) -> StudyScores:
     """Return the scores of a study from the predictions of its searches.
 
     outer: the predictions of each outer fold, in the order of the searches; none without outer folds
+    rivals: the outer predictions of each baseline
     """
     config, best = study.config, study.final.read_best()
     inner = Table.of(read_predictions(study.final.out_of_fold), config.prevalence)
@@ -41,8 +46,8 @@ def study_scores(
     )
     if not outer:
         return scores
-    rivals = rival_tables(config, patients, searches[:-1])
-    return with_outer_scores(scores, inner, pd.concat(outer), patients, rivals)
+    tables = {name: Table.of(rows, config.prevalence) for name, rows in rivals.items()}
+    return with_outer_scores(scores, inner, pd.concat(outer), patients, tables)
 
 
 def with_outer_scores(
@@ -53,28 +58,59 @@ def with_outer_scores(
     rivals: Mapping[str, Table],
 ) -> StudyScores:
     """Return the scores with all that rests on outer predictions; the rivals predict the same patients."""
+    table, sizes = Table.of(predictions, inner.prevalence), bag_sizes(patients)
+    return with_rivals(with_model_scores(scores, inner, predictions, sizes), table, sizes, rivals)
+
+
+def with_rivals(
+    scores: StudyScores, table: Table, sizes: BagSizes | None, rivals: Mapping[str, Table]
+) -> StudyScores:
+    """Return the scores with those of the baselines; table: the model's own outer predictions."""
+    return replace(
+        scores,
+        rivals={name: scores_with_intervals(rival) for name, rival in rivals.items()},
+        gains={name: compare(table, rival) for name, rival in rivals.items()},
+        bag_size_of_metadata=_bag_size(sizes, rivals[METADATA]) if METADATA in rivals else None,
+    )
+
+
+def with_model_scores(
+    scores: StudyScores, inner: Table, predictions: pd.DataFrame, sizes: BagSizes | None
+) -> StudyScores:
+    """Return the scores with all that rests on the model's own outer predictions."""
     table = Table.of(predictions, inner.prevalence)
     both = [patient for patient in inner.patient_ids if patient in table.patient_ids]
     return replace(
         scores,
         outer=scores_with_intervals(table),
         optimism=optimism(inner.select(both), table.select(both)),
-        rivals={name: scores_with_intervals(rival) for name, rival in rivals.items()},
-        gains={name: compare(table, rival) for name, rival in rivals.items()},
         spread=_spread(predictions, table),
         reliability=reliability(table),
-        bag_size=_bag_size(patients, table),
-        bag_size_of_metadata=_bag_size(patients, rivals[METADATA]) if METADATA in rivals else None,
+        bag_size=_bag_size(sizes, table),
     )
 
 
+def bag_sizes(patients: Patients) -> BagSizes | None:
+    """Return the number of images of each patient; None without images."""
+    bags = patients.bags
+    return None if bags is None else dict(zip(bags.patient_ids, bags.sizes.tolist(), strict=True))
+
+
 def rival_tables(config: StudyConfig, patients: Patients, searches: Sequence[Search]) -> dict[str, Table]:
+    """Return the outer predictions of each baseline as arrays; see `outer_rivals`."""
+    rivals = outer_rivals(config, patients, searches)
+    return {name: Table.of(rows, config.prevalence) for name, rows in rivals.items()}
+
+
+def outer_rivals(
+    config: StudyConfig, patients: Patients, searches: Sequence[Search]
+) -> dict[str, pd.DataFrame]:
     """Return the outer predictions of each baseline for which the patients have the data."""
     tables = {}
     for name, columns in RIVALS.items():
         parts = [_rival(columns, config, patients, search) for search in searches]
         if all(part is not None for part in parts):
-            tables[name] = Table.of(pd.concat(parts), config.prevalence)
+            tables[name] = pd.concat(parts)
     return tables
 
 
@@ -108,11 +144,10 @@ def _deviation(scores: Sequence[float]) -> float | None:
     return float(np.std(scores, ddof=1)) if len(scores) > 1 and np.isfinite(scores).all() else None
 
 
-def _bag_size(patients: Patients, table: Table) -> dict[str, float | None] | None:
+def _bag_size(sizes: BagSizes | None, table: Table) -> dict[str, float | None] | None:
     """Return Spearman's correlation of the mean logit with the number of images, within each class."""
-    if patients.bags is None:
+    if sizes is None:
         return None
-    sizes = dict(zip(patients.bags.patient_ids, patients.bags.sizes.tolist(), strict=True))
     images = np.array([sizes[patient] for patient in table.patient_ids])
     logits = logit(np.clip(table.probabilities, 1e-12, 1 - 1e-12)).mean(0)
     correlations = {}

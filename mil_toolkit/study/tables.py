@@ -1,24 +1,37 @@
 """Tables of predictions and attention: building, publishing and reading them."""
 
+import math
 import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_numeric_dtype
+from pandas.errors import ParserWarning
 
-from mil_toolkit.core.errors import DataError, Diverged
+from mil_toolkit.config import head_config
+from mil_toolkit.core.errors import DataError, Diverged, UsageError
 from mil_toolkit.core.files import publish
+from mil_toolkit.core.reading import MEBIBYTE, read_input
+from mil_toolkit.core.text import SOME, count_of, printable, some
 from mil_toolkit.evaluation.calibration import Decision
-from mil_toolkit.study.folder import outer_folders
+from mil_toolkit.study.folder import is_there, outer_folders
 from mil_toolkit.study.plan import Search
 from mil_toolkit.training.patients import Patients
 
+ATTENTION_COLUMNS = ["patient_id", "image", "attention"]
+TRIAL_COLUMNS = ["number", "value", "state"]  # then the hyperparameters
+TRIAL_STATES = ("COMPLETE", "PRUNED", "FAIL")
+ROUNDING = 1e-3  # of the attention on a single image
 PREDICTION_COLUMNS = ["repeat", "fold", "patient_id", "label", "probability", "prediction"]
-_WHOLE, _TEXT = ("repeat", "fold", "label", "prediction"), ("patient_id", "image")
+_WHOLE, _TEXT = ("repeat", "fold", "label", "prediction"), ("patient_id", "image", "group", "rival")
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how a formula begins in a spreadsheet
-_TYPES: dict[str, type] = dict.fromkeys(_WHOLE, int) | dict.fromkeys(_TEXT, str)  # all others: float
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}")
+TABLE_LIMIT = 512 * MEBIBYTE  # a row of attention takes about 40 bytes
 
 
 def prediction_table(
@@ -70,8 +83,9 @@ def outer_attention(folder: Path) -> pd.DataFrame | None:
     `repeat`, `fold`, `patient_id`, `image`, `attention`, which sums to one in each patient and repeat; None
     where no model looked at images. Raises DataError where a file cannot be read.
     """
-    paths = [search.attention for search in outer_folders(folder).values() if search.attention.exists()]
-    return pd.concat(map(read_predictions, paths), ignore_index=True) if paths else None
+    paths = [search.attention for search in outer_folders(folder).values() if is_there(search.attention)]
+    tables = [read_attention(path, ["repeat", "fold", *ATTENTION_COLUMNS]) for path in paths]
+    return pd.concat(tables, ignore_index=True) if tables else None
 
 
 def publish_table(path: Path, table: pd.DataFrame) -> None:
@@ -93,16 +107,113 @@ def _as_it_was(text: str) -> str:
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
-def read_predictions(path: Path) -> pd.DataFrame:
-    """Read a table of predictions or attention; raises DataError where it cannot be read.
+def read_attention(path: Path, columns: Sequence[str] = ATTENTION_COLUMNS) -> pd.DataFrame:
+    """Read a table of attention with these columns; raises DataError where it is another or out of range."""
+    table = read_predictions(path)
+    if list(table) != list(columns):
+        names, expected = some([printable(str(name)) for name in table]), ", ".join(columns)
+        raise DataError(f"{printable(path)} has the columns {names}, where {expected} are expected.")
+    outside = ~table["attention"].between(0, 1 + ROUNDING)
+    if outside.any():
+        row = int(outside.to_numpy().argmax()) + 2
+        raise DataError(f"{printable(path)}, row {row}: attention is not between 0 and 1.")
+    return table
 
-    Ids and names are text, whatever they look like.
+
+def read_trials(path: Path) -> pd.DataFrame:
+    """Read the table of a search's trials as text; see `SearchFolder.trials`.
+
+    Raises DataError where a trial has no number, state or value, or what a hyperparameter cannot be.
     """
+    table = _read_texts(path)
+    if [*table][:3] != TRIAL_COLUMNS:
+        raise DataError(f"{printable(path)} does not begin with the columns {', '.join(TRIAL_COLUMNS)}.")
+    problems = [
+        f"{printable(path)}, row {row}: {problem}."
+        for row, cells in enumerate(table.to_dict("records"), 2)
+        for problem in _trial_problems({str(name): str(cell) for name, cell in cells.items()})
+    ]
+    if table["number"].duplicated().any():
+        problems.append(f"{printable(path)}: a number occurs twice.")
+    if problems:
+        raise DataError(
+            [*problems[:SOME], *([f"{len(problems)} problems in all."] if problems[SOME:] else [])]
+        )
+    return table
+
+
+def _trial_problems(cells: Mapping[str, str]) -> Iterator[str]:
+    """Yield what is wrong with a trial's cells, by the name of the column."""
+    number, value, state = (cells[name] for name in TRIAL_COLUMNS)
+    if _whole(number) is None or number.startswith("-"):
+        yield f"number is {printable(number)!r}, not a whole number"
+    if state not in TRIAL_STATES:
+        yield f"state is {printable(state)!r}, not one of {', '.join(TRIAL_STATES)}"
+    if _finite(value) is None and (value or state == TRIAL_STATES[0]):
+        yield f"value is {printable(value)!r}, not a finite number"
+    settings = {name: text for name, text in cells.items() if name not in TRIAL_COLUMNS and text}
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
-        for name in set(_TEXT) & set(table):
+        head_config(settings)
+    except UsageError as error:
+        yield printable(str(error)).rstrip(".")
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Read a table of predictions or attention, whose ids and names are text, whatever they look like.
+
+    Raises DataError that names the file, and the first row and column with a cell that is not a number or not
+    finite.
+    """
+    table = _read_texts(path)
+    problems: list[str] = []
+    for name in map(str, table):
+        if name in _TEXT:
             table[name] = table[name].map(_as_it_was)
-        # Unlike pandas' own parser this is exact to the last bit.
-        return table.astype({name: _TYPES.get(name, float) for name in map(str, table)})
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from None
+        else:
+            table[name] = _numbers(path, name, table[name], problems)
+    if problems:
+        raise DataError(problems)
+    return table
+
+
+def _read_texts(path: Path) -> pd.DataFrame:
+    """Read the cells of a CSV file as text."""
+    try:
+        content = BytesIO(read_input(path, TABLE_LIMIT))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ParserWarning)  # rows with more cells than the header
+            return pd.read_csv(
+                content, dtype=str, keep_default_na=False, index_col=False, encoding_errors="surrogateescape"
+            )
+    except FileNotFoundError:
+        raise DataError(f"{printable(path)} does not exist.") from None
+    except (ValueError, ParserWarning) as error:
+        reason = printable(str(error).strip()).rstrip(".")
+        raise DataError(f"{printable(path)} cannot be read as a table: {reason}.") from None
+
+
+def _numbers(path: Path, name: str, texts: pd.Series, problems: list[str]) -> pd.Series:
+    """Return the numbers of a column; unlike those of pandas' own parser, exact to the last bit."""
+    parse = _whole if name in _WHOLE else _finite
+    numbers = [parse(text) for text in texts]
+    bad = [row for row, number in enumerate(numbers) if number is None]
+    if not bad:
+        return pd.Series(numbers, texts.index, dtype=int if name in _WHOLE else float)
+    kind = "a whole number" if name in _WHOLE else "a finite number"
+    others = f" Nor is it in {count_of(len(bad) - 1, 'other row')}." if len(bad) > 1 else ""
+    cell, column = printable(texts.iloc[bad[0]]), printable(name)
+    problems.append(f"{printable(path)}, row {bad[0] + 2}: {column} is {cell!r}, not {kind}.{others}")
+    return texts
+
+
+def _whole(text: str) -> int | None:
+    """Return a whole number of at most 9 digits, and None for all other texts."""
+    return int(text) if _WHOLE_NUMBER.fullmatch(text) else None
+
+
+def _finite(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -16,6 +16,7 @@ from mil_toolkit.core.devices import pick_device
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.locks import exclusive, shared
 from mil_toolkit.core.processes import start_worker
+from mil_toolkit.core.reading import report_read_errors
 from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.text import some
 from mil_toolkit.features.cache import FeatureCache
@@ -136,7 +137,8 @@ def check_run(folder: Path, device: str, how: RunConfig) -> None:
 
 def _check_folder(folder: Path) -> None:
     """Raise UsageError where a folder holds files but no study: they would mix with the study's."""
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    with report_read_errors(folder):
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     names = [name for name in names if not name.startswith((".", DATABASE))]  # the database's journal too
     if names and not is_study_folder(folder):
         raise UsageError(

@@ -12,8 +12,7 @@ from mil_toolkit.config import (
     HeadConfig,
     Settings,
     Value,
-    is_active,
-    tunables,
+    active_fields,
 )
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.features.bags import Bags
@@ -53,19 +52,10 @@ class Variant:
         `settings` allow.
         """
         allowed = {name: values[0] for name, values in settings.items()}
-        values = asdict(best) | allowed | _active_fields(best) | dict(self.change)
+        values = asdict(best) | allowed | active_fields(best) | dict(self.change)
         fixed = {name: (value,) for name, value in values.items()}
         space = Space(fixed, patients.bags is not None, not patients.metadata.empty)
         return space.config_of({})
-
-
-def _active_fields(config: HeadConfig) -> dict[str, Value]:
-    """Return the fields of a configuration that have an effect."""
-    values: dict[str, Value] = {}
-    for name, tunable in tunables(HeadConfig).items():
-        if is_active(values, tunable):
-            values[name] = getattr(config, name)
-    return values
 
 
 def uses_nothing(config: HeadConfig) -> bool:

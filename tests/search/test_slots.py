@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy
 from optuna.trial import TrialState
 
-from mil_toolkit.core.errors import UsageError
+from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.locks import CLAIM, exclusive
 from mil_toolkit.search import storage as storages
 from mil_toolkit.search.internals import SLOT, SlotHyperband
@@ -239,7 +239,7 @@ def test_a_password_is_never_printed(url: str, tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "optuna.db").write_bytes(b"no database" * 1000)
-    with pytest.raises(UsageError, match=r"optuna\.db cannot be used: file is not a database"):
+    with pytest.raises(DataError, match=r"optuna\.db is not an SQLite database"):
         DatabaseStorage(tmp_path)
 
 
