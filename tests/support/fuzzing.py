@@ -1,7 +1,9 @@
 """Running commands on damaged files: each in a process of its own, with a limit on its memory and time."""
 
 import contextlib
+import itertools
 import os
+import pkgutil
 import re
 import resource
 import select
@@ -17,6 +19,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+import mil_toolkit
 from mil_toolkit.core.files import digest
 
 Files = Mapping[str, bytes]
@@ -184,3 +190,50 @@ def _problem_of_files(tree: Tree, before: Mapping[str, str], command: Command) -
     touched = [name for name in before if before[name] != after.get(name)]
     damaged = [name for name in touched if not any(fnmatch(name, pattern) for pattern in command.writes)]
     return f"changed {', '.join(damaged)}" if damaged else None
+
+
+def import_package() -> None:
+    """Import every module, since what the child of a command imports is lost with it."""
+    for module in pkgutil.walk_packages(mil_toolkit.__path__, "mil_toolkit."):
+        import_module(module.name)
+
+
+class Fuzzed(NamedTuple):
+    """How many cases were tried, and the messages of those that ended wrongly."""
+
+    cases: int
+    failures: list[str]
+
+
+def fuzz(
+    tree: Tree,
+    damage: st.SearchStrategy[Changes],
+    commands: tuple[Command, ...],
+    cases: int,
+    random_seed: int | None = None,
+) -> Fuzzed:
+    """Run commands on at most so many damaged trees.
+
+    random_seed: of the cases, which are otherwise the same each time
+    """
+    failures: list[str] = []
+    tried = itertools.count()
+
+    @settings(
+        max_examples=cases,
+        deadline=None,
+        database=None,
+        derandomize=random_seed is None,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(damage)
+    def check(changes: Changes) -> None:
+        next(tried)
+        try:
+            check_commands(tree, changes, commands)
+        except AssertionError as error:
+            failures.append(f"{', '.join(changes)}: {error}")
+
+    (check if random_seed is None else seed(random_seed)(check))()
+    return Fuzzed(next(tried), failures)
