@@ -9,7 +9,6 @@ exit code is 1.
 """
 
 import argparse
-import functools
 import itertools
 import os
 import sys
@@ -19,23 +18,21 @@ from pathlib import Path
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-sys.path.remove(str(Path(__file__).parent))  # or this script would be the package `fuzz` of the tests
 
 import torch
 from support.fuzz_targets import TARGETS
-from support.fuzzing import fuzz, import_package
+from support.fuzzing import fuzz, prepared
 from support.studies import Tiny
 
-from mil_toolkit.backbones.backbones import build_backbone
 from mil_toolkit.bundle.fit import fit
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.cohort.synthetic import draw_cohort
-from mil_toolkit.config import ExtractionConfig, StudyConfig
-from mil_toolkit.features import extract as extraction
+from mil_toolkit.config import ExtractionConfig, StudyConfig, Value
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.extract import extract
 from mil_toolkit.study.tune import tune
 
-SETTINGS = {"epochs": (3,), "hidden": (32,), "pooling": ("attention",)}
+SETTINGS: dict[str, tuple[Value, ...]] = {"epochs": (3,), "hidden": (32,), "pooling": ("attention",)}
 STUDY = StudyConfig(trials=2, folds=2, outer_folds=2, members=2, settings=SETTINGS)
 ROUND = 10  # cases from one seed
 
@@ -48,12 +45,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the first cases of each format")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    import_package()
     failed = 0
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, prepared():
         tiny = small_study(Path(folder))
-        extraction.build_backbone = functools.cache(build_backbone)
-        extraction.build_backbone("resnet18", "random", 32)
         for name in arguments.format:
             failed += fuzz_format(name, tiny, Path(folder), arguments.seconds, arguments.seed)
     return min(failed, 1)
@@ -63,7 +57,7 @@ def small_study(folder: Path) -> Tiny:
     """Draw, embed, tune and fit a cohort of 24 patients."""
     toml = draw_cohort(folder / "tiny" / "cohort", patients=24, unlabelled=3, image_size=32, images=(2, 4))
     cohort, config = read_cohort(toml), ExtractionConfig("resnet18", "random", image_size=32)
-    features = extraction.extract(cohort, config, folder / "tiny" / "cache", device="cpu").folder
+    features = extract(cohort, config, folder / "tiny" / "cache", device="cpu").folder
     study = folder / "tiny" / "studies" / "tiny"
     tune(cohort, FeatureCache.open(features), study, STUDY, "cpu")
     fit(cohort, FeatureCache.open(features), study, study / "model", "cpu")

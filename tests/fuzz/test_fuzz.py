@@ -3,21 +3,17 @@
 The cases are the same in every run. `benchmarks/fuzz.py` draws others for as long as it is told to.
 """
 
-import functools
 import os
 from pathlib import Path
 
 import pytest
 from support.fuzz_targets import TARGETS
-from support.fuzzing import check_commands, fuzz, import_package
+from support.fuzzing import check_commands, fuzz, prepared
 from support.studies import Tiny
 
-from mil_toolkit.backbones.backbones import build_backbone
-from mil_toolkit.features import extract as extraction
-
 CASES = int(os.environ.get("MIL_FUZZ_CASES", "0"))  # of each format; by default, those of FEW
-FEW = {"study's records": 6, "study's tables": 5, "study's database": 3}
-USUAL = 25
+FEW = {"shard": 10, "spec": 10, "study's records": 4, "study's tables": 4, "study's database": 2}
+USUAL = 20
 
 # not hardened yet
 OPEN = {
@@ -43,15 +39,11 @@ TARGET_NAMES = [
 
 
 @pytest.mark.parametrize("name", TARGET_NAMES)
-def test_damaged_files_end_in_a_sentence(
-    name: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import_package()
-    monkeypatch.setattr(extraction, "build_backbone", functools.cache(build_backbone))
-    extraction.build_backbone("resnet18", "random", 32)
+def test_damaged_files_end_in_a_sentence(name: str, tiny: Tiny, tmp_path: Path) -> None:
     target = TARGETS[name]
     tree = target.tree(tiny, tmp_path)
-    check_commands(tree, {}, target.commands)
-    done = fuzz(tree, target.damage(tree.files), target.commands, CASES or FEW.get(name, USUAL))
+    with prepared():
+        check_commands(tree, {}, target.commands)
+        done = fuzz(tree, target.damage(tree.files), target.commands, CASES or FEW.get(name, USUAL))
     assert not done.failures, done.failures[0]
     assert done.cases > 1

@@ -1,6 +1,7 @@
 """Running commands on damaged files: each in a process of its own, with a limit on its memory and time."""
 
 import contextlib
+import functools
 import itertools
 import os
 import pkgutil
@@ -18,11 +19,13 @@ from fnmatch import fnmatch
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import mil_toolkit
+from mil_toolkit.backbones.backbones import build_backbone
 from mil_toolkit.core.files import digest
 
 Files = Mapping[str, bytes]
@@ -192,10 +195,15 @@ def _problem_of_files(tree: Tree, before: Mapping[str, str], command: Command) -
     return f"changed {', '.join(damaged)}" if damaged else None
 
 
-def import_package() -> None:
-    """Import every module, since what the child of a command imports is lost with it."""
+@contextlib.contextmanager
+def prepared() -> Iterator[None]:
+    """Import every module and build a backbone once: the child of each command inherits both."""
     for module in pkgutil.walk_packages(mil_toolkit.__path__, "mil_toolkit."):
         import_module(module.name)
+    build = functools.cache(build_backbone)
+    build("resnet18", "random", 32)
+    with patch("mil_toolkit.features.extract.build_backbone", build):
+        yield
 
 
 class Fuzzed(NamedTuple):
