@@ -251,7 +251,7 @@ def damaged_hdf5(draw: Draw, content: bytes) -> bytes:
     buffer = io.BytesIO(content)
     with h5py.File(buffer, "r+") as file:
         for _ in range(draw(st.integers(1, 2))):
-            names = sorted(file)
+            names = [name for name in sorted(file) if file.get(name) is not None]  # without broken links
             if not names:
                 break
             name = draw(st.sampled_from(names))
@@ -261,7 +261,7 @@ def damaged_hdf5(draw: Draw, content: bytes) -> bytes:
 
 
 def _damage_attribute(draw: Draw, file: h5py.File, name: str) -> None:
-    places = [place for place in (file, *file.values()) if place.attrs]
+    places = [place for place in (file, *file.values()) if place is not None and place.attrs]
     if places:
         place = draw(st.sampled_from(places))
         attribute = draw(st.sampled_from(sorted(place.attrs)))
