@@ -9,13 +9,12 @@ import torchvision
 from torch import nn
 
 from mil_toolkit.backbones.architecture import Architecture, StateDict, Triple, for_images
+from mil_toolkit.backbones.checkpoint import check_file, read_checkpoint
 from mil_toolkit.backbones.spec import RANDOM_SEED, SizedBackboneSpec
 from mil_toolkit.backbones.timm_models import timm_architecture
 from mil_toolkit.backbones.weights import (
-    check_file,
     load_weights,
     packaged_weights,
-    read_checkpoint,
     torchvision_weights,
     weight_digest,
 )

@@ -8,7 +8,7 @@ MISSING = frozenset({"", "na", "nan", "n/a", "?"})  # trimmed and in lower case
 # In a column of words, these may be words: "-" beside "+" is a negative result.
 MISSING_VALUES = frozenset({*MISSING, "n.a.", "n. a.", "k.a.", "k. a.", "null", "#n/a"})
 DASHES = re.compile(r"[-\u2010-\u2015\u2212]+")
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 class NumberCell(str):

@@ -167,7 +167,8 @@ def _read_declared_table(declared: Declaration, images: bool, problems: Problems
     if table is None:
         if images:
             readable_roots(declared, problems)
-        raise DataError(problems.lines)
+        problems.raise_if_any()
+    assert table is not None  # or the reason is among the problems
     return table
 
 

@@ -97,7 +97,7 @@ def read_labels(declared: Declaration, table: TextTable, problems: Problems) -> 
             advice = f'Fill it in, or declare unlabelled = "{cell}" if the patient is to be predicted.'
             problems.add(f"no label in {column!r}. {advice}", place)
         else:
-            unknown.append(f"{place}: {column} {cell!r}")
+            unknown.append(f"{place}: {printable(column)} {cell!r}")
     expected = [f"{word!r} ({key})" for key in words for word in words[key]]
     reason = f"not one of {', '.join(expected)}"
     each = (f"{label} is {reason}." for label in unknown)
@@ -138,13 +138,13 @@ def read_values(
             )
         except Unreadable as error:
             values.append(None)
-            unreadable[error.reason].append(f"{place}: {column.column} {cell!r}")
+            unreadable[error.reason].append(f"{place}: {printable(column.column)} {cell!r}")
             advice[error.advice] = None
     for reason, cells in unreadable.items():
         each = (f"{cell} {reason}" for cell in cells)
         summary = f"cells cannot be read: each {reason} Affected:"
         problems.extend(each_or_most(cells, len(values), each, summary))
-    problems.extend(f"{text} in {declared.source}." for text in advice if text)
+    problems.extend(f"{text} in {printable(declared.source)}." for text in advice if text)
     return np.array(values, dtype=np.float64 if kind.numeric else object)
 
 

@@ -56,7 +56,7 @@ def problem_of_format(format: str) -> str | None:
         return "has a time zone (%z or %Z), which a date of birth does not have; remove it from the cells"
     try:
         complete = datetime.strptime(EXAMPLE_DAY.strftime(format), format) == EXAMPLE_DAY
-    except ValueError:
+    except (ValueError, re.error):  # the latter for a directive that is repeated
         complete = False
     return None if complete else "does not describe a complete date; use a format such as %d/%m/%Y"
 

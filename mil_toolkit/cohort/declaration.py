@@ -12,13 +12,22 @@ from mil_toolkit.cohort.dates import problem_of_format
 from mil_toolkit.cohort.delimited import SEPARATORS
 from mil_toolkit.cohort.kinds import KINDS, MetadataColumn
 from mil_toolkit.cohort.problems import Problems
-from mil_toolkit.cohort.toml import TomlTable, checked_values, keys_of, read_toml, subsection, suggestion
+from mil_toolkit.cohort.toml import (
+    TomlTable,
+    checked_values,
+    keys_of,
+    read_toml,
+    shown,
+    subsection,
+    suggestion,
+)
 from mil_toolkit.core.text import printable
 
 Section = TypeVar("Section")
 Words: TypeAlias = str | int | tuple[str | int, ...]  # one word of the label column, or several
 
 COHORT_NAME = re.compile(r"\w[\w. -]*")  # it names a folder of the cache
+NAME_BYTES = 200
 DECIMALS = (".", ",")
 
 
@@ -101,16 +110,17 @@ def read_declaration(path: Path, images: bool, problems: Problems) -> Declaratio
 
     Raises DataError if the file cannot be read, or if without `table` or `id` nothing else can be.
     """
-    document = checked_values(str(path), read_toml(path), SECTIONS, problems)
+    name = printable(path)
+    document = checked_values(name, read_toml(path), SECTIONS, problems)
     given = subsection(document, "cohort")
-    valid = checked_values(f"{path} [cohort]", given, COHORT_KEYS, problems)
+    valid = checked_values(f"{name} [cohort]", given, COHORT_KEYS, problems)
     cohort = _build(CohortSection, valid)
-    _check_cohort(f"{path} [cohort]", given, valid, cohort, problems)
+    _check_cohort(f"{name} [cohort]", given, valid, cohort, problems)
     if images and "images" not in given and "image_table" not in given:
-        problems.add("images (folders) or image_table is missing.", f"{path} [cohort]")
+        problems.add("images (folders) or image_table is missing.", f"{name} [cohort]")
     metadata = subsection(document, "metadata")
     columns = _read_columns(path, metadata, problems)
-    splits = _read_splits(f"{path} [splits]", subsection(document, "splits"), metadata, problems)
+    splits = _read_splits(f"{name} [splits]", subsection(document, "splits"), metadata, problems)
     if "table" not in valid or "id" not in valid:
         problems.raise_if_any()
     return Declaration(path, cohort, columns, splits)
@@ -132,6 +142,8 @@ def _check_cohort(
     if "name" in valid and not COHORT_NAME.fullmatch(cohort.name):
         allowed = "start with a letter or digit and contain only letters, digits, _, spaces, dots and dashes"
         problems.add(f"name {cohort.name!r} must {allowed}, because it names a folder.", place)
+    if len(cohort.name.encode()) > NAME_BYTES:
+        problems.add(f"name has more than {NAME_BYTES} bytes, too many for the name of a folder.", place)
     if cohort.images and cohort.image_table is not None:
         problems.add("images and image_table are both given; keep only one.", place)
     if cohort.separator is not None and cohort.separator not in SEPARATORS:
@@ -163,9 +175,9 @@ def _check_words(place: str, cohort: CohortSection, problems: Problems) -> None:
 def _read_columns(path: Path, sections: TomlTable, problems: Problems) -> tuple[MetadataColumn, ...]:
     columns = []
     for name, section in sections.items():
-        place = f"{path} [metadata.{printable(name)}]"
+        place = f"{printable(path)} [metadata.{printable(name)}]"
         if not isinstance(section, dict):
-            problems.add(f"{place} must be a section with column and kind, not {section!r}.")
+            problems.add(f"{place} must be a section with column and kind, not {shown(section)}.")
             continue
         before = len(problems)
         valid = checked_values(place, section, METADATA_KEYS, problems)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from mil_toolkit.cohort.problems import Problems
 
 SEPARATORS = (",", ";", "\t")
+CELLS = 20_000_000  # of a table
 JUDGED = 50  # rows by which the separator is guessed
 SEPARATOR_LINE = re.compile(r'"?sep=(?P<separator>[^\r\n"])"?[,;\t]*(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -69,8 +70,16 @@ def _agreement(text: str, separator: str) -> tuple[int, int]:
 
 def _parse_rows(text: str, separator: str, name: str, problems: Problems) -> list[list[str]] | None:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows: list[list[str]] = []
+    cells = 0
     try:
-        return [[cell.strip() for cell in row] for row in reader]
+        for row in reader:
+            cells += len(row)
+            if cells > CELLS:
+                problems.add(f"{name} has more than {CELLS:,} cells. Leave out columns that are not needed.")
+                return None
+            rows.append([cell.strip() for cell in row])
     except csv.Error as error:
         problems.add(f"{name}, line {reader.line_num} cannot be read as CSV: {error}.")
         return None
+    return rows

@@ -16,7 +16,7 @@ from mil_toolkit.cohort.listing import holds, is_system_folder, list_folder
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import TextTable, read_table
 from mil_toolkit.cohort.toml import toml_string
-from mil_toolkit.core.errors import DataError, UsageError
+from mil_toolkit.core.errors import DataError, MilError, UsageError
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.outputs import Output, check_outputs
 from mil_toolkit.core.text import printable
@@ -75,15 +75,16 @@ def _check_output(output: Path, images: Sequence[Path]) -> None:
 def _readable_table(path: Path, problems: Problems, sheet: str | None) -> TextTable:
     table = read_table(path, str(path), problems, sheet=sheet)
     if table is None:
-        raise DataError(problems.lines)
+        problems.raise_if_any()
+    assert table is not None  # or the reason is among the problems
     return table
 
 
 def _remaining_problems(output: Path) -> list[str]:
     try:
         read_cohort(output, log=False)
-    except DataError as error:
-        return error.problems
+    except MilError as error:
+        return str(error).split("\n")
     return []
 
 

@@ -101,7 +101,7 @@ def _doubts_of_id(
 
 def numbers_the_rows(cells: Sequence[str]) -> bool:
     """Return whether the cells are consecutive whole numbers in the order of the rows."""
-    numbers = [int(cell) for cell in map(_without_zero_decimals, cells) if re.fullmatch("[0-9]+", cell)]
+    numbers = [int(cell) for cell in map(_without_zero_decimals, cells) if re.fullmatch("[0-9]{1,18}", cell)]
     return len(cells) == len(numbers) > 1 and numbers == [numbers[0] + row for row in range(len(cells))]
 
 

@@ -18,6 +18,7 @@ from mil_toolkit.cohort.listing import (
     list_folder,
 )
 from mil_toolkit.cohort.problems import Problems
+from mil_toolkit.core.reading import unreadable
 from mil_toolkit.core.text import each_or_most, printable
 
 
@@ -65,8 +66,10 @@ def readable_roots(declared: Declaration, problems: Problems) -> dict[str, Path]
                 problems.add(f"{printable(root)} is listed twice in [cohort] images.")
             else:
                 roots[root] = path
-        except (OSError, ValueError) as error:
-            problems.add(f"{printable(root)} cannot be read: {error}.")
+        except OSError as error:
+            problems.add_error(unreadable(path, error))
+        except ValueError:  # a null byte
+            problems.add(f"{printable(root)} cannot be the path of a folder.")
     return roots
 
 
@@ -88,7 +91,7 @@ class FolderScan:
 
         excluded: ids of rows that are not patients of the cohort; their folders are not read
         """
-        self._table = table
+        self._table = printable(table)
         self._patients = set(patients)
         self._excluded = set(excluded)
         self._problems = problems

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from mil_toolkit.cohort.cells import normal_form
 from mil_toolkit.cohort.declaration import Declaration
-from mil_toolkit.cohort.listing import IMAGE_ENDINGS, has_image_ending, holds, is_hidden
+from mil_toolkit.cohort.listing import IMAGE_ENDINGS, has_image_ending, holds, is_file, is_hidden
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import TextTable, read_table
-from mil_toolkit.core.text import SOME, count_of, some
+from mil_toolkit.core.errors import UsageError
+from mil_toolkit.core.text import SOME, count_of, printable, some
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,11 @@ def images_of_table(
     first: dict[str, _Row] = {}
     wrong: dict[int, _Problem] = {}
     for row in rows:
-        problem = _problem_of_row(declared, patients, row, first)
+        try:
+            problem = _problem_of_row(declared, patients, row, first)
+        except UsageError as error:
+            problems.add_error(error)
+            continue
         if problem:
             wrong[row.number] = problem
         else:
@@ -92,7 +97,7 @@ def _rows(
             "%s: reading %s with slashes instead of backslashes, as in %s",
             table.name,
             paths_with,
-            changed[0].path,
+            printable(changed[0].path),
         )
     return rows
 
@@ -116,14 +121,14 @@ def _problem_of_row(
     """Return what is wrong with a row; `first` maps the real paths of earlier rows to these rows."""
     path, name = row.path, Path(row.path).name
     if row.patient not in patients:
-        no_row = f"has no row in {declared.cohort.table}"
+        no_row = f"has no row in {printable(declared.cohort.table)}"
         return _Problem(f"patient {row.patient!r} {no_row}.", f"rows name a patient who {no_row}")
     if not has_image_ending(name):
         endings = f"no image extension ({' '.join(sorted(IMAGE_ENDINGS))})"
         return _Problem(f"path {path!r} has {endings}.", f"rows name a path with {endings}")
     if is_hidden(name):
         return _Problem(f"path {path!r} is a hidden file; remove the row.", "rows name a hidden file")
-    if not holds(declared.path(path).is_file):
+    if not is_file(declared.path(path)):
         backslashes = "\\" in path
         named = "a path with backslashes" if backslashes else "a path"
         kind = f"rows name {named} that is not a file; write paths relative to the cohort.toml, with slashes"

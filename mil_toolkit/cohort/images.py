@@ -32,7 +32,7 @@ def find_images(
     cohort = declared.cohort
     if cohort.image_table is not None:
         images = images_of_table(declared, cohort.image_table, patients, excluded, problems)
-        source = cohort.image_table
+        source = printable(cohort.image_table)
     elif cohort.images:
         scan = FolderScan(cohort.table, patients, excluded, problems)
         images = _images_of_folders(declared, scan, problems)
@@ -91,7 +91,7 @@ def _check_every_patient_has_images(
     source: str,
     problems: Problems,
 ) -> None:
-    table = declared.cohort.table
+    table = printable(declared.cohort.table)
     without = [printable(patient) for patient in patients if not images.get(patient)]
     each = (f"{table}: patient {patient} has no images in {source}." for patient in without)
     summary = f"patients of {table} have no images in {source}:"

@@ -86,7 +86,7 @@ def parse_birth_date(cell: str, column: MetadataColumn, decimal: str) -> float:
     if not readings:
         raise _unreadable_date(cell, column)
     if len(set(readings.values())) > 1:
-        both = " and ".join(f"{day} by {format}" for format, day in readings.items())
+        both = " and ".join(f"{day} by {printable(format)}" for format, day in readings.items())
         raise Unreadable(f"is ambiguous: {both}.", f"Keep only one of these formats in {column.section}")
     birth = next(iter(readings.values()))
     at_reference = f"the reference {column.reference} of {column.section}"
@@ -99,7 +99,7 @@ def parse_birth_date(cell: str, column: MetadataColumn, decimal: str) -> float:
 
 
 def _unreadable_date(cell: str, column: MetadataColumn) -> Unreadable:
-    formats = ", ".join(column.formats)
+    formats = printable(", ".join(column.formats))
     day = serial_day(cell)
     if day is not None:
         reason = f"matches none of the formats {formats}. A spreadsheet may store {day} as this number;"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mil_toolkit.cohort.problems import Problems
-from mil_toolkit.core.text import printable
+from mil_toolkit.core.reading import unreadable
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"})
 
@@ -65,7 +65,7 @@ def list_folder(folder: Path, problems: Problems) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        problems.add(f"{printable(folder)} cannot be read: {error.strerror}.")
+        problems.add_error(unreadable(folder, error))
         return []
 
 
@@ -76,5 +76,18 @@ def holds(check: Callable[[], bool]) -> bool:
     """
     try:
         return check()
+    except (OSError, ValueError):
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a path is a regular file or a link to one, and False if it cannot be the path of any.
+
+    Raises UsageError if permission to look is missing.
+    """
+    try:
+        return path.is_file()
+    except PermissionError as error:
+        raise unreadable(path, error) from None
     except (OSError, ValueError):
         return False

@@ -10,7 +10,7 @@ SPACED = re.compile(rf"[+-]?\d{{1,3}}(?P<mark>[{SPACES}])\d{{3}}(?:(?P=mark)\d{{
 MARKED = re.compile(r"[+-]?\d{1,3}(?P<mark>[.,])\d{3}(?:(?P=mark)\d{3})*", re.ASCII)
 THREE_DIGITS = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}", re.ASCII)  # 1.234 is 1234 if the point groups digits
 LIMIT = re.compile(r"(?:[<>≤≥≦≧~≈=]|ca\.)+\s*")
-UNIT = re.compile(r"\s*%|\s+[^\W\d]\S*|\s*\*+|\s+\d+\^\d+\S*")
+UNIT = re.compile(r"(?<!\s)(?:\s*%|\s+[^\W\d]\S*|\s*\*+|\s+\d+\^\d+\S*)")
 
 
 def number_text(cell: str, decimal: str) -> str | None:

@@ -98,7 +98,7 @@ def _children(ages: Values) -> Mask:
 
 def numbers_for_dates(cells: Sequence[str]) -> str | None:
     """Return what numbers in a column of birth dates seem to be, or None if they are nothing known."""
-    years = [cell for cell in cells if cell.isdecimal() and int(cell) in BIRTH_YEARS]
+    years = [cell for cell in cells if cell.isdecimal() and len(cell) <= 18 and int(cell) in BIRTH_YEARS]
     if len(years) == len(cells):
         years_only = f"years ({printable(repr(cells[0]))}), without a day and a month"
         return f"{years_only}. Use a column of whole dates or of ages"

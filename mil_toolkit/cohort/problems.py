@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.errors import DataError, MilError, UsageError
 
 
 class Problems:
@@ -14,6 +14,7 @@ class Problems:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self._refused = False  # whether permission to read is missing, and nobody knows what else is wrong
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -26,7 +27,14 @@ class Problems:
         """Add several problems."""
         self.lines.extend(texts)
 
+    def add_error(self, error: MilError) -> None:
+        """Add a file or folder that cannot be read; of a UsageError, permission to read it is missing."""
+        self.add(str(error))
+        self._refused |= isinstance(error, UsageError)
+
     def raise_if_any(self) -> None:
-        """Raise DataError with all problems, if there are any."""
+        """Raise an error with all problems, if there are any: UsageError if permission to read is missing."""
+        if self._refused:
+            raise UsageError("\n".join(self.lines))
         if self.lines:
             raise DataError(self.lines)

@@ -8,8 +8,11 @@ from mil_toolkit.cohort.cells import NUMBER, DateCell, is_missing, normal_form
 from mil_toolkit.cohort.delimited import read_delimited
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.workbook import is_workbook, problem_of_format, read_workbook
+from mil_toolkit.core.errors import MilError
+from mil_toolkit.core.reading import MEBIBYTE, read_input
 from mil_toolkit.core.text import count_of, printable
 
+TABLE_LIMIT = 64 * MEBIBYTE  # of the file; cells take some 20 times as much memory
 HEADER_ROWS = 10  # first rows among which the header is looked for
 Row = Sequence[str]
 
@@ -51,6 +54,7 @@ def read_table(
 
     sheet: the name of the sheet of a workbook; None if only one has cells
     """
+    name = printable(name)
     data = _read_bytes(path, name, problems)
     if data is None:
         return None
@@ -69,11 +73,11 @@ def read_table(
 
 def _read_bytes(path: Path, name: str, problems: Problems) -> bytes | None:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        problems.add(f"{name} cannot be read ({path}): {error.strerror}.")
-    except ValueError as error:  # a NUL in the path
-        problems.add(f"{printable(name)} cannot be read: {error}.")
+        return read_input(path, TABLE_LIMIT)
+    except FileNotFoundError:
+        problems.add(f"{name} cannot be read ({printable(path)}): No such file or directory.")
+    except MilError as error:
+        problems.add_error(error)
     return None
 
 

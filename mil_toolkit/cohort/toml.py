@@ -1,6 +1,7 @@
 """TOML: reading a file, checking the keys and types of a section, writing a string."""
 
 import difflib
+import itertools
 import json
 import tomllib
 from collections.abc import Collection, Mapping
@@ -11,11 +12,17 @@ from typing import TypeAlias, get_args, get_origin, get_type_hints
 
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.reading import MEBIBYTE, read_input
+from mil_toolkit.core.text import SOME, printable, some
 
 TomlValue: TypeAlias = str | int | float | date | datetime | time | list["TomlValue"] | dict[str, "TomlValue"]
 TomlTable: TypeAlias = dict[str, TomlValue]
 Keys: TypeAlias = Mapping[str, tuple[type, ...]]  # the keys of a section, and the types that each may have
 
+INTEGER_BITS = 64  # of a whole number in TOML, with its sign
+TOML_LIMIT = 2 * MEBIBYTE
+LONGEST = 200  # characters of a word by which a suggestion compares it
+COMPARED, KNOWN = 1000, 50  # words among which a suggestion looks for the nearest, and that it lists
 TYPE_NAMES: dict[type, str] = {
     str: "text in quotes",
     int: "a whole number",
@@ -28,11 +35,13 @@ TYPE_NAMES: dict[type, str] = {
 def read_toml(path: Path) -> TomlTable:
     """Read a TOML file; a byte order mark is skipped. Raises DataError if it cannot be read or is invalid."""
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+        return tomllib.loads(read_input(path, TOML_LIMIT).decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise DataError(f"{printable(path)} cannot be read: No such file or directory.") from None
     except ValueError as error:
-        raise DataError(f"{path} is not valid TOML: {error}.") from None
+        raise DataError(f"{printable(path)} is not valid TOML: {printable(str(error))}.") from None
+    except RecursionError:
+        raise DataError(f"{printable(path)} is not valid TOML: its values are nested too deeply.") from None
 
 
 def keys_of(section: type) -> dict[str, tuple[type, ...]]:
@@ -58,21 +67,34 @@ def subsection(section: TomlTable, name: str) -> TomlTable:
 def checked_values(place: str, given: TomlTable, known: Keys, problems: Problems) -> TomlTable:
     """Return the known keys of a section whose values have the right type, and report the others."""
     valid: TomlTable = {}
+    unknown = [key for key in given if key not in known]
+    if len(unknown) > SOME:
+        keys = some(list(map(repr, unknown)))
+        problems.add(f"unknown keys {keys}. Known: {', '.join(map(repr, known))}.", place)
     for key, value in given.items():
         if key not in known:
-            problems.add(f"unknown key {key!r}.{suggestion(key, known)}", place)
+            if len(unknown) <= SOME:
+                problems.add(f"unknown key {key!r}.{suggestion(key, known)}", place)
         elif not _has_type(value, known[key]):
-            problems.add(f"{key} must be {_type_words(known[key])}, not {value!r}.", place)
+            problems.add(f"{key} must be {_type_words(known[key])}, not {shown(value)}.", place)
         else:
             valid[key] = value
     return valid
 
 
+def shown(value: TomlValue) -> str:
+    """Return a value as messages show it."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # a number of many digits, or deeply nested lists
+        return "a value that is too long to show"
+
+
 def _has_type(value: TomlValue, types: tuple[type, ...]) -> bool:
     # The exact type: in Python, true is also an integer and a datetime is also a date.
     if type(value) is list:
-        return list in types and bool(value) and all(type(item) in _item_types(types) for item in value)
-    return type(value) in types
+        return list in types and bool(value) and all(_has_type(item, _item_types(types)) for item in value)
+    return type(value) in types and not (isinstance(value, int) and value.bit_length() >= INTEGER_BITS)
 
 
 def _item_types(types: tuple[type, ...]) -> tuple[type, ...]:
@@ -87,9 +109,12 @@ def _type_words(types: tuple[type, ...]) -> str:
 
 
 def suggestion(word: str, known: Collection[str]) -> str:
-    """Return a sentence that names the known word nearest to `word`, or all known words if none is near."""
-    nearest = difflib.get_close_matches(word, known, n=1)
-    return f" Did you mean {nearest[0]!r}?" if nearest else f" Known: {', '.join(map(repr, known))}."
+    """Return a sentence that names the known word nearest to `word`, or the known words if none is near."""
+    nearest = difflib.get_close_matches(word[:LONGEST], itertools.islice(known, COMPARED), n=1)
+    if nearest:
+        return f" Did you mean {nearest[0]!r}?"
+    words = ", ".join(map(repr, itertools.islice(known, KNOWN)))
+    return f" Known: {words}{f' and {len(known) - KNOWN:,} more' if len(known) > KNOWN else ''}."
 
 
 def toml_string(text: str) -> str:

@@ -3,12 +3,13 @@
 import io
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from mil_toolkit.cohort.cells import DateCell, NumberCell
 from mil_toolkit.cohort.problems import Problems
+from mil_toolkit.core.reading import MEBIBYTE
 from mil_toolkit.core.text import printable
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ REFUSED = {
     ".xlsb": "a binary Excel workbook",
     ".numbers": "a Numbers spreadsheet",
 }
+UNPACKED_LIMIT = 256 * MEBIBYTE
+SHEETS, ROWS, CELLS = 100, 2**20, 5_000_000  # at most; a spreadsheet program has no more rows
 Rows: TypeAlias = list[list[str]]
 
 
@@ -53,11 +56,12 @@ def problem_of_format(suffix: str, data: bytes) -> str | None:
     return None
 
 
-def _members(data: bytes) -> list[str]:
+def _members(data: bytes) -> dict[str, int]:
+    """Return the sizes of the files in an archive; empty if it is damaged."""
     try:
-        return zipfile.ZipFile(io.BytesIO(data)).namelist()
-    except zipfile.BadZipFile:
-        return []
+        return {entry.filename: entry.file_size for entry in zipfile.ZipFile(io.BytesIO(data)).infolist()}
+    except Exception:  # noqa: BLE001 - zipfile raises many kinds of errors at a damaged archive
+        return {}
 
 
 def read_workbook(data: bytes, name: str, problems: Problems, sheet: str | None) -> Rows | None:
@@ -67,6 +71,10 @@ def read_workbook(data: bytes, name: str, problems: Problems, sheet: str | None)
 
     Returns None, with the reason added to `problems`, if the workbook cannot be read.
     """
+    size = sum(_members(data).values())
+    if size > UNPACKED_LIMIT:
+        problems.add(f"{name} is {size:,} bytes when it is unpacked, more than {UNPACKED_LIMIT:,}. {SAVE}")
+        return None
     try:
         with warnings.catch_warnings(action="ignore"):  # a date out of range becomes an error cell
             values, formulas = _load(data, values=True), _load(data, values=False)
@@ -81,6 +89,8 @@ def _load(data: bytes, values: bool) -> "Workbook":
     import openpyxl  # here, because most tables are text
 
     book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=values)
+    if len(book.worksheets) > SHEETS:
+        raise ValueError(f"it has {len(book.worksheets)} sheets, more than {SHEETS}")
     for worksheet in book.worksheets:
         worksheet.reset_dimensions()  # the stored dimensions may be wrong
     return book
@@ -102,12 +112,25 @@ def _sheet_title(book: "Workbook", name: str, problems: Problems, sheet: str | N
 
 
 def _has_cells(worksheet: "Worksheet") -> bool:
-    return any(value is not None for row in worksheet.iter_rows(values_only=True) for value in row)
+    return any(cell.value is not None for row in _rows_of(worksheet) for cell in row)
+
+
+def _rows_of(worksheet: "Worksheet") -> Iterator[Sequence["Cell"]]:
+    """Yield the rows of a sheet; raises ValueError if they are too many, since a file may declare any number.
+
+    A row's missing cells before its last one are filled in, and so are missing rows.
+    """
+    cells = 0
+    for number, row in enumerate(worksheet.iter_rows(), start=1):
+        cells += len(row)
+        if number > ROWS or cells > CELLS:
+            raise ValueError(f"sheet {worksheet.title} has more than {ROWS:,} rows or {CELLS:,} cells")
+        yield row
 
 
 def _read_sheet(values: "Worksheet", formulas: "Worksheet", name: str, problems: Problems) -> Rows:
     """Return the cells of the rows, all of the same length."""
-    pairs = zip(values.iter_rows(), formulas.iter_rows(), strict=True)
+    pairs = zip(_rows_of(values), _rows_of(formulas), strict=True)
     rows = []
     for number, (row, row_of_formulas) in enumerate(pairs, start=1):
         positions = [_Position(*pair) for pair in zip(row, row_of_formulas, strict=True)]
@@ -115,6 +138,8 @@ def _read_sheet(values: "Worksheet", formulas: "Worksheet", name: str, problems:
             problems.add(problem, f"{name}, row {number}")
         rows.append([_cell(position.value) for position in positions])
     width = max(map(len, rows), default=0)
+    if width * len(rows) > CELLS:
+        raise ValueError(f"sheet {values.title} has more than {CELLS:,} cells")
     return [row + [""] * (width - len(row)) for row in rows]
 
 

@@ -3,13 +3,21 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import Annotated, TypedDict
 
-from safetensors import safe_open
+import msgspec
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from mil_toolkit.core.files import publish
+from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.files import parse_json, publish
+from mil_toolkit.core.reading import check_input
+from mil_toolkit.core.records import from_json
+from mil_toolkit.core.text import printable
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Finite = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
 
 
 class CheckpointState(TypedDict, total=False):
@@ -21,10 +29,10 @@ class CheckpointState(TypedDict, total=False):
     finished: whether training is complete; the file then contains predictions but no weights
     """
 
-    seed: list[int]
-    epoch: int
-    step: int
-    scaler: dict[str, float]
+    seed: list[Count]
+    epoch: Count
+    step: Count
+    scaler: dict[str, Finite]
     finished: bool
 
 
@@ -34,8 +42,25 @@ def publish_tensors(path: Path, tensors: Mapping[str, Tensor], state: Checkpoint
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], CheckpointState]:
-    """Read the tensors and the state of a checkpoint written by `publish_tensors`."""
-    with safe_open(path, "pt") as file:
-        names = file.keys()
-        tensors = {name: file.get_tensor(name) for name in names}
-        return tensors, cast(CheckpointState, json.loads(file.metadata()["state"]))
+    """Read the tensors and the state of a checkpoint written by `publish_tensors`.
+
+    Raises DataError for a file with other content, and for tensors whose values are not finite.
+    """
+    check_input(path)
+    try:
+        with safe_open(path, "pt") as file:
+            state = parse_json((file.metadata() or {})["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError, OSError):
+        raise damaged(path, "it is not a file of mil-fit --finetune") from None
+    infinite = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if infinite:
+        raise damaged(path, f"{printable(infinite[0])} has values that are not finite")
+    return tensors, from_json(state, CheckpointState, path)
+
+
+def damaged(path: Path, reason: str) -> DataError:
+    """Return the error for a checkpoint from which training cannot be resumed."""
+    return DataError(
+        f"{printable(path)} is damaged: {reason}. Remove it, and this run of the fine-tuning starts again."
+    )

@@ -1,5 +1,6 @@
 """Reading cohort.toml: every mistake is reported with its section."""
 
+import os
 from datetime import date
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from support.cohort_files import TABLE, TOML, only_problem, problems, write
 
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.cohort.declaration import COHORT_KEYS, METADATA_KEYS, SPLIT_KEYS
+from mil_toolkit.cohort.toml import TOML_LIMIT
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_a_mistake_in_the_toml_is_named(tmp_path: Path, old: str, new: str, expe
 
 def test_a_toml_that_cannot_be_read(tmp_path: Path) -> None:
     assert "cannot be read: No such file" in only_problem(tmp_path / "cohort.toml")
-    assert "cannot be read: Is a directory" in only_problem(tmp_path)
+    assert "is a folder, where a regular file is expected" in only_problem(tmp_path)
     (tmp_path / "cohort.toml").write_bytes(b"name = '\xe9'")
     assert "is not valid TOML" in only_problem(tmp_path / "cohort.toml")
 
@@ -140,3 +142,44 @@ def test_the_known_keys_are_the_fields_of_the_sections() -> None:
     assert COHORT_KEYS["id"] == COHORT_KEYS["group"] == (str,)
     assert METADATA_KEYS["reference"] == (date,)
     assert list(METADATA_KEYS) == ["column", "kind", "formats", "reference", "transform", "unit"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["[" * 100_000 + "]" * 100_000, "{a=" * 20_000 + "1" + "}" * 20_000, "9" * 5000, "[[[[[[[1]]]]]]]"],
+)
+def test_values_that_python_cannot_hold_are_refused(tmp_path: Path, value: str) -> None:
+    path = write(tmp_path, toml=TOML.replace('"tiny"', value))
+    assert "is not valid TOML" in only_problem(path) or "name must be text" in only_problem(path)
+
+
+@pytest.mark.parametrize("number", ["0x" + "f" * 20_000, "9" * 4000, "-9223372036854775809"])
+@pytest.mark.parametrize("key", ["positive = 1", 'name = "tiny"', 'kind = "category"', 'images = ["images"]'])
+def test_whole_numbers_beyond_64_bits_are_refused(tmp_path: Path, number: str, key: str) -> None:
+    found = problems(write(tmp_path, toml=TOML.replace(key, f"{key.split()[0]} = {number}")), images=False)
+    assert any(f"{key.split()[0]} must be " in problem for problem in found)
+    listed = problems(write(tmp_path, toml=TOML.replace(key, f"{key.split()[0]} = [{number}]")), images=False)
+    assert any(f"{key.split()[0]} must be " in problem for problem in listed)
+
+
+def test_many_unknown_keys_are_one_problem(tmp_path: Path) -> None:
+    keys = "\n".join(f'"\\u001b{number}" = 1' for number in range(100_000))
+    problem = only_problem(write(tmp_path, toml=TOML.replace("[splits]", f"[splits]\n{keys}")))
+    assert "[splits]: unknown keys '\\x1b0', " in problem and " and 99995 more. Known: 'stratify'." in problem
+
+
+def test_a_toml_has_a_limit(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    os.truncate(path, TOML_LIMIT + 1)
+    assert "cohort.toml is larger than 2 MiB" in only_problem(path)
+
+
+@pytest.mark.parametrize("format", ["%Y%Y", "%", "%%%", "(%Y", "%d%m%Y%d", "%Q", "\\u0000%d%m%Y"])
+def test_formats_that_strptime_cannot_use_are_refused(tmp_path: Path, format: str) -> None:
+    path = write(tmp_path, toml=TOML.replace('"%d-%m-%Y"', f'"{format}"'))
+    assert "does not describe a complete date" in only_problem(path)
+
+
+def test_a_name_that_is_too_long_for_a_folder_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, toml=TOML.replace('"tiny"', f'"{"é" * 150}"'))
+    assert "name has more than 200 bytes" in only_problem(path)

@@ -1,14 +1,17 @@
 """Images in a folder for each patient: names, links and folders that cannot be read."""
 
 import os
+import tempfile
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.cohort_files import TABLE, TOML, only_problem, problems, touch, write
+from support.users import as_nobody, needs_root
 
 from mil_toolkit.cohort.cohort import read_cohort
+from mil_toolkit.core.errors import UsageError
 
 
 def test_several_roots_are_joined(tmp_path: Path) -> None:
@@ -94,7 +97,58 @@ def test_a_folder_without_read_permission_is_reported(
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", forbid)
-    assert problems(path)[0] == f"{tmp_path / 'images/P1'} cannot be read: Permission denied."
+    with pytest.raises(UsageError, match="images/P1 cannot be read: permission denied: it belongs to"):
+        read_cohort(path)
+
+
+@needs_root
+@pytest.mark.parametrize("folder", ["images", "images/P1", "images/P2"])
+def test_folders_of_a_colleague_name_whom_to_ask(folder: str) -> None:
+    """All of them in one run, with the other problems."""
+    with tempfile.TemporaryDirectory() as name:  # everyone may search its parents, unlike those of tmp_path
+        root = Path(name)
+        root.chmod(0o755)
+        path = write(root, TABLE + "3,P4,1,M,1/2/1960,4,Nice\n")
+        (root / "images/P3").chmod(0o000)
+        (root / folder).chmod(0o000)
+        text = as_nobody(lambda: read_cohort(path))
+    assert (
+        "UsageError" in text and f"{root / folder} cannot be read: permission denied: it belongs to" in text
+    )
+    if folder != "images":
+        assert f"{root / 'images/P3'} cannot be read" in text and "patient P4 has no images" in text
+
+
+def test_names_with_terminal_escapes_and_lines_are_shown_escaped(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    touch(tmp_path / "images" / "P1" / "\x1b[31mred\n.txt")
+    touch(tmp_path / "images" / "\x1b[2Jclear" / "a.png")
+    (tmp_path / "images" / "P2" / "\x1b[1m.png").symlink_to("nothing")
+    found = problems(path)
+    assert len(found) == 2 and all(problem.isprintable() and "\\x1b[" in problem for problem in found)
+
+
+def test_a_name_that_is_not_utf_8_is_shown_escaped(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    touch(Path(os.fsdecode(os.fsencode(tmp_path) + b"/images/\xff\xfe/a.png")))
+    assert only_problem(path) == r"images/\udcff\udcfe has no row in table.csv."
+
+
+def test_a_patients_folder_that_is_a_loop_of_links_has_no_images(tmp_path: Path) -> None:
+    path = write(tmp_path, patients="P1 P2")
+    (tmp_path / "images/P3").symlink_to("P3x")
+    (tmp_path / "images/P3x").symlink_to("P3")
+    assert only_problem(path) == "table.csv: patient P3 has no images in images."
+
+
+@pytest.mark.parametrize(
+    "root", ["a\\u0000b", "x" * 300, "images/P1/a.png", "/dev/zero", "loop", "\\u001b[31m"]
+)
+def test_an_image_folder_that_cannot_be_one_is_a_sentence(tmp_path: Path, root: str) -> None:
+    path = write(tmp_path, toml=TOML.replace('["images"]', f'["{root}"]'))
+    (tmp_path / "loop").symlink_to("loop")
+    found = problems(path)
+    assert len(found) == 1 and found[0].isprintable()
 
 
 def test_image_folders_exist_and_are_listed_once(tmp_path: Path) -> None:

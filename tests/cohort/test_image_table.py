@@ -1,15 +1,24 @@
 """Images listed in an image table."""
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support.cohort_files import TOML, only_problem, problems, write
+from support.cohort_files import TOML, only_problem, problems, touch, write
+from support.users import as_nobody, needs_root
 
 from mil_toolkit.cohort.cohort import read_cohort
 
 IMAGE_TOML = TOML.replace('images = ["images"]', 'image_table = "images.csv"')
+
+
+def of_table(folder: Path, rows: str) -> Path:
+    """A cohort with an image table of these rows."""
+    path = write(folder, toml=IMAGE_TOML)
+    (folder / "images.csv").write_text("patient,path\n" + rows)
+    return path
 
 
 def test_an_image_table_names_the_images(tmp_path: Path) -> None:
@@ -120,3 +129,34 @@ def test_a_hidden_file_is_not_said_to_lack_an_extension(tmp_path: Path) -> None:
     assert only_problem(path) == (
         "images.csv, row 3: path 'images/P1/._a.png' is a hidden file; remove the row."
     )
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["x" * 300 + ".png", "/".join(["x" * 200] * 30) + ".png", "\x1b[31m.png", "loop/a.png", "/dev/zero.png"],
+)
+def test_paths_that_cannot_be_files_are_a_sentence(tmp_path: Path, path: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    toml = of_table(tmp_path, f"P1,{path}\n")
+    assert any("is not a file" in problem and problem.isprintable() for problem in problems(toml))
+
+
+def test_an_image_table_may_name_images_anywhere(tmp_path: Path) -> None:
+    """Nothing is written there."""
+    (tmp_path / "here").mkdir()
+    images = [touch(tmp_path / "there" / f"{patient}.png") for patient in ("P1", "P2", "P3")]
+    rows = [f"P1,{images[0]}", "P2,../there/P2.png", f"P3,{images[2]}"]
+    cohort = read_cohort(of_table(tmp_path / "here", "\n".join(rows) + "\n"))
+    assert [paths[0].resolve() for paths in cohort.images.values()] == images
+
+
+@needs_root
+def test_an_image_in_a_colleagues_folder_names_whom_to_ask() -> None:
+    with tempfile.TemporaryDirectory() as name:  # everyone may search its parents, unlike those of tmp_path
+        root = Path(name)
+        root.chmod(0o755)
+        touch(root / "theirs" / "a.png")
+        toml = of_table(root, "P1,theirs/a.png\n")
+        (root / "theirs").chmod(0o000)
+        text = as_nobody(lambda: read_cohort(toml))
+    assert "UsageError" in text and f"the folder {root / 'theirs'} belongs to" in text

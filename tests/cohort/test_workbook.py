@@ -1,16 +1,20 @@
 """Reading Excel workbooks: typed cells, sheets, and files that are not workbooks."""
 
+import zipfile
 from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
 
 import pytest
 from support.cohort_files import only_problem, problems, touch
+from support.fuzzing import run_isolated
 from support.workbooks import write_workbook
 
+from mil_toolkit.cohort import workbook
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import read_table
+from mil_toolkit.cohort.workbook import UNPACKED_LIMIT
 
 TOML = """\
 [cohort]
@@ -135,3 +139,75 @@ def test_an_image_table_may_be_a_workbook(tmp_path: Path) -> None:
         touch(tmp_path / f"{patient}.png")
     write_workbook(tmp_path / "i.xlsx", {"A": [("patient", "path"), *((i, f"{i}.png") for i in ids)]})
     assert sum(map(len, read_cohort(path).images.values())) == 4
+
+
+SHEET = "xl/worksheets/sheet1.xml"
+
+
+def with_entry(path: Path, name: str, content: bytes) -> None:
+    """Replace the content of a file in a workbook, and compress it."""
+    with zipfile.ZipFile(path) as old:
+        files = {entry: old.read(entry) for entry in old.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry, data in (files | {name: content}).items():
+            new.writestr(entry, data)
+
+
+def sheet(rows: str, before: str = "") -> bytes:
+    space = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    dimension = '<dimension ref="A1:XFD1048576"/>'
+    text = f'{before}<worksheet xmlns="{space}">{dimension}<sheetData>{rows}</sheetData></worksheet>'
+    return text.encode()
+
+
+LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 12))
+ENTITIES = f'<!DOCTYPE x [<!ENTITY l0 "{"ha" * 100}">{LAUGHS}]>'
+EXTERNAL = '<!DOCTYPE x [<!ENTITY l11 SYSTEM "file:///etc/passwd">]>'
+TEXT = '<row r="1"><c r="A1" t="inlineStr"><is><t>&l11;</t></is></c></row>'
+PADDED = "".join(f'<row r="{row}"><c r="XFD{row}"><v>1</v></c></row>' for row in range(1, 2000))
+BOMBS = {
+    "entities that expand": sheet(TEXT, ENTITIES),
+    "an external entity": sheet(TEXT, EXTERNAL),
+    "a row far below": sheet('<row r="99999999999"><c><v>1</v></c></row>'),
+    "cells far to the right": sheet(PADDED),
+    "a column beyond all": sheet('<row r="1"><c r="ZZZZZZ1"><v>1</v></c></row>'),
+    "numbers of many digits": sheet(f'<row r="1"><c r="A1"><v>{"9" * 5000}</v></c></row>'),
+    "deep elements": b"<a>" * 100_000,
+    "zeros": bytes(UNPACKED_LIMIT + 1),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_workbooks_that_declare_more_than_they_hold_are_refused(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process whose memory is limited."""
+    monkeypatch.setattr(workbook, "CELLS", 10**5)
+    path = write_workbook(tmp_path / "t.xlsx", {"A": ROWS})
+    with_entry(path, SHEET, BOMBS[name])
+    assert path.stat().st_size < 10**6
+
+    def read() -> int:
+        found = Problems()
+        table = read_table(path, "t.xlsx", found)
+        print(found.lines)
+        return int(not found.lines or table is not None)
+
+    done = run_isolated(read, tmp_path / "printed")
+    assert done.code == 0, done.text
+    assert "root:" not in done.text
+
+
+def test_the_declared_dimensions_of_a_sheet_are_not_believed(tmp_path: Path) -> None:
+    path = write_workbook(tmp_path / "t.xlsx", {"A": ROWS})
+    rows = "".join(f'<row r="{row}"><c r="A{row}"><v>{row}</v></c></row>' for row in range(1, 4))
+    with_entry(path, SHEET, sheet(rows))
+    table = read_table(path, "t.xlsx", Problems())
+    assert table is not None and len(table.rows) == 2
+
+
+def test_the_number_of_sheets_has_a_limit(tmp_path: Path) -> None:
+    path = write_workbook(tmp_path / "t.xlsx", {f"S{number}": [] for number in range(101)})
+    found = Problems()
+    assert read_table(path, "t.xlsx", found) is None
+    assert "it has 101 sheets, more than 100" in found.lines[0]
