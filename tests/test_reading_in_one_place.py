@@ -7,7 +7,7 @@ import pytest
 from support.paths import ROOT
 
 PACKAGE = ROOT / "mil_toolkit"
-# `core` is the place for it; its `devices.py` reads files of the kernel, `report/markup.py` templates of ours.
+# `core` is the place for it; `devices.py` reads files of the kernel, `markup.py` templates of the package.
 EXEMPT = (
     *("core/reading.py", "core/files.py", "core/locks.py", "core/access.py", "core/devices.py"),
     "report/markup.py",
