@@ -31,7 +31,7 @@ class Limits(NamedTuple):
     @classmethod
     def of(cls, size: int) -> "Limits":
         """Return generous limits for a file of so many bytes, which may expand when it is read."""
-        return cls(512 * MEBIBYTE + min(128 * size, _MOST), 10 + size // MEBIBYTE)
+        return cls(512 * MEBIBYTE + min(128 * size, _MOST), 3 + size // MEBIBYTE)
 
 
 class IsolatedError(Exception):
