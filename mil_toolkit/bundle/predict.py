@@ -20,6 +20,7 @@ from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import publish
+from mil_toolkit.core.reading import check_input
 from mil_toolkit.core.text import printable
 from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
 from mil_toolkit.evaluation.records import Scores
@@ -242,12 +243,14 @@ def open_as_trained(bundle: ModelBundle, cohort: Cohort, root: Path = Path("cach
     if features is None:
         raise UsageError("This model does not look at images: it has no features.")
     folder = named_cache(cohort.name, features.name, root)
-    if not (folder / FILE_NAME).exists():
+    try:
+        check_input(folder / FILE_NAME)
+    except FileNotFoundError:
         raise UsageError(
             f"The model was fitted on the features {printable(features.name)}, and {printable(folder)} does"
             " not exist. Embed the images with the tool that made them, run mil-cache import, and name the"
             " resulting folder with --features."
-        )
+        ) from None
     return FeatureCache.open(folder)
 
 
