@@ -95,7 +95,7 @@ def parse_content(path: Path, content: bytes) -> Json:
 
 
 def faulty(path: Path, reason: str) -> DataError:
-    """Return the error for the content of a file; the middle of a reason that quotes long values is left out."""
+    """Return the error for the content of a file; of a long reason the middle is left out."""
     half = _LONGEST // 2
     shown = reason if len(reason) <= _LONGEST else f"{reason[:half]} ... {reason[-half:]}"
     return DataError(f"{printable(path)}: {printable(shown)}")
