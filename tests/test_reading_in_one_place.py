@@ -44,7 +44,8 @@ def opens_path(call: ast.Call, opened: set[str]) -> bool:
         return True
     if name == "open":  # of a path, of Image, or the function; not of classes such as FeatureCache
         by_path = owner in ("", "os", "Image") or not owner[:1].isupper()
-        return by_path and owner not in ("cls", "archive") and not (is_opened(first) or getattr(first, "id", None) in opened)
+        is_open = owner in ("cls", "archive") or is_opened(first) or getattr(first, "id", None) in opened
+        return by_path and not is_open
     if name in READERS and isinstance(call.func, ast.Attribute | ast.Name):
         is_bytes = owner == "json" or (name == "load" and owner not in ("np", "numpy", "torch"))
         return not (is_bytes or is_opened(first) or getattr(first, "id", None) in opened)

@@ -19,6 +19,7 @@ from mil_toolkit.bundle.files import (
     SCORES,
     TENSORS,
     as_record,
+    faulty,
     parse_content,
     read_config,
     read_contents,
@@ -144,11 +145,11 @@ def _build_head(config: BundleConfig, tensors: Mapping[str, Tensor], folder: Pat
     except UnknownHead as error:
         written = printable(config.about.versions["mil_toolkit"])
         raise DataError(
-            f"{printable(path)} was written by mil_toolkit {written}, and version {__version__} cannot build"
-            f" its model: {error}. Use that version, or fit the model again."
+            f"{printable(path)} was written by mil_toolkit {written[:80]}, and version {__version__} cannot"
+            f" build its model: {str(error)[:500]}. Use that version, or fit the model again."
         ) from None
     except ValueError as error:
-        raise DataError(f"{printable(path)}: head.encoder: {printable(str(error))}.") from None
+        raise faulty(path, f"head.encoder: {error}.") from None
     if problems := list(encoder_problems(head.encoder, config.about.columns)):
         raise DataError([f"{printable(path)}: {problem}" for problem in problems])
     return head

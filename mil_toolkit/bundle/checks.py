@@ -17,6 +17,7 @@ LARGEST_IMAGE = 4096  # side in pixels of what a backbone sees
 _WEIGHTS = ("imagenet", "random", "file")  # `file`: in the bundle, or named with --weights
 _IMPORTED = "imported from "
 _BACKBONE = re.compile(r"timm:[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
+_HEXADECIMAL = re.compile(r"[0-9a-f]{1,64}")
 _FOLDER = re.compile(r"[^/\0]{1,255}")
 
 
@@ -96,6 +97,8 @@ def _spec_problems(spec: Spec) -> Iterator[str]:
         if not spec["weights"].startswith(_IMPORTED):
             yield f"weights must begin with {_IMPORTED!r} without a weight_digest, not {spec['weights']!r}."
         return
+    if not _HEXADECIMAL.fullmatch(spec["weight_digest"]):
+        yield f"weight_digest must be hexadecimal, not {spec['weight_digest']!r}."
     if spec["weights"] not in _WEIGHTS:
         yield f"weights must be one of {', '.join(_WEIGHTS)}, not {spec['weights']!r}."
     if spec["backbone"] not in BACKBONE_NAMES and not _BACKBONE.fullmatch(spec["backbone"]):

@@ -1,6 +1,7 @@
 """The files of a bundle: their names, and reading those that anybody may have made."""
 
 import contextlib
+import json
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ LIMITS = {  # in bytes; config.json holds a key for each training image
     BACKBONE: 16 * 1024 * MEBIBYTE,
 }
 _SEALED = frozenset({TENSORS, SCORES})  # files with a digest in config.json, besides BACKBONE
+_LONGEST = 500  # characters of a reason
 _ADVICE = "mil-fit writes a bundle, by default to studies/NAME/model."
 
 
@@ -48,7 +50,7 @@ def read_config(folder: Path) -> BundleConfig:
     record = as_record(config, BundleConfig, path)
     problems = [*_digest_problems(record.digests), *config_problems(record)]
     if problems:
-        raise DataError([f"{printable(path)}: {problem}" for problem in problems])
+        raise DataError([str(faulty(path, problem)) for problem in problems])
     return record
 
 
@@ -58,9 +60,11 @@ def _read_sealed(path: Path) -> dict[str, Json]:
     if not isinstance(config, dict) or not {"schema", "digest"} <= config.keys():
         raise DataError(f"{printable(path)} is not the {CONFIG} of a bundle. {_ADVICE}")
     schema = config["schema"]
-    if schema != FINGERPRINTS or isinstance(schema, bool):
+    if type(schema) is not int:
+        raise faulty(path, f"schema must be a whole number, not {schema!r}.")
+    if schema != FINGERPRINTS:
         check_schema(path, schema, SCHEMA)
-    if config.pop("digest") != _digest_of(config, path):
+    if config.pop("digest") != digest_json(config):
         raise DataError(f"{printable(path)} is damaged or was edited: its content does not match its digest.")
     return config
 
@@ -73,19 +77,28 @@ def _read_named(path: Path) -> bytes:
 
 
 def parse_content(path: Path, content: bytes) -> Json:
-    """Return the value of a JSON file's content; raises DataError that names the file."""
+    """Return the value of a JSON file's content; raises DataError that names the file.
+
+    Nothing is accepted that could not be written again: values that are nested too deeply, or text that is
+    not Unicode.
+    """
     try:
         value: Json = parse_json(content)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise faulty(path, "its text is not Unicode.") from None
+    except RecursionError:
+        raise faulty(path, "its values are nested too deeply.") from None
     except ValueError as error:
-        raise DataError(f"{printable(path)} cannot be read as JSON: {printable(str(error))}.") from None
+        raise faulty(path, f"it cannot be read as JSON: {error}.") from None
     return value
 
 
-def _digest_of(config: dict[str, Json], path: Path) -> str:
-    try:
-        return digest_json(config)
-    except RecursionError:
-        raise DataError(f"{printable(path)} cannot be read as JSON: it is nested too deeply.") from None
+def faulty(path: Path, reason: str) -> DataError:
+    """Return the error for the content of a file; of a long reason the middle is left out."""
+    half = _LONGEST // 2
+    shown = reason if len(reason) <= _LONGEST else f"{reason[:half]} ... {reason[-half:]}"
+    return DataError(f"{printable(path)}: {printable(shown)}")
 
 
 def _digest_problems(names: Collection[str]) -> list[str]:
@@ -125,5 +138,6 @@ def as_record(value: Json, kind: type[Record], path: Path) -> Record:
     """Return parsed JSON as a record; raises DataError also where StudyConfig refuses an option's value."""
     try:
         return from_json(value, kind, path)
-    except UsageError as error:
-        raise DataError(f"{printable(path)} does not have the expected content: {error}") from None
+    except (DataError, UsageError) as error:
+        reason = str(error).removeprefix(f"{path} does not have the expected content: ")
+        raise faulty(path, f"it does not have the expected content: {reason}") from None

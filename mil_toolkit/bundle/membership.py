@@ -36,9 +36,9 @@ class Scrypt:
     The limits bound the memory and the time that a received bundle can ask for.
     """
 
-    n: Annotated[int, Meta(ge=2, le=2**16)] = 2**14
-    r: Annotated[int, Meta(ge=1, le=8)] = 8
-    p: Annotated[int, Meta(ge=1, le=4)] = 1
+    n: Annotated[int, Meta(ge=2, le=2**16)]
+    r: Annotated[int, Meta(ge=1, le=8)]
+    p: Annotated[int, Meta(ge=1, le=4)]
 
     def key(self, patient_id: str, salt: bytes) -> str:
         """Return the key of a patient's id; case and surrounding spaces of the id make no difference."""
@@ -48,6 +48,9 @@ class Scrypt:
             spelling, salt=salt, n=self.n, r=self.r, p=self.p, maxmem=memory + 2**20, dklen=KEY_BYTES
         )
         return key.hex()
+
+
+SCRYPT = Scrypt(n=2**14, r=8, p=1)  # of new bundles: 16 MiB, about 0.05 s
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class TrainingMarks:
 
         images: the digests of each patient's images, see `image_digests`; salt: 32 hexadecimal digits
         """
-        marks = cls(salt, Scrypt(), [], [])
+        marks = cls(salt, SCRYPT, [], [])
         keys = {marks._image_key(digest) for digests in images for digest in digests}
         return cls(salt, marks.scrypt, sorted(marks._id_keys(ids)), sorted(keys))
 

@@ -80,6 +80,17 @@ CHANGES: list[tuple[str, Callable[[Any], None]]] = [
     ("epoch", at("about", "epoch", to=0)),
     ("epoch", at("about", "epoch", to=10**9)),
     ("epoch", at("about", "epoch", to=1.5)),
+    # Text that cannot be printed, or fills the screen.
+    ("Unicode", at("about", "study", to="\ud800")),
+    ("Unicode", at("about", "decision", "threshold", to="\udcff")),
+    ("Unicode", at("head", "more", to="\ud800")),
+    ("schema", at("schema", to="\x1b[31m" + "x" * 9999)),
+    ("schema", at("schema", to=True)),
+    ("kind", at("about", "columns", 0, "kind", to="\x1b[31m" + "x" * 9999)),
+    ("fitted_on", at("about", "fitted_on", to="x" * 9999)),
+    ("encoder", at("head", "encoder", "encoders", 0, "name", to="x" * 9999)),
+    ("scrypt", at("about", "fitted_on", "scrypt", to={})),
+    ("weight_digest", at("about", "features", "spec", "weight_digest", to="\x1b[31m")),
     # The procedure.
     ("prevalence", at("about", "procedure", "prevalence", to=5)),
     ("prevalence", at("about", "procedure", "prevalence", to="a")),
@@ -188,7 +199,7 @@ def test_each_value_that_cannot_be_is_named(
     done = command("predict", bundle, tiny.cohort_toml, *options)
     assert done.code == 3 and done.out == "", done
     assert field in done.err and "config.json" in done.err and "Traceback" not in done.err, done.err
-    assert len(done.err) < 2000
+    assert len(done.err) < 2000 and done.err.replace("\n", "").isprintable()
     assert not (tmp_path / "p.csv").exists()
 
 

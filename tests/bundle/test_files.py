@@ -170,7 +170,7 @@ def test_a_named_pipe_does_not_make_a_folder_a_bundle(bundle: Path) -> None:
 )
 def test_scores_that_cannot_be_are_named(words: str, change: Any, bundle: Path) -> None:
     change_scores(bundle, change)
-    with pytest.raises(DataError, match=rf"scores\.json does not have the expected content.*{words}"):
+    with pytest.raises(DataError, match=rf"scores\.json: it does not have the expected content.*{words}"):
         ModelBundle.load(bundle)
 
 

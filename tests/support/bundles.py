@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file, save_file
 
-from mil_toolkit.bundle.membership import Scrypt, TrainingMarks
+from mil_toolkit.bundle.membership import SCRYPT, TrainingMarks
 from mil_toolkit.bundle.records import About, BundleFeatures
 from mil_toolkit.config import StudyConfig
 from mil_toolkit.core.files import digest_file, digest_json
@@ -38,7 +38,7 @@ ABOUT = About(
     patients=12,
     class_counts=(6, 6),
     images=34,
-    fitted_on=TrainingMarks("0f" * 16, Scrypt(), [f"{number:032x}" for number in range(12)], ["ab" * 16]),
+    fitted_on=TrainingMarks("0f" * 16, SCRYPT, [f"{number:032x}" for number in range(12)], ["ab" * 16]),
     class_names=("reactive", "tumoral"),
     columns=[ColumnRecord("age", "number", None, None), ColumnRecord("sex", "category", None, None)],
     features=BundleFeatures("resnet34-imagenet", SPEC, ["float32 with pillow 12"], "1e"),
