@@ -247,7 +247,7 @@ def open_as_trained(bundle: ModelBundle, cohort: Cohort, root: Path = Path("cach
             f"The model was fitted on the features {printable(features.name)}, and {printable(folder)} does"
             " not exist. Embed the images with the tool that made them, run mil-cache import, and name the"
             " resulting folder with --features."
-        ) from None
+        )
     return FeatureCache.open(folder)
 
 
