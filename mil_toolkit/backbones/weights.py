@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mil_toolkit.backbones.architecture import StateDict
 from mil_toolkit.core.errors import DataError, UsageError, import_extra
-from mil_toolkit.core.files import digest, publish
+from mil_toolkit.core.files import digest, publish, remove_dead_temporaries
 from mil_toolkit.core.text import printable
 
 DOWNLOAD_TIMEOUT = 15  # seconds without a response
