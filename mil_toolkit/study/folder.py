@@ -286,7 +286,7 @@ class Study:
 def outer_folders(folder: Path) -> dict[str, SearchFolder]:
     """Return the files of every outer fold's search of a study folder, by its name in splits.json."""
     splits = _read_if_any(folder / SPLITS, SplitsRecord)
-    names = sorted(splits.held_out) if splits else []
+    names = sorted(splits.searches)[1:] if splits else []  # without `final`, the first by name
     return {name: SearchFolder(folder / "outer" / name) for name in names}
 
 

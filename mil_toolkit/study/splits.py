@@ -7,7 +7,7 @@ from mil_toolkit.config import GROUPS, StudyConfig
 from mil_toolkit.core.seeds import FINAL
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.study.plan import fold_name
-from mil_toolkit.study.records import ClassCounts, HeldOut, SplitsRecord
+from mil_toolkit.study.records import HeldOut, SplitsRecord
 
 FINAL_NAME = "final"
 
@@ -43,8 +43,6 @@ def split_problems(
     problems = list(_outer_problems(splits, config, labels))
     for name, held_out in splits.searches.items():
         training = set(labels) - set(held_out.test)
-        if name != FINAL_NAME:
-            problems += _count_problems(name, splits.held_out.get(name), held_out.test, labels)
         problems += _inner_problems(name, held_out.inner, training, config.folds)
         if groups is not None:
             problems += _group_problems(name, held_out, training, groups)
@@ -87,15 +85,6 @@ def _partition_problems(
             yield f"{what} {fault}: {some(sorted(map(printable, patients)))}."
     if not all(folds):
         yield f"{what} have a fold without patients."
-
-
-def _count_problems(
-    name: str, counts: ClassCounts | None, test: Sequence[str], labels: Mapping[str, int]
-) -> Iterator[str]:
-    """Yield whether the stored class counts of an outer fold are those of its held-out patients."""
-    positive = sum(labels.get(patient, 0) for patient in test)
-    if counts != ClassCounts(positive, len(test) - positive):
-        yield f"the class counts of {name} are not those of its held-out patients."
 
 
 def _group_problems(

@@ -106,11 +106,6 @@ SPLITS = [
     ),
     Doctored("a name that leads elsewhere", in_json("splits.json", renamed), "is not the name of a search"),
     Doctored("another order", in_json("splits.json", reordered), "the last one is not `final`"),
-    Doctored(
-        "other class counts",
-        setting("splits.json", "held_out", "repeat1-fold1", "positive", to=1),
-        "class counts of repeat1-fold1",
-    ),
     Doctored("a list", content("splits.json", b"[]"), r"splits\.json does not have the expected content"),
 ]
 PATIENTS = [
