@@ -241,6 +241,10 @@ class Study:
         """Read the labelled patients; None in studies of older versions."""
         return read_record_if_any(self.patients_path, PatientsRecord)
 
+    def read_splits(self) -> SplitsRecord:
+        """Read the splits of all searches."""
+        return read_record(self.splits_path, SplitsRecord)
+
     def read_findings(self) -> list[Finding]:
         """Read the audit's findings; none in studies of older versions."""
         return read_record_if_any(self.audit_path, list[Finding]) or []
