@@ -19,16 +19,9 @@ from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.config import StudyConfig
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study import audit as module
-from mil_toolkit.study.audit import (
-    NEAR,
-    area,
-    audit,
-    column_area,
-    near_images,
-    whitened,
-    worth_telling,
-)
+from mil_toolkit.study.audit import NEAR, audit, near_images, whitened, worth_telling
 from mil_toolkit.study.records import Finding
+from mil_toolkit.study.shortcuts import area, column_area
 from mil_toolkit.study.tune import tune
 
 PATIENTS, IMAGES, WIDTH = 48, 10, 64
