@@ -32,7 +32,7 @@ def draw_shuffles(
     members = np.argsort(group + random.random((draws, len(labels))), axis=1)
     donors = np.argsort(random.random((draws, len(sizes))), axis=1)[:, group]  # (draws, n)
     places = starts[donors] + _ranks_within(group, starts) % sizes[donors]
-    shuffled: np.ndarray = labels[np.take_along_axis(members, places, axis=1)]
+    shuffled: np.ndarray = labels[members[np.arange(draws)[:, None], places]]
     return shuffled
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from mil_toolkit.study.records import Finding
 # there is none. With the search for near-identical patients, at most 5 % of the audits of a clean cohort
 # raise an alarm.
 LEVEL = 0.04
+SMALLEST_CLASS = 2  # patients with a value of the column
 SUSPICIOUS = 0.95  # AUC of one column, above which it may have been recorded after the diagnosis
 
 Figures = dict[str, float]  # an AUC and its 95 % interval: `value`, `low`, `high`
@@ -35,11 +37,11 @@ class Candidate:
     """A column that may be associated with the label.
 
     association: the test of it, before the correction for other columns
-    finding: what is reported if the p-value is small; its text ends where the p-value follows in brackets
+    describe: returns what is reported if the p-value is small; its text ends where the p-value follows
     """
 
     association: Association
-    finding: Finding
+    describe: Callable[[], Finding]
 
 
 Search = Callable[[Cohort, FeatureCache | None, Labelled, int], Iterator[Candidate]]
@@ -63,7 +65,7 @@ def check_shortcuts(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Find
 
 def _reported(candidate: Candidate, p_value: float, tests: int) -> Finding:
     """Return the finding with its p-value, adjusted for the number of tests."""
-    finding, test = candidate.finding, candidate.association.test
+    finding, test = candidate.describe(), candidate.association.test
     adjusted = f" adjusted for {tests} tests (Holm)" if tests > 1 else ""
     text = f"{finding.text}; p = {p_value:.2g}, {test}{adjusted})."
     return replace(finding, text=text, figures=finding.figures | {"p_value": p_value})
@@ -102,11 +104,16 @@ def _bag_size(
     sizes = np.array([len(bag.image_names) for bag in cache.winners(named)], dtype=float)
     if patients.smaller_class < 1 or len(np.unique(sizes)) < 2:
         return
+    yield Candidate(
+        association_of_numbers(sizes, patients, draws), partial(_describe_bag_size, sizes, patients)
+    )
+
+
+def _describe_bag_size(sizes: np.ndarray, patients: Labelled) -> Finding:
     figures = area(sizes, patients.positive.astype(int))
     text = f"the number of images alone predicts the label ({_words(figures)}"
     advice = "Compare with the baseline bag_size, and find out why the numbers of images differ."
-    association = association_of_numbers(sizes, patients, draws)
-    yield Candidate(association, Finding("bag size", "shortcut", text, advice, 1, figures=figures))
+    return Finding("bag size", "shortcut", text, advice, 1, figures=figures)
 
 
 def _predictive_columns(
@@ -115,15 +122,20 @@ def _predictive_columns(
     """Test which metadata columns predict the label."""
     for column in labelled.columns:
         values = labelled.metadata[column.name]
-        figures = column_area(values, labelled.labels)
-        if figures is None:
+        known = values.notna().to_numpy()
+        if values.nunique() < 2 or patients.take(known).smaller_class < SMALLEST_CLASS:
             continue
-        advice = "Compare with the baseline metadata_logistic, which sees no images."
-        if max(figures["value"], 1 - figures["value"]) >= SUSPICIOUS:
-            advice = "Make sure that it was known before the diagnosis. " + advice
-        text = f"{column.name} alone predicts the label ({_words(figures)}"
-        finding = Finding("predictive column", "shortcut", text, advice, 1, (column.name,), figures)
-        yield Candidate(_association(values, patients, draws), finding)
+        describe = partial(_describe_column, column.name, values, labelled.labels)
+        yield Candidate(_association(values, patients, draws), describe)
+
+
+def _describe_column(name: str, values: pd.Series, labels: np.ndarray) -> Finding:
+    figures = column_area(values, labels) or {}
+    advice = "Compare with the baseline metadata_logistic, which sees no images."
+    if max(figures["value"], 1 - figures["value"]) >= SUSPICIOUS:
+        advice = "Make sure that it was known before the diagnosis. " + advice
+    text = f"{name} alone predicts the label ({_words(figures)}"
+    return Finding("predictive column", "shortcut", text, advice, 1, (name,), figures)
 
 
 def _association(values: pd.Series, patients: Labelled, draws: int) -> Association:
@@ -144,7 +156,7 @@ def column_area(values: pd.Series, labels: np.ndarray) -> Figures | None:
     known = values.notna().to_numpy()
     values, labels = values[known], labels[known].astype(int)
     smaller = min((labels == 1).sum(), (labels == 0).sum())
-    if values.nunique() < 2 or smaller < 2:
+    if values.nunique() < 2 or smaller < SMALLEST_CLASS:
         return None
     if pd.api.types.is_numeric_dtype(values):
         return area(values.to_numpy(float), labels)
@@ -161,19 +173,22 @@ def _missing_values(
     labelled: Cohort, cache: FeatureCache | None, patients: Labelled, draws: int
 ) -> Iterator[Candidate]:
     """Test which metadata columns have missing values that are associated with the label."""
-    positive = patients.positive
     for column in labelled.columns:
         missing = labelled.metadata[column.name].isna().to_numpy()
         if missing.all() or not missing.any():
             continue
-        shares = {"positive": float(missing[positive].mean()), "negative": float(missing[~positive].mean())}
-        text = (
-            f"missing values of {column.name} are associated with the label ({shares['positive']:.0%} of the"
-            f" positive and {shares['negative']:.0%} of the negative patients"
-        )
-        advice = "The model sees which values are missing. Find out why, or leave the column out."
-        found = Finding("missingness", "shortcut", text, advice, int(missing.sum()), (column.name,), shares)
-        yield Candidate(association_of_words(missing, patients, draws), found)
+        describe = partial(_describe_missing_values, column.name, missing, patients.positive)
+        yield Candidate(association_of_words(missing, patients, draws), describe)
+
+
+def _describe_missing_values(name: str, missing: np.ndarray, positive: np.ndarray) -> Finding:
+    shares = {"positive": float(missing[positive].mean()), "negative": float(missing[~positive].mean())}
+    text = (
+        f"missing values of {name} are associated with the label ({shares['positive']:.0%} of the positive"
+        f" and {shares['negative']:.0%} of the negative patients"
+    )
+    advice = "The model sees which values are missing. Find out why, or leave the column out."
+    return Finding("missingness", "shortcut", text, advice, int(missing.sum()), (name,), shares)
 
 
 def _spellings(
@@ -182,21 +197,23 @@ def _spellings(
     """Test in which metadata columns the way of writing a value is associated with the label."""
     for name, ways in labelled.spellings.items():
         known = np.array([way is not None for way in ways], dtype=bool)
-        written, positive = ways[known], patients.positive[known]
-        counts = {way: int((written == way).sum()) for way in sorted(set(written))}
-        if len(counts) < 2:
-            continue
-        positives = {way: int(positive[written == way].sum()) for way in counts}
-        shares = ", ".join(f"{way}: {positives[way]} of {counts[way]} positive" for way in counts)
-        text = f"the way in which {name} is written is associated with the label ({shares}"
-        advice = (
-            "The model does not see it, but these patients may come from different sources. Find out why, and"
-            " make sure that both are read correctly."
-        )
-        figures = {way: positives[way] / counts[way] for way in counts}
-        rarest = min(counts.values())
-        finding = Finding("way of writing", "shortcut", text, advice, rarest, (name,), figures)
-        yield Candidate(association_of_words(written, patients.take(known), draws), finding)
+        written, those = ways[known], patients.take(known)
+        if len(set(written)) > 1:
+            describe = partial(_describe_spellings, name, written, those.positive)
+            yield Candidate(association_of_words(written, those, draws), describe)
+
+
+def _describe_spellings(name: str, written: np.ndarray, positive: np.ndarray) -> Finding:
+    counts = {way: int((written == way).sum()) for way in sorted(set(written))}
+    positives = {way: int(positive[written == way].sum()) for way in counts}
+    shares = ", ".join(f"{way}: {positives[way]} of {counts[way]} positive" for way in counts)
+    text = f"the way in which {name} is written is associated with the label ({shares}"
+    advice = (
+        "The model does not see it, but these patients may come from different sources. Find out why, and"
+        " make sure that both are read correctly."
+    )
+    figures = {way: positives[way] / counts[way] for way in counts}
+    return Finding("way of writing", "shortcut", text, advice, min(counts.values()), (name,), figures)
 
 
 SEARCHES: tuple[Search, ...] = (_bag_size, _predictive_columns, _missing_values, _spellings)
