@@ -84,14 +84,6 @@ def _words(figures: Figures) -> str:
     return "AUC {value:.3f}, 95 % interval {low:.3f} to {high:.3f}".format(**figures)
 
 
-def _is_chance(figures: Figures) -> bool:
-    return figures["low"] <= 0.5 <= figures["high"]
-
-
-def _words(figures: Figures) -> str:
-    return "AUC {value:.3f}, 95 % interval {low:.3f} to {high:.3f}".format(**figures)
-
-
 def _bag_size(
     labelled: Cohort, cache: FeatureCache | None, patients: Labelled, draws: int
 ) -> Iterator[Candidate]:
@@ -104,9 +96,8 @@ def _bag_size(
     sizes = np.array([len(bag.image_names) for bag in cache.winners(named)], dtype=float)
     if patients.smaller_class < 1 or len(np.unique(sizes)) < 2:
         return
-    yield Candidate(
-        association_of_numbers(sizes, patients, draws), partial(_describe_bag_size, sizes, patients)
-    )
+    association = association_of_numbers(sizes, patients, draws)
+    yield Candidate(association, partial(_describe_bag_size, sizes, patients))
 
 
 def _describe_bag_size(sizes: np.ndarray, patients: Labelled) -> Finding:
