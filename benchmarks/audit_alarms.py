@@ -1,9 +1,9 @@
 """How often the audit raises an alarm where there is nothing to find, and how often it finds planted copies.
 
 Draws cohorts whose labels are independent of everything, without and with patients who were entered twice
-(5 % noise in numbers and embeddings), and audits them. Writes two tables in Markdown to stdout, or with --json
-one object: `shortcuts`, `copies` and `any` (the largest share of alarms over the clean kinds), `found` (the
-smallest share over the kinds with copies), and the shares of every kind.
+(5 % noise in numbers and embeddings), and audits them. Writes two tables in Markdown to stdout, or with
+--json one object: `shortcuts`, `copies` and `any` (the largest share of alarms over the clean kinds), `found`
+(the smallest share over the kinds with copies), and the shares of every kind.
 """
 
 import argparse
