@@ -14,6 +14,7 @@ from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.intervals import Table
 from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.study.canary_result import Canary
 from mil_toolkit.study.folder import SearchFolder, Study, read_epochs
 from mil_toolkit.study.plan import fold_name
 from mil_toolkit.study.records import AblationScores, Best, Finding, PatientsRecord, Sources, StudyScores
@@ -53,6 +54,7 @@ class Contents:
     sources: Sources | None
     attention: pd.DataFrame | None
     findings: Sequence[Finding]
+    canary: Canary | None
     trials: pd.DataFrame
     curves: Sequence[LearningCurve]
     ablation: AblationScores | None
@@ -61,7 +63,7 @@ class Contents:
 
     @property
     def nested(self) -> bool:
-        """Whether there are outer folds, so that the predictions had no part in any choice."""
+        """Whether there are outer folds, so that the predictions are on held-out patients."""
         return self.scores.outer is not None
 
     @property
@@ -104,6 +106,7 @@ def read_contents(folder: Path) -> Contents:
         sources=study.read_sources(),
         attention=_attention(study, nested),
         findings=study.read_findings(),
+        canary=study.read_canary(),
         trials=pd.read_csv(study.final.trials, dtype=str, keep_default_na=False),
         curves=[
             _chosen_curve(name, search)

@@ -14,7 +14,7 @@ from mil_toolkit.config import GROUPS, StudyConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import TEMPORARY_PREFIX
 from mil_toolkit.core.locks import exclusive
-from mil_toolkit.core.records import publish_record, read_record
+from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.seeds import derive_seed, shuffled_labels_path
 from mil_toolkit.evaluation.intervals import Table
 from mil_toolkit.evaluation.metrics import METRICS
@@ -61,7 +61,8 @@ def run_canary(
         if not study.canary.exists():
             aucs = _run_all(study, labelled, Patients.of(labelled, cache), device, runs)
             publish_record(study.canary, Canary.of(aucs))
-        canary = Canary.of(read_record(study.canary, Canary).aucs)  # older files lack some figures
+        canary = study.read_canary()
+        assert canary is not None
     logger.log(logging.INFO if canary.passed else logging.ERROR, "%s", canary)
     return canary
 

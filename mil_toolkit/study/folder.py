@@ -15,6 +15,7 @@ from mil_toolkit.core.files import check_schema, publish, read_json
 from mil_toolkit.core.locks import CLAIM, exclusive
 from mil_toolkit.core.records import from_json, publish_record, read_record, read_record_if_any, to_json
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.study.canary_result import Canary
 from mil_toolkit.study.description import SCHEMA, describe, patients_of, refuse_other, sources_of
 from mil_toolkit.study.plan import Search, fold_name
 from mil_toolkit.study.records import (
@@ -248,6 +249,11 @@ class Study:
     def read_findings(self) -> list[Finding]:
         """Read the audit's findings; none in studies of older versions."""
         return read_record_if_any(self.audit_path, list[Finding]) or []
+
+    def read_canary(self) -> Canary | None:
+        """Read the result of the canary; None where it did not run."""
+        stored = read_record_if_any(self.canary, Canary)
+        return None if stored is None else Canary.of(stored.aucs)  # older files lack some figures
 
     def read_ablation(self) -> AblationScores | None:
         """Read the scores of the ablation; None where there was none."""
