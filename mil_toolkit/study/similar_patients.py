@@ -153,7 +153,8 @@ def similar_pairs(points: np.ndarray, groups: np.ndarray | None) -> list[Pair]:
     """Return the pairs of patients who are nearer to each other than chance allows; points: (n, columns).
 
     groups: (n,) or None. Where there are enough groups, these are compared by their nearest patients. The
-    patients of fewer groups, such as hospitals, are compared one by one with those of other groups.
+    patients of few large groups, such as hospitals, are compared one by one with those of other groups. Few
+    small groups are not compared: all entries of a person in another group are about equally near.
     """
     if not points.shape[1]:
         return []
@@ -164,7 +165,7 @@ def similar_pairs(points: np.ndarray, groups: np.ndarray | None) -> list[Pair]:
     names, group = np.unique(groups, return_inverse=True)
     distances[group[:, None] == group] = np.inf
     if len(names) < FEWEST:
-        return _near(distances)
+        return _near(distances) if len(group) >= NEIGHBOURS * len(names) else []
     order = np.argsort(group, kind="stable")
     starts = np.searchsorted(group[order], np.arange(len(names)))
     rows = np.minimum.reduceat(distances[np.ix_(order, order)], starts, axis=0)

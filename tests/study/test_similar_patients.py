@@ -109,6 +109,17 @@ def test_copies_within_a_declared_group_are_no_alarm(tmp_path: Path) -> None:
     assert list(check_similar_patients(cohort, cache)) == []
 
 
+def test_few_persons_entered_several_times_within_groups_are_no_alarm() -> None:
+    for persons, entries in ((16, 2), (25, 3), (40, 2)):
+        groups = np.tile([f"G{number}" for number in range(persons)], entries)
+        alarms = 0
+        for seed in range(20):
+            random = np.random.default_rng(seed)
+            points = np.tile(random.normal(size=(persons, 3)), (entries, 1))
+            alarms += bool(similar_pairs(points + NOISE * random.normal(size=points.shape), groups))
+        assert alarms <= 1
+
+
 def test_copies_across_groups_are_found() -> None:
     random = np.random.default_rng(4)
     points = random.normal(size=(90, 8))
