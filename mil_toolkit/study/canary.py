@@ -58,11 +58,10 @@ def run_canary(
     labelled = cohort.labelled()
     with exclusive(folder):
         study = Study.begin(folder, config, cohort, cache)  # refuses the folder of another study
-        if not study.canary.exists():
-            aucs = _run_all(study, labelled, Patients.of(labelled, cache), device, runs)
-            publish_record(study.canary, Canary.of(aucs))
         canary = study.read_canary()
-        assert canary is not None
+        if canary is None:
+            canary = Canary.of(_run_all(study, labelled, Patients.of(labelled, cache), device, runs))
+            publish_record(study.canary, canary)
     logger.log(logging.INFO if canary.passed else logging.ERROR, "%s", canary)
     return canary
 

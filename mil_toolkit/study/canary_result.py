@@ -70,7 +70,7 @@ class Canary:
             return UNSEEN
         return (
             f"A leak that raises the mean AUC to {self.detectable:.2f} would have failed with a probability"
-            f" of {POWER:.0%}; a smaller one is easily missed. {UNSEEN}"
+            f" of {100 * POWER:.0f} %; a smaller one is easily missed. {UNSEEN}"
         )
 
     def __str__(self) -> str:
