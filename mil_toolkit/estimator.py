@@ -89,7 +89,7 @@ class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     cross-validation with `folds` folds of the training bags chooses the number of epochs, and calibration and
     threshold are fitted to its out-of-fold predictions. Then `members` heads are fitted on all training bags;
     their logits are averaged. Everything that is fitted (scaling, components, imputation) uses training bags
-    only, so the scores of `cross_val_score` are those of held-out bags that had no part in any choice. To
+    only, so the scores of `cross_val_score` are those of held-out bags that had no part in these choices. To
     choose other parameters as well, wrap the estimator in GridSearchCV, and pass that to cross_val_score.
 
     Parameters of the procedure:

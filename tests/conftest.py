@@ -107,6 +107,7 @@ def _tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
     folder = tmp_path_factory.mktemp("tiny")
     toml = draw_cohort(folder / "cohort", patients=24, unlabelled=3, image_size=32, images=(2, 4))
+    toml.write_text(toml.read_text().replace('stratify = ["label"]', 'stratify = ["label", "age"]'))
     cohort = read_cohort(toml)
     features = extract(cohort, TINY_EXTRACTION, folder / "cache", device="cpu").folder
     study = folder / "studies" / "tiny"

@@ -14,6 +14,7 @@ from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.evaluation.words import (
+    DEFAULTS_NOTE,
     comparison_words,
     number,
     passed_over_words,
@@ -253,6 +254,7 @@ def _limits(about: About, scores: StudyScores) -> Iterator[str]:
 def _limit_lines(about: About, scores: StudyScores) -> Iterator[str]:
     negatives, positives = about.class_counts
     yield "It was trained on the staining, camera and patients of a single cohort."
+    yield DEFAULTS_NOTE
     yield (
         f"The smaller class has {count_of(min(negatives, positives), 'patient')}. The intervals take the"
         " fitted models as given: another cohort or another seed varies more."

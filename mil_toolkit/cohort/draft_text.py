@@ -73,7 +73,7 @@ def draft_text(table: TextTable, folders: Collection[str], paths: DraftPaths, wr
         *_decimal_lines(decimal, others),
         *_metadata_lines(guesses, names),
         *_left_out_lines(table, guesses),
-        *_split_lines(label, guesses, names),
+        *_split_lines(label),
     ]
 
 
@@ -173,13 +173,11 @@ def _left_out_lines(table: TextTable, guesses: Mapping[str, Guess]) -> Iterator[
             yield from guess.lines
 
 
-def _split_lines(label: str | None, guesses: Mapping[str, Guess], names: Mapping[str, str]) -> Iterator[str]:
-    ages = [name for column, name in names.items() if guesses[column].kind == "birth-date"]
+def _split_lines(label: str | None) -> Iterator[str]:
     if label is not None:
-        stratify = ", ".join(map(toml_string, ["label", *ages[:1]]))
         yield ""
         yield "[splits]"
-        yield f"stratify = [{stratify}]  # balanced across the inner folds"
+        yield 'stratify = ["label"]  # balanced across the inner folds'
 
 
 def _metadata_names(guesses: Mapping[str, Guess], others: Mapping[str, Sequence[str]]) -> dict[str, str]:

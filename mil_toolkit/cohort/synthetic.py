@@ -56,7 +56,7 @@ transform = "log"
 unit = "10^9/L"
 
 [splits]
-stratify = ["label", "age"]
+stratify = ["label"]
 """
 
 

@@ -6,6 +6,11 @@ from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.records import Comparison, Estimate, Scores, Spread
 
 TABLE = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")  # metrics that a summary shows
+DEFAULTS_NOTE = (
+    "The default configuration was itself chosen on the 90 labelled patients of the lymphocytosis challenge,"
+    " who come from one hospital. For these patients, no score of this toolkit is a score on unseen patients,"
+    " not even an outer one. For all other patients, this choice came before and apart from them."
+)
 FEW = 10  # discordant patients, below which a difference rests on too little evidence
 _RULES = {
     "share": "the share of positives",

@@ -14,6 +14,7 @@ from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.intervals import Table
 from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.study.canary_result import Canary
 from mil_toolkit.study.folder import SearchFolder, Study, is_there, read_epochs
 from mil_toolkit.study.plan import fold_name
 from mil_toolkit.study.records import AblationScores, Best, Finding, PatientsRecord, Sources, StudyScores
@@ -54,6 +55,7 @@ class Contents:
     sources: Sources | None
     attention: pd.DataFrame | None
     findings: Sequence[Finding]
+    canary: Canary | None
     trials: pd.DataFrame
     curves: Sequence[LearningCurve]
     ablation: AblationScores | None
@@ -62,7 +64,7 @@ class Contents:
 
     @property
     def nested(self) -> bool:
-        """Whether there are outer folds, so that the predictions had no part in any choice."""
+        """Whether there are outer folds, so that the predictions are on held-out patients."""
         return self.scores.outer is not None
 
     @property
@@ -108,6 +110,7 @@ def read_contents(folder: Path) -> Contents:
         sources=study.read_sources(),
         attention=_attention(study, nested, set(predictions["patient_id"])),
         findings=study.read_findings(),
+        canary=study.read_canary(),
         trials=read_trials(study.final.trials),
         curves=[
             _chosen_curve(name, search)

@@ -32,7 +32,7 @@ from mil_toolkit.study.ablation_scores import (
     score_variants,
 )
 from mil_toolkit.study.folder import AblationFolder, Study, publish_epochs, read_epochs
-from mil_toolkit.study.plan import Search, plan_searches
+from mil_toolkit.study.plan import Search, stored_searches
 from mil_toolkit.study.records import AblationScores, Best
 from mil_toolkit.study.tables import PREDICTION_COLUMNS, outer_predictions, publish_table, read_predictions
 from mil_toolkit.study.trial import epoch_scores
@@ -90,7 +90,7 @@ class Data:
     def load(cls, study: Study, cohort: Cohort, caches: Sequence[FeatureCache | None], device: str) -> "Data":
         """Read the labelled patients, and what the study chose in every outer fold."""
         labelled = cohort.labelled()
-        searches = plan_searches(labelled, study.config)[0][:-1]
+        searches = stored_searches(study.read_splits(), labelled.patient_ids)[:-1]
         folds = [Fold(search, study.search_folder(search).read_best()) for search in searches]
         features = [None if cache is None else cache.folder.name for cache in caches]
         sources = [Workspace.of(study, Patients.of(labelled, cache), device) for cache in caches]

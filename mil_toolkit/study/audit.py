@@ -1,23 +1,19 @@
-"""`audit`: find duplicate images across patients, shortcuts to the label, and defects of the metadata."""
+"""`audit`: find images and patients that occur twice, shortcuts to the label, and defects of the metadata."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-import pandas as pd
 import torch
-from scipy.stats import fisher_exact
 from torch import Tensor
 
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.core.text import count_of
-from mil_toolkit.evaluation.intervals import draw_patients, percentile_interval
-from mil_toolkit.evaluation.metrics import METRICS, Predicted
-from mil_toolkit.evaluation.splits import make_splits
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.records import Finding
+from mil_toolkit.study.shortcuts import check_shortcuts
+from mil_toolkit.study.similar_patients import check_similar_patients
 
 # Two images are near-identical if their whitened embeddings have at least this cosine. Measured on 7,781
 # blood-smear images of 96 patients, whole and on subsets down to 6 patients, with a pretrained and with a
@@ -35,13 +31,10 @@ MOST_IMAGES = 50_000  # to compare; of more, an even share of each patient's ima
 MOST_PAIRS = 10_000  # to report; where thousands of images are alike, such as empty ones, more add nothing
 MOST_LISTED = 1000  # patients, images or columns in one finding
 MOST_SHOWN = 5  # findings in a summary
-SUSPICIOUS = 0.95  # AUC of one column, above which it may have been recorded after the diagnosis
-LEVEL = 0.05  # of the tests whether missing values and ways of writing are associated with the label
 LEVELS = ("leak", "shortcut", "note", "unchecked")  # of a finding, the gravest first
 _BLOCK = 512  # images
 
 Check = Callable[[Cohort, FeatureCache | None], Iterator[Finding]]
-Figures = dict[str, float]  # an AUC and its 95 % interval: `value`, `low`, `high`
 
 
 class Pair(NamedTuple):
@@ -197,148 +190,6 @@ def _listed(places: Sequence[Pair] | Sequence[str]) -> tuple[str, ...]:
     return tuple(str(place) for place in places[:MOST_LISTED])
 
 
-# Shortcuts.
-
-
-def _check_shortcuts(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
-    """Find what predicts the label of the labelled patients without a model of the images."""
-    labelled = cohort.labelled()
-    if len(np.unique(labelled.labels)) < 2:
-        text = "shortcuts were not checked: the labelled patients do not include both classes."
-        yield Finding("shortcuts", "unchecked", text)
-        return
-    for check in SHORTCUT_CHECKS:
-        yield from check(labelled, cache)
-
-
-def area(values: np.ndarray, labels: np.ndarray, folds: np.ndarray | None = None) -> Figures:
-    """Return the AUC of values (n,), within folds (n,) if given, with its 95 % interval over patients."""
-    folds = np.zeros(len(labels)) if folds is None else folds
-    predicted = Predicted(labels, values, values > 0, folds)
-    metric = METRICS["auc"]
-    low, high = percentile_interval(metric.of(predicted, draw_patients(labels)))
-    return {"value": float(metric.of(predicted, np.ones(len(labels)))), "low": low, "high": high}
-
-
-def _words(figures: Figures) -> str:
-    return "AUC {value:.3f}, 95 % interval {low:.3f} to {high:.3f}".format(**figures)
-
-
-def _is_chance(figures: Figures) -> bool:
-    return figures["low"] <= 0.5 <= figures["high"]
-
-
-def _check_bag_size(labelled: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
-    """Find whether the number of images predicts the label."""
-    if cache is None:
-        return
-    has_images = np.array([bool(cache.versions(patient)) for patient in labelled.patient_ids], dtype=bool)
-    labels = labelled.labels[has_images]
-    if len(np.unique(labels)) < 2:
-        return
-    patients = [labelled.patient_ids[place] for place in np.flatnonzero(has_images)]
-    sizes = np.array([len(bag.image_names) for bag in cache.winners(patients)], dtype=float)
-    figures = area(sizes, labels)
-    if not _is_chance(figures):
-        text = f"the number of images alone predicts the label ({_words(figures)})."
-        advice = "Compare with the baseline bag_size, and find out why the numbers of images differ."
-        yield Finding("bag size", "shortcut", text, advice, 1, figures=figures)
-
-
-def _check_predictive_columns(labelled: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
-    """Find metadata columns that predict the label."""
-    for column in labelled.columns:
-        figures = column_area(labelled.metadata[column.name], labelled.labels)
-        if figures is None or _is_chance(figures):
-            continue
-        text = f"{column.name} alone predicts the label ({_words(figures)})."
-        advice = "Compare with the baseline metadata_logistic, which sees no images."
-        if max(figures["value"], 1 - figures["value"]) >= SUSPICIOUS:
-            advice = "Make sure that it was known before the diagnosis. " + advice
-        yield Finding("predictive column", "shortcut", text, advice, 1, (column.name,), figures)
-
-
-def column_area(values: pd.Series, labels: np.ndarray) -> Figures | None:
-    """Return how well a column predicts the label of the patients (n,) with a value; None if undefined.
-
-    Numbers are used as they are (below 0.5: smaller values are positive). Categories are replaced by their
-    share of positives among patients other than those it is applied to; otherwise rare categories would
-    identify their own patients.
-    """
-    known = values.notna().to_numpy()
-    values, labels = values[known], labels[known].astype(int)
-    smaller = min((labels == 1).sum(), (labels == 0).sum())
-    if values.nunique() < 2 or smaller < 2:
-        return None
-    if pd.api.types.is_numeric_dtype(values):
-        return area(values.to_numpy(float), labels)
-    splits, _ = make_splits(labels, int(min(5, smaller)), seed=0)
-    shares, folds = np.zeros(len(labels)), np.zeros(len(labels))
-    for fold, split in enumerate(splits):
-        of_category = pd.Series(labels[split.train]).groupby(values.to_numpy()[split.train]).mean()
-        shares[split.test] = values.iloc[split.test].map(of_category).fillna(labels[split.train].mean())
-        folds[split.test] = fold
-    return area(shares, labels, folds)
-
-
-def _p_value(state: np.ndarray, positive: np.ndarray) -> float:
-    """Return the p-value of Fisher's exact test whether a state (n,) is independent of the label (n,)."""
-    table = [
-        [int((state[group] == value).sum()) for value in (True, False)] for group in (positive, ~positive)
-    ]
-    return float(fisher_exact(np.array(table)).pvalue)
-
-
-def _check_missingness(labelled: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
-    """Find metadata columns whose missing values are associated with the label."""
-    positive = labelled.labels == 1
-    for column in labelled.columns:
-        missing = labelled.metadata[column.name].isna().to_numpy()
-        p_value = _p_value(missing, positive)
-        if p_value >= LEVEL:
-            continue
-        shares = {"positive": float(missing[positive].mean()), "negative": float(missing[~positive].mean())}
-        text = (
-            f"missing values of {column.name} are associated with the label: {shares['positive']:.0%} of the"
-            f" positive and {shares['negative']:.0%} of the negative patients (p = {p_value:.2g}, Fisher's"
-            " exact test)."
-        )
-        advice = "The model sees which values are missing. Find out why, or leave the column out."
-        figures = shares | {"p_value": p_value}
-        yield Finding("missingness", "shortcut", text, advice, int(missing.sum()), (column.name,), figures)
-
-
-def _check_spellings(labelled: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
-    """Find metadata columns in which the way of writing a value is associated with the label.
-
-    Every way is compared with all others; the smallest p-value is multiplied by the number of comparisons
-    (Bonferroni).
-    """
-    for name, ways in labelled.spellings.items():
-        known = np.array([way is not None for way in ways], dtype=bool)
-        written, positive = ways[known], labelled.labels[known] == 1
-        counts = {way: int((written == way).sum()) for way in sorted(set(written))}
-        if len(counts) < 2:
-            continue
-        comparisons = 1 if len(counts) == 2 else len(counts)
-        p_value = min(1.0, comparisons * min(_p_value(written == way, positive) for way in counts))
-        if p_value >= LEVEL:
-            continue
-        positives = {way: int(positive[written == way].sum()) for way in counts}
-        shares = ", ".join(f"{way}: {positives[way]} of {counts[way]} positive" for way in counts)
-        text = (
-            f"the way in which {name} is written is associated with the label ({shares}; p = {p_value:.2g},"
-            " Fisher's exact test)."
-        )
-        advice = (
-            "The model does not see it, but these patients may come from different sources. Find out why, and"
-            " make sure that both are read correctly."
-        )
-        figures = {way: positives[way] / counts[way] for way in counts} | {"p_value": p_value}
-        rarest = min(counts.values())
-        yield Finding("way of writing", "shortcut", text, advice, rarest, (name,), figures)
-
-
 # Metadata.
 
 
@@ -385,10 +236,10 @@ def _check_same_metadata(cohort: Cohort, cache: FeatureCache | None) -> Iterator
         yield Finding("same metadata", "note", text, advice, len(sets), _listed(sets))
 
 
-CHECKS: tuple[Check, ...] = (_check_images, _check_columns, _check_same_metadata, _check_shortcuts)
-SHORTCUT_CHECKS: tuple[Check, ...] = (
-    _check_bag_size,
-    _check_predictive_columns,
-    _check_missingness,
-    _check_spellings,
+CHECKS: tuple[Check, ...] = (
+    _check_images,
+    check_similar_patients,
+    _check_columns,
+    _check_same_metadata,
+    check_shortcuts,
 )

@@ -2,23 +2,25 @@
 
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import ttest_1samp
 
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import GROUPS, StudyConfig
+from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import temporary_folder
 from mil_toolkit.core.locks import exclusive
-from mil_toolkit.core.records import publish_record, read_record
+from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.seeds import derive_seed, shuffled_labels_path
 from mil_toolkit.evaluation.intervals import Table
 from mil_toolkit.evaluation.metrics import METRICS
+from mil_toolkit.evaluation.shuffles import draw_shuffles
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.search.storage import MemoryStorage, quiet_optuna
+from mil_toolkit.study.canary_result import Canary
 from mil_toolkit.study.conclusion import predictions_of
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.plan import plan_searches
@@ -29,51 +31,11 @@ from mil_toolkit.study.workspace import Workspace
 from mil_toolkit.training.patients import Patients
 
 RUNS = 20
-LEVEL = 0.01  # of the test: one sound procedure in a hundred fails
 MOST_TRIALS = 2
 MOST_FOLDS = 3
 MOST_EPOCHS = 20
+MOST_SHUFFLES = 20  # of the labels of whole groups, until the folds of a run have both classes
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Canary:
-    """The result of the canary (canary.json).
-
-    aucs: the outer AUC of each run; mean, deviation: their mean and standard deviation
-    p_value: two-sided one-sample t-test of the mean against 0.5; None if all AUCs are equal
-    passed: whether the p-value is not below `level`
-    """
-
-    aucs: list[float]
-    mean: float
-    deviation: float
-    p_value: float | None
-    level: float
-    passed: bool
-
-    @classmethod
-    def of(cls, aucs: list[float]) -> "Canary":
-        """Test the AUCs of independent runs."""
-        mean, deviation = float(np.mean(aucs)), float(np.std(aucs, ddof=1))
-        if np.ptp(aucs) == 0:
-            return cls(aucs, mean, deviation, None, LEVEL, mean == 0.5)
-        p_value = float(ttest_1samp(aucs, 0.5).pvalue)
-        return cls(aucs, mean, deviation, p_value, LEVEL, p_value >= LEVEL)
-
-    def __str__(self) -> str:
-        p_value = "-" if self.p_value is None else f"{self.p_value:.3f}"
-        figures = (
-            f"{len(self.aucs)} runs on shuffled labels: outer AUC {self.mean:.3f}, standard deviation"
-            f" {self.deviation:.3f}; two-sided t-test against 0.5: p = {p_value}, level {self.level}."
-        )
-        if self.passed:
-            return f"Canary passed. {figures}"
-        return (
-            f"CANARY FAILED. {figures} The models predicted meaningless labels: information leaks between"
-            " patients, or the folds are not exchangeable. Do not trust the scores of this study. Read"
-            " audit.json first."
-        )
 
 
 def run_canary(
@@ -86,16 +48,19 @@ def run_canary(
 ) -> Canary:
     """Run `runs` small studies on independently shuffled labels, and test their outer AUCs.
 
+    Where groups are declared, whole groups exchange their labels: the patients of a group stay as similar in
+    their labels as they are, so that folds that divided a group would be noticed.
+
     Publishes canary.json in the study folder and leaves the results of the study as they are; an existing
     canary.json is read instead. Raises the errors of `tune`.
     """
     labelled = cohort.labelled()
     with exclusive(folder):
         study = Study.begin(folder, config, cohort, cache)  # refuses the folder of another study
-        if not study.canary.exists():
-            aucs = _run_all(study, labelled, Patients.of(labelled, cache), device, runs)
-            publish_record(study.canary, Canary.of(aucs))
-        canary = read_record(study.canary, Canary)
+        canary = study.read_canary()
+        if canary is None:
+            canary = Canary.of(_run_all(study, labelled, Patients.of(labelled, cache), device, runs))
+            publish_record(study.canary, canary)
     logger.log(logging.INFO if canary.passed else logging.ERROR, "%s", canary)
     return canary
 
@@ -132,13 +97,34 @@ def _run_all(study: Study, labelled: Cohort, patients: Patients, device: str, ru
 def _run_shuffled(study: Study, labelled: Cohort, patients: Patients, device: str, number: int) -> float:
     """Return the outer AUC of a small study on shuffled labels, in a temporary folder."""
     seed = derive_seed(*shuffled_labels_path(study.config.seed, number))
-    labels = np.random.default_rng(seed).permutation(labelled.labels)
-    cohort = replace(labelled, labels=labels)
-    shuffled = replace(patients, labels=labels.astype(np.int64))
     config = replace(small(study.config), seed=seed)
+    cohort = _shuffled(labelled, config, np.random.default_rng(seed))
+    shuffled = replace(patients, labels=cohort.labels.astype(np.int64))
     with temporary_folder(study.folder) as temporary:
         run = Study(temporary, config, replace(study.description, study=config))
         return _outer_auc(run, cohort, shuffled, device)
+
+
+def _shuffled(labelled: Cohort, config: StudyConfig, random: np.random.Generator) -> Cohort:
+    """Return the patients with shuffled labels: those of whole groups, if these leave outer folds to score.
+
+    Where few groups have patients of both classes, they rarely do; then the patients are permuted.
+    """
+    for _ in range(0 if labelled.groups is None else MOST_SHUFFLES):
+        labels = draw_shuffles(labelled.labels, labelled.groups, random, 1)[0]
+        cohort = replace(labelled, labels=labels)
+        if _can_be_scored(cohort, config):
+            return cohort
+    return replace(labelled, labels=random.permutation(labelled.labels))
+
+
+def _can_be_scored(cohort: Cohort, config: StudyConfig) -> bool:
+    """Return whether all folds are possible and some outer fold has held-out patients of both classes."""
+    try:
+        outer = plan_searches(cohort, config)[0][:-1]
+    except DataError:
+        return False
+    return any(len(np.unique(cohort.labels[search.test])) > 1 for search in outer)
 
 
 def _outer_auc(study: Study, cohort: Cohort, patients: Patients, device: str) -> float:

@@ -24,7 +24,7 @@ from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.image_files import ImageFiles
 from mil_toolkit.study.finetuning_checkpoints import check_logits, check_tensors, read_checkpoint
 from mil_toolkit.study.folder import Study
-from mil_toolkit.study.plan import Search, plan_searches
+from mil_toolkit.study.plan import Search, plan_searches, stored_searches
 from mil_toolkit.study.records import Best
 from mil_toolkit.training.checkpoints import publish_tensors
 from mil_toolkit.training.finetune import Finetuner, FinetunerOptions
@@ -92,9 +92,11 @@ class Setup:
 
 def _plan(cohort: Cohort, study: Study) -> list[Search]:
     """Return the searches of a study; a study without outer folds gets those of a separate split."""
-    config = study.config
-    planned = config if config.outer_folds else replace(config, outer_folds=SEPARATE_FOLDS, repeats=1)
-    return plan_searches(cohort, planned)[0]
+    stored = stored_searches(study.read_splits(), cohort.patient_ids)
+    if study.config.outer_folds:
+        return stored
+    separate = replace(study.config, outer_folds=SEPARATE_FOLDS, repeats=1)
+    return [*plan_searches(cohort, separate)[0][:-1], *stored]
 
 
 def _read_best(study: Study, search: Search) -> Best:

@@ -26,6 +26,7 @@ from mil_toolkit.core.records import (
 )
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.study.canary_result import Canary
 from mil_toolkit.study.description import SCHEMA, describe, patients_of, refuse_other, sources_of
 from mil_toolkit.study.plan import Search, fold_name
 from mil_toolkit.study.records import (
@@ -274,9 +275,18 @@ class Study:
         """Read the splits of all searches."""
         return read_record(self.splits_path, SplitsRecord)
 
+    def read_splits(self) -> SplitsRecord:
+        """Read the splits of all searches."""
+        return read_record(self.splits_path, SplitsRecord)
+
     def read_findings(self) -> list[Finding]:
         """Read the audit's findings; none in studies of older versions."""
         return _read_if_any(self.audit_path, list[Finding]) or []
+
+    def read_canary(self) -> Canary | None:
+        """Read the result of the canary; None where it did not run."""
+        stored = read_record_if_any(self.canary, Canary)
+        return None if stored is None else Canary.of(stored.aucs)  # older files lack some figures
 
     def read_ablation(self) -> AblationScores | None:
         """Read the scores of the ablation; None where there was none."""

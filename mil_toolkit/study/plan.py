@@ -1,6 +1,7 @@
 """The searches of a study and the splits they run on."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,12 +44,19 @@ def fold_name(repeat: int, fold: int) -> str:
     return f"repeat{repeat}-fold{fold}"
 
 
+def search_path(name: str) -> tuple[int, int]:
+    """Return the path of the search with this name."""
+    numbers = re.fullmatch(r"repeat(\d+)-fold(\d+)", name)
+    return (int(numbers[1]), int(numbers[2])) if numbers else FINAL
+
+
 def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], SplitsRecord]:
     """Return every search of a study on a cohort's labelled patients, the final one last, and the splits.
 
-    The inner folds are stratified as the cohort declares, the outer folds on the label only: strata of label
-    x age would copy the cohort's chance association of age and label into every scored fold, and a score on
-    shuffled labels would then lie above chance. Raises DataError where a class has fewer patients than folds.
+    The outer folds are stratified by the label only, and so are the inner folds unless the cohort declares
+    strata of age: strata of label x age copy the cohort's chance association of age and label into every
+    scored fold, and a score on shuffled labels then lies above chance. Raises DataError where a class has
+    fewer patients than folds.
     """
     everyone = np.arange(len(cohort))
     searches: list[Search] = []
@@ -66,6 +74,32 @@ def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], Sp
         {search.name: _held_out(search, cohort.patient_ids) for search in searches},
     )
     return searches, splits
+
+
+def stored_searches(splits: SplitsRecord, patient_ids: Sequence[str]) -> list[Search]:
+    """Return the searches of a study as its splits.json has them, the final one last.
+
+    patient_ids: of the labelled patients, in order
+
+    A finished study is always read this way: `plan_searches` may give other folds after an edit of [splits]
+    in cohort.toml, or with another version of scikit-learn, and patients who chose a configuration would then
+    be scored.
+    """
+    places = {patient: place for place, patient in enumerate(patient_ids)}
+    return [_stored_search(name, held_out, places) for name, held_out in splits.searches.items()]
+
+
+def _stored_search(name: str, held_out: HeldOut, places: Mapping[str, int]) -> Search:
+    whole = _split_off(len(places), places, held_out.test)
+    within = {patient: row for row, patient in enumerate(np.array(list(places))[whole.train].tolist())}
+    inner = [_split_off(len(within), within, patients) for patients in held_out.inner]
+    return Search(search_path(name), whole.train, whole.test, inner)
+
+
+def _split_off(count: int, places: Mapping[str, int], patients: Sequence[str]) -> Split:
+    """Return the split that holds out these patients and trains on all others."""
+    test = np.array(sorted(places[patient] for patient in patients), dtype=int)
+    return Split(np.setdiff1d(np.arange(count), test), test)
 
 
 def _class_counts(labels: np.ndarray) -> ClassCounts:

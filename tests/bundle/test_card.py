@@ -73,6 +73,7 @@ def test_the_card_describes_data_procedure_scores_and_limits(tiny: Tiny, bundle:
         "10^9/L",
         "Intended use",
         "Limits",
+        "The default configuration was itself chosen on the 90 labelled patients of the lymphocytosis",
     ):
         assert words in text
 

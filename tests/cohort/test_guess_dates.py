@@ -33,7 +33,7 @@ from mil_toolkit.cohort.draft import draft_cohort
 def test_date_formats_are_guessed(tmp_path: Path, cells: str, formats: list[str], doubt: str | None) -> None:
     drafted, document = draft(tmp_path, with_column("DOB", *cells.split()))
     assert document["metadata"]["age"]["formats"] == formats
-    assert document["splits"]["stratify"] == ["label", "age"]
+    assert document["splits"]["stratify"] == ["label"]
     about_formats = [
         doubt for doubt in drafted.doubts if doubt.startswith("DOB") and "reference" not in doubt
     ]

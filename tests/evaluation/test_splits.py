@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.paths import configuration
 
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.evaluation.splits import Split, age_bins, describe_splits, leave_one_group_out, make_splits
@@ -104,6 +105,24 @@ def test_groups_are_never_split(seed: int, folds: int) -> None:
     check_partition(splits, 120)
     for split in splits:
         assert not set(groups[split.train]) & set(groups[split.test])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_many_unequal_groups_give_folds_with_about_equal_class_counts(seed: int) -> None:
+    """scikit-learn before 1.8 shuffles the class counts away from their groups: folds differ by up to 40."""
+    random = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(60), random.integers(1, 9, 60))
+    of_one_class = (random.random(60) < 0.6).astype(int)[groups]
+    of_both_classes = (random.random(len(groups)) < 0.6).astype(int)
+    for labels, most in ((of_one_class, 3), (of_both_classes, 9)):
+        splits, _ = make_splits(labels, 5, seed, groups=groups)
+        for label in (0, 1):
+            assert np.ptp([np.sum(labels[split.test] == label) for split in splits]) <= most
+
+
+def test_the_first_scikit_learn_that_balances_shuffled_groups_is_required() -> None:
+    """1.8.0 fixes `StratifiedGroupKFold(shuffle=True)` (scikit-learn pull request 32540)."""
+    assert "scikit-learn>=1.8" in configuration("setup.cfg")["options"]["install_requires"].splitlines()
 
 
 def test_a_class_with_too_few_patients_is_named() -> None:

@@ -14,10 +14,12 @@ from support.studies import Tiny
 
 from mil_toolkit.cli import tune as mil_tune
 from mil_toolkit.config import StudyConfig, parse_settings
+from mil_toolkit.core.records import publish_record
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.report.contents import read_contents
 from mil_toolkit.report.sections.overview import steps
 from mil_toolkit.study.ablation import ablate
+from mil_toolkit.study.canary_result import Canary
 from mil_toolkit.study.tables import read_predictions
 from mil_toolkit.study.tune import tune
 
@@ -104,6 +106,35 @@ def test_every_metadata_column_is_shown_by_class(html: str) -> None:
         "Images of a patient",
     ]
     assert heads[:5] == expected and "The saturation mask" in heads
+
+
+def test_the_canary_is_shown_with_what_it_does_not_show(copied: Path, html: str, tmp_path: Path) -> None:
+    assert "It did not run" in text_of(html)
+    for mean, word in ((0.5, "passed"), (0.7, "failed")):
+        canary = Canary.of([mean - 0.02, mean, mean + 0.02, mean])
+        publish_record(copied / "canary.json", canary)
+        shown = written(copied, tmp_path / "r.html")
+        text = text_of(shown).partition("The canary: the procedure on shuffled labels")[2]
+        assert text.startswith(f" {word} 4 runs on shuffled labels: outer AUC {mean:.3f}, 95 % interval ")
+        assert ("does not show that the patients are independent" in text) == canary.passed
+        assert ('<li class="leak"><span class="level">failed' in shown) != canary.passed
+
+
+def test_a_canary_of_an_older_version_is_shown_with_its_interval(copied: Path, tmp_path: Path) -> None:
+    old = {
+        "aucs": [0.4, 0.6, 0.5],
+        "mean": 0.5,
+        "deviation": 0.1,
+        "p_value": 1.0,
+        "level": 0.01,
+        "passed": True,
+    }
+    (copied / "canary.json").write_text(json.dumps(old | {"passed": True}))
+    assert "95 % interval 0.252 to 0.748" in text_of(written(copied, tmp_path / "r.html"))
+
+
+def test_the_report_says_on_whom_the_defaults_were_chosen(html: str) -> None:
+    assert "was itself chosen on the 90 labelled patients of the lymphocytosis challenge" in text_of(html)
 
 
 def test_scores_with_and_without_the_mask_are_compared(tiny: Tiny, copied: Path, tmp_path: Path) -> None:

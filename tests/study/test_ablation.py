@@ -177,8 +177,7 @@ def test_labels_of_held_out_patients_reach_no_variant(
         table.loc[test, "DIAGNOSIS"] = table.loc[test, "DIAGNOSIS"].map(other)
 
     flipped = read_cohort(edit_cohort(flip))
-    for module in (tuning, ablation):
-        monkeypatch.setattr(module, "plan_searches", lambda cohort, config: (searches, saved))
+    monkeypatch.setattr(tuning, "plan_searches", lambda cohort, config: (searches, saved))
     for cohort, folder in ((tiny.cohort, tmp_path / "original"), (flipped, tmp_path / "flipped")):
         tune(cohort, tiny.cache, folder, ONE, "cpu")
         ablate(cohort, [tiny.cache], folder, device="cpu")

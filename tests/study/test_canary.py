@@ -18,7 +18,8 @@ from mil_toolkit.config import GROUPS, StudyConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study import canary as module
-from mil_toolkit.study.canary import RUNS, Canary, run_canary, small
+from mil_toolkit.study.canary import RUNS, run_canary, small
+from mil_toolkit.study.canary_result import Canary
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.tune import tune
 from mil_toolkit.training.patients import Patients
@@ -68,6 +69,30 @@ def test_few_sound_procedures_fail() -> None:
     assert 0 < np.mean(failed) < 0.02  # the level is 0.01
 
 
+def test_the_interval_is_that_of_the_mean() -> None:
+    aucs = list(np.random.default_rng(1).normal(0.5, 0.08, RUNS))
+    canary = Canary.of(aucs)
+    expected = t.interval(0.95, RUNS - 1, np.mean(aucs), np.std(aucs, ddof=1) / np.sqrt(RUNS))
+    assert (canary.low, canary.high) == pytest.approx(expected)
+    assert f"95 % interval {canary.low:.3f} to {canary.high:.3f}" in str(canary)
+
+
+def test_a_pass_says_what_it_does_not_show() -> None:
+    spread = np.linspace(-0.12, 0.12, RUNS)
+    passed, failed = str(Canary.of(list(0.5 + spread))), str(Canary.of(list(0.6 + spread)))
+    for words in ("does not show that the patients are independent", "entered twice", "easily missed"):
+        assert words in passed and words not in failed
+    assert "does not show" in str(Canary.of([0.5] * RUNS)) and "None" not in str(Canary.of([0.5] * RUNS))
+
+
+def test_the_detectable_auc_fails_in_four_of_five_canaries() -> None:
+    random = np.random.default_rng(0)
+    detectable = np.mean([Canary.of(list(random.normal(0.5, 0.1, RUNS))).detectable for _ in range(500)])
+    assert 0.57 < detectable < 0.6
+    failed = [not Canary.of(list(random.normal(detectable, 0.1, RUNS))).passed for _ in range(1000)]
+    assert np.mean(failed) == pytest.approx(0.8, abs=0.05)
+
+
 # The runs.
 
 
@@ -99,6 +124,62 @@ def test_every_run_has_other_labels_with_the_same_class_counts(
     assert seen[:RUNS] == seen[RUNS:]
     run_canary(*data, tmp_path / "other", replace(CONFIG, seed=1))
     assert not set(seen[:RUNS]) & set(seen[2 * RUNS :])
+
+
+def seen_labels(
+    cohort: Cohort, folder: Path, config: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> list[np.ndarray]:
+    """Return the labels of every run on a cohort without images."""
+    seen: list[np.ndarray] = []
+
+    def outer_auc(study: Study, cohort: Cohort, patients: Patients, device: str) -> float:
+        assert np.array_equal(cohort.labels, patients.labels)
+        seen.append(patients.labels)
+        return 0.4 + 0.01 * len(seen)
+
+    monkeypatch.setattr(module, "_outer_auc", outer_auc)
+    run_canary(cohort, None, folder, config)
+    return seen
+
+
+def test_the_two_entries_of_a_patient_have_one_shuffled_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Patients who were entered twice, in one group: nothing else would notice folds that divide them."""
+    labels = np.tile(np.arange(30) % 2, 2)
+    groups = [f"G{number % 30}" for number in range(60)]
+    cohort = make_cohort(labels, {"noise": np.random.default_rng(0).normal(size=60)}, groups)
+    seen = seen_labels(cohort, tmp_path, CONFIG, monkeypatch)
+    assert len({tuple(each) for each in seen}) == RUNS
+    for shuffled in seen:
+        assert np.array_equal(shuffled[:30], shuffled[30:]) and shuffled.sum() == 30
+        assert not np.array_equal(shuffled, labels)
+
+
+def test_hospitals_of_different_size_exchange_their_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = np.repeat(list("ABCDEF"), [30, 14, 6, 6, 4, 2])
+    labels = np.array([0] * 27 + [1] * 3 + [1] * 11 + [0] * 3 + [0, 1] * 9)
+    cohort = make_cohort(labels, {"noise": np.random.default_rng(0).normal(size=62)}, list(groups))
+    for outer_folds in (GROUPS, 0):
+        config = replace(CONFIG, outer_folds=outer_folds)
+        seen = seen_labels(cohort, tmp_path / str(outer_folds), config, monkeypatch)
+        assert len({tuple(shuffled) for shuffled in seen}) == RUNS
+        assert len({int(shuffled.sum()) for shuffled in seen}) > 2  # of the same groups
+        shares = np.array([[shuffled[groups == name].mean() for name in "ABCDEF"] for shuffled in seen])
+        assert ((shares < 0.2).any(1) | (shares > 0.7).any(1)).mean() > 0.7  # as unequal as before
+
+
+def test_patients_are_permuted_where_whole_groups_leave_no_folds_to_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups of one class that are held out one at a time have no AUC."""
+    groups = [f"G{number // 5}" for number in range(30)]
+    cohort = make_cohort(np.arange(30) // 5 % 2, {"noise": np.random.default_rng(0).normal(size=30)}, groups)
+    seen = seen_labels(cohort, tmp_path, replace(CONFIG, outer_folds=GROUPS), monkeypatch)
+    assert all(shuffled.sum() == 15 for shuffled in seen)
+    assert all(shuffled.reshape(6, 5).std(1).any() for shuffled in seen)
 
 
 def test_noise_passes_and_the_study_is_unchanged(
@@ -137,6 +218,15 @@ def test_a_procedure_that_trains_on_held_out_patients_fails(
     canary = run_canary(*data, tmp_path / "study", CONFIG, "cpu", runs=10)
     assert not canary.passed and canary.mean > 0.6
     assert [record.levelname for record in caplog.records if "CANARY FAILED" in record.message] == ["ERROR"]
+
+
+def test_the_result_of_an_older_version_is_read(tmp_path: Path, data: tuple[Cohort, FeatureCache]) -> None:
+    aucs = list(np.linspace(0.4, 0.6, RUNS))
+    new = Canary.of(aucs)
+    Study.begin(tmp_path, CONFIG, *data)
+    old = {name: getattr(new, name) for name in ("aucs", "mean", "deviation", "p_value", "level", "passed")}
+    (tmp_path / "canary.json").write_text(json.dumps(old))
+    assert run_canary(*data, tmp_path, CONFIG) == new
 
 
 def test_an_existing_result_is_read(

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 from mil_toolkit.core.text import printable
+from mil_toolkit.evaluation.words import DEFAULTS_NOTE
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import Chart
 from mil_toolkit.report.figures.data import data_figures
 from mil_toolkit.report.sections.mask import MaskComparison, mask_comparison
+from mil_toolkit.study.canary_result import Canary
 from mil_toolkit.study.records import Finding
 
 _LEVELS = ("leak", "shortcut", "note", "unchecked")
@@ -27,17 +29,24 @@ class FindingNote:
 
 @dataclass(frozen=True)
 class DataSection:
-    """The section on the data; mask: None where there are no scores with and without it."""
+    """The section on the data.
+
+    canary: None where it did not run; defaults: on which patients the default configuration was chosen
+    mask: None where there are no scores with and without it
+    """
 
     charts: list[Chart]
     findings: list[FindingNote]
+    canary: Canary | None
+    defaults: str
     mask: MaskComparison | None
 
 
 def data_section(contents: Contents, anonymise: bool) -> DataSection:
     """Return the section on the data of a study."""
     findings = [_note(finding, anonymise) for finding in contents.findings]
-    return DataSection(data_figures(contents), findings, mask_comparison(contents))
+    mask = mask_comparison(contents)
+    return DataSection(data_figures(contents), findings, contents.canary, DEFAULTS_NOTE, mask)
 
 
 def _note(finding: Finding, anonymise: bool) -> FindingNote:

@@ -1,0 +1,77 @@
+"""`Canary`: the result of the small studies on shuffled labels, and what it does and does not show."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t, ttest_1samp
+
+LEVEL = 0.01  # of the test: one sound procedure in a hundred fails
+POWER = 0.8  # with which the smallest mean AUC that is named would fail
+UNSEEN = (
+    "A pass does not show that the patients are independent: where a patient was entered twice under two ids,"
+    " the copies get different labels in a shuffle, and the canary passes although the scores are too high."
+    " Only the audit and you can find such patients. Nor does it show that no column was recorded after the"
+    " diagnosis: shuffling breaks that link too."
+)
+
+
+@dataclass(frozen=True)
+class Canary:
+    """The result of the canary (canary.json).
+
+    aucs: the outer AUC of each run; mean, deviation: their mean and standard deviation
+    p_value: two-sided one-sample t-test of the mean against 0.5; None if all AUCs are equal
+    passed: whether the p-value is not below `level`
+    low, high: 95 % t-interval of the mean; None in files of older versions
+    detectable: the smallest mean above 0.5 that fails with a probability of 0.8, given the deviation of these
+        runs; None in files of older versions
+    """
+
+    aucs: list[float]
+    mean: float
+    deviation: float
+    p_value: float | None
+    level: float
+    passed: bool
+    low: float | None = None
+    high: float | None = None
+    detectable: float | None = None
+
+    @classmethod
+    def of(cls, aucs: list[float]) -> "Canary":
+        """Test the AUCs of independent runs."""
+        mean, deviation = float(np.mean(aucs)), float(np.std(aucs, ddof=1))
+        error, freedom = deviation / np.sqrt(len(aucs)), len(aucs) - 1
+        margin = float(t.ppf(0.975, freedom) * error)
+        detectable = min(1.0, 0.5 + float((t.ppf(1 - LEVEL / 2, freedom) + t.ppf(POWER, freedom)) * error))
+        p_value = None if np.ptp(aucs) == 0 else float(ttest_1samp(aucs, 0.5).pvalue)
+        passed = mean == 0.5 if p_value is None else p_value >= LEVEL
+        return cls(aucs, mean, deviation, p_value, LEVEL, passed, mean - margin, mean + margin, detectable)
+
+    @property
+    def figures(self) -> str:
+        """The mean AUC with its interval, and the test, in a sentence."""
+        p_value = "-" if self.p_value is None else f"{self.p_value:.3f}"
+        return (
+            f"{len(self.aucs)} runs on shuffled labels: outer AUC {self.mean:.3f}, 95 % interval"
+            f" {self.low:.3f} to {self.high:.3f}, standard deviation {self.deviation:.3f}; two-sided t-test"
+            f" against 0.5: p = {p_value}, level {self.level}."
+        )
+
+    @property
+    def meaning(self) -> str:
+        """What a failure means, or what a pass does not show."""
+        if not self.passed:
+            return (
+                "The models predicted meaningless labels: information leaks between patients, or the folds"
+                " are not exchangeable. Do not trust the scores of this study. Read audit.json first."
+            )
+        if self.p_value is None:
+            return UNSEEN
+        return (
+            f"A leak that raises the mean AUC to {self.detectable:.2f} would have failed with a probability"
+            f" of {100 * POWER:.0f} %; a smaller one is easily missed. {UNSEEN}"
+        )
+
+    def __str__(self) -> str:
+        return f"{'Canary passed.' if self.passed else 'CANARY FAILED.'} {self.figures} {self.meaning}"
