@@ -3,6 +3,7 @@
 _METRICS = {"auc": "AUC", "auc_pooled": "AUC, pooled", "ppv": "PPV", "npv": "NPV"}
 _BASELINES = {
     "metadata_logistic": "Metadata only",
+    "metadata_logistic_c1": "Metadata only, C = 1",
     "bag_size": "Number of images only",
     "mean_logistic": "Mean embedding",
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import StudyConfig
 from mil_toolkit.core.errors import DataError
-from mil_toolkit.core.records import Json
+from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.core.text import SOME, some
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.search.space import Space
@@ -55,6 +55,15 @@ def patients_of(cohort: Cohort, cache: FeatureCache | None) -> PatientsRecord:
         [ColumnRecord(each.name, each.kind, each.transform, each.unit) for each in cohort.columns],
         [PatientRecord(*row) for row in rows],
     )
+
+
+def with_defaults(stored: Json) -> Json:
+    """Return a stored description as JSON with the defaults of options that older versions lack."""
+    if not isinstance(stored, dict) or not isinstance(stored.get("study"), dict):
+        return stored
+    options = to_json(StudyConfig())
+    assert isinstance(options, dict)
+    return {**stored, "study": {**options, **stored["study"]}}
 
 
 def refuse_other(source: object, stored: Json, asked: Json) -> None:

@@ -4,7 +4,14 @@ from dataclasses import dataclass, field
 
 from mil_toolkit.config import FinetuneConfig, HeadConfig, StudyConfig, Value
 from mil_toolkit.evaluation.calibration import Decision
-from mil_toolkit.evaluation.records import Comparison, Optimism, ReliabilityBin, Scores, Spread
+from mil_toolkit.evaluation.records import (
+    Comparison,
+    Optimism,
+    PassedOver,
+    ReliabilityBin,
+    Scores,
+    Spread,
+)
 from mil_toolkit.features.spec import Spec
 from mil_toolkit.search.space import SearchedInterval
 
@@ -149,19 +156,6 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class PassedOver:
-    """The trial with the best value, where the defaults were kept instead.
-
-    lead: how much better its objective was than that of the defaults, both trained again with all members
-    error: the standard error of that difference, which the lead had to exceed; None where it is not defined
-    """
-
-    trial: int
-    lead: float | None
-    error: float | None
-
-
-@dataclass(frozen=True)
 class Best:
     """What a search chose (best.json).
 
@@ -267,11 +261,17 @@ class VariantFold:
 
 @dataclass(frozen=True)
 class VariantScores:
-    """The outer scores of a variant; difference: variant minus full model, None for the full model itself."""
+    """The outer scores of a variant.
+
+    difference: variant minus full model, None for the full model itself
+    p_adjusted: of each metric, the p-value of the difference adjusted for the number of variants (Holm 1979);
+        None for the full model itself, and in ablations of older versions
+    """
 
     scores: Scores
     difference: Comparison | None
     folds: list[VariantFold]
+    p_adjusted: dict[str, float | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -284,6 +284,7 @@ class AblationScores:
         equal bags
     gains: of the full model over metadata only, on whole and on equal bags; left_out: why a variant has no
     scores
+    primary_metric: of the study; all other metrics are secondary
     """
 
     retuned: int | None
@@ -292,3 +293,4 @@ class AblationScores:
     variants: dict[str, VariantScores]
     gains: dict[str, Comparison]
     left_out: dict[str, str]
+    primary_metric: str = "balanced_accuracy"
