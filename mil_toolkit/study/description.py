@@ -59,11 +59,10 @@ def patients_of(cohort: Cohort, cache: FeatureCache | None) -> PatientsRecord:
 
 def with_defaults(stored: Json) -> Json:
     """Return a stored description as JSON with the defaults of options that older versions lack."""
-    if not isinstance(stored, dict) or not isinstance(stored.get("study"), dict):
+    options, given = to_json(StudyConfig()), stored.get("study") if isinstance(stored, dict) else None
+    if not isinstance(stored, dict) or not isinstance(given, dict) or not isinstance(options, dict):
         return stored
-    options = to_json(StudyConfig())
-    assert isinstance(options, dict)
-    return {**stored, "study": {**options, **stored["study"]}}
+    return {**stored, "study": {**options, **given}}
 
 
 def refuse_other(source: object, stored: Json, asked: Json) -> None:
