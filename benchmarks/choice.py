@@ -1,6 +1,6 @@
 """Simulate how often a trial replaces the defaults of a search: by chance, and where one trial is better.
 
-    python benchmarks/choice.py [--cohorts 200] [--json]
+    python benchmarks/choice.py [--cohorts 100] [--json]
 
 Each simulated cohort has 69 % positive patients, as the lymphocytosis challenge, and 50 trials, the first of
 which is the defaults. The logit of a patient is the sum of the label's part, an error that all trials share,
@@ -38,7 +38,7 @@ TRIALS, FOLDS = 50, 5
 POSITIVES = 0.69
 SIGNAL, ERROR = 2.4, 2.4  # size of the label's part of a logit, and standard deviation of the errors
 GAIN = 0.05  # nats by which the better trial is better
-SIZES, CORRELATIONS = (90, 163, 400), (0.8, 0.9, 0.97)
+SIZES, CORRELATIONS = (90, 163, 400), (0.97, 0.9, 0.8)
 SHARED = 0.9  # the correlation where only one is simulated
 
 
@@ -220,7 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cohorts", type=int, default=200, help="simulated cohorts of each setting")
+    parser.add_argument("--cohorts", type=int, default=100, help="simulated cohorts of each setting")
     parser.add_argument("--json", action="store_true", help="also print the worst figures as JSON")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -16,7 +16,13 @@ from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.records import to_json
 from mil_toolkit.core.text import count_of, counted
 from mil_toolkit.evaluation.records import Comparison
-from mil_toolkit.evaluation.words import comparison_words, metric_words, p_value, with_interval
+from mil_toolkit.evaluation.words import (
+    comparison_words,
+    metric_with_direction,
+    metric_words,
+    p_value,
+    with_interval,
+)
 
 if TYPE_CHECKING:
     from mil_toolkit.study.ablation import Ablation
@@ -143,6 +149,6 @@ def _gain_words(name: str, gain: Comparison, scores: "AblationScores") -> str:
         where = f"scored on {count_of(scores.images_of_equal_bags, 'image')} of each patient"
     metric = scores.primary_metric
     return (
-        f"Gain of the full model over metadata-only, {where}, in {metric_words(metric)}:"
+        f"Gain of the full model over metadata-only, {where}, in {metric_with_direction(metric)}:"
         f" {comparison_words(gain, metric)}"
     )

@@ -39,6 +39,7 @@ from mil_toolkit.evaluation.words import (
     comparison_words,
     in_use,
     metric_title,
+    metric_with_direction,
     metric_words,
     number,
     passed_over_words,
@@ -287,14 +288,8 @@ def _outer_lines(scores: "StudyScores", outer: Scores, config: StudyConfig) -> I
     if scores.optimism:
         yield f"Optimism (validation minus outer {name}): {with_interval(scores.optimism[metric])}."
     for baseline, gain in (scores.gains or {}).items():
-        yield f"{_gain_name(metric)} {baseline} in {name}: {comparison_words(gain, metric)}"
+        yield f"Gain over {baseline} in {metric_with_direction(metric)}: {comparison_words(gain, metric)}"
     yield (f"Verdict, by the primary metric ({name}; all others are secondary): {verdict(scores, metric)}")
-
-
-def _gain_name(metric: str) -> str:
-    from mil_toolkit.evaluation.metrics import METRICS
-
-    return "Gain over" if METRICS[metric].higher_is_better else "Difference (lower is better) from"
 
 
 def _choice_lines(tuned: "Tuned") -> list[str]:

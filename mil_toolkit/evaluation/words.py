@@ -8,6 +8,7 @@ from mil_toolkit.evaluation.records import Comparison, Estimate, PassedOver, Sco
 
 TABLE = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")  # metrics that a summary shows
 FEW = 10  # discordant patients, below which a difference rests on too little evidence
+LOWER_IS_BETTER = ("balanced_log_loss", "log_loss", "brier", "calibration_error", "referred")
 _CAPITALS = ("auc", "ppv", "npv")
 _RULES = {
     "share": "the share of positives",
@@ -24,6 +25,15 @@ def metric_words(name: str) -> str:
     """
     words = [word.upper() if word in _CAPITALS else word for word in name.split("_")]
     return " ".join(words)
+
+
+def metric_with_direction(name: str) -> str:
+    """Return the name of a metric within a sentence, and that lower is better where it is.
+
+    >>> metric_with_direction("log_loss")
+    'log loss (lower is better)'
+    """
+    return metric_words(name) + (" (lower is better)" if name in LOWER_IS_BETTER else "")
 
 
 def metric_title(name: str) -> str:
@@ -102,8 +112,8 @@ def passed_over_words(kept: PassedOver, objective: str) -> str:
     equal = count_of(kept.trials, "equal trial")
     return (
         f"{led} does not exceed {kept.critical * kept.error:.3g}, which the best of {equal} exceeds by chance"
-        " in 5 % of searches (max-T test). In a small cohort the defaults are nearly always kept, because"
-        " only a large improvement can be told from chance."
+        " in less than 5 % of searches (max-T test). In a small cohort the defaults are nearly always kept,"
+        " because only a large improvement can be told from chance."
     )
 
 

@@ -17,3 +17,9 @@ def metric_name(name: str) -> str:
 def baseline_name(name: str) -> str:
     """Return the name of a baseline, with a capital."""
     return _BASELINES.get(name, name.replace("_", " ").capitalize())
+
+
+def baseline_words(name: str) -> str:
+    """Return the name of a baseline within a sentence."""
+    words = baseline_name(name)
+    return words[0].lower() + words[1:]

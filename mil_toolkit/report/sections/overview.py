@@ -9,11 +9,16 @@ from markupsafe import Markup
 
 from mil_toolkit.config import StudyConfig, study_options
 from mil_toolkit.core.text import count_of, printable
-from mil_toolkit.evaluation.metrics import METRICS
-from mil_toolkit.evaluation.words import comparison_words, in_use, number, with_interval
+from mil_toolkit.evaluation.words import (
+    comparison_words,
+    in_use,
+    metric_with_direction,
+    number,
+    with_interval,
+)
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.figures.scores import CHANCE, comparison_figure
-from mil_toolkit.report.names import baseline_name, metric_name
+from mil_toolkit.report.names import baseline_words, metric_name
 from mil_toolkit.report.sections.tables import Cell, cell
 from mil_toolkit.study.records import StudyScores
 from mil_toolkit.study.verdict import verdict
@@ -57,7 +62,6 @@ class Overview:
 def overview(contents: Contents, anonymise: bool) -> Overview:
     """Return the first screen of a study's report."""
     scores, primary = contents.own_scores, contents.primary_metric
-    gain_name = "Gain over" if METRICS[primary].higher_is_better else "Difference (lower is better) from"
     return Overview(
         verdict=verdict(contents.scores, primary),
         metric=metric_name(primary),
@@ -68,7 +72,8 @@ def overview(contents: Contents, anonymise: bool) -> Overview:
         comparison=comparison_figure(contents),
         chance=primary in CHANCE,
         gains=[
-            f"{gain_name} {baseline_name(name).lower()}: {comparison_words(gain, primary)}"
+            f"Gain over {baseline_words(name)} in {metric_with_direction(primary)}:"
+            f" {comparison_words(gain, primary)}"
             for name, gain in (contents.scores.gains or {}).items()
         ],
         facts=dict(_facts(contents)),

@@ -15,7 +15,7 @@ from mil_toolkit.report.figures.scores import (
     reliability_figure,
     roc_figure,
 )
-from mil_toolkit.report.names import baseline_name, metric_name
+from mil_toolkit.report.names import baseline_words, metric_name
 from mil_toolkit.report.sections.tables import Cell, Row, ScoreTable, cell
 from mil_toolkit.study.records import StudyScores
 
@@ -94,7 +94,7 @@ def _rows(scores: StudyScores, metrics: Sequence[str]) -> list[Row]:
             Row("Outer (held-out patients)", [cell(scores.outer[metric]) for metric in metrics], own=True)
         )
     rows += [
-        Row(f"Baseline: {baseline_name(name).lower()}", [cell(baseline[metric]) for metric in metrics])
+        Row(f"Baseline: {baseline_words(name)}", [cell(baseline[metric]) for metric in metrics])
         for name, baseline in (scores.rivals or {}).items()
     ]
     return rows
