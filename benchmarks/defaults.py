@@ -27,19 +27,17 @@ moves balanced accuracy by two points.
    candidates.
 
 `search` compares ways to choose a configuration: the defaults, the best trial of a search, and the best trial
-only if it surpasses the defaults by one standard error.
+only if it surpasses the defaults by more than chance.
 
 The score of a default chosen here is a development score, to be confirmed on other patients.
 """
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -59,12 +57,12 @@ from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.records import Estimate
 from mil_toolkit.evaluation.words import with_interval
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.study import choice
 from mil_toolkit.study.plan import Search, plan_searches
-from mil_toolkit.study.rivals import mean_embeddings, metadata_columns, rival_predictions
+from mil_toolkit.study.rivals import Rival, mean_embeddings, metadata_columns, rival_predictions
 from mil_toolkit.study.tables import PREDICTION_COLUMNS, read_predictions
 from mil_toolkit.study.tune import tune
 from mil_toolkit.study.variants import thin
-from mil_toolkit.training.curves import lead
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.loop import Member, train
@@ -209,7 +207,7 @@ def by_logistic(
     """Predict with a logistic regression under the same rules as a study's baselines."""
     decide = partial(fit_decision, rule=STUDY.threshold)
     predictions = rival_predictions(
-        columns, patients, search.patients, search.test, search.inner, STUDY.objective, decide
+        Rival(columns), patients, search.patients, search.test, search.inner, STUDY.objective, decide
     )
     assert predictions is not None
     return table(search, patients, *predictions)
@@ -352,17 +350,9 @@ def compare_ways(arguments: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def best_always_replaces_defaults() -> Iterator[None]:
-    """Report an infinite lead of the best trial over the defaults, without error, to every user of `lead`."""
-    with contextlib.ExitStack() as patches:
-        for module in users_of_lead():
-            patches.enter_context(patch.object(module, "lead", lambda *_: (np.inf, 0.0)))
+    """Let every search choose its best trial, whatever the lead over the defaults."""
+    with patch.object(choice, "best_or_defaults", lambda trials, best, *_: (best, None)):
         yield
-
-
-def users_of_lead() -> list[ModuleType]:
-    """Return the imported modules of `mil_toolkit.study` that compare configurations with `lead`."""
-    modules = [module for name, module in sys.modules.items() if name.startswith("mil_toolkit.study.")]
-    return [module for module in modules if vars(module).get("lead") is lead]
 
 
 HEADS = (

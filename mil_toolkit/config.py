@@ -31,6 +31,8 @@ METRIC_NAMES = (
 )
 
 
+PRIMARY_NAMES = tuple(name for name in METRIC_NAMES if name not in ("calibration_error", "referred"))
+"""The metrics that can carry a study's verdict: those with a better direction and an interval."""
 Value = bool | int | float | str
 """The value of a hyperparameter."""
 Settings = Mapping[str, tuple[Value, ...]]
@@ -437,6 +439,22 @@ _STUDY_NAMES = {
     "sampler": SAMPLER_NAMES,
     "pruner": PRUNER_NAMES,
 }
+
+
+@dataclass(frozen=True)
+class ThresholdRule:
+    """How the decision threshold is chosen from out-of-fold predictions.
+
+    name: of THRESHOLD_NAMES; without effect if a sensitivity is required
+    sensitivity: the sensitivity that the out-of-fold predictions have to reach
+    confidence: if given, the one-sided lower bound of the sensitivity with this confidence has to reach it
+    """
+
+    name: str
+    sensitivity: float | None = None
+    confidence: float | None = None
+
+
 GROUPS = "groups"  # in place of the number of outer folds: each group is one fold
 
 
@@ -450,8 +468,10 @@ class StudyConfig:
     outer_folds: of the nested cross-validation; 0 disables it, "groups" holds out each declared group once
     members: models with different seeds that are averaged in a fitted model
     objective: the metric that the search optimises, a name of METRIC_NAMES
+    primary_metric: the metric that carries the verdict, a name of PRIMARY_NAMES; all others are secondary
     threshold: the rule that chooses the decision threshold, unless a `sensitivity` is required
     sensitivity: the sensitivity that the threshold must reach in validation
+    sensitivity_confidence: if given, the lower bound of the sensitivity with this confidence must reach it
     prevalence: share of positives for the predictive values where the model will be used; by default that of
         the cohort
     settings: the values that `--set` and `--preset` allow
@@ -463,8 +483,10 @@ class StudyConfig:
     outer_folds: int | str = 5
     members: int = 5
     objective: str = "balanced_log_loss"
+    primary_metric: str = "balanced_accuracy"
     threshold: str = "share"
     sensitivity: float | None = None
+    sensitivity_confidence: float | None = None
     prevalence: float | None = None
     sampler: str = "tpe"
     pruner: str = "median"
@@ -473,8 +495,8 @@ class StudyConfig:
 
     def __post_init__(self) -> None:
         problems = [*self._out_of_range(), *self._unknown_names(), *self._outer_fold_problems()]
-        problems += self._setting_problems()
-        for name in ("sensitivity", "prevalence"):
+        problems += [*self._setting_problems(), *self._decision_problems()]
+        for name in ("sensitivity", "sensitivity_confidence", "prevalence"):
             share = getattr(self, name)
             if share is not None and not 0 < share < 1:
                 problems.append(f"{_flag(name)} must lie between 0 and 1, not {share}.")
@@ -521,6 +543,20 @@ class StudyConfig:
         elif not isinstance(self.outer_folds, int) or self.outer_folds not in (0, *range(2, MOST_FOLDS + 1)):
             return [f"--outer-folds must be 0 (none), at least 2, or groups, not {self.outer_folds}."]
         return []
+
+    def _decision_problems(self) -> list[str]:
+        problems = []
+        if self.primary_metric not in PRIMARY_NAMES:
+            known = ", ".join(PRIMARY_NAMES)
+            problems.append(f"--primary-metric must be one of {known}, not {self.primary_metric}.")
+        if self.sensitivity_confidence is not None and self.sensitivity is None:
+            problems.append("--sensitivity-confidence needs --sensitivity: the bound that is to be reached.")
+        return problems
+
+    @property
+    def threshold_rule(self) -> ThresholdRule:
+        """How the decision threshold is chosen."""
+        return ThresholdRule(self.threshold, self.sensitivity, self.sensitivity_confidence)
 
     @property
     def epochs(self) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import HeadConfig, StudyConfig, head_config, tunables
+from mil_toolkit.config import HeadConfig, StudyConfig, ThresholdRule, head_config, tunables
 from mil_toolkit.core.devices import pick_device, training_dtype
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.seeds import FINAL, derive_seed, inner_folds_path, members_path, trial_path
@@ -38,7 +38,15 @@ logger = logging.getLogger(__name__)
 ParameterValue = bool | int | float | str | None
 # The parameters are the fields of HeadConfig, the fields of StudyConfig that concern a single configuration,
 # and two that only the estimator has.
-_STUDY_PARAMETERS = ("folds", "members", "objective", "threshold", "sensitivity", "seed")
+_STUDY_PARAMETERS = (
+    "folds",
+    "members",
+    "objective",
+    "threshold",
+    "sensitivity",
+    "sensitivity_confidence",
+    "seed",
+)
 _DEFAULTS: Mapping[str, ParameterValue] = {
     **asdict(HeadConfig()),
     **{name: getattr(StudyConfig(), name) for name in _STUDY_PARAMETERS},
@@ -100,6 +108,7 @@ class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     - threshold: the rule for the threshold of `predict`: `share` (the share of positives), `balanced` (the
       highest balanced accuracy) or `half` (0.5)
     - sensitivity: sensitivity that the threshold has to reach, between 0 and 1; replaces `threshold`
+    - sensitivity_confidence: if given, the lower bound of the sensitivity at this confidence must reach it
     - seed: all random numbers derive from it
     - positive: the positive class, to which sensitivity refers; by default the last one of `classes_`
     - device: auto, cpu, cuda or cuda:i
@@ -151,6 +160,7 @@ class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         bags than there are folds, and UsageError for a device that does not exist.
         """
         config = self._head_config()
+        rule = ThresholdRule(self.threshold, self.sensitivity, self.sensitivity_confidence)
         labels = _class_labels(y)
         patients = patients_of_arrays(X, self._encode_labels(labels))
         self._remember(X, patients)
@@ -163,7 +173,7 @@ class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         trial_seed, member_seed = trial_path(self.seed, FINAL, 0), members_path(self.seed, FINAL)
         self.n_epochs_ = run_trial(inputs, config, self.objective, trial_seed).epoch
         curves = cross_fit_members(inputs, config, self.n_epochs_, self.members, member_seed)
-        self.decision_ = decide(curves, self.threshold, self.sensitivity)
+        self.decision_ = decide(curves, rule)
         self.head_ = refit(patients, config, self.n_epochs_, self.members, member_seed, device, dtype)
         return self
 

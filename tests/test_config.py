@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mil_toolkit.config import (
+    METRIC_NAMES,
     PRESETS,
+    PRIMARY_NAMES,
     FinetuneConfig,
     HeadConfig,
     StudyConfig,
@@ -146,3 +148,17 @@ def test_every_invalid_value_of_a_configuration_is_named() -> None:
         "--outer-folds must be 0 (none), at least 2, or groups, not 1.",
         "--prevalence must lie between 0 and 1, not 1.0.",
     ]
+
+
+def test_the_primary_metric_needs_a_direction_and_an_interval() -> None:
+    assert set(PRIMARY_NAMES) < set(METRIC_NAMES)
+    for name in ("calibration_error", "referred", "x"):
+        with pytest.raises(UsageError, match=f"--primary-metric must be one of .*, not {name}"):
+            StudyConfig(primary_metric=name)
+    assert StudyConfig(primary_metric="auc").primary_metric == "auc"
+
+
+@pytest.mark.parametrize("confidence", [0, 1, 1.5, -0.1])
+def test_a_confidence_lies_between_0_and_1(confidence: float) -> None:
+    with pytest.raises(UsageError, match="--sensitivity-confidence must lie between 0 and 1"):
+        StudyConfig(sensitivity=0.9, sensitivity_confidence=confidence)

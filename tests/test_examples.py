@@ -13,6 +13,8 @@ import pytest
 from support.paths import ROOT, needed
 from support.studies import Tiny
 
+from mil_toolkit.study import choice
+
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 SCRIPT = ROOT / "examples" / "founding_report.sh"
 COMMANDS = ("extract", "tune", "fit", "predict", "ablate")
@@ -144,14 +146,10 @@ def test_every_benchmark_answers_help(
 def test_the_benchmark_of_the_defaults_can_always_take_the_best_trial() -> None:
     """It replaces the function by which a study compares that trial with the defaults."""
     defaults = runpy.run_path(str(ROOT / "benchmarks" / "defaults.py"))
-    modules = defaults["users_of_lead"]()
-    assert modules
+    compared = vars(choice)["best_or_defaults"]
     with defaults["best_always_replaces_defaults"]():
-        for module in modules:
-            difference, error = module.lead(None, None, "auc")
-            assert difference > error
-        assert not defaults["users_of_lead"]()
-    assert defaults["users_of_lead"]() == modules
+        assert vars(choice)["best_or_defaults"](["defaults"], "best", "auc", None) == ("best", None)
+    assert vars(choice)["best_or_defaults"] is compared
 
 
 def test_the_script_of_the_pictures_explains_itself() -> None:

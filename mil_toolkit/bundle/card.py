@@ -12,10 +12,11 @@ from mil_toolkit.bundle.records import About
 from mil_toolkit.config import GROUPS, StudyConfig
 from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.metrics import METRICS
-from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.evaluation.words import (
     DEFAULTS_NOTE,
     comparison_words,
+    metric_title,
+    metric_words,
     number,
     passed_over_words,
     threshold_rule,
@@ -159,11 +160,11 @@ def _making(about: About, scores: StudyScores, members: int) -> Iterator[str]:
     folds = "a single 80/20 split" if procedure.folds == 1 else f"{procedure.folds} folds"
     reason = ""
     if kept:
-        reason = f" {passed_over_words(kept.trial, kept.lead, kept.error, procedure.objective)}"
+        reason = f" {passed_over_words(kept, procedure.objective)}"
     yield (
         f"The search tried {count_of(procedure.trials, 'configuration')} of the head on {folds} of the"
         f" training patients and compared them by {procedure.objective.replace('_', ' ')}.{reason}"
-        f" Calibration and threshold ({threshold_rule(procedure.threshold, procedure.sensitivity)}) were"
+        f" Calibration and threshold ({threshold_rule(procedure.threshold_rule)}) were"
         f" fitted on the out-of-fold predictions of {_chosen(procedure, bool(kept))}."
         f" {'The member was' if members == 1 else f'The {members} members were'} then fitted on all labelled"
         f" patients for {count_of(about.epoch, 'epoch')}. `config.json` holds the complete configuration."
@@ -183,7 +184,7 @@ def _chosen(procedure: StudyConfig, defaults_kept: bool) -> str:
         return "the defaults"
     if procedure.sampler == "grid":
         return "the best configuration"
-    return "the best configuration (or of the defaults, unless it was better by more than one standard error)"
+    return "the best configuration (or of the defaults, unless it was better by more than chance)"
 
 
 def _evaluation(about: About, scores: StudyScores) -> Iterator[str]:
@@ -192,10 +193,12 @@ def _evaluation(about: About, scores: StudyScores) -> Iterator[str]:
     if not outer:
         yield from _validation_only(about, scores)
         return
-    score, procedure = outer["balanced_accuracy"], about.procedure
+    procedure, metric = about.procedure, about.procedure.primary_metric
+    score, name = outer[metric], metric_words(metric)
     yield (
-        f"**Balanced accuracy on held-out patients (nested cross-validation): {with_interval(score)}**. This"
-        " is the score to quote."
+        f"**{metric_title(metric)} on held-out patients (nested cross-validation): {with_interval(score)}**."
+        " This is the score to quote: the primary metric, declared before the study began. All other metrics"
+        " are secondary."
     )
     yield (
         f"Outer: each patient was predicted by a model that was tuned, calibrated and fitted without them"
@@ -207,11 +210,10 @@ def _evaluation(about: About, scores: StudyScores) -> Iterator[str]:
     parts = (outer, scores.inner, scores.optimism or {})
     rows = [[name, *(with_interval(part[name]) for part in parts if part)] for name in METRICS]
     yield _table(("", "outer", "validation", "optimism"), rows)
-    yield "Baselines on the same outer folds, and the model's gain over each in balanced accuracy:"
-    rivals = scores.rivals or {}
-    yield _table(
-        ("", "balanced accuracy", "AUC", "gain"), [_baseline(scores, *item) for item in rivals.items()]
-    )
+    yield f"Baselines on the same outer folds, and the model minus each baseline in {name}:"
+    metrics = list(dict.fromkeys([metric, "balanced_accuracy", "auc"]))
+    rows = [_baseline(scores, baseline, metrics) for baseline in scores.rivals or {}]
+    yield _table(("", *map(metric_words, metrics), "difference"), rows)
 
 
 def _validation_only(about: About, scores: StudyScores) -> Iterator[str]:
@@ -219,8 +221,9 @@ def _validation_only(about: About, scores: StudyScores) -> Iterator[str]:
     if about.finetuned is not None:
         reason = "The backbone was not fine-tuned in the outer folds."
     yield (
-        f"**Balanced accuracy on held-out patients: not evaluated.** {reason} The validation scores chose the"
-        " configuration, the number of epochs and the threshold, and are therefore optimistic:"
+        f"**{metric_title(about.procedure.primary_metric)} on held-out patients: not evaluated.** {reason}"
+        " The validation scores chose the configuration, the number of epochs and the threshold, and are"
+        " therefore optimistic:"
     )
     yield _table(("", "validation"), [[name, with_interval(scores.inner[name])] for name in METRICS])
 
@@ -230,10 +233,10 @@ def _outer_folds(procedure: StudyConfig) -> str:
     return "one declared group left out at a time" if folds == GROUPS else f"{folds} folds"
 
 
-def _baseline(scores: StudyScores, name: str, baseline: Scores) -> list[str]:
-    cells = [with_interval(baseline[metric]) for metric in ("balanced_accuracy", "auc")]
-    gain = (scores.gains or {}).get(name)
-    return [name, *cells, comparison_words(gain, "balanced_accuracy") if gain else ""]
+def _baseline(scores: StudyScores, name: str, metrics: Sequence[str]) -> list[str]:
+    baseline, gain = (scores.rivals or {})[name], (scores.gains or {}).get(name)
+    cells = [with_interval(baseline[metric]) for metric in metrics]
+    return [name, *cells, comparison_words(gain, metrics[0]) if gain else ""]
 
 
 def _intended_use(about: About) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """mil-ablate: change one part of a study's model at a time, and score it on held-out patients."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +16,19 @@ from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.records import to_json
 from mil_toolkit.core.text import count_of, counted
 from mil_toolkit.evaluation.records import Comparison
-from mil_toolkit.evaluation.words import comparison_words, p_value, with_interval
+from mil_toolkit.evaluation.words import (
+    comparison_words,
+    metric_with_direction,
+    metric_words,
+    p_value,
+    with_interval,
+)
 
 if TYPE_CHECKING:
     from mil_toolkit.study.ablation import Ablation
     from mil_toolkit.study.records import AblationScores, VariantFold, VariantScores
 
-_METRICS = ("balanced_accuracy", "auc")
-_HEADS = {"balanced accuracy": 24, "AUC": 24}  # of the metrics, with the width of their columns
-_DIFFERENCE, _P, _DISCORDANT = 26, 7, 12  # widths of the other columns
+_SCORE, _DIFFERENCE, _P, _DISCORDANT = 24, 26, 7, 12  # widths of the columns
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,36 +79,40 @@ def _ablate(arguments: argparse.Namespace) -> Outcome:
 
 def _summary(ablation: "Ablation") -> str:
     """Return a table of all variants, and notes on it."""
+    from mil_toolkit.study.ablation_scores import table_metrics
+
     scores = ablation.scores
-    width = max(map(len, scores.variants)) + 2
-    lines = [" " * width + _head()]
-    lines += [f"{name:{width}s}{_row(variant)}" for name, variant in scores.variants.items()]
+    width, metrics = max(map(len, scores.variants)) + 2, table_metrics(scores)
+    lines = [" " * width + _head(metrics)]
+    lines += [f"{name:{width}s}{_row(variant, metrics)}" for name, variant in scores.variants.items()]
     lines += [f"{name}: left out because {reason}." for name, reason in scores.left_out.items()]
     lines += _notes(scores)
     lines += [_gain_words(name, gain, scores) for name, gain in scores.gains.items()]
     return "\n".join([*lines, f"{ablation.folder}: scores.json, table.csv, predictions/"])
 
 
-def _head() -> str:
-    cells = [f"{name:>{width}s}{'minus full':>{_DIFFERENCE}s}{'p':>{_P}s}" for name, width in _HEADS.items()]
+def _head(metrics: Sequence[str]) -> str:
+    others = f"{'minus full':>{_DIFFERENCE}s}{'p':>{_P}s}{'Holm':>{_P}s}"
+    cells = [f"{metric_words(metric):>{_SCORE}s}{others}" for metric in metrics]
     return "".join([*cells, f"{'discordant':>{_DISCORDANT}s}", "  unchanged"])
 
 
-def _row(variant: "VariantScores") -> str:
+def _row(variant: "VariantScores", metrics: Sequence[str]) -> str:
     difference, cells = variant.difference, []
-    for metric, width in zip(_METRICS, _HEADS.values(), strict=True):
-        cells.append(f"{with_interval(variant.scores[metric]):>{width}s}")
-        cells.append(_difference(difference, metric))
+    for metric in metrics:
+        cells.append(f"{with_interval(variant.scores[metric]):>{_SCORE}s}")
+        cells.append(_difference(difference, metric, variant.p_adjusted or {}))
     if difference is None:
         return "".join([*cells, " " * _DISCORDANT])
     return "".join([*cells, f"{counted(difference.discordant):>{_DISCORDANT}s}", _unchanged(variant.folds)])
 
 
-def _difference(comparison: Comparison | None, metric: str) -> str:
+def _difference(comparison: Comparison | None, metric: str, adjusted: Mapping[str, float | None]) -> str:
     if comparison is None:
-        return " " * (_DIFFERENCE + _P)
+        return " " * (_DIFFERENCE + 2 * _P)
     difference = comparison.differences[metric]
-    return f"{with_interval(difference, '+'):>{_DIFFERENCE}s}{p_value(difference.p_value):>{_P}s}"
+    p_values = f"{p_value(difference.p_value):>{_P}s}{p_value(adjusted.get(metric)):>{_P}s}"
+    return f"{with_interval(difference, '+'):>{_DIFFERENCE}s}{p_values}"
 
 
 def _unchanged(folds: Sequence["VariantFold"]) -> str:
@@ -127,12 +135,20 @@ def _notes(scores: "AblationScores") -> Iterator[str]:
             "All other settings are those that were best for the full model, which favours it; --retune N"
             " avoids this."
         )
-    yield "Each p-value is for a single comparison: among 20 without effect, one is expected below 0.05."
+    primary = metric_words(scores.primary_metric)
+    yield (
+        f"The primary metric of the study is {primary}; the others are secondary. p is for a single"
+        " comparison; Holm is adjusted for the number of variants: if none has an effect, one lies below 0.05"
+        " in at most 5 % of ablations."
+    )
 
 
 def _gain_words(name: str, gain: Comparison, scores: "AblationScores") -> str:
     where = "on all images"
     if name == "equal-bags" and scores.images_of_equal_bags:
         where = f"scored on {count_of(scores.images_of_equal_bags, 'image')} of each patient"
-    words = comparison_words(gain, "balanced_accuracy")
-    return f"Gain of the full model over metadata-only, {where}, in balanced accuracy: {words}"
+    metric = scores.primary_metric
+    return (
+        f"Gain of the full model over metadata-only, {where}, in {metric_with_direction(metric)}:"
+        f" {comparison_words(gain, metric)}"
+    )

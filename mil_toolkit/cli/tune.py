@@ -18,6 +18,7 @@ from mil_toolkit.config import (
     GROUPS,
     METRIC_NAMES,
     PRESETS,
+    PRIMARY_NAMES,
     PRUNER_NAMES,
     SAMPLER_NAMES,
     THRESHOLD_NAMES,
@@ -33,14 +34,17 @@ from mil_toolkit.config import (
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.core.text import count_of
-from mil_toolkit.evaluation.records import Comparison, Scores
+from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.evaluation.words import (
-    TABLE,
     comparison_words,
     in_use,
+    metric_title,
+    metric_with_direction,
+    metric_words,
     number,
     passed_over_words,
     spread_words,
+    table_metrics,
     with_interval,
 )
 
@@ -113,6 +117,13 @@ def _add_decision(group: argparse._ArgumentGroup) -> None:
         f" {FOUNDING['objective']})",
     )
     add(
+        "--primary-metric",
+        choices=PRIMARY_NAMES,
+        default=_DEFAULT.primary_metric,
+        help="metric that the verdict rests on, fixed when the study begins; all others are secondary"
+        " (default: %(default)s)",
+    )
+    add(
         "--threshold",
         choices=THRESHOLD_NAMES,
         default=_DEFAULT.threshold,
@@ -123,7 +134,15 @@ def _add_decision(group: argparse._ArgumentGroup) -> None:
         "--sensitivity",
         type=float,
         metavar="X",
-        help="choose the threshold for this sensitivity in inner cross-validation instead",
+        help="choose the threshold for this sensitivity in inner cross-validation instead; on new patients it"
+        " is missed about half of the time, unless --sensitivity-confidence is given",
+    )
+    add(
+        "--sensitivity-confidence",
+        type=float,
+        metavar="C",
+        help="choose the threshold so that the one-sided lower confidence bound of the sensitivity reaches"
+        " --sensitivity, for example 0.95 (needs 59 positive patients for a sensitivity of 0.95)",
     )
     add(
         "--prevalence",
@@ -225,24 +244,24 @@ def _config(arguments: argparse.Namespace) -> StudyConfig:
 
 def summary(tuned: "Tuned", quick: bool = False) -> str:
     """Return the scores as a table, what they mean, what was chosen, and the audit's main findings."""
-    lines = score_lines(tuned.scores)
+    config = tuned.study.config
+    lines = score_lines(tuned.scores, config.primary_metric)
     if tuned.scores.outer is None:
         lines.append(_no_outer_words(quick))
     else:
-        prevalence = tuned.study.config.prevalence
-        lines += _outer_lines(tuned.scores, tuned.scores.outer, prevalence)
+        lines += _outer_lines(tuned.scores, tuned.scores.outer, config)
     return "\n".join([*lines, *_choice_lines(tuned), *_audit_lines(tuned)])
 
 
-def score_lines(scores: "StudyScores") -> list[str]:
+def score_lines(scores: "StudyScores", primary_metric: str) -> list[str]:
     """Return the table of scores: a row for each kind, the baselines below the outer scores."""
-    training = scores.training or {}
-    rows = {"": list(TABLE), "training": [number(training.get(metric)) for metric in TABLE]}
+    training, metrics = scores.training or {}, table_metrics(primary_metric)
+    rows = {"": metrics, "training": [number(training.get(metric)) for metric in metrics]}
     kinds = {"validation (inner folds)": scores.inner}
     if scores.outer is not None:
         kinds["outer (held-out patients)"] = scores.outer
     kinds |= {f"  baseline {name}": baseline for name, baseline in (scores.rivals or {}).items()}
-    rows |= {name: [with_interval(kind[metric]) for metric in TABLE] for name, kind in kinds.items()}
+    rows |= {name: [with_interval(kind[metric]) for metric in metrics] for name, kind in kinds.items()}
     width = max(map(len, rows))
     return [f"{name:{width}s}" + "".join(f"{cell:>24s}" for cell in cells) for name, cells in rows.items()]
 
@@ -255,27 +274,26 @@ def _no_outer_words(quick: bool) -> str:
     )
 
 
-def _outer_lines(scores: "StudyScores", outer: Scores, prevalence: float | None) -> Iterator[str]:
-    """Yield the main score, and what belongs to it."""
-    score = outer["balanced_accuracy"]
-    yield f"Balanced accuracy on held-out patients (nested cross-validation): {with_interval(score)}."
+def _outer_lines(scores: "StudyScores", outer: Scores, config: StudyConfig) -> Iterator[str]:
+    """Yield the verdict, which rests on the primary metric, and what belongs to it."""
+    from mil_toolkit.study.verdict import verdict
+
+    metric = config.primary_metric
+    score, name = outer[metric], metric_words(metric)
+    yield f"{metric_title(metric)} on held-out patients (nested cross-validation): {with_interval(score)}."
     yield (
         f"{count_of(score.patients, 'patient')}, {count_of(score.repeats, 'repeat')}, 95 % intervals over"
         " patients. The validation scores chose the configuration and are optimistic."
     )
-    yield in_use(outer, prevalence)
+    yield in_use(outer, config.prevalence)
     spread = spread_words(scores.spread)
     if spread:
         yield spread
     if scores.optimism:
-        gap = with_interval(scores.optimism["balanced_accuracy"])
-        yield f"Optimism (validation minus outer balanced accuracy): {gap}."
-    for name, gain in (scores.gains or {}).items():
-        yield _gain_words(name, gain)
-
-
-def _gain_words(baseline: str, gain: Comparison) -> str:
-    return f"Gain over {baseline} in balanced accuracy: {comparison_words(gain, 'balanced_accuracy')}"
+        yield f"Optimism (validation minus outer {name}): {with_interval(scores.optimism[metric])}."
+    for baseline, gain in (scores.gains or {}).items():
+        yield f"Gain over {baseline} in {metric_with_direction(metric)}: {comparison_words(gain, metric)}"
+    yield (f"Verdict, by the primary metric ({name}; all others are secondary): {verdict(scores, metric)}")
 
 
 def _choice_lines(tuned: "Tuned") -> list[str]:
@@ -284,7 +302,7 @@ def _choice_lines(tuned: "Tuned") -> list[str]:
     lines = [f"{count_of(tuned.trials, 'trial')}. Chosen: {chosen}."]
     if other is not None:
         objective = tuned.study.config.objective
-        lines.append(passed_over_words(other.trial, other.lead, other.error, objective))
+        lines.append(passed_over_words(other, objective))
     return lines
 
 

@@ -48,6 +48,24 @@ class Spread:
     splits: float | None
 
 
+@dataclass(frozen=True)
+class PassedOver:
+    """The trial with the best value of a search, where the defaults were kept instead.
+
+    lead: how much better its objective was than that of the defaults, on the held-out patients of the inner
+        folds; error: the standard error of that difference; None where they are not defined
+    critical: how many standard errors the lead had to exceed; None where the patients or groups were too few
+        to tell, and in studies of older versions, where the lead had to exceed one
+    trials: how many trials were compared with the defaults; None in studies of older versions
+    """
+
+    trial: int
+    lead: float | None
+    error: float | None
+    critical: float | None = None
+    trials: int | None = None
+
+
 # A bin of the reliability curve: `from` and `to` bound the predicted probability; `patients` in it and their
 # mean `probability`, averaged over repeats; `share` of positives among them with its 95 % interval `low` to
 # `high`.

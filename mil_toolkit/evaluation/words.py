@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
+from mil_toolkit.config import ThresholdRule
 from mil_toolkit.core.text import count_of
-from mil_toolkit.evaluation.records import Comparison, Estimate, Scores, Spread
+from mil_toolkit.evaluation.records import Comparison, Estimate, PassedOver, Scores, Spread
 
 TABLE = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")  # metrics that a summary shows
 DEFAULTS_NOTE = (
@@ -12,11 +13,43 @@ DEFAULTS_NOTE = (
     " not even an outer one. For all other patients, this choice came before and apart from them."
 )
 FEW = 10  # discordant patients, below which a difference rests on too little evidence
+LOWER_IS_BETTER = ("balanced_log_loss", "log_loss", "brier", "calibration_error", "referred")
+_CAPITALS = ("auc", "ppv", "npv")
 _RULES = {
     "share": "the share of positives",
     "balanced": "the highest balanced accuracy in inner cross-validation",
     "half": "0.5",
 }
+
+
+def metric_words(name: str) -> str:
+    """Return the name of a metric within a sentence.
+
+    >>> metric_words("balanced_log_loss"), metric_words("auc")
+    ('balanced log loss', 'AUC')
+    """
+    words = [word.upper() if word in _CAPITALS else word for word in name.split("_")]
+    return " ".join(words)
+
+
+def metric_with_direction(name: str) -> str:
+    """Return the name of a metric within a sentence, and that lower is better where it is.
+
+    >>> metric_with_direction("log_loss")
+    'log loss (lower is better)'
+    """
+    return metric_words(name) + (" (lower is better)" if name in LOWER_IS_BETTER else "")
+
+
+def metric_title(name: str) -> str:
+    """Return the name of a metric at the beginning of a sentence."""
+    words = metric_words(name)
+    return words[0].upper() + words[1:]
+
+
+def table_metrics(primary: str) -> list[str]:
+    """Return the metrics that a summary shows, among them the primary one."""
+    return list(dict.fromkeys([*TABLE, primary]))
 
 
 def number(value: float | None, sign: str = "") -> str:
@@ -55,26 +88,47 @@ def in_use(scores: Scores, prevalence: float | None) -> str:
     return f"At {share}: referred to flow cytometry {referred} of the patients, PPV {ppv}, NPV {npv}."
 
 
-def threshold_rule(rule: str, sensitivity: float | None) -> str:
-    """Return how the threshold was chosen: by a name of THRESHOLD_NAMES, unless a sensitivity is required."""
-    if sensitivity is not None:
-        return f"a sensitivity of at least {sensitivity:g} in inner cross-validation"
-    return _RULES[rule]
-
-
-def passed_over_words(trial: int, lead: float | None, error: float | None, objective: str) -> str:
-    """Return why the defaults were kept although another trial had the best value; see `PassedOver`."""
-    first = (
-        f"The defaults were kept: trial {trial:d} had the best value, but when both were retrained with all"
-        " members,"
-    )
-    if lead is None or error is None:
-        return f"{first} the standard error of the difference was undefined."
-    if lead <= 0:
-        return f"{first} it was not better."
+def threshold_rule(rule: ThresholdRule) -> str:
+    """Return how the threshold was chosen, and of a required sensitivity what it promises on new patients."""
+    if rule.sensitivity is None:
+        return _RULES[rule.name]
+    if rule.confidence is None:
+        return (
+            f"a sensitivity of at least {rule.sensitivity:g} in inner cross-validation, without a margin: on"
+            " new patients it is missed about half of the time"
+        )
     return (
-        f"{first} it was better by only {lead:.3g} in {objective.replace('_', ' ')}, which does not exceed"
-        f" one standard error of the difference ({error:.3g})."
+        f"a lower {100 * rule.confidence:g} % confidence bound of the sensitivity of at least"
+        f" {rule.sensitivity:g} in inner cross-validation"
+    )
+
+
+def passed_over_words(kept: PassedOver, objective: str) -> str:
+    """Return why the defaults were kept although another trial had the best value."""
+    first = f"The defaults were kept: trial {kept.trial:d} had the best value, but"
+    if kept.lead is None or kept.error is None:
+        return f"{first} its lead over the defaults could not be estimated."
+    name = metric_words(objective)
+    if kept.trials is None:  # an older version
+        return _one_error_words(first, kept.lead, kept.error, name)
+    led = f"{first} its lead of {kept.lead:.3g} in {name}"
+    if kept.critical is None:
+        return f"{led} cannot be told from chance: there are too few patients or groups."
+    equal = count_of(kept.trials, "equal trial")
+    return (
+        f"{led} does not exceed {kept.critical * kept.error:.3g}, which the best of {equal} exceeds by chance"
+        " in less than 5 % of searches (max-T test). In a small cohort the defaults are nearly always kept,"
+        " because only a large improvement can be told from chance."
+    )
+
+
+def _one_error_words(first: str, lead: float, error: float, objective: str) -> str:
+    retrained = f"{first} when both were retrained with all members,"
+    if lead <= 0:
+        return f"{retrained} it was not better."
+    return (
+        f"{retrained} it was better by only {lead:.3g} in {objective}, which does not exceed one standard"
+        f" error of the difference ({error:.3g})."
     )
 
 

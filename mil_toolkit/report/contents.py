@@ -68,6 +68,11 @@ class Contents:
         return self.scores.outer is not None
 
     @property
+    def primary_metric(self) -> str:
+        """The metric that carries the verdict."""
+        return self.study.config.primary_metric
+
+    @property
     def own_scores(self) -> Scores:
         """The scores that the report is about: outer or, without outer folds, validation."""
         return self.scores.outer or self.scores.inner

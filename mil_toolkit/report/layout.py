@@ -10,7 +10,7 @@ from mil_toolkit.report.gallery import Naming
 from mil_toolkit.report.sections.ablation import AblationSection, ablation_section
 from mil_toolkit.report.sections.attention import AttentionSection, attention_section
 from mil_toolkit.report.sections.data import DataSection, data_section
-from mil_toolkit.report.sections.overview import METRIC, Overview, overview
+from mil_toolkit.report.sections.overview import Overview, overview
 from mil_toolkit.report.sections.scores import ScoresSection, scores_section
 from mil_toolkit.report.sections.search import SearchSection, search_section
 
@@ -47,7 +47,7 @@ def lay_out(contents: Contents, anonymise: bool) -> Page:
             version=__version__,
             anonymise=anonymise,
             nested=contents.nested,
-            repeats=contents.own_scores[METRIC].repeats,
+            repeats=contents.own_scores[contents.primary_metric].repeats,
             class_names=contents.class_names,
             overview=overview(contents, anonymise),
             scores=scores_section(contents),

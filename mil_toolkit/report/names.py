@@ -3,6 +3,7 @@
 _METRICS = {"auc": "AUC", "auc_pooled": "AUC, pooled", "ppv": "PPV", "npv": "NPV"}
 _BASELINES = {
     "metadata_logistic": "Metadata only",
+    "metadata_logistic_c1": "Metadata only, C = 1",
     "bag_size": "Number of images only",
     "mean_logistic": "Mean embedding",
 }
@@ -16,3 +17,9 @@ def metric_name(name: str) -> str:
 def baseline_name(name: str) -> str:
     """Return the name of a baseline, with a capital."""
     return _BASELINES.get(name, name.replace("_", " ").capitalize())
+
+
+def baseline_words(name: str) -> str:
+    """Return the name of a baseline within a sentence."""
+    words = baseline_name(name)
+    return words[0].lower() + words[1:]

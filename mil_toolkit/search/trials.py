@@ -1,9 +1,11 @@
 """Trials as the rest of the package sees them: `RunningTrial` and `FinishedTrial`."""
 
+import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
@@ -12,6 +14,7 @@ from mil_toolkit.search.internals import SLOT
 from mil_toolkit.search.space import Space
 
 EPOCH = "epoch"  # user attribute of a complete trial: its number of epochs
+LOGITS = "logits"  # user attribute of a trial: its out-of-fold logits, as text
 LOST = "lost"  # user attribute of a trial that ended without a value: the reason
 Pruned = optuna.TrialPruned
 
@@ -27,6 +30,7 @@ class FinishedTrial:
     number: its slot, from 0; state: "COMPLETE", "PRUNED" or "FAIL"; value: None without one
     parameters: the values of the hyperparameters that the search varied; epoch: number of epochs, if complete
     begun, ended: local times
+    logits_text: the out-of-fold logits as stored; None where the trial has none, and in older versions
     """
 
     number: int
@@ -36,6 +40,17 @@ class FinishedTrial:
     epoch: int | None
     begun: datetime | None
     ended: datetime | None
+    logits_text: str | None = None
+
+    @property
+    def logits(self) -> np.ndarray | None:
+        """The logits of the held-out patients of the inner folds, (n,) float32, in the order of the patients.
+
+        Of a complete trial at its chosen epoch, of a pruned one at its best epoch.
+        """
+        if self.logits_text is None:
+            return None
+        return np.frombuffer(base64.b64decode(self.logits_text), dtype="<f4")
 
     @property
     def complete(self) -> bool:
@@ -53,6 +68,7 @@ class FinishedTrial:
             epoch=trial.user_attrs.get(EPOCH),
             begun=trial.datetime_start,
             ended=trial.datetime_complete,
+            logits_text=trial.user_attrs.get(LOGITS),
         )
 
 
@@ -76,19 +92,29 @@ class RunningTrial:
         """Report the objective after an epoch, counted from 1.
 
         Raises Pruned where the trial is not worth continuing, KeyboardInterrupt where the process is to stop.
+        The first trial, which all others have to surpass, is never pruned.
         """
         self.check()
         self.trial.report(value, epoch)
-        if self.trial.should_prune():
+        if self.trial.should_prune() and self.number:
             raise Pruned
 
     def record_epoch(self, epoch: int) -> None:
         """Record the number of epochs of the trial."""
         self.trial.set_user_attr(EPOCH, epoch)
 
+    def record_logits(self, logits: np.ndarray) -> None:
+        """Record the logits (n,) of the held-out patients of the inner folds, four bytes each."""
+        self.trial.set_user_attr(LOGITS, encode_logits(logits))
+
     def record_loss(self, reason: str) -> None:
         """Record why the trial ended without a value."""
         self.trial.set_user_attr(LOST, reason)
+
+
+def encode_logits(logits: np.ndarray) -> str:
+    """Return logits (n,) as the text of four bytes each; see `FinishedTrial.logits`."""
+    return base64.b64encode(logits.astype("<f4").tobytes()).decode()
 
 
 def slot_of(trial: FrozenTrial) -> int:

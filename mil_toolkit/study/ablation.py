@@ -218,7 +218,7 @@ def _run_configuration(workspace: Workspace, fold: Fold, inputs: Inputs, config:
     trial = run_trial(inputs, config, study.objective, trial_path(study.seed, search.path, fold.best.number))
     seed = members_path(study.seed, search.path)
     again = cross_fit_members(inputs, config, trial.epoch, study.members, seed)
-    decision = decide(again, study.threshold, study.sensitivity)
+    decision = decide(again, study.threshold_rule)
     chosen = Chosen(config, trial.epoch, decision)
     test = workspace.patients.take(search.test)
     predictions = _refit_and_predict(workspace, search, chosen, test)
@@ -304,6 +304,7 @@ def _scores(
         variants=score_variants(results, own, prevalence),
         gains=gains(results, prevalence),
         left_out=left_out,
+        primary_metric=data.study.config.primary_metric,
     )
 
 

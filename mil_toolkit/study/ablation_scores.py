@@ -1,19 +1,21 @@
 """The scores of an ablation, from the choices and predictions of its variants."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.evaluation.intervals import Table, compare, scores_with_intervals
+from mil_toolkit.evaluation.metrics import METRICS
+from mil_toolkit.evaluation.multiplicity import holm
 from mil_toolkit.evaluation.records import Comparison, Difference, Estimate
 from mil_toolkit.study.folder import EpochScores
 from mil_toolkit.study.records import AblationScores, VariantFold, VariantScores
 from mil_toolkit.study.variants import EQUAL_BAGS, FULL, METADATA_ONLY
 
-TABLE_METRICS = ("balanced_accuracy", "auc")  # in table.csv; scores.json has all metrics
+_TABLE_METRICS = ("balanced_accuracy", "auc")  # beside the primary one; scores.json has all metrics
 NO_DIFFERENCE = Difference(None, None, None, None)  # in the full model's own row of table.csv
 
 
@@ -59,7 +61,23 @@ def score_variants(
         difference = None if name == FULL else compare(table, full)
         choices = _choices(folds, results[FULL], comparable=name in own)
         scores[name] = VariantScores(scores_with_intervals(table), difference, choices)
-    return scores
+    return with_adjusted(scores)
+
+
+def with_adjusted(scores: Mapping[str, VariantScores]) -> dict[str, VariantScores]:
+    """Return the scores with the p-values of each metric adjusted for the number of variants; see `holm`."""
+    differences = {name: variant.difference for name, variant in scores.items() if variant.difference}
+    adjusted = {
+        metric: holm({name: each.differences[metric].p_value for name, each in differences.items()})
+        for metric in METRICS
+    }
+    return {
+        name: replace(
+            variant,
+            p_adjusted={metric: adjusted[metric][name] for metric in METRICS} if variant.difference else None,
+        )
+        for name, variant in scores.items()
+    }
 
 
 def _table(folds: Sequence[FoldResult], prevalence: float | None) -> Table:
@@ -88,22 +106,29 @@ def gains(results: Results, prevalence: float | None) -> dict[str, Comparison]:
     return {name: compare(_table(results[name], prevalence), metadata) for name in names}
 
 
+def table_metrics(scores: AblationScores) -> list[str]:
+    """Return the metrics of a table of the variants, the primary one first."""
+    return list(dict.fromkeys([scores.primary_metric, *_TABLE_METRICS]))
+
+
 def score_table(scores: AblationScores) -> pd.DataFrame:
     """Return one row for each variant: the content of table.csv."""
-    return pd.DataFrame([_row(name, variant) for name, variant in scores.variants.items()])
+    metrics = table_metrics(scores)
+    return pd.DataFrame([_row(name, variant, metrics) for name, variant in scores.variants.items()])
 
 
 Row = dict[str, str | float | None]
 
 
-def _row(name: str, variant: VariantScores) -> Row:
+def _row(name: str, variant: VariantScores, metrics: Sequence[str]) -> Row:
     row: Row = {"variant": name}
     difference = variant.difference
-    for metric in TABLE_METRICS:
+    for metric in metrics:
         row |= _interval_columns(metric, variant.scores[metric])
         change = NO_DIFFERENCE if difference is None else difference.differences[metric]
         row |= _interval_columns(f"{metric}_difference", change)
         row[f"{metric}_difference_p_value"] = change.p_value
+        row[f"{metric}_difference_p_adjusted"] = (variant.p_adjusted or {}).get(metric)
     row["discordant"] = None if difference is None else difference.discordant
     row["unchanged"] = sum(fold.unchanged for fold in variant.folds)
     return row | {"folds": len(variant.folds)}

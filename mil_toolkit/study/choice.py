@@ -11,20 +11,22 @@ from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.seeds import members_path
 from mil_toolkit.evaluation.calibration import Decision
-from mil_toolkit.evaluation.metrics import score_all
+from mil_toolkit.evaluation.metrics import METRICS, Predicted
+from mil_toolkit.evaluation.records import PassedOver
 from mil_toolkit.search.trials import FinishedTrial
 from mil_toolkit.study.plan import Search
-from mil_toolkit.study.records import Best, PassedOver
+from mil_toolkit.study.records import Best
+from mil_toolkit.study.selection import HeldOut, best_or_defaults
 from mil_toolkit.study.tables import attention_table, prediction_table, publish_table
 from mil_toolkit.study.workspace import Workspace
-from mil_toolkit.training.curves import Curves, decide, lead
+from mil_toolkit.training.curves import Curves, decide, value_of
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.procedure import cross_fit_members
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A complete trial, its configuration, and the configuration's curves with all members."""
+    """The chosen trial, its configuration, and the configuration's curves with all members."""
 
     trial: FinishedTrial
     config: HeadConfig
@@ -45,28 +47,18 @@ def choose(
     """
     if best is None:
         raise DataError(f"search {search.name}: every trial diverged. Use smaller learning rates.")
-    chosen, passed_over = _best_or_defaults(workspace, search, inputs, trials[0], best)
     config, folder = workspace.config, workspace.study.search_folder(search)
-    decision = decide(chosen.curves, config.threshold, config.sensitivity)
+    trial, passed_over = best, None
+    if config.sampler != "grid" and trials[0].complete:
+        held_out = HeldOut.of(search, workspace.patients)
+        trial, passed_over = best_or_defaults(trials, best, config.objective, held_out)
+    chosen = _retrained(workspace, search, inputs, trial)
+    decision = decide(chosen.curves, config.threshold_rule)
     publish_table(folder.out_of_fold, _out_of_fold(workspace, search, chosen.curves, decision))
     attention = attention_table(workspace.patients.take(search.patients), chosen.curves.attention)
     if attention is not None and not config.outer_folds:
         publish_table(folder.attention, attention.dropna())
     publish_record(folder.best, _record(chosen, decision, passed_over))
-
-
-def _best_or_defaults(
-    workspace: Workspace, search: Search, inputs: Inputs, first: FinishedTrial, best: FinishedTrial
-) -> tuple[Candidate, PassedOver | None]:
-    """Return the best trial, or the first one (the defaults) where the best is not clearly better."""
-    candidate = _retrained(workspace, search, inputs, best)
-    if workspace.config.sampler == "grid" or not first.complete or first.number == best.number:
-        return candidate, None
-    defaults = _retrained(workspace, search, inputs, first)
-    led, error = lead(candidate.curves, defaults.curves, workspace.config.objective)
-    if led > error:
-        return candidate, None
-    return defaults, PassedOver(best.number, _finite(led), _finite(error))
 
 
 def _retrained(workspace: Workspace, search: Search, inputs: Inputs, trial: FinishedTrial) -> Candidate:
@@ -95,9 +87,10 @@ def _record(chosen: Candidate, decision: Decision, passed_over: PassedOver | Non
 
 
 def _training_scores(curves: Curves, decision: Decision) -> dict[str, float | None]:
-    labels, logits = curves.training_logits(1)
-    scores = score_all(labels, decision.probabilities(logits), decision.threshold)
-    return {name: _finite(value) for name, value in scores.items()}
+    labels, logits, members = curves.training_logits(1)
+    probabilities = decision.probabilities(logits)
+    predicted = Predicted(labels, probabilities, probabilities >= decision.threshold, members)
+    return {name: _finite(value_of(name, predicted)) for name in METRICS}
 
 
 def _out_of_fold(workspace: Workspace, search: Search, curves: Curves, decision: Decision) -> pd.DataFrame:

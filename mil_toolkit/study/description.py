@@ -7,7 +7,7 @@ from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import StudyConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest_json
-from mil_toolkit.core.records import Json
+from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.core.text import SOME, some
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.search.space import Space
@@ -74,6 +74,14 @@ def patients_digest(record: PatientsRecord) -> str:
             "metadata": columns,
         }
     )
+
+
+def with_defaults(stored: Json) -> Json:
+    """Return a stored description as JSON with the defaults of options that older versions lack."""
+    options, given = to_json(StudyConfig()), stored.get("study") if isinstance(stored, dict) else None
+    if not isinstance(stored, dict) or not isinstance(given, dict) or not isinstance(options, dict):
+        return stored
+    return {**stored, "study": {**options, **given}}
 
 
 def refuse_other(source: object, stored: Json, asked: Json) -> None:

@@ -22,7 +22,6 @@ from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.evaluation.intervals import Table, compare, scores_with_intervals
-from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.records import Comparison, Scores
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.opening import DECODER
@@ -33,7 +32,7 @@ from mil_toolkit.study.plan import Search
 from mil_toolkit.study.records import ComparedOn, FinetuningScores, StudyScores
 from mil_toolkit.study.scores import rival_tables, with_outer_scores
 from mil_toolkit.study.tables import outer_predictions, prediction_table
-from mil_toolkit.training.curves import THRESHOLD, Curves, best_epoch, decide
+from mil_toolkit.training.curves import Curves, best_epoch_of, decide
 from mil_toolkit.training.finetune import Finetuner
 from mil_toolkit.training.fitted import FittedHead
 
@@ -182,12 +181,9 @@ def _choose(setup: Setup, search: Search, progress: ImageBar) -> Choice:
     """Fine-tune in every inner fold; the pooled out-of-fold curve chooses the number of epochs."""
     config = setup.study.config
     frozen, tuned = _inner_curves(setup, search, progress)
-    objective = METRICS[config.objective]
-    epochs = range(1, setup.config.epochs + 1)
-    curve = [objective.score(*tuned.validation(epoch), THRESHOLD) for epoch in epochs]
-    epoch = best_epoch(curve, objective.higher_is_better)
+    epoch = best_epoch_of(tuned, config.objective)
     chosen = replace(tuned, logits=tuned.logits[epoch - 1 : epoch])
-    before, after = (decide(curves, config.threshold, config.sensitivity) for curves in (frozen, chosen))
+    before, after = (decide(curves, config.threshold_rule) for curves in (frozen, chosen))
     held_out = chosen.held_out
     logits = chosen.out_of_fold(1)[held_out]
     inner = prediction_table(search, search.patients[held_out], setup.patients, logits, after)

@@ -275,17 +275,13 @@ class Study:
         """Read the splits of all searches."""
         return read_record(self.splits_path, SplitsRecord)
 
-    def read_splits(self) -> SplitsRecord:
-        """Read the splits of all searches."""
-        return read_record(self.splits_path, SplitsRecord)
-
     def read_findings(self) -> list[Finding]:
         """Read the audit's findings; none in studies of older versions."""
         return _read_if_any(self.audit_path, list[Finding]) or []
 
     def read_canary(self) -> Canary | None:
         """Read the result of the canary; None where it did not run."""
-        stored = read_record_if_any(self.canary, Canary)
+        stored = _read_if_any(self.canary, Canary)
         return None if stored is None else Canary.of(stored.aucs)  # older files lack some figures
 
     def read_ablation(self) -> AblationScores | None:

@@ -15,7 +15,14 @@ from mil_toolkit.cohort.kinds import KINDS
 from mil_toolkit.config import MOST_EPOCHS, FinetuneConfig, HeadConfig, StudyConfig, Value, head_config
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.evaluation.calibration import Decision
-from mil_toolkit.evaluation.records import Comparison, Optimism, ReliabilityBin, Scores, Spread
+from mil_toolkit.evaluation.records import (
+    Comparison,
+    Optimism,
+    PassedOver,
+    ReliabilityBin,
+    Scores,
+    Spread,
+)
 from mil_toolkit.features.spec import Spec
 from mil_toolkit.search.space import SearchedInterval
 
@@ -200,19 +207,6 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class PassedOver:
-    """The trial with the best value, where the defaults were kept instead.
-
-    lead: how much better its objective was than that of the defaults, both trained again with all members
-    error: the standard error of that difference, which the lead had to exceed; None where it is not defined
-    """
-
-    trial: Count
-    lead: float | None
-    error: float | None
-
-
-@dataclass(frozen=True)
 class Best:
     """What a search chose (best.json).
 
@@ -335,11 +329,17 @@ class VariantFold:
 
 @dataclass(frozen=True)
 class VariantScores:
-    """The outer scores of a variant; difference: variant minus full model, None for the full model itself."""
+    """The outer scores of a variant.
+
+    difference: variant minus full model, None for the full model itself
+    p_adjusted: of each metric, the p-value of the difference adjusted for the number of variants (Holm 1979);
+        None for the full model itself, and in ablations of older versions
+    """
 
     scores: Scores
     difference: Comparison | None
     folds: list[VariantFold]
+    p_adjusted: dict[str, float | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -352,6 +352,7 @@ class AblationScores:
         equal bags
     gains: of the full model over metadata only, on whole and on equal bags; left_out: why a variant has no
     scores
+    primary_metric: of the study; all other metrics are secondary
     """
 
     retuned: Positive | None
@@ -360,3 +361,4 @@ class AblationScores:
     variants: dict[str, VariantScores]
     gains: dict[str, Comparison]
     left_out: dict[str, str]
+    primary_metric: str = "balanced_accuracy"

@@ -4,10 +4,10 @@ JSON files call them `rivals`. docs/evidence.md explains them.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -16,6 +16,7 @@ from torch import Tensor
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.splits import Split
+from mil_toolkit.training.curves import predicted_by, value_of
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
 
@@ -49,15 +50,25 @@ def mean_embeddings(patients: Patients, train: np.ndarray) -> np.ndarray | None:
     return (totals / bags.sizes[:, None]).numpy()
 
 
-RIVALS: dict[str, Columns] = {
-    "metadata_logistic": metadata_columns,
-    "bag_size": bag_size,
-    "mean_logistic": mean_embeddings,
+@dataclass(frozen=True)
+class Rival:
+    """A baseline: the columns of its regression, and the regularisation strengths to choose from."""
+
+    columns: Columns
+    strengths: tuple[float, ...] = STRENGTHS
+
+
+RIVALS: dict[str, Rival] = {
+    "metadata_logistic": Rival(metadata_columns),
+    "metadata_logistic_c1": Rival(metadata_columns, strengths=(1.0,)),  # a search can make a baseline worse
+    "bag_size": Rival(bag_size),
+    "mean_logistic": Rival(mean_embeddings),
 }
+METADATA_RIVALS = ("metadata_logistic", "metadata_logistic_c1")  # those that see only the metadata
 
 
 def rival_predictions(
-    columns: Columns,
+    rival: Rival,
     patients: Patients,
     train: np.ndarray,
     test: np.ndarray,
@@ -73,14 +84,22 @@ def rival_predictions(
     The regularisation strength is the best by `objective` on the inner out-of-fold logits, on which
     calibration and threshold are then fitted. Returns None if the patients do not have the data.
     """
+    columns = rival.columns
     if columns(patients, train) is None:
         return None
-    logits = {strength: _out_of_fold(columns, patients, train, inner, strength) for strength in STRENGTHS}
     held_out = np.concatenate([split.test for split in inner])
+    folds = np.repeat(np.arange(len(inner)), [len(split.test) for split in inner])
     labels = patients.labels[train][held_out]
-    metric = METRICS[objective]
-    scores = {strength: metric.score(labels, expit(logits[strength])) for strength in STRENGTHS}
-    best = (max if metric.higher_is_better else min)(STRENGTHS, key=lambda strength: scores[strength])
+    logits = {
+        strength: _out_of_fold(columns, patients, train, inner, strength) for strength in rival.strengths
+    }
+    scores = {
+        strength: value_of(objective, predicted_by(values, labels, folds))
+        for strength, values in logits.items()
+    }
+    best = (max if METRICS[objective].higher_is_better else min)(
+        scores, key=lambda strength: scores[strength]
+    )
     decision = decide(logits[best], labels)
     probabilities = decision.probabilities(_logits(columns, patients, train, test, best))
     return probabilities, probabilities >= decision.threshold

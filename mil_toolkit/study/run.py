@@ -16,7 +16,7 @@ from mil_toolkit.search.slots import Slots
 from mil_toolkit.search.storage import Storage
 from mil_toolkit.search.trials import RunningTrial, durations
 from mil_toolkit.study.conclusion import conclude, is_concluded
-from mil_toolkit.study.description import refuse_other
+from mil_toolkit.study.description import refuse_other, with_defaults
 from mil_toolkit.study.plan import Search
 from mil_toolkit.study.progress import Progress
 from mil_toolkit.study.supervision import POLL
@@ -56,7 +56,7 @@ class SearchRun:
         identity = to_json(self.workspace.study.description)
         assert isinstance(identity, dict)
         identity["splits"] = self.search.digest
-        refuse_other(self.storage, slots.keep("study", identity), identity)
+        refuse_other(self.storage, with_defaults(slots.keep("study", identity)), identity)
         slots.check(self.workspace.space)
         return slots
 

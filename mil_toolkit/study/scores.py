@@ -10,14 +10,14 @@ from scipy.special import logit
 from scipy.stats import spearmanr
 
 from mil_toolkit.config import StudyConfig
-from mil_toolkit.evaluation.calibration import fit_decision
+from mil_toolkit.evaluation.decisions import fit_by_rule
 from mil_toolkit.evaluation.intervals import Table, compare, optimism, reliability, scores_with_intervals
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.records import Spread
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.plan import Search
 from mil_toolkit.study.records import StudyScores
-from mil_toolkit.study.rivals import RIVALS, Columns, rival_predictions
+from mil_toolkit.study.rivals import RIVALS, Rival, rival_predictions
 from mil_toolkit.study.tables import probability_table, read_predictions
 from mil_toolkit.training.patients import Patients
 
@@ -107,17 +107,17 @@ def outer_rivals(
 ) -> dict[str, pd.DataFrame]:
     """Return the outer predictions of each baseline for which the patients have the data."""
     tables = {}
-    for name, columns in RIVALS.items():
-        parts = [_rival(columns, config, patients, search) for search in searches]
+    for name, rival in RIVALS.items():
+        parts = [_rival(rival, config, patients, search) for search in searches]
         if all(part is not None for part in parts):
             tables[name] = pd.concat(parts)
     return tables
 
 
-def _rival(columns: Columns, config: StudyConfig, patients: Patients, search: Search) -> pd.DataFrame | None:
-    decide = partial(fit_decision, rule=config.threshold, sensitivity=config.sensitivity)
+def _rival(rival: Rival, config: StudyConfig, patients: Patients, search: Search) -> pd.DataFrame | None:
+    decide = partial(fit_by_rule, rule=config.threshold_rule)
     found = rival_predictions(
-        columns, patients, search.patients, search.test, search.inner, config.objective, decide
+        rival, patients, search.patients, search.test, search.inner, config.objective, decide
     )
     return None if found is None else probability_table(search, search.test, patients, *found)
 

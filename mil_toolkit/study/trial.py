@@ -7,13 +7,12 @@ import numpy as np
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.core.errors import Diverged
 from mil_toolkit.core.seeds import trial_path
-from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.search.trials import NoValue, Pruned, RunningTrial
 from mil_toolkit.study.folder import EpochScores, publish_epochs
 from mil_toolkit.study.plan import Search
 from mil_toolkit.study.tracker import Tracker
 from mil_toolkit.study.workspace import Workspace
-from mil_toolkit.training.curves import THRESHOLD, Curves
+from mil_toolkit.training.curves import Curves, best_epoch_of, value_of
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.procedure import run_trial
 
@@ -51,6 +50,7 @@ def evaluate(
     try:
         result = run_trial(inputs, config, objective, seed, reports)
     except Pruned:
+        _record_best_epoch(trial, reports.curves, objective)
         _log(workspace, search, tracker, trial.number, config, reports.scores())
         raise
     except Diverged:
@@ -61,7 +61,18 @@ def evaluate(
     if not np.isfinite(result.value):
         raise NoValue(f"{objective} is undefined")
     trial.record_epoch(result.epoch)
+    _record_logits(trial, result.curves, result.epoch)
     return result.value
+
+
+def _record_best_epoch(trial: RunningTrial, curves: Curves | None, objective: str) -> None:
+    """Record the logits of a pruned trial, which could have become the best one by chance."""
+    if curves is not None:
+        _record_logits(trial, curves, best_epoch_of(curves, objective))
+
+
+def _record_logits(trial: RunningTrial, curves: Curves, epoch: int) -> None:
+    trial.record_logits(curves.out_of_fold(epoch)[curves.held_out])
 
 
 def _log(
@@ -87,8 +98,8 @@ def epoch_scores(curves: Curves) -> list[EpochScores]:
 def _scores_after(curves: Curves, epoch: int) -> EpochScores:
     parts = {"training": curves.training(epoch), "validation": curves.validation(epoch)}
     scores = {
-        f"{part}_{name}": METRICS[name].score(labels, probabilities, THRESHOLD)
-        for part, (labels, probabilities) in parts.items()
+        f"{part}_{name}": value_of(name, predicted)
+        for part, predicted in parts.items()
         for name in EPOCH_METRICS
     }
     return {"epoch": epoch, **scores}

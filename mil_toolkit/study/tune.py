@@ -13,12 +13,13 @@ import torch
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import ALONE, RunConfig, StudyConfig
 from mil_toolkit.core.devices import pick_device
-from mil_toolkit.core.errors import UsageError
+from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.locks import exclusive, shared
 from mil_toolkit.core.processes import start_worker
 from mil_toolkit.core.reading import report_read_errors
 from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.text import some
+from mil_toolkit.evaluation.decisions import sensitivity_to_reach
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.search.space import Space
 from mil_toolkit.search.storage import DATABASE, DatabaseStorage, postgresql_url, quiet_optuna
@@ -36,6 +37,7 @@ from mil_toolkit.study.run import (
     seconds_per_trial,
     trials_each,
 )
+from mil_toolkit.study.selection import HeldOut
 from mil_toolkit.study.supervision import supervise
 from mil_toolkit.study.tracker import TRACKERS
 from mil_toolkit.study.workspace import Workspace
@@ -81,6 +83,7 @@ def tune(
     patients = Patients.of(labelled, cache)
     Space.of(config, patients).planned(config.sampler)  # raises before anything is written
     searches, splits = plan_searches(labelled, config)
+    _check_positives(config, patients, searches)
     check_run(folder, device, how)
     with exclusive(folder) if how.storage is None else shared(folder, wait=False) as lock, quiet_optuna():
         # The storage comes first: one that cannot be reached must not leave a study behind.
@@ -179,6 +182,19 @@ def _shares(workers: int) -> list[dict[str, str]]:
     """Return environments that divide the threads among workers, and assign them the cards in turn."""
     threads, cards = max(1, torch.get_num_threads() // workers), max(1, torch.cuda.device_count())
     return [{"OMP_NUM_THREADS": str(threads), "LOCAL_RANK": str(worker % cards)} for worker in range(workers)]
+
+
+def _check_positives(config: StudyConfig, patients: Patients, searches: Sequence[Search]) -> None:
+    """Raise DataError where a search has too few positive patients for the confidence of a sensitivity."""
+    problems = []
+    for search in searches:
+        labels = HeldOut.of(search, patients).labels
+        try:
+            sensitivity_to_reach(config.threshold_rule, int((labels == 1).sum()))
+        except DataError as error:
+            problems.append(f"search {search.name}: {error}")
+    if problems:
+        raise DataError(problems)
 
 
 def _log_held_out(counts: Mapping[str, ClassCounts]) -> None:

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from scipy.special import expit
 
-from mil_toolkit.evaluation.calibration import Decision, fit_decision
-from mil_toolkit.evaluation.intervals import draw_patients
+from mil_toolkit.config import ThresholdRule
+from mil_toolkit.evaluation.calibration import Decision
+from mil_toolkit.evaluation.decisions import fit_by_rule
 from mil_toolkit.evaluation.metrics import METRICS, Predicted
 
 THRESHOLD = 0.5  # for metrics that need a threshold before one has been fitted
@@ -51,20 +51,26 @@ class Curves:
         with np.errstate(invalid="ignore"):
             return np.asarray((self.logits[epoch - 1] * weights).sum(0) / weights.sum(0))
 
-    def validation(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return labels and out-of-fold probabilities (n,) of the held-out patients, pooled over folds."""
+    def validation(self, epoch: int) -> Predicted:
+        """Return the out-of-fold predictions of the held-out patients, each with its fold."""
         held_out = self.held_out
-        return self.labels[held_out], expit(self.out_of_fold(epoch)[held_out])
+        return predicted_by(self.out_of_fold(epoch)[held_out], self.labels[held_out], self.held_by[held_out])
 
-    def training(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return labels and probabilities of the training patients, pooled over members."""
-        labels, logits = self.training_logits(epoch)
-        return labels, expit(logits)
+    def training(self, epoch: int) -> Predicted:
+        """Return the predictions of the training patients, pooled over members, which count as folds."""
+        labels, logits, members = self.training_logits(epoch)
+        return predicted_by(logits, labels, members)
 
-    def training_logits(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return labels and logits of the training patients, pooled over members."""
+    def training_logits(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return labels and logits of the training patients, and the member of each; pooled over members."""
         member, patient = self.trains_on[self.folds].nonzero()
-        return self.labels[patient], self.logits[epoch - 1, member, patient]
+        return self.labels[patient], self.logits[epoch - 1, member, patient], member
+
+
+def predicted_by(logits: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> Predicted:
+    """Return the predictions of n patients from their logits (n,), decided at a probability of 0.5."""
+    probabilities = expit(logits)
+    return Predicted(labels, probabilities, probabilities >= THRESHOLD, folds)
 
 
 def smooth(curve: Sequence[float]) -> np.ndarray:
@@ -87,38 +93,18 @@ def best_epoch(curve: Sequence[float], higher_is_better: bool) -> int:
     return int(np.argmax(smoothed if higher_is_better else -smoothed)) + 1
 
 
-class Lead(NamedTuple):
-    """The amount by which one model is better than another, and the standard error of this difference."""
-
-    difference: float
-    error: float
+def value_of(name: str, predicted: Predicted) -> float:
+    """Return the metric `name` of predictions, whose pairs of patients count within their folds only."""
+    return float(METRICS[name].of(predicted, np.ones(len(predicted.labels))))
 
 
-def lead(one: Curves, other: Curves, objective: str) -> Lead:
-    """Compare the first epoch of two curves of the same patients, by the metric named `objective`.
-
-    The difference is positive where `one` is better, whichever direction the metric has. Its standard error
-    comes from bootstrap draws of the patients, paired between both curves.
-
-    The best of many configurations owes part of its lead to chance, so a lead within one standard error does
-    not count. This is the rule of Breiman et al. 1984, section 3.4.3, with the standard error of the paired
-    difference in place of the standard error of the score.
-    """
-    metric, weights = METRICS[objective], draw_patients(one.validation(1)[0])
-    scores = [metric.of(_predicted(curves), weights) for curves in (one, other)]
-    more = metric.score(*one.validation(1), THRESHOLD) - metric.score(*other.validation(1), THRESHOLD)
-    return Lead(more if metric.higher_is_better else -more, float(np.std(scores[0] - scores[1])))
+def best_epoch_of(curves: Curves, objective: str) -> int:
+    """Return the epoch, counted from 1, at which the smoothed objective on held-out patients is best."""
+    curve = [value_of(objective, curves.validation(epoch)) for epoch in range(1, len(curves.logits) + 1)]
+    return best_epoch(curve, METRICS[objective].higher_is_better)
 
 
-def _predicted(curves: Curves) -> Predicted:
-    labels, probabilities = curves.validation(1)
-    return Predicted(labels, probabilities, probabilities >= THRESHOLD, np.zeros(len(labels)))
-
-
-def decide(curves: Curves, rule: str, sensitivity: float | None) -> Decision:
-    """Fit calibration and threshold to the out-of-fold logits of the first epoch.
-
-    rule, sensitivity: see `fit_decision`
-    """
+def decide(curves: Curves, rule: ThresholdRule) -> Decision:
+    """Fit calibration and threshold to the out-of-fold logits of the first epoch; raises as `fit_by_rule`."""
     held_out = curves.held_out
-    return fit_decision(curves.out_of_fold(1)[held_out], curves.labels[held_out], rule, sensitivity)
+    return fit_by_rule(curves.out_of_fold(1)[held_out], curves.labels[held_out], rule)

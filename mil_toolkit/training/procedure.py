@@ -21,7 +21,7 @@ from mil_toolkit.core.errors import Diverged
 from mil_toolkit.core.seeds import derive_seeds
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.model.head import MILModel
-from mil_toolkit.training.curves import THRESHOLD, Curves, best_epoch, smooth
+from mil_toolkit.training.curves import Curves, best_epoch, smooth, value_of
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.loop import Member, predict_held_out, predict_logits, train
@@ -77,7 +77,7 @@ def run_trial(
         if not np.isfinite(logits[-1]).all():
             raise Diverged(f"the logits are no longer finite after epoch {epoch}.")
         curves = _curves(inputs, logits, folds)
-        curve.append(metric.score(*curves.validation(epoch), THRESHOLD))
+        curve.append(value_of(objective, curves.validation(epoch)))
         if on_epoch is not None:
             on_epoch(curves, float(smooth(curve)[-1]))
         if epoch - best_epoch(curve, metric.higher_is_better) >= config.patience:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 from support.commands import Command
 from support.studies import Tiny
 
@@ -41,6 +42,62 @@ def test_tune_says_which_score_is_optimistic(
     plain = command("tune", *tiny_options, "--outer-folds", 0, "--study", tmp_path / "plain")
     assert "optimistic" in plain.out and "no score on held-out patients" in plain.out
     assert json.loads((tmp_path / "plain" / "scores.json").read_text())["outer"] is None
+
+
+def test_the_primary_metric_is_fixed_and_carries_the_verdict(
+    tiny: Tiny, tiny_options: Sequence[object], tmp_path: Path, command: Command
+) -> None:
+    nested = ("tune", *tiny_options, "--outer-folds", 2, "--study", tmp_path, "--primary-metric")
+    done = command(*nested, "brier")
+    assert done.code == 0, done.err
+    assert json.loads((tmp_path / "config.json").read_text())["study"]["primary_metric"] == "brier"
+    outer = json.loads((tmp_path / "scores.json").read_text())["outer"]["brier"]
+    head, *rows = done.out.splitlines()
+    assert head.split()[-1] == "brier" and f"{outer['value']:.3f}" in rows[2]
+    assert f"Brier on held-out patients (nested cross-validation): {outer['value']:.3f}" in done.out
+    assert "Verdict, by the primary metric (brier; all others are secondary): On held-out" in done.out
+    assert "Gain over metadata_logistic_c1 in brier (lower is better): " in done.out
+    refused = command(*nested, "auc")
+    assert refused.code == 3 and "study.primary_metric: 'brier' there, 'auc' now" in refused.err
+    unusable = command(*nested, "calibration_error")
+    assert unusable.code == 2 and "calibration_error" in unusable.err
+
+
+def test_the_default_primary_metric_is_balanced_accuracy_whatever_the_objective(
+    tiny_options: Sequence[object], tmp_path: Path, command: Command
+) -> None:
+    options = ("--objective", "auc", "--trials", 1, "--outer-folds", 2, "--study", tmp_path)
+    done = command("tune", *tiny_options, *options)
+    assert "Verdict, by the primary metric (balanced accuracy; all others are secondary)" in done.out
+    for name in ("metadata_logistic", "metadata_logistic_c1"):
+        assert f"baseline {name} " in done.out and f"Gain over {name} in balanced accuracy" in done.out
+
+
+def test_a_confidence_that_too_few_patients_can_give_is_refused_before_anything_is_written(
+    tiny_options: Sequence[object], tmp_path: Path, command: Command
+) -> None:
+    study = ("--outer-folds", 2, "--study", tmp_path / "s", "--sensitivity")
+    done = command("tune", *tiny_options, *study, 0.95, "--sensitivity-confidence", 0.95)
+    assert done.code == 3 and not (tmp_path / "s").exists()
+    assert "needs at least 59 positive patients" in done.err
+    for search, positives in (("repeat1-fold1", 7), ("repeat1-fold2", 7), ("final", 14)):
+        assert f"search {search}: " in done.err and f"there are only {positives}." in done.err
+    alone = command("tune", *tiny_options, "--study", tmp_path / "s", "--sensitivity-confidence", 0.9)
+    assert alone.code == 2 and "--sensitivity-confidence needs --sensitivity" in alone.err
+
+
+def test_the_lower_bound_of_the_sensitivity_is_reached_in_inner_cross_validation(
+    tiny_options: Sequence[object], tmp_path: Path, command: Command
+) -> None:
+    study = ("--outer-folds", 0, "--study", tmp_path / "s", "--sensitivity", 0.6)
+    done = command("tune", *tiny_options, *study, "--sensitivity-confidence", 0.9)
+    assert done.code == 0, done.err
+    table = pd.read_csv(tmp_path / "s" / "out_of_fold.csv")
+    positives = table[table["label"] == 1]
+    detected = int(positives["prediction"].sum())
+    exact = binomtest(detected, len(positives), alternative="greater").proportion_ci(0.9, method="exact")
+    fewer = binomtest(detected - 1, len(positives), alternative="greater").proportion_ci(0.9, method="exact")
+    assert exact.low >= 0.6 > fewer.low
 
 
 def test_quick_has_no_outer_folds_and_given_options_win(tiny: Tiny, tmp_path: Path, command: Command) -> None:

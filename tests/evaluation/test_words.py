@@ -2,11 +2,14 @@
 
 import pytest
 
-from mil_toolkit.config import THRESHOLD_NAMES
-from mil_toolkit.evaluation.records import Comparison, Difference, Score, Spread
+from mil_toolkit.config import THRESHOLD_NAMES, ThresholdRule
+from mil_toolkit.evaluation.metrics import METRICS
+from mil_toolkit.evaluation.records import Comparison, Difference, PassedOver, Score, Spread
 from mil_toolkit.evaluation.words import (
+    LOWER_IS_BETTER,
     comparison_words,
     in_use,
+    metric_title,
     p_value,
     passed_over_words,
     spread_words,
@@ -51,28 +54,50 @@ def test_predictive_values_name_their_prevalence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lead", "error", "words"),
+    ("kept", "words"),
     [
         (
-            0.0123,
-            0.02,
+            PassedOver(7, 0.0123, 0.02, critical=2.5, trials=49),
             (
-                "by only 0.0123 in balanced log loss, which does not exceed one standard error of the"
-                " difference (0.02)."
+                "its lead of 0.0123 in balanced log loss does not exceed 0.05, which the best of 49 equal"
+                " trials exceeds by chance in less than 5 % of searches (max-T test). In a small cohort the"
+                " defaults are nearly always kept, because only a large improvement can be told from chance."
             ),
         ),
-        (-0.1, 0.02, "it was not better."),
-        (None, None, "the standard error of the difference was undefined."),
+        (
+            PassedOver(7, 0.0123, 0.02, critical=None, trials=49),
+            (
+                "its lead of 0.0123 in balanced log loss cannot be told from chance: there are too few"
+                " patients or groups."
+            ),
+        ),
+        (PassedOver(7, None, None), "its lead over the defaults could not be estimated."),
+        (
+            PassedOver(7, 0.0123, 0.02),
+            (
+                "when both were retrained with all members, it was better by only 0.0123 in balanced log"
+                " loss, which does not exceed one standard error of the difference (0.02)."
+            ),
+        ),
+        (PassedOver(7, -0.1, 0.02), "when both were retrained with all members, it was not better."),
     ],
+    ids=["lead within chance", "too few patients", "undefined", "older version", "older version, worse"],
 )
-def test_the_trial_that_the_defaults_were_preferred_to_is_named(
-    lead: float | None, error: float | None, words: str
-) -> None:
-    text = passed_over_words(7, lead, error, "balanced_log_loss")
-    assert text.startswith("The defaults were kept: trial 7 had the best value") and text.endswith(words)
+def test_the_trial_that_the_defaults_were_preferred_to_is_named(kept: PassedOver, words: str) -> None:
+    text = passed_over_words(kept, "balanced_log_loss")
+    assert text == f"The defaults were kept: trial 7 had the best value, but {words}"
+
+
+def test_the_direction_of_a_metric_is_that_of_its_definition() -> None:
+    assert set(LOWER_IS_BETTER) == {name for name, each in METRICS.items() if not each.higher_is_better}
+    assert metric_title("auc_pooled") == "AUC pooled" and metric_title("brier") == "Brier"
 
 
 @pytest.mark.parametrize("rule", THRESHOLD_NAMES)
 def test_every_threshold_rule_has_words_and_a_required_sensitivity_replaces_it(rule: str) -> None:
-    assert threshold_rule(rule, None)
-    assert threshold_rule(rule, 0.95) == "a sensitivity of at least 0.95 in inner cross-validation"
+    assert threshold_rule(ThresholdRule(rule))
+    words = threshold_rule(ThresholdRule(rule, 0.95))
+    assert words.startswith("a sensitivity of at least 0.95 in inner cross-validation")
+    assert "missed about half of the time" in words
+    bound = threshold_rule(ThresholdRule(rule, 0.95, 0.9))
+    assert bound.startswith("a lower 90 % confidence bound of the sensitivity of at least 0.95")

@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 import sqlalchemy
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.locks import CLAIM, exclusive
@@ -120,6 +121,37 @@ def test_a_trial_without_a_slot_fails_without_being_run(undisturbed: list[tuple[
 def test_planned_parameters_come_first() -> None:
     of = slots(MemoryStorage(), 3, planned=[{"x": 0.25}, {"x": 0.5}])
     assert [value for _, value in run_all(of)][:2] == [0.0625, 0.25]
+
+
+def test_a_trial_keeps_its_logits_to_the_bit(tmp_path: Path) -> None:
+    logits = np.array([0.1, -3.25, 1e-20, 40.0], dtype=np.float32)
+
+    def recorded(running: RunningTrial) -> float:
+        if running.number:
+            running.record_logits(logits)
+        return square(running)
+
+    of = slots(DatabaseStorage(tmp_path), 2)
+    while of.run_next(recorded, sampler):
+        pass
+    without, kept = slots(DatabaseStorage(tmp_path), 2).counted
+    assert without.logits is None and kept.logits is not None
+    np.testing.assert_array_equal(kept.logits, logits)
+
+
+def test_the_first_trial_is_never_pruned() -> None:
+    class PruneAll(optuna.pruners.BasePruner):
+        def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+            return True
+
+    def reported(running: RunningTrial) -> float:
+        running.report(1, 0.5)
+        return square(running)
+
+    of = Slots(MemoryStorage(), "final", 3, False, PruneAll())
+    while of.run_next(reported, sampler):
+        pass
+    assert [trial.state for trial in of.counted] == ["COMPLETE", "PRUNED", "PRUNED"]
 
 
 def test_a_closed_search_begins_nothing() -> None:

@@ -13,16 +13,19 @@ import pytest
 from support.commands import Command
 from support.studies import Tiny
 
+from mil_toolkit.cli.ablate import _summary
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.config import POOLING_NAMES, ExtractionConfig, HeadConfig, StudyConfig
 from mil_toolkit.core.errors import Diverged
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.records import read_record, to_json
+from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
 from mil_toolkit.study import ablation, variants
 from mil_toolkit.study import tune as tuning
 from mil_toolkit.study.ablation import Ablation, ablate
+from mil_toolkit.study.ablation_scores import score_table, table_metrics
 from mil_toolkit.study.folder import SearchFolder
 from mil_toolkit.study.plan import plan_searches
 from mil_toolkit.study.records import AblationScores, Best
@@ -117,6 +120,49 @@ def test_differences_are_relative_to_the_full_model(ablated: Ablation) -> None:
     full = predictions(ablated.folder, "full")["prediction"]
     for name, discordant in others["discordant"].items():
         assert discordant == (predictions(ablated.folder, str(name))["prediction"] != full).sum()
+
+
+def test_p_values_are_adjusted_over_the_variants_by_holm(ablated: Ablation) -> None:
+    table = pd.read_csv(ablated.folder / "table.csv").set_index("variant")
+    written = read_json(ablated.folder / "scores.json")["variants"]
+    assert (
+        written["full"]["p_adjusted"] is None and read_json(ablated.folder / "scores.json")["primary_metric"]
+    )
+    others = {name: each for name, each in written.items() if name != "full"}
+    for metric in METRICS:
+        raw = {name: each["difference"]["differences"][metric]["p_value"] for name, each in others.items()}
+        adjusted = {name: each["p_adjusted"][metric] for name, each in others.items()}
+        known = sorted(value for value in raw.values() if value is not None)
+        for name, value in raw.items():
+            if value is None:
+                assert adjusted[name] is None
+                continue
+            lower = [other * (len(known) - place) for place, other in enumerate(known) if other <= value]
+            assert adjusted[name] == pytest.approx(min(1, max(lower)))
+            if metric in ("balanced_accuracy", "auc"):
+                assert table.loc[name, f"{metric}_difference_p_adjusted"] == pytest.approx(adjusted[name])
+
+
+def test_an_ablation_of_an_older_version_has_no_adjusted_p_values(ablated: Ablation, tmp_path: Path) -> None:
+    older = read_json(ablated.folder / "scores.json")
+    del older["primary_metric"]
+    for variant in older["variants"].values():
+        del variant["p_adjusted"]
+    (tmp_path / "scores.json").write_text(json.dumps(older))
+    scores = read_record(tmp_path / "scores.json", AblationScores)
+    assert scores.primary_metric == "balanced_accuracy"
+    assert all(variant.p_adjusted is None for variant in scores.variants.values())
+
+
+def test_the_primary_metric_comes_first(ablated: Ablation) -> None:
+    assert table_metrics(ablated.scores) == ["balanced_accuracy", "auc"]
+    brier = replace(ablated.scores, primary_metric="brier")
+    assert table_metrics(brier) == ["brier", "balanced_accuracy", "auc"]
+    columns = list(score_table(brier).columns)
+    assert columns[1] == "brier" and "brier_difference_p_adjusted" in columns
+    shown = _summary(replace(ablated, scores=brier))
+    assert "Brier" not in shown and "brier" in shown.splitlines()[0] and "Holm" in shown.splitlines()[0]
+    assert "The primary metric of the study is brier" in shown and "in brier:" in shown
 
 
 def test_a_variant_that_was_already_chosen_is_marked_and_has_the_same_predictions(ablated: Ablation) -> None:

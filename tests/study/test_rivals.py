@@ -14,7 +14,15 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from mil_toolkit.evaluation.calibration import Decision, fit_decision
 from mil_toolkit.evaluation.splits import Split
-from mil_toolkit.study.rivals import RIVALS, STRENGTHS, bag_size, mean_embeddings, rival_predictions
+from mil_toolkit.study import rivals
+from mil_toolkit.study.rivals import (
+    RIVALS,
+    STRENGTHS,
+    bag_size,
+    mean_embeddings,
+    metadata_columns,
+    rival_predictions,
+)
 from mil_toolkit.training.patients import Patients
 
 MakePatients = Callable[..., Patients]
@@ -79,6 +87,41 @@ def test_the_regularisation_is_the_best_on_the_inner_folds(make_patients: MakePa
     np.testing.assert_allclose(calibrated, slope * best + intercept, atol=1e-3)
 
 
+def test_one_metadata_baseline_has_a_fixed_strength(make_patients: MakePatients) -> None:
+    patients = mixed(make_patients(60))
+    x, y = metadata_columns(patients, TRAIN), patients.labels
+    assert x is not None
+    regression = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, class_weight="balanced"))
+    fixed = regression.fit(x[TRAIN], y[TRAIN]).decision_function(x[TEST])
+    calibrated = logit(predictions(patients, "metadata_logistic_c1")[0])
+    slope, intercept = np.polyfit(fixed, calibrated, 1)
+    np.testing.assert_allclose(calibrated, slope * fixed + intercept, atol=1e-3)
+    searched = logit(predictions(patients, "metadata_logistic")[0])
+    assert not np.allclose(calibrated, searched, atol=1e-3)
+
+
+def test_the_strength_is_chosen_by_pairs_within_inner_folds(
+    make_patients: MakePatients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best strength over all pairs differs from the best one within folds."""
+    patients = mixed(make_patients(60))
+    labels = patients.labels[TRAIN][np.concatenate([split.test for split in INNER])]
+    within = np.concatenate([2.0 * fold - 4 + part for fold, part in enumerate(np.split(labels, 4))])
+    pooled = 2.0 * labels - 1 + 0.1 * np.random.default_rng(0).normal(size=40)
+    pooled[0] *= -1  # a patient on the wrong side
+    logits = {strength: within if strength == 0.1 else pooled for strength in STRENGTHS}
+    seen: list[np.ndarray] = []
+    monkeypatch.setattr(rivals, "_out_of_fold", lambda *arguments: logits[arguments[-1]])
+
+    def watched(chosen: np.ndarray, labels: np.ndarray) -> Decision:
+        seen.append(chosen)
+        return decide(chosen, labels)
+
+    rival = RIVALS["metadata_logistic"]
+    assert rival_predictions(rival, patients, TRAIN, TEST, INNER, "auc", watched) is not None
+    assert seen[0] is within
+
+
 def test_a_mean_embedding_is_the_mean_of_the_bag(make_patients: MakePatients) -> None:
     patients = make_patients()
     means = mean_embeddings(patients, np.arange(12))
@@ -96,4 +139,4 @@ def test_without_images_two_baselines_have_no_data(make_patients: MakePatients) 
 def test_without_metadata_one_baseline_has_no_data(make_patients: MakePatients) -> None:
     patients = make_patients()
     bare = replace(patients, metadata=patients.metadata[[]])
-    assert RIVALS["metadata_logistic"](bare, np.arange(12)) is None
+    assert RIVALS["metadata_logistic"].columns(bare, np.arange(12)) is None

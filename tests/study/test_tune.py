@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -29,11 +30,16 @@ from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.processes import start_worker
 from mil_toolkit.core.seeds import trial_path
+from mil_toolkit.evaluation.metrics import METRICS
+from mil_toolkit.evaluation.multiplicity import MaxT, max_t
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.search.samplers import PRUNERS
+from mil_toolkit.search.slots import Slots
 from mil_toolkit.search.space import SearchedInterval, Space
+from mil_toolkit.search.storage import DatabaseStorage
 from mil_toolkit.search.trials import Pruned
-from mil_toolkit.study import choice as choice_module
 from mil_toolkit.study import folder as folder_module
+from mil_toolkit.study import selection
 from mil_toolkit.study import trial as trial_module
 from mil_toolkit.study import tune as tuning
 from mil_toolkit.study.folder import SearchFolder, Study, read_epochs
@@ -91,7 +97,12 @@ def test_every_epoch_of_every_trial_has_its_line(search: str, tiny: Tiny) -> Non
 def test_the_best_trial_is_chosen_where_it_surpasses_the_defaults(
     surpassed: bool, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice_module, "lead", lambda *told: (0.5, 0.25 if surpassed else 0.75))
+    critical = 0.0 if surpassed else 100.0
+
+    def max_t_of(*arguments: Any) -> MaxT:
+        return replace(max_t(*arguments), critical=critical)
+
+    monkeypatch.setattr(selection, "max_t", max_t_of)
     tuned = tune(tiny.cohort, tiny.cache, tmp_path, replace(PLAIN, trials=4, sampler="random"), "cpu")
     table = trials(tmp_path)
     lowest = table["value"].idxmin()  # the objective is a loss
@@ -102,9 +113,73 @@ def test_the_best_trial_is_chosen_where_it_surpasses_the_defaults(
     for name, value in chosen["parameters"].items():
         assert best[name] == (pytest.approx(value) if isinstance(value, float) else value)
         assert chosen["config"][name] == value
-    told = None if surpassed else {"trial": lowest, "lead": 0.5, "error": 0.75}
-    assert chosen["passed_over"] == read_json(tmp_path / "scores.json")["passed_over"] == told
+    passed_over = chosen["passed_over"]
+    assert passed_over == read_json(tmp_path / "scores.json")["passed_over"]
+    assert (passed_over is None) == surpassed
+    if passed_over is not None:
+        assert passed_over["trial"] == lowest and passed_over["trials"] == 3
+        assert passed_over["lead"] == pytest.approx(table["value"][0] - table["value"][lowest])
+        assert passed_over["critical"] == critical and passed_over["error"] > 0
     assert (f"The defaults were kept: trial {lowest} had the best value" in summary(tuned)) != surpassed
+
+
+def test_every_trial_keeps_the_out_of_fold_logits_of_its_value(tiny: Tiny) -> None:
+    study = Study.open(tiny.study)
+    workspace = Workspace.of(study, Patients.of(tiny.cohort.labelled(), tiny.cache), "cpu")
+    searches, _ = plan_searches(tiny.cohort.labelled(), study.config)
+    storage = DatabaseStorage(tiny.study)
+    for search in searches:
+        held_out = selection.HeldOut.of(search, workspace.patients)
+        kept = Slots(storage, search.name, 2, False, PRUNERS["none"](3)).counted
+        values = {trial.number: trial.value for trial in kept if trial.complete}
+        assert 0 in values
+        for trial in kept:
+            assert trial.logits is not None and trial.logits.shape == (len(search.patients),)
+            if trial.complete:
+                loss = METRICS["balanced_log_loss"].of(
+                    held_out.predicted(trial.logits), np.ones(len(search.patients))
+                )
+                assert loss == pytest.approx(trial.value, abs=1e-7)
+
+
+def test_a_study_of_an_older_version_resumes_without_the_options_that_it_lacks(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    tune(tiny.cohort, tiny.cache, tmp_path, PLAIN, "cpu")
+    before = outcome(tmp_path)
+    config = read_json(tmp_path / "config.json")
+    with contextlib.closing(sqlite3.connect(tmp_path / "optuna.db")) as database:
+        (text,) = database.execute(
+            "select value_json from study_user_attributes where key = 'study'"
+        ).fetchone()
+        stored = json.loads(text)
+        for part in (config, stored):
+            del part["study"]["primary_metric"], part["study"]["sensitivity_confidence"]
+        database.execute(
+            "update study_user_attributes set value_json = ? where key = 'study'", (json.dumps(stored),)
+        )
+        database.commit()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for name in ("best.json", "scores.json", "DONE"):
+        (tmp_path / name).unlink()
+    tuned = tune(tiny.cohort, tiny.cache, tmp_path, PLAIN, "cpu")
+    assert tuned.study.config.primary_metric == "balanced_accuracy"
+    assert outcome(tmp_path) == before
+
+
+def test_trials_of_an_older_version_are_not_compared(tiny: Tiny, tmp_path: Path) -> None:
+    """They have no out-of-fold logits: the defaults are kept."""
+    config = replace(PLAIN, trials=4, sampler="random")
+    tune(tiny.cohort, tiny.cache, tmp_path, config, "cpu")
+    with contextlib.closing(sqlite3.connect(tmp_path / "optuna.db")) as database:
+        database.execute("delete from trial_user_attributes where key = 'logits'")
+        database.commit()
+    for name in ("best.json", "scores.json", "DONE"):
+        (tmp_path / name).unlink()
+    tune(tiny.cohort, tiny.cache, tmp_path, config, "cpu")
+    lowest = trials(tmp_path)["value"].idxmin()
+    expected = {"trial": lowest, "lead": None, "error": None, "critical": None, "trials": None}
+    assert read_json(tmp_path / "best.json")["passed_over"] == expected
 
 
 def test_a_choice_of_an_older_version_passed_nothing_over(tiny: Tiny, tmp_path: Path) -> None:
@@ -115,7 +190,7 @@ def test_a_choice_of_an_older_version_passed_nothing_over(tiny: Tiny, tmp_path: 
 
 
 def test_the_columns_of_the_summary_lie_below_each_other(tiny: Tiny) -> None:
-    lines = score_lines(Study.open(tiny.study).read_scores())
+    lines = score_lines(Study.open(tiny.study).read_scores(), "balanced_accuracy")
     assert [line.split()[0] for line in lines[1:4]] == ["training", "validation", "outer"]
     assert len(lines) > 5 and len(set(map(len, lines))) == 1
 

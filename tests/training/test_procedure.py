@@ -49,13 +49,24 @@ def test_the_value_of_a_trial_is_the_objective_of_the_pooled_out_of_fold_logits(
         (0, 1),
         lambda curves, value: reported.append((len(curves.logits), value)),
     )
-    curve = [
-        METRICS["balanced_log_loss"].score(*trial.curves.validation(epoch), 0.5) for epoch in range(1, 7)
-    ]
+    validation = [trial.curves.validation(epoch) for epoch in range(1, 7)]
+    metric = METRICS["balanced_log_loss"]
+    curve = [metric.score(predicted.labels, predicted.probabilities, 0.5) for predicted in validation]
     assert trial.value == pytest.approx(curve[trial.epoch - 1])
     assert trial.epoch == best_epoch(curve, higher_is_better=False)
     assert [epoch for epoch, _ in reported] == list(range(1, 7))
     assert reported[2][1] == pytest.approx((curve[1] + curve[2]) / 2)
+
+
+def test_the_objective_auc_counts_pairs_within_inner_folds(inputs: Inputs) -> None:
+    trial = run_trial(inputs, CONFIG, "auc", (0, 1))
+    curves = trial.curves
+    logits, wins = curves.out_of_fold(trial.epoch), list[float]()
+    for fold in range(len(curves.trains_on)):
+        inside = curves.held_by == fold
+        for high in logits[inside & (curves.labels == 1)]:
+            wins += ((high > logits[inside & (curves.labels == 0)]) + 0.0).tolist()
+    assert trial.value == pytest.approx(np.mean(wins))
 
 
 def test_a_trial_stops_after_patience_epochs_without_improvement(inputs: Inputs) -> None:

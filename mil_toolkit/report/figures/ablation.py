@@ -2,20 +2,19 @@
 
 from mil_toolkit.core.text import printable
 from mil_toolkit.evaluation.records import Estimate
-from mil_toolkit.evaluation.words import with_interval
+from mil_toolkit.evaluation.words import metric_words, with_interval
 from mil_toolkit.report.drawing import ACCENT, INK, MUTED, Chart, canvas, to_svg, without_middle
+from mil_toolkit.study.ablation_scores import table_metrics
 from mil_toolkit.study.records import AblationScores
 
 
 def ablation_figures(ablation: AblationScores) -> list[Chart]:
-    """Draw the paired difference of each variant from the full model, in balanced accuracy and AUC."""
-    return [
-        _differences_figure(ablation, "balanced_accuracy", "balanced accuracy"),
-        _differences_figure(ablation, "auc", "AUC"),
-    ]
+    """Draw the paired difference of each variant from the full model, in the primary metric first."""
+    return [_differences_figure(ablation, metric) for metric in table_metrics(ablation)]
 
 
-def _differences_figure(ablation: AblationScores, metric: str, label: str) -> Chart:
+def _differences_figure(ablation: AblationScores, metric: str) -> Chart:
+    label = metric_words(metric)
     differences: dict[str, Estimate] = {
         name: variant.difference.differences[metric]
         for name, variant in ablation.variants.items()
@@ -39,5 +38,8 @@ def _differences_figure(ablation: AblationScores, metric: str, label: str) -> Ch
     axes.set_xlabel("Variant minus full model")
     words = "; ".join(f"{name} {with_interval(each, '+')}" for name, each in differences.items())
     alternative = f"Difference in {label}, variant minus full model: {words}."
-    caption = "Paired 95 % intervals over patients. Violet circles: intervals that do not contain zero."
+    caption = (
+        "Paired 95 % intervals over patients, not adjusted for the number of variants. Violet circles:"
+        " intervals that do not contain zero."
+    )
     return Chart(to_svg(figure, f"ablation-{metric}", alternative), f"Difference in {label}", caption)

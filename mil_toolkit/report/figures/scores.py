@@ -15,14 +15,15 @@ from mil_toolkit.evaluation.words import number, with_interval
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.curves import GRID, Curve, precision_recall, roc
 from mil_toolkit.report.drawing import ACCENT, BAND, COLOURS, INK, MUTED, Chart, canvas, shortened, to_svg
-from mil_toolkit.report.names import baseline_name
+from mil_toolkit.report.names import baseline_name, metric_name
 
 _DASHED = (0, (2, 2))
+CHANCE = {"balanced_accuracy": 0.5, "auc": 0.5, "auc_pooled": 0.5}  # scores of predictions by chance
 
 
 def comparison_figure(contents: Contents) -> Markup:
-    """Draw the balanced accuracy of the model and the baselines or, without outer folds, of validation."""
-    metric = "balanced_accuracy"
+    """Draw the primary metric of the model and the baselines or, without outer folds, of validation."""
+    metric = contents.primary_metric
     rows: dict[str, Estimate] = {}
     if contents.nested:
         rows["This model"] = contents.own_scores[metric]
@@ -30,10 +31,10 @@ def comparison_figure(contents: Contents) -> Markup:
         rows[baseline_name(name)] = baseline[metric]
     if not contents.nested:
         rows["Validation"] = contents.scores.inner[metric]
-    return _forest(rows, "outcome", "Balanced accuracy", reference=0.5)
+    return _forest(rows, "outcome", metric_name(metric), CHANCE.get(metric))
 
 
-def _forest(rows: Mapping[str, Estimate], name: str, metric: str, reference: float) -> Markup:
+def _forest(rows: Mapping[str, Estimate], name: str, metric: str, reference: float | None) -> Markup:
     """Draw a value with its interval for each row; the first one is emphasised."""
     figure, axes = canvas(4.4, 0.62 + 0.34 * len(rows), left=1.62, bottom=0.4)
     for place, estimate in enumerate(rows.values()):
@@ -42,7 +43,8 @@ def _forest(rows: Mapping[str, Estimate], name: str, metric: str, reference: flo
             axes.plot([estimate.low, estimate.high], [place, place], color=colour, lw=2.2)
         if estimate.value is not None:
             axes.plot(estimate.value, place, mark, color=colour, ms=size)
-    axes.axvline(reference, color=MUTED, lw=0.8, ls=_DASHED)
+    if reference is not None:
+        axes.axvline(reference, color=MUTED, lw=0.8, ls=_DASHED)
     axes.set_yticks(range(len(rows)), [shortened(row, 26) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params("y", length=0, labelcolor=INK)

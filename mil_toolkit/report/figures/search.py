@@ -44,8 +44,8 @@ def history_figure(contents: Contents) -> Chart | None:
     caption = f"{len(complete)} trials completed, {pruned} pruned, {failed} failed."
     if contents.study.config.sampler != "grid":
         caption += (
-            " The defaults are tried first. The best trial replaces them only if it is better by more than"
-            " one standard error."
+            " The defaults are tried first. A trial replaces them only if its lead is more than chance"
+            " (max-T test)."
         )
     alternative = (
         f"{metric_name(objective)} of each trial: from {values.iloc[0]:.4f} to the best, {best.iloc[-1]:.4f}."

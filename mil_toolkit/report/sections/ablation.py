@@ -1,31 +1,21 @@
 """The ablation: scores of all variants."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mil_toolkit.core.text import count_of, counted, printable
-from mil_toolkit.evaluation.words import comparison_words
+from mil_toolkit.evaluation.words import comparison_words, metric_with_direction, p_value
 from mil_toolkit.report.drawing import Chart
 from mil_toolkit.report.figures.ablation import ablation_figures
+from mil_toolkit.report.names import metric_name
 from mil_toolkit.report.sections.tables import Cell, Row, ScoreTable, cell, difference_cells
+from mil_toolkit.study.ablation_scores import table_metrics
 from mil_toolkit.study.records import AblationScores, VariantScores
 
-_METRICS = ("balanced_accuracy", "auc")
 _EQUAL_BAGS = "equal-bags"  # the full model on the same number of images of each patient
-_HEADS = (
-    "",
-    "Balanced accuracy",
-    "minus full",
-    "p",
-    "AUC",
-    "minus full",
-    "p",
-    "Discordant patients",
-    "Unchanged folds",
-)
 _CAPTION = (
-    "Differences are variant minus full model, paired on the same patients. Each p-value is for a single"
-    " comparison, without correction for multiple comparisons."
+    "Differences are variant minus full model, paired on the same patients. p: of a single comparison. Holm:"
+    " the same p-value, adjusted for the number of variants (Holm 1979)."
 )
 
 
@@ -41,9 +31,18 @@ class AblationSection:
 
 def ablation_section(ablation: AblationScores) -> AblationSection:
     """Return the section on an ablation."""
-    rows = [_row(name, variant) for name, variant in ablation.variants.items()]
-    table = ScoreTable("Ablation", _CAPTION, _HEADS, rows)
+    metrics = table_metrics(ablation)
+    rows = [_row(name, variant, metrics) for name, variant in ablation.variants.items()]
+    table = ScoreTable("Ablation", _CAPTION, _heads(metrics), rows)
     return AblationSection(_summary(ablation), ablation_figures(ablation), table, list(_notes(ablation)))
+
+
+def _heads(metrics: Sequence[str]) -> list[str]:
+    primary, *others = map(metric_name, metrics)
+    heads = [""]
+    for name in (f"{primary} (primary)", *others):
+        heads += [name, "minus full", "p", "Holm"]
+    return [*heads, "Discordant patients", "Unchanged folds"]
 
 
 def _summary(ablation: AblationScores) -> str:
@@ -56,11 +55,13 @@ def _summary(ablation: AblationScores) -> str:
     )
 
 
-def _row(name: str, variant: VariantScores) -> Row:
+def _row(name: str, variant: VariantScores, metrics: Sequence[str]) -> Row:
     difference, cells = variant.difference, list[Cell | None]()
-    for metric in _METRICS:
+    adjusted = variant.p_adjusted or {}
+    for metric in metrics:
         cells.append(cell(variant.scores[metric]))
         cells += difference_cells(difference.differences[metric] if difference else None)
+        cells.append(Cell(p_value(adjusted.get(metric))) if difference else None)
     if difference is None:
         return Row(printable(name), [*cells, None, None], own=True)
     unchanged = sum(fold.unchanged for fold in variant.folds)
@@ -73,7 +74,8 @@ def _notes(ablation: AblationScores) -> Iterator[str]:
         images = "all images"
         if name == _EQUAL_BAGS and ablation.images_of_equal_bags:
             images = f"{count_of(ablation.images_of_equal_bags, 'image')} of each patient"
-        words = comparison_words(gain, "balanced_accuracy")
-        yield f"Gain of the full model over metadata only, on {images}, in balanced accuracy: {words}"
+        metric = ablation.primary_metric
+        name, words = metric_with_direction(metric), comparison_words(gain, metric)
+        yield f"Gain of the full model over metadata only, on {images}, in {name}: {words}"
     for name, reason in ablation.left_out.items():
         yield f"{printable(name)} is left out because {reason}."

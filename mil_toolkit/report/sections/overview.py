@@ -9,17 +9,21 @@ from markupsafe import Markup
 
 from mil_toolkit.config import StudyConfig, study_options
 from mil_toolkit.core.text import count_of, printable
-from mil_toolkit.evaluation.records import Comparison
-from mil_toolkit.evaluation.words import FEW, comparison_words, in_use, number, with_interval
+from mil_toolkit.evaluation.words import (
+    comparison_words,
+    in_use,
+    metric_with_direction,
+    number,
+    with_interval,
+)
 from mil_toolkit.report.contents import Contents
-from mil_toolkit.report.figures.scores import comparison_figure
-from mil_toolkit.report.names import baseline_name, metric_name
+from mil_toolkit.report.figures.scores import CHANCE, comparison_figure
+from mil_toolkit.report.names import baseline_words, metric_name
 from mil_toolkit.report.sections.tables import Cell, cell
 from mil_toolkit.study.records import StudyScores
+from mil_toolkit.study.verdict import verdict
 
-METRIC = "balanced_accuracy"  # the main score
-BESIDE = ("auc", "sensitivity", "specificity")
-_METADATA_ONLY = "metadata_logistic"  # the baseline that the verdict names
+BESIDE = ("balanced_accuracy", "auc", "sensitivity", "specificity")  # the primary metric
 _BRANCHES = {"mlp": "metadata through an MLP", "direct": "metadata used directly", "none": "no metadata"}
 
 
@@ -35,17 +39,21 @@ class Step:
 class Overview:
     """The first screen.
 
-    verdict: what the study shows, in a sentence or two; score: the main score; beside: other scores, by name
+    verdict: what the study shows, in a sentence or two
+    metric: name of the primary metric; score: that score; beside: other scores, by name
+    chance: whether the figure has a line at the score of chance
     optimism, in_use: sentences, None without outer folds; comparison: figure of the model and the baselines
     gains: over each baseline, a line each; facts: about the study, by name
     """
 
     verdict: str
+    metric: str
     score: Cell
     beside: dict[str, Cell]
     optimism: str | None
     in_use: str | None
     comparison: Markup
+    chance: bool
     gains: list[str]
     facts: dict[str, str]
     steps: list[Step]
@@ -53,16 +61,19 @@ class Overview:
 
 def overview(contents: Contents, anonymise: bool) -> Overview:
     """Return the first screen of a study's report."""
-    scores = contents.own_scores
+    scores, primary = contents.own_scores, contents.primary_metric
     return Overview(
-        verdict=verdict(contents.scores),
-        score=cell(scores[METRIC]),
-        beside={metric_name(name): cell(scores[name]) for name in BESIDE},
-        optimism=_optimism(contents.scores),
+        verdict=verdict(contents.scores, primary),
+        metric=metric_name(primary),
+        score=cell(scores[primary]),
+        beside={metric_name(name): cell(scores[name]) for name in BESIDE if name != primary},
+        optimism=_optimism(contents.scores, primary),
         in_use=in_use(scores, contents.study.config.prevalence) if contents.nested else None,
         comparison=comparison_figure(contents),
+        chance=primary in CHANCE,
         gains=[
-            f"Gain over {baseline_name(name).lower()}: {comparison_words(gain, METRIC)}"
+            f"Gain over {baseline_words(name)} in {metric_with_direction(primary)}:"
+            f" {comparison_words(gain, primary)}"
             for name, gain in (contents.scores.gains or {}).items()
         ],
         facts=dict(_facts(contents)),
@@ -70,36 +81,10 @@ def overview(contents: Contents, anonymise: bool) -> Overview:
     )
 
 
-def verdict(scores: StudyScores) -> str:
-    """Return what the study shows, in a sentence or two."""
-    if scores.outer is None:
-        return (
-            "This study has no score on held-out patients: all patients helped to choose the configuration,"
-            " so the performance on new patients is unknown."
-        )
-    first = (
-        "On held-out patients (nested cross-validation), the procedure reaches a balanced accuracy of"
-        f" {with_interval(scores.outer[METRIC])}."
-    )
-    gain = (scores.gains or {}).get(_METADATA_ONLY)
-    return first if gain is None else f"{first} {_gain_words(gain)}"
-
-
-def _gain_words(gain: Comparison) -> str:
-    difference = gain.differences[METRIC]
-    value = with_interval(difference, "+")
-    if difference.low is not None and difference.low > 0:
-        few = ", but few patients are decided differently" if gain.discordant < FEW else ""
-        return f"The gain over metadata only is {value}; the interval lies above zero{few}."
-    if difference.high is not None and difference.high < 0:
-        return f"The difference from metadata only is {value}: the metadata alone predict better."
-    return f"The difference from metadata only is {value}: this study does not show that the images help."
-
-
-def _optimism(scores: StudyScores) -> str | None:
+def _optimism(scores: StudyScores, metric: str) -> str | None:
     if not scores.optimism:
         return None
-    inner, gap = number(scores.inner[METRIC].value), with_interval(scores.optimism[METRIC], "+")
+    inner, gap = number(scores.inner[metric].value), with_interval(scores.optimism[metric], "+")
     return f"Validation (inner folds), which chose the configuration, gave {inner}: an optimism of {gap}."
 
 
@@ -112,6 +97,7 @@ def _facts(contents: Contents) -> Iterator[tuple[str, str]]:
     searches = count_of(len(contents.curves), "search", "searches")
     yield "Trials", f"{config.trials} in each of {searches}, by {config.objective.replace('_', ' ')}"
     features = contents.study.description.features
+    yield "Primary metric", f"{metric_name(contents.primary_metric)}, declared before the study began"
     yield "Features", printable(features.name) if features else "none (metadata only)"
     yield "Chosen model", _model_words(contents)
     yield "Seed", f"{config.seed}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mil_toolkit.core.text import count_of, counted
 from mil_toolkit.evaluation.metrics import METRICS
-from mil_toolkit.evaluation.words import TABLE, number, spread_words, threshold_rule
+from mil_toolkit.evaluation.words import metric_words, number, spread_words, table_metrics, threshold_rule
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import Chart
 from mil_toolkit.report.figures.learning import learning_figures
@@ -15,7 +15,7 @@ from mil_toolkit.report.figures.scores import (
     reliability_figure,
     roc_figure,
 )
-from mil_toolkit.report.names import baseline_name, metric_name
+from mil_toolkit.report.names import baseline_words, metric_name
 from mil_toolkit.report.sections.tables import Cell, Row, ScoreTable, cell
 from mil_toolkit.study.records import StudyScores
 
@@ -56,9 +56,10 @@ class ScoresSection:
 
 def scores_section(contents: Contents) -> ScoresSection:
     """Return the section on the scores of a study."""
+    main = table_metrics(contents.primary_metric)
     return ScoresSection(
-        table=_table("Scores", contents, TABLE),
-        others=_table("All other metrics", contents, [name for name in METRICS if name not in TABLE]),
+        table=_table("Scores", contents, main),
+        others=_table("All other metrics", contents, [name for name in METRICS if name not in main]),
         matrix=_matrix(contents),
         thresholds=_thresholds(contents),
         spread=spread_words(contents.scores.spread),
@@ -68,12 +69,18 @@ def scores_section(contents: Contents) -> ScoresSection:
 
 
 def _table(name: str, contents: Contents, metrics: Sequence[str]) -> ScoreTable:
-    score = contents.own_scores["balanced_accuracy"]
+    score = contents.own_scores[contents.primary_metric]
     caption = (
         f"{count_of(score.patients, 'patient')}, {count_of(score.repeats, 'repeat')}; 95 % intervals over"
-        " patients."
+        f" patients. The primary metric, {metric_words(contents.primary_metric)}, carries the verdict; all"
+        " others are secondary."
     )
-    return ScoreTable(name, caption, ["", *map(metric_name, metrics)], _rows(contents.scores, metrics))
+    heads = [_head(metric, contents.primary_metric) for metric in metrics]
+    return ScoreTable(name, caption, ["", *heads], _rows(contents.scores, metrics))
+
+
+def _head(metric: str, primary: str) -> str:
+    return f"{metric_name(metric)} (primary)" if metric == primary else metric_name(metric)
 
 
 def _rows(scores: StudyScores, metrics: Sequence[str]) -> list[Row]:
@@ -87,7 +94,7 @@ def _rows(scores: StudyScores, metrics: Sequence[str]) -> list[Row]:
             Row("Outer (held-out patients)", [cell(scores.outer[metric]) for metric in metrics], own=True)
         )
     rows += [
-        Row(f"Baseline: {baseline_name(name).lower()}", [cell(baseline[metric]) for metric in metrics])
+        Row(f"Baseline: {baseline_words(name)}", [cell(baseline[metric]) for metric in metrics])
         for name, baseline in (scores.rivals or {}).items()
     ]
     return rows
@@ -108,6 +115,6 @@ def _thresholds(contents: Contents) -> str:
     config, threshold = contents.study.config, contents.best.decision.threshold
     return (
         "Thresholds apply to calibrated probabilities. Rule:"
-        f" {threshold_rule(config.threshold, config.sensitivity)}. Threshold of the final model:"
+        f" {threshold_rule(config.threshold_rule)}. Threshold of the final model:"
         f" {threshold:.3f}."
     )

@@ -59,4 +59,4 @@ def _kept(contents: Contents) -> str | None:
     other = contents.best.passed_over
     if other is None:
         return None
-    return passed_over_words(other.trial, other.lead, other.error, contents.study.config.objective)
+    return passed_over_words(other, contents.study.config.objective)
