@@ -73,7 +73,8 @@ def predict(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> 
     if known.any():
         table["label"] = pd.Series(patients.labels).where(known).astype("Int64")
     fitted = np.isin(fingerprints(patients), bundle.about.fitted_on)
-    validation, training = (_scores(bundle, table[rows]) for rows in (known & ~fitted, known & fitted))
+    grouped = table if patients.groups is None else table.assign(group=patients.groups)
+    validation, training = (_scores(bundle, grouped[rows]) for rows in (known & ~fitted, known & fitted))
     return Predictions(table, attention_table(patients, attention), validation, training)
 
 

@@ -67,20 +67,21 @@ def _of_class(label: int, predicted: Predicted, weights: np.ndarray) -> np.ndarr
     return weights * (predicted.labels == label)
 
 
-def _losses(predicted: Predicted) -> np.ndarray:
-    of_label = np.where(predicted.labels == 1, predicted.probabilities, 1 - predicted.probabilities)
-    return -np.log(np.clip(of_label, _SMALLEST, 1 - _SMALLEST))
+def losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return the log-loss of each patient in nats: labels (n,), probabilities (..., n) -> (..., n)."""
+    of_label = np.where(labels == 1, probabilities, 1 - probabilities)
+    return np.asarray(-np.log(np.clip(of_label, _SMALLEST, 1 - _SMALLEST)))
 
 
 def log_loss(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     """Return the mean log-loss in nats."""
-    return _mean(_losses(predicted), weights)
+    return _mean(losses(predicted.labels, predicted.probabilities), weights)
 
 
 def balanced_log_loss(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     """Return the log-loss in nats with equal total weights of both classes."""
-    losses = _losses(predicted)
-    negative, positive = (_mean(losses, _of_class(label, predicted, weights)) for label in (0, 1))
+    of_patients = losses(predicted.labels, predicted.probabilities)
+    negative, positive = (_mean(of_patients, _of_class(label, predicted, weights)) for label in (0, 1))
     return (negative + positive) / 2
 
 

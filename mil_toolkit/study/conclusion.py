@@ -19,11 +19,11 @@ from mil_toolkit.study.plan import Search
 from mil_toolkit.study.records import Best, StudyScores
 from mil_toolkit.study.scores import study_scores
 from mil_toolkit.study.tables import (
-    PREDICTION_COLUMNS,
     attention_table,
     outer_predictions,
     publish_table,
     read_predictions,
+    without_members,
 )
 from mil_toolkit.study.tracker import Tracker
 from mil_toolkit.study.workspace import LatestInputs, Workspace
@@ -86,7 +86,7 @@ def score_study(
             return study.read_scores()
         outer = [predictions_of(study, search) for search in searches[:-1]]
         if outer:
-            publish_table(study.final.predictions, pd.concat(outer)[PREDICTION_COLUMNS])
+            publish_table(study.final.predictions, without_members(pd.concat(outer)))
         scores = study_scores(study, workspace.patients, searches, outer)
         publish_record(study.scores_path, scores)
         tracker.log_scores(scores)

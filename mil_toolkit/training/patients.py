@@ -18,12 +18,14 @@ class Patients:
     labels: (B,) of 0 and 1, or -1 where unknown
     metadata: B rows of unencoded values, indexed by patient id
     log_columns: names of the metadata columns whose logarithm the encoder takes
+    groups: (B,) declared groups, whose patients depend on each other; None if no group is declared
     """
 
     bags: Bags | None
     labels: np.ndarray
     metadata: pd.DataFrame
     log_columns: tuple[str, ...] = ()
+    groups: np.ndarray | None = None
 
     @classmethod
     def of(cls, cohort: Cohort, cache: FeatureCache | None) -> "Patients":
@@ -33,7 +35,7 @@ class Patients:
         """
         bags = None if cache is None else cache.bags(cohort.patient_ids)
         log_columns = tuple(column.name for column in cohort.columns if column.transform == "log")
-        return cls(bags, cohort.labels.astype(np.int64), cohort.metadata, log_columns)
+        return cls(bags, cohort.labels.astype(np.int64), cohort.metadata, log_columns, cohort.groups)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,4 +49,5 @@ class Patients:
         """Return the patients at these positions, in this order."""
         metadata = self.metadata.iloc[indices]
         bags = None if self.bags is None else self.bags.select(list(metadata.index))
-        return Patients(bags, self.labels[indices], metadata, self.log_columns)
+        groups = None if self.groups is None else self.groups[indices]
+        return Patients(bags, self.labels[indices], metadata, self.log_columns, groups)
