@@ -173,8 +173,8 @@ class Mean:
 def mean_loss(table: Table, name: str) -> Mean:
     """Return the influences on log_loss, brier or balanced_log_loss.
 
-    The variance is at least that which one more patient on the wrong side would cause, so that a model that
-    has not erred yet does not seem certain.
+    The variance is at least half of that which one more patient on the wrong side would cause, so that a model
+    that has not erred yet does not seem certain, least of all where it is confident.
     """
     own, opposite = (_loss(table, labels, name) for labels in (table.labels, 1 - table.labels))
     balanced = name == "balanced_log_loss"
@@ -184,7 +184,7 @@ def mean_loss(table: Table, name: str) -> Mean:
     for stratum in np.unique(strata):
         inside = strata == stratum
         influence[inside] = share * (own[inside] - own[inside].mean()) / inside.sum()
-        least += (share * opposite[inside].mean() / inside.sum()) ** 2
+        least += (share / inside.sum()) ** 2 * float((opposite[inside] ** 2).mean()) / 2
     return Mean(influence, strata, least)
 
 
