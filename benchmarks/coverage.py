@@ -54,7 +54,7 @@ from mil_toolkit.evaluation.splits import Split, make_splits
 from mil_toolkit.study.records import StudyScores
 
 BATCH = 50  # cohorts that are saved together
-DESIGNS = 100  # labels, groups and splits of a setting, each of which serves several cohorts
+DESIGNS = 50  # labels, groups and splits of a setting, each of which serves several cohorts
 FOLDS = 5
 PREVALENCE, STATED = 0.63, 0.2  # in the population, and stated to the predictive values
 COLUMNS = {"first": slice(0, 3), "last": slice(3, 6), "all": slice(0, 6)}
@@ -95,7 +95,10 @@ QUICK = (
     Setting(90, 0.95, 1, 0),
 )
 FULL = (
-    *(Setting(*values) for values in product((90, 163, 400), (0.75, 0.95, 0.98), (1, 4), (1, 3))),
+    *(
+        Setting(patients, auc, most, repeats)
+        for patients, auc, repeats, most in product((90, 163, 400), (0.75, 0.95, 0.98), (1, 3), (1, 4))
+    ),
     *(Setting(*values, 1, 0) for values in product((90, 400), (0.75, 0.95, 0.98))),
 )
 
@@ -121,27 +124,27 @@ class Design:
 
 
 @cache
-def design(setting: Setting, number: int) -> Design:
-    """Draw labels and groups until the toolkit can split them, and split them."""
-    random = np.random.default_rng([17, number, setting.patients, setting.most])
+def design(patients: int, most: int, number: int) -> Design:
+    """Draw labels and groups until the toolkit can split them, and split them in three repeats."""
+    random = np.random.default_rng([17, number, patients, most])
     while True:
-        labels, groups = draw_labels(setting, random)
+        labels, groups = draw_labels(patients, most, random)
         try:
-            return Design(
-                labels, groups, [folds_of(labels, groups, number, r) for r in range(setting.repeats)]
-            )
+            return Design(labels, groups, [folds_of(labels, groups, number, r) for r in range(3)])
         except DataError:  # a fold lacks a class
             continue
 
 
-def draw_labels(setting: Setting, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+def draw_labels(
+    patients: int, most: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Return labels and groups; patients of a group have the same label with a higher probability."""
-    if setting.most == 1:
-        return (random.random(setting.patients) < PREVALENCE).astype(int), None
-    sizes = random.integers(1, setting.most + 1, setting.patients)
-    groups = np.repeat(np.arange(len(sizes)), sizes)[: setting.patients]
+    if most == 1:
+        return (random.random(patients) < PREVALENCE).astype(int), None
+    sizes = random.integers(1, most + 1, patients)
+    groups = np.repeat(np.arange(patients), sizes)[:patients]
     chances = random.beta(2 * PREVALENCE, 2 * (1 - PREVALENCE), groups[-1] + 1)
-    return (random.random(setting.patients) < chances[groups]).astype(int), groups
+    return (random.random(patients) < chances[groups]).astype(int), groups
 
 
 def folds_of(labels: np.ndarray, groups: np.ndarray | None, number: int, repeat: int) -> list[Fold]:
@@ -158,18 +161,18 @@ def inner_splits(labels: np.ndarray, groups: np.ndarray | None, seed: int) -> li
     return make_splits(labels, FOLDS, seed, groups=groups)[0]
 
 
-def means(setting: Setting) -> np.ndarray:
+def means(auc: float) -> np.ndarray:
     """Return the mean of each of six columns in the positive class; the others are zero, all variances 1."""
-    return np.full(6, ndtri(setting.auc) * np.sqrt(2 / 3))
+    return np.full(6, ndtri(auc) * np.sqrt(2 / 3))
 
 
-def draw_columns(setting: Setting, drawn: Design, random: np.random.Generator) -> np.ndarray:
+def draw_columns(auc: float, drawn: Design, random: np.random.Generator) -> np.ndarray:
     """Return the six columns of a cohort, (n, 6)."""
     noise = random.normal(size=(len(drawn.labels), 6))
     if drawn.groups is not None:
         shared = random.normal(size=(drawn.groups.max() + 1, 6))
         noise = np.sqrt(1 - ALIKE) * noise + np.sqrt(ALIKE) * shared[drawn.groups]
-    return noise + drawn.labels[:, None] * means(setting)
+    return noise + drawn.labels[:, None] * means(auc)
 
 
 # The model.
@@ -290,12 +293,12 @@ def check_calibration(
     np.testing.assert_allclose(astuple(model.decision), astuple(decision), atol=2e-3)
 
 
-def nested(x: np.ndarray, drawn: Design) -> tuple[Table, list[list[Model]]]:
-    """Return the outer predictions of all repeats, and the models that made them."""
-    shape = len(drawn.repeats), len(x)
+def nested(x: np.ndarray, drawn: Design, repeats: int) -> tuple[Table, list[list[Model]]]:
+    """Return the outer predictions of so many repeats, and the models that made them."""
+    shape = repeats, len(x)
     numbers, probabilities, decisions = np.zeros(shape, int), np.zeros(shape), np.zeros(shape, bool)
-    models = [learn(x, drawn.labels, folds) for folds in drawn.repeats]
-    for repeat, folds in enumerate(drawn.repeats):
+    models = [learn(x, drawn.labels, folds) for folds in drawn.repeats[:repeats]]
+    for repeat, folds in enumerate(drawn.repeats[:repeats]):
         for number, (fold, model) in enumerate(zip(folds, models[repeat], strict=True)):
             test = fold.split.test
             probabilities[repeat, test] = model.probabilities(x[test])
@@ -307,17 +310,16 @@ def nested(x: np.ndarray, drawn: Design) -> tuple[Table, list[list[Model]]]:
 
 def one_model(setting: Setting, batch: int) -> Model:
     """Return a model that was fitted on a cohort of 90 patients."""
-    source = replace(setting, patients=90, repeats=1)
-    drawn = design(source, batch % DESIGNS)
-    x = draw_columns(source, drawn, np.random.default_rng([18, batch, setting.patients]))
+    drawn = design(90, 1, batch % DESIGNS)
+    x = draw_columns(setting.auc, drawn, np.random.default_rng([18, batch, setting.patients]))
     return learn(x[:, COLUMNS["first"]], drawn.labels, drawn.repeats[0])[0]
 
 
 def applied(setting: Setting, model: Model, random: np.random.Generator) -> Table:
     """Return the predictions of one model for new patients."""
-    labels, groups = draw_labels(setting, random)
+    labels, groups = draw_labels(setting.patients, setting.most, random)
     drawn = Design(labels, groups, [])
-    probabilities = model.probabilities(draw_columns(setting, drawn, random)[:, COLUMNS["first"]])[None]
+    probabilities = model.probabilities(draw_columns(setting.auc, drawn, random)[:, COLUMNS["first"]])[None]
     decisions = probabilities >= model.decision.threshold
     ids = tuple(f"P{place:04d}" for place in range(len(labels)))
     return Table(ids, labels, np.ones(probabilities.shape), probabilities, decisions, groups=groups)
@@ -399,14 +401,14 @@ def run_cohort(
     if model is not None:
         table, models = applied(setting, model, random), [[model]]
     else:
-        drawn = design(setting, number % DESIGNS)
-        x = draw_columns(setting, drawn, random)
-        table, models = nested(x[:, COLUMNS["first"]], drawn)
+        drawn = design(setting.patients, setting.most, number % DESIGNS)
+        x = draw_columns(setting.auc, drawn, random)
+        table, models = nested(x[:, COLUMNS["first"]], drawn, setting.repeats)
         if number % BATCH == 0:
             check_calibration(x[:, COLUMNS["first"]], drawn.labels, drawn.repeats[0], models[0])
         if number % BATCH % COMPARED == 0:
             rows |= compared(table, x, drawn)
-    truths = [truth_of(own, means(setting)) for own in models]
+    truths = [truth_of(own, means(setting.auc)) for own in models]
     rows["truth"] = np.array([np.mean([own[name] for own in truths]) for name in sorted(truths[0])])
     rows["intervals"] = intervals(table)
     if number % BOOTSTRAPPED == 0:
@@ -439,7 +441,8 @@ def bootstrap(table: Table) -> np.ndarray:
 
 def compared(table: Table, x: np.ndarray, drawn: Design) -> dict[str, np.ndarray]:
     """Return the bounds of the differences of CLAIMED, without and with a true gain, (metrics, 2) each."""
-    last, every = (nested(x[:, COLUMNS[name]], drawn)[0] for name in ("last", "all"))
+    repeats = len(table.folds)
+    last, every = (nested(x[:, COLUMNS[name]], drawn, repeats)[0] for name in ("last", "all"))
     return {"null": _bounds(table, last), "gain": _bounds(every, table)}
 
 
@@ -452,10 +455,9 @@ def _bounds(one: Table, other: Table) -> np.ndarray:
 
 
 def run(settings: Sequence[Setting], cohorts: int, folder: Path, part: tuple[int, int]) -> None:
-    """Run the batches of a part that are not saved yet, the first of every setting before the second."""
+    """Run the batches of the settings of a part that are not saved yet, the first of each setting first."""
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = list(product(range(-(-cohorts // BATCH)), settings))
-    for batch, setting in jobs[part[0] :: part[1]]:
+    for batch, setting in product(range(-(-cohorts // BATCH)), settings[part[0] :: part[1]]):
         path = file_of(folder, setting, batch)
         if not path.exists():
             temporary = path.with_suffix(".part.npz")
@@ -606,9 +608,9 @@ def run_commands(count: int, folder: Path) -> dict[str, float]:
 
 def run_command(number: int, path: Path) -> None:
     """Run `mil-tune --features none` on a cohort of 90 patients with an AUC of 0.95; keep its scores."""
-    setting, random = Setting(90, 0.95, 1, 1), np.random.default_rng([19, number])
-    labels, _ = draw_labels(setting, random)
-    x = draw_columns(setting, Design(labels, None, []), random)[:, COLUMNS["first"]]
+    random = np.random.default_rng([19, number])
+    labels, _ = draw_labels(90, 1, random)
+    x = draw_columns(0.95, Design(labels, None, []), random)[:, COLUMNS["first"]]
     with tempfile.TemporaryDirectory() as name:
         toml = write_cohort(Path(name), x, labels)
         options = [

@@ -76,10 +76,14 @@ class Share:
     counted: np.ndarray
 
     @property
+    def values(self) -> np.ndarray:
+        """The proportion in each repeat, (R,)."""
+        return np.asarray((self.hits & self.counted).sum(1) / self.counted.sum(1))
+
+    @property
     def value(self) -> float:
-        """The proportion, averaged over repeats; NaN where a repeat counts nobody."""
-        counts = self.counted.sum(1)
-        return float(np.mean((self.hits & self.counted).sum(1) / counts)) if counts.all() else np.nan
+        """The proportion, averaged over repeats."""
+        return float(self.values.mean())
 
     @property
     def count(self) -> float:
@@ -87,11 +91,10 @@ class Share:
         return float(self.counted.sum(1).mean())
 
     @property
-    def influence(self) -> np.ndarray:
-        """The influence of each patient, (n,)."""
+    def influences(self) -> np.ndarray:
+        """The influence of each patient in each repeat, (R, n)."""
         counts = self.counted.sum(1, keepdims=True)
-        means = (self.hits & self.counted).sum(1, keepdims=True) / counts
-        return np.asarray((self.counted * (self.hits - means) / counts).mean(0))
+        return np.asarray(self.counted * (self.hits - self.values[:, None]) / counts)
 
 
 def _of_label(table: Table, label: int) -> np.ndarray:

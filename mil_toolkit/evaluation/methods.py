@@ -103,7 +103,7 @@ def linear(sample: Sample, name: str, value: float) -> Linear | None:
 
 
 def _of_share(sample: Sample, share: Share) -> Linear:
-    influence = share.influence
+    influence = share.influences.mean(0)
     bounds = wilson(share.value, _count(sample, share, influence), sample.z)
     return Linear(bounds, influence, sample.alike)
 
@@ -111,16 +111,18 @@ def _of_share(sample: Sample, share: Share) -> Linear:
 def _count(sample: Sample, share: Share, influence: np.ndarray) -> float:
     """Return the number of independent patients that have the variance of a proportion.
 
-    It is never more than the number of patients: repeats with other splits predict the same patients. The
-    variance of few errors is uncertain, and is averaged with that of the assumed design effect.
+    Repeats with other splits predict the same patients, so they do not add to the number of patients, which
+    the assumed design effect divides. The variance of few errors is uncertain, and is averaged with that of
+    the assumed design effect.
     """
     value, count = share.value, share.count
     errors = count * min(value, 1 - value)
     variance = spread(influence, sample.units, sample.alike).variance
     observed = variance * count**2 / (errors * max(value, 1 - value)) if errors else 1.0
-    effect = (errors * observed + PRIOR_ERRORS * sample.design) / (errors + PRIOR_ERRORS)
     largest = mean_size(sample.units[share.counted.any(0)])
-    return count / max(1.0, min(effect, largest) * sample.widening("share"))
+    assumed = min(sample.design, largest)
+    effect = (errors * observed + PRIOR_ERRORS * assumed) / (errors + PRIOR_ERRORS)
+    return count / max(assumed, min(effect, largest) * sample.widening("share"))
 
 
 def _share(sample: Sample, name: str, value: float) -> Linear:
@@ -172,16 +174,20 @@ def _predictive_value(sample: Sample, name: str, value: float) -> Linear:
     if stated is None:
         return _share(sample, name, value)
     shares, rates, _ = _both_rates(sample)
-    order = (0, 1) if name == "ppv" else (1, 0)
-    right, wrong = shares[order[0]].value, 1 - shares[order[1]].value
-    right_bounds, wrong_bounds = rates[order[0]].bounds, _complement(rates[order[1]].bounds)
-    weights = (stated, 1 - stated) if name == "ppv" else (1 - stated, stated)
-    low, high = _from_ratio(weights[1] / weights[0], right, right_bounds, wrong, wrong_bounds)
-    part, rest = weights[0] * right, weights[1] * wrong
-    influence = weights[0] * rest * rates[order[0]].influence + weights[1] * part * rates[order[1]].influence
-    influence = influence / (part + rest) ** 2
+    if name == "npv":
+        shares, rates, stated = shares[::-1], rates[::-1], 1 - stated
+    right, wrong = shares[0].value, 1 - shares[1].value
+    low, high = _from_ratio((1 - stated) / stated, right, rates[0].bounds, wrong, _complement(rates[1].bounds))
+    influence = _of_predictive_value(stated, *shares)
     variance = spread(influence, sample.units, sample.table.labels).variance * sample.widening(name)
     return Linear(Bounds(min(low, value), max(high, value), variance), influence, sample.table.labels)
+
+
+def _of_predictive_value(prevalence: float, right: Share, other: Share) -> np.ndarray:
+    """Return the influence of each patient, (n,); prevalence: of the class of `right`."""
+    true, false = prevalence * right.values[:, None], (1 - prevalence) * (1 - other.values[:, None])
+    slope = prevalence * false * right.influences + (1 - prevalence) * true * other.influences
+    return np.asarray((slope / (true + false) ** 2).mean(0))
 
 
 def _from_ratio(
