@@ -64,8 +64,9 @@ def _interval(
 ) -> tuple[float, float]:
     """Return the interval of a difference by the variance of the paired influences.
 
-    The variance that the two scores' own intervals add near a score of 0 or 1, where few patients are
-    predicted wrongly, is added by halves: the two methods mostly err on the same patients.
+    Where the methods hardly differ, the variance is that of one patient on whom they do. The variance that the
+    two scores' own intervals add near a score of 0 or 1, where few patients are predicted wrongly, is added
+    by halves: the two methods mostly err on the same patients.
     """
     sample, z = samples[0], samples[0].z
     variance, freedom = spread(one.influence - other.influence, sample.units, one.strata)
@@ -73,6 +74,7 @@ def _interval(
     if name in LOSSES:
         half = quantile(freedom) * float(np.sqrt(variance))
         return value - half, value + half
+    variance = max(variance, *(float(np.square(own.influence).max()) for own in (one, other)))
     half = z * float(np.sqrt(variance + (one.excess(z) + other.excess(z)) / 2))
     return max(-1.0, value - half), min(1.0, value + half)
 

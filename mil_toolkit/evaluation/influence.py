@@ -176,8 +176,8 @@ class Mean:
 def mean_loss(table: Table, name: str) -> Mean:
     """Return the influences on log_loss, brier or balanced_log_loss.
 
-    The variance is at least half of that which one more patient on the wrong side would cause, so that a model
-    that has not erred yet does not seem certain, least of all where it is confident.
+    The variance is at least half of that which one more patient on the wrong side would cause, so that a
+    model that has not erred yet does not seem certain, least of all where it is confident.
     """
     own, opposite = (_loss(table, labels, name) for labels in (table.labels, 1 - table.labels))
     balanced = name == "balanced_log_loss"

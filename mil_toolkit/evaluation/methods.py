@@ -176,8 +176,8 @@ def _predictive_value(sample: Sample, name: str, value: float) -> Linear:
     shares, rates, _ = _both_rates(sample)
     if name == "npv":
         shares, rates, stated = shares[::-1], rates[::-1], 1 - stated
-    right, wrong = shares[0].value, 1 - shares[1].value
-    low, high = _from_ratio((1 - stated) / stated, right, rates[0].bounds, wrong, _complement(rates[1].bounds))
+    odds, wrong_bounds = (1 - stated) / stated, _complement(rates[1].bounds)
+    low, high = _from_ratio(odds, shares[0].value, rates[0].bounds, 1 - shares[1].value, wrong_bounds)
     influence = _of_predictive_value(stated, *shares)
     variance = spread(influence, sample.units, sample.table.labels).variance * sample.widening(name)
     return Linear(Bounds(min(low, value), max(high, value), variance), influence, sample.table.labels)

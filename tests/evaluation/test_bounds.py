@@ -82,7 +82,9 @@ def test_the_implied_variance_is_hanleys_and_mcneils_with_equal_class_sizes() ->
 
 @pytest.mark.parametrize("auc", [0.0, 0.3, 0.5, 0.95, 1.0])
 @pytest.mark.parametrize("inflation", [0.5, 3.0])
-def test_the_bounds_of_an_auc_lie_the_same_number_of_their_own_errors_away(auc: float, inflation: float) -> None:
+def test_the_bounds_of_an_auc_lie_the_same_number_of_their_own_errors_away(
+    auc: float, inflation: float
+) -> None:
     pairs = np.array([[12, 7], [11, 8]])
     low, high = auc_interval(auc, pairs, inflation, Z)
     assert 0 <= low <= auc <= high <= 1 and high - low > 0.02

@@ -51,7 +51,7 @@ def test_the_variance_of_the_auc_is_delongs(decimals: int) -> None:
 def test_pairs_are_counted_within_folds() -> None:
     table = make_table(1.0)
     expected = [
-        [int(((table.folds[0] == fold) & (LABELS == label)).sum()) for label in (1, 0)] for fold in range(5)
+        [int(((table.folds[0] == fold) & (label == LABELS)).sum()) for label in (1, 0)] for fold in range(5)
     ]
     assert concordance(table, pooled=False).pairs.tolist() == expected
 
