@@ -7,7 +7,7 @@ import numpy as np
 
 from mil_toolkit.evaluation.bounds import quantile
 from mil_toolkit.evaluation.influence import spread
-from mil_toolkit.evaluation.methods import LOSSES, Linear, Sample, linear
+from mil_toolkit.evaluation.methods import LOSSES, METHODS, Linear, Sample, linear
 from mil_toolkit.evaluation.metrics import METRICS, Metric, Predicted
 from mil_toolkit.evaluation.records import Comparison, Difference, Estimate, Optimism
 from mil_toolkit.evaluation.table import DRAWS, Table
@@ -64,9 +64,9 @@ def _interval(
 ) -> tuple[float, float]:
     """Return the interval of a difference by the variance of the paired influences.
 
-    Where the methods hardly differ, the variance is that of one patient on whom they do. The variance that the
-    two scores' own intervals add near a score of 0 or 1, where few patients are predicted wrongly, is added
-    by halves: the two methods mostly err on the same patients.
+    Where the methods hardly differ, the variance is that of one patient on whom they do. The variance that
+    the two scores' own intervals add near a score of 0 or 1, where few patients are predicted wrongly, is
+    added by halves: the two methods mostly err on the same patients.
     """
     sample, z = samples[0], samples[0].z
     variance, freedom = spread(one.influence - other.influence, sample.units, one.strata)
@@ -76,7 +76,8 @@ def _interval(
         return value - half, value + half
     variance = max(variance, *(float(np.square(own.influence).max()) for own in (one, other)))
     half = z * float(np.sqrt(variance + (one.excess(z) + other.excess(z)) / 2))
-    return max(-1.0, value - half), min(1.0, value + half)
+    most = 1.0 if name in METHODS else np.inf
+    return max(-most, value - half), min(most, value + half)
 
 
 # The permutation test.

@@ -31,12 +31,14 @@ from mil_toolkit.evaluation.influence import (
     mean_size,
     spread,
 )
+from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.table import Table
 
 # The variance of a score from cross-validation on n patients is (1 + TRAINING / n) times that over patients
 # who are predicted by given models; found by `benchmarks/coverage.py --unwidened`.
 TRAINING = 30.0
 TRAINING_OF = {"auc": 10.0, "auc_pooled": 40.0, "balanced_log_loss": 70.0, "log_loss": 45.0, "brier": 45.0}
+STEP = 1e-6  # of a patient's weight, for a derivative
 PRIOR_ERRORS = 2.0  # weight of the assumed variance, in patients that are predicted wrongly
 
 
@@ -96,7 +98,19 @@ class Sample:
 
 def linear(sample: Sample, name: str, value: float) -> Linear | None:
     """Return interval and influences of the metric called `name`; None if it has no interval or is NaN."""
-    return METHODS[name](sample, name, value) if name in METHODS and np.isfinite(value) else None
+    if not METRICS[name].resampled or not np.isfinite(value):
+        return None
+    return METHODS.get(name, _by_derivative)(sample, name, value)
+
+
+def _by_derivative(sample: Sample, name: str, value: float) -> Linear:
+    """Return the symmetric interval of a metric that has no method of its own."""
+    weights = 1 + STEP * np.eye(len(sample.units))
+    influence = (sample.table.scores(METRICS[name], weights) - value) / STEP
+    observed, freedom = spread(influence, sample.units, sample.table.labels)
+    variance = observed * sample.widening(name)
+    half = quantile(freedom) * float(np.sqrt(variance))
+    return Linear(Bounds(value - half, value + half, variance), influence, sample.table.labels)
 
 
 # Proportions.

@@ -39,14 +39,11 @@ class Metric:
     """A score and its properties.
 
     of: computes the score
-    proportions: labels of the classes if the score is a share of a class or a mean of such shares; -1: all
-    patients
-    resampled: whether resamples of the patients show how much the score varies between samples
+    resampled: whether the score has an interval over samples of patients
     """
 
     of: Score
     higher_is_better: bool = True
-    proportions: tuple[int, ...] = ()
     resampled: bool = True
 
     def score(self, labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> float:
@@ -207,10 +204,10 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 METRICS: dict[str, Metric] = {
     "balanced_log_loss": Metric(balanced_log_loss, higher_is_better=False),
     "log_loss": Metric(log_loss, higher_is_better=False),
-    "accuracy": Metric(accuracy, proportions=(-1,)),
-    "sensitivity": Metric(sensitivity, proportions=(1,)),
-    "specificity": Metric(specificity, proportions=(0,)),
-    "balanced_accuracy": Metric(balanced_accuracy, proportions=(0, 1)),
+    "accuracy": Metric(accuracy),
+    "sensitivity": Metric(sensitivity),
+    "specificity": Metric(specificity),
+    "balanced_accuracy": Metric(balanced_accuracy),
     "auc": Metric(auc),
     "auc_pooled": Metric(auc_pooled),
     "brier": Metric(brier, higher_is_better=False),
