@@ -264,17 +264,17 @@ def _newton(
 ) -> np.ndarray:
     """Return slope and intercept of each fold, (F, 2); where the slope is not free it stays as it is."""
     found = np.stack([slopes, np.zeros(len(slopes))], 1)
-    for _ in range(12):
+    for _ in range(25):
         chances = expit(found[:, :1] * logits + found[:, 1:])
         error, weight = (chances - targets) * masks, chances * (1 - chances) * masks
         a, b, c = ((weight * logits**power).sum(1) for power in (2, 1, 0))
         by_slope, by_intercept = (error * logits).sum(1) * free, error.sum(1)
         b = b * free
-        scale = a * c - b * b
+        scale = np.maximum(a * c - b * b, 1e-12)
         step = (
             np.stack([c * by_slope - b * by_intercept, a * by_intercept - b * by_slope], 1) / scale[:, None]
         )
-        found = found - step
+        found = found - np.clip(step, -1, 1)  # short steps, for classes that are almost separated
     return found
 
 

@@ -37,7 +37,16 @@ from mil_toolkit.evaluation.table import Table
 # The variance of a score from cross-validation on n patients is (1 + TRAINING / n) times that over patients
 # who are predicted by given models; found by `benchmarks/coverage.py --unwidened`.
 TRAINING = 30.0
-TRAINING_OF = {"auc": 10.0, "auc_pooled": 40.0, "balanced_log_loss": 70.0, "log_loss": 45.0, "brier": 45.0}
+TRAINING_OF = {
+    "auc": 10.0,
+    "auc_pooled": 40.0,
+    "balanced_log_loss": 70.0,
+    "log_loss": 45.0,
+    "brier": 45.0,
+    "referred": 0.0,
+    "ppv": 10.0,
+    "npv": 10.0,
+}
 STEP = 1e-6  # of a patient's weight, for a derivative
 PRIOR_ERRORS = 2.0  # weight of the assumed variance, in patients that are predicted wrongly
 
@@ -116,13 +125,13 @@ def _by_derivative(sample: Sample, name: str, value: float) -> Linear:
 # Proportions.
 
 
-def _of_share(sample: Sample, share: Share) -> Linear:
+def _of_share(sample: Sample, name: str, share: Share) -> Linear:
     influence = share.influences.mean(0)
-    bounds = wilson(share.value, _count(sample, share, influence), sample.z)
+    bounds = wilson(share.value, _count(sample, name, share, influence), sample.z)
     return Linear(bounds, influence, sample.alike)
 
 
-def _count(sample: Sample, share: Share, influence: np.ndarray) -> float:
+def _count(sample: Sample, name: str, share: Share, influence: np.ndarray) -> float:
     """Return the number of independent patients that have the variance of a proportion.
 
     Repeats with other splits predict the same patients, so they do not add to the number of patients, which
@@ -136,17 +145,18 @@ def _count(sample: Sample, share: Share, influence: np.ndarray) -> float:
     largest = mean_size(sample.units[share.counted.any(0)])
     assumed = min(sample.design, largest)
     effect = (errors * observed + PRIOR_ERRORS * assumed) / (errors + PRIOR_ERRORS)
-    return count / max(assumed, min(effect, largest) * sample.widening("share"))
+    return count / max(assumed, min(effect, largest) * sample.widening(name))
 
 
 def _share(sample: Sample, name: str, value: float) -> Linear:
-    return _of_share(sample, SHARES[name](sample.table))
+    return _of_share(sample, name, SHARES[name](sample.table))
 
 
 def _both_rates(sample: Sample) -> tuple[tuple[Share, Share], tuple[Linear, Linear], float]:
     """Return sensitivity and specificity, their intervals, and their correlation over groups."""
-    shares = SHARES["sensitivity"](sample.table), SHARES["specificity"](sample.table)
-    one, other = (_of_share(sample, share) for share in shares)
+    names = "sensitivity", "specificity"
+    shares = SHARES[names[0]](sample.table), SHARES[names[1]](sample.table)
+    one, other = (_of_share(sample, name, share) for name, share in zip(names, shares, strict=True))
     sums = [np.bincount(sample.units, rate.influence) for rate in (one, other)]
     size = np.sqrt((sums[0] @ sums[0]) * (sums[1] @ sums[1]))
     correlation = float(sums[0] @ sums[1] / size) if size > 0 else 0.0
