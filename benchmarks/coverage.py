@@ -652,8 +652,8 @@ def write_cohort(folder: Path, x: np.ndarray, labels: np.ndarray) -> Path:
     columns = "\n".join(f'[metadata.{name.lower()}]\ncolumn = "{name}"\nkind = "number"\n' for name in "ABC")
     toml = folder / "cohort.toml"
     toml.write_text(
-        '[cohort]\nname = "simulated"\ntable = "patients.csv"\nid = "ID"\n\n'
-        f'[label]\ncolumn = "LABEL"\npositive = ["1"]\nnegative = ["0"]\n\n{columns}'
+        '[cohort]\nname = "simulated"\ntable = "patients.csv"\nid = "ID"\nlabel = "LABEL"\n'
+        f"positive = 1\nnegative = 0\n\n{columns}"
     )
     return toml
 

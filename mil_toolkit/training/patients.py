@@ -18,7 +18,7 @@ class Patients:
     labels: (B,) of 0 and 1, or -1 where unknown
     metadata: B rows of unencoded values, indexed by patient id
     log_columns: names of the metadata columns whose logarithm the encoder takes
-    groups: (B,) declared groups, whose patients depend on each other; None if no group is declared
+    groups: (B,) of names, or None where no groups are declared
     """
 
     bags: Bags | None
