@@ -84,7 +84,8 @@ def predict(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> 
     if known.any():
         table["label"] = pd.Series(patients.labels).where(known).astype("Int64")
     predictions = Predictions(table, attention_table(patients, attention))
-    return _scored(bundle, predictions, known, cache)
+    grouped = table if patients.groups is None else table.assign(group=patients.groups)
+    return _scored(bundle, predictions, grouped[known], cache)
 
 
 def _check_embeddings(patients: Patients, cache: FeatureCache | None) -> None:
@@ -114,11 +115,10 @@ def _refuse(patients: Patients, bad: np.ndarray, reason: str) -> None:
 
 
 def _scored(
-    bundle: ModelBundle, predictions: Predictions, known: np.ndarray, cache: FeatureCache | None
+    bundle: ModelBundle, predictions: Predictions, labelled: pd.DataFrame, cache: FeatureCache | None
 ) -> Predictions:
-    """Add scores on the labelled patients, which are at the places where `known` (B,) is true."""
-    table, marks = predictions.table, bundle.about.marks
-    labelled = table[known]
+    """Add scores on the labelled patients, whose predictions are given with their groups, if any."""
+    marks = bundle.about.marks
     if marks is None:
         return replace(predictions, unknown=_scores(bundle, labelled))
     ids = list(labelled["patient_id"])

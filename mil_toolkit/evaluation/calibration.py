@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 FEWEST_FOR_SLOPE = 20  # patients in the smaller class
+SMALLEST_SLOPE = 0.01
 _TOLERANCE = 1e-12  # for scores that differ only by rounding
 
 
@@ -39,8 +40,9 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[float, floa
     logits: (n,); labels: (n,) of 0 and 1
 
     The targets (n+ + 1) / (n+ + 2) and 1 / (n- + 2) keep the slope finite if the classes are separable. The
-    slope is 1 if the smaller class has fewer than 20 patients, and if the best slope is not positive, since
-    calibration must not reverse the order of the patients.
+    slope is 1 if the smaller class has fewer than 20 patients. Otherwise it is at least SMALLEST_SLOPE,
+    because calibration must not reverse the order of the patients: logits that tell nothing of the label give
+    probabilities close to the share of positives.
 
     >>> fit_calibration(np.array([0.0, 0.0, 0.0]), np.array([1, 1, 1]))[0]
     1.0
@@ -49,8 +51,9 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[float, floa
     targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     if min(positives, negatives) >= FEWEST_FOR_SLOPE:
         slope, intercept = _fit(lambda x: x[0] * logits + x[1], [1.0, 0.0], targets)
-        if slope > 0:
+        if slope >= SMALLEST_SLOPE:
             return slope, intercept
+        return SMALLEST_SLOPE, _fit(lambda x: SMALLEST_SLOPE * logits + x[0], [0.0], targets)[0]
     return 1.0, _fit(lambda x: logits + x[0], [0.0], targets)[0]
 
 

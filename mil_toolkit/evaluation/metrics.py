@@ -39,14 +39,11 @@ class Metric:
     """A score and its properties.
 
     of: computes the score
-    proportions: labels of the classes if the score is a share of a class or a mean of such shares; -1: all
-    patients
-    resampled: whether resamples of the patients show how much the score varies between samples
+    resampled: whether the score has an interval over samples of patients
     """
 
     of: Score
     higher_is_better: bool = True
-    proportions: tuple[int, ...] = ()
     resampled: bool = True
 
     def score(self, labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> float:
@@ -67,20 +64,21 @@ def _of_class(label: int, predicted: Predicted, weights: np.ndarray) -> np.ndarr
     return weights * (predicted.labels == label)
 
 
-def _losses(predicted: Predicted) -> np.ndarray:
-    of_label = np.where(predicted.labels == 1, predicted.probabilities, 1 - predicted.probabilities)
-    return -np.log(np.clip(of_label, _SMALLEST, 1 - _SMALLEST))
+def losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return the log-loss of each patient in nats: labels (n,), probabilities (..., n) -> (..., n)."""
+    of_label = np.where(labels == 1, probabilities, 1 - probabilities)
+    return np.asarray(-np.log(np.clip(of_label, _SMALLEST, 1 - _SMALLEST)))
 
 
 def log_loss(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     """Return the mean log-loss in nats."""
-    return _mean(_losses(predicted), weights)
+    return _mean(losses(predicted.labels, predicted.probabilities), weights)
 
 
 def balanced_log_loss(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     """Return the log-loss in nats with equal total weights of both classes."""
-    losses = _losses(predicted)
-    negative, positive = (_mean(losses, _of_class(label, predicted, weights)) for label in (0, 1))
+    of_patients = losses(predicted.labels, predicted.probabilities)
+    negative, positive = (_mean(of_patients, _of_class(label, predicted, weights)) for label in (0, 1))
     return (negative + positive) / 2
 
 
@@ -206,10 +204,10 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 METRICS: dict[str, Metric] = {
     "balanced_log_loss": Metric(balanced_log_loss, higher_is_better=False),
     "log_loss": Metric(log_loss, higher_is_better=False),
-    "accuracy": Metric(accuracy, proportions=(-1,)),
-    "sensitivity": Metric(sensitivity, proportions=(1,)),
-    "specificity": Metric(specificity, proportions=(0,)),
-    "balanced_accuracy": Metric(balanced_accuracy, proportions=(0, 1)),
+    "accuracy": Metric(accuracy),
+    "sensitivity": Metric(sensitivity),
+    "specificity": Metric(specificity),
+    "balanced_accuracy": Metric(balanced_accuracy),
     "auc": Metric(auc),
     "auc_pooled": Metric(auc_pooled),
     "brier": Metric(brier, higher_is_better=False),

@@ -15,10 +15,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Score(Estimate):
-    """A metric on held-out patients, averaged over repeats, and how many of both it rests on."""
+    """A metric on held-out patients, averaged over repeats, and how many of both it rests on.
+
+    expected_if_calibrated: of the calibration error, the value that perfectly calibrated predictions would
+        have in as many patients; None for other metrics and in files of older versions
+    """
 
     patients: int
     repeats: int
+    expected_if_calibrated: float | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from mil_toolkit.config import ThresholdRule
 from mil_toolkit.core.text import count_of
-from mil_toolkit.evaluation.records import Comparison, Estimate, PassedOver, Scores, Spread
+from mil_toolkit.evaluation.records import Comparison, Estimate, PassedOver, Score, Scores, Spread
 
 TABLE = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")  # metrics that a summary shows
 DEFAULTS_NOTE = (
@@ -69,6 +69,19 @@ def with_interval(estimate: Estimate, sign: str = "") -> str:
     """
     value, low, high = (number(each, sign) for each in (estimate.value, estimate.low, estimate.high))
     return f"{value} ({low} to {high})"
+
+
+def calibration_words(score: Score) -> str:
+    """Return a calibration error, beside the one that perfectly calibrated predictions would have.
+
+    >>> calibration_words(Score(0.112, None, None, patients=90, repeats=1, expected_if_calibrated=0.095))
+    '0.112 (0.095 is expected of perfectly calibrated predictions)'
+    """
+    expected = score.expected_if_calibrated
+    beside = (
+        "" if expected is None else f" ({number(expected)} is expected of perfectly calibrated predictions)"
+    )
+    return f"{number(score.value)}{beside}"
 
 
 def spread_words(spread: Mapping[str, Spread] | None) -> str | None:

@@ -34,7 +34,7 @@ from mil_toolkit.study.ablation_scores import (
 from mil_toolkit.study.folder import AblationFolder, Study, publish_epochs, read_epochs
 from mil_toolkit.study.plan import Search, stored_searches
 from mil_toolkit.study.records import AblationScores, Best
-from mil_toolkit.study.tables import PREDICTION_COLUMNS, outer_predictions, publish_table, read_predictions
+from mil_toolkit.study.tables import outer_predictions, publish_table, read_predictions, without_members
 from mil_toolkit.study.trial import epoch_scores
 from mil_toolkit.study.tune import tune
 from mil_toolkit.study.variants import (
@@ -231,7 +231,7 @@ def _refit_and_predict(workspace: Workspace, search: Search, chosen: Chosen, tes
     seed = members_path(workspace.config.seed, search.path)
     members, device, dtype = workspace.config.members, workspace.device, workspace.dtype
     head = refit(train, chosen.config, chosen.epoch, members, seed, device, dtype)
-    return outer_predictions(search, test, head.apply(test).logits, chosen.decision)[PREDICTION_COLUMNS]
+    return without_members(outer_predictions(search, test, head.apply(test).logits, chosen.decision))
 
 
 # A separate search for each variant.
@@ -260,7 +260,7 @@ def _read_result(study: Study, search: Search) -> FoldResult:
     """Read what a study chose and predicted in an outer fold."""
     files = study.search_folder(search)
     best = files.read_best()
-    predictions = read_predictions(files.predictions)[PREDICTION_COLUMNS]
+    predictions = without_members(read_predictions(files.predictions))
     epochs = read_epochs(files.epochs(best.number))
     return FoldResult(search.path, Chosen(best.config, best.epoch, best.decision), predictions, epochs)
 

@@ -19,11 +19,11 @@ from mil_toolkit.study.plan import Search
 from mil_toolkit.study.records import Best, StudyScores
 from mil_toolkit.study.scores import outer_rivals, study_scores
 from mil_toolkit.study.tables import (
-    PREDICTION_COLUMNS,
     attention_table,
     outer_predictions,
     publish_table,
     read_predictions,
+    without_members,
 )
 from mil_toolkit.study.tracker import Tracker
 from mil_toolkit.study.verification import check_outputs
@@ -88,7 +88,7 @@ def score_study(
         check_outputs(study, workspace.patients)
         outer = [predictions_of(study, search) for search in searches[:-1]]
         if outer:
-            publish_table(study.final.predictions, pd.concat(outer)[PREDICTION_COLUMNS])
+            publish_table(study.final.predictions, without_members(pd.concat(outer)))
         rivals = outer_rivals(workspace.config, workspace.patients, searches[:-1]) if outer else {}
         if rivals:
             publish_table(study.rivals, pd.concat([rows.assign(rival=name) for name, rows in rivals.items()]))

@@ -37,6 +37,7 @@ from mil_toolkit.training.finetune import Finetuner
 from mil_toolkit.training.fitted import FittedHead
 
 NOT_EVALUATED = "not evaluated"
+MOST_P_VALUE = 0.05  # of the two-sided test, of which 0.025 are for a lower loss
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,8 @@ def finetune_study(
     The first outer fold of the study is the separate split: inner folds of its training patients choose
     the number of epochs, and the fine-tuned and the frozen model are compared on its held-out patients.
     If the study has no outer folds, the separate split is a fifth of the patients, who helped to choose
-    the head of both models. The frozen model is kept unless the interval of the paired difference in
-    log-loss lies below zero. Otherwise the same training runs on all labelled patients.
+    the head of both models. The frozen model is kept unless `is_better` finds a lower log-loss. Otherwise the
+    same training runs on all labelled patients.
 
     An interrupted fine-tuning resumes where it stopped; the result is identical to the bit.
 
@@ -129,9 +130,14 @@ def finetune_study(
 
 
 def is_better(comparison: Comparison) -> bool:
-    """Return whether the interval of the log-loss, fine-tuned minus frozen, lies below zero."""
-    high = comparison.differences["log_loss"].high
-    return high is not None and high < 0
+    """Return whether the log-loss of the fine-tuned model is lower than that of the frozen one beyond chance.
+
+    Both the interval of the difference must lie below zero and the permutation test must reject equality, at
+    2.5 % for this direction: with few patients the level of the test is exact, that of the interval is not.
+    """
+    difference = comparison.differences["log_loss"]
+    rejected = difference.p_value is None or difference.p_value <= MOST_P_VALUE
+    return difference.high is not None and difference.high < 0 and rejected
 
 
 def _finetune(setup: Setup, outer: bool, progress: ImageBar) -> Finetuned:

@@ -28,7 +28,8 @@ TRIAL_COLUMNS = ["number", "value", "state"]  # then the hyperparameters
 TRIAL_STATES = ("COMPLETE", "PRUNED", "FAIL")
 ROUNDING = 1e-3  # of the attention on a single image
 PREDICTION_COLUMNS = ["repeat", "fold", "patient_id", "label", "probability", "prediction"]
-_WHOLE, _TEXT = ("repeat", "fold", "label", "prediction"), ("patient_id", "image", "group", "rival")
+GROUP = "group"  # a further column where groups are declared
+_WHOLE, _TEXT = ("repeat", "fold", "label", "prediction"), ("patient_id", "image", GROUP, "rival")
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how a formula begins in a spreadsheet
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}")
 TABLE_LIMIT = 512 * MEBIBYTE  # a row of attention takes about 40 bytes
@@ -47,12 +48,18 @@ def probability_table(
 ) -> pd.DataFrame:
     """Return predictions of the patients at `places` from probabilities and decisions: PREDICTION_COLUMNS.
 
-    Shapes: places, probabilities, decisions (n,)
+    Shapes: places, probabilities, decisions (n,). GROUP follows where groups are declared.
     """
     repeat, fold = search.path
     ids = [patients.ids[place] for place in places]
     values = (repeat, fold, ids, patients.labels[places], probabilities, decisions.astype(int))
-    return pd.DataFrame(dict(zip(PREDICTION_COLUMNS, values, strict=True)))
+    table = pd.DataFrame(dict(zip(PREDICTION_COLUMNS, values, strict=True)))
+    return table if patients.groups is None else table.assign(**{GROUP: patients.groups[places]})
+
+
+def without_members(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return PREDICTION_COLUMNS, and GROUP where it is there."""
+    return predictions[[*PREDICTION_COLUMNS, *({GROUP} & set(predictions))]]
 
 
 def outer_predictions(search: Search, test: Patients, logits: np.ndarray, decision: Decision) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from mil_toolkit.bundle.predict import extract_as_trained, predict, write_submis
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.config import ExtractionConfig, StudyConfig
 from mil_toolkit.core.errors import DataError, UsageError
+from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
 from mil_toolkit.study.tables import publish_table
@@ -83,6 +84,21 @@ def test_training_patients_and_new_patients_are_scored_separately(
     score = mixed.validation["brier"]
     assert score.low is not None and score.high is not None
     assert score.value == pytest.approx(expected) and score.low < expected < score.high
+
+
+def test_the_scores_of_new_patients_are_those_of_one_model_over_groups(
+    tiny: Tiny, bundle: ModelBundle
+) -> None:
+    groups = np.array([f"G{place // 2}" for place in range(len(tiny.cohort))])
+    plain, grouped = (
+        predict(bundle, cohort, tiny.cache) for cohort in (tiny.cohort, replace(tiny.cohort, groups=groups))
+    )
+    assert list(grouped.table) == list(plain.table)
+    known = plain.table["label"].notna()
+    rows = plain.table[known].assign(repeat=1, fold=1)
+    assert plain.training == scores_with_intervals(Table.of(rows))
+    assert grouped.training == scores_with_intervals(Table.of(rows.assign(group=groups[known])))
+    assert grouped.training != plain.training
 
 
 def test_patients_of_one_class_are_not_scored(tiny: Tiny, bundle: ModelBundle) -> None:

@@ -9,6 +9,7 @@ from sklearn.calibration import _sigmoid_calibration
 
 from mil_toolkit.config import THRESHOLD_NAMES
 from mil_toolkit.evaluation.calibration import (
+    SMALLEST_SLOPE,
     THRESHOLDS,
     balanced,
     fit_calibration,
@@ -50,9 +51,21 @@ def test_few_patients_get_only_an_intercept() -> None:
     assert fit_calibration(logits[more], labels[more])[0] != 1
 
 
-def test_calibration_never_reverses_the_order() -> None:
+def test_a_negative_slope_shrinks_towards_zero_and_keeps_the_order() -> None:
     logits, labels = sample()
-    assert fit_calibration(-logits, labels)[0] == 1
+    slope, intercept = fit_calibration(-logits, labels)
+    assert slope == SMALLEST_SLOPE > 0
+    probabilities = expit(-slope * logits + intercept)
+    assert probabilities.mean() == pytest.approx(labels.mean(), abs=0.01) and np.ptp(probabilities) < 0.05
+
+
+def test_logits_without_information_are_calibrated_to_the_share_of_positives() -> None:
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [40, 50])
+    for _ in range(20):
+        slope, intercept = fit_calibration(logits := random.normal(0, 3, 90), labels)
+        assert 0 < slope < 0.35
+        assert expit(slope * logits + intercept).mean() == pytest.approx(5 / 9, abs=0.02)
 
 
 def test_the_slope_is_finite_for_separable_classes() -> None:

@@ -39,7 +39,7 @@ def test_curves_and_bands_equal_those_of_scikit_learn_on_the_resamples(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     draws = draw_patients(table.labels, draws=40)
-    monkeypatch.setattr("mil_toolkit.report.curves.draw_patients", lambda labels: draws)
+    monkeypatch.setattr("mil_toolkit.report.curves.draw_patients", lambda labels, groups: draws)
     result = curve(table)
     alone = [oracle(table.labels, each, np.ones(60)) for each in table.probabilities]
     np.testing.assert_allclose(result.values, np.mean(alone, axis=0))

@@ -92,6 +92,14 @@ def test_better_means_an_interval_below_zero() -> None:
     assert not is_better(compared(None, None))
 
 
+def with_p_value(p_value: float) -> Comparison:
+    return Comparison(0.0, {"log_loss": Difference(-0.2, -0.4, -0.01, p_value)})
+
+
+def test_better_means_that_the_permutation_test_rejects_equality_too() -> None:
+    assert is_better(with_p_value(0.05)) and not is_better(with_p_value(0.06))
+
+
 def test_the_frozen_model_is_kept_where_fine_tuning_shows_no_gain(whole: Copy, tiny: Tiny) -> None:
     kept, frozen = bits(whole.study / "tuned"), bits(tiny.bundle)
     assert set(kept) == FILES and kept["model.safetensors"] == frozen["model.safetensors"]

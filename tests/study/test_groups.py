@@ -1,6 +1,7 @@
 """Studies whose outer folds are the declared groups."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from support.studies import Tiny
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import StudyConfig
 from mil_toolkit.core.errors import UsageError
-from mil_toolkit.evaluation.intervals import Table, compare, scores_with_intervals
+from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
+from mil_toolkit.study.records import StudyScores
+from mil_toolkit.study.tables import read_predictions
 from mil_toolkit.study.tune import tune
 
 CONFIG = StudyConfig(trials=1, folds=2, outer_folds="groups", members=1, settings={"epochs": (2,)})
@@ -42,23 +45,21 @@ def test_each_group_is_one_outer_fold(tmp_path: Path, caplog: pytest.LogCaptureF
     assert tuned.scores.outer["auc"].value == pytest.approx(np.mean(wins))
     assert len(json.loads((tmp_path / "splits.json").read_text())["searches"]) == 5
     assert "repeat1-fold1 3 + 3, repeat1-fold2 3 + 3" in caplog.text and "repeat1-fold4 6 + 0." in caplog.text
+    assert_groups_count(tmp_path, tuned.scores, dict(zip(table["patient_id"], table["fold"], strict=True)))
 
 
-def test_folds_of_one_class_have_no_auc_but_all_other_metrics() -> None:
-    random = np.random.default_rng(0)
-    labels = np.arange(20) // 10
-    rows = pd.DataFrame({
-        "repeat": 1, "fold": 1 + labels, "patient_id": [f"P{i:02d}" for i in range(20)], "label": labels,
-        "probability": random.random(20), "prediction": random.integers(0, 2, 20),
-    })  # fmt: skip
-    table = Table.of(rows)
-    scores = scores_with_intervals(table)
-    assert scores["auc"].value is scores["auc"].low is scores["auc"].high is None
-    assert scores["auc_pooled"].value is not None and scores["balanced_accuracy"].low is not None
-    other = Table.of(rows.assign(prediction=1 - rows["prediction"]))
-    differences = compare(table, other).differences
-    assert differences["auc"].value is differences["auc"].p_value is None
-    assert differences["balanced_accuracy"].p_value is not None
+def assert_groups_count(study: Path, scores: StudyScores, group_of: dict[str, int]) -> None:
+    """Check that all intervals and comparisons of a study are those over its groups."""
+    table = read_predictions(study / "predictions.csv")
+    assert table["group"].tolist() == [f"G{group_of[patient] - 1}" for patient in table["patient_id"]]
+    outer = Table.of(table)
+    assert scores.outer == scores_with_intervals(outer)
+    assert scores.outer != scores_with_intervals(replace(outer, groups=None))
+    inner = Table.of(read_predictions(study / "out_of_fold.csv"))
+    assert inner.groups is not None and scores.inner == scores_with_intervals(inner)
+    gain = (scores.gains or {})["metadata_logistic"].differences["accuracy"]
+    assert gain.p_value is not None
+    assert gain.p_value > 0.1  # all 16 exchanges of the methods in four groups cannot give less
 
 
 def test_outer_folds_of_groups_need_a_group_column(

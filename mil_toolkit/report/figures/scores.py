@@ -11,7 +11,7 @@ from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.intervals import Table, reliability
 from mil_toolkit.evaluation.metrics import METRICS, Predicted
 from mil_toolkit.evaluation.records import Estimate
-from mil_toolkit.evaluation.words import number, with_interval
+from mil_toolkit.evaluation.words import calibration_words, number, with_interval
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.curves import GRID, Curve, precision_recall, roc
 from mil_toolkit.report.drawing import ACCENT, BAND, COLOURS, INK, MUTED, Chart, canvas, shortened, to_svg
@@ -119,9 +119,10 @@ def reliability_figure(contents: Contents) -> Chart:
         f"predicted {b['probability']:.2f}, observed {b['share']:.2f} ({count_of(b['patients'], 'patient')})"
         for b in bins
     )
+    brier, error = with_interval(scores["brier"]), calibration_words(scores["calibration_error"])
     caption = (
         "Bins of equal width with 95 % intervals. Dashed line: perfect calibration. Brier score"
-        f" {with_interval(scores['brier'])}, calibration error {number(scores['calibration_error'].value)}."
+        f" {brier}, calibration error {error}."
     )
     return Chart(to_svg(figure, "reliability", f"Reliability curve: {words}."), "Reliability curve", caption)
 

@@ -1,0 +1,198 @@
+"""Influence of each patient on a score, from which variances over patients or groups follow.
+
+The influence of a patient is the derivative of the score by the patient's weight (infinitesimal jackknife;
+Efron 1982, chapter 6). For the AUC its sum of squares is the variance of DeLong et al. 1988, summed over
+groups that of Obuchowski 1997.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from mil_toolkit.evaluation.metrics import Predicted, losses
+from mil_toolkit.evaluation.table import Table
+
+
+class Spread(NamedTuple):
+    """The variance of a score over samples of groups, and its degrees of freedom (Satterthwaite 1946)."""
+
+    variance: float
+    freedom: float
+
+
+def spread(influence: np.ndarray, units: np.ndarray, strata: np.ndarray) -> Spread:
+    """Return the variance of a score from the influences (n,) of its patients.
+
+    units: (n,) the groups, from 0; strata: (n,), the influences are centred within each
+    """
+    sums = np.bincount(units, influence)
+    variance, own, freedom = float(sums @ sums), 0.0, 0.0
+    for stratum in np.unique(strata):
+        inside = units[strata == stratum]
+        parts = np.bincount(inside, influence[strata == stratum])
+        square, count = float(parts @ parts), int((np.bincount(inside) > 0).sum())
+        own += square
+        variance += square / max(1, count - 1)  # unbiased: the mean of each stratum is estimated
+        freedom += square**2 / max(1, count - 1)
+    return Spread(variance, own**2 / freedom if freedom > 0 else float(len(sums)))
+
+
+def design_effect(table: Table) -> float:
+    """Return how many times the variance of a mean grows because patients of a group are alike.
+
+    It is measured on the distances of probability and label, which show a dependence also where no decision
+    is wrong, and lies between 1 and the mean size of a patient's group.
+    """
+    if table.groups is None:
+        return 1.0
+    distances = np.abs(table.probabilities - table.labels).mean(0)
+    for label in (0, 1):
+        distances[table.labels == label] -= distances[table.labels == label].mean()
+    alone = float(distances @ distances)
+    grouped = spread(distances, table.units, table.labels).variance
+    return float(np.clip(grouped / alone if alone > 0 else np.inf, 1, mean_size(table.units)))
+
+
+def mean_size(units: np.ndarray) -> float:
+    """Return the size of the group of a patient, averaged over patients.
+
+    >>> mean_size(np.array([0, 0, 0, 1]))
+    2.5
+    """
+    sizes = np.bincount(units)
+    return float(sizes @ sizes / sizes.sum())
+
+
+# Shares of patients.
+
+
+@dataclass(frozen=True)
+class Share:
+    """A proportion in R repeats: the share of `hits` among the patients `counted`, both (R, n) bool."""
+
+    hits: np.ndarray
+    counted: np.ndarray
+
+    @property
+    def values(self) -> np.ndarray:
+        """The proportion in each repeat, (R,)."""
+        return np.asarray((self.hits & self.counted).sum(1) / self.counted.sum(1))
+
+    @property
+    def value(self) -> float:
+        """The proportion, averaged over repeats."""
+        return float(self.values.mean())
+
+    @property
+    def count(self) -> float:
+        """The number of patients counted, averaged over repeats."""
+        return float(self.counted.sum(1).mean())
+
+    @property
+    def influences(self) -> np.ndarray:
+        """The influence of each patient in each repeat, (R, n)."""
+        counts = self.counted.sum(1, keepdims=True)
+        return np.asarray(self.counted * (self.hits - self.values[:, None]) / counts)
+
+
+def _of_label(table: Table, label: int) -> np.ndarray:
+    return np.broadcast_to(table.labels == label, table.decisions.shape)
+
+
+SHARES: dict[str, Callable[[Table], Share]] = {
+    "accuracy": lambda table: Share(table.decisions == table.labels, np.ones_like(table.decisions)),
+    "sensitivity": lambda table: Share(table.decisions, _of_label(table, 1)),
+    "specificity": lambda table: Share(~table.decisions, _of_label(table, 0)),
+    "referred": lambda table: Share(table.decisions, np.ones_like(table.decisions)),
+    "ppv": lambda table: Share(_of_label(table, 1), table.decisions),
+    "npv": lambda table: Share(_of_label(table, 0), ~table.decisions),
+}
+
+
+# Pairs of patients.
+
+
+@dataclass(frozen=True)
+class Concordance:
+    """The influence (n,) of each patient on an AUC, and the numbers of patients whose pairs are counted.
+
+    pairs: (K, 2), positives and negatives of each fold of the first repeat
+    """
+
+    influence: np.ndarray
+    pairs: np.ndarray
+
+
+def concordance(table: Table, pooled: bool) -> Concordance:
+    """Return the influences on the AUC; pooled: whether pairs across folds are counted."""
+    repeats = list(table.repeats())
+    influence = np.mean([_concordance_influence(repeat, pooled) for repeat in repeats], axis=0)
+    return Concordance(influence, _pairs(repeats[0], pooled))
+
+
+def _pairs(predicted: Predicted, pooled: bool) -> np.ndarray:
+    if pooled:
+        return np.array([[(predicted.labels == 1).sum(), (predicted.labels == 0).sum()]])
+    folds = np.unique(predicted.folds, return_inverse=True)[1]
+    counts = np.stack(
+        [np.bincount(folds[predicted.labels == label], minlength=folds.max() + 1) for label in (1, 0)], 1
+    )
+    return counts[counts.all(1)]
+
+
+def _concordance_influence(predicted: Predicted, pooled: bool) -> np.ndarray:
+    positive, negative = predicted.labels == 1, predicted.labels == 0
+    high, low = predicted.probabilities[positive][:, None], predicted.probabilities[negative]
+    wins = (high > low) + 0.5 * (high == low)
+    counted = np.ones_like(wins)
+    if not pooled:
+        counted = (predicted.folds[positive][:, None] == predicted.folds[negative]).astype(float)
+        wins = wins * counted
+    total = counted.sum()
+    excess = wins - wins.sum() / total * counted
+    influence = np.zeros(len(predicted.labels))
+    influence[positive], influence[negative] = excess.sum(1) / total, excess.sum(0) / total
+    return influence
+
+
+# Losses.
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean of losses.
+
+    influence: (n,), of each patient; strata: (n,), it is centred within each
+    least: a lower bound of the variance
+    """
+
+    influence: np.ndarray
+    strata: np.ndarray
+    least: float
+
+
+def mean_loss(table: Table, name: str) -> Mean:
+    """Return the influences on log_loss, brier or balanced_log_loss.
+
+    The variance is at least half of that which one more patient on the wrong side would cause, so that a
+    model that has not erred yet does not seem certain, least of all where it is confident.
+    """
+    own, opposite = (_loss(table, labels, name) for labels in (table.labels, 1 - table.labels))
+    balanced = name == "balanced_log_loss"
+    strata = table.labels if balanced else np.zeros_like(table.labels)
+    influence, least = np.zeros(len(own)), 0.0
+    share = 1 / len(np.unique(strata))
+    for stratum in np.unique(strata):
+        inside = strata == stratum
+        influence[inside] = share * (own[inside] - own[inside].mean()) / inside.sum()
+        least += (share / inside.sum()) ** 2 * float((opposite[inside] ** 2).mean()) / 2
+    return Mean(influence, strata, least)
+
+
+def _loss(table: Table, labels: np.ndarray, name: str) -> np.ndarray:
+    """Return the loss of each patient for these labels, averaged over repeats."""
+    if name == "brier":
+        return np.asarray(((table.probabilities - labels) ** 2).mean(0))
+    return np.asarray(losses(labels, table.probabilities).mean(0))
