@@ -21,6 +21,7 @@ from mil_toolkit.study.records import (
     AblationScores,
     Best,
     Finding,
+    LearningCurve,
     PatientsRecord,
     Sources,
     SplitsRecord,
@@ -212,6 +213,15 @@ class Study:
         return self.folder / "retuned" / str(trials) / variant
 
     @property
+    def learning_curve(self) -> Path:
+        """See `LearningCurve`."""
+        return self.folder / "learning_curve.json"
+
+    def learning(self, share: float) -> "Study":
+        """Return the part of a learning curve that uses a share of the training patients."""
+        return replace(self, folder=self.folder / "learning" / f"{100 * share:.0f}")
+
+    @property
     def final(self) -> SearchFolder:
         """The files of the search on all labelled patients."""
         return SearchFolder(self.folder)
@@ -244,6 +254,10 @@ class Study:
     def read_findings(self) -> list[Finding]:
         """Read the audit's findings; none in studies of older versions."""
         return read_record_if_any(self.audit_path, list[Finding]) or []
+
+    def read_learning_curve(self) -> LearningCurve | None:
+        """Read the learning curve; None where there is none."""
+        return read_record_if_any(self.learning_curve, LearningCurve)
 
     def read_ablation(self) -> AblationScores | None:
         """Read the scores of the ablation; None where there was none."""

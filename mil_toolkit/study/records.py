@@ -4,7 +4,15 @@ from dataclasses import dataclass, field
 
 from mil_toolkit.config import FinetuneConfig, HeadConfig, StudyConfig, Value
 from mil_toolkit.evaluation.calibration import Decision
-from mil_toolkit.evaluation.records import Comparison, Optimism, ReliabilityBin, Scores, Spread
+from mil_toolkit.evaluation.records import (
+    Comparison,
+    Estimate,
+    Optimism,
+    ReliabilityBin,
+    Score,
+    Scores,
+    Spread,
+)
 from mil_toolkit.features.spec import Spec
 from mil_toolkit.search.space import SearchedInterval
 
@@ -219,6 +227,49 @@ class StudyScores:
     reliability: list[ReliabilityBin] | None = None
     bag_size: dict[str, float | None] | None = None
     bag_size_of_metadata: dict[str, float | None] | None = None
+
+
+# learning_curve.json
+
+
+@dataclass(frozen=True)
+class LearningPoint:
+    """The score of the procedure with a share of the training patients.
+
+    patients: the mean number of training patients over the outer folds
+    """
+
+    share: float
+    patients: float
+    score: Score
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """The fitted score with a number of training patients."""
+
+    patients: float
+    score: Estimate
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """The learning curve of a study (learning_curve.json).
+
+    metric: its name; curve: of the fitted power law
+    doubled: the difference that twice as many training patients are expected to make
+    patients_for_width: patients for a 95 % interval of this `width` around the study's score; None where the
+        score has no interval
+    left_out: shares that could not be run, and why
+    """
+
+    metric: str
+    points: list[LearningPoint]
+    curve: list[CurvePoint]
+    doubled: Estimate
+    width: float
+    patients_for_width: int | None
+    left_out: dict[str, str]
 
 
 # Fine-tuning: `finetuned` in the scores.json of a bundle.
