@@ -19,6 +19,7 @@ Keys: TypeAlias = Mapping[str, tuple[type, ...]]  # the keys of a section, and t
 TYPE_NAMES: dict[type, str] = {
     str: "text in quotes",
     int: "a whole number",
+    float: "a number with a decimal point",
     list: "a non-empty list of texts in quotes",
     date: "a date without quotes, such as 2020-12-31",
     dict: "a section",

@@ -109,7 +109,7 @@ def _spline(x: np.ndarray, knots: np.ndarray) -> np.ndarray:
 def _fit(
     design: np.ndarray, labels: np.ndarray, clusters: np.ndarray, offset: np.ndarray | float = 0.0
 ) -> _Fit | None:
-    """Fit a logistic regression by Newton's method; None if the classes are separable or columns collinear."""
+    """Fit a logistic regression by Newton's method; None where classes are separable or columns collinear."""
     coefficients = np.zeros(design.shape[1])
     for _ in range(_STEPS):
         probabilities = expit(design @ coefficients + offset)

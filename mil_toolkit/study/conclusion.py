@@ -11,13 +11,14 @@ from mil_toolkit.core.files import publish
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.seeds import members_path
+from mil_toolkit.evaluation.intervals import Table
 from mil_toolkit.search.slots import Slots
 from mil_toolkit.search.trials import FinishedTrial
 from mil_toolkit.study.choice import choose
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.plan import Search
 from mil_toolkit.study.records import Best, StudyScores
-from mil_toolkit.study.scores import study_scores
+from mil_toolkit.study.scores import rival_rows, study_scores
 from mil_toolkit.study.tables import (
     PREDICTION_COLUMNS,
     attention_table,
@@ -85,9 +86,13 @@ def score_study(
         if shared and study.done.exists():
             return study.read_scores()
         outer = [predictions_of(study, search) for search in searches[:-1]]
+        rivals = rival_rows(study.config, workspace.patients, searches[:-1]) if outer else {}
         if outer:
             publish_table(study.final.predictions, pd.concat(outer)[PREDICTION_COLUMNS])
-        scores = study_scores(study, workspace.patients, searches, outer)
+        for name, rows in rivals.items():
+            publish_table(study.baseline(name), rows)
+        tables = {name: Table.of(rows, study.config.prevalence) for name, rows in rivals.items()}
+        scores = study_scores(study, workspace.patients, outer, tables)
         publish_record(study.scores_path, scores)
         tracker.log_scores(scores)
         publish(study.done, b"")

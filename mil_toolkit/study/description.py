@@ -1,6 +1,7 @@
 """What identifies a study: options, search space, and digests of cohort and features."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from mil_toolkit.cohort.cohort import Cohort
@@ -17,6 +18,7 @@ from mil_toolkit.study.records import (
     PatientRecord,
     PatientsRecord,
     Sources,
+    Statements,
     StudyDescription,
 )
 
@@ -48,12 +50,15 @@ def patients_of(cohort: Cohort, cache: FeatureCache | None) -> PatientsRecord:
     sizes: list[int | None] = [len(bag.image_names) for bag in bags] or [None] * len(labelled)
     known = labelled.metadata.astype(object).where(labelled.metadata.notna(), None)
     metadata = [{str(name): value for name, value in row.items()} for row in known.to_dict("records")]
-    rows = zip(labelled.patient_ids, labelled.labels.tolist(), sizes, metadata, strict=True)
+    groups = [None] * len(labelled) if labelled.groups is None else labelled.groups.tolist()
+    rows = zip(labelled.patient_ids, labelled.labels.tolist(), sizes, metadata, groups, strict=True)
     return PatientsRecord(
         cohort.class_names,
         len(cohort) - len(labelled),
         [ColumnRecord(each.name, each.kind, each.transform, each.unit) for each in cohort.columns],
         [PatientRecord(*row) for row in rows],
+        dict(cohort.excluded),
+        Statements(**asdict(cohort.study)),
     )
 
 

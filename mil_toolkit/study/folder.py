@@ -212,6 +212,10 @@ class Study:
         """Study folder of an ablation's variant that has a search of its own with so many trials."""
         return self.folder / "retuned" / str(trials) / variant
 
+    def baseline(self, name: str) -> Path:
+        """Table of a baseline's predictions on the held-out patients of the outer folds."""
+        return self.folder / "baselines" / f"{name}.csv"
+
     @property
     def learning_curve(self) -> Path:
         """See `LearningCurve`."""

@@ -109,12 +109,33 @@ class ColumnRecord:
 
 @dataclass(frozen=True)
 class PatientRecord:
-    """A labelled patient; `images` is the bag size, None without images; missing metadata are None."""
+    """A labelled patient; `images` is the bag size, None without images; missing metadata are None.
+
+    group: None without groups, and in studies of older versions
+    """
 
     id: str
     label: int
     images: int | None
     metadata: dict[str, float | str | None]
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Statements:
+    """What the `[study]` section of a cohort.toml says, for reports; None where it says nothing.
+
+    lowest_threshold, highest_threshold: range of probabilities at which the clinic might refer a patient
+    """
+
+    setting: str | None
+    dates: str | None
+    eligibility: str | None
+    reference_standard: str | None
+    intended_use: str | None
+    fairness: str | None
+    lowest_threshold: float
+    highest_threshold: float
 
 
 @dataclass(frozen=True)
@@ -122,12 +143,17 @@ class PatientsRecord:
     """The labelled patients of a study, and how many others the cohort has (patients.json).
 
     class_names: the table's words for class 0 and class 1
+    excluded: rows of the table that the cohort leaves out, by the word of their label
+    statements: the `[study]` section of the cohort.toml
+    Both are None in studies of older versions.
     """
 
     class_names: tuple[str, str]
     unlabelled: int
     columns: list[ColumnRecord]
     patients: list[PatientRecord]
+    excluded: dict[str, int] | None = None
+    statements: Statements | None = None
 
 
 # audit.json

@@ -18,18 +18,19 @@ from mil_toolkit.study.folder import Study
 from mil_toolkit.study.plan import Search
 from mil_toolkit.study.records import StudyScores
 from mil_toolkit.study.rivals import RIVALS, Columns, rival_predictions
-from mil_toolkit.study.tables import probability_table, read_predictions
+from mil_toolkit.study.tables import PREDICTION_COLUMNS, probability_table, read_predictions
 from mil_toolkit.training.patients import Patients
 
 METADATA = "metadata_logistic"  # the baseline that sees no image
 
 
 def study_scores(
-    study: Study, patients: Patients, searches: Sequence[Search], outer: Sequence[pd.DataFrame]
+    study: Study, patients: Patients, outer: Sequence[pd.DataFrame], rivals: Mapping[str, Table]
 ) -> StudyScores:
     """Return the scores of a study from the predictions of its searches.
 
-    outer: the predictions of each outer fold, in the order of the searches; none without outer folds
+    outer: the predictions of each outer fold; none without outer folds
+    rivals: the outer predictions of the baselines
     """
     config, best = study.config, study.final.read_best()
     inner = Table.of(read_predictions(study.final.out_of_fold), config.prevalence)
@@ -41,7 +42,6 @@ def study_scores(
     )
     if not outer:
         return scores
-    rivals = rival_tables(config, patients, searches[:-1])
     return with_outer_scores(scores, inner, pd.concat(outer), patients, rivals)
 
 
@@ -70,12 +70,20 @@ def with_outer_scores(
 
 def rival_tables(config: StudyConfig, patients: Patients, searches: Sequence[Search]) -> dict[str, Table]:
     """Return the outer predictions of each baseline for which the patients have the data."""
-    tables = {}
+    rows = rival_rows(config, patients, searches)
+    return {name: Table.of(predictions, config.prevalence) for name, predictions in rows.items()}
+
+
+def rival_rows(
+    config: StudyConfig, patients: Patients, searches: Sequence[Search]
+) -> dict[str, pd.DataFrame]:
+    """Return the outer predictions of each baseline for which the patients have the data, a row each."""
+    rows = {}
     for name, columns in RIVALS.items():
         parts = [_rival(columns, config, patients, search) for search in searches]
         if all(part is not None for part in parts):
-            tables[name] = Table.of(pd.concat(parts), config.prevalence)
-    return tables
+            rows[name] = pd.concat(parts)[PREDICTION_COLUMNS]
+    return rows
 
 
 def _rival(columns: Columns, config: StudyConfig, patients: Patients, search: Search) -> pd.DataFrame | None:
