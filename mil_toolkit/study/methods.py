@@ -20,9 +20,9 @@ REFERENCES = {
     " 2019;17:230.",
     "Collins 2024": "Collins GS et al. TRIPOD+AI statement. BMJ 2024;385:e078378.",
 }
-_SAMPLERS = {
+SAMPLERS = {
     "tpe": "a tree-structured Parzen estimator",
-    "random": "random search",
+    "random": "a random search",
     "grid": "a grid",
     "gp": "Bayesian optimisation with a Gaussian process",
 }
@@ -68,7 +68,7 @@ def _inputs(features: FeaturesIdentity | None) -> Iterator[str]:
 
 
 def _search(config: StudyConfig) -> str:
-    sampler = _SAMPLERS.get(config.sampler, config.sampler)
+    sampler = SAMPLERS.get(config.sampler, config.sampler)
     return (
         f"Hyperparameters were searched by {sampler} (Optuna, Akiba 2019) with"
         f" {count_of(config.trials, 'trial')} per search, scored by {config.objective.replace('_', ' ')} on"

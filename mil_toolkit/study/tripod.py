@@ -68,9 +68,6 @@ def _methods(description: StudyDescription, patients: PatientsRecord) -> Iterato
     fairness = patients.statements and patients.statements.fairness
     yield Item("14", "Fairness", fairness or f"{NOT_STATED}; scores in subgroups are in the section on use")
     yield Item("16", "Training and evaluation", _evaluation(description))
-    yield Item(
-        "27a", "Intended use", (patients.statements and patients.statements.intended_use) or NOT_STATED
-    )
 
 
 def _evaluation(description: StudyDescription) -> str:
@@ -81,7 +78,7 @@ def _evaluation(description: StudyDescription) -> str:
 
 
 def _results(patients: PatientsRecord, scores: StudyScores) -> Iterator[Item]:
-    yield Item("20a", "Participants' flow", flow(patients))
+    yield Item("20a", "Flow of participants", flow(patients))
     positives = sum(patient.label == 1 for patient in patients.patients)
     negatives = len(patients.patients) - positives
     yield Item("20b", "Outcome in those analysed", f"{positives} positive, {negatives} negative")
@@ -94,15 +91,15 @@ def _results(patients: PatientsRecord, scores: StudyScores) -> Iterator[Item]:
         f"balanced accuracy {with_interval(shown['balanced_accuracy'])}, AUC {with_interval(shown['auc'])}"
         f" ({kind})",
     )
+    use = patients.statements and patients.statements.intended_use
+    yield Item("27a", "Intended use", use or NOT_STATED)
 
 
 def flow(patients: PatientsRecord) -> str:
     """Return how many rows the table has, how many were left out and why, and how many were analysed."""
     analysed = len(patients.patients)
     if patients.excluded is None:
-        return (
-            f"{analysed} analysed, {patients.unlabelled} without a label; the study does not tell of others"
-        )
+        return f"{analysed} analysed, {patients.unlabelled} without a label; other rows are not recorded"
     excluded = sum(patients.excluded.values())
     reasons = ", ".join(f"{count} {word}" for word, count in patients.excluded.items())
     left_out = f"{excluded} excluded ({reasons})" if excluded else "none excluded"
