@@ -524,7 +524,7 @@ def summary(setting: Setting, rows: Rows) -> Summary:
     columns = (covered, above, error, before, widths[0] / widths[1])
     by_name = [dict(zip(NAMES, own.tolist(), strict=True)) for own in columns]
     claims, power = ({}, {}) if not setting.repeats else (claimed(rows["null"], True), claimed(rows["gain"]))
-    return Summary(len(truth), *by_name, claims, power)
+    return Summary(len(truth), *by_name, claims=claims, power=power)
 
 
 def judged(bounds: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -27,7 +27,7 @@ from support.studies import Tiny
 
 from mil_toolkit.backbones.backbones import BACKBONES, build_backbone
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.cohort.declaration import COHORT_KEYS, METADATA_KEYS, SECTIONS, SPLIT_KEYS
+from mil_toolkit.cohort.declaration import COHORT_KEYS, METADATA_KEYS, SECTIONS, SPLIT_KEYS, STUDY_KEYS
 from mil_toolkit.cohort.kinds import KINDS
 from mil_toolkit.config import METRIC_NAMES
 from mil_toolkit.evaluation.metrics import METRICS
@@ -317,11 +317,18 @@ def reference(section: str) -> set[str]:
     """Return the keys in the table of a section of docs/cohort.md."""
     text = (ROOT / "docs" / "cohort.md").read_text()
     part = text.split(f"\n## `[{section}]`\n")[1].split("\n## ")[0].split("| kind |")[0]
-    return set(re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE))
+    heads = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", part, re.MULTILINE)
+    return {key for head in heads for key in re.findall(r"\w+", head)}
 
 
 @pytest.mark.parametrize(
-    ("section", "keys"), [("cohort", COHORT_KEYS), ("metadata.NAME", METADATA_KEYS), ("splits", SPLIT_KEYS)]
+    ("section", "keys"),
+    [
+        ("cohort", COHORT_KEYS),
+        ("metadata.NAME", METADATA_KEYS),
+        ("splits", SPLIT_KEYS),
+        ("study", STUDY_KEYS),
+    ],
 )
 def test_the_reference_has_every_key_and_no_other(section: str, keys: Mapping[str, object]) -> None:
     assert reference(section) == keys.keys()

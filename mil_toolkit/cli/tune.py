@@ -106,6 +106,19 @@ def _add_design(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="first tune 20 small studies on shuffled labels; exit with 3 if their AUC differs from 0.5",
     )
+    add(
+        "--learning-curve",
+        action="store_true",
+        help="afterwards run the outer folds on 40, 60 and 80 %% of their training patients, to see what more"
+        " patients would bring (about twice the time of the study)",
+    )
+    add(
+        "--interval-width",
+        type=float,
+        default=0.1,
+        metavar="W",
+        help="with --learning-curve, say how many patients a 95 %% interval of this width needs",
+    )
 
 
 def _add_decision(group: argparse._ArgumentGroup) -> None:
@@ -205,6 +218,7 @@ def _outer_folds(text: str) -> int | str:
 
 def _tune(arguments: argparse.Namespace) -> Outcome:
     config = _config(arguments)
+    _check_learning_curve(arguments, config)
     how = RunConfig(arguments.storage, arguments.workers, arguments.timeout, arguments.tracker)
     from mil_toolkit.cohort.cohort import read_cohort
     from mil_toolkit.cohort.image_places import check_outside_images, image_folders
@@ -212,6 +226,7 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.core.own_folders import check_outside_own_folders
     from mil_toolkit.features.cache import open_features
     from mil_toolkit.study.canary import run_canary
+    from mil_toolkit.study.learning import learning_words, run_learning_curve
     from mil_toolkit.study.tune import check_run, tune
 
     pick_device(arguments.device)  # before the data are read
@@ -226,8 +241,17 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
         check_run(study, device, how)  # `tune` checks too, but only after the canary
         canary = run_canary(cohort, cache, study, config, device)
     tuned = tune(cohort, cache, study, config, device, how)
-    lines = [summary(tuned, arguments.quick), _next(tuned), *([str(canary)] if canary else [])]
-    data = {**_data(tuned), "canary": to_json(canary) if canary else None}
+    curve = None
+    if arguments.learning_curve:
+        width = arguments.interval_width
+        curve = run_learning_curve(cohort, cache, study, "balanced_accuracy", width, device)
+    lines = [summary(tuned, arguments.quick), *(learning_words(curve) if curve else [])]
+    lines += [_next(tuned), *([str(canary)] if canary else [])]
+    data = {
+        **_data(tuned),
+        "canary": to_json(canary) if canary else None,
+        "learning_curve": to_json(curve) if curve else None,
+    }
     code = DataError.exit_code if canary is not None and not canary.passed else 0
     return with_report(Outcome("\n".join(lines), data, code), study)
 
@@ -240,6 +264,17 @@ def _config(arguments: argparse.Namespace) -> StudyConfig:
     usual = (FOUNDING if arguments.preset == "founding" else {}) | (QUICK if arguments.quick else {})
     settings = {**PRESETS[arguments.preset], **parse_settings([f"epochs={arguments.epochs}", *arguments.set])}
     return StudyConfig(**(usual | given), settings=settings)
+
+
+def _check_learning_curve(arguments: argparse.Namespace, config: StudyConfig) -> None:
+    """Raise UsageError for options of the learning curve that cannot work."""
+    if arguments.learning_curve and not config.outer_folds:
+        raise UsageError("--learning-curve needs outer folds, whose held-out patients it is scored on.")
+    if not 0 < arguments.interval_width < 1:
+        raise UsageError(
+            f"--interval-width must lie between 0 and 1, not {arguments.interval_width:g}: it is the width of"
+            " an interval of a score."
+        )
 
 
 def summary(tuned: "Tuned", quick: bool = False) -> str:

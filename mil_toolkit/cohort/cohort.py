@@ -14,7 +14,7 @@ from mil_toolkit.cohort.columns import (
     read_patient_ids,
     read_values,
 )
-from mil_toolkit.cohort.declaration import Declaration, read_declaration
+from mil_toolkit.cohort.declaration import Declaration, StudySection, read_declaration
 from mil_toolkit.cohort.delimited import SEPARATORS
 from mil_toolkit.cohort.excluded import select_rows
 from mil_toolkit.cohort.image_folders import readable_roots
@@ -47,6 +47,8 @@ class Cohort:
     tables: the files that the cohort was read from besides `source`
     class_words: all of the table's words for class 0 and class 1, which `class_names` joins
     spellings: how the cells of a column are written, see `read_spellings`; (P,) by metadata name
+    study: what the cohort.toml says about the study, for reports
+    excluded: rows of the table that `exclude` leaves out, by the word of their label
     """
 
     name: str
@@ -63,6 +65,8 @@ class Cohort:
     tables: tuple[Path, ...] = ()
     class_words: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     spellings: Mapping[str, np.ndarray] = field(default_factory=dict)
+    study: StudySection = field(default_factory=StudySection)
+    excluded: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.patient_ids)
@@ -157,6 +161,8 @@ def read_cohort(path: Path | str, images: bool = True, log: bool = True) -> Coho
         ),
         class_words=declared.class_words,
         spellings=read_spellings(declared, table),
+        study=declared.study,
+        excluded=dict(selection.rows),
     )
 
 

@@ -72,11 +72,29 @@ class SplitsSection:
     stratify: tuple[str, ...] = ("label",)
 
 
+@dataclass(frozen=True)
+class StudySection:
+    """The `[study]` section, one field per key: what a report has to state and a table cannot tell.
+
+    lowest_threshold, highest_threshold: range of probabilities at which the clinic might refer a patient
+    """
+
+    setting: str | None = None
+    dates: str | None = None
+    eligibility: str | None = None
+    reference_standard: str | None = None
+    intended_use: str | None = None
+    fairness: str | None = None
+    lowest_threshold: float = 0.05
+    highest_threshold: float = 0.95
+
+
 # The known keys and their types follow from the dataclasses.
-SECTIONS: dict[str, tuple[type, ...]] = {"cohort": (dict,), "metadata": (dict,), "splits": (dict,)}
+SECTIONS: dict[str, tuple[type, ...]] = dict.fromkeys(("cohort", "metadata", "splits", "study"), (dict,))
 COHORT_KEYS = keys_of(CohortSection)
 METADATA_KEYS = {key: types for key, types in keys_of(MetadataColumn).items() if key != "name"}
 SPLIT_KEYS = keys_of(SplitsSection)
+STUDY_KEYS = keys_of(StudySection)
 
 
 @dataclass(frozen=True)
@@ -87,6 +105,7 @@ class Declaration:
     cohort: CohortSection
     columns: tuple[MetadataColumn, ...]
     splits: SplitsSection
+    study: StudySection
 
     @property
     def class_names(self) -> tuple[str, str]:
@@ -121,9 +140,10 @@ def read_declaration(path: Path, images: bool, problems: Problems) -> Declaratio
     metadata = subsection(document, "metadata")
     columns = _read_columns(path, metadata, problems)
     splits = _read_splits(f"{name} [splits]", subsection(document, "splits"), metadata, problems)
+    study = _read_study(f"{name} [study]", subsection(document, "study"), problems)
     if "table" not in valid or "id" not in valid:
         problems.raise_if_any()
-    return Declaration(path, cohort, columns, splits)
+    return Declaration(path, cohort, columns, splits, study)
 
 
 def _build(section: Callable[..., Section], valid: TomlTable) -> Section:
@@ -237,3 +257,15 @@ def _read_splits(
             text = f'stratify names {name!r}, which is neither "label" nor a metadata name.'
             problems.add(text + suggestion(name, known), place)
     return splits
+
+
+def _read_study(place: str, given: TomlTable, problems: Problems) -> StudySection:
+    study = _build(StudySection, checked_values(place, given, STUDY_KEYS, problems))
+    if not 0 < study.lowest_threshold < study.highest_threshold < 1:
+        given_range = f"{study.lowest_threshold:g} and {study.highest_threshold:g}"
+        problems.add(
+            "lowest_threshold and highest_threshold must be probabilities between 0 and 1 in this order, not"
+            f" {given_range}.",
+            place,
+        )
+    return study

@@ -12,6 +12,7 @@ seed, repeat, fold                                    the inner folds of a searc
 seed, repeat, fold, trial                             the training and the sampler of a trial
 seed, repeat, fold, MEMBERS                           the members of the chosen configuration
 seed, repeat, fold, THINNING                          the images that an ablation keeps
+seed, repeat, fold, SUBSET                            the training patients that a learning curve keeps
 seed, repeat, fold, FINETUNING, bytes of a name, ...  the fine-tuning of one of these members' backbones
 seed, SHUFFLED_LABELS, run                            a canary's run: its shuffled labels and its study
 ====================================================  ===============================================
@@ -27,6 +28,8 @@ MEMBERS = 1_000_000
 """In place of a trial's number: the seeds of the members that train again with the chosen configuration."""
 THINNING = MEMBERS + 1
 """In place of a trial's number: the seed that draws the images of the ablation with fewer images."""
+SUBSET = MEMBERS + 2
+"""In place of a trial's number: the seed that draws the training patients of a learning curve."""
 FINETUNING = 2_000_000
 """In place of a trial's number: the seeds of fine-tuning."""
 SHUFFLED_LABELS = 2_000_000
@@ -97,6 +100,15 @@ def thinning_path(seed: int, search: tuple[int, int]) -> tuple[int, ...]:
     (7, 2, 3, 1000001)
     """
     return (seed, *search, THINNING)
+
+
+def subset_path(seed: int, search: tuple[int, int]) -> tuple[int, ...]:
+    """Return the seed path of the training patients that a learning curve keeps in a search.
+
+    >>> subset_path(7, (2, 3))
+    (7, 2, 3, 1000002)
+    """
+    return (seed, *search, SUBSET)
 
 
 def finetuning_path(seed: int, search: tuple[int, int], name: str) -> tuple[int, ...]:

@@ -17,7 +17,16 @@ from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.canary_result import Canary
 from mil_toolkit.study.folder import SearchFolder, Study, is_there, read_epochs
 from mil_toolkit.study.plan import fold_name
-from mil_toolkit.study.records import AblationScores, Best, Finding, PatientsRecord, Sources, StudyScores
+from mil_toolkit.study.records import (
+    AblationScores,
+    Best,
+    Finding,
+    LearningCurve,
+    PatientsRecord,
+    Sources,
+    StudyScores,
+)
+from mil_toolkit.study.scores import METADATA
 from mil_toolkit.study.tables import outer_attention, read_attention, read_predictions, read_trials
 from mil_toolkit.study.verification import verify, verify_ablation
 
@@ -26,7 +35,7 @@ Key = tuple[str, str]  # patient and image, as stored
 
 
 @dataclass(frozen=True)
-class LearningCurve:
+class TrainingCurve:
     """The chosen trial of a search: its scores, a row for each epoch, and the epoch that was chosen."""
 
     search: str
@@ -44,6 +53,9 @@ class Contents:
         patient; None where there is none
     curves: of every search; ablation_curves: of every outer fold, for the full model and the variants with
         other features
+    learning_curve: scores against the number of training patients; None where it was not asked for
+    metadata: outer predictions of the baseline on metadata only; None where there is none, and in studies of
+        older versions
     fitted: whether the folder holds a bundle
     """
 
@@ -57,9 +69,11 @@ class Contents:
     findings: Sequence[Finding]
     canary: Canary | None
     trials: pd.DataFrame
-    curves: Sequence[LearningCurve]
+    curves: Sequence[TrainingCurve]
     ablation: AblationScores | None
-    ablation_curves: Mapping[str, Sequence[LearningCurve]]
+    ablation_curves: Mapping[str, Sequence[TrainingCurve]]
+    learning_curve: LearningCurve | None
+    metadata: pd.DataFrame | None
     fitted: bool
 
     @property
@@ -81,6 +95,14 @@ class Contents:
     def table(self) -> Table:
         """The predictions as arrays."""
         return Table.of(self.predictions, self.study.config.prevalence)
+
+    @cached_property
+    def metadata_table(self) -> Table | None:
+        """The outer predictions of the baseline on metadata only, of the same patients as `table`."""
+        if self.metadata is None or not self.nested:
+            return None
+        table = Table.of(self.metadata, self.study.config.prevalence)
+        return table.select(self.table.patient_ids)
 
     @property
     def class_names(self) -> tuple[str, str]:
@@ -123,6 +145,8 @@ def read_contents(folder: Path) -> Contents:
         ],
         ablation=ablation,
         ablation_curves=_ablation_curves(study, ablation) if ablation else {},
+        learning_curve=study.read_learning_curve(),
+        metadata=_metadata_predictions(study),
         fitted=is_there(study.model / CONFIG),
     )
 
@@ -145,17 +169,25 @@ def _attention(study: Study, nested: bool, patients: Collection[str]) -> pd.Data
     return means.reset_index()
 
 
-def _chosen_curve(name: str, search: SearchFolder) -> LearningCurve:
+def _metadata_predictions(study: Study) -> pd.DataFrame | None:
+    if not is_there(study.rivals):
+        return None
+    rows = read_predictions(study.rivals)
+    metadata = rows[rows["rival"] == METADATA]
+    return None if metadata.empty else metadata.drop(columns="rival")
+
+
+def _chosen_curve(name: str, search: SearchFolder) -> TrainingCurve:
     best = search.read_best()
-    return LearningCurve(name, best.epoch, _epochs(search.epochs(best.number)))
+    return TrainingCurve(name, best.epoch, _epochs(search.epochs(best.number)))
 
 
-def _ablation_curves(study: Study, ablation: AblationScores) -> dict[str, list[LearningCurve]]:
+def _ablation_curves(study: Study, ablation: AblationScores) -> dict[str, list[TrainingCurve]]:
     """Return the curves of the full model and of variants with other features, where there are such."""
     others = [name for name in ablation.features[1:] if name is not None and name in ablation.variants]
     return {
         name: [
-            LearningCurve(
+            TrainingCurve(
                 fold_name(fold.repeat, fold.fold),
                 fold.epoch,
                 _epochs(study.ablation.epochs(name, fold.repeat, fold.fold)),

@@ -11,8 +11,10 @@ from mil_toolkit.report.sections.ablation import AblationSection, ablation_secti
 from mil_toolkit.report.sections.attention import AttentionSection, attention_section
 from mil_toolkit.report.sections.data import DataSection, data_section
 from mil_toolkit.report.sections.overview import Overview, overview
+from mil_toolkit.report.sections.reporting import ReportingSection, reporting_section
 from mil_toolkit.report.sections.scores import ScoresSection, scores_section
 from mil_toolkit.report.sections.search import SearchSection, search_section
+from mil_toolkit.report.sections.use import UseSection, use_section
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,12 @@ class Page:
     class_names: tuple[str, str]
     overview: Overview
     scores: ScoresSection
+    use: UseSection
     search: SearchSection
     data: DataSection
     attention: AttentionSection
     ablation: AblationSection | None
+    reporting: ReportingSection
 
 
 def lay_out(contents: Contents, anonymise: bool) -> Page:
@@ -51,8 +55,10 @@ def lay_out(contents: Contents, anonymise: bool) -> Page:
             class_names=contents.class_names,
             overview=overview(contents, anonymise),
             scores=scores_section(contents),
+            use=use_section(contents),
             search=search_section(contents),
             data=data_section(contents, anonymise),
             attention=attention_section(contents, Naming(anonymise)),
             ablation=ablation_section(contents.ablation) if contents.ablation else None,
+            reporting=reporting_section(contents),
         )

@@ -13,7 +13,7 @@ from mil_toolkit.report.contents import Key
 from mil_toolkit.report.layout import Page
 from mil_toolkit.report.pictures import MaskSample
 
-SECTIONS = ("overview", "scores", "search", "data", "attention", "ablation")
+SECTIONS = ("overview", "scores", "use", "search", "data", "attention", "ablation", "reporting")
 
 
 def to_html(

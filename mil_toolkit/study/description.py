@@ -1,6 +1,7 @@
 """What identifies a study: options, search space, and digests of cohort and features."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from mil_toolkit.cohort.cohort import Cohort
@@ -18,6 +19,7 @@ from mil_toolkit.study.records import (
     PatientRecord,
     PatientsRecord,
     Sources,
+    Statements,
     StudyDescription,
 )
 
@@ -59,6 +61,8 @@ def patients_of(cohort: Cohort, cache: FeatureCache | None) -> PatientsRecord:
         [ColumnRecord(each.name, each.kind, each.transform, each.unit) for each in cohort.columns],
         [PatientRecord(*row) for row in rows],
         grouped=labelled.groups is not None,
+        excluded=dict(cohort.excluded),
+        statements=Statements(**asdict(cohort.study)),
     )
 
 

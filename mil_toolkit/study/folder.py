@@ -33,6 +33,7 @@ from mil_toolkit.study.records import (
     AblationScores,
     Best,
     Finding,
+    LearningCurve,
     PatientsRecord,
     Sources,
     SplitsRecord,
@@ -238,6 +239,15 @@ class Study:
         return self.folder / "retuned" / str(trials) / variant
 
     @property
+    def learning_curve(self) -> Path:
+        """See `LearningCurve`."""
+        return self.folder / "learning_curve.json"
+
+    def learning(self, share: float) -> "Study":
+        """Return the part of a learning curve that uses a share of the training patients."""
+        return replace(self, folder=self.folder / "learning" / f"{100 * share:.0f}")
+
+    @property
     def final(self) -> SearchFolder:
         """The files of the search on all labelled patients."""
         return SearchFolder(self.folder)
@@ -283,6 +293,10 @@ class Study:
         """Read the result of the canary; None where it did not run."""
         stored = _read_if_any(self.canary, Canary)
         return None if stored is None else Canary.of(stored.aucs)  # older files lack some figures
+
+    def read_learning_curve(self) -> LearningCurve | None:
+        """Read the learning curve; None where there is none."""
+        return _read_if_any(self.learning_curve, LearningCurve)
 
     def read_ablation(self) -> AblationScores | None:
         """Read the scores of the ablation; None where there was none."""

@@ -1,5 +1,6 @@
 """The searches of a study and the splits they run on."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import StudyConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest_json
-from mil_toolkit.core.seeds import FINAL, derive_seed, inner_folds_path, outer_folds_path
+from mil_toolkit.core.seeds import FINAL, derive_seed, inner_folds_path, outer_folds_path, subset_path
 from mil_toolkit.evaluation.splits import Split, describe_splits, leave_one_group_out, make_splits
 from mil_toolkit.study.records import ClassCounts, HeldOut, SplitsRecord
 
@@ -100,6 +101,24 @@ def _split_off(count: int, places: Mapping[str, int], patients: Sequence[str]) -
     """Return the split that holds out these patients and trains on all others."""
     test = np.array(sorted(places[patient] for patient in patients), dtype=int)
     return Split(np.setdiff1d(np.arange(count), test), test)
+
+
+def thin(search: Search, cohort: Cohort, config: StudyConfig, share: float) -> Search:
+    """Return an outer fold's search on a share of its training patients, with new inner folds.
+
+    Groups stay whole, each class keeps its share, and the patients of a smaller share are among those of a
+    larger one. Raises DataError where a class then has fewer patients than folds.
+    """
+    random = np.random.default_rng(derive_seed(*subset_path(config.seed, search.path)))
+    units = search.patients if cohort.groups is None else cohort.groups[search.patients]
+    names, unit_of = np.unique(units, return_inverse=True)
+    positive = np.bincount(unit_of, cohort.labels[search.patients]) / np.bincount(unit_of) >= 0.5
+    kept = np.zeros(len(names), dtype=bool)
+    for places in (np.flatnonzero(positive), np.flatnonzero(~positive)):
+        kept[random.permutation(places)[: math.ceil(share * len(places))]] = True
+    patients = search.patients[kept[unit_of]]
+    inner, _ = _inner_splits(cohort, patients, config, search.path)
+    return Search(search.path, patients, search.test, inner)
 
 
 def _class_counts(labels: np.ndarray) -> ClassCounts:

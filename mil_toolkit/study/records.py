@@ -17,9 +17,11 @@ from mil_toolkit.core.errors import UsageError
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.evaluation.records import (
     Comparison,
+    Estimate,
     Optimism,
     PassedOver,
     ReliabilityBin,
+    Score,
     Scores,
     Spread,
 )
@@ -150,11 +152,31 @@ class PatientRecord:
 
 
 @dataclass(frozen=True)
+class Statements:
+    """What the `[study]` section of a cohort.toml says, for reports; None where it says nothing.
+
+    lowest_threshold, highest_threshold: range of probabilities at which the clinic might refer a patient
+    """
+
+    setting: str | None
+    dates: str | None
+    eligibility: str | None
+    reference_standard: str | None
+    intended_use: str | None
+    fairness: str | None
+    lowest_threshold: Share
+    highest_threshold: Share
+
+
+@dataclass(frozen=True)
 class PatientsRecord:
     """The labelled patients of a study, and how many others the cohort has (patients.json).
 
     class_names: the table's words for class 0 and class 1
-    grouped: whether the cohort declares groups; None in studies of older versions
+    grouped: whether the cohort declares groups
+    excluded: rows of the table that the cohort leaves out, by the word of their label
+    statements: the `[study]` section of the cohort.toml
+    These three are None in studies of older versions.
     """
 
     class_names: tuple[str, str]
@@ -162,6 +184,8 @@ class PatientsRecord:
     columns: list[ColumnRecord]
     patients: list[PatientRecord]
     grouped: bool | None = None
+    excluded: dict[str, Count] | None = None
+    statements: Statements | None = None
 
     def __post_init__(self) -> None:
         if len({column.name for column in self.columns}) < len(self.columns):
@@ -281,6 +305,49 @@ class StudyScores:
     reliability: list[ReliabilityBin] | None = None
     bag_size: dict[str, float | None] | None = None
     bag_size_of_metadata: dict[str, float | None] | None = None
+
+
+# learning_curve.json
+
+
+@dataclass(frozen=True)
+class LearningPoint:
+    """The score of the procedure with a share of the training patients.
+
+    patients: the mean number of training patients over the outer folds
+    """
+
+    share: float
+    patients: float
+    score: Score
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """The fitted score with a number of training patients."""
+
+    patients: float
+    score: Estimate
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """The learning curve of a study (learning_curve.json).
+
+    metric: its name; curve: of the fitted power law
+    doubled: the difference that twice as many training patients are expected to make
+    patients_for_width: patients for a 95 % interval of this `width` around the study's score; None where the
+        score has no interval
+    left_out: shares that could not be run, and why
+    """
+
+    metric: str
+    points: list[LearningPoint]
+    curve: list[CurvePoint]
+    doubled: Estimate
+    width: float
+    patients_for_width: int | None
+    left_out: dict[str, str]
 
 
 # Fine-tuning: `finetuned` in the scores.json of a bundle.

@@ -153,3 +153,35 @@ def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 600) -
     while not path.exists():
         assert process.poll() is None and time.monotonic() < end, process.communicate(timeout=1)
         time.sleep(0.02)
+
+
+# The learning curve.
+
+
+def test_a_learning_curve_follows_the_study(
+    tiny_options: Sequence[object], tmp_path: Path, command: Command
+) -> None:
+    options = (*tiny_options, "--outer-folds", 2, "--study", tmp_path / "study", "--learning-curve")
+    done = command("tune", *options, "--interval-width", 0.2, "--json")
+    assert done.code == 0, done.err
+    curve = done.json["learning_curve"]
+    assert [point["share"] for point in curve["points"]] == [0.4, 0.6, 0.8, 1.0]
+    assert curve["width"] == 0.2 and curve["patients_for_width"] > 0
+    assert json.loads((tmp_path / "study" / "learning_curve.json").read_text()) == curve
+    again = command("tune", *options)
+    assert "Twice as many training patients (24 instead of 12)" in again.out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--outer-folds", "0", "--learning-curve"), "--learning-curve needs outer folds"),
+        (("--interval-width", "0"), "--interval-width must lie between 0 and 1, not 0"),
+        (("--interval-width", "nan"), "--interval-width must lie between 0 and 1, not nan"),
+    ],
+)
+def test_options_of_the_learning_curve_are_checked_first(
+    options: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tune.main(["absent.toml", "--study", str(tmp_path / "study"), *options]) == 2
+    assert message in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 from support.cohort_files import TABLE, TOML, only_problem, problems, write
 
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.cohort.declaration import COHORT_KEYS, METADATA_KEYS, SPLIT_KEYS
+from mil_toolkit.cohort.declaration import COHORT_KEYS, METADATA_KEYS, SPLIT_KEYS, STUDY_KEYS
 from mil_toolkit.cohort.toml import TOML_LIMIT
 
 
@@ -38,6 +38,18 @@ from mil_toolkit.cohort.toml import TOML_LIMIT
         ),
         ('"tiny"', '""', "name '' must start with a letter"),
         ('id = "ID"', "", "[cohort]: id is missing."),
+        ("[splits]", "[study]\ndates = 2020\n[splits]", "[study]: dates must be text in quotes, not 2020."),
+        ("[splits]", "[study]\ndate = 'x'\n[splits]", "[study]: unknown key 'date'. Did you mean 'dates'?"),
+        (
+            "[splits]",
+            "[study]\nlowest_threshold = 0.6\nhighest_threshold = 0.4\n[splits]",
+            "highest_threshold must be probabilities between 0 and 1 in this order, not 0.6 and 0.4.",
+        ),
+        (
+            "[splits]",
+            "[study]\nhighest_threshold = 1\n[splits]",
+            "[study]: highest_threshold must be a number with a decimal point, not 1.",
+        ),
         ('table = "table.csv"', "", "[cohort]: table is missing."),
         ("positive = 1", "", "[cohort]: positive is missing."),
         (
@@ -141,6 +153,7 @@ def test_the_known_keys_are_the_fields_of_the_sections() -> None:
     assert COHORT_KEYS["images"] == METADATA_KEYS["formats"] == SPLIT_KEYS["stratify"] == (list,)
     assert COHORT_KEYS["id"] == COHORT_KEYS["group"] == (str,)
     assert METADATA_KEYS["reference"] == (date,)
+    assert STUDY_KEYS["setting"] == (str,) and STUDY_KEYS["lowest_threshold"] == (float,)
     assert list(METADATA_KEYS) == ["column", "kind", "formats", "reference", "transform", "unit"]
 
 
@@ -183,3 +196,9 @@ def test_formats_that_strptime_cannot_use_are_refused(tmp_path: Path, format: st
 def test_a_name_that_is_too_long_for_a_folder_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, toml=TOML.replace('"tiny"', f'"{"é" * 150}"'))
     assert "name has more than 200 bytes" in only_problem(path)
+
+
+def test_statements_about_the_study_are_read(tmp_path: Path) -> None:
+    text = TOML + '\n[study]\nsetting = "ward A"\nlowest_threshold = 0.1\n'
+    study = read_cohort(write(tmp_path, TABLE, text)).study
+    assert (study.setting, study.dates, study.lowest_threshold) == ("ward A", None, 0.1)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.intervals import Table, reliability
 from mil_toolkit.evaluation.metrics import METRICS, Predicted
+from mil_toolkit.evaluation.recalibration import calibration, smooth_curve
 from mil_toolkit.evaluation.records import Estimate
 from mil_toolkit.evaluation.words import calibration_words, number, with_interval
 from mil_toolkit.report.contents import Contents
@@ -107,24 +108,44 @@ def _draw_band(axes: Axes, curve: Curve) -> None:
 
 
 def reliability_figure(contents: Contents) -> Chart:
-    """Draw the observed share of positives against the predicted probability."""
-    figure, axes = _square("Mean predicted probability", "Share of positives")
+    """Draw the observed share of positives against the predicted probability, in bins and as a curve."""
+    figure, axes = _square("Predicted probability", "Share of positives")
     axes.plot([0, 1], [0, 1], color=MUTED, lw=0.8, ls=_DASHED)
+    curve = smooth_curve(contents.table)
+    if curve is not None:
+        axes.fill_between(curve.probabilities, curve.low, curve.high, color=BAND, alpha=0.3, lw=0)
+        axes.plot(curve.probabilities, curve.shares, color=ACCENT, lw=1.8)
     bins = reliability(contents.table)
     for b in bins:
-        axes.plot([b["probability"]] * 2, [b["low"], b["high"]], color=BAND, lw=2)
-    axes.plot([b["probability"] for b in bins], [b["share"] for b in bins], "o-", color=ACCENT, ms=5, lw=1)
-    scores = contents.own_scores
+        axes.plot([b["probability"]] * 2, [b["low"], b["high"]], color=MUTED, lw=1)
+    axes.plot([b["probability"] for b in bins], [b["share"] for b in bins], "o", color=INK, ms=4)
     words = "; ".join(
         f"predicted {b['probability']:.2f}, observed {b['share']:.2f} ({count_of(b['patients'], 'patient')})"
         for b in bins
     )
-    brier, error = with_interval(scores["brier"]), calibration_words(scores["calibration_error"])
-    caption = (
-        "Bins of equal width with 95 % intervals. Dashed line: perfect calibration. Brier score"
-        f" {brier}, calibration error {error}."
+    alternative = f"Calibration. {_calibration_words(contents)} In bins: {words}."
+    return Chart(to_svg(figure, "reliability", alternative), "Calibration", _calibration_caption(contents))
+
+
+def _calibration_words(contents: Contents) -> str:
+    """Return intercept and slope with their intervals; both are undefined for separable classes."""
+    result = calibration(contents.table)
+    if result.slope.value is None:
+        return "Intercept and slope are not defined, because the predictions separate the classes."
+    return (
+        f"Intercept (calibration in the large) {with_interval(result.intercept)}, ideally 0; slope"
+        f" {with_interval(result.slope)}, ideally 1."
     )
-    return Chart(to_svg(figure, "reliability", f"Reliability curve: {words}."), "Reliability curve", caption)
+
+
+def _calibration_caption(contents: Contents) -> str:
+    scores = contents.own_scores
+    return (
+        f"{_calibration_words(contents)} Violet: a logistic regression on a spline of the logit, with its 95"
+        " % band. Dots: bins of equal width with 95 % intervals. Dashed line: perfect calibration. Brier"
+        f" score {with_interval(scores['brier'])}, calibration error"
+        f" {calibration_words(scores['calibration_error'])}."
+    )
 
 
 def folds_figure(contents: Contents) -> Chart:

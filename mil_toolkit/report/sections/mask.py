@@ -1,4 +1,4 @@
-"""The saturation mask: scores and learning curves with and without it, from an ablation."""
+"""The saturation mask: scores and training curves with and without it, from an ablation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mil_toolkit.evaluation.words import number, with_interval
-from mil_toolkit.report.contents import FULL, Contents, LearningCurve
+from mil_toolkit.report.contents import FULL, Contents, TrainingCurve
 from mil_toolkit.report.drawing import Chart
-from mil_toolkit.report.figures.learning import mask_figures
+from mil_toolkit.report.figures.training import mask_figures
 from mil_toolkit.report.names import metric_name
 from mil_toolkit.report.sections.tables import Cell, Row, ScoreTable, cell
 from mil_toolkit.study.records import AblationScores
@@ -26,7 +26,7 @@ _HEADS = (
 
 @dataclass(frozen=True)
 class MaskComparison:
-    """Scores and learning curves with and without the mask."""
+    """Scores and training curves with and without the mask."""
 
     table: ScoreTable
     charts: list[Chart]
@@ -53,7 +53,7 @@ def mask_comparison(contents: Contents) -> MaskComparison | None:
 
 
 def _with_other_mask(
-    own: str, others: Sequence[str | None], curves: Mapping[str, Sequence[LearningCurve]]
+    own: str, others: Sequence[str | None], curves: Mapping[str, Sequence[TrainingCurve]]
 ) -> str | None:
     """Return the first other features, among those with curves, that differ in whether a mask was applied."""
     known = (name for name in others if name is not None and name in curves)
@@ -75,13 +75,13 @@ def _differences(ablation: AblationScores, own: str, other: str) -> str:
     return f"{_name(other)} minus {_name(own).lower()}: {', '.join(words)}."
 
 
-def _row(name: str, ablation: AblationScores, variant: str, curves: Sequence[LearningCurve]) -> Row:
+def _row(name: str, ablation: AblationScores, variant: str, curves: Sequence[TrainingCurve]) -> Row:
     scores = ablation.variants[variant].scores
     at_chosen = [_at_chosen(curves, f"{part}_balanced_accuracy") for part in ("training", "validation")]
     return Row(name, [*at_chosen, *(cell(scores[metric]) for metric in _METRICS)], own=variant == FULL)
 
 
-def _at_chosen(curves: Sequence[LearningCurve], score: str) -> Cell:
+def _at_chosen(curves: Sequence[TrainingCurve], score: str) -> Cell:
     """Return the mean score at the epochs that the folds chose; a dash where a fold lacks it."""
     rows = [curve.scores[curve.scores["epoch"] == curve.epoch] for curve in curves]
     known = all(score in row and len(row) for row in rows)

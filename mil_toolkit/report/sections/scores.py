@@ -1,4 +1,4 @@
-"""The scores: tables, confusion matrix, curves and learning curves."""
+"""The scores: tables, confusion matrix, curves and training curves."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.words import metric_words, number, spread_words, table_metrics, threshold_rule
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import Chart
-from mil_toolkit.report.figures.learning import learning_figures
 from mil_toolkit.report.figures.scores import (
     folds_figure,
     precision_recall_figure,
     reliability_figure,
     roc_figure,
 )
+from mil_toolkit.report.figures.training import training_figures
 from mil_toolkit.report.names import baseline_words, metric_name
 from mil_toolkit.report.sections.tables import Cell, Row, ScoreTable, cell
 from mil_toolkit.study.records import StudyScores
@@ -51,7 +51,7 @@ class ScoresSection:
     thresholds: str
     spread: str | None
     charts: list[Chart]
-    learning: list[Chart]
+    training: list[Chart]
 
 
 def scores_section(contents: Contents) -> ScoresSection:
@@ -64,7 +64,7 @@ def scores_section(contents: Contents) -> ScoresSection:
         thresholds=_thresholds(contents),
         spread=spread_words(contents.scores.spread),
         charts=[draw(contents) for draw in _FIGURES],
-        learning=learning_figures(contents.curves),
+        training=training_figures(contents.curves),
     )
 
 

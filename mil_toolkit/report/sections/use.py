@@ -1,0 +1,113 @@
+"""What a clinic asks: net benefit, scores in subgroups, and whether more patients would help."""
+
+from dataclasses import dataclass
+
+from mil_toolkit.core.text import count_of, printable
+from mil_toolkit.evaluation.corrected_t import corrected_t
+from mil_toolkit.evaluation.intervals import scores_with_intervals
+from mil_toolkit.evaluation.metrics import METRICS
+from mil_toolkit.evaluation.records import Estimate
+from mil_toolkit.evaluation.sample_size import sample_size
+from mil_toolkit.evaluation.words import p_value, with_interval
+from mil_toolkit.report.contents import Contents
+from mil_toolkit.report.drawing import Chart
+from mil_toolkit.report.figures.use import decision_figure, learning_curve_figure
+from mil_toolkit.report.names import metric_name
+from mil_toolkit.report.sections.tables import Cell, Row, ScoreTable, cell
+from mil_toolkit.study.learning import learning_words
+from mil_toolkit.study.scores import METADATA
+from mil_toolkit.study.subgroups import Subgroup, subgroups
+
+METRIC = "balanced_accuracy"
+SUBGROUP_METRICS = ("balanced_accuracy", "sensitivity", "specificity", "auc")
+
+
+@dataclass(frozen=True)
+class UseSection:
+    """The section on the use of a model; subgroups: None where the study stores no metadata.
+
+    notes: sentences on more patients, the sample size and the spread over training sets
+    """
+
+    charts: list[Chart]
+    subgroups: ScoreTable | None
+    notes: list[str]
+
+
+def use_section(contents: Contents) -> UseSection:
+    """Return the section on the use of a study's model."""
+    charts = [decision_figure(contents)]
+    notes = []
+    if contents.learning_curve is not None:
+        charts.append(learning_curve_figure(contents.learning_curve))
+        notes += learning_words(contents.learning_curve)
+    notes += [words for words in (_sample_size_words(contents), _training_sets_words(contents)) if words]
+    return UseSection(charts, _subgroup_table(contents), notes)
+
+
+def _subgroup_table(contents: Contents) -> ScoreTable | None:
+    """Return the scores within subgroups, without a verdict: most are too small for one."""
+    groups = [] if contents.patients is None else subgroups(contents.patients)
+    known = set(contents.table.patient_ids)
+    rows = [_subgroup_row(contents, group) for group in groups if known >= set(group.patient_ids)]
+    if not rows:
+        return None
+    heads = ["", "Patients", *map(metric_name, SUBGROUP_METRICS)]
+    caption = (
+        "Held-out patients, 95 % intervals. Subgroups overlap and are small: differences between them may be"
+        " due to chance, and no conclusion is drawn from them."
+    )
+    return ScoreTable("Scores in subgroups", caption, heads, rows)
+
+
+def _subgroup_row(contents: Contents, group: Subgroup) -> Row:
+    table = contents.table.select(group.patient_ids)
+    positives = int((table.labels == 1).sum())
+    counts = Cell(f"{len(table.labels)}", f"{positives} positive")
+    cells: list[Cell | None] = [None] * len(SUBGROUP_METRICS)
+    if 0 < positives < len(table.labels):
+        scores = scores_with_intervals(table)
+        cells = [cell(scores[name]) for name in SUBGROUP_METRICS]
+    return Row(f"{printable(group.variable)}: {printable(group.level)}", [counts, *cells])
+
+
+def _sample_size_words(contents: Contents) -> str | None:
+    """Return the patients that a regression on the metadata needs (Riley et al. 2020)."""
+    patients, rivals = contents.patients, contents.scores.rivals or {}
+    if patients is None or not patients.columns:
+        return None
+    parameters = sum(_parameters(contents, column.name, column.kind) for column in patients.columns)
+    baseline = rivals.get(METADATA)
+    loss = baseline["log_loss"].value if baseline else None
+    size = sample_size(parameters, float((contents.table.labels == 1).mean()), loss)
+    basis = "15 % of the largest possible R2" if size.assumed else f"an R2 (Cox-Snell) of {size.r2:.2f}"
+    enough = "has" if len(contents.table.labels) >= size.patients else "does not have"
+    return (
+        f"Sample size for a regression on the metadata (Riley et al. 2020): {size.patients} patients, for"
+        f" {count_of(parameters, 'parameter')} and {basis}. This study {enough} that many"
+        f" ({len(contents.table.labels)})."
+    )
+
+
+def _parameters(contents: Contents, name: str, kind: str) -> int:
+    """Return the coefficients of a column: one for a number, one less than its categories for others."""
+    assert contents.patients is not None
+    if kind != "category":
+        return 1
+    categories = {patient.metadata[name] for patient in contents.patients.patients} - {None}
+    return max(1, len(categories) - 1)
+
+
+def _training_sets_words(contents: Contents) -> str | None:
+    """Return how much the gain over metadata only varies over training sets, which intervals omit."""
+    if contents.metadata_table is None:
+        return None
+    result = corrected_t(contents.table, contents.metadata_table, METRICS[METRIC])
+    if result is None:
+        return None
+    gain = with_interval(Estimate(result.value, result.low, result.high), "+")
+    return (
+        f"Sensitivity analysis of the gain over metadata only: mean over {result.folds} folds {gain},"
+        f" p {p_value(result.p_value)}, by the corrected resampled t-test (Nadeau and Bengio 2003), which"
+        " counts the variation of training sets besides that of patients."
+    )

@@ -1,0 +1,180 @@
+"""The learning curve of a study: its procedure with fewer training patients, the same held-out ones."""
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mil_toolkit.cohort.cohort import Cohort
+from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.locks import exclusive
+from mil_toolkit.core.records import publish_record
+from mil_toolkit.evaluation.intervals import Table, draw_patients, percentile_interval, scores_with_intervals
+from mil_toolkit.evaluation.metrics import METRICS
+from mil_toolkit.evaluation.power_law import fit_power_law
+from mil_toolkit.evaluation.records import Estimate
+from mil_toolkit.evaluation.words import with_interval
+from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.search.storage import DatabaseStorage, quiet_optuna
+from mil_toolkit.study.conclusion import predictions_of
+from mil_toolkit.study.folder import Study
+from mil_toolkit.study.plan import Search, stored_searches, thin
+from mil_toolkit.study.progress import NoProgress
+from mil_toolkit.study.records import CurvePoint, LearningCurve, LearningPoint
+from mil_toolkit.study.run import recover, run_searches, search_runs
+from mil_toolkit.study.tables import read_predictions
+from mil_toolkit.study.tracker import NoTracker
+from mil_toolkit.study.workspace import Workspace
+from mil_toolkit.training.patients import Patients
+
+SHARES = (0.4, 0.6, 0.8)  # of the training patients; the study itself is the share of 1
+FURTHEST = 3.0  # times the present number of patients, up to which the curve is drawn
+_POINTS = 60  # of the curve
+_LOSSES_BEST, _SCORES_BEST = 0.0, 1.0
+WORTH_COLLECTING = 0.02  # gain in a score that a clinic would collect twice as many patients for
+logger = logging.getLogger(__name__)
+
+
+def run_learning_curve(
+    cohort: Cohort, cache: FeatureCache | None, folder: Path, metric: str, width: float, device: str = "auto"
+) -> LearningCurve:
+    """Run a finished study's outer folds on fewer of their training patients, and fit a power law.
+
+    metric: whose curve is fitted; width: of the 95 % interval for which the number of patients is wanted
+
+    The held-out patients stay the same, and smaller subsets are parts of larger ones, so that the scores are
+    paired. Results go to the study folder; a run that was interrupted is resumed. Raises DataError for a
+    study without outer folds, or of other data, and where two shares or fewer have patients enough.
+    """
+    study = Study.open(folder)
+    study.check(cohort, cache)
+    if not study.config.outer_folds:
+        raise DataError(f"{folder} has no outer folds: a learning curve needs scores on held-out patients.")
+    labelled = cohort.labelled()
+    patients = Patients.of(labelled, cache)
+    full = stored_searches(study.read_splits(), labelled.patient_ids)[:-1]
+    plans, left_out = _plan(full, labelled, study)
+    with exclusive(folder), quiet_optuna():
+        predictions = {share: _run(study, plans[share], share, patients, device) for share in plans}
+    predictions[1.0] = read_predictions(study.final.predictions)
+    sizes = {share: _mean_size(plans.get(share, full)) for share in predictions}
+    tables = {share: Table.of(rows, study.config.prevalence) for share, rows in predictions.items()}
+    curve = _curve(metric, sizes, tables, width, left_out)
+    publish_record(study.learning_curve, curve)
+    return curve
+
+
+def _plan(
+    full: Sequence[Search], labelled: Cohort, study: Study
+) -> tuple[dict[float, list[Search]], dict[str, str]]:
+    """Return the searches by share, and why other shares are left out: too few patients for the folds."""
+    plans: dict[float, list[Search]] = {}
+    left_out: dict[str, str] = {}
+    for share in SHARES:
+        try:
+            plans[share] = [thin(search, labelled, study.config, share) for search in full]
+        except DataError as error:
+            left_out[_percent(share)] = error.problems[0]
+    if len(plans) < 2:
+        reasons = [f"{share} of the training patients: {reason}" for share, reason in left_out.items()]
+        raise DataError([*reasons, "A learning curve needs two of these shares. Use fewer inner folds."])
+    return plans, left_out
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _run(
+    study: Study, searches: Sequence[Search], share: float, patients: Patients, device: str
+) -> pd.DataFrame:
+    """Return the outer predictions with a share of the training patients."""
+    part = study.learning(share)
+    logger.info("Learning curve: %s of the training patients.", _percent(share))
+    storage = DatabaseStorage(part.folder, None)
+    with storage.errors_explained():
+        runs = search_runs(Workspace.of(part, patients, device), searches, storage, NoTracker(part))
+        recover(runs)
+        run_searches(runs, NoProgress())
+    return pd.concat([predictions_of(part, search) for search in searches])
+
+
+def _mean_size(searches: Sequence[Search]) -> float:
+    return float(np.mean([len(search.patients) for search in searches]))
+
+
+def _curve(
+    name: str,
+    sizes: dict[float, float],
+    tables: dict[float, Table],
+    width: float,
+    left_out: dict[str, str],
+) -> LearningCurve:
+    """Return the points, and the power law with its band from resamples of the held-out patients."""
+    metric, shares = METRICS[name], sorted(tables)
+    scores = {share: scores_with_intervals(tables[share])[name] for share in shares}
+    labels = tables[1.0].labels
+    weights = np.concatenate([np.ones((1, len(labels))), draw_patients(labels, groups=tables[1.0].groups)])
+    drawn = np.stack([tables[share].scores(metric, weights) for share in shares], axis=1)  # (1 + draws, S)
+    at = np.array([sizes[share] for share in shares])
+    best = _SCORES_BEST if metric.higher_is_better else _LOSSES_BEST
+    law = fit_power_law(at, drawn[np.isfinite(drawn).all(1)], best, metric.higher_is_better)
+    grid = np.geomspace(at[0], FURTHEST * at[-1], _POINTS)
+    bands = [_estimate(column) for column in law.at(grid).T]
+    now_and_twice = law.at(at[-1] * np.array([1.0, 2.0]))
+    return LearningCurve(
+        metric=name,
+        points=[LearningPoint(share, sizes[share], scores[share]) for share in shares],
+        curve=[CurvePoint(float(size), band) for size, band in zip(grid, bands, strict=True)],
+        doubled=_estimate(now_and_twice[:, 1] - now_and_twice[:, 0]),
+        width=width,
+        patients_for_width=_patients_for(scores[1.0], len(labels), width),
+        left_out=left_out,
+    )
+
+
+def _estimate(values: np.ndarray) -> Estimate:
+    """Return the first value, which is that of all patients, with the interval of the others."""
+    return Estimate(float(values[0]), *percentile_interval(values[1:]))
+
+
+def _patients_for(score: Estimate, patients: int, width: float) -> int | None:
+    """Return the patients for an interval of a width, which shrinks with the root of their number."""
+    if score.low is None or score.high is None:
+        return None
+    return math.ceil(patients * ((score.high - score.low) / width) ** 2)
+
+
+def learning_words(curve: LearningCurve) -> list[str]:
+    """Return what a learning curve says: what more patients would bring, and how many an interval needs."""
+    name, now = curve.metric.replace("_", " "), curve.points[-1]
+    more = f"{2 * now.patients:.0f} instead of {now.patients:.0f}"
+    change = f"change the {name} by {with_interval(curve.doubled, '+')}"
+    sentences = [f"Twice as many training patients ({more}) are expected to {change}. {_advice(curve)}"]
+    if curve.patients_for_width is not None:
+        sentences.append(
+            f"A 95 % interval of width {curve.width:g} around the {name} needs about"
+            f" {curve.patients_for_width} patients; with {now.score.patients}, the interval is"
+            f" {with_interval(now.score)}."
+        )
+    return sentences + [f"{share} of the training patients: {why}" for share, why in curve.left_out.items()]
+
+
+def _advice(curve: LearningCurve) -> str:
+    """Return whether more patients would help; a gain is counted as positive, of losses too."""
+    low, high = curve.doubled.low, curve.doubled.high
+    if low is None or high is None:
+        return "The curve cannot be fitted."
+    if not METRICS[curve.metric].higher_is_better:
+        low, high = -high, -low
+    if high < WORTH_COLLECTING:
+        return (
+            "More patients of the same kind would help little: better images, other features or further"
+            " clinical values may help more."
+        )
+    if low >= WORTH_COLLECTING:
+        return "More patients would help."
+    return "The study is too small to tell whether more patients or better images would help more."

@@ -1,0 +1,95 @@
+"""The methods of a study as a paragraph for a paper, from its real settings, with references."""
+
+from collections.abc import Iterator
+
+from mil_toolkit.config import GROUPS, StudyConfig
+from mil_toolkit.core.text import count_of
+from mil_toolkit.core.version import __version__
+from mil_toolkit.evaluation.words import threshold_rule
+from mil_toolkit.study.records import FeaturesIdentity
+
+REFERENCES = {
+    "Ilse 2018": "Ilse M, Tomczak J, Welling M. Attention-based deep multiple instance learning. ICML 2018.",
+    "Akiba 2019": "Akiba T et al. Optuna: a next-generation hyperparameter optimization framework. KDD 2019.",
+    "Varma 2006": "Varma S, Simon R. Bias in error estimation when using cross-validation for model"
+    " selection. BMC Bioinformatics 2006;7:91.",
+    "Platt 1999": "Platt J. Probabilistic outputs for support vector machines. Advances in Large Margin"
+    " Classifiers, 1999.",
+    "Vickers 2006": "Vickers AJ, Elkin EB. Decision curve analysis. Med Decis Making 2006;26:565-574.",
+    "Van Calster 2019": "Van Calster B et al. Calibration: the Achilles heel of predictive analytics. BMC Med"
+    " 2019;17:230.",
+    "Collins 2024": "Collins GS et al. TRIPOD+AI statement. BMJ 2024;385:e078378.",
+}
+SAMPLERS = {
+    "tpe": "a tree-structured Parzen estimator",
+    "random": "a random search",
+    "grid": "a grid",
+    "gp": "Bayesian optimisation with a Gaussian process",
+}
+_NO_IMAGES = "Only clinical values were used."
+
+
+def methods_paragraph(config: StudyConfig, features: FeaturesIdentity | None) -> str:
+    """Return the methods of a study, with references by author and year."""
+    return " ".join(_sentences(config, features))
+
+
+def _sentences(config: StudyConfig, features: FeaturesIdentity | None) -> Iterator[str]:
+    yield from _inputs(features)
+    yield _search(config)
+    yield from _evaluation(config)
+    yield (
+        "Members of a model differ in their random seed; their logits were averaged"
+        f" ({count_of(config.members, 'member')}). Out-of-fold logits of the inner folds gave the calibration"
+        " by slope and intercept (Platt 1999) and then the decision threshold:"
+        f" {threshold_rule(config.threshold_rule)}."
+    )
+    yield (
+        "Baselines used the same folds, inner choice and threshold rule; differences were compared pairwise"
+        " on the same patients by a permutation test that swaps the two methods of a patient. Calibration was"
+        " assessed by intercept, slope and a smooth curve (Van Calster 2019), clinical use by net benefit"
+        " (Vickers 2006)."
+    )
+    yield f"All analyses used mil_toolkit {__version__} with seed {config.seed}."
+
+
+def _inputs(features: FeaturesIdentity | None) -> Iterator[str]:
+    if features is None:
+        yield _NO_IMAGES
+        return
+    spec = features.spec
+    size = f" at {spec['image_size']} x {spec['image_size']} pixels" if spec["weight_digest"] else ""
+    masked = " after a saturation mask" if spec.get("preprocess") == "saturation-mask" else ""
+    yield (
+        f"Each image was embedded once by {spec['backbone']} with {spec['weights']} weights{size}{masked}."
+        " The embeddings of a patient's images were combined by a pooling over the bag (Ilse 2018) and"
+        " classified together with the clinical values by a small head."
+    )
+
+
+def _search(config: StudyConfig) -> str:
+    sampler = SAMPLERS.get(config.sampler, config.sampler)
+    return (
+        f"Hyperparameters were searched by {sampler} (Optuna, Akiba 2019) with"
+        f" {count_of(config.trials, 'trial')} per search, scored by {config.objective.replace('_', ' ')} on"
+        f" {_folds(config.folds)}."
+    )
+
+
+def _folds(folds: int) -> str:
+    return "a single stratified 80/20 split" if folds == 1 else f"{folds} stratified inner folds"
+
+
+def _evaluation(config: StudyConfig) -> Iterator[str]:
+    if not config.outer_folds:
+        yield "No patients were held out: all scores are those of the inner folds and are optimistic."
+        return
+    outer = f"{config.outer_folds} stratified outer folds"
+    if config.outer_folds == GROUPS:
+        outer = "one outer fold for each group of patients"
+    repeats = f", repeated {config.repeats} times with other splits" if config.repeats > 1 else ""
+    yield (
+        f"The whole procedure was evaluated by nested cross-validation with {outer}{repeats} (Varma 2006):"
+        " search, calibration and threshold of an outer fold never saw its held-out patients. Scores have 95"
+        " % intervals over patients."
+    )

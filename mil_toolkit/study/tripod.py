@@ -1,0 +1,115 @@
+"""A table of the TRIPOD+AI items that a study folder can answer (Collins et al. 2024, BMJ 385:e078378)."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from mil_toolkit.core.text import count_of
+from mil_toolkit.evaluation.words import threshold_rule, with_interval
+from mil_toolkit.study.records import ColumnRecord, PatientsRecord, StudyDescription, StudyScores
+
+NOT_STATED = "not stated ([study] section of cohort.toml)"
+
+
+class Item(NamedTuple):
+    """An item of the checklist: its number, its topic, and what the study says about it."""
+
+    number: str
+    topic: str
+    text: str
+
+
+def tripod_items(description: StudyDescription, patients: PatientsRecord, scores: StudyScores) -> list[Item]:
+    """Return the items in the order of the checklist."""
+    return [
+        *_design(patients),
+        *_variables(patients),
+        *_methods(description, patients),
+        *_results(patients, scores),
+    ]
+
+
+def _design(patients: PatientsRecord) -> Iterator[Item]:
+    stated = patients.statements
+    yield Item("5b", "Dates", (stated and stated.dates) or NOT_STATED)
+    yield Item("6a", "Setting", (stated and stated.setting) or NOT_STATED)
+    yield Item("6b", "Eligibility", (stated and stated.eligibility) or NOT_STATED)
+    yield Item("8a", "Outcome", _outcome(patients))
+    yield Item("8b", "Reference standard", (stated and stated.reference_standard) or NOT_STATED)
+
+
+def _outcome(patients: PatientsRecord) -> str:
+    negative, positive = patients.class_names
+    return f"{positive} (positive) against {negative} (negative)"
+
+
+def _variables(patients: PatientsRecord) -> Iterator[Item]:
+    names = [_column_words(column) for column in patients.columns]
+    names += ["the images of a patient"] if any(patient.images for patient in patients.patients) else []
+    yield Item("9a", "Predictors", ", ".join(names) or "none")
+
+
+def _column_words(column: ColumnRecord) -> str:
+    details = [part for part in (column.unit, column.transform) if part]
+    return f"{column.name} ({', '.join(details)})" if details else column.name
+
+
+def _methods(description: StudyDescription, patients: PatientsRecord) -> Iterator[Item]:
+    config = description.study
+    yield Item("10", "Sample size", f"{len(patients.patients)} labelled patients; see the section on use")
+    yield Item(
+        "11",
+        "Missing values",
+        "A missing number is replaced by the median of the training patients; a missing category counts as"
+        " the average patient. Where training patients lack values too, an indicator is added.",
+    )
+    weighted = "Both classes have the same total weight in the loss unless the search decides otherwise"
+    rule = threshold_rule(config.threshold_rule)
+    yield Item("13", "Class imbalance", f"{weighted}; threshold: {rule}.")
+    fairness = patients.statements and patients.statements.fairness
+    yield Item("14", "Fairness", fairness or f"{NOT_STATED}; scores in subgroups are in the section on use")
+    yield Item("16", "Training and evaluation", _evaluation(description))
+
+
+def _evaluation(description: StudyDescription) -> str:
+    config = description.study
+    if not config.outer_folds:
+        return "No patients were held out; no external validation."
+    return f"Nested cross-validation ({config.outer_folds} outer folds); no external validation."
+
+
+def _results(patients: PatientsRecord, scores: StudyScores) -> Iterator[Item]:
+    yield Item("20a", "Flow of participants", flow(patients))
+    positives = sum(patient.label == 1 for patient in patients.patients)
+    negatives = len(patients.patients) - positives
+    yield Item("20b", "Outcome in those analysed", f"{positives} positive, {negatives} negative")
+    yield Item("20b", "Missing values by column", _missing(patients))
+    shown = scores.outer or scores.inner
+    kind = "held-out patients" if scores.outer else "validation (inner folds), optimistic"
+    yield Item(
+        "23a",
+        "Performance",
+        f"balanced accuracy {with_interval(shown['balanced_accuracy'])}, AUC {with_interval(shown['auc'])}"
+        f" ({kind})",
+    )
+    use = patients.statements and patients.statements.intended_use
+    yield Item("27a", "Intended use", use or NOT_STATED)
+
+
+def flow(patients: PatientsRecord) -> str:
+    """Return how many rows the table has, how many were left out and why, and how many were analysed."""
+    analysed = len(patients.patients)
+    if patients.excluded is None:
+        return f"{analysed} analysed, {patients.unlabelled} without a label; other rows are not recorded"
+    excluded = sum(patients.excluded.values())
+    reasons = ", ".join(f"{count} {word}" for word, count in patients.excluded.items())
+    left_out = f"{excluded} excluded ({reasons})" if excluded else "none excluded"
+    total = count_of(analysed + patients.unlabelled + excluded, "row")
+    return f"{total} in the table: {left_out}, {patients.unlabelled} without a label, {analysed} analysed"
+
+
+def _missing(patients: PatientsRecord) -> str:
+    counts = {
+        column.name: sum(patient.metadata[column.name] is None for patient in patients.patients)
+        for column in patients.columns
+    }
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "no columns"
