@@ -25,9 +25,10 @@ MOST = 5000  # patients
 FEWEST_ALIKE = 20  # patients with the same words, if words are to tell patients apart
 FEWEST_COLUMNS = 2  # of numbers
 LARGEST_SHARE_MISSING = 0.1  # of a column that is used
-# Thresholds measured on clean cohorts of many shapes (benchmarks/audit_alarms.py). The mean step exceeds the
-# mean reference by more than 5 / sqrt(patients) of it in about one cohort in a hundred, and the longest step
-# is more than twice the longest reference even more rarely; pairs as close as NEAR are then needed too.
+# Measured on clean cohorts of 20 to 400 patients and many shapes: the mean step exceeds the mean reference by
+# more than 5 / sqrt(patients) of it in about one cohort in a hundred, and the longest step is more than twice
+# the longest reference as rarely; pairs as close as NEAR are then needed too. benchmarks/audit_alarms.py
+# counts the alarms that are left.
 MEAN_EXCESS = 5.0
 LONGEST_RATIO = 2.0
 REFERENCE_SHARE = 0.95  # of the reference steps, which the step of a reported pair exceeds
@@ -103,7 +104,7 @@ def _mean_embeddings(cohort: Cohort, cache: FeatureCache) -> np.ndarray:
 def _standardised(values: np.ndarray) -> np.ndarray:
     """Return the columns that vary, with a mean of 0 and a variance of 1."""
     deviations = values.std(0) if len(values) else np.zeros(values.shape[1])
-    varies = deviations > 0
+    varies = deviations > 1e-6 * deviations.max(initial=0)
     scaled: np.ndarray = (values[:, varies] - values[:, varies].mean(0)) / deviations[varies]
     return scaled
 
