@@ -130,7 +130,7 @@ def passed_over_words(kept: PassedOver, objective: str) -> str:
     equal = count_of(kept.trials, "equal trial")
     return (
         f"{led} does not exceed {kept.critical * kept.error:.3g}, which the best of {equal} exceeds by chance"
-        " in less than 5 % of searches (max-T test). In a small cohort the defaults are nearly always kept,"
+        " in about 5 % of searches (max-T test). In a small cohort the defaults are nearly always kept,"
         " because only a large improvement can be told from chance."
     )
 

@@ -60,7 +60,7 @@ def test_predictive_values_name_their_prevalence() -> None:
             PassedOver(7, 0.0123, 0.02, critical=2.5, trials=49),
             (
                 "its lead of 0.0123 in balanced log loss does not exceed 0.05, which the best of 49 equal"
-                " trials exceeds by chance in less than 5 % of searches (max-T test). In a small cohort the"
+                " trials exceeds by chance in about 5 % of searches (max-T test). In a small cohort the"
                 " defaults are nearly always kept, because only a large improvement can be told from chance."
             ),
         ),

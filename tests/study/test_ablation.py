@@ -162,7 +162,7 @@ def test_the_primary_metric_comes_first(ablated: Ablation) -> None:
     assert columns[1] == "brier" and "brier_difference_p_adjusted" in columns
     shown = _summary(replace(ablated, scores=brier))
     assert "Brier" not in shown and "brier" in shown.splitlines()[0] and "Holm" in shown.splitlines()[0]
-    assert "The primary metric of the study is brier" in shown and "in brier:" in shown
+    assert "The primary metric of the study is brier" in shown and "in brier (lower is better):" in shown
 
 
 def test_a_variant_that_was_already_chosen_is_marked_and_has_the_same_predictions(ablated: Ablation) -> None:
