@@ -2,28 +2,25 @@
 
     python benchmarks/report.py [--patients 2000] [--images 40]
 
-A small synthetic cohort is embedded and tuned. Each of its patients is then duplicated, images included,
-until the report has to read, draw and show the requested number of patients.
+Each patient of a small synthetic cohort is duplicated, images included, up to the requested number. The
+cohort is then embedded and tuned, and its report has to read, draw and show all of them.
 """
 
 import argparse
-import json
 import os
+import shutil
 import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.cohort.synthetic import draw_cohort
 from mil_toolkit.config import ExtractionConfig, StudyConfig
-from mil_toolkit.core.files import publish_json
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
 from mil_toolkit.report.page import write_report
-from mil_toolkit.study.tables import publish_table, read_predictions
 from mil_toolkit.study.tune import tune
 
 SMALL = 40  # patients of the cohort before duplication
@@ -47,43 +44,32 @@ def main() -> None:
 
 
 def multiplied(folder: Path, times: int, images: int) -> Path:
-    """Create a study of SMALL patients, each duplicated `times` times."""
+    """Create a study of SMALL patients, each duplicated `times` times before the images are embedded."""
     toml = draw_cohort(
         folder / "cohort", patients=SMALL, unlabelled=0, image_size=224, images=(images, images)
     )
+    clinical = pd.read_csv(toml.parent / "patients.csv", dtype=str, keep_default_na=False)
+    repeated(clinical, times).to_csv(toml.parent / "patients.csv", index=False)
+    for patient in list((toml.parent / "images").iterdir()):
+        duplicate(patient, times)
     cohort = read_cohort(toml)
     features = extract(cohort, ExtractionConfig("resnet18", "random", image_size=64), folder / "cache").folder
-    study = folder / "study"
-    tune(cohort, FeatureCache.open(features), study, STUDY)
-    random = np.random.default_rng(0)
-    for path in (study / "predictions.csv", *study.glob("outer/*/attention.csv")):
-        table = repeated(read_predictions(path), times)
-        if "attention" in table:
-            drawn = pd.Series(random.random(len(table)))
-            table["attention"] = drawn / drawn.groupby(table["patient_id"]).transform("sum")
-        publish_table(path, table)
-    record = json.loads((study / "patients.json").read_text())
-    record["patients"] = [
-        {**patient, "id": f"{patient['id']}-{n}"} for n in range(times) for patient in record["patients"]
-    ]
-    publish_json(study / "patients.json", record)
-    clinical = pd.read_csv(toml.parent / "patients.csv", dtype=str, keep_default_na=False)
-    repeated(clinical, times, "ID").to_csv(toml.parent / "patients.csv", index=False)
-    for patient in list((toml.parent / "images").iterdir()):
-        for number in range(times):
-            copy = patient.with_name(f"{patient.name}-{number}")
-            copy.mkdir()
-            for image in patient.iterdir():
-                os.link(image, copy / image.name)
+    return tune(cohort, FeatureCache.open(features), folder / "study", STUDY).study.folder
+
+
+def duplicate(patient: Path, times: int) -> None:
+    """Replace a patient's folder by `times` folders with links to its images."""
+    for number in range(times):
+        copy = patient.with_name(f"{patient.name}-{number}")
+        copy.mkdir()
         for image in patient.iterdir():
-            image.unlink()
-        patient.rmdir()
-    return study
+            os.link(image, copy / image.name)
+    shutil.rmtree(patient)
 
 
-def repeated(table: pd.DataFrame, times: int, column: str = "patient_id") -> pd.DataFrame:
+def repeated(table: pd.DataFrame, times: int) -> pd.DataFrame:
     """Return the rows of a table `times` times, with different ids in each copy."""
-    parts = [table.assign(**{column: table[column] + f"-{number}"}) for number in range(times)]
+    parts = [table.assign(ID=table["ID"] + f"-{number}") for number in range(times)]
     return pd.concat(parts, ignore_index=True)
 
 

@@ -44,6 +44,7 @@ def model_card(about: About, scores: StudyScores, members: int) -> str:
         *_evaluation(about, scores),
         *_intended_use(about),
         *_limits(about, scores),
+        *_reporting(about),
     ]
     return "\n\n".join(paragraphs) + "\n"
 
@@ -247,6 +248,14 @@ def _intended_use(about: About) -> Iterator[str]:
         " `mil-predict` prints scores with intervals, which is an external validation. Do not use it for"
         " diagnosis, triage or decisions on care."
     )
+
+
+def _reporting(about: About) -> Iterator[str]:
+    if about.items is None:
+        return
+    yield "## Items of TRIPOD+AI"
+    yield "Numbered as in the checklist (Collins et al. 2024), without items that no study folder can answer:"
+    yield _table(("item", "topic", "this study"), about.items)
 
 
 def _limits(about: About, scores: StudyScores) -> Iterator[str]:

@@ -23,7 +23,8 @@ from mil_toolkit.core.seeds import FINAL, members_path
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.finetuning import Finetuned, finetune_study
 from mil_toolkit.study.folder import Study
-from mil_toolkit.study.records import Best
+from mil_toolkit.study.records import Best, StudyScores
+from mil_toolkit.study.tripod import Item, tripod_items
 from mil_toolkit.study.verification import verify
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.patients import Patients
@@ -70,7 +71,7 @@ def fit(
     patients = Patients.of(cohort.labelled(), cache)
     seed = members_path(study.config.seed, FINAL)
     head = refit(patients, best.config, best.epoch, members, seed, place, training_dtype(place))
-    about = _about(cohort, cache, study, best, patients)
+    about = _about(cohort, cache, study, best, scores, patients)
     if not anonymous:
         about = _identified(about, study, head, patients, cache)
     bundle = ModelBundle(head, about, scores)
@@ -81,7 +82,14 @@ def fit(
     return bundle
 
 
-def _about(cohort: Cohort, cache: FeatureCache | None, study: Study, best: Best, patients: Patients) -> About:
+def _about(
+    cohort: Cohort,
+    cache: FeatureCache | None,
+    study: Study,
+    best: Best,
+    scores: StudyScores,
+    patients: Patients,
+) -> About:
     """Return the description of a model, without anything of single patients."""
     negatives, positives = np.bincount(patients.labels, minlength=2).tolist()
     return About(
@@ -98,7 +106,13 @@ def _about(cohort: Cohort, cache: FeatureCache | None, study: Study, best: Best,
         epoch=best.epoch,
         decision=best.decision,
         versions={name: version(name) for name in PACKAGES},
+        items=_items(study, scores),
     )
+
+
+def _items(study: Study, scores: StudyScores) -> list[Item] | None:
+    patients = study.read_patients()
+    return None if patients is None else tripod_items(study.description, patients, scores)
 
 
 def _features(study: Study, cache: FeatureCache | None, patients: Patients) -> BundleFeatures | None:

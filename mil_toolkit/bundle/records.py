@@ -11,6 +11,7 @@ from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.features.spec import Spec
 from mil_toolkit.study.records import ColumnRecord
+from mil_toolkit.study.tripod import Item
 
 SCHEMA = 2
 FINGERPRINTS = 1  # the schema of older bundles, whose `fitted_on` recognises nobody whose metadata changed
@@ -60,6 +61,7 @@ class About:
         where the backbone stayed frozen
     ranges: lowest and highest training value of each number column, in the unit and before any logarithm;
         None in anonymous bundles and in those of older versions
+    items: of TRIPOD+AI, for the model card; None in bundles of older versions
     """
 
     study: str
@@ -77,6 +79,7 @@ class About:
     versions: dict[str, str]
     finetuned: FinetuneConfig | None = None
     ranges: dict[str, tuple[float, float]] | None = None
+    items: list[Item] | None = None
 
     @property
     def marks(self) -> TrainingMarks | None:
@@ -84,10 +87,10 @@ class About:
         return self.fitted_on if isinstance(self.fitted_on, TrainingMarks) else None
 
     def to_json(self) -> dict[str, Json]:
-        """Return the JSON object, which lacks `finetuned` for a frozen backbone, and absent `ranges`."""
+        """Return the JSON object, which lacks `finetuned` for a frozen backbone, and absent values."""
         value = to_json(self)
         assert isinstance(value, dict)
-        for name in ("finetuned", "ranges"):
+        for name in ("finetuned", "ranges", "items"):
             if value[name] is None:
                 del value[name]
         return value | {"features": None if self.features is None else self.features.to_json()}

@@ -146,3 +146,11 @@ def test_any_name_is_one_line_of_plain_text(name: str) -> None:
 @pytest.mark.parametrize("name", ["lymphocyte_count", "10^9/L", "resnet34-imagenet-224", "Lyon (2020), n. 3"])
 def test_usual_names_are_not_escaped(name: str) -> None:
     assert plain(name) == name
+
+
+def test_the_card_lists_the_items_of_tripod(bundle: ModelBundle) -> None:
+    about = bundle.about
+    card = model_card(about, bundle.scores, 2)
+    assert about.items is not None and "## Items of TRIPOD+AI" in card
+    assert all(f"| {item.number} | {item.topic} |" in card for item in about.items)
+    assert "TRIPOD" not in model_card(replace(about, items=None), bundle.scores, 2)

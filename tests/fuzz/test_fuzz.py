@@ -15,31 +15,8 @@ CASES = int(os.environ.get("MIL_FUZZ_CASES", "0"))  # of each format; by default
 FEW = {"shard": 10, "spec": 10, "study's records": 4, "study's tables": 4, "study's database": 2}
 USUAL = 20
 
-# not hardened yet
-OPEN = {
-    "cohort.toml",
-    "shard",
-    "spec",
-    "bundle",
-    "bundle's tensors",
-    "bundle's scores",
-    "study's records",
-    "study's tables",
-    "study's database",
-    "clam",
-    "trident",
-    "stamp",
-    "bags",
-}
-TARGET_NAMES = [
-    pytest.param(name, marks=pytest.mark.xfail(strict=False, reason="not hardened yet"))
-    if name in OPEN
-    else name
-    for name in TARGETS
-]
 
-
-@pytest.mark.parametrize("name", TARGET_NAMES)
+@pytest.mark.parametrize("name", TARGETS)
 def test_damaged_files_end_in_a_sentence(name: str, tiny: Tiny, tmp_path: Path) -> None:
     target = TARGETS[name]
     tree = target.tree(tiny, tmp_path)
