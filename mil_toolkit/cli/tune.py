@@ -244,7 +244,7 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
     curve = None
     if arguments.learning_curve:
         width = arguments.interval_width
-        curve = run_learning_curve(cohort, cache, study, "balanced_accuracy", width, device)
+        curve = run_learning_curve(cohort, cache, study, width, device)
     lines = [summary(tuned, arguments.quick), *(learning_words(curve) if curve else [])]
     lines += [_next(tuned), *([str(canary)] if canary else [])]
     data = {

@@ -16,7 +16,7 @@ from mil_toolkit.evaluation.intervals import Table, draw_patients, percentile_in
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.power_law import fit_power_law
 from mil_toolkit.evaluation.records import Estimate
-from mil_toolkit.evaluation.words import with_interval
+from mil_toolkit.evaluation.words import metric_words, with_interval
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.search.storage import DatabaseStorage, quiet_optuna
 from mil_toolkit.study.conclusion import predictions_of
@@ -39,11 +39,12 @@ logger = logging.getLogger(__name__)
 
 
 def run_learning_curve(
-    cohort: Cohort, cache: FeatureCache | None, folder: Path, metric: str, width: float, device: str = "auto"
+    cohort: Cohort, cache: FeatureCache | None, folder: Path, width: float, device: str = "auto"
 ) -> LearningCurve:
     """Run a finished study's outer folds on fewer of their training patients, and fit a power law.
 
-    metric: whose curve is fitted; width: of the 95 % interval for which the number of patients is wanted
+    The curve is that of the study's primary metric. width: of the 95 % interval for which the number of
+    patients is wanted
 
     The held-out patients stay the same, and smaller subsets are parts of larger ones, so that the scores are
     paired. Results go to the study folder; a run that was interrupted is resumed. Raises DataError for a
@@ -62,7 +63,7 @@ def run_learning_curve(
     predictions[1.0] = read_predictions(study.final.predictions)
     sizes = {share: _mean_size(plans.get(share, full)) for share in predictions}
     tables = {share: Table.of(rows, study.config.prevalence) for share, rows in predictions.items()}
-    curve = _curve(metric, sizes, tables, width, left_out)
+    curve = _curve(study.config.primary_metric, sizes, tables, width, left_out)
     publish_record(study.learning_curve, curve)
     return curve
 
@@ -150,7 +151,7 @@ def _patients_for(score: Estimate, patients: int, width: float) -> int | None:
 
 def learning_words(curve: LearningCurve) -> list[str]:
     """Return what a learning curve says: what more patients would bring, and how many an interval needs."""
-    name, now = curve.metric.replace("_", " "), curve.points[-1]
+    name, now = metric_words(curve.metric), curve.points[-1]
     more = f"{2 * now.patients:.0f} instead of {now.patients:.0f}"
     change = f"change the {name} by {with_interval(curve.doubled, '+')}"
     sentences = [f"Twice as many training patients ({more}) are expected to {change}. {_advice(curve)}"]

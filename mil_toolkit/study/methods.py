@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from mil_toolkit.config import GROUPS, StudyConfig
 from mil_toolkit.core.text import count_of
 from mil_toolkit.core.version import __version__
-from mil_toolkit.evaluation.words import threshold_rule
+from mil_toolkit.evaluation.words import metric_words, threshold_rule
 from mil_toolkit.study.records import FeaturesIdentity
 
 REFERENCES = {
@@ -13,6 +13,15 @@ REFERENCES = {
     "Akiba 2019": "Akiba T et al. Optuna: a next-generation hyperparameter optimization framework. KDD 2019.",
     "Varma 2006": "Varma S, Simon R. Bias in error estimation when using cross-validation for model"
     " selection. BMC Bioinformatics 2006;7:91.",
+    "Hansen 2005": "Hansen PR. A test for superior predictive ability. J Bus Econ Stat 2005;23:365-380.",
+    "Wilson 1927": "Wilson EB. Probable inference, the law of succession, and statistical inference. J Am Stat"
+    " Assoc 1927;22:209-212.",
+    "Zou 2008": "Zou GY, Donner A. Construction of confidence limits about effect measures: a general approach."
+    " Stat Med 2008;27:1693-1702.",
+    "DeLong 1988": "DeLong ER, DeLong DM, Clarke-Pearson DL. Comparing the areas under two or more correlated"
+    " receiver operating characteristic curves. Biometrics 1988;44:837-845.",
+    "Newcombe 2006": "Newcombe RG. Confidence intervals for an effect size measure based on the Mann-Whitney"
+    " statistic. Part 2. Stat Med 2006;25:559-573.",
     "Platt 1999": "Platt J. Probabilistic outputs for support vector machines. Advances in Large Margin"
     " Classifiers, 1999.",
     "Vickers 2006": "Vickers AJ, Elkin EB. Decision curve analysis. Med Decis Making 2006;26:565-574.",
@@ -71,8 +80,17 @@ def _search(config: StudyConfig) -> str:
     sampler = SAMPLERS.get(config.sampler, config.sampler)
     return (
         f"Hyperparameters were searched by {sampler} (Optuna, Akiba 2019) with"
-        f" {count_of(config.trials, 'trial')} per search, scored by {config.objective.replace('_', ' ')} on"
-        f" {_folds(config.folds)}."
+        f" {count_of(config.trials, 'trial')} per search, scored by {metric_words(config.objective)} on"
+        f" {_folds(config.folds)}. {_choice(config)}"
+    )
+
+
+def _choice(config: StudyConfig) -> str:
+    if config.sampler == "grid":
+        return "The best configuration of the grid was used."
+    return (
+        "A trial replaced the default configuration only where a bootstrap test of the largest lead over all"
+        " trials (Hansen 2005) found it better."
     )
 
 
@@ -90,6 +108,10 @@ def _evaluation(config: StudyConfig) -> Iterator[str]:
     repeats = f", repeated {config.repeats} times with other splits" if config.repeats > 1 else ""
     yield (
         f"The whole procedure was evaluated by nested cross-validation with {outer}{repeats} (Varma 2006):"
-        " search, calibration and threshold of an outer fold never saw its held-out patients. Scores have 95"
-        " % intervals over patients."
+        " search, calibration and threshold of an outer fold never saw its held-out patients. The primary"
+        f" metric, declared beforehand, was {metric_words(config.primary_metric)}; all others are secondary."
+        " Scores have 95 % intervals for the expected performance of the procedure: proportions by Wilson's"
+        " method (Wilson 1927) and combinations of it (Zou 2008), the area under the ROC curve by the method"
+        " of DeLong (DeLong 1988) with the variance of Newcombe (Newcombe 2006), all widened for the"
+        " variation of training sets."
     )

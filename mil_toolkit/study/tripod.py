@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mil_toolkit.core.text import count_of
-from mil_toolkit.evaluation.words import threshold_rule, with_interval
+from mil_toolkit.evaluation.words import metric_words, threshold_rule, with_interval
 from mil_toolkit.study.records import ColumnRecord, PatientsRecord, StudyDescription, StudyScores
 
 NOT_STATED = "not stated ([study] section of cohort.toml)"
@@ -24,7 +24,7 @@ def tripod_items(description: StudyDescription, patients: PatientsRecord, scores
         *_design(patients),
         *_variables(patients),
         *_methods(description, patients),
-        *_results(patients, scores),
+        *_results(description.study.primary_metric, patients, scores),
     ]
 
 
@@ -77,7 +77,7 @@ def _evaluation(description: StudyDescription) -> str:
     return f"Nested cross-validation ({config.outer_folds} outer folds); no external validation."
 
 
-def _results(patients: PatientsRecord, scores: StudyScores) -> Iterator[Item]:
+def _results(primary: str, patients: PatientsRecord, scores: StudyScores) -> Iterator[Item]:
     yield Item("20a", "Flow of participants", flow(patients))
     positives = sum(patient.label == 1 for patient in patients.patients)
     negatives = len(patients.patients) - positives
@@ -88,7 +88,8 @@ def _results(patients: PatientsRecord, scores: StudyScores) -> Iterator[Item]:
     yield Item(
         "23a",
         "Performance",
-        f"balanced accuracy {with_interval(shown['balanced_accuracy'])}, AUC {with_interval(shown['auc'])}"
+        f"primary metric: {metric_words(primary)} {with_interval(shown[primary])}; AUC"
+        f" {with_interval(shown['auc'])}"
         f" ({kind})",
     )
     use = patients.statements and patients.statements.intended_use

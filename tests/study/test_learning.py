@@ -20,7 +20,7 @@ from mil_toolkit.study.tune import tune
 
 PATIENTS = 60
 SETTINGS = {"epochs": (3,), "hidden": (32,)}
-CONFIG = StudyConfig(trials=1, folds=2, outer_folds=3, members=1, settings=SETTINGS)
+CONFIG = StudyConfig(trials=1, folds=2, outer_folds=3, members=1, primary_metric="auc", settings=SETTINGS)
 
 
 def planted(groups: list[str] | None = None) -> Cohort:
@@ -39,7 +39,7 @@ def _study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", name="curve")
 def _curve(study: Path) -> LearningCurve:
     """Its learning curve."""
-    return run_learning_curve(planted(), None, study, "auc", width=0.1, device="cpu")
+    return run_learning_curve(planted(), None, study, width=0.1, device="cpu")
 
 
 def test_smaller_subsets_are_parts_of_larger_ones_and_keep_the_classes() -> None:
@@ -95,7 +95,7 @@ def test_a_second_run_gives_the_same_from_what_is_there(study: Path, curve: Lear
     times = {path: path.stat().st_mtime_ns for path in kept}
     lost = part / "outer" / "repeat1-fold2"
     shutil.rmtree(lost)  # as if the run had been killed before it concluded this fold
-    assert run_learning_curve(planted(), None, study, "auc", width=0.1, device="cpu") == curve
+    assert run_learning_curve(planted(), None, study, width=0.1, device="cpu") == curve
     assert {path: path.read_bytes() for path in kept} == kept
     untouched = [path for path in kept if not path.is_relative_to(lost)]
     assert [path.stat().st_mtime_ns for path in untouched] == [times[path] for path in untouched]
@@ -110,7 +110,7 @@ def test_shares_with_too_few_patients_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match="40 % of the training patients: inner folds of the training"
     ) as caught:
-        run_learning_curve(small, None, study, "auc", width=0.1, device="cpu")
+        run_learning_curve(small, None, study, width=0.1, device="cpu")
     assert "needs two of these shares" in str(caught.value)
 
 
@@ -118,4 +118,4 @@ def test_a_study_without_outer_folds_has_no_learning_curve(tmp_path: Path) -> No
     config = replace(CONFIG, outer_folds=0)
     study = tune(planted(), None, tmp_path / "study", config, "cpu").study.folder
     with pytest.raises(DataError, match="no outer folds"):
-        run_learning_curve(planted(), None, study, "auc", width=0.1, device="cpu")
+        run_learning_curve(planted(), None, study, width=0.1, device="cpu")

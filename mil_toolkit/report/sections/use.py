@@ -8,7 +8,7 @@ from mil_toolkit.evaluation.intervals import scores_with_intervals
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.records import Estimate
 from mil_toolkit.evaluation.sample_size import sample_size
-from mil_toolkit.evaluation.words import p_value, with_interval
+from mil_toolkit.evaluation.words import metric_words, p_value, with_interval
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import Chart
 from mil_toolkit.report.figures.use import decision_figure, learning_curve_figure
@@ -18,7 +18,6 @@ from mil_toolkit.study.learning import learning_words
 from mil_toolkit.study.scores import METADATA
 from mil_toolkit.study.subgroups import Subgroup, subgroups
 
-METRIC = "balanced_accuracy"
 SUBGROUP_METRICS = ("balanced_accuracy", "sensitivity", "specificity", "auc")
 
 
@@ -102,12 +101,13 @@ def _training_sets_words(contents: Contents) -> str | None:
     """Return how much the gain over metadata only varies over training sets, which intervals omit."""
     if contents.metadata_table is None:
         return None
-    result = corrected_t(contents.table, contents.metadata_table, METRICS[METRIC])
+    result = corrected_t(contents.table, contents.metadata_table, METRICS[contents.primary_metric])
     if result is None:
         return None
     gain = with_interval(Estimate(result.value, result.low, result.high), "+")
     return (
-        f"Sensitivity analysis of the gain over metadata only: mean over {result.folds} folds {gain},"
-        f" p {p_value(result.p_value)}, by the corrected resampled t-test (Nadeau and Bengio 2003), which"
-        " counts the variation of training sets besides that of patients."
+        f"Sensitivity analysis of the gain over metadata only in {metric_words(contents.primary_metric)}:"
+        f" mean over {result.folds} folds {gain}, p {p_value(result.p_value)}, by the corrected resampled"
+        " t-test (Nadeau and Bengio 2003), which counts the variation of training sets besides that of"
+        " patients."
     )
