@@ -34,8 +34,8 @@ def precision_recall(table: Table) -> Curve:
 
 
 def _curve(table: Table, rates: Rates) -> Curve:
-    equal, grouped = np.ones((1, len(table.labels))), {} if table.groups is None else {"groups": table.groups}
-    weights = draw_patients(table.labels, **grouped)
+    equal, groups = np.ones((1, len(table.labels))), table.groups
+    weights = draw_patients(table.labels) if groups is None else draw_patients(table.labels, groups=groups)
     parts = np.array_split(weights, max(1, weights.size // _AT_ONCE))
     drawn = np.concatenate([_mean_over_repeats(table, rates, part) for part in parts])
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
