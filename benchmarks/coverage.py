@@ -522,11 +522,9 @@ def summary(setting: Setting, rows: Rows) -> Summary:
     widths = [np.nanmean(np.diff(own)[..., 0], 0) for own in (bounds[::BOOTSTRAPPED], rows["bootstrap"])]
     error = np.sqrt(np.nanmean((value - target) ** 2, 0) / np.nanmean(errors**2, 0))
     columns = (covered, above, error, before, widths[0] / widths[1])
-    coverage, higher, ratios, bootstrap, width = (
-        dict(zip(NAMES, own.tolist(), strict=True)) for own in columns
-    )
+    coverage, high, ratios, earlier, wider = (dict(zip(NAMES, own.tolist(), strict=True)) for own in columns)
     claims, power = ({}, {}) if not setting.repeats else (claimed(rows["null"], True), claimed(rows["gain"]))
-    return Summary(len(truth), coverage, higher, ratios, bootstrap, width, claims, power)
+    return Summary(len(truth), coverage, high, ratios, earlier, wider, claims, power)
 
 
 def judged(bounds: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

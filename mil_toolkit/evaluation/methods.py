@@ -40,9 +40,9 @@ TRAINING = 30.0
 TRAINING_OF = {
     "auc": 10.0,
     "auc_pooled": 40.0,
-    "balanced_log_loss": 70.0,
-    "log_loss": 45.0,
-    "brier": 45.0,
+    "balanced_log_loss": 100.0,
+    "log_loss": 60.0,
+    "brier": 60.0,
     "referred": 0.0,
     "ppv": 10.0,
     "npv": 10.0,
@@ -92,11 +92,14 @@ class Sample:
     def widening(self, name: str) -> float:
         """Return the factor of a metric's variance that accounts for other training patients.
 
-        Repeats average over splits, but not over patients: they take away up to half of the addition.
+        Repeats average over splits, but not over patients: they take away up to half of the addition, and
+        nothing of that of losses, which depend on the calibration.
         """
         if self.table.one_model:
             return 1.0
-        training = TRAINING_OF.get(name, TRAINING) * (1 + 1 / len(self.table.folds)) / 2
+        training = TRAINING_OF.get(name, TRAINING)
+        if name not in LOSSES:
+            training *= (1 + 1 / len(self.table.folds)) / 2
         return 1 + training * self.design / len(self.table.labels)
 
     @cached_property

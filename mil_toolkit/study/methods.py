@@ -14,10 +14,10 @@ REFERENCES = {
     "Varma 2006": "Varma S, Simon R. Bias in error estimation when using cross-validation for model"
     " selection. BMC Bioinformatics 2006;7:91.",
     "Hansen 2005": "Hansen PR. A test for superior predictive ability. J Bus Econ Stat 2005;23:365-380.",
-    "Wilson 1927": "Wilson EB. Probable inference, the law of succession, and statistical inference. J Am Stat"
-    " Assoc 1927;22:209-212.",
-    "Zou 2008": "Zou GY, Donner A. Construction of confidence limits about effect measures: a general approach."
-    " Stat Med 2008;27:1693-1702.",
+    "Wilson 1927": "Wilson EB. Probable inference, the law of succession, and statistical inference. J Am"
+    " Stat Assoc 1927;22:209-212.",
+    "Zou 2008": "Zou GY, Donner A. Construction of confidence limits about effect measures: a general"
+    " approach. Stat Med 2008;27:1693-1702.",
     "DeLong 1988": "DeLong ER, DeLong DM, Clarke-Pearson DL. Comparing the areas under two or more correlated"
     " receiver operating characteristic curves. Biometrics 1988;44:837-845.",
     "Newcombe 2006": "Newcombe RG. Confidence intervals for an effect size measure based on the Mann-Whitney"
