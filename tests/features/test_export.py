@@ -99,6 +99,6 @@ def test_an_export_removes_what_a_killed_export_left(name: str, cache: FeatureCa
     folders = {LAYOUTS[name].folder, "pt_files" if name == "clam" else LAYOUTS[name].folder}
     for folder in folders:
         (tmp_path / "out" / folder).mkdir(parents=True, exist_ok=True)
-        (tmp_path / "out" / folder / ".tmp-dead").write_bytes(b"half a file")
+        (tmp_path / "out" / folder / ".tmp-0123456789abcdef").write_bytes(b"half a file")
     export_cache(cache, name, tmp_path / "out")
     assert not [*(tmp_path / "out").rglob(".tmp-*")]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -218,10 +218,15 @@ def train_on_held_out(fold: Fold, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(conclusion, "refit", lambda train, *options: fit(fold.patients, *options))
 
 
+def _on_everyone(columns: rivals.Columns, everyone: np.ndarray, patients: Patients, _: object) -> Any:
+    return columns(patients, everyone)
+
+
 def fit_baselines_on_all(fold: Fold, patch: pytest.MonkeyPatch) -> None:
     everyone = np.arange(len(fold.patients))
-    for name, columns in rivals.RIVALS.items():
-        patch.setitem(rivals.RIVALS, name, lambda patients, _, columns=columns: columns(patients, everyone))
+    for name, rival in rivals.RIVALS.items():
+        columns = partial(_on_everyone, rival.columns, everyone)
+        patch.setitem(rivals.RIVALS, name, replace(rival, columns=columns))
 
 
 LEAKS: dict[str, tuple[Callable[[Fold, pytest.MonkeyPatch], None], str, str | None]] = {
