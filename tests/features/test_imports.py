@@ -51,7 +51,7 @@ def test_a_second_import_adds_only_what_is_new(cache: FeatureCache, tmp_path: Pa
     assert len(import_features(out, "trident", tmp_path, "c").shards) == 1
     with h5py.File(out / "b.h5", "r+") as file:
         file["features"][...] = 2.5
-    (first.folder / ".tmp-dead").write_bytes(b"half a shard")
+    (first.folder / ".tmp-0123456789abcdef").write_bytes(b"half a shard")
     second = import_features(out, "trident", tmp_path, "c")
     assert not [*first.folder.glob(".tmp-*")]
     assert second.folder == first.folder and len(second.shards) == 2
