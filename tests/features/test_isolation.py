@@ -53,7 +53,7 @@ def test_crashes_and_errors_and_loops_are_reported() -> None:
 
 
 def children() -> list[str]:
-    """Return the ids of this thread's child processes; other tests may have left helpers of multiprocessing."""
+    """Return the ids of this thread's child processes; other tests may have left some of them."""
     return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
 
 
