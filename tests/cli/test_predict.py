@@ -59,7 +59,7 @@ def test_external_validation_is_printed_with_intervals(
     (row,) = (line for line in lines if line.startswith("  balanced_accuracy "))
     assert len(re.findall(r"\d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\)", row)) == 2
     scores = command("predict", tiny.bundle, toml, *options, "--json").json["validation"]
-    assert scores["auc"].keys() == {"value", "low", "high", "patients", "repeats"}
+    assert scores["auc"].keys() >= {"value", "low", "high", "patients", "repeats"}
 
 
 def test_another_spec_is_refused_with_the_difference(tiny: Tiny, tmp_path: Path, command: Command) -> None:

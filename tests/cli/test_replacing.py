@@ -203,6 +203,7 @@ def test_the_demo_replaces_no_table_that_was_added(
     name: str, copy: Tiny, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mil_toolkit.demo._extract", None)  # not reached
+    copy.cohort_toml.write_text(COHORT_TOML)
     (copy.cohort_toml.parent / name).write_text("mine")
     done = refused(copy, command, "demo", "--output", copy.cohort_toml.parent)
     assert name in done.err

@@ -486,13 +486,14 @@ def test_the_founding_head(tiny: Tiny, tmp_path: Path, command: Command) -> None
     assert {name: config[name] for name in expected} == expected
     assert config["optimizer"] in ("sgd", "adam") and config["learning_rate"] in (0.001, 0.005, 0.01)
     assert set(trials(tmp_path).columns[3:]) == {"optimizer", "learning_rate"}
+    other = tmp_path.with_name(f"{tmp_path.name}-other")  # not inside a study
     overridden = command(
         "tune", tiny.cohort_toml, *options, "--preset", "founding", "--objective", "auc",
-        "--set", "gamma=0.95", "--study", tmp_path / "other",
+        "--set", "gamma=0.95", "--study", other,
     )  # fmt: skip
     assert overridden.code == 0
-    assert read_json(tmp_path / "other" / "config.json")["study"]["objective"] == "auc"
-    assert read_json(tmp_path / "other" / "best.json")["config"]["gamma"] == 0.95
+    assert read_json(other / "config.json")["study"]["objective"] == "auc"
+    assert read_json(other / "best.json")["config"]["gamma"] == 0.95
 
 
 def test_a_grid_walks_every_different_configuration_once(tiny: Tiny, tmp_path: Path) -> None:
