@@ -8,6 +8,8 @@ import pytest
 from support.commands import Command, Done
 from support.studies import Tiny
 
+from mil_toolkit.cohort.synthetic import COHORT_TOML
+
 PREDICTIONS = "patient_id,probability,prediction,spread,label\n"
 
 
