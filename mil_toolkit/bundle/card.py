@@ -268,8 +268,8 @@ def _limit_lines(about: About, scores: StudyScores) -> Iterator[str]:
     yield "It was trained on the staining, camera and patients of a single cohort."
     yield DEFAULTS_NOTE
     yield (
-        f"The smaller class has {count_of(min(negatives, positives), 'patient')}. The intervals take the"
-        " fitted models as given: another cohort or another seed varies more."
+        f"The smaller class has {count_of(min(negatives, positives), 'patient')}. The intervals are"
+        " for new patients of this population; another hospital may lie outside of them."
     )
     yield (
         f"Its probabilities are calibrated for a population with {100 * positives / about.patients:.0f} %"

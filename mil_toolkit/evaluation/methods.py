@@ -100,7 +100,8 @@ class Sample:
         training = TRAINING_OF.get(name, TRAINING)
         if name not in LOSSES:
             training *= (1 + 1 / len(self.table.folds)) / 2
-        return 1 + training * self.design / len(self.table.labels)
+        patients = len(self.table.labels)  # of a subgroup, fewer than those that the models learned from
+        return 1 + training * self.design * patients / self.table.cross_validated**2
 
     @cached_property
     def z(self) -> float:

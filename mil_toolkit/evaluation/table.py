@@ -23,6 +23,7 @@ class Table:
     labels: (n,) of 0 and 1; folds, probabilities, decisions: (R, n)
     prevalence: share of positives for the predictive values; None uses the share among the patients
     groups: (n,), patients of one group depend on each other; None: every patient is a group
+    selected_from: number of patients of the table that these were selected from; None if they are all
     """
 
     patient_ids: tuple[str, ...]
@@ -32,6 +33,7 @@ class Table:
     decisions: np.ndarray
     prevalence: float | None = None
     groups: np.ndarray | None = None
+    selected_from: int | None = None
 
     @classmethod
     def of(cls, predictions: pd.DataFrame, prevalence: float | None = None) -> "Table":
@@ -62,7 +64,13 @@ class Table:
             probabilities=self.probabilities[:, places],
             decisions=self.decisions[:, places],
             groups=None if self.groups is None else self.groups[places],
+            selected_from=self.cross_validated,
         )
+
+    @property
+    def cross_validated(self) -> int:
+        """The number of patients on whom the models were trained and scored in turn."""
+        return self.selected_from or len(self.labels)
 
     @property
     def one_model(self) -> bool:

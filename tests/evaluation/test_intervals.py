@@ -125,6 +125,16 @@ def test_only_cross_validation_widens_for_other_training_patients() -> None:
         assert 1.05 < widths[0] / widths[1] < 1.6
 
 
+def test_a_subgroup_is_widened_as_the_patients_that_its_models_learned_from() -> None:
+    table = make_table(1.0)
+    everyone, some = table.select(table.patient_ids), table.select(table.patient_ids[::2])
+    assert scores_with_intervals(everyone) == scores_with_intervals(table)
+    alone = scores_with_intervals(replace(some, selected_from=None))["accuracy"]
+    score = scores_with_intervals(some)["accuracy"]
+    assert None not in (alone.low, alone.high, score.low, score.high)
+    assert alone.low < score.low <= score.high < alone.high  # type: ignore[operator]
+
+
 def test_groups_widen_the_intervals_of_patients_that_are_alike() -> None:
     table = make_table(1.0, repeats=1)
     order = np.argsort(table.probabilities[0] - LABELS, kind="stable")
