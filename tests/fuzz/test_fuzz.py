@@ -12,8 +12,8 @@ from support.fuzzing import check_commands, fuzz, prepared
 from support.studies import Tiny
 
 CASES = int(os.environ.get("MIL_FUZZ_CASES", "0"))  # of each format; by default, those of FEW
-FEW = {"shard": 10, "spec": 10, "study's records": 4, "study's tables": 4, "study's database": 2}
-USUAL = 20
+FEW = {"study's records": 3, "study's tables": 3, "study's database": 2}
+USUAL = 6
 
 
 @pytest.mark.parametrize("name", TARGETS)
