@@ -1,5 +1,6 @@
 """Hypothesis strategies that damage files: their bytes, JSON values, tables and HDF5 datasets."""
 
+import contextlib
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -251,7 +252,7 @@ def damaged_hdf5(draw: Draw, content: bytes) -> bytes:
     buffer = io.BytesIO(content)
     with h5py.File(buffer, "r+") as file:
         for _ in range(draw(st.integers(1, 2))):
-            names = [name for name in sorted(file) if file.get(name) is not None]  # without broken links
+            names = _names(file)
             if not names:
                 break
             name = draw(st.sampled_from(names))
@@ -260,8 +261,17 @@ def damaged_hdf5(draw: Draw, content: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def _names(file: h5py.File) -> list[str]:
+    """Return the names in a file, without links to nothing and links in a circle."""
+    names = []
+    for name in sorted(file):
+        with contextlib.suppress(RuntimeError):
+            names += [name] if file.get(name) is not None else []
+    return names
+
+
 def _damage_attribute(draw: Draw, file: h5py.File, name: str) -> None:
-    places = [place for place in (file, *file.values()) if place is not None and place.attrs]
+    places = [place for place in (file, *map(file.get, _names(file))) if place is not None and place.attrs]
     if places:
         place = draw(st.sampled_from(places))
         attribute = draw(st.sampled_from(sorted(place.attrs)))
