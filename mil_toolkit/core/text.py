@@ -37,7 +37,7 @@ def _visible(character: str) -> str:
 def one_screen(message: str) -> str:
     r"""Return an error message as it fits on a screen, with its first lines and its last one.
 
-    >>> print(one_screen("problem\\n" * 100 + "advice")[-35:])
+    >>> print(one_screen("problem\n" * 100 + "advice")[-35:])
     ... and 62 more problems ...
     advice
     """
