@@ -257,7 +257,8 @@ from mil_toolkit.cli import command
 outcome = command.Outcome("caf\\u00e9 \\u674e", {}, 4)
 sys.exit(command.run(command.command_parser("mil-test", "A \\u674e test."), lambda _: outcome, sys.argv[1:]))
 """
-    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"} | locale
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONIOENCODING"}
+    environment = inherited | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"} | locale
     call = [sys.executable, "-X", "utf8=0", "-c", script]
     done = subprocess.run(call, capture_output=True, check=False, env=environment)
     accent = b"\xe9" if locale.get("PYTHONIOENCODING") == "latin-1" else b"\\xe9"
