@@ -20,12 +20,14 @@ import torch
 from torch import Tensor
 
 from mil_toolkit.backbones.architecture import StateDict
+from mil_toolkit.backbones.pickled_tuples import TupleSizes
 from mil_toolkit.core.errors import DataError, MilError, UsageError
 from mil_toolkit.core.reading import MEBIBYTE, open_input
 from mil_toolkit.core.text import printable, some
 
 HEADER_LIMIT = 32 * MEBIBYTE  # of the header of a safetensors file
 PICKLE_LIMIT = 8 * MEBIBYTE  # of each pickle of torch.save, where a byte may make an object
+TUPLE_LIMIT = 1_000_000  # values of a tuple, including those of the tuples in it
 _EXTENSIONS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # what torch.save writes, and what it used to write
 _PICKLES = 5  # in a file of the old format; the storages follow
@@ -107,8 +109,9 @@ def _read_torch(path: Path) -> object:
 def check_pickles(file: BufferedReader) -> None:
     """Check that `torch.load` takes no more memory for a file of torch.save than the file is large.
 
-    Raises ValueError for a compressed archive and for one whose entries overlap, and for pickles of more
-    than PICKLE_LIMIT bytes; pickle.UnpicklingError for pickles that allocate memory of any size.
+    Raises ValueError for a compressed archive and for one whose entries overlap, for pickles of more than
+    PICKLE_LIMIT bytes and for tuples of more than TUPLE_LIMIT values; pickle.UnpicklingError for pickles that
+    allocate memory of any size.
     """
     if file.read(len(_ZIP)) == _ZIP:
         for content in _pickles_of_archive(file):
@@ -138,22 +141,24 @@ def _pickles_of_archive(file: BufferedReader) -> list[bytes]:
 
 def _check_pickle(file: IO[bytes]) -> None:
     """Check one pickle without executing it."""
-    start = file.tell()
-    for name, argument, position in _operations(file):
+    start, sizes = file.tell(), TupleSizes()
+    for opcode, argument, position in _operations(file):
         if position - start > PICKLE_LIMIT:
             raise ValueError(_too_long())
-        if name == "GLOBAL" and argument in _UNSAFE:
+        if sizes.after(opcode, argument) > TUPLE_LIMIT:
+            raise ValueError(f"it has a tuple of more than {TUPLE_LIMIT:,} values")
+        if opcode.name == "GLOBAL" and argument in _UNSAFE:
             raise pickle.UnpicklingError(f"GLOBAL {'.'.join(str(argument).split())} was not allowed")
 
 
-def _operations(file: IO[bytes]) -> Iterator[tuple[str, object, int]]:
-    """Yield the name, argument and position of each operation, up to one that is malformed.
+def _operations(file: IO[bytes]) -> Iterator[tuple[pickletools.OpcodeInfo, object, int]]:
+    """Yield each operation with its argument and position, up to one that is malformed.
 
     torch refuses a pickle there, too, after it has executed the operations before.
     """
     try:
         for opcode, argument, position in pickletools.genops(file):
-            yield opcode.name, argument, position or 0
+            yield opcode, argument, position or 0
     except ValueError:
         return
 
