@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from mil_toolkit.evaluation.intervals import LEVEL, Table
-from mil_toolkit.evaluation.metrics import Metric, Predicted
+from mil_toolkit.evaluation.metrics import Metric
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,10 @@ def corrected_t(one: Table, other: Table, metric: Metric) -> CorrectedT | None:
     The variance of the J differences is multiplied by 1 / J + n_test / n_train instead of 1 / J (eq. 8 of
     Nadeau and Bengio 2003, "Inference for the generalization error"), since training sets overlap.
     """
-    pairs = [
-        (_fold_scores(one, repeat, metric), _fold_scores(other, repeat, metric))
-        for repeat in range(len(one.folds))
-    ]
-    differences = np.concatenate([mine - theirs for mine, theirs in pairs])
+    repeats = range(len(one.folds))
+    differences = np.concatenate(
+        [one.fold_scores(repeat, metric) - other.fold_scores(repeat, metric) for repeat in repeats]
+    )
     differences = differences[np.isfinite(differences)]
     if len(differences) < 2:
         return None
@@ -44,18 +43,3 @@ def corrected_t(one: Table, other: Table, metric: Metric) -> CorrectedT | None:
     margin = float(student.ppf((1 + LEVEL) / 2, freedom)) * error
     p_value = float(2 * student.sf(abs(value) / error, freedom)) if error else float(value == 0)
     return CorrectedT(value, value - margin, value + margin, p_value, len(differences))
-
-
-def _fold_scores(table: Table, repeat: int, metric: Metric) -> np.ndarray:
-    """Return the metric in each fold of a repeat, (F,); NaN for a fold with patients of one class only."""
-    labels, folds = table.labels, table.folds[repeat]
-    scores = []
-    for fold in np.unique(folds):
-        inside = folds == fold
-        if len(np.unique(labels[inside])) < 2:
-            scores.append(np.nan)
-            continue
-        probabilities, decisions = table.probabilities[repeat][inside], table.decisions[repeat][inside]
-        predicted = Predicted(labels[inside], probabilities, decisions, folds[inside], table.prevalence)
-        scores.append(float(metric.of(predicted, np.ones(int(inside.sum())))))
-    return np.array(scores)

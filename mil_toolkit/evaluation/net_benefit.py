@@ -44,7 +44,7 @@ def _net_benefit(table: Table, referred: np.ndarray, thresholds: np.ndarray) -> 
     weights, strata = _weights(table)
     values = weights @ worth
     influences = weights[:, None] * (worth - _stratum_means(worth, strata))
-    errors = np.sqrt((_sums(influences, table.groups) ** 2).sum(0))
+    errors = np.sqrt((_sums(influences, table.units) ** 2).sum(0))
     return NetBenefit(values, values - _Z * errors, values + _Z * errors)
 
 
@@ -68,11 +68,8 @@ def _stratum_means(worth: np.ndarray, strata: np.ndarray) -> np.ndarray:
     return means
 
 
-def _sums(influences: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+def _sums(influences: np.ndarray, units: np.ndarray) -> np.ndarray:
     """Return the sum of each group's influences, (G, T): patients of a group may depend on each other."""
-    if groups is None:
-        return influences
-    names, places = np.unique(groups, return_inverse=True)
-    sums = np.zeros((len(names), influences.shape[1]))
-    np.add.at(sums, places, influences)
+    sums = np.zeros((int(units.max()) + 1, influences.shape[1]))
+    np.add.at(sums, units, influences)
     return sums

@@ -85,10 +85,9 @@ def smooth_curve(table: Table) -> SmoothCurve | None:
 
 def _stacked(table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return logits, labels and clusters of all patients in all repeats, (R * n,) each."""
-    repeats, patients = len(table.probabilities), np.arange(len(table.labels))
-    clusters = np.unique(patients if table.groups is None else table.groups, return_inverse=True)[1]
+    repeats = len(table.probabilities)
     logits = logit(np.clip(table.probabilities, _SMALLEST, 1 - _SMALLEST)).ravel()
-    return logits, np.tile(table.labels, repeats), np.tile(clusters, repeats)
+    return logits, np.tile(table.labels, repeats), np.tile(table.units, repeats)
 
 
 def _spline(x: np.ndarray, knots: np.ndarray) -> np.ndarray:

@@ -89,6 +89,21 @@ class Table:
         for row in zip(self.probabilities, self.decisions, self.folds, strict=True):
             yield Predicted(self.labels, *row, self.prevalence)
 
+    def fold_scores(self, repeat: int, metric: Metric) -> np.ndarray:
+        """Return a metric in each fold of a repeat (by its place), (F,); NaN where a class is missing."""
+        return np.array([self._fold_score(repeat, fold, metric) for fold in np.unique(self.folds[repeat])])
+
+    def _fold_score(self, repeat: int, fold: float, metric: Metric) -> float:
+        inside = self.folds[repeat] == fold
+        labels = self.labels[inside]
+        if len(np.unique(labels)) < 2:
+            return np.nan
+        probabilities, decisions, folds = (
+            rows[repeat][inside] for rows in (self.probabilities, self.decisions, self.folds)
+        )
+        predicted = Predicted(labels, probabilities, decisions, folds, self.prevalence)
+        return float(metric.of(predicted, np.ones(len(labels))))
+
     def scores(self, metric: Metric, weights: np.ndarray) -> np.ndarray:
         """Return a metric averaged over repeats, (draws,), given weights (draws, n) of the patients."""
         return np.mean([metric.of(predicted, weights) for predicted in self.repeats()], axis=0)

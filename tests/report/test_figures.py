@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.report.contents import read_contents
 from mil_toolkit.report.drawing import style
-from mil_toolkit.report.figures.scores import fold_scores
 from mil_toolkit.report.figures.search import (
     importances,
     parallel_figure,
@@ -40,9 +40,9 @@ def test_the_score_of_a_fold_uses_only_its_patients(study: Path) -> None:
     contents = read_contents(study)
     predictions = contents.predictions
     expected = [roc_auc_score(each["label"], each["probability"]) for _, each in predictions.groupby("fold")]
-    assert fold_scores(contents.table, 0, "auc") == pytest.approx(expected)
+    assert contents.table.fold_scores(0, METRICS["auc"]) == pytest.approx(expected)
     one_class = replace(contents.table, folds=contents.table.labels[None].astype(float))
-    assert np.isnan(fold_scores(one_class, 0, "auc")).all()
+    assert np.isnan(one_class.fold_scores(0, METRICS["auc"])).all()
 
 
 def test_importance_finds_the_parameter_that_matters(copied: Path) -> None:

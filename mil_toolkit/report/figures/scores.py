@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mil_toolkit.core.text import count_of
-from mil_toolkit.evaluation.intervals import Table, reliability
-from mil_toolkit.evaluation.metrics import METRICS, Predicted
+from mil_toolkit.evaluation.intervals import reliability
+from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.recalibration import calibration, smooth_curve
 from mil_toolkit.evaluation.records import Estimate
 from mil_toolkit.evaluation.words import calibration_words, number, with_interval
@@ -156,7 +156,9 @@ def folds_figure(contents: Contents) -> Chart:
     words = []
     for offset, (metric, (label, mark, colour)) in zip((-0.14, 0.14), metrics.items(), strict=True):
         for place in range(len(repeats)):
-            values = [score for score in fold_scores(contents.table, place, metric) if np.isfinite(score)]
+            values = [
+                score for score in contents.table.fold_scores(place, METRICS[metric]) if np.isfinite(score)
+            ]
             axes.plot(values, [place + offset] * len(values), mark, color=colour, ms=5.5, alpha=0.75, mew=0)
             words.append(
                 f"repeat {place + 1} {label} {', '.join(f'{value:.2f}' for value in sorted(values))}"
@@ -173,22 +175,3 @@ def folds_figure(contents: Contents) -> Chart:
         "Scores within folds",
         "One mark for each fold. Folds are small, so their scores scatter much more than the overall score.",
     )
-
-
-def fold_scores(table: Table, repeat: int, metric: str) -> list[float]:
-    """Return the metric in each fold of a repeat (by its place); NaN for a fold with only one class."""
-    scores = []
-    for fold in np.unique(table.folds[repeat]):
-        chosen = table.folds[repeat] == fold
-        labels = table.labels[chosen]
-        if len(np.unique(labels)) < 2:
-            scores.append(np.nan)
-            continue
-        predicted = Predicted(
-            labels,
-            table.probabilities[repeat][chosen],
-            table.decisions[repeat][chosen],
-            np.zeros(len(labels)),
-        )
-        scores.append(float(METRICS[metric].of(predicted, np.ones(len(labels)))))
-    return scores
