@@ -9,35 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.audited import IMAGES, LABELS, PATIENTS, WIDTH, embeddings, only, sound
 from support.commands import Command
-from support.planted import Column, make_cache, make_cohort
+from support.planted import make_cache, make_cohort
 from support.studies import Tiny
 
-from mil_toolkit.cohort.cohort import Cohort, read_cohort
+from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.config import StudyConfig
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study import audit as module
 from mil_toolkit.study.audit import NEAR, audit, near_images, whitened, worth_telling
 from mil_toolkit.study.records import Finding
 from mil_toolkit.study.tune import tune
-
-PATIENTS, IMAGES, WIDTH = 48, 10, 64
-LABELS = np.arange(PATIENTS) % 2
-
-
-def embeddings(seed: int = 0) -> list[np.ndarray]:
-    return list(np.random.default_rng(seed).normal(size=(PATIENTS, IMAGES, WIDTH)))
-
-
-def sound(groups: Sequence[str] | None = None, **columns: Column) -> Cohort:
-    """Return a cohort with the given columns and one that predicts nothing."""
-    noise = np.random.default_rng(5).permutation(PATIENTS) * 1.5
-    return make_cohort(LABELS, {"noise": noise, **columns}, groups)
-
-
-def only(findings: Sequence[Finding], kind: str) -> Finding:
-    (finding,) = [finding for finding in findings if finding.kind == kind]
-    return finding
 
 
 def test_nothing_is_found_in_sound_data(tmp_path: Path) -> None:

@@ -8,30 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
+from support.audited import LABELS, PATIENTS, embeddings, only, sound
 from support.planted import Column, make_cache, make_cohort
 
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.study.audit import audit
-from mil_toolkit.study.records import Finding
 from mil_toolkit.study.shortcuts import area, check_shortcuts, column_area
-
-PATIENTS, IMAGES, WIDTH = 48, 10, 64
-LABELS = np.arange(PATIENTS) % 2
-
-
-def embeddings(seed: int = 0) -> list[np.ndarray]:
-    return list(np.random.default_rng(seed).normal(size=(PATIENTS, IMAGES, WIDTH)))
-
-
-def sound(groups: Sequence[str] | None = None, **columns: Column) -> Cohort:
-    """Return a cohort with the given columns and one that predicts nothing."""
-    noise = np.random.default_rng(5).permutation(PATIENTS) * 1.5
-    return make_cohort(LABELS, {"noise": noise, **columns}, groups)
-
-
-def only(findings: Sequence[Finding], kind: str) -> Finding:
-    (finding,) = [finding for finding in findings if finding.kind == kind]
-    return finding
 
 
 def test_the_area_agrees_with_scikit_learn() -> None:
