@@ -3,7 +3,7 @@
 An id can be guessed: hospitals number their patients. It is therefore stored as a key that takes scrypt about
 0.05 s to derive, so that trying 100,000 ids takes hours. The content of an image cannot be guessed, so that a
 fast hash of its digest is enough. Both depend on a salt, which differs between models: the keys of two
-bundles cannot be compared, and no table of keys can be computed in advance. The salt is no secret. It is
+bundles cannot be compared, and no table of keys can be computed in advance. The salt is not secret. It is
 derived from the fitted tensors and not from a source of randomness, so that the same command writes the same
 bits.
 """
