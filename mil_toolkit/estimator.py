@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from inspect import Parameter, Signature
 from numbers import Integral
 from typing import TYPE_CHECKING
@@ -154,7 +154,8 @@ class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Data, y: ArrayLike, groups: ArrayLike | None = None) -> "MILClassifier":
         """Fit on B bags with labels y (B,) of two classes.
 
-        groups: (B,), bags of the same group always stay in the same inner fold
+        groups: (B,), bags of the same group always stay in the same inner fold, and count as one where a
+            confidence bound of the sensitivity is required
 
         Raises BagError for bags, labels or parameters that cannot be used, DataError if a class has fewer
         bags than there are folds, and UsageError for a device that does not exist.
@@ -169,7 +170,7 @@ class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         groups = None if groups is None else np.asarray(groups)
         seed = derive_seed(*inner_folds_path(self.seed, FINAL))
         splits, _ = make_splits(patients.labels, self.folds, seed, groups=groups)
-        inputs = Inputs(patients, [split.train for split in splits], device, dtype)
+        inputs = Inputs(replace(patients, groups=groups), [split.train for split in splits], device, dtype)
         trial_seed, member_seed = trial_path(self.seed, FINAL, 0), members_path(self.seed, FINAL)
         self.n_epochs_ = run_trial(inputs, config, self.objective, trial_seed).epoch
         curves = cross_fit_members(inputs, config, self.n_epochs_, self.members, member_seed)

@@ -14,6 +14,8 @@ import numpy as np
 from mil_toolkit.evaluation.metrics import Predicted, losses
 from mil_toolkit.evaluation.table import Table
 
+LEAST_INFORMATION = 1.0  # on an intercept; the smoothed labels of the calibration (Platt 1999) leave about 2
+
 
 class Spread(NamedTuple):
     """The variance of a score over samples of groups, and its degrees of freedom (Satterthwaite 1946)."""
@@ -177,7 +179,8 @@ def mean_loss(table: Table, name: str) -> Mean:
     """Return the influences on log_loss, brier or balanced_log_loss.
 
     The variance is at least half of that which one more patient on the wrong side would cause, so that a
-    model that has not erred yet does not seem certain, least of all where it is confident.
+    model that has not erred yet does not seem certain, least of all where it is confident. The balanced
+    log-loss also varies through the calibration (`through_intercept`).
     """
     own, opposite = (_loss(table, labels, name) for labels in (table.labels, 1 - table.labels))
     balanced = name == "balanced_log_loss"
@@ -188,7 +191,25 @@ def mean_loss(table: Table, name: str) -> Mean:
         inside = strata == stratum
         influence[inside] = share * (own[inside] - own[inside].mean()) / inside.sum()
         least += (share / inside.sum()) ** 2 * float((opposite[inside] ** 2).mean()) / 2
+    if balanced and not table.one_model:
+        influence += through_intercept(table)
     return Mean(influence, strata, least)
+
+
+def through_intercept(table: Table) -> np.ndarray:
+    """Return the influence of each patient on the balanced log-loss through the calibration, (n,).
+
+    Cross-validated models are calibrated on other patients of the same cohort, for its share of positives. A
+    cohort that has more of them by chance moves all logits up, by (label - probability) / sum of p (1 - p)
+    for each patient, the influence on the intercept of a logistic regression (van der Vaart 1998, theorem
+    5.21). The log-loss and the Brier score have their minimum near the calibrated intercept, so that to first
+    order it changes only the balanced log-loss, most where the classes are hard to tell apart.
+    """
+    probabilities = table.probabilities.mean(0)
+    excess = probabilities - table.labels
+    slope = float(np.mean([excess[table.labels == label].mean() for label in np.unique(table.labels)]))
+    information = float((probabilities * (1 - probabilities)).mean()) * table.cross_validated
+    return np.asarray(-slope * excess / max(LEAST_INFORMATION, information))
 
 
 def _loss(table: Table, labels: np.ndarray, name: str) -> np.ndarray:

@@ -40,9 +40,9 @@ TRAINING = 30.0
 TRAINING_OF = {
     "auc": 10.0,
     "auc_pooled": 40.0,
-    "balanced_log_loss": 100.0,
-    "log_loss": 60.0,
-    "brier": 60.0,
+    "balanced_log_loss": 40.0,
+    "log_loss": 40.0,
+    "brier": 40.0,
     "referred": 0.0,
     "ppv": 10.0,
     "npv": 10.0,

@@ -208,7 +208,10 @@ def _inner_curves(setup: Setup, search: Search, progress: ImageBar) -> tuple[Cur
         logits[:, rows, split.test] = train(setup, run, progress).logits
         trains_on[fold, split.test] = False
     folds = np.repeat(np.arange(len(search.inner)), members)
-    frozen, tuned = (Curves(part, folds, trains_on, patients.labels) for part in (logits[:1], logits[1:]))
+    labels, groups = patients.labels, patients.groups
+    frozen, tuned = (
+        Curves(part, folds, trains_on, labels, groups=groups) for part in (logits[:1], logits[1:])
+    )
     return frozen, tuned
 
 

@@ -74,12 +74,12 @@ def rival_predictions(
     test: np.ndarray,
     inner: Sequence[Split],
     objective: str,
-    decide: Callable[[np.ndarray, np.ndarray], Decision],
+    decide: Callable[[np.ndarray, np.ndarray, np.ndarray | None], Decision],
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return a baseline's probabilities and decisions for the test patients, each (n,).
 
     train, test: indices among `patients`; inner: splits of `train`, as indices within it
-    decide: fits calibration and threshold to logits and labels
+    decide: fits calibration and threshold to logits, labels and groups (None if none are declared)
 
     The regularisation strength is the best by `objective` on the inner out-of-fold logits, on which
     calibration and threshold are then fitted. Returns None if the patients do not have the data.
@@ -100,7 +100,8 @@ def rival_predictions(
     best = (max if METRICS[objective].higher_is_better else min)(
         scores, key=lambda strength: scores[strength]
     )
-    decision = decide(logits[best], labels)
+    groups = None if patients.groups is None else patients.groups[train][held_out]
+    decision = decide(logits[best], labels, groups)
     probabilities = decision.probabilities(_logits(columns, patients, train, test, best))
     return probabilities, probabilities >= decision.threshold
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,6 +9,7 @@ from scipy.special import logit
 from scipy.stats import spearmanr
 
 from mil_toolkit.config import StudyConfig
+from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.evaluation.decisions import fit_by_rule
 from mil_toolkit.evaluation.intervals import Table, compare, optimism, reliability, scores_with_intervals
 from mil_toolkit.evaluation.metrics import METRICS
@@ -115,7 +115,9 @@ def outer_rivals(
 
 
 def _rival(rival: Rival, config: StudyConfig, patients: Patients, search: Search) -> pd.DataFrame | None:
-    decide = partial(fit_by_rule, rule=config.threshold_rule)
+    def decide(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> Decision:
+        return fit_by_rule(logits, labels, config.threshold_rule, groups)
+
     found = rival_predictions(
         rival, patients, search.patients, search.test, search.inner, config.objective, decide
     )

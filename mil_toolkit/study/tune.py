@@ -188,9 +188,9 @@ def _check_positives(config: StudyConfig, patients: Patients, searches: Sequence
     """Raise DataError where a search has too few positive patients for the confidence of a sensitivity."""
     problems = []
     for search in searches:
-        labels = HeldOut.of(search, patients).labels
+        held_out = HeldOut.of(search, patients)
         try:
-            sensitivity_to_reach(config.threshold_rule, int((labels == 1).sum()))
+            sensitivity_to_reach(config.threshold_rule, held_out.labels, held_out.groups)
         except DataError as error:
             problems.append(f"search {search.name}: {error}")
     if problems:

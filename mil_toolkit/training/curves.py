@@ -25,6 +25,7 @@ class Curves:
     labels: (B,)
     attention: (N,) attention of each image in the last epoch, averaged over the members that did not train on
         its patient (NaN where there is none). None where it was not computed or there are no images.
+    groups: (B,) the groups of the patients; None if none are declared
 
     Epochs are counted from 1.
     """
@@ -34,6 +35,7 @@ class Curves:
     trains_on: np.ndarray
     labels: np.ndarray
     attention: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     @property
     def held_by(self) -> np.ndarray:
@@ -107,4 +109,5 @@ def best_epoch_of(curves: Curves, objective: str) -> int:
 def decide(curves: Curves, rule: ThresholdRule) -> Decision:
     """Fit calibration and threshold to the out-of-fold logits of the first epoch; raises as `fit_by_rule`."""
     held_out = curves.held_out
-    return fit_by_rule(curves.out_of_fold(1)[held_out], curves.labels[held_out], rule)
+    groups = None if curves.groups is None else curves.groups[held_out]
+    return fit_by_rule(curves.out_of_fold(1)[held_out], curves.labels[held_out], rule, groups)

@@ -87,8 +87,8 @@ def run_trial(
 
 
 def _curves(inputs: Inputs, logits: Sequence[np.ndarray], folds: Sequence[int]) -> Curves:
-    labels = inputs.patients.labels
-    return Curves(np.stack(logits), np.array(folds), inputs.trains_on.numpy(), labels)
+    patients, trains_on = inputs.patients, inputs.trains_on.numpy()
+    return Curves(np.stack(logits), np.array(folds), trains_on, patients.labels, groups=patients.groups)
 
 
 def cross_fit_members(

@@ -4,9 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
+from scipy.special import expit, logit
 from support.tables import LABELS, make_table
 
-from mil_toolkit.evaluation.influence import concordance, design_effect, mean_size, spread
+from mil_toolkit.evaluation.influence import (
+    concordance,
+    design_effect,
+    mean_loss,
+    mean_size,
+    spread,
+    through_intercept,
+)
 from mil_toolkit.evaluation.methods import METHODS, Sample, linear
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.table import Table
@@ -26,9 +35,63 @@ def test_an_influence_is_the_derivative_of_the_score_by_the_patients_weight(
     name: str, prevalence: float | None
 ) -> None:
     table = replace(make_table(0.8), prevalence=prevalence)
+    if name == "balanced_log_loss":  # of a given model: otherwise the calibration has a part in it
+        table = as_one_model(table)
     found = linear(Sample(table), name, table.score(METRICS[name]))
     assert found is not None
     np.testing.assert_allclose(found.influence, derivative(table, name), atol=1e-6)
+
+
+def as_one_model(table: Table) -> Table:
+    """Return the first repeat as predictions of a single model."""
+    return replace(
+        table,
+        folds=np.zeros((1, len(table.labels))),
+        probabilities=table.probabilities[:1],
+        decisions=table.decisions[:1],
+    )
+
+
+def calibrated(table: Table, weights: np.ndarray) -> Table:
+    """Return the table with the intercept of its logits fitted to patients with these weights (n,)."""
+    logits = logit(table.probabilities)
+
+    def surplus(intercept: float) -> float:
+        return float(((expit(logits + intercept).mean(0) - table.labels) * weights).sum())
+
+    return replace(table, probabilities=expit(logits + brentq(surplus, -20, 20, xtol=1e-14)))
+
+
+def test_the_balanced_log_loss_of_cross_validation_also_varies_through_the_calibration() -> None:
+    alike = np.ones(len(LABELS))
+    table = calibrated(make_table(0.4, repeats=1), alike)
+    step = 1e-4
+    changes = []
+    for place in range(len(LABELS)):
+        weights = alike.copy()
+        weights[place] += step
+        moved = calibrated(table, weights)
+        scores = moved.scores(METRICS["balanced_log_loss"], weights[None])
+        changes.append((scores[0] - table.score(METRICS["balanced_log_loss"])) / step)
+    expected = mean_loss(table, "balanced_log_loss")
+    np.testing.assert_allclose(expected.influence, changes, atol=1e-5)
+    alone = mean_loss(as_one_model(table), "balanced_log_loss")
+    np.testing.assert_allclose(expected.influence - alone.influence, through_intercept(table))
+    assert np.abs(through_intercept(table)).max() > 1e-3
+
+
+def test_patients_of_a_subgroup_move_the_intercept_by_their_share() -> None:
+    table = make_table(0.4)
+    some = [patient for place, patient in enumerate(table.patient_ids) if place % 2]
+    subgroup = table.select(some)
+    alone = replace(subgroup, selected_from=None)
+    np.testing.assert_allclose(through_intercept(alone), through_intercept(subgroup) * 65 / len(some))
+
+
+def test_predictions_without_doubt_do_not_divide_by_zero() -> None:
+    table = make_table(0.4)
+    certain = replace(table, probabilities=np.broadcast_to(table.labels.astype(float), (2, 65)))
+    np.testing.assert_array_equal(through_intercept(certain), np.zeros(65))
 
 
 def delong(table: Table) -> float:

@@ -31,7 +31,7 @@ INNER = [Split(np.setdiff1d(TRAIN, TRAIN[fold::4]), TRAIN[fold::4]) for fold in 
 every_baseline = pytest.mark.parametrize("name", RIVALS)
 
 
-def decide(logits: np.ndarray, labels: np.ndarray) -> Decision:
+def decide(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> Decision:
     return fit_decision(logits, labels, "balanced")
 
 
@@ -113,9 +113,9 @@ def test_the_strength_is_chosen_by_pairs_within_inner_folds(
     seen: list[np.ndarray] = []
     monkeypatch.setattr(rivals, "_out_of_fold", lambda *arguments: logits[arguments[-1]])
 
-    def watched(chosen: np.ndarray, labels: np.ndarray) -> Decision:
+    def watched(chosen: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> Decision:
         seen.append(chosen)
-        return decide(chosen, labels)
+        return decide(chosen, labels, groups)
 
     rival = RIVALS["metadata_logistic"]
     assert rival_predictions(rival, patients, TRAIN, TEST, INNER, "auc", watched) is not None
