@@ -24,7 +24,7 @@ from mil_toolkit.study.canary_result import Canary
 from mil_toolkit.study.conclusion import predictions_of
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.plan import plan_searches
-from mil_toolkit.study.progress import NoProgress
+from mil_toolkit.study.progress import no_progress
 from mil_toolkit.study.run import run_searches, search_runs
 from mil_toolkit.study.tracker import NoTracker
 from mil_toolkit.study.workspace import Workspace
@@ -133,6 +133,6 @@ def _outer_auc(study: Study, cohort: Cohort, patients: Patients, device: str) ->
     outer = plan_searches(cohort, study.config)[0][:-1]
     workspace = Workspace.of(study, patients, device)
     with quiet_optuna():
-        run_searches(search_runs(workspace, outer, MemoryStorage(), NoTracker(study)), NoProgress())
+        run_searches(search_runs(workspace, outer, MemoryStorage(), NoTracker(study)), no_progress)
     table = Table.of(pd.concat([predictions_of(study, search) for search in outer]))
     return float(table.scores(METRICS["auc"], np.ones((1, len(table.labels))))[0])

@@ -22,7 +22,7 @@ from mil_toolkit.search.storage import DatabaseStorage, quiet_optuna
 from mil_toolkit.study.conclusion import predictions_of
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.plan import Search, stored_searches, thin
-from mil_toolkit.study.progress import NoProgress
+from mil_toolkit.study.progress import no_progress
 from mil_toolkit.study.records import CurvePoint, LearningCurve, LearningPoint
 from mil_toolkit.study.run import recover, run_searches, search_runs
 from mil_toolkit.study.tables import read_predictions
@@ -98,8 +98,9 @@ def _run(
     storage = DatabaseStorage(part.folder, None)
     with storage.errors_explained():
         runs = search_runs(Workspace.of(part, patients, device), searches, storage, NoTracker(part))
-        recover(runs)
-        run_searches(runs, NoProgress())
+        for run in runs:
+            recover(run)
+        run_searches(runs, no_progress)
     return pd.concat([predictions_of(part, search) for search in searches])
 
 
