@@ -250,12 +250,12 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
     canary = None
     if arguments.canary:
         check_run(study, device, how)  # `tune` checks too, but only after the canary
-        canary = run_canary(cohort, cache, study, config, device)
+        canary = run_canary(cohort, cache, study, config, device, how=how)
     tuned = tune(cohort, cache, study, config, device, how)
     curve = None
     if arguments.learning_curve:
         width = arguments.interval_width
-        curve = run_learning_curve(cohort, cache, study, width, device)
+        curve = run_learning_curve(cohort, cache, study, width, device, how)
     lines = [summary(tuned, arguments.quick), *(learning_words(curve) if curve else [])]
     lines += [_next(tuned), *([str(canary)] if canary else [])]
     data = {

@@ -1,14 +1,11 @@
 """`process_count`: how many searches of a study run at once."""
 
-from collections.abc import Sequence
-
 import torch
 
 from mil_toolkit.config import RunConfig
 from mil_toolkit.core.devices import available_cores
 from mil_toolkit.core.memory import available_memory
 from mil_toolkit.features.bags import Bags
-from mil_toolkit.study.plan import Search
 from mil_toolkit.study.workspace import Workspace
 from mil_toolkit.training.projection import MOST_COMPONENTS
 
@@ -19,8 +16,8 @@ _WORTHWHILE = 20.0
 _PROCESS_BYTES = 700 * 2**20  # of a process without embeddings
 
 
-def process_count(how: RunConfig, workspace: Workspace, searches: Sequence[Search]) -> int:
-    """Return how many processes run these searches at once; 1 is this process only.
+def process_count(how: RunConfig, workspace: Workspace, searches: int) -> int:
+    """Return how many processes run so many searches at once; 1 is this process only.
 
     how: its `workers`, where they are given, are the processes; at most one is used for each search, unless
         processes share the trials of all searches on a shared storage
@@ -30,10 +27,10 @@ def process_count(how: RunConfig, workspace: Workspace, searches: Sequence[Searc
     """
     if how.storage is not None:
         return how.workers or 1
-    most = max(1, len(searches))
+    most = max(1, searches)
     if how.workers is not None:
         return min(how.workers, most)
-    if _expected_seconds(workspace, len(searches)) < _WORTHWHILE:
+    if _expected_seconds(workspace, searches) < _WORTHWHILE:
         return 1
     if workspace.device.type == "cuda":
         return min(_devices(workspace.device), most)

@@ -1,7 +1,7 @@
 """Jobs of a study for worker processes: searches, and other parts that depend on no other part."""
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -43,6 +43,7 @@ class SearchJob:
     """Searches of a study, one after the other, whose results go to the study folder.
 
     wait: also for trials that processes of other commands are running
+    label: what the notes put before the names of the searches
     """
 
     study: Study
@@ -50,6 +51,7 @@ class SearchJob:
     how: RunConfig
     device: str
     wait: bool = True
+    label: str = ""
 
     def do(self, patients: Patients, progress: Progress) -> None:
         """Run what is left of the searches."""
@@ -60,7 +62,10 @@ class SearchJob:
             runs = search_runs(workspace, self.searches, storage, tracker, self.how.timeout)
             for run in runs:
                 recover(run)
-            run_searches(runs, progress, self.wait)
+            run_searches(runs, self._labelled(progress), self.wait)
+
+    def _labelled(self, progress: Progress) -> Progress:
+        return lambda note: progress(replace(note, search=f"{self.label}{note.search}"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,7 +111,7 @@ def _run(
     ordered = longest_first(searches)
     left = [search for search in ordered if not is_concluded(study, search)]
     names = {search.name for search in left}
-    processes = Processes(process_count(how, workspace, left), study.config.threads, lock)
+    processes = Processes(process_count(how, workspace, len(left)), study.config.threads, lock)
     bar = StudyBar(
         RemainingTime(study.config, trials_each(workspace), costs(ordered), processes.count, how.timeout)
     )

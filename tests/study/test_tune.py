@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import json
-import os
 import re
 import shutil
 import signal
@@ -12,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +18,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.commands import Command, outcome
-from support.processes import hold_on
 from support.studies import Tiny
 
 from mil_toolkit.cli.tune import score_lines, summary
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.config import METRIC_NAMES, HeadConfig, StudyConfig, parse_settings, tunables
 from mil_toolkit.core.errors import DataError, UsageError
-from mil_toolkit.core.locks import exclusive
-from mil_toolkit.core.processes import start_worker
 from mil_toolkit.core.seeds import trial_path
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.multiplicity import MaxT, max_t
@@ -44,7 +39,6 @@ from mil_toolkit.study import trial as trial_module
 from mil_toolkit.study import tune as tuning
 from mil_toolkit.study.folder import SearchFolder, Study, read_epochs
 from mil_toolkit.study.plan import Search, plan_searches
-from mil_toolkit.study.supervision import supervise
 from mil_toolkit.study.tables import outer_attention
 from mil_toolkit.study.tune import tune
 from mil_toolkit.study.workspace import Workspace
@@ -706,18 +700,3 @@ def test_every_metric_can_be_the_objective(objective: str, tiny: Tiny, tmp_path:
 def test_workers_must_be_some(tiny_options: Sequence[object], tmp_path: Path, command: Command) -> None:
     done = command("tune", *tiny_options, "--study", tmp_path, "--workers", 0)
     assert done.code == 2 and "--workers must be at least 1, not 0" in done.err
-
-
-def test_a_stop_leaves_no_query_half_done_while_workers_end(tmp_path: Path) -> None:
-    """It would keep SQLite's lock, for which the workers wait, for whose end the stop waits."""
-    looked: list[int] = []
-
-    def look() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        looked.append(len(looked))
-
-    with exclusive(tmp_path) as lock:
-        worker = start_worker(partial(hold_on, tmp_path / "pid"), lock, {})
-    with pytest.raises(KeyboardInterrupt):
-        supervise([worker], look)
-    assert looked == [0] and not worker.is_alive()
