@@ -50,7 +50,8 @@ def shared_patients(patients: Patients) -> Iterator[tuple[SharedPatients, list[i
     try:
         os.ftruncate(descriptor, bags.instances.nbytes)
         _mapped(descriptor, bags.instances.shape, bags.instances.dtype, mmap.MAP_SHARED).copy_(bags.instances)
-        bare = replace(patients, bags=replace(bags, instances=bags.instances[:0]))
+        none = bags.instances.new_empty(0, bags.instances.shape[1])  # a view would be pickled as a whole
+        bare = replace(patients, bags=replace(bags, instances=none))
         yield SharedPatients(bare, bags.instances.shape, bags.instances.dtype), [descriptor]
     finally:
         os.close(descriptor)
