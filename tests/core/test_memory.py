@@ -13,9 +13,9 @@ MEBIBYTE = 2**20
 @pytest.fixture(name="machine")
 def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with 8 GiB, of which 6 are available, and no cgroup."""
-    (tmp_path / "meminfo").write_text(
-        "MemTotal: 8388608 kB\nMemAvailable:    6291456 kB\nHugePages_Total: 0\n"
-    )
+    lines = ("MemTotal: 8388608 kB", "MemAvailable:    6291456 kB", "HugePages_Total: 0", "")
+    (tmp_path / "meminfo").write_text("\n".join(lines))
+
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(memory, "_CGROUP", tmp_path / "cgroup")
     (tmp_path / "cgroup").mkdir()

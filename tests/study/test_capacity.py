@@ -18,18 +18,19 @@ from mil_toolkit.study.workspace import Workspace
 from mil_toolkit.training.patients import Patients
 
 AUTO = RunConfig()
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(name="workspace")
 def _workspace(
     make_patients: Callable[..., Patients], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Workspace]:
-    """A study of usual size on a machine with eight cores and much memory; options of the study may follow."""
+    """Return a study of usual size on a machine with eight cores and much memory."""
     monkeypatch.setattr(capacity, "available_cores", lambda: 8)
     monkeypatch.setattr(capacity, "available_memory", lambda: 2**40)
     patients = make_patients(200)
 
-    def make(device: torch.device = torch.device("cpu"), **options: Any) -> Workspace:
+    def make(device: torch.device = CPU, **options: Any) -> Workspace:
         config = StudyConfig(**options)
         description = StudyDescription(1, config, {}, CohortIdentity("c", "", len(patients)), None)
         study = Study(Path("study"), config, description)

@@ -22,7 +22,7 @@ from support.studies import Tiny
 
 from mil_toolkit.cli.tune import score_lines, summary
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import METRIC_NAMES, HeadConfig, StudyConfig, parse_settings, tunables
+from mil_toolkit.config import METRIC_NAMES, HeadConfig, RunConfig, StudyConfig, parse_settings, tunables
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.seeds import trial_path
 from mil_toolkit.evaluation.metrics import METRICS
@@ -148,7 +148,8 @@ def test_a_study_of_an_older_version_resumes_without_the_options_that_it_lacks(
         ).fetchone()
         stored = json.loads(text)
         for part in (config, stored):
-            del part["study"]["primary_metric"], part["study"]["sensitivity_confidence"]
+            for option in ("primary_metric", "sensitivity_confidence", "threads"):
+                del part["study"][option]
         database.execute(
             "update study_user_attributes set value_json = ? where key = 'study'", (json.dumps(stored),)
         )
@@ -695,6 +696,17 @@ def test_every_metric_can_be_the_objective(objective: str, tiny: Tiny, tmp_path:
     table = trials(tmp_path)
     assert len(table) == 3 and (table["value"].isna() == (table["state"] == "FAIL")).all()
     assert np.isclose(table["value"], read_json(tmp_path / "best.json")["value"]).any()
+
+
+def test_searches_side_by_side_give_the_same_bits(tiny: Tiny, tmp_path: Path) -> None:
+    """With images, whose embeddings the processes share; test_tune_faults has more processes."""
+    config = Study.open(tiny.study).config
+    tuned = tune(tiny.cohort, tiny.cache, tmp_path, config, "cpu", RunConfig(workers=2))
+    whole = {path: content for path, content in outcome(tiny.study).items() if "ablation" not in path}
+    assert outcome(tmp_path) == whole
+    for name in ("config.json", "rivals.csv", "outer/repeat1-fold1/attention.csv", "out_of_fold.csv"):
+        assert (tmp_path / name).read_bytes() == (tiny.study / name).read_bytes()
+    assert tuned.trials == 6 and tuned.seconds_per_trial > 0
 
 
 def test_workers_must_be_some(tiny_options: Sequence[object], tmp_path: Path, command: Command) -> None:
