@@ -432,6 +432,7 @@ _STUDY_RANGES = {
     "repeats": (1, 1000),
     "members": (1, 1000),
     "seed": (0, math.inf),
+    "threads": (1, 1024),
 }
 _STUDY_NAMES = {
     "objective": METRIC_NAMES,
@@ -474,6 +475,7 @@ class StudyConfig:
     sensitivity_confidence: if given, the lower bound of the sensitivity with this confidence must reach it
     prevalence: share of positives for the predictive values where the model will be used; by default that of
         the cohort
+    threads: of the numerical libraries in each search; results depend on it to the last bit
     settings: the values that `--set` and `--preset` allow
     """
 
@@ -491,6 +493,7 @@ class StudyConfig:
     sampler: str = "tpe"
     pruner: str = "median"
     seed: int = 0
+    threads: int = 1
     settings: Settings = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -621,19 +624,21 @@ class RunConfig:
     """How one command runs a study: none of it changes the results.
 
     storage: URL of the database of the trials; None stores them in the study folder
-    workers: number of processes
+    workers: searches that run at once, each in a process of its own; 1 runs them one after the other in this
+        process, None as many as cores and memory allow. With a shared storage: processes that share the
+        trials of all searches, by default 1
     timeout: seconds after which a search starts no more trials
     tracker: service that the metrics are sent to, a name of TRACKER_NAMES
     """
 
     storage: str | None = field(default=None, repr=False)  # it may contain a password
-    workers: int = 1
+    workers: int | None = None
     timeout: float | None = None
     tracker: str = "none"
 
     def __post_init__(self) -> None:
         problems = []
-        if self.workers < 1:
+        if self.workers is not None and self.workers < 1:
             problems.append(f"--workers must be at least 1, not {self.workers}.")
         if self.timeout is not None and not self.timeout > 0:
             problems.append(f"--timeout must be above 0 seconds, not {self.timeout}.")
@@ -641,4 +646,4 @@ class RunConfig:
             raise UsageError("\n".join(problems))
 
 
-ALONE = RunConfig()  # a single process, with the trials in the study folder
+ALONE = RunConfig(workers=1)  # a single process, with the trials in the study folder

@@ -12,6 +12,7 @@ from mil_toolkit.cli.command import (
     run,
     with_report,
 )
+from mil_toolkit.config import RunConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.records import to_json
 from mil_toolkit.core.text import count_of, counted
@@ -52,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--study", type=Path, required=True, metavar="studies/NAME", help="folder of the study")
     add("--retune", type=int, metavar="N", help="give each variant its own search with N trials")
+    add(
+        "--workers",
+        type=int,
+        help="outer folds, or with --retune searches, that run at once on this machine, each in a process of"
+        " its own; 1: one after the other (default: as many as there are cores and memory for)",
+    )
     add_device(parser)
     return parser
 
@@ -59,17 +66,17 @@ def _parser() -> argparse.ArgumentParser:
 def _ablate(arguments: argparse.Namespace) -> Outcome:
     if arguments.retune is not None and arguments.retune < 1:
         raise UsageError(f"--retune must be at least 1, not {arguments.retune}.")
+    how = RunConfig(workers=arguments.workers)
     from mil_toolkit.cohort.cohort import read_cohort
-    from mil_toolkit.core.devices import pick_device, use_available_cores
+    from mil_toolkit.core.devices import pick_device
     from mil_toolkit.study.ablation import ablate
     from mil_toolkit.study.sources import open_study_features
 
     pick_device(arguments.device)  # before the data are read
-    use_available_cores()
     cohort = read_cohort(arguments.cohort, images=False)
     named = arguments.features or [None]
     caches = [open_study_features(folder, arguments.study, cohort.name) for folder in named]
-    ablation = ablate(cohort, caches, arguments.study, arguments.retune, arguments.device)
+    ablation = ablate(cohort, caches, arguments.study, arguments.retune, arguments.device, how)
     scores = to_json(ablation.scores)
     assert isinstance(scores, dict)
     return with_report(

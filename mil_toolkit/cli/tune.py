@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -196,7 +196,17 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
         " the study folder)",
     )
     add(
-        "--workers", type=int, default=default.workers, help="processes on this machine; they share its cores"
+        "--workers",
+        type=int,
+        help="searches that run at once on this machine, each in a process of its own; 1: one after the other"
+        " (default: as many as there are searches, cores and memory for). With --storage: processes that"
+        " share the trials of all searches (default: 1)",
+    )
+    add(
+        "--threads",
+        type=int,
+        help="threads of each search, on which the last bits of its results depend (default: those that the"
+        f" study was begun with, else {_DEFAULT.threads})",
     )
     add(
         "--timeout",
@@ -222,29 +232,30 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
     how = RunConfig(arguments.storage, arguments.workers, arguments.timeout, arguments.tracker)
     from mil_toolkit.cohort.cohort import read_cohort
     from mil_toolkit.cohort.image_places import check_outside_images, image_folders
-    from mil_toolkit.core.devices import pick_device, use_available_cores
+    from mil_toolkit.core.devices import pick_device
     from mil_toolkit.core.own_folders import check_outside_own_folders
     from mil_toolkit.features.cache import open_features
     from mil_toolkit.study.canary import run_canary
     from mil_toolkit.study.learning import learning_words, run_learning_curve
-    from mil_toolkit.study.tune import check_run, tune
+    from mil_toolkit.study.tune import check_run, recorded_threads, tune
 
     pick_device(arguments.device)  # before the data are read
-    use_available_cores()
     cohort = read_cohort(arguments.cohort, images=False)
     cache = open_features(arguments.features, cohort.name)
     study, device = arguments.study, arguments.device
     check_outside_images(image_folders(arguments.cohort), {"--study": study})
     check_outside_own_folders(study)
+    if arguments.threads is None:
+        config = replace(config, threads=recorded_threads(study) or config.threads)
     canary = None
     if arguments.canary:
         check_run(study, device, how)  # `tune` checks too, but only after the canary
-        canary = run_canary(cohort, cache, study, config, device)
+        canary = run_canary(cohort, cache, study, config, device, how=how)
     tuned = tune(cohort, cache, study, config, device, how)
     curve = None
     if arguments.learning_curve:
         width = arguments.interval_width
-        curve = run_learning_curve(cohort, cache, study, width, device)
+        curve = run_learning_curve(cohort, cache, study, width, device, how)
     lines = [summary(tuned, arguments.quick), *(learning_words(curve) if curve else [])]
     lines += [_next(tuned), *([str(canary)] if canary else [])]
     data = {

@@ -8,7 +8,7 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import DupFd
@@ -92,18 +92,21 @@ def _stop_signals() -> list[signal.Signals]:
     return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
-def start_worker(job: Callable[[], object], lock: int, environment: dict[str, str]) -> BaseProcess:
+def start_worker(
+    job: Callable[..., object], lock: int, environment: Mapping[str, str], *resources: object
+) -> BaseProcess:
     """Start a daemon process that runs `job` and then ends.
 
     job: a picklable function; its failure makes the worker's exit code 1
     lock: the descriptor of a lock file; the worker keeps it open, so that the lock is free only once it ended
     environment: variables that are added to the worker's environment
+    resources: arguments of `job` that only a new process can inherit: connections and InheritedDescriptors
 
     The worker is killed when this process ends. SIGTERM stops it; SIGINT (Ctrl-C) does not, because a
     terminal sends it to both processes and this one decides when its workers stop.
     """
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of threads that it lacks
-    arguments = (os.getpid(), pickle.dumps(job), environment, _InheritedDescriptor(lock))
+    arguments = (os.getpid(), pickle.dumps(job), dict(environment), InheritedDescriptor(lock), *resources)
     process = context.Process(target=_work, args=arguments, daemon=True)
     resource_tracker.ensure_running()  # starting it later would unblock the signals
     # The worker inherits the mask until it handles the signals itself.
@@ -129,7 +132,7 @@ class _Duplicate(Protocol):
         """Return the descriptor."""
 
 
-class _InheritedDescriptor:
+class InheritedDescriptor:
     """A descriptor that is unpickled in a worker process as the worker's own duplicate of it."""
 
     def __init__(self, descriptor: int):
@@ -143,7 +146,7 @@ def _detach(duplicate: _Duplicate) -> int:
     return int(duplicate.detach())
 
 
-def _work(parent: int, job: bytes, environment: dict[str, str], _lock: int) -> None:
+def _work(parent: int, job: bytes, environment: dict[str, str], _lock: int, *resources: object) -> None:
     # First of all, since the lock must not outlive the parent.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -153,7 +156,7 @@ def _work(parent: int, job: bytes, environment: dict[str, str], _lock: int) -> N
     try:
         with raise_on_stop_signals():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            pickle.loads(job)()
+            pickle.loads(job)(*resources)
     except (MilError, KeyboardInterrupt):
         sys.exit(1)  # the parent runs into the same error and reports it
 

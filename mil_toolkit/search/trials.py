@@ -1,7 +1,7 @@
 """Trials as the rest of the package sees them: `RunningTrial` and `FinishedTrial`."""
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -29,7 +29,7 @@ class FinishedTrial:
 
     number: its slot, from 0; state: "COMPLETE", "PRUNED" or "FAIL"; value: None without one
     parameters: the values of the hyperparameters that the search varied; epoch: number of epochs, if complete
-    begun, ended: local times
+    begun, ended: local times; reported: number of epochs that it reported
     logits_text: the out-of-fold logits as stored; None where the trial has none, and in older versions
     """
 
@@ -41,6 +41,7 @@ class FinishedTrial:
     begun: datetime | None
     ended: datetime | None
     logits_text: str | None = None
+    reported: int = 0
 
     @property
     def logits(self) -> np.ndarray | None:
@@ -69,6 +70,7 @@ class FinishedTrial:
             begun=trial.datetime_start,
             ended=trial.datetime_complete,
             logits_text=trial.user_attrs.get(LOGITS),
+            reported=len(trial.intermediate_values),
         )
 
 
@@ -125,9 +127,3 @@ def slot_of(trial: FrozenTrial) -> int:
 def counts(trial: FrozenTrial) -> bool:
     """Return whether a trial used up its slot: it ended, and did not only die with its process."""
     return trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or LOST in trial.user_attrs
-
-
-def durations(trials: Sequence[FinishedTrial], since: datetime) -> list[float]:
-    """Return the seconds that trials took, of those that began at `since` or later."""
-    spans = [(trial.begun, trial.ended) for trial in trials]
-    return [(ended - begun).total_seconds() for begun, ended in spans if begun and ended and begun >= since]

@@ -6,7 +6,8 @@ variant takes longer and does not.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -16,12 +17,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config import ALONE, HeadConfig, RunConfig
 from mil_toolkit.core.errors import DataError, Diverged
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.outputs import check_replaceable, published_folder
 from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.seeds import derive_seed, members_path, thinning_path, trial_path
+from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.ablation_scores import (
     Chosen,
@@ -31,9 +33,13 @@ from mil_toolkit.study.ablation_scores import (
     score_table,
     score_variants,
 )
+from mil_toolkit.study.capacity import process_count
 from mil_toolkit.study.folder import AblationFolder, Study, publish_epochs, read_epochs
+from mil_toolkit.study.jobs import Processes, do_jobs
 from mil_toolkit.study.plan import Search, stored_searches
+from mil_toolkit.study.progress import Progress
 from mil_toolkit.study.records import AblationScores, Best
+from mil_toolkit.study.remaining import SearchNote
 from mil_toolkit.study.tables import outer_predictions, publish_table, read_predictions, without_members
 from mil_toolkit.study.trial import epoch_scores
 from mil_toolkit.study.tune import tune
@@ -80,11 +86,13 @@ class Data:
     folds: the outer folds of the study
     features: names of the feature folders, the study's own first; None for metadata only
     sources: the study with the embeddings of each feature folder
+    device: by name
     """
 
     folds: Sequence[Fold]
     features: Sequence[str | None]
     sources: Sequence[Workspace]
+    device: str
 
     @classmethod
     def load(cls, study: Study, cohort: Cohort, caches: Sequence[FeatureCache | None], device: str) -> "Data":
@@ -94,7 +102,7 @@ class Data:
         folds = [Fold(search, study.search_folder(search).read_best()) for search in searches]
         features = [None if cache is None else cache.folder.name for cache in caches]
         sources = [Workspace.of(study, Patients.of(labelled, cache), device) for cache in caches]
-        return cls(folds, features, sources)
+        return cls(folds, features, sources, device)
 
     @property
     def study(self) -> Study:
@@ -119,12 +127,14 @@ def ablate(
     study_folder: Path,
     trials: int | None = None,
     device: str = "auto",
+    how: RunConfig = ALONE,
 ) -> Ablation:
     """Score every variant on the outer folds of a study, and publish `ablation/` in the study folder.
 
     caches: the study's own features first (None for metadata only), then others, each of which is a variant
     trials: number of trials of a separate search for each variant; None keeps each fold's best
         configuration except for the change
+    how: its `workers` are the outer folds, or with `trials` the searches, that run at once
 
     An interrupted ablation starts again from the beginning; the separate searches resume where they stopped.
 
@@ -135,14 +145,15 @@ def ablate(
     study = _open_study(study_folder, cohort, caches[0])
     folder = study.ablation.path
     check_replaceable(folder, KIND, _foreign)  # before hours of work
-    with exclusive(study_folder):
+    how = RunConfig(workers=how.workers)
+    with exclusive(study_folder) as lock, fixed_threads(study.config.threads):
         data = Data.load(study, cohort, caches, device)
         variants, left_out = _usable(data, variants_of(caches))
         if trials is None:
-            results, diverged = _change_all(data, variants)
+            results, diverged = _change_all(data, variants, how, lock)
             left_out |= diverged
         else:
-            results = _retune_all(data, variants, cohort, caches, trials, device)
+            results = _retune_all(data, variants, cohort, caches, trials, device, how)
         if data.images_of_equal_bags is not None:
             results[EQUAL_BAGS] = _equal_bags(data, results[FULL])
         scores = _scores(data, trials, variants, results, left_out)
@@ -176,36 +187,58 @@ def _usable(data: Data, variants: Sequence[Variant]) -> tuple[list[Variant], Rea
 # Each fold's best configuration with one thing changed.
 
 
-def _change_all(data: Data, variants: Sequence[Variant]) -> tuple[Results, Reasons]:
+def _change_all(
+    data: Data, variants: Sequence[Variant], how: RunConfig, lock: int
+) -> tuple[Results, Reasons]:
     """Return the results of all variants, and why others are left out because they diverged."""
-    folds: list[dict[str, FoldResult]] = []
-    diverged: Reasons = {}
+    folds: list[dict[str, FoldResult]] = [{} for _ in data.folds]
     with tqdm(total=len(variants) * len(data.folds), desc="variants", disable=None) as bar:
-        for fold in data.folds:
-            remaining = [variant for variant in variants if variant.name not in diverged]
-            folds.append(_run_fold(data, fold, remaining, bar.update))
-            lost = [variant.name for variant in remaining if variant.name not in folds[-1]]
-            diverged |= dict.fromkeys(lost, f"it diverged in {fold.search.name}")
+        for source, workspace in enumerate(data.sources):
+            own = [variant for variant in variants if variant.source == source]
+            configs = [{each.name: data.configure(fold, each) for each in own} for fold in data.folds]
+            jobs = [
+                _FoldJob(data.study, fold, named, data.device)
+                for fold, named in zip(data.folds, configs, strict=True)
+            ]
+            count = process_count(how, workspace, len(jobs))
+            processes = Processes(count, data.study.config.threads, lock)
+            done = do_jobs(jobs, workspace.patients, processes, lambda _: bar.update())
+            for results, more in zip(folds, done, strict=True):
+                results |= more
+    diverged: Reasons = {}
+    for fold, results in zip(data.folds, folds, strict=True):
+        for variant in variants:
+            if variant.name not in results:
+                diverged.setdefault(variant.name, f"it diverged in {fold.search.name}")
     names = [variant.name for variant in variants if variant.name not in diverged]
     return {name: [results[name] for results in folds] for name in names}, diverged
 
 
-def _run_fold(
-    data: Data, fold: Fold, variants: Sequence[Variant], on_variant: Callable[[], object]
-) -> dict[str, FoldResult]:
-    """Return the results of the variants in one outer fold, without those that diverged.
+@dataclass(frozen=True, eq=False)
+class _FoldJob:
+    """The variants on one feature folder in one outer fold; see `study.jobs.Job`.
 
-    A configuration that several variants share is trained once. `on_variant` is called after each variant.
+    configs: configuration of each variant, by its name
     """
-    results: dict[str, FoldResult] = {}
-    for source, workspace in enumerate(data.sources):
-        run = cache(partial(_run_configuration, workspace, fold, workspace.inputs(fold.search)))
-        for variant in variants:
-            if variant.source == source:
-                with contextlib.suppress(Diverged):
-                    results[variant.name] = run(data.configure(fold, variant))
-                on_variant()
-    return results
+
+    study: Study
+    fold: Fold
+    configs: Mapping[str, HeadConfig]
+    device: str
+
+    def do(self, patients: Patients, progress: Progress) -> dict[str, FoldResult]:
+        """Return the results of the variants, without those that diverged.
+
+        A configuration that several variants share is trained once.
+        """
+        workspace = Workspace.of(self.study, patients, self.device)
+        run = cache(partial(_run_configuration, workspace, self.fold, workspace.inputs(self.fold.search)))
+        results: dict[str, FoldResult] = {}
+        for name, config in self.configs.items():
+            with contextlib.suppress(Diverged):
+                results[name] = run(config)
+            progress(SearchNote(name, os.getpid()))
+        return results
 
 
 def _run_configuration(workspace: Workspace, fold: Fold, inputs: Inputs, config: HeadConfig) -> FoldResult:
@@ -244,6 +277,7 @@ def _retune_all(
     caches: Sequence[FeatureCache | None],
     trials: int,
     device: str,
+    how: RunConfig,
 ) -> Results:
     """Run a study of every variant on the same splits, and return its results in every outer fold."""
     config, results = data.study.config, {}
@@ -251,7 +285,7 @@ def _retune_all(
         fixed = {name: (value,) for name, value in variant.change.items()}
         changed = replace(config, trials=trials, settings={**config.settings, **fixed})
         folder = data.study.retuned(trials, variant.name)
-        study = tune(cohort, caches[variant.source], folder, changed, device).study
+        study = tune(cohort, caches[variant.source], folder, changed, device, how).study
         results[variant.name] = [_read_result(study, fold.search) for fold in data.folds]
     return results
 

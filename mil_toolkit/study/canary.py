@@ -1,30 +1,35 @@
 """`run_canary`: run small studies on shuffled labels, and test whether their outer AUCs lie around 0.5."""
 
 import logging
+import os
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import GROUPS, StudyConfig
+from mil_toolkit.config import ALONE, GROUPS, RunConfig, StudyConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import temporary_folder
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.seeds import derive_seed, shuffled_labels_path
+from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.evaluation.intervals import Table
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.shuffles import draw_shuffles
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.search.storage import MemoryStorage, quiet_optuna
 from mil_toolkit.study.canary_result import Canary
+from mil_toolkit.study.capacity import process_count
 from mil_toolkit.study.conclusion import predictions_of
 from mil_toolkit.study.folder import Study
+from mil_toolkit.study.jobs import Processes, do_jobs
 from mil_toolkit.study.plan import plan_searches
-from mil_toolkit.study.progress import NoProgress
+from mil_toolkit.study.progress import Progress, duration_words, no_progress
+from mil_toolkit.study.remaining import SearchNote
 from mil_toolkit.study.run import run_searches, search_runs
 from mil_toolkit.study.tracker import NoTracker
 from mil_toolkit.study.workspace import Workspace
@@ -45,21 +50,28 @@ def run_canary(
     config: StudyConfig,
     device: str = "auto",
     runs: int = RUNS,
+    how: RunConfig = ALONE,
 ) -> Canary:
     """Run `runs` small studies on independently shuffled labels, and test their outer AUCs.
 
     Where groups are declared, whole groups exchange their labels: the patients of a group stay as similar in
     their labels as they are, so that folds that divided a group would be noticed.
 
+    how: its `workers` are the runs at once
+
     Publishes canary.json in the study folder and leaves the results of the study as they are; an existing
     canary.json is read instead. Raises the errors of `tune`.
     """
     labelled = cohort.labelled()
-    with exclusive(folder):
+    with exclusive(folder) as lock, fixed_threads(config.threads):
         study = Study.begin(folder, config, cohort, cache)  # refuses the folder of another study
         canary = study.read_canary()
         if canary is None:
-            canary = Canary.of(_run_all(study, labelled, Patients.of(labelled, cache), device, runs))
+            patients = Patients.of(labelled, cache)
+            jobs = [_ShuffledRun(study, labelled, device, number) for number in range(runs)]
+            count = min(runs, _processes(study, patients, device, how, runs))
+            progress = _CanaryProgress(runs, count)
+            canary = Canary.of(do_jobs(jobs, patients, Processes(count, config.threads, lock), progress))
             publish_record(study.canary, canary)
     logger.log(logging.INFO if canary.passed else logging.ERROR, "%s", canary)
     return canary
@@ -80,19 +92,45 @@ def small(config: StudyConfig) -> StudyConfig:
     )
 
 
-def _run_all(study: Study, labelled: Cohort, patients: Patients, device: str, runs: int) -> list[float]:
-    """Return the outer AUC of each run."""
-    aucs: list[float] = []
-    begun = time.monotonic()
-    for number in range(runs):
-        aucs.append(_run_shuffled(study, labelled, patients, device, number))
-        if number == 0:
-            seconds = time.monotonic() - begun
-            minutes = runs * seconds / 60
-            logger.info(
-                "Canary: the first of %d runs took %.1f s: about %.0f min in all.", runs, seconds, minutes
-            )
-    return aucs
+@dataclass(frozen=True, eq=False)
+class _ShuffledRun:
+    """One run of the canary; see `study.jobs.Job`."""
+
+    study: Study
+    labelled: Cohort
+    device: str
+    number: int
+
+    def do(self, patients: Patients, progress: Progress) -> float:
+        """Return the outer AUC of a small study on shuffled labels."""
+        begun = time.monotonic()
+        auc = _run_shuffled(self.study, self.labelled, patients, self.device, self.number)
+        progress(SearchNote(f"run {self.number}", os.getpid(), seconds=time.monotonic() - begun, ended=True))
+        return auc
+
+
+class _CanaryProgress:
+    """Logs how long the canary takes, once every process has ended its first run, which takes longer."""
+
+    def __init__(self, runs: int, processes: int):
+        self.runs, self.processes = runs, processes
+        self._seconds: list[float] = []
+
+    def __call__(self, note: SearchNote) -> None:
+        """Take note of a run that has ended."""
+        self._seconds.append(note.seconds or 0.0)
+        if len(self._seconds) == 2 * self.processes and self.runs > 2 * self.processes:
+            left = (self.runs - len(self._seconds)) * float(np.mean(self._seconds[self.processes :]))
+            message = "Canary: %d of %d runs have ended; about %s left."
+            logger.info(message, len(self._seconds), self.runs, duration_words(left / self.processes))
+
+
+def _processes(study: Study, patients: Patients, device: str, how: RunConfig, runs: int) -> int:
+    """Return how many runs to do at once."""
+    config = small(study.config)
+    run = replace(study, config=config)
+    searches = runs * (config.outer_folds if isinstance(config.outer_folds, int) else MOST_FOLDS)
+    return process_count(RunConfig(workers=how.workers), Workspace.of(run, patients, device), searches)
 
 
 def _run_shuffled(study: Study, labelled: Cohort, patients: Patients, device: str, number: int) -> float:
@@ -133,6 +171,6 @@ def _outer_auc(study: Study, cohort: Cohort, patients: Patients, device: str) ->
     outer = plan_searches(cohort, study.config)[0][:-1]
     workspace = Workspace.of(study, patients, device)
     with quiet_optuna():
-        run_searches(search_runs(workspace, outer, MemoryStorage(), NoTracker(study)), NoProgress())
+        run_searches(search_runs(workspace, outer, MemoryStorage(), NoTracker(study)), no_progress)
     table = Table.of(pd.concat([predictions_of(study, search) for search in outer]))
     return float(table.scores(METRICS["auc"], np.ones((1, len(table.labels))))[0])

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -74,12 +74,16 @@ def refit_and_predict(workspace: Workspace, search: Search, best: Best) -> None:
 
 
 def score_study(
-    workspace: Workspace, searches: Sequence[Search], tracker: Tracker, shared: bool
+    workspace: Workspace,
+    searches: Sequence[Search],
+    tracker: Tracker,
+    shared: bool,
+    rivals: Mapping[str, pd.DataFrame] | None = None,
 ) -> StudyScores:
     """Score the study and mark it as done.
 
     searches: the final one last; shared: whether other processes may be doing the same, so that the first one
-    scores the study for all
+    scores the study for all; rivals: the predictions of the baselines, where they have been computed
     """
     study = workspace.study
     with exclusive(study.folder, CONCLUDE, wait=True):
@@ -89,7 +93,8 @@ def score_study(
         outer = [predictions_of(study, search) for search in searches[:-1]]
         if outer:
             publish_table(study.final.predictions, without_members(pd.concat(outer)))
-        rivals = outer_rivals(workspace.config, workspace.patients, searches[:-1]) if outer else {}
+        if rivals is None:
+            rivals = outer_rivals(workspace.config, workspace.patients, searches[:-1]) if outer else {}
         if rivals:
             publish_table(study.rivals, pd.concat([rows.assign(rival=name) for name, rows in rivals.items()]))
         scores = study_scores(study, workspace.patients, outer, rivals)

@@ -1,32 +1,35 @@
 """The learning curve of a study: its procedure with fewer training patients, the same held-out ones."""
 
+import contextlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
+from mil_toolkit.config import ALONE, RunConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.records import publish_record
+from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.evaluation.intervals import Table, draw_patients, percentile_interval, scores_with_intervals
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.power_law import fit_power_law
 from mil_toolkit.evaluation.records import Estimate
 from mil_toolkit.evaluation.words import metric_words, with_interval
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.search.storage import DatabaseStorage, quiet_optuna
+from mil_toolkit.study.capacity import process_count
 from mil_toolkit.study.conclusion import predictions_of
 from mil_toolkit.study.folder import Study
+from mil_toolkit.study.jobs import Processes, SearchJob, do_jobs
 from mil_toolkit.study.plan import Search, stored_searches, thin
-from mil_toolkit.study.progress import NoProgress
+from mil_toolkit.study.progress import StudyBar
 from mil_toolkit.study.records import CurvePoint, LearningCurve, LearningPoint
-from mil_toolkit.study.run import recover, run_searches, search_runs
+from mil_toolkit.study.remaining import RemainingTime
 from mil_toolkit.study.tables import read_predictions
-from mil_toolkit.study.tracker import NoTracker
 from mil_toolkit.study.workspace import Workspace
 from mil_toolkit.training.patients import Patients
 
@@ -39,12 +42,17 @@ logger = logging.getLogger(__name__)
 
 
 def run_learning_curve(
-    cohort: Cohort, cache: FeatureCache | None, folder: Path, width: float, device: str = "auto"
+    cohort: Cohort,
+    cache: FeatureCache | None,
+    folder: Path,
+    width: float,
+    device: str = "auto",
+    how: RunConfig = ALONE,
 ) -> LearningCurve:
     """Run a finished study's outer folds on fewer of their training patients, and fit a power law.
 
     The curve is that of the study's primary metric. width: of the 95 % interval for which the number of
-    patients is wanted
+    patients is wanted; how: its `workers` are the searches that run at once, over all subsets
 
     The held-out patients stay the same, and smaller subsets are parts of larger ones, so that the scores are
     paired. Results go to the study folder; a run that was interrupted is resumed. Raises DataError for a
@@ -58,12 +66,12 @@ def run_learning_curve(
     patients = Patients.of(labelled, cache)
     full = stored_searches(study.read_splits(), labelled.patient_ids)[:-1]
     plans, left_out = _plan(full, labelled, study)
-    with exclusive(folder), quiet_optuna():
-        predictions = {share: _run(study, plans[share], share, patients, device) for share in plans}
-    predictions[1.0] = read_predictions(study.final.predictions)
-    sizes = {share: _mean_size(plans.get(share, full)) for share in predictions}
-    tables = {share: Table.of(rows, study.config.prevalence) for share, rows in predictions.items()}
-    curve = _curve(study.config.primary_metric, sizes, tables, width, left_out)
+    with exclusive(folder) as lock, fixed_threads(study.config.threads):
+        predictions = _run(study, plans, patients, device, RunConfig(workers=how.workers), lock)
+        predictions[1.0] = read_predictions(study.final.predictions)
+        sizes = {share: _mean_size(plans.get(share, full)) for share in predictions}
+        tables = {share: Table.of(rows, study.config.prevalence) for share, rows in predictions.items()}
+        curve = _curve(study.config.primary_metric, sizes, tables, width, left_out)
     publish_record(study.learning_curve, curve)
     return curve
 
@@ -90,17 +98,32 @@ def _percent(share: float) -> str:
 
 
 def _run(
-    study: Study, searches: Sequence[Search], share: float, patients: Patients, device: str
-) -> pd.DataFrame:
-    """Return the outer predictions with a share of the training patients."""
-    part = study.learning(share)
-    logger.info("Learning curve: %s of the training patients.", _percent(share))
-    storage = DatabaseStorage(part.folder, None)
-    with storage.errors_explained():
-        runs = search_runs(Workspace.of(part, patients, device), searches, storage, NoTracker(part))
-        recover(runs)
-        run_searches(runs, NoProgress())
-    return pd.concat([predictions_of(part, search) for search in searches])
+    study: Study,
+    plans: Mapping[float, Sequence[Search]],
+    patients: Patients,
+    device: str,
+    how: RunConfig,
+    lock: int,
+) -> dict[float, pd.DataFrame]:
+    """Return the outer predictions with each share of the training patients; all searches are independent."""
+    labels = {share: f"{_percent(share)} " for share in plans}
+    planned = [(share, search) for share, searches in plans.items() for search in searches]
+    planned.sort(key=lambda pair: -len(pair[1].patients))
+    logger.info("Learning curve: %s of the training patients.", ", ".join(map(_percent, plans)))
+    jobs = [
+        SearchJob(study.learning(share), [search], how, device, label=labels[share])
+        for share, search in planned
+    ]
+    count = process_count(how, Workspace.of(study, patients, device), len(jobs))
+    cost = {
+        f"{labels[share]}{search.name}": len(search.patients) / len(patients) for share, search in planned
+    }
+    with contextlib.closing(StudyBar(RemainingTime(study.config, study.config.trials, cost, count))) as bar:
+        do_jobs(jobs, patients, Processes(count, study.config.threads, lock), bar, bar.show)
+    return {
+        share: pd.concat([predictions_of(study.learning(share), search) for search in searches])
+        for share, searches in plans.items()
+    }
 
 
 def _mean_size(searches: Sequence[Search]) -> float:

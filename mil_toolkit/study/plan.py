@@ -77,6 +77,17 @@ def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], Sp
     return searches, splits
 
 
+def longest_first(searches: Sequence[Search]) -> list[Search]:
+    """Return the searches in the order in which they begin, so that none of several processes ends late."""
+    return sorted(searches, key=lambda search: -len(search.patients))
+
+
+def costs(searches: Sequence[Search]) -> dict[str, float]:
+    """Return about how long an epoch of each search takes, relative to the longest, by the search's name."""
+    most = max(len(search.patients) for search in searches)
+    return {search.name: len(search.patients) / most for search in searches}
+
+
 def stored_searches(splits: SplitsRecord, patient_ids: Sequence[str]) -> list[Search]:
     """Return the searches of a study as its splits.json has them, the final one last.
 

@@ -1,79 +1,91 @@
-"""Progress of a study: a bar over its trials, and an estimate of the time that they take."""
+"""Progress of a study: one bar over the trials of all searches, with the remaining time."""
 
 import logging
-from collections.abc import Sequence
-from datetime import datetime
-from typing import Protocol
+import time
+from collections.abc import Callable
 
 from tqdm import tqdm
 
-from mil_toolkit.search.trials import FinishedTrial, durations
+from mil_toolkit.core.text import count_of
+from mil_toolkit.study.remaining import RemainingTime, SearchNote
+
+Progress = Callable[[SearchNote], None]
+_LINE_SECONDS = 60  # between two lines of the log
+_LINE_SHARE = 0.05  # of all trials that end between two lines of the log
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 logger = logging.getLogger(__name__)
 
 
-class Progress(Protocol):
-    """Receives the progress of a run of searches; waits: whether it still needs the trials."""
+def no_progress(note: SearchNote) -> None:
+    """Ignore a note."""
+
+
+class StudyBar:
+    """A progress bar over all trials of a study; without a terminal, a line of the log now and then."""
+
+    def __init__(self, remaining: RemainingTime, clock: Callable[[], float] = time.monotonic):
+        self.remaining, self._clock = remaining, clock
+        self._seconds: list[float] = []  # of the trials of this command
+        self._best: float | None = None
+        self._line: tuple[float, int] | None = None  # time of the last line, and trials done by then
+        self._begun = clock()
+        self.bar = tqdm(total=remaining.total, desc="trials", bar_format=_BAR, disable=None)
 
     @property
-    def waits(self) -> bool: ...
+    def seconds_per_trial(self) -> float:
+        """Mean duration of the trials of this command; 0 where there were none."""
+        return sum(self._seconds) / len(self._seconds) if self._seconds else 0.0
 
-    def trials(self, search: str, trials: Sequence[FinishedTrial], best: FinishedTrial | None) -> None:
-        """Take the trials of a search that count so far, and the best of them."""
+    def __call__(self, note: SearchNote) -> None:
+        """Take a note of a process that runs a search."""
+        self.remaining.take(note)
+        if note.seconds is not None and not note.ended:
+            self._seconds.append(note.seconds)
+        self._best = note.best if note.best is not None else self._best
+        self.show()
 
-    def concluded(self, search: str) -> None:
-        """Take note that a search has ended, so that none of its trials is left."""
+    def show(self) -> None:
+        """Show what has been done, and what is left at this moment."""
+        left = self.remaining.seconds()
+        self.bar.set_postfix_str(", ".join(self._words(left)), refresh=False)
+        self.bar.n = self.remaining.done
+        self.bar.refresh()
+        if self.bar.disable and left is not None and self._is_time():
+            self._line = self._clock(), self.remaining.done
+            elapsed, side = duration_words(self._clock() - self._begun), ""
+            if self.remaining.processes > 1:
+                side = f", {self.remaining.processes} searches at once"
+            message = "%d of %s after %s: about %s left%s."
+            total = count_of(self.remaining.total, "trial")
+            logger.info(message, self.remaining.done, total, elapsed, duration_words(left), side)
 
+    def _words(self, left: float | None) -> list[str]:
+        best = [] if self._best is None else [f"best {self._best:.4f}"]
+        return best if left is None else [*best, f"about {duration_words(left)} left"]
 
-class NoProgress:
-    """Shows nothing."""
-
-    waits = False
-
-    def trials(self, search: str, trials: Sequence[FinishedTrial], best: FinishedTrial | None) -> None:
-        """Do nothing."""
-
-    def concluded(self, search: str) -> None:
-        """Do nothing."""
-
-
-class TrialBar:
-    """A progress bar over all trials of a study; after the first trial it logs how long all will take.
-
-    trials_each: of each search; searches, workers: how many; begun: when this command began
-    """
-
-    def __init__(self, trials_each: int, searches: int, workers: int, begun: datetime):
-        self.trials_each, self.total, self.workers = trials_each, trials_each * searches, workers
-        self.begun = begun
-        self.bar = tqdm(total=self.total, desc="trials", unit="trial", disable=None)
-        self._done: dict[str, int] = {}  # trials of each search
-        self._estimated = False
-
-    @property
-    def waits(self) -> bool:
-        """Whether there is still something to show or to log."""
-        return not (self.bar.disable and self._estimated)
-
-    def trials(self, search: str, trials: Sequence[FinishedTrial], best: FinishedTrial | None) -> None:
-        """Update the bar and, after the first trial of this command, log the estimate."""
-        self._done[search] = len(trials)
-        self.bar.update(sum(self._done.values()) - self.bar.n)
-        if best is not None:
-            self.bar.set_postfix({"best": f"{best.value:.4f}"})
-        if not self._estimated and (seconds := durations(trials, self.begun)):
-            self._estimate(seconds[0])
-
-    def concluded(self, search: str) -> None:
-        """Count all trials of a search as done, also where a time limit ended it early."""
-        self._done[search] = self.trials_each
-
-    def _estimate(self, seconds: float) -> None:
-        self._estimated = True
-        left = (self.total - sum(self._done.values())) * seconds / self.workers
-        message = "The first trial took %.1f s; %d in all: about %.0f min."
-        logger.info(message, seconds, self.total, left / 60)
+    def _is_time(self) -> bool:
+        """Return whether a line of the log is due."""
+        if self.remaining.done == self.remaining.total:
+            return False
+        if self._line is None:
+            return True
+        then, done = self._line
+        ended = self.remaining.done - done
+        return self._clock() - then >= _LINE_SECONDS and ended >= _LINE_SHARE * self.remaining.total
 
     def close(self) -> None:
         """Close the bar."""
         self.bar.close()
+
+
+def duration_words(seconds: float) -> str:
+    """Return a duration in words, exact to a few per cent.
+
+    >>> duration_words(42.4), duration_words(200), duration_words(4 * 3600)
+    ('42 s', '3.3 min', '4.0 h')
+    """
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.{int(seconds < 10 * size)}f} {unit}"
+    return f"{seconds:.0f} s"

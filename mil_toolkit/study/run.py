@@ -1,11 +1,9 @@
 """One process's part in running a study: the trials of every search, and their conclusions."""
 
+import os
 import time
 from collections.abc import Sequence
-from datetime import datetime
 from functools import cached_property
-
-import numpy as np
 
 from mil_toolkit.core.files import remove_dead_temporaries
 from mil_toolkit.core.records import to_json
@@ -14,15 +12,17 @@ from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.search.samplers import PRUNERS, SAMPLERS, Sampler
 from mil_toolkit.search.slots import Slots
 from mil_toolkit.search.storage import Storage
-from mil_toolkit.search.trials import RunningTrial, durations
+from mil_toolkit.search.trials import RunningTrial
 from mil_toolkit.study.conclusion import conclude, is_concluded
 from mil_toolkit.study.description import refuse_other, with_defaults
 from mil_toolkit.study.plan import Search
 from mil_toolkit.study.progress import Progress
-from mil_toolkit.study.supervision import POLL
+from mil_toolkit.study.remaining import SearchNote
 from mil_toolkit.study.tracker import Tracker
 from mil_toolkit.study.trial import evaluate
 from mil_toolkit.study.workspace import LatestInputs, Workspace
+
+POLL = 1.0  # seconds between two looks at what processes of other commands do
 
 
 class SearchRun:
@@ -43,6 +43,7 @@ class SearchRun:
         self.workspace, self.search, self.storage = workspace, search, storage
         self.tracker, self.inputs, self.timeout = tracker, inputs, timeout
         self._deadline: float | None = None
+        self._latest = 0  # number of the trial that this process ran last
 
     @cached_property
     def slots(self) -> Slots:
@@ -61,33 +62,43 @@ class SearchRun:
         return slots
 
     @property
-    def opened(self) -> bool:
-        """Whether this process has opened the search's trials."""
-        return "slots" in vars(self)
-
-    @property
     def concluded(self) -> bool:
         """Whether the search has ended."""
         return is_concluded(self.workspace.study, self.search)
 
     def advance(self, progress: Progress) -> bool:
         """Run all trials that can begin, conclude the search if none is left; return whether it ended."""
+        seconds = None
         if not self.concluded:
-            while self._in_time() and self.slots.run_next(self._evaluate, self._sampler):
-                if progress.waits:
-                    self.report(progress)
+            progress(self._note())
+            while self._run_next(progress):
+                pass
+            begun = time.monotonic()
             if not self.slots.ended or not conclude(self.workspace, self.search, self.slots, self.inputs):
                 return False
-        progress.concluded(self.search.name)
+            seconds = time.monotonic() - begun
+        progress(SearchNote(self.search.name, os.getpid(), seconds=seconds, ended=True))
         self.inputs.release()
         return True
 
-    def report(self, progress: Progress) -> None:
-        """Report the trials that count so far."""
+    def _run_next(self, progress: Progress) -> bool:
+        """Run the next trial; return whether there was one."""
+        begun = time.monotonic()
+        if not (self._in_time() and self.slots.run_next(self._evaluate, self._sampler)):
+            return False
+        progress(self._note(time.monotonic() - begun))
+        return True
+
+    def _note(self, seconds: float | None = None) -> SearchNote:
+        """Return a note of the trials so far; seconds: that the latest one took, None before the first."""
         trials = self.slots.counted
-        progress.trials(self.search.name, trials, self.slots.best(trials))
+        epochs = sum(trial.reported for trial in trials if trial.number == self._latest)
+        best = self.slots.best(trials)
+        value = None if best is None else best.value
+        return SearchNote(self.search.name, os.getpid(), len(trials), value, seconds, epochs)
 
     def _evaluate(self, trial: RunningTrial) -> float:
+        self._latest = trial.number
         return evaluate(self.workspace, self.search, self.inputs.of(self.search), self.tracker, trial)
 
     def _sampler(self, number: int) -> Sampler:
@@ -127,17 +138,17 @@ def search_runs(
     return [SearchRun(workspace, search, storage, tracker, inputs, timeout) for search in searches]
 
 
-def recover(runs: Sequence[SearchRun]) -> None:
+def recover(run: SearchRun) -> None:
     """Clear away what dead processes left: temporary files and, in an embedded storage, running trials.
 
-    Nobody else runs trials in an embedded storage, since this command holds the study folder's lock.
+    Nobody else runs trials of the search in an embedded storage, since this command holds the study folder's
+    lock and gives the search to one process at a time.
     """
-    for run in runs:
-        folder = run.workspace.study.search_folder(run.search)
-        for path in (folder.path, folder.epochs(0).parent):
-            remove_dead_temporaries(path)
-        if not (run.storage.shared or run.concluded):
-            run.slots.fail_running()
+    folder = run.workspace.study.search_folder(run.search)
+    for path in (folder.path, folder.epochs(0).parent):
+        remove_dead_temporaries(path)
+    if not (run.storage.shared or run.concluded):
+        run.slots.fail_running()
 
 
 def run_searches(runs: Sequence[SearchRun], progress: Progress, wait: bool = True) -> None:
@@ -150,10 +161,3 @@ def run_searches(runs: Sequence[SearchRun], progress: Progress, wait: bool = Tru
 
 def _unfinished(runs: Sequence[SearchRun], progress: Progress) -> list[SearchRun]:
     return [run for run in runs if not run.advance(progress)]
-
-
-def seconds_per_trial(runs: Sequence[SearchRun], since: datetime) -> float:
-    """Return the mean duration of the trials that began at `since` or later; 0 where there were none."""
-    trials = [trial for run in runs if run.opened for trial in run.slots.counted]
-    seconds = durations(trials, since)
-    return float(np.mean(seconds)) if seconds else 0.0

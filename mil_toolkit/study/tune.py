@@ -1,48 +1,44 @@
 """`tune`: one search for each outer fold and one on all labelled patients, into a study folder."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from functools import partial
-from multiprocessing.process import BaseProcess
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
+import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import ALONE, RunConfig, StudyConfig
 from mil_toolkit.core.devices import pick_device
 from mil_toolkit.core.errors import DataError, UsageError
+from mil_toolkit.core.files import read_json
 from mil_toolkit.core.locks import exclusive, shared
-from mil_toolkit.core.processes import start_worker
 from mil_toolkit.core.reading import report_read_errors
 from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.text import some
+from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.evaluation.decisions import sensitivity_to_reach
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.search.space import Space
 from mil_toolkit.search.storage import DATABASE, DatabaseStorage, postgresql_url, quiet_optuna
 from mil_toolkit.study.audit import audit
-from mil_toolkit.study.conclusion import score_study
+from mil_toolkit.study.capacity import process_count
+from mil_toolkit.study.conclusion import is_concluded, score_study
 from mil_toolkit.study.folder import Study, is_study_folder
-from mil_toolkit.study.plan import Search, plan_searches
-from mil_toolkit.study.progress import NoProgress, TrialBar
+from mil_toolkit.study.jobs import Job, Processes, RivalsJob, SearchJob, do_jobs
+from mil_toolkit.study.plan import Search, costs, longest_first, plan_searches
+from mil_toolkit.study.progress import StudyBar
 from mil_toolkit.study.records import Best, ClassCounts, Finding, StudyScores
-from mil_toolkit.study.run import (
-    SearchRun,
-    recover,
-    run_searches,
-    search_runs,
-    seconds_per_trial,
-    trials_each,
-)
+from mil_toolkit.study.remaining import RemainingTime, SearchNote
+from mil_toolkit.study.run import trials_each
 from mil_toolkit.study.selection import HeldOut
-from mil_toolkit.study.supervision import supervise
 from mil_toolkit.study.tracker import TRACKERS
 from mil_toolkit.study.workspace import Workspace
 from mil_toolkit.training.patients import Patients
 
+Rivals = dict[str, pd.DataFrame]  # outer predictions, by baseline
 logger = logging.getLogger(__name__)
 
 
@@ -50,7 +46,7 @@ logger = logging.getLogger(__name__)
 class Tuned:
     """The result of `tune`: the final search's choice, the scores, the audit's findings, and what it took.
 
-    trials: of all searches; seconds_per_trial: mean over the trials that this process ran
+    trials: of all searches; seconds_per_trial: mean over the trials of this command
     """
 
     study: Study
@@ -85,7 +81,11 @@ def tune(
     searches, splits = plan_searches(labelled, config)
     _check_positives(config, patients, searches)
     check_run(folder, device, how)
-    with exclusive(folder) if how.storage is None else shared(folder, wait=False) as lock, quiet_optuna():
+    with (
+        exclusive(folder) if how.storage is None else shared(folder, wait=False) as lock,
+        quiet_optuna(),
+        fixed_threads(config.threads),
+    ):
         # The storage comes first: one that cannot be reached must not leave a study behind.
         storage = DatabaseStorage(folder, how.storage)
         study = Study.begin(folder, config, cohort, cache, splits)
@@ -95,38 +95,38 @@ def tune(
         study.record_data(cohort, cache)
         with storage.errors_explained():
             workspace = Workspace.of(study, patients, device)
-            start = partial(_start_workers, workspace, labelled, cache, searches, device, how, lock)
-            return _run(workspace, searches, storage, how, start, findings)
+            bar, rivals = _run(workspace, searches, device, how, lock)
+            scores = score_study(workspace, searches, TRACKERS[how.tracker](study), storage.shared, rivals)
+    return Tuned(study, study.final.read_best(), scores, bar.remaining.total, bar.seconds_per_trial, findings)
 
 
 def _run(
-    workspace: Workspace,
-    searches: Sequence[Search],
-    storage: DatabaseStorage,
-    how: RunConfig,
-    start_workers: Callable[[], list[BaseProcess]],
-    findings: Sequence[Finding],
-) -> Tuned:
-    """Run all searches to their end, first in workers if several processes are wanted; score the study."""
-    begun, study = datetime.now(), workspace.study
-    tracker = TRACKERS[how.tracker](study)
-    runs = search_runs(workspace, searches, storage, tracker, how.timeout)
-    progress = TrialBar(trials_each(workspace), len(searches), how.workers, begun)
-    recover(runs)
-    if how.workers > 1:
-        supervise(start_workers(), partial(_report_all, runs, progress))
-        recover(runs)
-    run_searches(runs, progress)
-    progress.close()
-    scores = score_study(workspace, searches, tracker, storage.shared)
-    seconds = seconds_per_trial(runs, begun)
-    return Tuned(study, study.final.read_best(), scores, progress.total, seconds, findings)
+    workspace: Workspace, searches: Sequence[Search], device: str, how: RunConfig, lock: int
+) -> tuple[StudyBar, Rivals | None]:
+    """Run all searches to their end; return their progress and the predictions of the baselines.
 
-
-def _report_all(runs: Sequence[SearchRun], progress: TrialBar) -> None:
-    for run in runs:
-        if progress.waits:
-            run.report(progress)
+    On a shared storage, one of several processes scores the study: the baselines are left to it.
+    """
+    study, patients = workspace.study, workspace.patients
+    ordered = longest_first(searches)
+    left = [search for search in ordered if not is_concluded(study, search)]
+    names = {search.name for search in left}
+    processes = Processes(process_count(how, workspace, len(left)), study.config.threads, lock)
+    bar = StudyBar(
+        RemainingTime(study.config, trials_each(workspace), costs(ordered), processes.count, how.timeout)
+    )
+    with contextlib.closing(bar):
+        if how.storage is not None:
+            sharing = [SearchJob(study, searches, how, device, wait=False) for _ in range(processes.count)]
+            do_jobs(sharing if processes.count > 1 else [], patients, processes, bar, bar.show)
+            do_jobs([SearchJob(study, searches, how, device)], patients, replace(processes, count=1), bar)
+            return bar, None
+        for search in ordered:
+            if search.name not in names:
+                bar(SearchNote(search.name, os.getpid(), ended=True))
+        jobs: list[Job[Rivals | None]] = [SearchJob(study, [search], how, device) for search in left]
+        *_, rivals = do_jobs([*jobs, RivalsJob(study, searches[:-1])], patients, processes, bar, bar.show)
+    return bar, rivals
 
 
 def check_run(folder: Path, device: str, how: RunConfig) -> None:
@@ -138,6 +138,15 @@ def check_run(folder: Path, device: str, how: RunConfig) -> None:
         postgresql_url(how.storage)
 
 
+def recorded_threads(folder: Path) -> int | None:
+    """Return the threads of the study in a folder; None where there is none, or its version recorded none."""
+    if not is_study_folder(folder):
+        return None
+    options = read_json(folder / "config.json")["study"]
+    threads = options.get("threads") if isinstance(options, dict) else None
+    return threads if isinstance(threads, int) else None
+
+
 def _check_folder(folder: Path) -> None:
     """Raise UsageError where a folder holds files but no study: they would mix with the study's."""
     with report_read_errors(folder):
@@ -147,41 +156,6 @@ def _check_folder(folder: Path) -> None:
         raise UsageError(
             f"{folder} is not a study folder: it holds {some(names)}. Choose a new folder with --study."
         )
-
-
-def _start_workers(
-    workspace: Workspace,
-    labelled: Cohort,
-    cache: FeatureCache | None,
-    searches: Sequence[Search],
-    device: str,
-    how: RunConfig,
-    lock: int,
-) -> list[BaseProcess]:
-    job = partial(_work, workspace.study, labelled, cache, searches, device, how)
-    return [start_worker(job, lock, share) for share in _shares(how.workers)]
-
-
-def _work(
-    study: Study,
-    labelled: Cohort,
-    cache: FeatureCache | None,
-    searches: Sequence[Search],
-    device: str,
-    how: RunConfig,
-) -> None:
-    """Run trials and conclude searches in a worker process, as long as there is something to begin."""
-    storage = DatabaseStorage(study.folder, how.storage)
-    with quiet_optuna(), storage.errors_explained():
-        workspace = Workspace.of(study, Patients.of(labelled, cache), device)
-        runs = search_runs(workspace, searches, storage, TRACKERS[how.tracker](study), how.timeout)
-        run_searches(runs, NoProgress(), wait=False)
-
-
-def _shares(workers: int) -> list[dict[str, str]]:
-    """Return environments that divide the threads among workers, and assign them the cards in turn."""
-    threads, cards = max(1, torch.get_num_threads() // workers), max(1, torch.cuda.device_count())
-    return [{"OMP_NUM_THREADS": str(threads), "LOCAL_RANK": str(worker % cards)} for worker in range(workers)]
 
 
 def _check_positives(config: StudyConfig, patients: Patients, searches: Sequence[Search]) -> None:

@@ -7,15 +7,18 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import binomtest
 from support.commands import Command
 from support.studies import Tiny
 
 from mil_toolkit.cli import tune
 from mil_toolkit.core.locks import exclusive
+from mil_toolkit.study import trial
 
 
 def test_tune_prints_json(tiny_options: Sequence[object], tmp_path: Path, command: Command) -> None:
@@ -29,6 +32,31 @@ def test_tune_prints_json(tiny_options: Sequence[object], tmp_path: Path, comman
         assert {"balanced_accuracy", "sensitivity", "specificity", "auc"} <= data[part].keys()
         assert {"value", "patients", "repeats"} <= data[part]["balanced_accuracy"].keys()
         assert data[part]["balanced_accuracy"]["patients"] == 24
+
+
+def test_the_number_of_threads_belongs_to_the_study(
+    tiny_options: Sequence[object], tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is 1 unless it is given, whatever the environment says; a resumed study keeps its own."""
+    run, used = trial.run_trial, list[int]()
+
+    def recorded(*arguments: Any) -> Any:
+        used.append(torch.get_num_threads())
+        return run(*arguments)
+
+    monkeypatch.setattr(trial, "run_trial", recorded)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    few = ("tune", *tiny_options, "--trials", 1, "--outer-folds", 0, "--study")
+    assert command(*few, tmp_path / "one").code == 0
+    assert json.loads((tmp_path / "one" / "config.json").read_text())["study"]["threads"] == 1
+    study = (*few, tmp_path / "two")
+    assert command(*study, "--threads", 2).code == 0 and used == [1, 2]
+    for name in ("DONE", "best.json", "optuna.db"):
+        (tmp_path / "two" / name).unlink()
+    assert command(*study).code == 0 and used == [1, 2, 2]
+    refused = command(*study, "--threads", 1)
+    assert refused.code == 3 and "study.threads: 2 there, 1 now" in refused.err
+    assert command(*few, tmp_path / "three", "--threads", 0).code == 2
 
 
 def test_tune_says_which_score_is_optimistic(

@@ -26,7 +26,7 @@ from mil_toolkit.study import conclusion, rivals
 from mil_toolkit.study.conclusion import predictions_of
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.plan import Search, plan_searches
-from mil_toolkit.study.progress import NoProgress
+from mil_toolkit.study.progress import no_progress
 from mil_toolkit.study.records import CohortIdentity, StudyDescription
 from mil_toolkit.study.run import run_searches, search_runs
 from mil_toolkit.study.scores import rival_tables
@@ -61,7 +61,7 @@ def outer(
     cohort = CohortIdentity("planted", "", len(patients))
     study = Study(folder, config, StudyDescription(1, config, {}, cohort, None))
     workspace = Workspace.of(study, patients, "cpu")
-    run_searches(search_runs(workspace, searches, MemoryStorage(), NoTracker(study)), NoProgress())
+    run_searches(search_runs(workspace, searches, MemoryStorage(), NoTracker(study)), no_progress)
     return pd.concat([predictions_of(study, search) for search in searches])
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import json
-import os
 import re
 import shutil
 import signal
@@ -12,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +18,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.commands import Command, outcome
-from support.processes import hold_on
 from support.studies import Tiny
 
 from mil_toolkit.cli.tune import score_lines, summary
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import METRIC_NAMES, HeadConfig, StudyConfig, parse_settings, tunables
+from mil_toolkit.config import METRIC_NAMES, HeadConfig, RunConfig, StudyConfig, parse_settings, tunables
 from mil_toolkit.core.errors import DataError, UsageError
-from mil_toolkit.core.locks import exclusive
-from mil_toolkit.core.processes import start_worker
 from mil_toolkit.core.seeds import trial_path
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.multiplicity import MaxT, max_t
@@ -44,7 +39,6 @@ from mil_toolkit.study import trial as trial_module
 from mil_toolkit.study import tune as tuning
 from mil_toolkit.study.folder import SearchFolder, Study, read_epochs
 from mil_toolkit.study.plan import Search, plan_searches
-from mil_toolkit.study.supervision import supervise
 from mil_toolkit.study.tables import outer_attention
 from mil_toolkit.study.tune import tune
 from mil_toolkit.study.workspace import Workspace
@@ -154,7 +148,8 @@ def test_a_study_of_an_older_version_resumes_without_the_options_that_it_lacks(
         ).fetchone()
         stored = json.loads(text)
         for part in (config, stored):
-            del part["study"]["primary_metric"], part["study"]["sensitivity_confidence"]
+            for option in ("primary_metric", "sensitivity_confidence", "threads"):
+                del part["study"][option]
         database.execute(
             "update study_user_attributes set value_json = ? where key = 'study'", (json.dumps(stored),)
         )
@@ -703,21 +698,17 @@ def test_every_metric_can_be_the_objective(objective: str, tiny: Tiny, tmp_path:
     assert np.isclose(table["value"], read_json(tmp_path / "best.json")["value"]).any()
 
 
+def test_searches_side_by_side_give_the_same_bits(tiny: Tiny, tmp_path: Path) -> None:
+    """With images, whose embeddings the processes share; test_tune_faults has more processes."""
+    config = Study.open(tiny.study).config
+    tuned = tune(tiny.cohort, tiny.cache, tmp_path, config, "cpu", RunConfig(workers=2))
+    whole = {path: content for path, content in outcome(tiny.study).items() if "ablation" not in path}
+    assert outcome(tmp_path) == whole
+    for name in ("config.json", "rivals.csv", "outer/repeat1-fold1/attention.csv", "out_of_fold.csv"):
+        assert (tmp_path / name).read_bytes() == (tiny.study / name).read_bytes()
+    assert tuned.trials == 6 and tuned.seconds_per_trial > 0
+
+
 def test_workers_must_be_some(tiny_options: Sequence[object], tmp_path: Path, command: Command) -> None:
     done = command("tune", *tiny_options, "--study", tmp_path, "--workers", 0)
     assert done.code == 2 and "--workers must be at least 1, not 0" in done.err
-
-
-def test_a_stop_leaves_no_query_half_done_while_workers_end(tmp_path: Path) -> None:
-    """It would keep SQLite's lock, for which the workers wait, for whose end the stop waits."""
-    looked: list[int] = []
-
-    def look() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        looked.append(len(looked))
-
-    with exclusive(tmp_path) as lock:
-        worker = start_worker(partial(hold_on, tmp_path / "pid"), lock, {})
-    with pytest.raises(KeyboardInterrupt):
-        supervise([worker], look)
-    assert looked == [0] and not worker.is_alive()

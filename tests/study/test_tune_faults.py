@@ -3,6 +3,7 @@
 The study ends exactly as an undisturbed one.
 """
 
+import contextlib
 import os
 import random
 import shutil
@@ -21,11 +22,14 @@ from support.commands import outcome
 from support.processes import CommandServer, ended, read_only, serving, wait_until
 
 from mil_toolkit.cohort.synthetic import draw_cohort
+from mil_toolkit.core.errors import BusyError
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.search.internals import SLOT
 from mil_toolkit.search.trials import LOST
 
 KILLS = int(os.environ.get("MIL_FAULT_KILLS", "15"))  # tox -e faults: 200
+WORKER_KILLS = min(KILLS // 5, 60)  # of commands with workers, which start slowly
+ENDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)  # workers ignore the last one
 TRIALS, OUTER = 6, 2
 OPTIONS = ["--features", "none", "--trials", TRIALS, "--outer-folds", OUTER, "--folds", 2, "--members", 2]
 OPTIONS += ["--epochs", 6, "--device", "cpu"]
@@ -160,8 +164,8 @@ def workers(process: int) -> list[int]:
 
 
 @pytest.mark.parametrize("victim", ["all", "one", "stop"])
-def test_workers_and_their_end(victim: str, server: Server, tmp_path: Path) -> None:
-    """Killed with the command, killed alone, or stopped: each slot is run to its end once."""
+def test_workers_and_their_end(victim: str, server: Server, whole: Bits, tmp_path: Path) -> None:
+    """Killed with the command, killed alone, or stopped: each slot is run once, to the same bits."""
     study = tmp_path / "study"
     process = server.start(study, "--workers", 2)
     wait_until(lambda: walked(study) >= 2)
@@ -173,7 +177,52 @@ def test_workers_and_their_end(victim: str, server: Server, tmp_path: Path) -> N
         os.kill(process, signal.SIGKILL if victim == "all" else signal.SIGTERM)
         assert server.wait(process) == (-signal.SIGKILL if victim == "all" else 130)
         assert server.run(study) == 0, said(study)  # at once: the workers' lock is gone
-    assert exact(study)
+    assert exact(study) and outcome(study) == whole
+
+
+def test_random_ends_of_workers_and_commands_lose_nothing_and_change_nothing(
+    server: Server, whole: Bits
+) -> None:
+    """A chain of runs with two or three workers; each time something is killed or stopped at random.
+
+    The command, one of its workers, or both, by SIGKILL, SIGTERM or (the command) Ctrl-C.
+    """
+    source, ended_by, chains = random.Random(1), Counter[str](), 0
+    while sum(ended_by.values()) < WORKER_KILLS:
+        study = server.folder / f"side{chains}"
+        chains += 1
+        code, before = 1, set[tuple[str, int]]()
+        while code:
+            process = server.start(study, "--workers", source.choice((2, 3)))
+            await_moment(process, study, source)
+            ended_by[end_at_random(process, source)] += not ended(process)
+            code = server.wait(process)
+            assert code in (0, 130, -signal.SIGKILL), said(study)
+            assert not orphans(study), "a worker outlived its command"
+            found = stored(study)
+            assert before <= set(found) and len(set(found)) == len(found)
+            before = set(found)
+        assert outcome(study) == whole and exact(study) and not list(study.rglob(".tmp-*"))
+        shutil.rmtree(study)
+    print(f"{dict(ended_by)}; {chains} chains that came to their end.")
+
+
+def end_at_random(process: int, source: random.Random) -> str:
+    """Send a signal to the command, to one of its workers, or to both; return what happened."""
+    victim, number = source.choice(("command", "worker", "both")), source.choice(ENDS)
+    with contextlib.suppress(ProcessLookupError, IndexError, FileNotFoundError):
+        if victim != "command":
+            os.kill(source.choice(workers(process)), number)
+        if victim != "worker":
+            os.kill(process, number)
+    return f"{victim} {number.name}"
+
+
+def orphans(study: Path) -> list[int]:
+    """Return the workers that still hold the lock of a study whose command has ended, after a moment."""
+    with contextlib.suppress(BusyError), exclusive(study):
+        return []
+    return [1]
 
 
 # Crowded.

@@ -3,16 +3,20 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
 from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.pool import serve
 from support.paths import ROOT
 
 
@@ -93,3 +97,27 @@ def hold_on(file: Path) -> None:
 def complain() -> None:
     """Raise the kind of error that a user's mistake causes."""
     raise DataError("the parent reports this")
+
+
+def serve_squares(folder: Path, connection: Connection) -> None:
+    """Square numbers in a worker process, see `square`."""
+    serve(connection, partial(square, folder))
+
+
+def square(folder: Path, job: tuple[str, int], report: Callable[[int], None]) -> int:
+    """Return the square of a job's number, and report the id of this process.
+
+    The jobs "dies once" and "dies" kill the process, "fails" raises an error, and "waits" never ends.
+    """
+    kind, number = job
+    report(os.getpid())
+    with (folder / f"{kind}{number}").open("a") as file:
+        file.write("begun\n")
+    begun = len((folder / f"{kind}{number}").read_text().splitlines())
+    if kind == "dies" or (kind == "dies once" and begun == 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "fails":
+        raise DataError("the parent reports this")
+    if kind == "waits":
+        time.sleep(3600)
+    return number**2

@@ -5,12 +5,12 @@ heartbeat of a living process on a busy machine.
 """
 
 from mil_toolkit.cli.tune import main
+from mil_toolkit.core import pool
 from mil_toolkit.search import storage
-from mil_toolkit.study import run, supervision
+from mil_toolkit.study import run
 from support.command_server import serve
 
 if __name__ == "__main__":
     storage.HEARTBEAT, storage.GRACE = 1, 20
-    setattr(run, "POLL", 0.2)  # noqa: B010 - imported there, so that mypy takes it for private
-    supervision.POLL = 0.2
+    run.POLL = pool.POLL = 0.2
     serve(main)

@@ -1,0 +1,170 @@
+"""`Pool`: worker processes that take jobs one after the other, whichever of them die."""
+
+import contextlib
+import logging
+import pickle
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Generic, Protocol, TypeVar
+
+from mil_toolkit.core.processes import defer_stop_signals, stop_worker
+
+POLL = 1.0  # seconds between two calls of `look`
+
+Job = TypeVar("Job", bound=Hashable)
+Note = TypeVar("Note")
+Result = TypeVar("Result")
+Job_contra = TypeVar("Job_contra", bound=Hashable, contravariant=True)
+Note_co = TypeVar("Note_co", covariant=True)
+Result_co = TypeVar("Result_co", covariant=True)
+logger = logging.getLogger(__name__)
+
+
+class Work(Protocol[Job_contra, Note_co, Result_co]):
+    """Does a job; the result must not depend on the process, or on the jobs that the process did before.
+
+    report: takes a note on the job's progress
+    """
+
+    def __call__(self, job: Job_contra, report: "Callable[[Note_co], None]", /) -> Result_co: ...
+
+
+@dataclass(frozen=True)
+class _Progress(Generic[Note]):
+    note: Note
+
+
+@dataclass(frozen=True)
+class _Ended(Generic[Result]):
+    result: Result
+
+
+def serve(connection: Connection, work: Work[Job, Note, Result]) -> None:
+    """Do the jobs that arrive, in a worker process, until the other end of the pipe is closed."""
+    while True:
+        try:
+            job: Job = connection.recv()
+        except (EOFError, ConnectionError):
+            return
+        result = work(job, lambda note: connection.send(_Progress(note)))
+        connection.send(_Ended(result))
+
+
+@dataclass
+class _Worker(Generic[Job]):
+    """A worker process, and the job that it does at the moment."""
+
+    process: BaseProcess
+    job: Job | None = None
+
+
+class Pool(Generic[Job, Note, Result]):
+    """Worker processes that take jobs one after the other, in the order of the jobs.
+
+    start: starts a worker from its number and its end of a pipe, with which it calls `serve`
+    take: takes the notes on a job
+
+    If a worker is killed, another one does its job again, once. If a worker fails, all others are stopped:
+    whoever does its job again gets the error.
+
+    After `run`, `results` has the results by job, and `failed` the jobs not to be left to workers again.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[int, Connection], BaseProcess],
+        count: int,
+        jobs: Sequence[Job],
+        take: Callable[[Job, Note], None],
+    ):
+        self._start, self._count, self._take = start, count, take
+        self._waiting, self._repeated = deque(jobs), set[Job]()
+        self._workers: dict[Connection, _Worker[Job]] = {}
+        self._ending: list[BaseProcess] = []
+        self._killed = 0
+        self.results: dict[Job, Result] = {}
+        self.failed: list[Job] = []
+
+    def run(self, look: Callable[[], None] = lambda: None) -> None:
+        """Do the jobs as far as workers can; an interrupt stops all of them.
+
+        look: called about once a second, while interrupts are deferred
+        """
+        try:
+            for number in range(self._count):
+                self._begin(number)
+            while self._workers and not self.failed:
+                with defer_stop_signals():  # an interrupted query would keep a database's lock
+                    look()
+                for connection in wait(list(self._workers), POLL):
+                    assert isinstance(connection, Connection)
+                    self._receive(connection)
+        finally:
+            with defer_stop_signals():
+                self._stop()
+        if self._killed:
+            message = "%d of %d workers were killed, perhaps for lack of memory: their searches are repeated."
+            logger.warning(message, self._killed, self._count)
+        self.failed += [job for job in self._repeated if job not in self.results and job not in self.failed]
+
+    def _begin(self, number: int) -> None:
+        ours, theirs = Pipe()
+        with theirs:  # once the worker has its own copy, its end closes with it
+            self._workers[ours] = _Worker(self._start(number, theirs))
+        self._give_job(ours)
+
+    def _give_job(self, connection: Connection) -> None:
+        """Send a worker its next job, or close its pipe where none is left: it then ends."""
+        worker = self._workers[connection]
+        worker.job = self._waiting.popleft() if self._waiting else None
+        if worker.job is None:
+            self._dismiss(connection)
+        else:
+            with contextlib.suppress(ConnectionError):  # it has died: `_receive` takes note of it
+                connection.send(worker.job)
+
+    def _receive(self, connection: Connection) -> None:
+        worker = self._workers[connection]
+        assert worker.job is not None
+        try:
+            message: _Progress[Note] | _Ended[Result] = connection.recv()
+        except (EOFError, OSError, pickle.UnpicklingError):
+            self._bury(connection)
+            return
+        if isinstance(message, _Ended):
+            self.results[worker.job] = message.result
+            self._give_job(connection)
+        else:
+            self._take(worker.job, message.note)
+
+    def _dismiss(self, connection: Connection) -> _Worker[Job]:
+        worker = self._workers.pop(connection)
+        connection.close()
+        self._ending.append(worker.process)
+        return worker
+
+    def _bury(self, connection: Connection) -> None:
+        """Dismiss a worker that has died; if it was killed, leave its job to another one, once."""
+        worker = self._dismiss(connection)
+        worker.process.join()
+        assert worker.job is not None
+        if (worker.process.exitcode or 0) >= 0:
+            self.failed.append(worker.job)
+            return
+        self._killed += 1
+        if worker.job not in self._repeated:
+            self._repeated.add(worker.job)
+            self._waiting.append(worker.job)
+
+    def _stop(self) -> None:
+        """Interrupt all workers, whether they still do a job or not, and wait for their end."""
+        for connection in list(self._workers):
+            self._dismiss(connection)
+        for process in self._ending:
+            stop_worker(process)
+        for process in self._ending:
+            process.join()
