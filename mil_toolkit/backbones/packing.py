@@ -1,9 +1,9 @@
 """`pack`: a network for a processor, whose convolutions include the activation and the sum that follow them.
 
-torch passes through the output of a convolution again for its activation, and again for the sum of a residual
-block; it also reorders the weights of a convolution at every call. oneDNN computes all three at once, from weights
-that are reordered once. torch.compile calls oneDNN in the same way, but needs a C++ compiler, which many computers
-do not have.
+torch passes through the output of a convolution again for its activation, and again for the sum of a
+residual block; it also reorders the weights of a convolution at every call. oneDNN computes all three at
+once, from weights that are reordered once. torch.compile calls oneDNN in the same way, but needs a C++
+compiler, which many computers do not have.
 """
 
 import operator
@@ -137,12 +137,12 @@ def _replace(packed: fx.GraphModule, node: fx.Node, count: int) -> None:
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:
-    """Return the next node if it is the only user of this one, so that nothing in between changes an operand."""
+    """Return the next node if it is the only user of this one; nothing in between changes an operand."""
     return node.next if [*node.users] == [node.next] else None
 
 
 def _summand(node: fx.Node, one: fx.Node) -> fx.Node | None:
-    """Return what a node adds to `one`, None if it is not a plain sum with another tensor of the same shape."""
+    """Return what a node adds to `one`; None if it is not a sum with another tensor of this shape."""
     if node.op != "call_function" or node.target not in _SUMS or len(node.args) != 2 or node.kwargs:
         return None
     first, second = node.args

@@ -227,7 +227,8 @@ def check_options(
     ):
         if value < least:
             problems.append(f"--{name} must be at least {least}, not {value}.")
-    if threads is not None and not 1 <= threads <= (cores := available_cores()):
+    cores = available_cores()
+    if threads is not None and not 1 <= threads <= cores:
         problems.append(f"--threads must be between 1 and {cores}, the cores of this process, not {threads}.")
     if problems:
         raise UsageError("\n".join(problems))

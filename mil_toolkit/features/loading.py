@@ -40,8 +40,8 @@ def in_threads(
 
     threads: number of threads, each of which computes another batch
 
-    Within the threads torch uses one thread for each operation. So no thread waits for others, as the threads of
-    one operation do, and the bits of a result do not depend on their number.
+    Within the threads torch uses one thread for each operation. So no thread waits for others, as the threads
+    of one operation do, and the bits of a result do not depend on their number.
     """
     batches = iter(lambda: list(islice(jobs, size)), [])
     with _one_thread_for_each_operation():
@@ -63,8 +63,8 @@ def _load_all(
 ) -> Iterator[Loaded]:
     """Yield the results of `load` in the order of the jobs, with at most `window` of them in memory.
 
-    With `ahead` the window is refilled after each result, otherwise only once it is empty. What has not begun when
-    the consumer stops is not computed.
+    With `ahead` the window is refilled after each result, otherwise only once it is empty. What has not begun
+    when the consumer stops is not computed.
     """
     pool = ThreadPoolExecutor(max(workers, 1))
     futures: deque[Future[Loaded]] = deque()

@@ -145,8 +145,8 @@ class Pipeline:
     def _embedded(self, jobs: Iterator[Job]) -> Iterator[EmbeddedBatch]:
         """Yield the batches in order.
 
-        On the CPU each thread reads a batch and embeds it, so that all cores are busy all the time. For CUDA the
-        threads read the next batch while the device computes.
+        On the CPU each thread reads a batch and embeds it, so that all cores are busy all the time. For CUDA
+        the threads read the next batch while the device computes.
         """
         embed = self.embed
         if embed.device.type == "cpu":

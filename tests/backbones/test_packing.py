@@ -36,6 +36,16 @@ def _added_to_input(block: _Block, x: Tensor) -> Tensor:
     return block.second(x) + x
 
 
+def _twice_the_same(block: _Block, x: Tensor) -> Tensor:
+    y = block.first(x)
+    return y + y
+
+
+def _used_twice(block: _Block, x: Tensor) -> Tensor:
+    y = block.first(x)
+    return block.relu6(y) + y
+
+
 def _changed_in_between(block: _Block, x: Tensor) -> Tensor:
     shortcut = block.first(x)
     y = block.second(block.relu(x))  # the input of the shortcut changes after the shortcut is computed
@@ -49,12 +59,12 @@ JOINS: dict[str, tuple[Callable[[_Block, Tensor], Tensor], int]] = {
     "silu": (lambda block, x: block.silu(block.first(x)), 1),
     "residual": (lambda block, x: block.relu(block.second(block.relu(block.first(x))) + x), 2),
     "two branches": (lambda block, x: block.relu(block.first(x) + block.second(x)), 2),
-    "twice the same": (lambda block, x: (lambda y: y + y)(block.first(x)), 1),
+    "twice the same": (_twice_the_same, 1),
     "one layer twice": (lambda block, x: block.first(block.relu(block.first(x))), 2),
     "broadcast": (lambda block, x: block.first(x) + block.second(x).mean((2, 3), keepdim=True), 2),
     "a number": (lambda block, x: block.relu(block.first(x) + 0.5), 1),
     "a multiple": (lambda block, x: torch.add(x, block.first(x), alpha=2), 1),
-    "used twice": (lambda block, x: (lambda y: block.relu6(y) + y)(block.first(x)), 1),
+    "used twice": (_used_twice, 1),
     "added to the input": (_added_to_input, 2),
     "changed in between": (_changed_in_between, 2),
     "same": (lambda block, x: block.relu(block.same(x)), 0),

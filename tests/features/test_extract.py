@@ -65,9 +65,7 @@ def test_by_default_as_many_threads_embed_as_torch_uses(
 ) -> None:
     given: list[int] = []
     real = pipeline_module.in_threads
-    monkeypatch.setattr(
-        pipeline_module, "in_threads", lambda *args: given.append(args[-1]) or real(*args)
-    )
+    monkeypatch.setattr(pipeline_module, "in_threads", lambda *args: given.append(args[-1]) or real(*args))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
     run(toml, **options)
