@@ -9,20 +9,9 @@ from torch.nn.functional import batch_norm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mil_toolkit.backbones.backbones import Backbone
+from mil_toolkit.backbones.packing import pack
+from mil_toolkit.backbones.tracing import UNTRACEABLE, WholeLayers
 from mil_toolkit.backbones.weights import logger
-
-# Raised by torch.fx for a forward that cannot be traced, such as one with control flow.
-UNTRACEABLE = (TypeError, ValueError, RuntimeError, AttributeError)
-
-
-class WholeLayers(fx.Tracer):
-    """A tracer that keeps each convolution and BatchNorm as one node, including timm's subclasses."""
-
-    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        """Return whether a module becomes one node instead of being traced into."""
-        return isinstance(module, nn.Conv2d | nn.BatchNorm2d) or super().is_leaf_module(
-            module, qualified_name
-        )
 
 
 def fuse_batch_norm(network: nn.Module) -> nn.Module:
@@ -82,13 +71,23 @@ class Normaliser(nn.Module):
 
 
 class Embedder(nn.Module):
-    """A backbone prepared for inference: BatchNorm fused, channels last, on its device, in its precision."""
+    """A backbone prepared for inference: BatchNorm fused, channels last, on its device, in its precision.
 
-    def __init__(self, backbone: Backbone, device: torch.device, dtype: torch.dtype):
+    batch: number and side of the images of each call; if given, a processor's convolutions are packed for it,
+        see `pack`
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        device: torch.device,
+        dtype: torch.dtype,
+        batch: tuple[int, int] | None = None,
+    ):
         super().__init__()
         self.normalise = Normaliser(backbone, device, dtype)
-        network = fuse_batch_norm(backbone.network).to(device, dtype)
-        self.network = network.to(memory_format=torch.channels_last)
+        network = fuse_batch_norm(backbone.network).to(device, dtype).to(memory_format=torch.channels_last)
+        self.network = pack(network, *batch) if batch and device.type == "cpu" else network
 
     @torch.inference_mode()
     def forward(self, pixels: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from torch import fx, nn
 
-from mil_toolkit.backbones.embedder import UNTRACEABLE, WholeLayers
+from mil_toolkit.backbones.tracing import UNTRACEABLE, WholeLayers
 from mil_toolkit.core.errors import UsageError
 
 ALL = "all"

@@ -54,7 +54,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:i")
     add("--batch-size", type=int, help="images per batch (default: the fastest in benchmarks)")
-    add("--workers", type=int, help="number of threads that decode (default: the number of cores)")
+    add(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="number of cores that embed on the CPU (default: OMP_NUM_THREADS, or all cores)",
+    )
+    add(
+        "--workers",
+        type=int,
+        help="number of threads that read images for a CUDA device (default: the number of cores)",
+    )
     add(
         "--shard",
         metavar="I/N",
@@ -72,17 +82,16 @@ def _extract(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.cohort.image_places import check_outside_images, image_folders
     from mil_toolkit.core.devices import pick_device, use_available_cores
     from mil_toolkit.core.own_folders import check_outside_own_folders
-    from mil_toolkit.features.extract import BATCH_SIZE, check_options, extract
+    from mil_toolkit.features.extract import check_options, extract
     from mil_toolkit.features.sharding import WHOLE, parse_share
 
     names = ("backbone", "weights", "image_size", "crop", "preprocess")
     config = ExtractionConfig(**{name: getattr(arguments, name) for name in names})
-    batch_size = BATCH_SIZE if arguments.batch_size is None else arguments.batch_size
     share = parse_share(arguments.shard, os.environ) if arguments.shard else WHOLE
     check_backbone(
         config.backbone, config.weights
     )  # options first, because reading a large cohort takes a while
-    check_options(config, batch_size, arguments.workers, arguments.on_error)
+    check_options(config, arguments.batch_size, arguments.threads, arguments.workers, arguments.on_error)
     pick_device(arguments.device)
     use_available_cores()
     cohort = read_cohort(arguments.cohort)
@@ -94,7 +103,8 @@ def _extract(arguments: argparse.Namespace) -> Outcome:
         arguments.cache,
         device=arguments.device,
         precision=arguments.precision,
-        batch_size=batch_size,
+        batch_size=arguments.batch_size,
+        threads=arguments.threads,
         workers=arguments.workers,
         share=share,
         on_error=arguments.on_error,

@@ -1,5 +1,6 @@
-"""`load_batches`: load images in threads, in order and with bounded memory, while the network computes."""
+"""`load_batches` and `in_threads`: load or embed images in threads, in order and with bounded memory."""
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +15,7 @@ from mil_toolkit.features.pixels import Pixels
 
 Job = TypeVar("Job")
 Loaded = TypeVar("Loaded")
+_WAITING = 2  # batches for each thread, of which one is being computed
 
 
 def load_batches(
@@ -31,21 +33,50 @@ def load_batches(
         yield batch
 
 
+def in_threads(
+    jobs: Iterator[Job], compute: Callable[[Sequence[Job]], Loaded], size: int, threads: int
+) -> Iterator[Loaded]:
+    """Yield the results of `compute` for batches of `size` jobs, in order; the last may be smaller.
+
+    threads: number of threads, each of which computes another batch
+
+    Within the threads torch uses one thread for each operation. So no thread waits for others, as the threads
+    of one operation do, and the bits of a result do not depend on their number.
+    """
+    batches = iter(lambda: list(islice(jobs, size)), [])
+    with _one_thread_for_each_operation():
+        yield from _load_all(batches, compute, threads, _WAITING * threads, ahead=True)
+
+
+@contextlib.contextmanager
+def _one_thread_for_each_operation() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _load_all(
     jobs: Iterator[Job], load: Callable[[Job], Loaded], workers: int, window: int, ahead: bool
 ) -> Iterator[Loaded]:
     """Yield the results of `load` in the order of the jobs, with at most `window` of them in memory.
 
-    With `ahead` the window is refilled after each result, otherwise only once it is empty.
+    With `ahead` the window is refilled after each result, otherwise only once it is empty. What has not begun
+    when the consumer stops is not computed.
     """
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        futures: deque[Future[Loaded]] = deque()
+    pool = ThreadPoolExecutor(max(workers, 1))
+    futures: deque[Future[Loaded]] = deque()
+    try:
         while True:
             if ahead or not futures:
                 futures.extend(pool.submit(load, job) for job in islice(jobs, window - len(futures)))
             if not futures:
                 return
             yield futures.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def stack_on(device: torch.device, images: Sequence[Pixels], size: int | None = None) -> Tensor:

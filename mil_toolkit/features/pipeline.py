@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from mil_toolkit.features.assembly import BagBuilder, Job, missing_images
 from mil_toolkit.features.colour import Colour
 from mil_toolkit.features.decoding import decode_noting
 from mil_toolkit.features.failures import Failures
-from mil_toolkit.features.loading import load_batches, stack_on
+from mil_toolkit.features.loading import in_threads, load_batches, stack_on
 from mil_toolkit.features.notes import Notes
 from mil_toolkit.features.opening import read_image_file
 from mil_toolkit.features.pixels import Pixels, prepare
@@ -57,26 +57,45 @@ def read_image(config: ExtractionConfig, colour: Colour | None, job: Job) -> Loa
     return LoadedImage(job, image, pixels, decoded.notes)
 
 
+Read = LoadedImage | UnreadableImage
+Embedding = NDArray[np.float16]
+
+
+class EmbeddedBatch(NamedTuple):
+    """A batch of images, and the embedding (D,) of each image that was read."""
+
+    images: Sequence[Read]
+    embeddings: Sequence[Embedding]
+
+    @property
+    def loaded(self) -> list[LoadedImage]:
+        """The images that were read."""
+        return [image for image in self.images if isinstance(image, LoadedImage)]
+
+
 class BatchEmbedder:
-    """Embeds up to `batch_size` images at a time.
+    """Embeds up to `batch_size` images of side `image_size` at a time.
 
     embedded: number of images embedded so far
     """
 
-    def __init__(self, backbone: Backbone, device: torch.device, precision: str, batch_size: int):
+    def __init__(
+        self, backbone: Backbone, device: torch.device, precision: str, batch_size: int, image_size: int
+    ):
         self.backbone, self.device, self.precision = backbone, device, precision
-        self.batch_size = batch_size
+        self.batch_size, self.image_size = batch_size, image_size
         self.embedded = 0
 
     @cached_property
     def _network(self) -> Embedder:
-        return Embedder(self.backbone, self.device, DTYPES[self.precision])
+        batch = (self.batch_size, self.image_size)
+        return Embedder(self.backbone, self.device, DTYPES[self.precision], batch)
 
     def prepare(self) -> None:
         """Prepare the network. Runs that have nothing to embed save this time."""
         _ = self._network
 
-    def __call__(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float16]]:
+    def __call__(self, images: Sequence[Pixels]) -> Sequence[Embedding]:
         """Embed images (S, S, 3) uint8; returns one embedding (D,) for each.
 
         The network always computes whole batches, padded with black images, because its kernels depend on the
@@ -86,8 +105,12 @@ class BatchEmbedder:
         if not images:
             return ()
         embeddings = self._network(stack_on(self.device, images, self.batch_size))
-        self.embedded += len(images)
         return list(embeddings[: len(images)].cpu().numpy())
+
+    def embed_readable(self, images: Sequence[Read]) -> EmbeddedBatch:
+        """Embed the images of a batch that were read."""
+        pixels = [image.pixels for image in images if isinstance(image, LoadedImage)]
+        return EmbeddedBatch(images, self(pixels))
 
 
 @dataclass(frozen=True)
@@ -95,7 +118,7 @@ class Pipeline:
     """Computes the bags of plans.
 
     colour: whether colour profiles are applied, see `decode`
-    workers: number of threads that read images
+    threads: on the CPU, the number of threads that read and embed; for CUDA, of those that read
     failures: collects the images that cannot be embedded
     notes: collects what the decoder says about the others
     """
@@ -103,7 +126,7 @@ class Pipeline:
     config: ExtractionConfig
     colour: Colour | None
     embed: BatchEmbedder
-    workers: int
+    threads: int
     failures: Failures
     notes: Notes
 
@@ -112,29 +135,44 @@ class Pipeline:
 
         progress: called after each batch with the number of its images
         """
-        read, embed = partial(read_image, self.config, self.colour), self.embed
-        jobs = missing_images(plans)
-        for batch in load_batches(jobs, read, embed.batch_size, self.workers, embed.device):
-            self._embed_batch(batch)
-            bags = {result.job.bag.wanted.patient_id: result.job.bag for result in batch}
+        for batch in self._embedded(missing_images(plans)):
+            self._record(batch)
+            bags = {image.job.bag.wanted.patient_id: image.job.bag for image in batch.images}
             yield from (bag for bag in bags.values() if bag.is_finished)
-            progress(len(batch))
+            progress(len(batch.images))
         yield from (BagBuilder(plan) for plan in plans if not plan.missing)
 
-    def _embed_batch(self, batch: Sequence[LoadedImage | UnreadableImage]) -> None:
-        """Embed the readable images of a batch and record the others as failures."""
-        for result in batch:
-            if isinstance(result, UnreadableImage):
-                self._give_up(result.job, result.reason)
-        loaded = [result for result in batch if isinstance(result, LoadedImage)]
-        embeddings = self.embed([result.pixels for result in loaded])
-        for result in loaded:
-            self.notes.add(result.job.path, result.notes)
-        for result, embedding in zip(loaded, embeddings, strict=True):
+    def _embedded(self, jobs: Iterator[Job]) -> Iterator[EmbeddedBatch]:
+        """Yield the batches in order.
+
+        On the CPU each thread reads a batch and embeds it, so that all cores are busy all the time. For CUDA
+        the threads read the next batch while the device computes.
+        """
+        embed = self.embed
+        if embed.device.type == "cpu":
+            yield from in_threads(jobs, self._read_and_embed, embed.batch_size, self.threads)
+        else:
+            batches = load_batches(jobs, self._read, embed.batch_size, self.threads, embed.device)
+            yield from map(embed.embed_readable, batches)
+
+    def _read_and_embed(self, jobs: Sequence[Job]) -> EmbeddedBatch:
+        return self.embed.embed_readable([*map(self._read, jobs)])
+
+    def _read(self, job: Job) -> Read:
+        return read_image(self.config, self.colour, job)
+
+    def _record(self, batch: EmbeddedBatch) -> None:
+        """Fill the embeddings of a batch into the bags, and record the images that have none as failures."""
+        for image in batch.images:
+            if isinstance(image, UnreadableImage):
+                self._give_up(image.job, image.reason)
+        self.embed.embedded += len(batch.embeddings)
+        for image, embedding in zip(batch.loaded, batch.embeddings, strict=True):
+            self.notes.add(image.job.path, image.notes)
             if np.isfinite(embedding).all():
-                result.job.bag.fill(result.job.position, result.image, embedding)
+                image.job.bag.fill(image.job.position, image.image, embedding)
             else:
-                self._give_up(result.job, "its embedding exceeds float16. Other weights?")
+                self._give_up(image.job, "its embedding exceeds float16. Other weights?")
 
     def _give_up(self, job: Job, reason: str) -> None:
         self.failures.add(job.bag.wanted.patient_id, job.name, job.path, reason)

@@ -19,6 +19,8 @@ from support.tiny_images import (
     write_cohort,
 )
 
+import mil_toolkit.features.extract as extract_module
+import mil_toolkit.features.pipeline as pipeline_module
 from mil_toolkit.backbones.backbones import build_backbone
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.core.errors import UsageError
@@ -38,10 +40,36 @@ def test_every_image_is_embedded_as_if_it_were_alone(toml: Path) -> None:
     assert same(bags_of(first), expected(toml))
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_the_number_of_workers_does_not_change_any_bit(toml: Path, workers: int) -> None:
+@pytest.mark.parametrize("options", [{"workers": 1}, {"workers": 3}, {"threads": 1}, {"threads": 3}], ids=str)
+def test_the_number_of_threads_does_not_change_any_bit(
+    toml: Path, options: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nor the order within a bag."""
-    assert same(bags_of(run(toml, workers=workers)), expected(toml))
+    monkeypatch.setattr(extract_module, "available_cores", lambda: 4)
+    assert same(bags_of(run(toml, **options)), expected(toml))
+
+
+@pytest.mark.parametrize("threads", [-1, 0, 5])
+def test_threads_are_as_many_as_the_cores_at_most(
+    toml: Path, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extract_module, "available_cores", lambda: 4)
+    message = f"^--threads must be between 1 and 4, the cores of this process, not {threads}.$"
+    with pytest.raises(UsageError, match=message):
+        run(toml, threads=threads)
+
+
+@pytest.mark.parametrize(("options", "expected_threads"), [({}, 2), ({"threads": 1}, 1)], ids=str)
+def test_by_default_as_many_threads_embed_as_torch_uses(
+    toml: Path, options: dict[str, int], expected_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    real = pipeline_module.in_threads
+    monkeypatch.setattr(pipeline_module, "in_threads", lambda *args: given.append(args[-1]) or real(*args))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    run(toml, **options)
+    assert given == [expected_threads]
 
 
 @pytest.mark.parametrize("batch_size", [1, 100])

@@ -65,7 +65,7 @@ def bags_of(extraction: Extraction) -> dict[str, dict[str, np.ndarray]]:
 
 def expected(toml: Path) -> dict[str, dict[str, np.ndarray]]:
     """Embed each image alone, in a batch of four whose other images are black."""
-    embedder = Embedder(backbone("resnet18", "random"), torch.device("cpu"), torch.float32)
+    embedder = Embedder(backbone("resnet18", "random"), torch.device("cpu"), torch.float32, (4, 32))
 
     def embed(path: Path) -> np.ndarray:
         batch = np.zeros((4, 32, 32, 3), dtype=np.uint8)
