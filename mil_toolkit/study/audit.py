@@ -80,8 +80,8 @@ def _check_images(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Findin
     patients = [patient for patient in cohort.patient_ids if cache.versions(patient)]
     yield from _duplicates("identical images", identical_images(cache, patients), groups)
     bags = _share(cache.bags(patients))
-    if len(bags.instances) < FEWEST_IMAGES:
-        count = len(bags.instances)
+    count = len(bags.instances)
+    if count < FEWEST_IMAGES:
         text = f"near-identical images were not searched: this requires {FEWEST_IMAGES} images, not {count}."
         yield Finding("near-identical images", "unchecked", text)
         return
@@ -100,7 +100,7 @@ def _without_identical(cache: FeatureCache, pairs: Sequence[Pair]) -> list[Pair]
     digests = {
         (patient, image.name): image.digest
         for patient in patients
-        for image in cache.winners([patient])[0].images
+        for image in cache.winners([patient])[0].read_images()
     }
     pairs_of_digests = (
         [digests[image] for image in zip(pair.patients, pair.names, strict=True)] for pair in pairs
@@ -113,7 +113,7 @@ def identical_images(cache: FeatureCache, patients: Sequence[str]) -> list[Pair]
     first: dict[bytes, tuple[str, str]] = {}
     pairs = []
     for patient, bag in zip(patients, cache.winners(patients), strict=True):
-        for image in bag.images:
+        for image in bag.read_images():
             other, name = first.setdefault(image.digest, (patient, image.name))
             if other != patient:
                 pairs.append(Pair((other, patient), (name, image.name), 1.0))
@@ -155,7 +155,7 @@ def whitened(x: Tensor) -> Tensor:
 
 def _share(bags: Bags) -> Bags:
     """Return all images; if there are more than MOST_IMAGES, an even share of each patient's."""
-    step = -(-len(bags.instances) // MOST_IMAGES)
+    step = -(-int(bags.sizes.sum()) // MOST_IMAGES)
     if step == 1:
         return bags
     return bags.take_rows([torch.arange(0, size, step) for size in bags.sizes.tolist()])

@@ -59,6 +59,6 @@ class FittedHead:
         if self.projection is None:
             return None
         assert patients.bags is not None
-        embeddings = patients.bags.instances[patients.bags.rows(places)]
+        embeddings = patients.bags.embeddings(patients.bags.rows(places))
         sizes = patients.bags.sizes[places]
         return Instances.of(self.projection(embeddings)[None], sizes, self.member_count)
