@@ -195,6 +195,11 @@ class StoredBag:
         (names,) = self.shard.read(self.rows, "image_names")
         return decoded(names)
 
+    def read_digests(self) -> NDArray[np.uint8]:
+        """Read the SHA-256 of each image's file, (n, 32), in the order of the rows."""
+        (digests,) = self.shard.read(self.rows, "image_digests")
+        return digests.view(np.uint8)
+
     def read_images(self) -> tuple[StoredImage, ...]:
         """Read the images, in the order of the rows."""
         names, digests, stats = self.shard.read(self.rows, "image_names", "image_digests", "image_stats")

@@ -14,6 +14,7 @@ from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.shards import EmbeddedBag, StoredImage
 from mil_toolkit.training import projected, projection
 from mil_toolkit.training.inputs import Inputs
+from mil_toolkit.training.mapped import MappedTensor
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.procedure import cross_fit_members, refit, run_trial
 from mil_toolkit.training.projection import fold_moments
@@ -87,11 +88,10 @@ def test_projected_embeddings_are_written_once_for_each_number_of_components(
     both: tuple[Patients, Patients], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
-    create = projected.MappedTensor
 
-    def count(rows: int, columns: int, dtype: torch.dtype) -> projected.MappedTensor:
+    def count(rows: int, columns: int, dtype: torch.dtype) -> MappedTensor:
         written.append(columns)
-        return create(rows, columns, dtype)
+        return MappedTensor(rows, columns, dtype)
 
     monkeypatch.setattr(projected, "MappedTensor", count)
     inputs = Inputs(both[1], TRAINS)
