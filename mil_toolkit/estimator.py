@@ -300,7 +300,7 @@ class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 def _feature_count(patients: Patients) -> int:
     """Return the width of the embeddings, or the number of metadata columns without bags."""
-    return patients.metadata.shape[1] if patients.bags is None else patients.bags.instances.shape[1]
+    return patients.metadata.shape[1] if patients.bags is None else patients.bags.width
 
 
 def _class_labels(y: ArrayLike) -> np.ndarray:

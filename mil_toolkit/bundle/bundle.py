@@ -55,16 +55,18 @@ class ModelBundle:
     backbone: Mapping[str, Tensor] | None = None
     finetuning: FinetuningScores | None = None
 
-    def probabilities(self, patients: Patients) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Return the calibrated probabilities, their spread and the attention.
+    def probabilities(
+        self, patients: Patients, attention: bool = True
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return the calibrated probabilities, their spread and, where it is wanted, the attention.
 
         probability: (B,) of the positive class, from the mean logit of the members
         spread: (B,) standard deviation of the members' own probabilities
         attention: (N,), or None without images
         """
-        logits, attention = self.head.apply(patients)
+        logits, weights = self.head.apply(patients, attention)
         decision = self.decision
-        return decision.probabilities(logits.mean(0)), decision.probabilities(logits).std(0), attention
+        return decision.probabilities(logits.mean(0)), decision.probabilities(logits).std(0), weights
 
     @property
     def decision(self) -> Decision:

@@ -97,7 +97,7 @@ def _about(
         cohort=cohort.name,
         patients=len(patients),
         class_counts=(negatives, positives),
-        images=0 if patients.bags is None else len(patients.bags.instances),
+        images=0 if patients.bags is None else int(patients.bags.sizes.sum()),
         fitted_on=ANONYMOUS,
         class_names=cohort.class_names,
         columns=[declared(column) for column in cohort.columns],

@@ -9,10 +9,11 @@ bits.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Annotated, Literal
 
 import numpy as np
@@ -76,7 +77,7 @@ class TrainingMarks:
         keys = {marks._image_key(digest) for digests in images for digest in digests}
         return cls(salt, marks.scrypt, sorted(marks._id_keys(ids)), sorted(keys))
 
-    def recognise(self, ids: Sequence[str], images: Sequence[AbstractSet[bytes]]) -> np.ndarray:
+    def recognise(self, ids: Sequence[str], images: Iterable[AbstractSet[bytes]]) -> np.ndarray:
         """Return of whom of n patients the model was, or may have been, fitted on: (n,) bool.
 
         A patient is recognised by the id or by any image. The slow keys of ids are derived only for patients
@@ -100,11 +101,12 @@ class TrainingMarks:
             return list(pool.map(lambda patient_id: self.scrypt.key(patient_id, salt), ids))
 
 
-def image_digests(cache: FeatureCache | None, patient_ids: Sequence[str]) -> list[frozenset[bytes]]:
-    """Return the digests of each patient's images; empty without a cache.
+def image_digests(cache: FeatureCache | None, patient_ids: Sequence[str]) -> Iterator[frozenset[bytes]]:
+    """Yield the digests of each patient's images; empty sets without a cache.
 
     Of imported features these are the digests of the files that were imported.
     """
     if cache is None:
-        return [frozenset()] * len(patient_ids)
-    return [frozenset(image.digest for image in bag.images) for bag in cache.winners(patient_ids)]
+        return repeat(frozenset(), len(patient_ids))
+    bags = cache.winners(patient_ids)
+    return (frozenset(image.digest for image in bag.read_images()) for bag in bags)

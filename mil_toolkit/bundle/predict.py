@@ -23,6 +23,7 @@ from mil_toolkit.core.files import publish
 from mil_toolkit.core.text import printable
 from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
 from mil_toolkit.evaluation.records import Scores
+from mil_toolkit.features.bags import PART
 from mil_toolkit.features.cache import FeatureCache, named_cache
 from mil_toolkit.features.extract import TOLERANCE, extract
 from mil_toolkit.features.spec import Spec, holds_spec, spec_differences
@@ -30,7 +31,6 @@ from mil_toolkit.study.records import ColumnRecord
 from mil_toolkit.study.tables import attention_table
 from mil_toolkit.training.patients import Patients
 
-_ROWS = 8192  # of embeddings that are looked at together
 logger = logging.getLogger(__name__)
 
 
@@ -40,7 +40,8 @@ class Predictions:
 
     table: `patient_id`, `probability`, `prediction` (0 or 1), `spread` (standard deviation over members), and
         `label` where any label is known
-    attention: `patient_id`, `image`, `attention` (sums to one within each patient), or None without images
+    attention: `patient_id`, `image`, `attention` (sums to one within each patient); None without images, and
+        where it was not asked for
     validation: scores on the labelled patients that the model was not fitted on; None unless both classes are
         among them
     training: the same for the patients that it was, or may have been, fitted on; optimistic, since the model
@@ -57,8 +58,13 @@ class Predictions:
     fitted_on: tuple[str, ...] | None = None
 
 
-def predict(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> Predictions:
+def predict(
+    bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None, attention: bool = True
+) -> Predictions:
     """Apply a bundle to all patients of a cohort.
+
+    attention: return the attention too. It takes as much memory as the names of all images; all else is
+        computed for a few patients at a time.
 
     Warns where the embeddings were computed in another precision or by another decoder than those of the
     training patients, and where metadata lie outside what these patients had (see `extrapolations`). Raises
@@ -74,7 +80,7 @@ def predict(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> 
     for line in extrapolations(bundle, patients.metadata):
         logger.warning("%s", line)
     _check_embeddings(patients, cache)
-    probability, spread, attention = bundle.probabilities(patients)
+    probability, spread, weights = bundle.probabilities(patients, attention)
     _check_results(patients, probability, spread)
     decided = (probability >= bundle.decision.threshold).astype(int)
     table = pd.DataFrame(
@@ -83,7 +89,7 @@ def predict(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> 
     known = patients.labels >= 0
     if known.any():
         table["label"] = pd.Series(patients.labels).where(known).astype("Int64")
-    predictions = Predictions(table, attention_table(patients, attention))
+    predictions = Predictions(table, attention_table(patients, weights))
     grouped = table if patients.groups is None else table.assign(group=patients.groups)
     return _scored(bundle, predictions, grouped[known], cache)
 
@@ -92,7 +98,8 @@ def _check_embeddings(patients: Patients, cache: FeatureCache | None) -> None:
     """Raise DataError for embeddings that are not finite; they would spoil other patients' results, too."""
     if patients.bags is None or cache is None:
         return
-    finite = torch.cat([rows.isfinite().all(1) for rows in patients.bags.instances.split(_ROWS)]).numpy()
+    rows = torch.arange(int(patients.bags.offsets[-1])).split(PART)
+    finite = torch.cat([patients.bags.embeddings(part).isfinite().all(1) for part in rows]).numpy()
     bad = ~np.logical_and.reduceat(finite, patients.bags.offsets.numpy()[:-1])
     _refuse(patients, bad, f"has embeddings in {printable(cache.folder)} that are not finite numbers.")
 

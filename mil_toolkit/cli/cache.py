@@ -130,7 +130,7 @@ def _import(arguments: argparse.Namespace) -> Outcome:
         encoder=arguments.encoder,
         table=arguments.table,
     )
-    images = sum(len(bag.image_names) for bag in cache.winners(cache.patient_ids))
+    images = sum(bag.size for bag in cache.winners(cache.patient_ids))
     data: dict[str, Json] = {
         "features": str(cache.folder),
         "patients": len(cache.patient_ids),

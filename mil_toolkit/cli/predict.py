@@ -75,7 +75,7 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
     if arguments.attention and bundle.about.features is None:
         raise UsageError("--attention: this model does not look at images.")
     cache = _features(arguments, bundle, cohort, from_images)
-    predictions = predict(bundle, cohort, cache)
+    predictions = predict(bundle, cohort, cache, attention=arguments.attention is not None)
     lines = _write(arguments, predictions, cohort, header)
     lines += _score_lines(predictions, bundle)
     return Outcome("\n".join(lines), _data(arguments.output, cohort, predictions))

@@ -1,14 +1,29 @@
-"""`Bags`: the embeddings of many patients in one tensor, with the offset at which each bag begins."""
+"""`Bags`: the embeddings of many patients, in one tensor or in the shards of a cache."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.reading import MEBIBYTE
 from mil_toolkit.core.text import printable
+from mil_toolkit.features.shards import StoredBag
+
+STREAMED_FROM = 256 * MEBIBYTE  # of embeddings in float16: 350,000 images of width 384
+PART = 8192  # instances that are in memory together, if the embeddings are streamed
+
+
+def is_streamed(images: int, width: int) -> bool:
+    """Return whether embeddings (N, D) of float16 stay in the shards, where a copy would take much memory.
+
+    It depends on the data only, and not on the machine: sums of many rows are rounded in another order when
+    they are streamed, and the same command must give the same result everywhere.
+    """
+    return 2 * images * width > STREAMED_FROM
 
 
 @dataclass(frozen=True)
@@ -49,6 +64,37 @@ class Bags:
     def __len__(self) -> int:
         return len(self.patient_ids)
 
+    @property
+    def width(self) -> int:
+        """Number of columns of the embeddings, D."""
+        return self.instances.shape[1]
+
+    def embeddings(self, rows: Tensor) -> Tensor:
+        """Return rows (n,) of `instances`, (n, D)."""
+        return self.instances[rows]
+
+    def with_embeddings(self, embeddings: Tensor) -> "Bags":
+        """Return bags of the same images with other embeddings, (N, D)."""
+        return Bags(embeddings, self.offsets, self.patient_ids, self.image_names)
+
+    def parts(self) -> Iterator[Tensor]:
+        """Yield the positions of all bags, in order, in parts whose embeddings fit in memory together."""
+        yield torch.arange(len(self))
+
+    def totals(self, dtype: torch.dtype) -> Tensor:
+        """Return the sum of each bag's embeddings, added in this precision, (B, D)."""
+        return torch.cat([self._totals(part, dtype) for part in self.parts()])
+
+    def _totals(self, bags: Tensor, dtype: torch.dtype) -> Tensor:
+        embeddings = self.embeddings(self.rows(bags)).to(dtype)
+        bag = torch.repeat_interleave(torch.arange(len(bags)), self.sizes[bags])
+        return torch.zeros(len(bags), self.width, dtype=dtype).index_add_(0, bag, embeddings)
+
+    @cached_property
+    def means(self) -> Tensor:
+        """The mean embedding of each bag, (B, D) float32."""
+        return self.totals(torch.float32) / self.sizes[:, None]
+
     @cached_property
     def sizes(self) -> Tensor:
         """(B,) int64, the number of instances of each bag."""
@@ -72,12 +118,15 @@ class Bags:
 
     def select(self, patient_ids: Sequence[str]) -> "Bags":
         """Return the bags of these patients, in this order; raises DataError that names unknown patients."""
+        bags = torch.tensor(self._places(patient_ids), dtype=torch.int64)
+        return self._repacked(self.rows(bags), self.sizes[bags], patient_ids)
+
+    def _places(self, patient_ids: Sequence[str]) -> list[int]:
         index = {patient: bag for bag, patient in enumerate(self.patient_ids)}
         missing = [patient for patient in patient_ids if patient not in index]
         if missing:
             raise DataError([f"patient {printable(patient)} has no embeddings." for patient in missing])
-        bags = torch.tensor([index[patient] for patient in patient_ids], dtype=torch.int64)
-        return self._repacked(self.rows(bags), self.sizes[bags], patient_ids)
+        return [index[patient] for patient in patient_ids]
 
     def take_rows(self, rows_per_bag: Sequence[Tensor]) -> "Bags":
         """Return the same patients' bags with only some of their instances.
@@ -97,6 +146,74 @@ class Bags:
         """Return bags of these sizes (b,) made of these rows (n,)."""
         names = tuple(self.image_names[row] for row in rows.tolist())
         return Bags(self.instances[rows], _offsets(sizes), tuple(patient_ids), names)
+
+
+class StreamedBags(Bags):
+    """Bags whose embeddings stay in the shards of a cache, and are read when they are needed.
+
+    stored: B bags; width: D
+
+    Copies in other processes read the same files: only their paths are copied. `instances` and `image_names`
+    read everything, which takes as much memory as `Bags` do.
+    """
+
+    def __init__(self, stored: Sequence[StoredBag], width: int):
+        sizes = torch.tensor([bag.size for bag in stored], dtype=torch.int64)
+        ids = tuple(bag.patient_id for bag in stored)
+        vars(self).update(stored=stored, _width=width, offsets=_offsets(sizes), patient_ids=ids)
+        self.__post_init__()
+
+    stored: Sequence[StoredBag]
+    _width: int
+
+    @property
+    def instances(self) -> Tensor:
+        """All embeddings, (N, D)."""
+        return self.embeddings(torch.arange(int(self.offsets[-1])))
+
+    @property
+    def image_names(self) -> tuple[str, ...]:
+        """N names, one for each row."""
+        return tuple(name for bag in self.stored for name in bag.read_names())
+
+    @property
+    def width(self) -> int:
+        """Number of columns of the embeddings, D."""
+        return self._width
+
+    def embeddings(self, rows: Tensor) -> Tensor:
+        """Read these rows (n,), (n, D); raises DataError where a shard has changed or was removed."""
+        wanted, starts = rows.numpy(), self.offsets.numpy()
+        embeddings = np.empty((len(wanted), self._width), dtype=np.float16)
+        bags = np.searchsorted(starts, wanted, side="right") - 1
+        breaks = np.flatnonzero((np.diff(wanted) != 1) | (np.diff(bags) != 0)) + 1
+        ends = [*breaks, len(wanted)] if len(wanted) else []
+        for first, last in zip([0, *breaks], ends, strict=False):  # consecutive rows of one bag
+            bag, start = bags[first], wanted[first] - starts[bags[first]]
+            embeddings[first:last] = self.stored[bag].embeddings(start, start + last - first)
+        return torch.from_numpy(embeddings)
+
+    def parts(self) -> Iterator[Tensor]:
+        """Yield the positions of all bags, in order, in parts of at most PART instances or of one bag."""
+        ends, first = self.offsets[1:], 0
+        while first < len(self):
+            most = int(torch.searchsorted(ends, self.offsets[first] + PART, right=True))
+            yield torch.arange(first, max(most, first + 1))
+            first = max(most, first + 1)
+
+    def select(self, patient_ids: Sequence[str]) -> "Bags":
+        """Return the bags of these patients, in this order; raises DataError that names unknown patients."""
+        return StreamedBags([self.stored[bag] for bag in self._places(patient_ids)], self._width)
+
+    def _repacked(self, rows: Tensor, sizes: Tensor, patient_ids: Sequence[str]) -> "Bags":
+        parts = [part.numpy() for part in rows.split(sizes.tolist())]
+        starts = self.offsets[:-1].tolist()
+        names = [
+            name
+            for bag, start, part in zip(self.stored, starts, parts, strict=True)
+            for name in np.array(bag.read_names(), dtype=object)[part - start]
+        ]
+        return Bags(self.embeddings(rows), _offsets(sizes), tuple(patient_ids), tuple(names))
 
 
 def _offsets(sizes: Tensor) -> Tensor:

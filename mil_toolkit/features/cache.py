@@ -11,14 +11,16 @@ from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import digest, digest_json, publish, publish_json
 from mil_toolkit.core.reading import report_read_errors
 from mil_toolkit.core.text import count_of, each_or_most, printable, some
-from mil_toolkit.features.bags import Bags
+from mil_toolkit.features.bags import Bags, StreamedBags, is_streamed
 from mil_toolkit.features.shard_layout import MAX_SEQUENCE
 from mil_toolkit.features.shards import (
     EmbeddedBag,
     Recorded,
+    RemovedShard,
     Shard,
     StoredBag,
     by_shard,
+    decoded,
     encode_shard,
     read_shards,
     shard_paths,
@@ -152,24 +154,32 @@ class FeatureCache:
     def bags(self, patient_ids: Sequence[str]) -> Bags:
         """Return the bags of these patients in this order, float16 on the CPU.
 
-        Raises DataError for patients without embeddings and for damaged shards.
+        Many embeddings stay in the shards, see `is_streamed`. Raises DataError for patients without
+        embeddings and for damaged shards.
         """
+        winners = self.winners(patient_ids)
+        if is_streamed(sum(bag.size for bag in winners), self.spec["width"]):
+            return StreamedBags(winners, self.spec["width"])
         try:
             return self._load(patient_ids)
-        except FileNotFoundError:  # a prune removed a shard
+        except RemovedShard:  # by a prune
             self.refresh()
             return self._load(patient_ids)
 
     def _load(self, patient_ids: Sequence[str]) -> Bags:
         winners = self.winners(patient_ids)
-        offsets = np.cumsum([0, *(bag.rows.stop - bag.rows.start for bag in winners)])
+        offsets = np.cumsum([0, *(bag.size for bag in winners)])
         instances = np.empty((offsets[-1], self.spec["width"]), dtype=np.float16)
+        names = np.empty(offsets[-1], dtype=object)
         for shard, positions in by_shard(winners):
-            embeddings = shard.embeddings()
+            embeddings, texts = shard.read(slice(0, shard.size), "embeddings", "image_names")
             for bag in positions:
-                instances[offsets[bag] : offsets[bag + 1]] = embeddings[winners[bag].rows]
-        names = tuple(name for bag in winners for name in bag.image_names)
-        return Bags(torch.from_numpy(instances), torch.from_numpy(offsets), tuple(patient_ids), names)
+                rows = slice(offsets[bag], offsets[bag + 1])
+                instances[rows] = embeddings[winners[bag].rows]
+                names[rows] = decoded(texts[winners[bag].rows])
+        return Bags(
+            torch.from_numpy(instances), torch.from_numpy(offsets), tuple(patient_ids), tuple(names.tolist())
+        )
 
     def publish(self, bags: Sequence[EmbeddedBag], recorded: Recorded) -> Path:
         """Publish one shard with these bags and return its path; `refresh` makes its bags visible."""

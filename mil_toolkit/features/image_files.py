@@ -40,8 +40,9 @@ class ImageFiles:
         problems: list[str] = []
         for patient, bag in zip(cohort.patient_ids, cache.winners(cohort.patient_ids), strict=True):
             paths = dict(zip(cohort.image_names[patient], cohort.images[patient], strict=True))
-            problems += _differences(patient, set(paths), set(bag.image_names))
-            known = [image for image in bag.images if image.name in paths]
+            images = bag.read_images()
+            problems += _differences(patient, set(paths), {image.name for image in images})
+            known = [image for image in images if image.name in paths]
             self._files[patient] = [ImageFile(paths[image.name], image.digest) for image in known]
         _refuse(problems)
 

@@ -37,10 +37,34 @@ _MAX_HEAP = 2**20  # bytes
 _MAX_TEXT = 2**16  # bytes of a fixed-length text
 
 
+class Place(NamedTuple):
+    """Where a dataset lies in its file; address: of its first byte."""
+
+    address: int
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def rows(self, start: int, stop: int) -> "Place":
+        """Return the place of the rows from `start` to `stop`, which must exist."""
+        row = self._replace(shape=self.shape[1:])
+        return self._replace(address=self.address + start * row.size, shape=(stop - start, *row.shape))
+
+    def view(self, content: bytes, offset: int = 0) -> NDArray[np.generic]:
+        """Return the dataset as a view of bytes of which the first one has the address `offset`."""
+        values = np.frombuffer(content, self.dtype, math.prod(self.shape), self.address - offset)
+        return values.reshape(self.shape)
+
+
 class PlainFile(NamedTuple):
-    """The content of a file: views of its bytes, and attributes of the root group."""
+    """The content of a file: views of its bytes, where they lie, and attributes of the root group."""
 
     datasets: dict[str, NDArray[np.generic]]
+    places: dict[str, Place]
     attributes: dict[str, int | str]
 
 
@@ -69,10 +93,12 @@ def _read(content: bytes) -> PlainFile:
         raise ValueError("it contains links")
     if len(tables) != 1:
         raise ValueError("its root group has no symbol table")
-    datasets: dict[str, NDArray[np.generic]] = {}
-    for name, header in _entries(content, *struct.unpack_from("<QQ", tables[0])):
-        datasets[name] = _dataset(content, name, _messages(content, header))
-    return PlainFile(datasets, attributes)
+    places = {
+        name: _place(content, name, _messages(content, header))
+        for name, header in _entries(content, *struct.unpack_from("<QQ", tables[0]))
+    }
+    datasets = {name: place.view(content) for name, place in places.items()}
+    return PlainFile(datasets, places, attributes)
 
 
 def _offset(content: bytes, position: int) -> int:
@@ -140,8 +166,8 @@ def _text(value: bytes) -> str:
     return value.decode(errors="replace")
 
 
-def _dataset(content: bytes, name: str, messages: list[_Message]) -> NDArray[np.generic]:
-    """Return a dataset as a view of the file's bytes."""
+def _place(content: bytes, name: str, messages: list[_Message]) -> Place:
+    """Return where a dataset lies in the file, which holds all its bytes."""
     parts = {message.kind: message.data for message in messages}
     if parts.keys() & {_SYMBOL_TABLE, _LINK_INFO, _LINK}:
         raise ValueError(f"{name} is a group")
@@ -150,9 +176,10 @@ def _dataset(content: bytes, name: str, messages: list[_Message]) -> NDArray[np.
         raise ValueError(f"{name} keeps data in other files or in chunks")
     shape, dtype = _shape(parts.get(_DATASPACE, b"")), _dtype(name, parts.get(_DATATYPE, b""))
     address, size = struct.unpack_from("<QQ", layout, 2)
-    if math.prod(shape) * dtype.itemsize != size or address + size > len(content):
+    place = Place(address, dtype, shape)
+    if place.size != size or address + size > len(content):
         raise ValueError(f"{name} declares more than it holds")
-    return np.frombuffer(content, dtype, math.prod(shape), address).reshape(shape)
+    return place
 
 
 def _shape(dataspace: bytes) -> tuple[int, ...]:

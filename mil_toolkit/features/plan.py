@@ -78,12 +78,14 @@ def plan(
     if not versions:
         return Plan(wanted, [None] * len(wanted.images))
     # The bag that counts comes last: of two contents with the same size and mtime, the newer one is assumed.
-    rows = [Stored(image, bag, row) for bag in reversed(versions) for row, image in enumerate(bag.images)]
+    rows = [
+        Stored(image, bag, row) for bag in reversed(versions) for row, image in enumerate(bag.read_images())
+    ]
     by_stat = {} if rehash else {_stat_key(stored.image): stored.image.digest for stored in rows}
     current = [
         _identify(wanted.patient_id, name, path, by_stat, rehashes, rehash) for name, path in wanted.images
     ]
-    if [image and image[:2] for image in current] == [image[:2] for image in versions[0].images]:
+    if [image and image[:2] for image in current] == [image[:2] for image in versions[0].read_images()]:
         return None
     reusable = {stored.image.digest: stored for stored in rows if stored.bag.shard.recorded == recorded}
     return Plan(wanted, [_reuse(image, reusable) for image in current])

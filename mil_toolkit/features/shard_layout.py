@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mil_toolkit.core.text import printable, some
-from mil_toolkit.features.plain_hdf5 import read_plain
+from mil_toolkit.features.plain_hdf5 import Place, read_plain
 
 MAX_SEQUENCE = 2**53
 _MAX_TEXT = 255  # characters of `precision` and `decoder`
@@ -47,18 +47,19 @@ class ParsedShard(NamedTuple):
 
     attributes: ShardAttributes
     datasets: dict[str, NDArray[np.generic]]
+    places: dict[str, Place]
 
 
 def parse_shard(content: bytes) -> ParsedShard:
     """Parse a shard and check its attributes; raises ShardProblem if it cannot be a shard."""
     try:
-        datasets, attributes = read_plain(content)
+        datasets, places, attributes = read_plain(content)
     except ValueError as error:
         raise ShardProblem(str(error)) from None
     for name, kind in _ATTRIBUTES.items():
         if not isinstance(attributes.get(name), kind):
             raise ShardProblem(f"its attribute {name} is missing or not of type {kind.__name__}")
-    return ParsedShard(_checked_attributes(attributes), datasets)
+    return ParsedShard(_checked_attributes(attributes), datasets, places)
 
 
 def _checked_attributes(attributes: Mapping[str, int | str]) -> ShardAttributes:

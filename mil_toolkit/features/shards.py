@@ -5,7 +5,7 @@ import io
 import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from mil_toolkit.core.errors import DataError, MilError, UsageError
 from mil_toolkit.core.files import canonical_json, check_schema, digest
 from mil_toolkit.core.reading import MEBIBYTE, open_input, report_read_errors
 from mil_toolkit.core.text import printable
-from mil_toolkit.features.plain_hdf5 import read_plain
+from mil_toolkit.features.plain_hdf5 import Place
 from mil_toolkit.features.shard_layout import (
     ShardArrays,
     ShardAttributes,
@@ -34,6 +34,10 @@ SETTLED_NS = 2_000_000_000  # older than this, an mtime changes with the file, w
 _SHARD_NAME = re.compile(r"[0-9a-f]{64}\.h5")
 _MAX_BYTES = 4096 * MEBIBYTE  # more than a shard of 30,000 images and a bag of a million tiles
 _ADVICE = "Remove it and run mil-extract again, or mil-cache import for imported features."
+
+
+class RemovedShard(DataError):
+    """A shard that was opened and does not exist any more, because newer ones replaced it."""
 
 
 def is_settled(mtime_ns: int) -> bool:
@@ -101,9 +105,10 @@ class FileState(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """One shard without its embeddings, of p patients and n images; see `encode_shard` for the layout.
+    """One shard of p patients and n images, without what grows with n; see `encode_shard` for the layout.
 
     verified: state of the file whose bytes matched its name; None if that state might survive a change
+    places: where each dataset lies in the file
     """
 
     path: Path
@@ -113,14 +118,36 @@ class Shard:
     patient_ids: tuple[str, ...]
     offsets: NDArray[np.int64]
     bag_digests: NDArray[np.uint8]
-    image_names: NDArray[np.bytes_]
-    image_digests: NDArray[np.uint8]
-    image_stats: NDArray[np.int64]
+    places: Mapping[str, Place]
+
+    def read(self, rows: slice, *names: str) -> list[NDArray[np.generic]]:
+        """Read these rows of some datasets of n rows, and nothing else if the file has not changed.
+
+        Raises DataError if the file's bytes do not match its name, RemovedShard if it does not exist.
+        """
+        places = [self.places[name].rows(rows.start, rows.stop) for name in names]
+        try:
+            with open_input(self.path) as file:
+                parts = [os.pread(file.fileno(), place.size, place.address) for place in places]
+                unchanged = FileState.of(os.fstat(file.fileno())) == self.verified
+            if unchanged and all(len(part) == place.size for part, place in zip(parts, places, strict=True)):
+                return [place.view(part, place.address) for part, place in zip(parts, places, strict=True)]
+            content, _ = _read_verified(self.path)
+        except FileNotFoundError:
+            raise RemovedShard(
+                f"{printable(self.path)} was removed while it was in use. Try again."
+            ) from None
+        return [place.view(content) for place in places]
+
+    @property
+    def size(self) -> int:
+        """Number of images, n."""
+        return int(self.offsets[-1])
 
     def embeddings(self) -> NDArray[np.float16]:
-        """Read the embeddings, (n, D) float16; raises DataError if the file's bytes do not match its name."""
-        content, _ = _read_verified(self.path, self.verified)
-        return read_plain(content).datasets["embeddings"].view(np.float16)
+        """Read the embeddings, (n, D) float16; raises as `read` does."""
+        (embeddings,) = self.read(slice(0, self.size), "embeddings")
+        return embeddings.view(np.float16)
 
     def is_unchanged(self) -> bool:
         """Return whether the file exists and is certainly the one whose bytes were verified."""
@@ -143,22 +170,46 @@ class StoredBag:
         return slice(*self.shard.offsets[self.index : self.index + 2].tolist())
 
     @property
+    def size(self) -> int:
+        """Number of images."""
+        return self.rows.stop - self.rows.start
+
+    @property
     def digest(self) -> bytes:
         """The `EmbeddedBag.digest` of the bag as it was written."""
         return bytes(self.shard.bag_digests[self.index])
 
     @property
-    def image_names(self) -> list[str]:
-        """The images' names, in the order of the rows."""
-        return [os.fsdecode(name) for name in self.shard.image_names[self.rows].tolist()]
+    def patient_id(self) -> str:
+        """The patient's id."""
+        return self.shard.patient_ids[self.index]
 
-    @property
-    def images(self) -> tuple[StoredImage, ...]:
-        """The images, in the order of the rows."""
-        digests = [row.tobytes() for row in self.shard.image_digests[self.rows]]
-        stats = self.shard.image_stats[self.rows].tolist()
-        rows = zip(self.image_names, digests, stats, strict=True)
+    def embeddings(self, start: int, stop: int) -> NDArray[np.float16]:
+        """Read the embeddings of the bag's images from `start` to `stop`, (n, D) float16."""
+        rows = slice(self.rows.start + start, self.rows.start + stop)
+        (embeddings,) = self.shard.read(rows, "embeddings")
+        return embeddings.view(np.float16)
+
+    def read_names(self) -> list[str]:
+        """Read the images' names, in the order of the rows."""
+        (names,) = self.shard.read(self.rows, "image_names")
+        return decoded(names)
+
+    def read_digests(self) -> NDArray[np.uint8]:
+        """Read the SHA-256 of each image's file, (n, 32), in the order of the rows."""
+        (digests,) = self.shard.read(self.rows, "image_digests")
+        return digests.view(np.uint8)
+
+    def read_images(self) -> tuple[StoredImage, ...]:
+        """Read the images, in the order of the rows."""
+        names, digests, stats = self.shard.read(self.rows, "image_names", "image_digests", "image_stats")
+        rows = zip(decoded(names), (row.tobytes() for row in digests), stats.tolist(), strict=True)
         return tuple(StoredImage(name, content, *stat) for name, content, stat in rows)
+
+
+def decoded(names: NDArray[np.generic]) -> list[str]:
+    """Return image names (n,) of a shard as texts."""
+    return [os.fsdecode(name) for name in names.tolist()]
 
 
 def by_shard(bags: Sequence[StoredBag]) -> list[tuple[Shard, list[int]]]:
@@ -236,14 +287,15 @@ def read_shard(path: Path, spec_digest: str, width: int) -> Shard:
     """
     content, verified = _read_verified(path)
     try:
-        attributes, datasets = parse_shard(content)
+        attributes, datasets, places = parse_shard(content)
         check_schema(path, attributes.schema, SCHEMA)
         if attributes.spec != spec_digest:
             raise DataError(f"{printable(path)} belongs to another spec than {_spec_of(path)}.")
-        shard = _shard(path, verified, attributes, arrays := checked_arrays(datasets, width))
+        arrays = checked_arrays(datasets, width)
+        shard = _shard(path, verified, attributes, arrays, places)
     except ShardProblem as problem:
         raise damaged(path, str(problem)) from None
-    _check_bags(shard, arrays.embeddings)
+    _check_bags(shard, arrays)
     return shard
 
 
@@ -251,7 +303,13 @@ def _spec_of(path: Path) -> str:
     return printable(path.parent / SPEC_NAME)
 
 
-def _shard(path: Path, verified: FileState | None, attributes: ShardAttributes, arrays: ShardArrays) -> Shard:
+def _shard(
+    path: Path,
+    verified: FileState | None,
+    attributes: ShardAttributes,
+    arrays: ShardArrays,
+    places: Mapping[str, Place],
+) -> Shard:
     """Return the shard; its arrays are copies, which do not keep the bytes of the file in memory."""
     return Shard(
         path=path,
@@ -261,22 +319,20 @@ def _shard(path: Path, verified: FileState | None, attributes: ShardAttributes, 
         patient_ids=tuple(os.fsdecode(patient) for patient in arrays.patient_ids.tolist()),
         offsets=arrays.offsets.copy(),
         bag_digests=arrays.bag_digests.copy(),
-        image_names=arrays.image_names.copy(),
-        image_digests=arrays.image_digests.copy(),
-        image_stats=arrays.image_stats.copy(),
+        places=places,
     )
 
 
-def _check_bags(shard: Shard, embeddings: NDArray[np.float16]) -> None:
+def _check_bags(shard: Shard, arrays: ShardArrays) -> None:
     """Raise DataError that names every patient whose embeddings are not finite or not those of the digest."""
-    all_finite = bool(np.isfinite(embeddings).all())
+    all_finite = bool(np.isfinite(arrays.embeddings).all())
     problems: list[str] = []
     for index, patient in enumerate(shard.patient_ids):
         stored = StoredBag(shard, index)
-        digests = _hexadecimal(shard.image_digests[stored.rows])
-        rows = embeddings[stored.rows]
+        names, rows = decoded(arrays.image_names[stored.rows]), arrays.embeddings[stored.rows]
+        images = zip(names, _hexadecimal(arrays.image_digests[stored.rows]), strict=True)
         place = f"{printable(shard.path)}: the bag of patient {printable(patient)}"
-        if _bag_digest(patient, zip(stored.image_names, digests, strict=True), rows) != stored.digest:
+        if _bag_digest(patient, images, rows) != stored.digest:
             problems.append(f"{place} does not match its digest. {_ADVICE}")
         if not (all_finite or np.isfinite(rows).all()):
             problems.append(f"{place} holds embeddings that are not finite. {_ADVICE}")
@@ -290,11 +346,8 @@ def _hexadecimal(digests: NDArray[np.uint8]) -> list[str]:
     return [text[start : start + 64] for start in range(0, len(text), 64)]
 
 
-def _read_verified(path: Path, verified: FileState | None = None) -> tuple[bytes, FileState | None]:
+def _read_verified(path: Path) -> tuple[bytes, FileState | None]:
     """Read a shard's bytes; raises DataError if they do not match its name.
-
-    verified: the file's state when its bytes last matched. If the file still has it, they are not hashed
-        again.
 
     Returns the bytes, and the state that the file keeps as long as it does not change; None if a later change
     might keep the state too.
@@ -305,8 +358,7 @@ def _read_verified(path: Path, verified: FileState | None = None) -> tuple[bytes
             raise damaged(path, f"it is larger than {_MAX_BYTES // MEBIBYTE:,} MiB")
         settled = is_settled(max(before.st_mtime_ns, before.st_ctime_ns))
         content = file.read(before.st_size + 1)
-        after = FileState.of(os.fstat(file.fileno()))
-    if after != verified and digest(content) != path.stem:
+    if digest(content) != path.stem:
         raise damaged(path, "its bytes do not match its name")
     return content, FileState.of(before) if settled else None
 

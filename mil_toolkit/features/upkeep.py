@@ -45,7 +45,7 @@ def summarise_cache(folder: Path) -> CacheSummary:
         features=str(folder),
         spec=cache.spec,
         patients=len(bags),
-        images=sum(len(bag.image_names) for bag in bags),
+        images=sum(bag.size for bag in bags),
         shards=len(cache.shards),
         superseded=len(superseded(cache)),
         bytes=sum(shard.path.stat().st_size for shard in cache.shards),

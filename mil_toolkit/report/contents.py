@@ -230,4 +230,6 @@ def image_digests(sources: Sources | None, patient_ids: Sequence[str]) -> dict[K
     except MilError:
         return {}
     pairs = zip(patient_ids, bags, strict=True)
-    return {(patient, image.name): image.digest.hex() for patient, bag in pairs for image in bag.images}
+    return {
+        (patient, image.name): image.digest.hex() for patient, bag in pairs for image in bag.read_images()
+    }

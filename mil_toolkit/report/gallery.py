@@ -1,4 +1,4 @@
-"""`cases`: one entry for each predicted patient, the worst mistakes first."""
+"""`cases`: an entry for each predicted patient, the worst mistakes first; of very many, for some."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from mil_toolkit.report.contents import Contents
 from mil_toolkit.study.records import PatientRecord
 
 HIGHEST, LOWEST = 5, 3  # images of a patient that are shown
+MOST_WORST = MOST_BEST = 1000  # patients that are shown; each takes about 3 KB of the page
 EQUAL = 1e-6  # attention within a bag that differs by less counts as equal
 
 
@@ -86,7 +87,10 @@ class Naming:
 
 
 def cases(contents: Contents, naming: Naming) -> list[Case]:
-    """Return all predicted patients, the worst mistakes first: wrong in most repeats, then by error."""
+    """Return the predicted patients, the worst mistakes first: wrong in most repeats, then by error.
+
+    Of more than MOST_WORST + MOST_BEST patients, the first MOST_WORST and the last MOST_BEST.
+    """
     table = contents.table
     wrong = (table.decisions != table.labels).mean(0)
     probabilities = table.probabilities.mean(0)
@@ -112,8 +116,13 @@ def cases(contents: Contents, naming: Naming) -> list[Case]:
             attention.get(table.patient_ids[place]),
             naming,
         )
-        for place in order
+        for place in (order if shows_all(len(order)) else [*order[:MOST_WORST], *order[-MOST_BEST:]])
     ]
+
+
+def shows_all(patients: int) -> bool:
+    """Return whether `cases` returns all of this number of patients."""
+    return patients <= MOST_WORST + MOST_BEST
 
 
 def _by_patient(attention: pd.DataFrame | None) -> dict[str, pd.DataFrame]:

@@ -4,13 +4,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.core.text import count_of
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.shards import StoredBag
 from mil_toolkit.study.records import Finding
 from mil_toolkit.study.shortcuts import check_shortcuts
 from mil_toolkit.study.similar_patients import check_similar_patients
@@ -80,8 +83,8 @@ def _check_images(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Findin
     patients = [patient for patient in cohort.patient_ids if cache.versions(patient)]
     yield from _duplicates("identical images", identical_images(cache, patients), groups)
     bags = _share(cache.bags(patients))
-    if len(bags.instances) < FEWEST_IMAGES:
-        count = len(bags.instances)
+    count = len(bags.instances)
+    if count < FEWEST_IMAGES:
         text = f"near-identical images were not searched: this requires {FEWEST_IMAGES} images, not {count}."
         yield Finding("near-identical images", "unchecked", text)
         return
@@ -100,7 +103,7 @@ def _without_identical(cache: FeatureCache, pairs: Sequence[Pair]) -> list[Pair]
     digests = {
         (patient, image.name): image.digest
         for patient in patients
-        for image in cache.winners([patient])[0].images
+        for image in cache.winners([patient])[0].read_images()
     }
     pairs_of_digests = (
         [digests[image] for image in zip(pair.patients, pair.names, strict=True)] for pair in pairs
@@ -109,15 +112,28 @@ def _without_identical(cache: FeatureCache, pairs: Sequence[Pair]) -> list[Pair]
 
 
 def identical_images(cache: FeatureCache, patients: Sequence[str]) -> list[Pair]:
-    """Return files with the same content under different patients; of several copies, each with the first."""
+    """Return files with the same content under different patients; of several copies, each with the first.
+
+    Memory holds eight bytes of each image's digest, and all about the images of which these occur twice.
+    """
     first: dict[bytes, tuple[str, str]] = {}
-    pairs = []
-    for patient, bag in zip(patients, cache.winners(patients), strict=True):
-        for image in bag.images:
+    pairs, bags = [], cache.winners(patients)
+    keys = [_keys(bag) for bag in bags]
+    values, counts = np.unique(np.concatenate([np.empty(0, np.uint64), *keys]), return_counts=True)
+    repeated = values[counts > 1]
+    for patient, bag, own_keys in zip(patients, bags, keys, strict=True):
+        copied = np.flatnonzero(np.isin(own_keys, repeated))
+        images = bag.read_images() if len(copied) else ()
+        for image in (images[place] for place in copied):
             other, name = first.setdefault(image.digest, (patient, image.name))
             if other != patient:
                 pairs.append(Pair((other, patient), (name, image.name), 1.0))
     return pairs
+
+
+def _keys(bag: StoredBag) -> NDArray[np.uint64]:
+    """Return the first eight bytes of the digest of each image, (n,)."""
+    return np.ascontiguousarray(bag.read_digests()[:, :8]).view(np.uint64).ravel()
 
 
 def near_images(bags: Bags) -> list[Pair]:
@@ -155,7 +171,7 @@ def whitened(x: Tensor) -> Tensor:
 
 def _share(bags: Bags) -> Bags:
     """Return all images; if there are more than MOST_IMAGES, an even share of each patient's."""
-    step = -(-len(bags.instances) // MOST_IMAGES)
+    step = -(-int(bags.sizes.sum()) // MOST_IMAGES)
     if step == 1:
         return bags
     return bags.take_rows([torch.arange(0, size, step) for size in bags.sizes.tolist()])

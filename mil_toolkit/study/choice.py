@@ -55,9 +55,10 @@ def choose(
     chosen = _retrained(workspace, search, inputs, trial)
     decision = decide(chosen.curves, config.threshold_rule)
     publish_table(folder.out_of_fold, _out_of_fold(workspace, search, chosen.curves, decision))
-    attention = attention_table(workspace.patients.take(search.patients), chosen.curves.attention)
-    if attention is not None and not config.outer_folds:
-        publish_table(folder.attention, attention.dropna())
+    if not config.outer_folds:
+        attention = attention_table(workspace.patients.take(search.patients), chosen.curves.attention)
+        if attention is not None:
+            publish_table(folder.attention, attention.dropna())
     publish_record(folder.best, _record(chosen, decision, passed_over))
 
 

@@ -48,7 +48,7 @@ def patients_of(cohort: Cohort, cache: FeatureCache | None) -> PatientsRecord:
     """Return the labelled patients with metadata and bag sizes, and how the metadata were declared."""
     labelled = cohort.labelled()
     bags = [] if cache is None else cache.winners(labelled.patient_ids)
-    sizes: list[int | None] = [len(bag.image_names) for bag in bags] or [None] * len(labelled)
+    sizes: list[int | None] = [bag.size for bag in bags] or [None] * len(labelled)
     known = labelled.metadata.astype(object).where(labelled.metadata.notna(), None)
     metadata = [{str(name): value for name, value in row.items()} for row in known.to_dict("records")]
     groups: list[str | None] = [None] * len(labelled)

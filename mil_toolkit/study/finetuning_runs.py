@@ -162,7 +162,7 @@ class Run:
     def images(self) -> int:
         """Images of the patients to train on."""
         assert self.patients.bags is not None
-        return len(self.patients.bags.instances)
+        return int(self.patients.bags.sizes.sum())
 
     def watches(self, epoch: int) -> bool:
         """Return whether logits are computed after an epoch, counted from 1."""

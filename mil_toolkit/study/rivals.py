@@ -7,11 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
 
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.evaluation.metrics import METRICS
@@ -42,12 +40,7 @@ def bag_size(patients: Patients, train: np.ndarray) -> np.ndarray | None:
 
 def mean_embeddings(patients: Patients, train: np.ndarray) -> np.ndarray | None:
     """Return the mean embedding of each bag (B, D); None without images."""
-    bags = patients.bags
-    if bags is None:
-        return None
-    totals: Tensor = torch.zeros(len(bags), bags.instances.shape[1])
-    totals.index_add_(0, bags.bag_of_instance, bags.instances.float())
-    return (totals / bags.sizes[:, None]).numpy()
+    return None if patients.bags is None else patients.bags.means.numpy()
 
 
 @dataclass(frozen=True)

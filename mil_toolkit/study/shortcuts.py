@@ -93,7 +93,7 @@ def _bag_size(
     has_images = np.array([bool(cache.versions(patient)) for patient in labelled.patient_ids], dtype=bool)
     patients = patients.take(has_images)
     named = [labelled.patient_ids[place] for place in np.flatnonzero(has_images)]
-    sizes = np.array([len(bag.image_names) for bag in cache.winners(named)], dtype=float)
+    sizes = np.array([bag.size for bag in cache.winners(named)], dtype=float)
     if patients.smaller_class < 1 or len(np.unique(sizes)) < 2:
         return
     association = association_of_numbers(sizes, patients, draws)

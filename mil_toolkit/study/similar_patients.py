@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy.spatial.distance import cdist
 
 from mil_toolkit.cohort.cohort import Cohort
@@ -95,9 +96,7 @@ def _mean_embeddings(cohort: Cohort, cache: FeatureCache) -> np.ndarray:
     if not len(cohort):
         return np.zeros((0, 0))
     bags = cache.bags(cohort.patient_ids)
-    sums = bags.instances.new_zeros((len(cohort), bags.instances.shape[1])).double()
-    sums.index_add_(0, bags.bag_of_instance, bags.instances.double())
-    means: np.ndarray = (sums / bags.sizes[:, None]).numpy()
+    means: np.ndarray = (bags.totals(torch.float64) / bags.sizes[:, None]).numpy()
     return means
 
 

@@ -166,7 +166,7 @@ class Finetuner:
         files = self.files.of(patients.ids)
         chunks = self.files.chunks(files, self.options.config.chunk, self.options.device)
         embeddings = torch.cat([embedder(pixels).cpu() for pixels in chunks])
-        bags = replace(patients.bags, instances=embeddings)
+        bags = patients.bags.with_embeddings(embeddings)
         logits = self.head.apply(replace(patients, bags=bags)).logits
         if not np.isfinite(logits).all():
             raise Diverged(f"fine-tuning diverged in epoch {self.epoch}. Use a smaller --backbone-rate.")

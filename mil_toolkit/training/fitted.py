@@ -20,7 +20,8 @@ class HeadOutput(NamedTuple):
     """Output of a fitted head for B patients with N images.
 
     logits: (K, B), by member and patient
-    attention: (N,) attention of each image within its bag, averaged over members; None without images
+    attention: (N,) attention of each image within its bag, averaged over members; None without images, and
+        where it is not wanted
     """
 
     logits: np.ndarray
@@ -36,17 +37,17 @@ class FittedHead:
     encoder: MetadataEncoder
 
     @torch.inference_mode()
-    def apply(self, patients: Patients) -> HeadOutput:
-        """Compute logits and attention for any patients, labelled or not; labels are not used."""
+    def apply(self, patients: Patients, attention: bool = True) -> HeadOutput:
+        """Compute logits and, where it is wanted, attention for any patients; labels are not used."""
         metadata = torch.tensor(self.encoder.encode(patients.metadata).to_numpy(np.float32))
-        logits, attention = [], []
+        logits, weights = [], []
         for places in torch.arange(len(patients)).split(_BAGS_PER_BATCH):
             bags = self._instances(patients, places)
             logits.append(self.model(bags, metadata[places].expand(self.member_count, -1, -1)).total)
-            if bags is not None and self.model.pooling is not None:
-                attention.append(self.model.pooling.attention(bags).mean(0))
+            if attention and bags is not None and self.model.pooling is not None:
+                weights.append(self.model.pooling.attention(bags).mean(0))
         return HeadOutput(
-            torch.cat(logits, 1).double().numpy(), torch.cat(attention).numpy() if attention else None
+            torch.cat(logits, 1).double().numpy(), torch.cat(weights).numpy() if weights else None
         )
 
     @property
@@ -59,6 +60,6 @@ class FittedHead:
         if self.projection is None:
             return None
         assert patients.bags is not None
-        embeddings = patients.bags.instances[patients.bags.rows(places)]
+        embeddings = patients.bags.embeddings(patients.bags.rows(places))
         sizes = patients.bags.sizes[places]
         return Instances.of(self.projection(embeddings)[None], sizes, self.member_count)

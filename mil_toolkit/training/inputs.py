@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from mil_toolkit.config import HeadConfig
+from mil_toolkit.features.bags import StreamedBags
 from mil_toolkit.model.poolings import Instances
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
+from mil_toolkit.training.projected import ProjectedFile
 from mil_toolkit.training.projection import MOST_COMPONENTS, Moments, Projection, fit_projection, fold_moments
 
 _ROW_MULTIPLE = 128  # the number of rows of a mini-batch is a multiple of this
@@ -57,6 +59,7 @@ class Inputs:
         self._projected: dict[bool, Tensor] = {}
         self._logistic: dict[bool, Tensor] = {}
         self._narrowed: dict[tuple[bool, int], Tensor] = {}
+        self._files: dict[tuple[bool, int], ProjectedFile] = {}
         self._held_out: dict[int, list[list[Batch]]] = {}
         self._indices: dict[tuple[int, ...], Tensor] = {}
 
@@ -117,7 +120,7 @@ class Inputs:
         """Return the number of columns of the projected embeddings, 0 without images."""
         if self.patients.bags is None or not config.image_branch:
             return 0
-        width = self.patients.bags.instances.shape[1]
+        width = self.patients.bags.width
         return min(config.components, width) if config.components else width
 
     def batches(self, patients: Tensor, batch_size: int) -> list[Batch]:
@@ -153,7 +156,7 @@ class Inputs:
         if config.components:
             x = self._projected_rows(config, batch.rows, _shared_folds(folds))
             return Instances(x, batch.bag, batch.sizes, len(folds), kept=kept)
-        x = self._raw.index_select(0, batch.rows)[None]
+        x = self._raw_rows(batch.rows)[None]
         if not config.standardise:
             return Instances(x, batch.bag, batch.sizes, len(folds), kept=kept)
         shift, scale = (values[self.device_index(folds), None] for values in self._scaler)
@@ -161,6 +164,8 @@ class Inputs:
 
     def _projected_rows(self, config: HeadConfig, rows: Tensor, folds: Sequence[int]) -> Tensor:
         """Return these rows (n,) as projected in each of the G folds, (G, n, components)."""
+        if self._streamed is not None:
+            return self._projected_file(config, self._streamed).read(rows, folds).to(self.device)
         view = self._view(config)
         starts = self.device_index(folds)[:, None] * view.shape[1]  # (G, 1)
         indices = (starts + rows).flatten()
@@ -212,6 +217,25 @@ class Inputs:
             views = [projection(bags.instances).to(self.dtype) for projection in projections]
             self._projected[standardise] = torch.stack(views).to(self.device)
         return self._projected[standardise]
+
+    @property
+    def _streamed(self) -> StreamedBags | None:
+        """The patients' bags if their embeddings are not kept in memory."""
+        return self.patients.bags if isinstance(self.patients.bags, StreamedBags) else None
+
+    def _projected_file(self, config: HeadConfig, bags: StreamedBags) -> ProjectedFile:
+        """Return the embeddings as projected in each fold; only the most recent result is kept."""
+        key = config.standardise, self.embedding_width(config)
+        if key not in self._files:
+            self._files = {}  # its space is free before the next file needs it
+            self._files = {key: ProjectedFile.write(bags, self.projections(config), self.dtype)}
+        return self._files[key]
+
+    def _raw_rows(self, rows: Tensor) -> Tensor:
+        """Return rows (n,) of the embeddings without projection, (n, D)."""
+        if self._streamed is not None:
+            return self._streamed.embeddings(rows.cpu()).to(self.dtype).to(self.device)
+        return self._raw.index_select(0, rows)
 
     @cached_property
     def _raw(self) -> Tensor:

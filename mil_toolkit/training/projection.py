@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mil_toolkit.features.bags import Bags
+from mil_toolkit.features.bags import PART, Bags, StreamedBags
 
 MOST_COMPONENTS = 128
 SCALED_BY = 16  # number of leading components whose mean variance is scaled to one
 LEAST_DEVIATION = 0.01  # lower bound of a column's standard deviation, as a share of the mean over columns
-_CHUNK = 8192  # rows converted to float32 at a time
+_CHUNK = PART  # rows converted to float32 at a time
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ def bag_moments(bags: Bags, chosen: np.ndarray, origin: np.ndarray) -> Moments:
     index = torch.from_numpy(chosen)
     rows, sizes = bags.rows(index), bags.sizes[index]
     roots = torch.repeat_interleave(sizes.float().rsqrt(), sizes)[:, None]
-    total = torch.zeros(bags.instances.shape[1], dtype=torch.float64)
+    total = torch.zeros(bags.width, dtype=torch.float64)
     outer = torch.zeros(len(total), len(total), dtype=torch.float64)
     for part, root in zip(rows.split(_CHUNK), roots.split(_CHUNK), strict=True):
         # Multiplied by the square root of its weight, so that each product of two rows has the full weight.
-        x = (bags.instances[part].float() - torch.from_numpy(origin).float()) * root  # (c, D)
+        x = (bags.embeddings(part).float() - torch.from_numpy(origin).float()) * root  # (c, D)
         total += (x * root).sum(0)
         outer += x.T @ x
     return Moments(len(chosen), total.numpy(), outer.numpy(), origin)
@@ -140,6 +140,20 @@ def fold_moments(bags: Bags, trains: Sequence[np.ndarray]) -> list[Moments]:
     moments of all bags, which takes fewer operations than summing over each fold's training bags.
     """
     everyone = np.unique(np.concatenate(list(trains)))
-    origin = bags.instances[bags.rows(torch.from_numpy(everyone))].double().mean(0).numpy()
+    origin = mean_instance(bags, torch.from_numpy(everyone))
     all_moments = bag_moments(bags, everyone, origin)
     return [all_moments - bag_moments(bags, np.setdiff1d(everyone, train), origin) for train in trains]
+
+
+def mean_instance(bags: Bags, chosen: Tensor) -> np.ndarray:
+    """Return the mean embedding (D,) of all instances of some bags (b,), each instance with the same weight.
+
+    The last bits of the result depend on whether the embeddings are streamed.
+    """
+    rows = bags.rows(chosen)
+    if not isinstance(bags, StreamedBags):
+        return np.asarray(bags.embeddings(rows).double().mean(0))
+    total = torch.zeros(bags.width, dtype=torch.float64)
+    for part in rows.split(_CHUNK):
+        total += bags.embeddings(part).double().sum(0)
+    return np.asarray(total / len(rows))

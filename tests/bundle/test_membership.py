@@ -82,8 +82,8 @@ def test_image_digests_are_those_of_the_image_files(tiny: Tiny) -> None:
     patient = tiny.cohort.patient_ids[0]
     folder = tiny.cohort_toml.parent / "images" / patient
     expected = {hashlib.sha256(path.read_bytes()).digest() for path in folder.iterdir()}
-    assert image_digests(tiny.cache, [patient]) == [expected]
-    assert image_digests(None, ["a", "b"]) == [frozenset(), frozenset()]
+    assert list(image_digests(tiny.cache, [patient])) == [expected]
+    assert list(image_digests(None, ["a", "b"])) == [frozenset(), frozenset()]
 
 
 # Whom predict takes for a new patient.

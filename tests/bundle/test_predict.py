@@ -25,6 +25,7 @@ from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.config import ExtractionConfig, StudyConfig
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
+from mil_toolkit.features import bags
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
 from mil_toolkit.study.tables import publish_table
@@ -61,6 +62,20 @@ def test_a_patient_alone_is_predicted_as_among_others(tiny: Tiny, bundle: ModelB
         unlabelled["probability"], together[list(tiny.cohort.unlabelled().patient_ids)], atol=1e-6
     )
     assert "label" not in unlabelled
+
+
+def test_streamed_embeddings_give_the_same_predictions(
+    tiny: Tiny, bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_memory = predict(bundle, tiny.cohort, tiny.cache)
+    monkeypatch.setattr(bags, "STREAMED_FROM", 0)
+    streamed = predict(bundle, tiny.cohort, tiny.cache)
+    pd.testing.assert_frame_equal(streamed.table, in_memory.table, check_exact=True)
+    pd.testing.assert_frame_equal(streamed.attention, in_memory.attention, check_exact=True)
+    monkeypatch.setattr(bags.StreamedBags, "image_names", None)  # neither names nor attention are needed
+    without = predict(bundle, tiny.cohort, tiny.cache, attention=False)
+    assert without.attention is None
+    pd.testing.assert_frame_equal(without.table, in_memory.table, check_exact=True)
 
 
 def test_labels_do_not_change_a_prediction(tiny: Tiny, bundle: ModelBundle) -> None:

@@ -53,7 +53,7 @@ def test_a_cache_returns_what_was_written(
     assert packed.image_names == tuple(name for each in order for name in bags[each])
     for patient in order:
         (stored,) = opened.versions(patient)
-        assert stored.images == written[patient].images and stored.digest == written[patient].digest
+        assert stored.read_images() == written[patient].images and stored.digest == written[patient].digest
 
 
 def test_absent_patients_are_all_listed(cache: FeatureCache) -> None:

@@ -25,12 +25,21 @@ def written(write: Callable[[h5py.File], object], **options: object) -> bytes:
 
 
 def test_datasets_and_attributes_are_those_that_h5py_reads() -> None:
-    datasets, attributes = read_plain(SHARD)
+    datasets, places, attributes = read_plain(SHARD)
     with h5py.File(io.BytesIO(SHARD)) as file:
         assert attributes == dict(file.attrs)
-        assert datasets.keys() == file.keys()
+        assert datasets.keys() == places.keys() == file.keys()
         for name, values in datasets.items():
             assert values.dtype == file[name].dtype and np.array_equal(values, file[name][()])
+
+
+def test_some_rows_are_read_from_their_place_in_the_file() -> None:
+    datasets, places, _ = read_plain(SHARD)
+    for name, values in datasets.items():
+        place = places[name].rows(1, len(values))
+        part = SHARD[place.address : place.address + place.size]
+        assert np.array_equal(place.view(part, place.address), values[1:])
+        assert np.array_equal(place.view(SHARD), values[1:])
 
 
 @pytest.mark.parametrize("number", [1, 8, 9, 16, 17, 40])

@@ -125,7 +125,7 @@ def test_a_fresh_mtime_is_not_trusted(toml: Path) -> None:
     Image.new("RGB", (40, 40), (1, 2, 3)).save(path)
     os.utime(path, (fresh, fresh))
     first = run(toml)
-    stored = FeatureCache.open(first.folder).winners(["P1"])[0].images
+    stored = FeatureCache.open(first.folder).winners(["P1"])[0].read_images()
     assert [image.mtime_ns == UNKNOWN_MTIME for image in stored] == [True, False, False]
     before = path.stat()
     Image.new("RGB", (40, 40), (3, 2, 1)).save(path)

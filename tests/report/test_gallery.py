@@ -10,8 +10,10 @@ import pytest
 from support.reports import rewrite, thumbnails, written
 from support.studies import Tiny
 
+from mil_toolkit.report import gallery
 from mil_toolkit.report.contents import read_contents
 from mil_toolkit.report.gallery import Naming, cases
+from mil_toolkit.report.sections.attention import attention_section
 from mil_toolkit.study.tables import publish_table, read_predictions
 
 
@@ -23,6 +25,23 @@ def test_the_worst_mistakes_come_first_with_every_patient_once(tiny: Tiny, study
     for case in found:
         row = predictions.loc[case.name]
         assert case.wrong == (row["label"] != row["prediction"]) and case.probability == row["probability"]
+
+
+def test_of_very_many_patients_the_worst_and_the_best_are_shown(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = read_contents(study)
+    everyone = cases(contents, Naming(False))
+    section = attention_section(contents, Naming(False))
+    assert section.cases == everyone and "All patients with their predictions" in section.summary
+    monkeypatch.setattr(gallery, "MOST_WORST", 3)
+    monkeypatch.setattr(gallery, "MOST_BEST", len(everyone) - 3)
+    assert cases(contents, Naming(False)) == everyone
+    monkeypatch.setattr(gallery, "MOST_BEST", 2)
+    section = attention_section(contents, Naming(False))
+    assert section.cases == everyone[:3] + everyone[-2:]
+    assert f"Of {len(everyone)} patients with their predictions" in section.summary
+    assert "predictions.csv has all" in section.summary
 
 
 def test_images_are_ranked_by_attention_of_models_that_did_not_see_the_patient(study: Path) -> None:

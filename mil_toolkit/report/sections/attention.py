@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mil_toolkit.report.contents import Contents
-from mil_toolkit.report.gallery import Case, Naming, cases
+from mil_toolkit.report.gallery import MOST_BEST, MOST_WORST, Case, Naming, cases, shows_all
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,12 @@ class AttentionSection:
 
 
 def attention_section(contents: Contents, naming: Naming) -> AttentionSection:
-    """Return the section with all predicted patients of a study."""
+    """Return the section with the predicted patients of a study."""
     return AttentionSection(_summary(contents), cases(contents, naming))
 
 
 def _summary(contents: Contents) -> str:
-    everyone = "All patients with their predictions, the worst mistakes first"
+    everyone = _patients(len(contents.table.labels))
     if not contents.uses_images:
         return f"The study uses metadata only, so there is no attention. {everyone}."
     if contents.attention is None:
@@ -29,4 +29,14 @@ def _summary(contents: Contents) -> str:
     return (
         f"Attention by {models} models that did not see the patient during training. {everyone}, and the"
         " images of highest and lowest attention. The attention on a patient's images sums to one."
+    )
+
+
+def _patients(count: int) -> str:
+    """Return which of the predicted patients are shown."""
+    if shows_all(count):
+        return "All patients with their predictions, the worst mistakes first"
+    return (
+        f"Of {count:,} patients with their predictions, the {MOST_WORST:,} worst mistakes and then the"
+        f" {MOST_BEST:,} most confident correct ones (predictions.csv has all)"
     )
