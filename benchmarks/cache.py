@@ -26,7 +26,7 @@ from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.files import digest
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.features.plan import Wanted, plan_all
+from mil_toolkit.features.plan import Wanted, find_outdated
 from mil_toolkit.features.rehashes import Rehashes
 from mil_toolkit.features.shards import EmbeddedBag, Recorded, StoredImage
 from mil_toolkit.features.spec import make_spec
@@ -88,7 +88,8 @@ def publish_all(cache: FeatureCache, bags: Sequence[EmbeddedBag]) -> None:
 
 def filled(root: Path, cohort: Cohort) -> FeatureCache:
     """Create a cache of this cohort with random embeddings."""
-    cache = FeatureCache.create(root, cohort.name, make_spec(CONFIG, build_backbone("resnet34", "random")))
+    identity = build_backbone("resnet34", "random").identity
+    cache = FeatureCache.create(root, cohort.name, make_spec(CONFIG, identity))
     random = np.random.default_rng(0)
     bags = [
         EmbeddedBag(
@@ -121,7 +122,7 @@ def unchanged(folder: Path, patients: int) -> dict[str, float]:
     ]
 
     def plan() -> None:
-        assert not plan_all(FeatureCache.open(root), wanted, RECORDED, Rehashes(root), rehash=False)
+        assert not find_outdated(FeatureCache.open(root), wanted, Rehashes(root), rehash=False)
 
     command = [
         sys.executable,
@@ -145,7 +146,7 @@ def unchanged(folder: Path, patients: int) -> dict[str, float]:
 
 def synthetic(root: Path, patients: int, images: int) -> FeatureCache:
     """Create a cache of random embeddings that belongs to no cohort."""
-    cache = FeatureCache.create(root, "c", make_spec(CONFIG, build_backbone("resnet34", "random")))
+    cache = FeatureCache.create(root, "c", make_spec(CONFIG, build_backbone("resnet34", "random").identity))
     random = np.random.default_rng(0)
     names = tuple(StoredImage(f"{row}.jpg", random.bytes(32), row, row) for row in range(images))
     embeddings = random.normal(size=(images, 512)).astype(np.float16)

@@ -28,7 +28,7 @@ import optuna
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.cohort.synthetic import draw_cohort
 from mil_toolkit.config import ExtractionConfig
-from mil_toolkit.core.devices import available_cores
+from mil_toolkit.core.cores import available_cores
 from mil_toolkit.features.extract import extract
 
 COMMAND = "import sys; from mil_toolkit.cli.tune import main; sys.exit(main(sys.argv[1:]))"

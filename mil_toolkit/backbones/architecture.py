@@ -1,15 +1,16 @@
 """`Architecture`: a network without its classifier, and the check that it embeds images of a given size."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from mil_toolkit.backbones.identity import Triple
 from mil_toolkit.core.errors import UsageError
 
 StateDict = Mapping[str, Tensor]
-Triple = tuple[float, float, float]
 # Raised by the networks of timm and torchvision that cannot be built for a size, or cannot take it.
 MISFITS = (AssertionError, RuntimeError, ValueError, TypeError, IndexError, AttributeError, ZeroDivisionError)
 
@@ -17,6 +18,10 @@ MISFITS = (AssertionError, RuntimeError, ValueError, TypeError, IndexError, Attr
 def unchanged(state: StateDict) -> StateDict:
     """Return a checkpoint as it is."""
     return state
+
+
+def unknown_files() -> None:
+    """Say nothing about the files of ImageNet weights."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Architecture:
     side: side in pixels of the images that the network was made for; None where any size will do
     resized: builds the network again for images of another side; None where that is impossible
     adapted: resamples the tensors of a checkpoint whose shapes depend on the size of the images
+    imagenet_files: returns the files that decide what `imagenet` returned; None if they are unknown
     """
 
     network: nn.Module
@@ -39,6 +45,7 @@ class Architecture:
     side: int | None = None
     resized: Callable[[int], "Architecture"] | None = None
     adapted: Callable[[StateDict], StateDict] = unchanged
+    imagenet_files: Callable[[], Sequence[Path] | None] = unknown_files
 
 
 def for_images(build: Callable[[], Architecture], name: str, side: int) -> tuple[Architecture, int]:

@@ -1,6 +1,6 @@
 """`BACKBONES`: the table of pretrained networks; `build_backbone` builds one and loads its weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,18 +8,22 @@ import torch
 import torchvision
 from torch import nn
 
-from mil_toolkit.backbones.architecture import Architecture, StateDict, Triple, for_images
-from mil_toolkit.backbones.checkpoint import check_file, read_checkpoint
+from mil_toolkit.backbones.architecture import Architecture, StateDict, for_images
+from mil_toolkit.backbones.checkpoint import read_checkpoint
+from mil_toolkit.backbones.identity import BackboneIdentity, Triple
+from mil_toolkit.backbones.requests import backbone_kind, check_available, check_identity
 from mil_toolkit.backbones.spec import RANDOM_SEED, SizedBackboneSpec
 from mil_toolkit.backbones.timm_models import timm_architecture
 from mil_toolkit.backbones.weights import (
     load_weights,
+    packaged_file,
     packaged_weights,
+    torchvision_file,
     torchvision_weights,
     weight_digest,
 )
 from mil_toolkit.config import ExtractionConfig
-from mil_toolkit.core.errors import DataError, UsageError, import_extra
+from mil_toolkit.core.errors import import_extra
 from mil_toolkit.core.text import printable
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -30,6 +34,7 @@ class Backbone:
     """A network from normalised images (n, 3, S, S) to embeddings (n, width), in evaluation mode.
 
     mean, std: per channel of the pixels divided by 255; weight_digest: see `weight_digest`
+    files: that the weights came from, if any; None if they are unknown
     """
 
     network: nn.Module
@@ -37,6 +42,12 @@ class Backbone:
     mean: Triple
     std: Triple
     weight_digest: str
+    files: tuple[Path, ...] | None = None
+
+    @property
+    def identity(self) -> BackboneIdentity:
+        """What the spec of a cache records of the network."""
+        return BackboneIdentity(self.weight_digest, self.width, self.mean, self.std)
 
 
 def _resnet(name: str) -> Architecture:
@@ -44,7 +55,12 @@ def _resnet(name: str) -> Architecture:
     network.fc = nn.Identity()
     url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
     return Architecture(
-        network, _IMAGENET_MEAN, _IMAGENET_STD, lambda: ("fc.",), lambda: torchvision_weights(url)
+        network,
+        _IMAGENET_MEAN,
+        _IMAGENET_STD,
+        lambda: ("fc.",),
+        lambda: torchvision_weights(url),
+        imagenet_files=lambda: [torchvision_file(url)],
     )
 
 
@@ -53,7 +69,14 @@ def _efficientnet_lite0(name: str) -> Architecture:
         "tf_efficientnet_lite0", num_classes=0
     )
     half = (0.5, 0.5, 0.5)
-    return Architecture(network, half, half, lambda: ("classifier.",), lambda: packaged_weights(network))
+    return Architecture(
+        network,
+        half,
+        half,
+        lambda: ("classifier.",),
+        lambda: packaged_weights(network),
+        imagenet_files=lambda: [packaged_file()],
+    )
 
 
 BACKBONES: dict[str, Callable[[str], Architecture]] = {
@@ -80,7 +103,7 @@ def build_backbone(
     network whose outputs are not embeddings, and weights that cannot be downloaded; DataError for a file that
     is not a checkpoint of this network, listing its missing and unexpected tensors.
     """
-    kind = _kind(name)
+    kind = backbone_kind(name, BACKBONES)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         architecture, width = for_images(lambda: BACKBONES[kind](name), name, image_size)
@@ -88,21 +111,15 @@ def build_backbone(
     if weights != "random":
         state, origin = _state(name, weights, architecture)
         load_weights(network, architecture.adapted(state), architecture.classifier(), origin)
-    return Backbone(network, width, architecture.mean, architecture.std, weight_digest(network))
-
-
-def _kind(name: str) -> str:
-    kind = "timm:NAME" if name.startswith("timm:") else name
-    if kind not in BACKBONES:
-        raise UsageError(f"--backbone {name!r} is not one of {', '.join(BACKBONES)}.")
-    return kind
-
-
-def check_backbone(name: str, weights: str) -> None:
-    """Raise UsageError for an unknown backbone, and unless `weights` is imagenet, random or a checkpoint."""
-    _kind(name)
-    if weights not in ("imagenet", "random"):
-        check_file(Path(weights))
+    files = _files(weights, architecture)
+    return Backbone(
+        network,
+        width,
+        architecture.mean,
+        architecture.std,
+        weight_digest(network),
+        None if files is None else tuple(files),
+    )
 
 
 def backbone_of(
@@ -116,38 +133,20 @@ def backbone_of(
     Raises UsageError if a file is needed and not given, and for features that were imported; DataError if the
     network has other weights or another normalisation than the spec records.
     """
-    if spec["weight_digest"] is None:
-        raise UsageError(
-            f"These features were imported ({spec['backbone']}, {spec['weights']}): only the tool that made"
-            " them has the backbone. Embed the images with that tool, run mil-cache import, and name the"
-            " resulting folder with --features."
-        )
-    if weights is None and trained is None and spec["weights"] == "file":
-        raise UsageError(
-            "The weights of the backbone came from a file: name it with --weights PATH. The digest of its"
-            f" tensors begins with {spec['weight_digest'][:8]}."
-        )
+    check_available(spec, weights is not None or trained is not None)
     source = trained or str(weights or spec["weights"])
     backbone = build_backbone(spec["backbone"], source, spec["image_size"])
-    problems = _differences(backbone, spec)
-    if problems:
-        raise DataError([f"This {spec['backbone']} is not the network that made the features:", *problems])
+    check_identity(backbone.identity, spec)
     return backbone
 
 
-def _differences(backbone: Backbone, spec: SizedBackboneSpec) -> list[str]:
-    """Return one line for each value in which a backbone differs from the spec."""
-    compared = (
-        ("weight_digest", backbone.weight_digest, spec["weight_digest"]),
-        ("width", backbone.width, spec["width"]),
-        ("mean", list(backbone.mean), spec["mean"]),
-        ("std", list(backbone.std), spec["std"]),
-    )
-    return [
-        f"{name}: {actual!r} instead of {expected!r}."
-        for name, actual, expected in compared
-        if actual != expected
-    ]
+def _files(weights: str | StateDict, architecture: Architecture) -> Sequence[Path] | None:
+    """Return the files that decide about the weights; None if they are unknown."""
+    if not isinstance(weights, str):
+        return None
+    if weights == "imagenet":
+        return architecture.imagenet_files()
+    return [] if weights == "random" else [Path(weights)]
 
 
 def _state(name: str, weights: str | StateDict, architecture: Architecture) -> tuple[StateDict, str]:

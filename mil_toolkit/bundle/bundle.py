@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from safetensors.torch import save
 from torch import Tensor
 
-from mil_toolkit.backbones.backbones import Backbone, backbone_of
+from mil_toolkit.backbones.memory import BackboneMemory
+from mil_toolkit.backbones.requests import check_available, identity_of
+from mil_toolkit.backbones.source import BackboneSource, find_backbone_of
 from mil_toolkit.bundle.card import model_card
 from mil_toolkit.bundle.checks import encoder_problems
 from mil_toolkit.bundle.files import (
@@ -36,6 +38,9 @@ from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.study.records import ColumnRecord, FinetuningScores, StudyScores
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.patients import Patients
+
+if TYPE_CHECKING:
+    from mil_toolkit.backbones.backbones import Backbone
 
 _FINETUNING = "finetuned"  # key in scores.json, beside those of StudyScores
 
@@ -79,7 +84,7 @@ class ModelBundle:
         features = self.about.features
         return features is not None and features.spec["weight_digest"] is not None
 
-    def build_backbone(self, weights: Path | None = None) -> Backbone:
+    def build_backbone(self, weights: Path | None = None) -> "Backbone":
         """Return the network that embedded the training images; a fine-tuned one is in the bundle.
 
         weights: its checkpoint, see `backbone_of`, also for the errors raised
@@ -87,7 +92,24 @@ class ModelBundle:
         """
         if self.about.features is None:
             raise UsageError("This model does not look at images: it has no backbone.")
+        from mil_toolkit.backbones.backbones import backbone_of  # imports torchvision
+
         return backbone_of(self.about.features.spec, weights, self.backbone)
+
+    def backbone_source(self, root: Path, weights: Path | None = None) -> BackboneSource:
+        """Return the network that `build_backbone` builds, without building it before it is needed.
+
+        root: of the caches, beside which checkpoints are remembered
+
+        Raises UsageError if the network cannot be built, DataError if `weights` is another network.
+        """
+        if self.about.features is None:
+            raise UsageError("This model does not look at images: it has no backbone.")
+        spec = self.about.features.spec
+        check_available(spec, weights is not None or self.backbone is not None)
+        if weights is not None and self.backbone is None:
+            return find_backbone_of(spec, weights, BackboneMemory(root))
+        return BackboneSource(identity_of(spec), self.build_backbone)
 
     def save(self, folder: Path) -> None:
         """Write the files into `folder`; config.json last, since it holds the digests of the others."""

@@ -20,7 +20,7 @@ import numpy as np
 from msgspec import Meta
 
 from mil_toolkit.cohort.cells import normal_form
-from mil_toolkit.core.devices import available_cores
+from mil_toolkit.core.cores import available_cores
 from mil_toolkit.features.cache import FeatureCache
 
 ANONYMOUS: Literal["anonymous"] = "anonymous"

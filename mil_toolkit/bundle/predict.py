@@ -227,14 +227,15 @@ def extract_as_trained(
 
     weights: checkpoint of the backbone, see `ModelBundle.build_backbone`
     Returns None for a model that does not look at images. Raises DataError for patients without images, and
-    the errors of `ModelBundle.build_backbone` (before any image is embedded) and of `extract`.
+    the errors of `ModelBundle.backbone_source` and `build_backbone` (before any image is embedded) and of
+    `extract`.
     """
     trained = bundle.about.features
     if trained is None:
         return None
     config = _extraction_config(trained.spec, weights)
     _check_images(cohort)
-    backbone = bundle.build_backbone(weights)
+    backbone = bundle.backbone_source(root, weights)
     colour = trained.spec.get("colour")
     done = extract(cohort, config, root, device=device, backbone=backbone, colour=colour)
     return FeatureCache.open(done.folder)

@@ -77,12 +77,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _extract(arguments: argparse.Namespace) -> Outcome:
-    from mil_toolkit.backbones.backbones import check_backbone
+    from mil_toolkit.backbones.requests import check_backbone
     from mil_toolkit.cohort.cohort import read_cohort
     from mil_toolkit.cohort.image_places import check_outside_images, image_folders
-    from mil_toolkit.core.devices import pick_device, use_available_cores
     from mil_toolkit.core.own_folders import check_outside_own_folders
-    from mil_toolkit.features.extract import check_options, extract
+    from mil_toolkit.features.extract import check_machine, check_options, extract
     from mil_toolkit.features.sharding import WHOLE, parse_share
 
     names = ("backbone", "weights", "image_size", "crop", "preprocess")
@@ -92,8 +91,7 @@ def _extract(arguments: argparse.Namespace) -> Outcome:
         config.backbone, config.weights
     )  # options first, because reading a large cohort takes a while
     check_options(config, arguments.batch_size, arguments.threads, arguments.workers, arguments.on_error)
-    pick_device(arguments.device)
-    use_available_cores()
+    check_machine(arguments.device)
     cohort = read_cohort(arguments.cohort)
     check_outside_images(image_folders(arguments.cohort), {"--cache": arguments.cache})
     check_outside_own_folders(arguments.cache / cohort.name)
@@ -110,9 +108,16 @@ def _extract(arguments: argparse.Namespace) -> Outcome:
         on_error=arguments.on_error,
         rehash=arguments.rehash,
         dry_run=arguments.dry_run,
+        prepare=_use_available_cores,
     )
     _summarise(extraction, arguments.dry_run)
     return _outcome(extraction)
+
+
+def _use_available_cores() -> None:
+    from mil_toolkit.core.devices import use_available_cores  # imports torch
+
+    use_available_cores()
 
 
 def _summarise(extraction: "Extraction", dry_run: bool) -> None:

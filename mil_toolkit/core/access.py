@@ -1,11 +1,30 @@
-"""Access rights of files and folders that replace others: they keep the mode, and the group if possible."""
+"""Whether a path exists, and access rights of files and folders that replace others.
+
+What replaces a file or folder keeps its mode, and its group if possible.
+"""
 
 import contextlib
 import os
 import stat
 from pathlib import Path
 
+from mil_toolkit.core.reading import unreadable
+
 _FILE_BITS, _FOLDER_BITS = 0o777, 0o3777  # without those that change the user of a running program
+
+
+def exists(path: Path) -> bool:
+    """Return whether anything is at `path`, even if it is a broken link.
+
+    Raises UsageError if a folder on the way may not be searched.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        raise unreadable(path, error) from None
+    return True
 
 
 def adopt_access(descriptor: int, former: os.stat_result) -> None:

@@ -3,17 +3,15 @@
 Nothing is timed, so that the same command gives the same bits on the same machine.
 """
 
-import math
 import os
 import re
-from pathlib import Path
 
 import torch
 
+from mil_toolkit.core.cores import available_cores
 from mil_toolkit.core.errors import UsageError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def pick_device(name: str) -> torch.device:
@@ -64,18 +62,6 @@ def training_dtype(device: torch.device) -> torch.dtype:
     float16 is not used because it needs loss scaling; emulated bfloat16 is not used because it is slow.
     """
     return torch.bfloat16 if pick_precision("auto", device) == "bfloat16" else torch.float32
-
-
-def available_cores() -> int:
-    """Return the number of cores that CPU affinity and the cgroup quota leave to this process."""
-    return min(len(os.sched_getaffinity(0)), _quota_cores())
-
-
-def _quota_cores() -> int:
-    if not _CPU_QUOTA.is_file():
-        return os.cpu_count() or 1
-    quota, period = _CPU_QUOTA.read_text().split()
-    return (os.cpu_count() or 1) if quota == "max" else max(1, math.ceil(int(quota) / int(period)))
 
 
 def use_available_cores() -> None:

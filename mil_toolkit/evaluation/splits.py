@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, StratifiedShuffleSplit
 
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.text import count_of
@@ -88,15 +87,23 @@ def make_splits(
         else (np.zeros(len(labels), dtype=int), 1)
     )
     strata = labels * count + bins
+    return _stratified(strata, folds, seed), count
+
+
+def _stratified(strata: np.ndarray, folds: int, seed: int) -> list[Split]:
+    from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit  # only to make splits
+
     splitter = (
         StratifiedShuffleSplit(n_splits=1, test_size=0.2, random_state=seed)
         if folds == 1
         else StratifiedKFold(folds, shuffle=True, random_state=seed)
     )
-    return _sorted_splits(splitter.split(strata, strata)), count
+    return _sorted_splits(splitter.split(strata, strata))
 
 
 def _grouped(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[Split]:
+    from sklearn.model_selection import StratifiedGroupKFold  # only to make splits
+
     splitter = StratifiedGroupKFold(_smallest_stratum(folds), shuffle=True, random_state=seed)
     splits = _sorted_splits(splitter.split(labels, labels, groups))
     incomplete = [str(number) for number, split in enumerate(splits, 1) if _lacks_class(labels, split)]

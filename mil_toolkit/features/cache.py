@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import digest, digest_json, publish, publish_json
 from mil_toolkit.core.reading import report_read_errors
 from mil_toolkit.core.text import count_of, each_or_most, printable, some
-from mil_toolkit.features.bags import Bags, StreamedBags, is_streamed
 from mil_toolkit.features.shard_layout import MAX_SEQUENCE
 from mil_toolkit.features.shards import (
     EmbeddedBag,
@@ -33,6 +32,9 @@ from mil_toolkit.features.spec import (
     read_spec,
     spec_differences,
 )
+
+if TYPE_CHECKING:
+    from mil_toolkit.features.bags import Bags
 
 
 class FeatureCache:
@@ -56,12 +58,15 @@ class FeatureCache:
         return cls(Path(folder), read_spec(Path(folder)))
 
     @classmethod
-    def create(cls, root: Path, cohort_name: str, spec: Spec) -> "FeatureCache":
-        """Open the cache of this spec under `root`; create it if it does not exist."""
+    def create(cls, root: Path, cohort_name: str, spec: Spec, opened: Sequence[Shard] = ()) -> "FeatureCache":
+        """Open the cache of this spec under `root`; create it if it does not exist.
+
+        opened: see the class
+        """
         folder = root / cohort_name / folder_name(spec)
         if not holds_spec(folder):
             publish_json(folder / FILE_NAME, spec)
-        cache = cls.open(folder)
+        cache = cls(folder, read_spec(folder), opened)
         if cache.spec != spec:
             raise DataError(
                 [f"{printable(folder / FILE_NAME)} was edited:", *spec_differences(cache.spec, spec)]
@@ -151,12 +156,14 @@ class FeatureCache:
         patients = self.patient_ids if patient_ids is None else sorted(set(patient_ids))
         return digest_json([self.spec_digest, [bag.digest.hex() for bag in self.winners(patients)]])
 
-    def bags(self, patient_ids: Sequence[str]) -> Bags:
+    def bags(self, patient_ids: Sequence[str]) -> "Bags":
         """Return the bags of these patients in this order, float16 on the CPU.
 
         Many embeddings stay in the shards, see `is_streamed`. Raises DataError for patients without
         embeddings and for damaged shards.
         """
+        from mil_toolkit.features.bags import StreamedBags, is_streamed  # imports torch
+
         winners = self.winners(patient_ids)
         if is_streamed(sum(bag.size for bag in winners), self.spec["width"]):
             return StreamedBags(winners, self.spec["width"])
@@ -166,7 +173,11 @@ class FeatureCache:
             self.refresh()
             return self._load(patient_ids)
 
-    def _load(self, patient_ids: Sequence[str]) -> Bags:
+    def _load(self, patient_ids: Sequence[str]) -> "Bags":
+        import torch  # all else works without it, which saves seconds
+
+        from mil_toolkit.features.bags import Bags
+
         winners = self.winners(patient_ids)
         offsets = np.cumsum([0, *(bag.size for bag in winners)])
         instances = np.empty((offsets[-1], self.spec["width"]), dtype=np.float16)

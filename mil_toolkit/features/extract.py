@@ -2,34 +2,36 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import torch
-
-from mil_toolkit.backbones.backbones import Backbone, build_backbone
+from mil_toolkit.backbones.memory import BackboneMemory
+from mil_toolkit.backbones.source import BackboneSource, MisrememberedError, find_backbone, source_of
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import PREPROCESS_NAMES, ExtractionConfig
-from mil_toolkit.core.devices import available_cores, pick_device, pick_precision
+from mil_toolkit.config import PRECISION_NAMES, PREPROCESS_NAMES, ExtractionConfig
+from mil_toolkit.core.cores import available_cores
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import remove_dead_temporaries
 from mil_toolkit.core.locks import shared
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.cache_place import check_cache_place, image_folders
-from mil_toolkit.features.colour import Colour, needs_conversion
+from mil_toolkit.features.colour import Colour
 from mil_toolkit.features.failures import Failures
 from mil_toolkit.features.notes import Notes
 from mil_toolkit.features.opening import DECODER, read_size
-from mil_toolkit.features.pipeline import BatchEmbedder, Pipeline
-from mil_toolkit.features.plan import Plan, Wanted, plan_all, wanted_images
+from mil_toolkit.features.plan import Outdated, Wanted, find_outdated, wanted_images
+from mil_toolkit.features.profiles import COLOURS, ColourChoice
 from mil_toolkit.features.rehashes import Rehashes
 from mil_toolkit.features.sharding import WHOLE, Share, imbalance
 from mil_toolkit.features.shards import Recorded
-from mil_toolkit.features.spec import folder_name, holds_spec, make_spec
-from mil_toolkit.features.update import CacheUpdate
+from mil_toolkit.features.spec import Spec, folder_name, holds_spec, make_spec
+
+if TYPE_CHECKING:
+    from mil_toolkit.backbones.backbones import Backbone
+    from mil_toolkit.features.update import CacheUpdate
 
 # The fastest for ResNet34. On the CPU, each core embeds a batch of its own.
 BATCH_SIZES = {"cpu": 8, "cuda": 16}
@@ -78,94 +80,199 @@ def extract(
     on_error: str = "fail",
     rehash: bool = False,
     dry_run: bool = False,
-    backbone: Backbone | None = None,
+    backbone: "Backbone | BackboneSource | None" = None,
     colour: Colour | Literal["auto"] | None = "auto",
+    prepare: Callable[[], None] | None = None,
 ) -> Extraction:
     """Bring the cache of `config` under `root` up to date with the cohort's images.
 
     Only missing and changed images are embedded. An image is identified by its size and mtime, or else by the
-    digest of its content; with `rehash` always by its content.
+    digest of its content; with `rehash` always by its content. Where nothing is to be embedded, no image is
+    opened and torch is not imported, unless the digest of the backbone's weights is not known yet.
 
     batch_size: number of images that are embedded at once, by default that of the device in BATCH_SIZES
     threads: on the CPU, threads that each read and embed batches, by default as many as torch uses
     workers: for CUDA, threads that read images while the device computes, by default one for each core
     on_error: `fail`, or `skip` to leave out images that cannot be read
-    backbone: the backbone that `config` names, if it is built already
+    backbone: the backbone that `config` names, if it is built or known already
     colour: `srgb` to apply colour profiles, None to ignore them; `auto` applies them if any image of the
         cohort has one. The spec says so only then: a cohort without profiles keeps its cache.
+    prepare: called before images are embedded, if any are
 
     Raises DataError that names every image that cannot be read, after everything else was published;
     UsageError for options that cannot work.
     """
     check_options(config, batch_size, threads, workers, on_error)
-    place = pick_device(device)
-    recorded = Recorded(pick_precision(precision, place), DECODER)
-    backbone = backbone or build_backbone(config.backbone, config.weights, config.image_size)
-    check_cache_place(Path(root), cohort.name, image_folders(cohort))
-    colour = _choose_colour(cohort) if colour == "auto" else colour
-    spec = make_spec(config, backbone, colour)
-    wanted = _wanted(cohort, share, config.crop)
-    folder = Path(root) / cohort.name / folder_name(spec)
-    if dry_run:
-        return _dry_run(folder, wanted, recorded, rehash)
-    batch_size = batch_size or BATCH_SIZES[place.type]
-    embed = BatchEmbedder(backbone, place, recorded.precision, batch_size, config.image_size)
-    readers = (threads or torch.get_num_threads()) if place.type == "cpu" else _readers(workers)
-    pipeline = Pipeline(config, colour, embed, readers, Failures(), Notes())
-    with shared(folder):  # keeps a prune from removing shards that the plans reuse
-        cache = FeatureCache.create(Path(root), cohort.name, spec)
-        remove_dead_temporaries(folder)
-        update = CacheUpdate(cache, recorded, pipeline, on_error == "skip")
-        seconds = _run_and_log(update, wanted, rehash)
-    return _extraction(cache, wanted, pipeline, seconds)
-
-
-def _readers(workers: int | None) -> int:
-    return available_cores() if workers is None else workers
-
-
-def _wanted(cohort: Cohort, share: Share, crop: int) -> list[Wanted]:
-    """Return the images of the share's patients; raises DataError for images smaller than the crop."""
-    wanted = [wanted_images(cohort, patient) for patient in cohort.images if share.holds(patient)]
-    _check_crop(crop, wanted)
-    _log_share(wanted, cohort, share)
-    return wanted
-
-
-def _run_and_log(update: CacheUpdate, wanted: Sequence[Wanted], rehash: bool) -> float:
-    """Run the update and return its seconds; log what was noted about images, also where it fails."""
+    check_machine(device, precision)
+    root = Path(root)
+    check_cache_place(root, cohort.name, image_folders(cohort))
+    if backbone is None:
+        backbone = find_backbone(config.backbone, config.weights, config.image_size, BackboneMemory(root))
+    source = backbone if isinstance(backbone, BackboneSource) else source_of(backbone)
+    how = _How(device, precision, batch_size, threads, workers, on_error == "skip", rehash, prepare)
+    run = _Run(cohort, config, root, share, colour, dry_run, how)
     try:
-        return update.run(wanted, rehash)
-    finally:
-        update.pipeline.notes.log(_count_images(wanted))
+        return run.with_backbone(source)
+    except MisrememberedError as error:
+        return run.with_backbone(error.source)
 
 
-def _extraction(
-    cache: FeatureCache, wanted: Sequence[Wanted], pipeline: Pipeline, seconds: float
-) -> Extraction:
-    left_out = _left_out(cache, wanted, pipeline.failures)
-    _warn_of_mixture(cache, wanted)
-    images, extracted = _count_images(wanted), pipeline.embed.embedded
-    skipped = pipeline.failures.lines()
-    return Extraction(cache.folder, len(wanted), images, extracted, seconds, skipped, left_out)
+def check_machine(device: str, precision: str = "auto") -> None:
+    """Raise UsageError for a device or precision that does not exist.
+
+    torch is only imported where it has to be asked.
+    """
+    if device not in ("auto", "cpu") or precision not in PRECISION_NAMES:
+        _recorded(device, precision)
 
 
-def _choose_colour(cohort: Cohort) -> Colour | None:
-    """Return `srgb` if an image has a colour profile; looks at all images, whatever this process's share."""
-    paths = (path for images in cohort.images.values() for path in images)
-    return "srgb" if any(map(needs_conversion, paths)) else None
+def _recorded(device: str, precision: str) -> Recorded:
+    from mil_toolkit.core.devices import pick_device, pick_precision  # imports torch
+
+    return Recorded(pick_precision(precision, pick_device(device)), DECODER)
+
+
+class _How(NamedTuple):
+    """How images are embedded; see `extract`."""
+
+    device: str
+    precision: str
+    batch_size: int | None
+    threads: int | None
+    workers: int | None
+    skip: bool
+    rehash: bool
+    prepare: Callable[[], None] | None
+
+    def update(
+        self, cache: FeatureCache, config: ExtractionConfig, colour: Colour | None, source: BackboneSource
+    ) -> "CacheUpdate":
+        """Prepare the network and return the update of a cache, in which something is to be embedded."""
+        from mil_toolkit.core.devices import pick_device  # these import torch
+        from mil_toolkit.features.pipeline import BatchEmbedder, Pipeline
+        from mil_toolkit.features.update import CacheUpdate
+
+        if self.prepare:
+            self.prepare()
+        recorded = _recorded(self.device, self.precision)
+        place = pick_device(self.device)
+        batch_size = self.batch_size or BATCH_SIZES[place.type]
+        embed = BatchEmbedder(source.build(), place, recorded.precision, batch_size, config.image_size)
+        readers = self._readers(place.type)
+        pipeline = Pipeline(config, colour, embed, readers, Failures(), Notes())
+        return CacheUpdate(cache, recorded, pipeline, self.skip)
+
+    def _readers(self, device: str) -> int:
+        """Return the number of threads that read images, and on the CPU also embed them."""
+        import torch
+
+        if device == "cpu":
+            return self.threads or torch.get_num_threads()
+        return available_cores() if self.workers is None else self.workers
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One call of `extract`, whose arguments these are."""
+
+    cohort: Cohort
+    config: ExtractionConfig
+    root: Path
+    share: Share
+    colour: Colour | Literal["auto"] | None
+    dry_run: bool
+    how: _How
+
+    def with_backbone(self, source: BackboneSource) -> Extraction:
+        """Extract with this backbone; raises MisrememberedError if it turns out to be another one."""
+        patients = [wanted_images(self.cohort, patient) for patient in self.cohort.images]
+        specs = {colour: make_spec(self.config, source.identity, colour) for colour in COLOURS}
+        folders = {colour: self._folder(spec) for colour, spec in specs.items()}
+        choice = None
+        colour: Colour | None
+        if self.colour == "auto":
+            choice = ColourChoice(patients, folders)
+            colour = choice.colour
+        else:
+            colour = self.colour
+        wanted = [patient for patient in patients if self.share.holds(patient.patient_id)]
+        self._log_share(wanted)
+        if not holds_spec(folders[colour]):
+            self._check_crop(wanted)
+        if self.dry_run:
+            return self._count_missing(folders[colour], wanted)
+        with shared(folders[colour]):  # keeps a prune from removing shards that the plans reuse
+            opened = choice.caches.get(colour) if choice else None
+            shards = opened.shards if opened else ()
+            cache = FeatureCache.create(self.root, self.cohort.name, specs[colour], shards)
+            remove_dead_temporaries(cache.folder)
+            source.remember()
+            extraction = self._update(cache, wanted, colour, source)
+            if choice:
+                choice.save(cache, wanted)
+        _warn_of_mixture(cache, wanted)
+        return extraction
+
+    def _folder(self, spec: Spec) -> Path:
+        return self.root / self.cohort.name / folder_name(spec)
+
+    def _count_missing(self, folder: Path, wanted: Sequence[Wanted]) -> Extraction:
+        """Return what would be embedded, without writing anything."""
+        images = missing = _count_images(wanted)
+        if holds_spec(folder):
+            outdated = find_outdated(FeatureCache.open(folder), wanted, Rehashes(folder), self.how.rehash)
+            missing = self._missing(outdated, wanted) if outdated else 0
+        return Extraction(folder, len(wanted), images, missing, 0.0)
+
+    def _missing(self, outdated: Sequence[Outdated], wanted: Sequence[Wanted]) -> int:
+        """Return the number of images that have to be embedded."""
+        self._check_crop([patient.wanted for patient in outdated] + list(wanted))
+        recorded = _recorded(self.how.device, self.how.precision)
+        return sum(len(patient.plan(recorded).missing) for patient in outdated)
+
+    def _update(
+        self, cache: FeatureCache, wanted: Sequence[Wanted], colour: Colour | None, source: BackboneSource
+    ) -> Extraction:
+        """Embed what is missing or changed, if anything is."""
+        rehashes, images = Rehashes(cache.folder), _count_images(wanted)
+        outdated = find_outdated(cache, _with_images(wanted), rehashes, self.how.rehash)
+        rehashes.save()
+        if not outdated:
+            left_out = _left_out(cache, wanted, Failures())
+            return Extraction(cache.folder, len(wanted), images, 0, 0.0, (), left_out)
+        self._check_crop([patient.wanted for patient in outdated] + list(wanted))
+        update = self.how.update(cache, self.config, colour, source)
+        try:
+            seconds = update.run(wanted, outdated, rehashes)
+        finally:
+            update.pipeline.notes.log(images)
+        failures, extracted = update.pipeline.failures, update.pipeline.embed.embedded
+        left_out = _left_out(cache, wanted, failures)
+        return Extraction(cache.folder, len(wanted), images, extracted, seconds, failures.lines(), left_out)
+
+    def _check_crop(self, wanted: Sequence[Wanted]) -> None:
+        if self.config.crop:
+            _check_crop(self.config.crop, wanted)
+
+    def _log_share(self, wanted: Sequence[Wanted]) -> None:
+        if self.share == WHOLE:
+            return
+        counts = ((patient, len(paths)) for patient, paths in self.cohort.images.items())
+        logger.info(
+            "Shard %s: %d patients, %d images. The largest shard holds %.2f times the mean share of images.",
+            self.share,
+            len(wanted),
+            _count_images(wanted),
+            imbalance(counts, self.share.count),
+        )
+
+
+def _with_images(wanted: Sequence[Wanted]) -> list[Wanted]:
+    return [patient for patient in wanted if patient.images]
 
 
 def _count_images(wanted: Sequence[Wanted]) -> int:
     return sum(len(patient.images) for patient in wanted)
-
-
-def _dry_run(folder: Path, wanted: Sequence[Wanted], recorded: Recorded, rehash: bool) -> Extraction:
-    plans = [Plan(patient, [None] * len(patient.images)) for patient in wanted]
-    if holds_spec(folder):
-        plans = plan_all(FeatureCache.open(folder), wanted, recorded, Rehashes(folder), rehash)
-    missing = sum(len(plan.missing) for plan in plans)
-    return Extraction(folder, len(wanted), _count_images(wanted), missing, 0.0)
 
 
 def _left_out(cache: FeatureCache, wanted: Sequence[Wanted], failures: Failures) -> tuple[str, ...]:
@@ -180,19 +287,6 @@ def _left_out(cache: FeatureCache, wanted: Sequence[Wanted], failures: Failures)
             ]
         )
     return patients
-
-
-def _log_share(wanted: Sequence[Wanted], cohort: Cohort, share: Share) -> None:
-    if share == WHOLE:
-        return
-    largest = imbalance(((patient, len(paths)) for patient, paths in cohort.images.items()), share.count)
-    logger.info(
-        "Shard %s: %d patients, %d images. The largest shard holds %.2f times the mean share of images.",
-        share,
-        len(wanted),
-        _count_images(wanted),
-        largest,
-    )
 
 
 def _warn_of_mixture(cache: FeatureCache, wanted: Sequence[Wanted]) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mil_toolkit.core.access import exists
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.reading import unreadable
 from mil_toolkit.core.text import count_of, printable, some
 from mil_toolkit.features.layouts import Source
-from mil_toolkit.features.spec import exists
 
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
 logger = logging.getLogger(__name__)

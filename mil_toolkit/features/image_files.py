@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
-from mil_toolkit.core.devices import available_cores
+from mil_toolkit.core.cores import available_cores
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest
 from mil_toolkit.core.text import printable

@@ -1,4 +1,4 @@
-"""`plan_all`: find the patients whose images are missing from a cache or have changed."""
+"""`find_outdated`: find the patients whose images are missing from a cache or have changed."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.core.errors import MilError
+from mil_toolkit.core.file_state import is_settled
 from mil_toolkit.core.files import digest_file
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.opening import MAX_BYTES
 from mil_toolkit.features.rehashes import Rehashes
-from mil_toolkit.features.shards import UNKNOWN_MTIME, Recorded, StoredBag, StoredImage, is_settled
+from mil_toolkit.features.shards import UNKNOWN_MTIME, Recorded, StoredBag, StoredImage
 
 
 class Wanted(NamedTuple):
@@ -53,51 +54,61 @@ def wanted_images(cohort: Cohort, patient: str) -> Wanted:
     return Wanted(patient, tuple(zip(cohort.image_names[patient], cohort.images[patient], strict=True)))
 
 
-def plan_all(
-    cache: FeatureCache, wanted: Iterable[Wanted], recorded: Recorded, rehashes: Rehashes, rehash: bool
-) -> list[Plan]:
-    """Return a plan for each patient whose bag in the cache does not match the wanted images.
+class Outdated(NamedTuple):
+    """A patient whose bag in the cache does not match the wanted images.
 
-    recorded: how missing embeddings will be computed
+    current: for each wanted image its file as it is now; None if it is unreadable or nothing is stored
+    rows: the patient's embeddings in the cache
+    """
+
+    wanted: Wanted
+    current: Sequence[StoredImage | None]
+    rows: Sequence[Stored] = ()
+
+    def plan(self, recorded: Recorded) -> Plan:
+        """Return the plan of a new bag.
+
+        recorded: how missing embeddings will be computed; those of another precision or decoder are kept in
+            the cache, but not reused in a new bag
+        """
+        same = (stored for stored in self.rows if stored.bag.shard.recorded == recorded)
+        reusable = {stored.image.digest: stored for stored in same}
+        return Plan(self.wanted, [_reuse(image, reusable) for image in self.current])
+
+
+def find_outdated(
+    cache: FeatureCache, wanted: Iterable[Wanted], rehashes: Rehashes, rehash: bool
+) -> list[Outdated]:
+    """Return each patient whose bag in the cache does not match the wanted images.
+
     rehash: hash every file, even if its size and mtime are known
     """
-    plans = (
-        plan(patient, cache.versions(patient.patient_id), recorded, rehashes, rehash) for patient in wanted
-    )
-    return [needed for needed in plans if needed is not None]
+    compared = (_compare(patient, cache.versions(patient.patient_id), rehashes, rehash) for patient in wanted)
+    return [patient for patient in compared if patient is not None]
 
 
-def plan(
-    wanted: Wanted, versions: Sequence[StoredBag], recorded: Recorded, rehashes: Rehashes, rehash: bool
-) -> Plan | None:
-    """Return the plan for one patient, None if the stored bag that counts matches the images.
-
-    A bag that was computed in another precision or by another decoder is kept, but its embeddings are not
-    reused in a new bag.
-    """
+def _compare(
+    wanted: Wanted, versions: Sequence[StoredBag], rehashes: Rehashes, rehash: bool
+) -> Outdated | None:
+    """Compare one patient's images with the stored bag that counts; None if they match."""
     if not versions:
-        return Plan(wanted, [None] * len(wanted.images))
+        return Outdated(wanted, [None] * len(wanted.images))
     # The bag that counts comes last: of two contents with the same size and mtime, the newer one is assumed.
     rows = [
         Stored(image, bag, row) for bag in reversed(versions) for row, image in enumerate(bag.read_images())
     ]
-    by_stat = {} if rehash else {_stat_key(stored.image): stored.image.digest for stored in rows}
+    by_stat = {} if rehash else {stored.image.stat_key: stored.image.digest for stored in rows}
     current = [
         _identify(wanted.patient_id, name, path, by_stat, rehashes, rehash) for name, path in wanted.images
     ]
     if [image and image[:2] for image in current] == [image[:2] for image in versions[0].read_images()]:
         return None
-    reusable = {stored.image.digest: stored for stored in rows if stored.bag.shard.recorded == recorded}
-    return Plan(wanted, [_reuse(image, reusable) for image in current])
+    return Outdated(wanted, current, rows)
 
 
 def _reuse(image: StoredImage | None, reusable: Mapping[bytes, Stored]) -> Stored | None:
     stored = reusable.get(image.digest) if image else None
     return stored._replace(image=image) if image and stored else None
-
-
-def _stat_key(image: StoredImage) -> tuple[str, int, int]:
-    return image.name, image.size, image.mtime_ns
 
 
 def _identify(

@@ -4,17 +4,16 @@ import hashlib
 import io
 import os
 import re
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from mil_toolkit.core.errors import DataError, MilError, UsageError
+from mil_toolkit.core.file_state import FileState, is_settled
 from mil_toolkit.core.files import canonical_json, check_schema, digest
 from mil_toolkit.core.reading import MEBIBYTE, open_input, report_read_errors
 from mil_toolkit.core.text import printable
@@ -30,7 +29,6 @@ from mil_toolkit.features.spec import FILE_NAME as SPEC_NAME
 from mil_toolkit.features.spec import SCHEMA
 
 UNKNOWN_MTIME = -1
-SETTLED_NS = 2_000_000_000  # older than this, an mtime changes with the file, whatever the clock's resolution
 _SHARD_NAME = re.compile(r"[0-9a-f]{64}\.h5")
 _MAX_BYTES = 4096 * MEBIBYTE  # more than a shard of 30,000 images and a bag of a million tiles
 _ADVICE = "Remove it and run mil-extract again, or mil-cache import for imported features."
@@ -38,11 +36,6 @@ _ADVICE = "Remove it and run mil-extract again, or mil-cache import for imported
 
 class RemovedShard(DataError):
     """A shard that was opened and does not exist any more, because newer ones replaced it."""
-
-
-def is_settled(mtime_ns: int) -> bool:
-    """Return whether any later change of a file with this mtime will change its mtime."""
-    return mtime_ns < time.time_ns() - SETTLED_NS
 
 
 class StoredImage(NamedTuple):
@@ -57,6 +50,11 @@ class StoredImage(NamedTuple):
     digest: bytes
     size: int
     mtime_ns: int
+
+    @property
+    def stat_key(self) -> tuple[str, int, int]:
+        """What identifies the image, within its patient, as long as its file does not change."""
+        return self.name, self.size, self.mtime_ns
 
 
 @dataclass(frozen=True)
@@ -86,21 +84,6 @@ class Recorded(NamedTuple):
 
     precision: str
     decoder: str
-
-
-class FileState(NamedTuple):
-    """Identifies the content of a file without reading it; see `FileState.of`."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> "FileState":
-        """Return the state of a file, which changes whenever a file with a settled mtime is written to."""
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,6 +225,8 @@ def encode_shard(bags: Sequence[EmbeddedBag], spec_digest: str, sequence: int, r
         "image_digests": _digest_rows([image.digest for image in images]),
         "image_stats": np.array([(image.size, image.mtime_ns) for image in images], dtype=np.int64),
     }
+    import h5py  # to read shards, it is not needed
+
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         file.attrs.update(schema=SCHEMA, spec=spec_digest, sequence=sequence, **recorded._asdict())

@@ -2,19 +2,17 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
+from mil_toolkit.backbones.identity import BackboneIdentity
 from mil_toolkit.backbones.spec import RANDOM_SEED, BackboneSpec
 from mil_toolkit.config import PREPROCESS_NAMES, ExtractionConfig
+from mil_toolkit.core.access import exists
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import check_schema, digest_json, read_json
-from mil_toolkit.core.reading import unreadable
 from mil_toolkit.core.records import from_json
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.colour import Colour
-
-if TYPE_CHECKING:
-    from mil_toolkit.backbones.backbones import Backbone
 
 SCHEMA = 1
 FILE_NAME = "spec.json"
@@ -60,7 +58,7 @@ class Spec(BackboneSpec):
     colour: NotRequired[Colour]
 
 
-def make_spec(config: ExtractionConfig, backbone: "Backbone", colour: Colour | None = None) -> Spec:
+def make_spec(config: ExtractionConfig, backbone: BackboneIdentity, colour: Colour | None = None) -> Spec:
     """Return the spec of embeddings that this backbone computes under this configuration.
 
     Weights from a file are identified by their digest; the path of the file is not part of the spec.
@@ -102,17 +100,6 @@ def read_spec(folder: Path) -> Spec:
 def holds_spec(folder: Path) -> bool:
     """Return whether a folder is a cache; raises UsageError if the folder may not be searched."""
     return exists(folder / FILE_NAME)
-
-
-def exists(path: Path) -> bool:
-    """Return whether anything is at `path`; raises UsageError if a folder on the way may not be searched."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
-    except OSError as error:
-        raise unreadable(path, error) from None
-    return True
 
 
 def check_spec(value: object, source: Path) -> Spec:

@@ -11,7 +11,7 @@ from mil_toolkit.core.text import printable
 from mil_toolkit.features.assembly import BagBuilder
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.pipeline import Pipeline
-from mil_toolkit.features.plan import Plan, Wanted, plan_all
+from mil_toolkit.features.plan import Outdated, Plan, Wanted, find_outdated
 from mil_toolkit.features.publishing import ShardLimits, publish_in_shards
 from mil_toolkit.features.rehashes import Rehashes
 from mil_toolkit.features.shards import EmbeddedBag, Recorded
@@ -33,28 +33,28 @@ class CacheUpdate:
     pipeline: Pipeline
     skip: bool
 
-    def run(self, wanted: Sequence[Wanted], rehash: bool) -> float:
+    def run(self, wanted: Sequence[Wanted], outdated: Sequence[Outdated], rehashes: Rehashes) -> float:
         """Publish until every patient's bag matches the wanted images; return the seconds it took.
 
-        The last plan, which finds nothing to do, is the final check. More than one round is needed if another
-        process publishes older content, or if images change while they are read.
+        The last comparison, which finds nothing outdated, is the final check. More than one round is needed
+        if another process publishes older content, or if images change while they are read.
 
-        rehash: in the first round, hash every image even if its size and mtime are known
+        outdated: the patients whose bags do not match now
 
         Raises DataError if images cannot be embedded and are not skipped, or keep changing.
         """
-        rehashes, failures, seconds = Rehashes(self.cache.folder), self.pipeline.failures, 0.0
-        for attempt in range(ROUNDS):
-            readable = [patient for patient in map(failures.without, wanted) if patient.images]
-            plans = plan_all(self.cache, readable, self.recorded, rehashes, rehash and not attempt)
-            rehashes.save()
-            if not plans:
-                return seconds
-            seconds += self.carry_out(plans)
+        failures, seconds = self.pipeline.failures, 0.0
+        for _ in range(ROUNDS):
+            seconds += self.carry_out([patient.plan(self.recorded) for patient in outdated])
             if failures and not self.skip:
                 raise failures.error(wanted, self.cache.folder)
             self.cache.refresh()
-        patients = ", ".join(printable(plan.wanted.patient_id) for plan in plans)
+            readable = [patient for patient in map(failures.without, wanted) if patient.images]
+            outdated = find_outdated(self.cache, readable, rehashes, rehash=False)
+            rehashes.save()
+            if not outdated:
+                return seconds
+        patients = ", ".join(printable(patient.wanted.patient_id) for patient in outdated)
         raise DataError(f"Images changed while they were read, in {ROUNDS} attempts: patients {patients}.")
 
     def carry_out(self, plans: Sequence[Plan]) -> float:

@@ -9,13 +9,14 @@ import pandas as pd
 
 from mil_toolkit.bundle.files import CONFIG
 from mil_toolkit.cohort.cohort import read_cohort
+from mil_toolkit.core.access import exists
 from mil_toolkit.core.errors import DataError, MilError
 from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.intervals import Table
 from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.canary_result import Canary
-from mil_toolkit.study.folder import SearchFolder, Study, is_there, read_epochs
+from mil_toolkit.study.folder import SearchFolder, Study, read_epochs
 from mil_toolkit.study.plan import fold_name
 from mil_toolkit.study.records import (
     AblationScores,
@@ -147,7 +148,7 @@ def read_contents(folder: Path) -> Contents:
         ablation_curves=_ablation_curves(study, ablation) if ablation else {},
         learning_curve=study.read_learning_curve(),
         metadata=_metadata_predictions(study),
-        fitted=is_there(study.model / CONFIG),
+        fitted=exists(study.model / CONFIG),
     )
 
 
@@ -160,7 +161,7 @@ def _attention(study: Study, nested: bool, patients: Collection[str]) -> pd.Data
         table = outer_attention(study.folder)
     else:
         path = study.final.attention
-        table = read_attention(path) if is_there(path) else None
+        table = read_attention(path) if exists(path) else None
     if table is None:
         return None
     if not table["patient_id"].isin(patients).all():
@@ -170,7 +171,7 @@ def _attention(study: Study, nested: bool, patients: Collection[str]) -> pd.Data
 
 
 def _metadata_predictions(study: Study) -> pd.DataFrame | None:
-    if not is_there(study.rivals):
+    if not exists(study.rivals):
         return None
     rows = read_predictions(study.rivals)
     metadata = rows[rows["rival"] == METADATA]
@@ -199,7 +200,7 @@ def _ablation_curves(study: Study, ablation: AblationScores) -> dict[str, list[T
 
 
 def _epochs(path: Path) -> pd.DataFrame:
-    return pd.DataFrame((is_there(path) and read_epochs(path)) or [{"epoch": 0}])
+    return pd.DataFrame((exists(path) and read_epochs(path)) or [{"epoch": 0}])
 
 
 def image_paths(sources: Sources | None) -> tuple[dict[Key, Path], str | None]:

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
-
-import optuna
+from typing import TYPE_CHECKING, Any
 
 from mil_toolkit.config import HeadConfig, Settings, StudyConfig, Tunable, Value, is_active, tunables
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.training.patients import Patients
+
+if TYPE_CHECKING:
+    import optuna
 
 Parameters = dict[str, Value]  # values of the hyperparameters that a search varies
 
@@ -39,7 +40,7 @@ class Space:
         """Return the space of a study on these patients."""
         return cls(config.settings, patients.bags is not None, not patients.metadata.empty)
 
-    def suggest(self, trial: optuna.Trial | optuna.trial.FixedTrial) -> HeadConfig:
+    def suggest(self, trial: "optuna.Trial | optuna.trial.FixedTrial") -> HeadConfig:
         """Return a trial's configuration; fields without effect keep their default and are not suggested."""
         values: dict[str, Any] = {}
         for name, field in tunables(HeadConfig).items():
@@ -49,9 +50,11 @@ class Space:
 
     def config_of(self, parameters: Mapping[str, Value]) -> HeadConfig:
         """Return the configuration with these values of the hyperparameters that the search varies."""
-        return self.suggest(optuna.trial.FixedTrial(dict(parameters)))
+        from optuna.trial import FixedTrial  # to read a study or a bundle, Optuna is not needed
 
-    def _suggest(self, trial: optuna.Trial | optuna.trial.FixedTrial, name: str, field: Tunable) -> Value:
+        return self.suggest(FixedTrial(dict(parameters)))
+
+    def _suggest(self, trial: "optuna.Trial | optuna.trial.FixedTrial", name: str, field: Tunable) -> Value:
         options = self._options(name, field)
         if len(options) == 1:
             return options[0]

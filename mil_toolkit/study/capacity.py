@@ -3,7 +3,7 @@
 import torch
 
 from mil_toolkit.config import RunConfig
-from mil_toolkit.core.devices import available_cores
+from mil_toolkit.core.cores import available_cores
 from mil_toolkit.core.memory import available_memory
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.study.workspace import Workspace

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from mil_toolkit.core.access import exists
 from mil_toolkit.core.errors import BusyError
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.locks import exclusive
@@ -14,7 +15,7 @@ from mil_toolkit.core.seeds import members_path
 from mil_toolkit.search.slots import Slots
 from mil_toolkit.search.trials import FinishedTrial
 from mil_toolkit.study.choice import choose
-from mil_toolkit.study.folder import Study, is_there
+from mil_toolkit.study.folder import Study
 from mil_toolkit.study.plan import Search
 from mil_toolkit.study.records import Best, StudyScores
 from mil_toolkit.study.scores import outer_rivals, study_scores
@@ -36,7 +37,7 @@ CONCLUDE = ".conclude"  # lock of a search, or of the study, that one process co
 def is_concluded(study: Study, search: Search) -> bool:
     """Return whether a search has chosen and, for an outer fold, predicted its held-out patients."""
     folder = study.search_folder(search)
-    return is_there(folder.best) and (not len(search.test) or is_there(folder.predictions))
+    return exists(folder.best) and (not len(search.test) or exists(folder.predictions))
 
 
 def conclude(workspace: Workspace, search: Search, slots: Slots, inputs: LatestInputs) -> bool:
@@ -46,9 +47,9 @@ def conclude(workspace: Workspace, search: Search, slots: Slots, inputs: LatestI
         with exclusive(folder.path, CONCLUDE):
             trials = slots.counted
             publish(folder.trials, _trials_csv(trials).encode())
-            if not is_there(folder.best):
+            if not exists(folder.best):
                 choose(workspace, search, inputs.of(search), trials, slots.best(trials))
-            if len(search.test) and not is_there(folder.predictions):
+            if len(search.test) and not exists(folder.predictions):
                 refit_and_predict(workspace, search, folder.read_best())
     except BusyError:
         return False
@@ -87,7 +88,7 @@ def score_study(
     """
     study = workspace.study
     with exclusive(study.folder, CONCLUDE, wait=True):
-        if shared and is_there(study.done):
+        if shared and exists(study.done):
             return study.read_scores()
         check_outputs(study, workspace.patients)
         outer = [predictions_of(study, search) for search in searches[:-1]]

@@ -13,10 +13,11 @@ import msgspec
 
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import MOST_EPOCHS, HeadConfig, StudyConfig
+from mil_toolkit.core.access import exists
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import check_schema, publish, read_json
 from mil_toolkit.core.locks import CLAIM, exclusive
-from mil_toolkit.core.reading import MEBIBYTE, check_input, read_input, report_read_errors
+from mil_toolkit.core.reading import MEBIBYTE, check_input, read_input
 from mil_toolkit.core.records import (
     Json,
     from_json,
@@ -311,25 +312,19 @@ def outer_folders(folder: Path) -> dict[str, SearchFolder]:
 
 
 def _read_if_any(path: Path, kind: type[Content]) -> Content | None:
-    return read_record(path, kind) if is_there(path) else None
+    return read_record(path, kind) if exists(path) else None
 
 
 def is_study_folder(folder: Path) -> bool:
     """Return whether a folder holds a study, finished or not."""
     path = folder / "config.json"
-    value = read_json(path) if is_there(path) else None
+    value = read_json(path) if exists(path) else None
     return isinstance(value, dict) and "study" in value
-
-
-def is_there(path: Path) -> bool:
-    """Return whether something has this path; raises UsageError where a folder must not be searched."""
-    with report_read_errors(path):
-        return path.exists()
 
 
 def _publish_or_compare(path: Path, asked: object, kind: type) -> None:
     """Publish a record, or raise DataError where another one is there."""
-    if is_there(path):
+    if exists(path):
         stored = _read_description(path.parent) if kind is StudyDescription else read_record(path, kind)
         refuse_other(path, to_json(stored), to_json(asked))
     else:
@@ -340,8 +335,8 @@ def _read_description(folder: Path) -> StudyDescription:
     """Read a study's config.json; raises DataError where there is none, or it is not that of a study."""
     path = folder / "config.json"
     advice = "Name the folder that mil-tune wrote"
-    if not is_there(path):
-        reason = "it has no config.json" if is_there(folder) else "it does not exist"
+    if not exists(path):
+        reason = "it has no config.json" if exists(folder) else "it does not exist"
         raise DataError(f"{folder} is not a study folder: {reason}. {advice}, as studies/NAME.")
     value = read_json(path)
     if isinstance(value, dict) and "study" in value:

@@ -14,12 +14,13 @@ from pandas.api.types import is_numeric_dtype
 from pandas.errors import ParserWarning
 
 from mil_toolkit.config import head_config
+from mil_toolkit.core.access import exists
 from mil_toolkit.core.errors import DataError, Diverged, UsageError
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.reading import MEBIBYTE, read_input
 from mil_toolkit.core.text import SOME, count_of, printable, some
 from mil_toolkit.evaluation.calibration import Decision
-from mil_toolkit.study.folder import is_there, outer_folders
+from mil_toolkit.study.folder import outer_folders
 from mil_toolkit.study.plan import Search
 from mil_toolkit.training.patients import Patients
 
@@ -90,7 +91,7 @@ def outer_attention(folder: Path) -> pd.DataFrame | None:
     `repeat`, `fold`, `patient_id`, `image`, `attention`, which sums to one in each patient and repeat; None
     where no model looked at images. Raises DataError where a file cannot be read.
     """
-    paths = [search.attention for search in outer_folders(folder).values() if is_there(search.attention)]
+    paths = [search.attention for search in outer_folders(folder).values() if exists(search.attention)]
     tables = [read_attention(path, ["repeat", "fold", *ATTENTION_COLUMNS]) for path in paths]
     return pd.concat(tables, ignore_index=True) if tables else None
 

@@ -12,12 +12,13 @@ import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import active_fields
+from mil_toolkit.core.access import exists
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.text import printable
 from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
 from mil_toolkit.search.space import SearchedInterval
 from mil_toolkit.study.description import patients_digest
-from mil_toolkit.study.folder import SearchFolder, Study, is_there
+from mil_toolkit.study.folder import SearchFolder, Study
 from mil_toolkit.study.prediction_checks import (
     Expected,
     column_problems,
@@ -74,7 +75,7 @@ def verify(study: Study, cohort: Cohort | None = None) -> StudyScores:
     _refuse(_output_problems(study, splits, outputs, labels))
     scores = _score_again(study, stored, outputs, patients)
     outer = _outer(outputs)
-    if outer is not None and is_there(study.rivals):
+    if outer is not None and exists(study.rivals):
         scores = _score_rivals_again(study, scores, outer, patients)
     _refuse({study.scores_path: [*score_problems(stored, scores), *gain_problems(scores)]})
     return scores

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional
 
@@ -90,6 +89,8 @@ class Inputs:
         return self._logistic[class_weights]
 
     def _fit_logistic(self, fold: int, class_weights: bool) -> np.ndarray:
+        from sklearn.linear_model import LogisticRegression  # to apply a model, it is not needed
+
         regression = LogisticRegression(class_weight="balanced" if class_weights else None)
         train = self.trains[fold]
         regression.fit(self.metadata[fold].cpu().numpy()[train], self.patients.labels[train])

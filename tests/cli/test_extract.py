@@ -9,8 +9,8 @@ import pytest
 import torch
 from support.tiny_images import BAGS, backbone, break_some, write_cohort
 
+from mil_toolkit.backbones import backbones
 from mil_toolkit.cli.extract import main
-from mil_toolkit.features import extract as extraction
 from mil_toolkit.features.cache import FeatureCache
 
 ARGUMENTS = ["--backbone", "resnet18", "--weights", "random", "--image-size", "32", "--device", "cpu"]
@@ -18,7 +18,7 @@ ARGUMENTS = ["--backbone", "resnet18", "--weights", "random", "--image-size", "3
 
 @pytest.fixture(autouse=True)
 def _built_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "build_backbone", backbone)
+    monkeypatch.setattr(backbones, "build_backbone", backbone)
 
 
 @pytest.fixture

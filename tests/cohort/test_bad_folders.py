@@ -12,8 +12,8 @@ from support.bad_inputs import check_section
 from support.cohort_files import touch
 from support.commands import Command
 
+from mil_toolkit.backbones import backbones
 from mil_toolkit.backbones.backbones import build_backbone
-from mil_toolkit.features import extract as extraction
 
 TABLE = "ID,diagnosis\nP1,CLL\nP2,reactive\nP3,CLL\n"
 FOLDERS = 'images = ["images"]'
@@ -98,7 +98,7 @@ CASES: list[tuple[str, Callable[[], None]]] = [
 def test_the_table_of_folders_and_classes_is_up_to_date(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extraction, "build_backbone", functools.cache(build_backbone))
+    monkeypatch.setattr(backbones, "build_backbone", functools.cache(build_backbone))
     rows = []
     for number, (description, make) in enumerate(CASES):
         (tmp_path / str(number)).mkdir()

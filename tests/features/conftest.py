@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from support.tiny_images import BAGS, backbone, write_cohort
 
-from mil_toolkit.features import extract as extraction
+from mil_toolkit.backbones import backbones
 
 
 @pytest.fixture(name="built_once")
 def _built_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "build_backbone", backbone)
+    monkeypatch.setattr(backbones, "build_backbone", backbone)
 
 
 @pytest.fixture(name="toml")

@@ -19,8 +19,8 @@ from support.commands import Command
 from support.jpegs import DAMAGE, draw_smear
 from support.zoo import ADOBE_COLUMNS, gama, iccp, maximum_tag, rgb_profile, write_png, write_tiff
 
+from mil_toolkit.backbones import backbones
 from mil_toolkit.backbones.backbones import build_backbone
-from mil_toolkit.features import extract as extraction
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
 PICTURE = Image.fromarray(PIXELS)
@@ -163,7 +163,7 @@ def try_out(folder: Path, name: str, make: Make, command: Command) -> tuple[str,
 def test_the_table_of_images_is_up_to_date(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extraction, "build_backbone", functools.cache(build_backbone))
+    monkeypatch.setattr(backbones, "build_backbone", functools.cache(build_backbone))
     rows = [
         (description, *try_out(tmp_path / str(number), name, make, command))
         for number, (description, name, make) in enumerate(IMAGES)

@@ -11,8 +11,8 @@ from PIL import Image, ImageCms
 from support.tiny_images import BAGS, CONFIG, LONG_AGO, backbone, bags_of, run, write_cohort
 from support.zoo import ADOBE_COLUMNS, gama, iccp, rgb_profile, write_png, write_tiff
 
+from mil_toolkit.backbones import backbones
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.features import extract as extraction
 from mil_toolkit.features.colour import needs_conversion
 from mil_toolkit.features.decoding import decode, decode_noting
 from mil_toolkit.features.extract import Extraction, extract
@@ -25,7 +25,7 @@ CONVERTED = write_png(RGB, [iccp(PROFILE)])
 
 @pytest.fixture(autouse=True)
 def _built_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "build_backbone", backbone)
+    monkeypatch.setattr(backbones, "build_backbone", backbone)
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 import functools
 
+from mil_toolkit.backbones import backbones
 from mil_toolkit.cli.extract import main
-from mil_toolkit.features import extract as extraction
 from mil_toolkit.features import update
 from support.command_server import serve
 
 if __name__ == "__main__":
     update.SHARD_LIMITS = update.SHARD_LIMITS._replace(patients=2)  # else a tiny cohort is one shard
-    extraction.build_backbone = functools.cache(extraction.build_backbone)
-    extraction.build_backbone("resnet18", "random", 32)
+    backbones.build_backbone = functools.cache(backbones.build_backbone)
+    backbones.build_backbone("resnet18", "random", 32)
     serve(main)

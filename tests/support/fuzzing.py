@@ -202,7 +202,7 @@ def prepared() -> Iterator[None]:
         import_module(module.name)
     build = functools.cache(build_backbone)
     build("resnet18", "random", 32)
-    with patch("mil_toolkit.features.extract.build_backbone", build):
+    with patch("mil_toolkit.backbones.backbones.build_backbone", build):
         yield
 
 
