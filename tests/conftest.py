@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: cohorts of random embeddings, of synthetic images, and the real cohort."""
 
+import gc
 import logging
 import os
 import shutil
@@ -36,6 +37,16 @@ os.environ.pop("PYTHONUNBUFFERED", None)  # it changes what a command that canno
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the commands and inherited by processes
 torch.set_num_threads(1)
 
+gc.disable()  # until all tests are imported
+
+
+def pytest_collection_finish() -> None:
+    """Exclude modules and collected tests, millions of objects, from garbage collection."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
 TINY_EXTRACTION = ExtractionConfig("resnet18", "random", image_size=32)
 TINY_STUDY = StudyConfig(
     trials=2,
@@ -62,7 +73,7 @@ def make_patients(count: int = 12, width: int = 6, seed: int = 0, images: bool =
     return Patients(Bags.pack(bags, ids, names) if images else None, labels, metadata)
 
 
-@pytest.fixture(name="make_patients")
+@pytest.fixture(scope="session", name="make_patients")
 def _make_patients() -> Callable[..., Patients]:
     return make_patients
 
@@ -119,7 +130,7 @@ def _tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 @pytest.fixture(name="tiny_options")
 def _tiny_options(tiny: Tiny) -> Sequence[object]:
     """Return the arguments of a fast mil-tune run on the tiny cohort, including the positional one."""
-    numbers = ("--trials", 2, "--epochs", 2, "--folds", 2, "--members", 2)
+    numbers = ("--trials", 2, "--epochs", 2, "--folds", 2, "--members", 2, "--workers", 1)
     return (tiny.cohort_toml, "--features", tiny.features, *numbers, "--set", "hidden=32")
 
 
