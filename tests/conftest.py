@@ -17,9 +17,12 @@ from support.commands import Command, Done
 from support.paths import ROOT, required
 from support.studies import Tiny
 
+from mil_toolkit.bundle import membership
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.config import ExtractionConfig, StudyConfig
+from mil_toolkit.core.files import digest
 from mil_toolkit.features.bags import Bags
+from mil_toolkit.training import projection
 from mil_toolkit.training.patients import Patients
 
 # Tests and the processes they start expect the signal dispositions of a terminal. A shell starts background
@@ -76,6 +79,32 @@ def make_patients(count: int = 12, width: int = 6, seed: int = 0, images: bool =
 @pytest.fixture(scope="session", name="make_patients")
 def _make_patients() -> Callable[..., Patients]:
     return make_patients
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _axes_computed_once() -> Iterator[None]:
+    """Keep the principal axes of recent covariances: many tests project the folds of the tiny cohort."""
+    compute, known = projection._principal_axes, dict[tuple[str, int], np.ndarray]()
+
+    def principal_axes(covariance: np.ndarray, components: int) -> np.ndarray:
+        key = digest(covariance.tobytes()), components
+        if key not in known:
+            if len(known) == 100:
+                known.clear()
+            known[key] = compute(covariance, components)
+        return known[key].copy()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(projection, "_principal_axes", principal_axes)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_keys() -> Iterator[None]:
+    """Derive the keys of patients in new bundles at once instead of in 0.05 s each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(membership, "SCRYPT", membership.Scrypt(n=2, r=1, p=1))
+        yield
 
 
 @pytest.fixture(autouse=True)
