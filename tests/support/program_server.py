@@ -40,9 +40,10 @@ def serve(listening: socket.socket) -> None:
     while True:
         with listening.accept()[0] as client:
             request, streams, *_ = socket.recv_fds(client, 1 << 16, 2)
+            name, argv, folder = json.loads(request)
             child = os.fork()
             if not child:
-                os._exit(run(*json.loads(request), streams))
+                os._exit(run(name, argv, folder, streams))
             for stream in streams:
                 os.close(stream)
             client.sendall(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
