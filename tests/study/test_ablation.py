@@ -60,13 +60,6 @@ def same(one: Path, other: Path, variant: str) -> bool:
     return predictions(one, variant).equals(predictions(other, variant))
 
 
-@pytest.fixture(scope="module", name="ablated")
-def _ablated(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Ablation:
-    study = tmp_path_factory.mktemp("ablated") / "study"
-    shutil.copytree(tiny.study, study)
-    return ablate(tiny.cohort, [tiny.cache], study, device="cpu")
-
-
 @pytest.fixture(scope="module", name="other_features")
 def _other_features(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Other embeddings: of the same images at another size."""
