@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: cohorts of random embeddings, of synthetic images, and the real cohort."""
 
+import gc
 import logging
 import os
 import shutil
@@ -16,9 +17,12 @@ from support.commands import Command, Done
 from support.paths import ROOT, required
 from support.studies import Tiny
 
+from mil_toolkit.bundle import membership
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.config import ExtractionConfig, StudyConfig
+from mil_toolkit.core.files import digest
 from mil_toolkit.features.bags import Bags
+from mil_toolkit.training import projection
 from mil_toolkit.training.patients import Patients
 
 # Tests and the processes they start expect the signal dispositions of a terminal. A shell starts background
@@ -35,6 +39,16 @@ os.environ.pop("PYTHONUNBUFFERED", None)  # it changes what a command that canno
 # For tensors this small, a second thread costs more time than it saves.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the commands and inherited by processes
 torch.set_num_threads(1)
+
+gc.disable()  # until all tests are imported
+
+
+def pytest_collection_finish() -> None:
+    """Exclude modules and collected tests, millions of objects, from garbage collection."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
 
 TINY_EXTRACTION = ExtractionConfig("resnet18", "random", image_size=32)
 TINY_STUDY = StudyConfig(
@@ -62,9 +76,35 @@ def make_patients(count: int = 12, width: int = 6, seed: int = 0, images: bool =
     return Patients(Bags.pack(bags, ids, names) if images else None, labels, metadata)
 
 
-@pytest.fixture(name="make_patients")
+@pytest.fixture(scope="session", name="make_patients")
 def _make_patients() -> Callable[..., Patients]:
     return make_patients
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _axes_computed_once() -> Iterator[None]:
+    """Keep the principal axes of recent covariances: many tests project the folds of the tiny cohort."""
+    compute, known = projection._principal_axes, dict[tuple[str, int], np.ndarray]()
+
+    def principal_axes(covariance: np.ndarray, components: int) -> np.ndarray:
+        key = digest(covariance.tobytes()), components
+        if key not in known:
+            if len(known) == 100:
+                known.clear()
+            known[key] = compute(covariance, components)
+        return known[key].copy()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(projection, "_principal_axes", principal_axes)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_keys() -> Iterator[None]:
+    """Derive the keys of patients in new bundles at once instead of in 0.05 s each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(membership, "SCRYPT", membership.Scrypt(n=2, r=1, p=1))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +159,7 @@ def _tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 @pytest.fixture(name="tiny_options")
 def _tiny_options(tiny: Tiny) -> Sequence[object]:
     """Return the arguments of a fast mil-tune run on the tiny cohort, including the positional one."""
-    numbers = ("--trials", 2, "--epochs", 2, "--folds", 2, "--members", 2)
+    numbers = ("--trials", 2, "--epochs", 2, "--folds", 2, "--members", 2, "--workers", 1)
     return (tiny.cohort_toml, "--features", tiny.features, *numbers, "--set", "hidden=32")
 
 

@@ -124,8 +124,10 @@ def options(name: str) -> set[str]:
 # The commands.
 
 
-def sandbox(folder: Path, tiny: Tiny) -> None:
-    """Fill a folder with everything that the documentation names, from the data of a synthetic cohort."""
+@pytest.fixture(scope="module", name="sandbox")
+def _sandbox(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything that the documentation names, from the data of a synthetic cohort, for tests to copy."""
+    folder = tmp_path_factory.mktemp("sandbox")
     source = tiny.cohort_toml.parent
     shutil.copytree(source / "images", folder / "images")
     shutil.copy(source / "patients.csv", folder)
@@ -139,7 +141,7 @@ def sandbox(folder: Path, tiny: Tiny) -> None:
     for root, part in (("trainset", labels != "-1"), ("testset", labels == "-1")):
         for patient in table.loc[part, "ID"]:
             (folder / root).mkdir(exist_ok=True)
-            (folder / root / patient).symlink_to(folder / "images" / patient)
+            (folder / root / patient).symlink_to(Path("..") / "images" / patient)
     shutil.copy(ROOT / "examples" / "lymphocytosis.toml", folder)
     export_cache(tiny.cache, "trident", folder / "features_uni_v1")
     export_cache(tiny.cache, "clam", folder / "FEATURES_DIR")
@@ -148,6 +150,7 @@ def sandbox(folder: Path, tiny: Tiny) -> None:
     (folder / "weights").mkdir()
     state = build_backbone("resnet34", "random").network.state_dict()
     torch.save(state, folder / "weights" / "resnet34-b627a593.pth")
+    return folder
 
 
 class Shell:
@@ -213,8 +216,8 @@ def quickened(name: str, argv: Sequence[str]) -> list[str]:
 
 
 @pytest.fixture(name="shell")
-def _shell(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> Shell:
-    sandbox(tmp_path, tiny)
+def _shell(sandbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> Shell:
+    shutil.copytree(sandbox, tmp_path, symlinks=True, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RANK", "0")  # as torchrun and Slurm would set
     monkeypatch.setenv("WORLD_SIZE", "1")

@@ -6,17 +6,19 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from support.paths import ROOT, needed
+from support.programs import installed_programs
 from support.studies import Tiny
 
 from mil_toolkit.study import choice
 
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 SCRIPT = ROOT / "examples" / "founding_report.sh"
+RunScript = Callable[..., subprocess.CompletedProcess[str]]
 COMMANDS = ("extract", "tune", "fit", "predict", "ablate")
 QUICK = {
     "BACKBONES": "resnet18",
@@ -32,25 +34,29 @@ QUICK = {
 }
 
 
-def run_script(folder: Path, *argv: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the script in `folder`, with commands on PATH that run this source tree."""
-    programs = folder / "bin"
-    programs.mkdir()
-    for name in COMMANDS:
-        program = programs / f"mil-{name}"
-        program.write_text(
-            f"#!{sys.executable}\nimport sys\nfrom mil_toolkit.cli.{name} import main\nsys.exit(main())\n"
+@pytest.fixture(scope="module", name="programs")
+def _programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the commands of this source tree as programs."""
+    folder = tmp_path_factory.mktemp("programs")
+    with installed_programs(folder, COMMANDS):
+        yield folder
+
+
+@pytest.fixture(name="run_script")
+def _run_script(programs: Path) -> RunScript:
+    """Return a function that runs the script in a folder, with the commands on PATH."""
+
+    def run_script(folder: Path, *argv: object, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", str(SCRIPT), *map(str, argv)],
+            cwd=folder,
+            env={**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", **variables},
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        program.chmod(0o755)
-    own = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        ["bash", str(SCRIPT), *map(str, argv)],
-        cwd=folder,
-        env={**os.environ, **own, **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+
+    return run_script
 
 
 def comparison(text: str) -> Mapping[str, list[str]]:
@@ -60,7 +66,9 @@ def comparison(text: str) -> Mapping[str, list[str]]:
     return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
 
 
-def test_the_founding_report_is_repeated_from_beginning_to_end(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_founding_report_is_repeated_from_beginning_to_end(
+    run_script: RunScript, tiny: Tiny, tmp_path: Path
+) -> None:
     done = run_script(tmp_path, tiny.cohort_toml, **QUICK, FINETUNE="1")
     assert done.returncode == 0, done.stderr
     for words in ("frozen by default", "End to end, in every outer fold", "leaderboard is not repeated"):
@@ -95,19 +103,21 @@ def test_the_founding_report_is_repeated_from_beginning_to_end(tiny: Tiny, tmp_p
         assert (output / name / "scores.json").is_file()
 
 
-def test_finetune_must_be_0_or_1(tiny: Tiny, tmp_path: Path) -> None:
+def test_finetune_must_be_0_or_1(run_script: RunScript, tiny: Tiny, tmp_path: Path) -> None:
     done = run_script(tmp_path, tiny.cohort_toml, **QUICK, FINETUNE="yes")
     assert done.returncode == 2 and done.stdout == "" and "FINETUNE must be 0 or 1, not yes" in done.stderr
     assert not (tmp_path / "founding").exists()
 
 
 @pytest.mark.parametrize("argv", [(), ("one.toml", "two.toml")])
-def test_the_script_expects_exactly_one_cohort(argv: tuple[str, ...], tmp_path: Path) -> None:
+def test_the_script_expects_exactly_one_cohort(
+    argv: tuple[str, ...], run_script: RunScript, tmp_path: Path
+) -> None:
     done = run_script(tmp_path, *argv, **QUICK)
     assert done.returncode == 2 and "usage:" in done.stderr and done.stdout == ""
 
 
-def test_a_failing_command_ends_the_script(tmp_path: Path) -> None:
+def test_a_failing_command_ends_the_script(run_script: RunScript, tmp_path: Path) -> None:
     done = run_script(tmp_path, tmp_path / "nowhere.toml", **QUICK)
     assert done.returncode == 3 and "nowhere.toml" in done.stderr
     assert not (tmp_path / "founding" / "comparison.md").exists()

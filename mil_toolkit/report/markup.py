@@ -1,6 +1,7 @@
 """`to_html`: the page as one HTML file that loads nothing, under a strict content-security policy."""
 
 import base64
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -48,6 +49,7 @@ def to_html(
     return html.strip().encode() + b"\n"
 
 
+@functools.cache  # with the compiled templates
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mil_toolkit.report"),

@@ -1,6 +1,7 @@
 """`Storage`: where the searches of a study keep their trials: SQLite, PostgreSQL, or memory."""
 
 import contextlib
+import functools
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator
@@ -185,6 +186,7 @@ def quiet_optuna() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
+@functools.cache
 def _empty_database() -> bytes:
     """Return SQLite's file before the first trial, to be published as a whole.
 

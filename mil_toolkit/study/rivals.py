@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mil_toolkit.evaluation.calibration import Decision
@@ -83,9 +82,7 @@ def rival_predictions(
     held_out = np.concatenate([split.test for split in inner])
     folds = np.repeat(np.arange(len(inner)), [len(split.test) for split in inner])
     labels = patients.labels[train][held_out]
-    logits = {
-        strength: _out_of_fold(columns, patients, train, inner, strength) for strength in rival.strengths
-    }
+    logits = _out_of_fold(columns, patients, train, inner, rival.strengths)
     scores = {
         strength: value_of(objective, predicted_by(values, labels, folds))
         for strength, values in logits.items()
@@ -95,28 +92,33 @@ def rival_predictions(
     )
     groups = None if patients.groups is None else patients.groups[train][held_out]
     decision = decide(logits[best], labels, groups)
-    probabilities = decision.probabilities(_logits(columns, patients, train, test, best))
+    probabilities = decision.probabilities(_logits(columns, patients, train, test, [best])[best])
     return probabilities, probabilities >= decision.threshold
 
 
 def _out_of_fold(
-    columns: Columns, patients: Patients, train: np.ndarray, inner: Sequence[Split], strength: float
-) -> np.ndarray:
-    """Return the logits of the held-out patients of all inner folds, fold after fold."""
-    folds = [_logits(columns, patients, train[split.train], train[split.test], strength) for split in inner]
-    return np.concatenate(folds)
+    columns: Columns,
+    patients: Patients,
+    train: np.ndarray,
+    inner: Sequence[Split],
+    strengths: Sequence[float],
+) -> dict[float, np.ndarray]:
+    """Return, by strength, the logits of the held-out patients of all inner folds, fold after fold."""
+    folds = [_logits(columns, patients, train[split.train], train[split.test], strengths) for split in inner]
+    return {strength: np.concatenate([logits[strength] for logits in folds]) for strength in strengths}
 
 
 def _logits(
-    columns: Columns, patients: Patients, train: np.ndarray, test: np.ndarray, strength: float
-) -> np.ndarray:
+    columns: Columns, patients: Patients, train: np.ndarray, test: np.ndarray, strengths: Sequence[float]
+) -> dict[float, np.ndarray]:
+    """Return the logits of the test patients by strength."""
     x = columns(patients, train)
     assert x is not None
-    fitted = _regression(strength).fit(x[train], patients.labels[train])
-    return np.asarray(fitted.decision_function(x[test]))
+    scaler = StandardScaler().fit(x[train])
+    x_train, x_test, labels = scaler.transform(x[train]), scaler.transform(x[test]), patients.labels[train]
+    fitted = {strength: _regression(strength).fit(x_train, labels) for strength in strengths}
+    return {strength: regression.decision_function(x_test) for strength, regression in fitted.items()}
 
 
-def _regression(strength: float) -> Pipeline:
-    return make_pipeline(
-        StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)
-    )
+def _regression(strength: float) -> LogisticRegression:
+    return LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)

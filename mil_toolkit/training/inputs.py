@@ -55,6 +55,7 @@ class Inputs:
     ):
         self.patients, self.trains = patients, list(trains)
         self.device, self.dtype = torch.device(device), dtype
+        self._widest: dict[bool, list[Projection]] = {}
         self._projected: dict[bool, Tensor] = {}
         self._logistic: dict[bool, Tensor] = {}
         self._narrowed: dict[tuple[bool, int], Tensor] = {}
@@ -198,8 +199,11 @@ class Inputs:
         return *filled, [*sizes.tolist(), *[filler][: bool(filler)]]
 
     def _widest_projections(self, standardise: bool) -> list[Projection]:
-        """Return the projection of each fold to the maximum number of components."""
-        return [fit_projection(moments, standardise, MOST_COMPONENTS) for moments in self.moments]
+        """Return the projection of each fold to the maximum number of components; computed once."""
+        if standardise not in self._widest:
+            folds = [fit_projection(moments, standardise, MOST_COMPONENTS) for moments in self.moments]
+            self._widest[standardise] = folds
+        return self._widest[standardise]
 
     def _view(self, config: HeadConfig) -> Tensor:
         """Return the embeddings (F, N, components), contiguous; only the most recent result is kept."""

@@ -14,9 +14,10 @@ from support.bundles import ABOUT, change_config
 from support.commands import Command
 from support.studies import Tiny
 
+from mil_toolkit.bundle import membership
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.fit import fit
-from mil_toolkit.bundle.membership import ANONYMOUS, Scrypt, TrainingMarks, image_digests
+from mil_toolkit.bundle.membership import ANONYMOUS, SCRYPT, Scrypt, TrainingMarks, image_digests
 from mil_toolkit.bundle.predict import predict
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.core.errors import DataError
@@ -33,7 +34,9 @@ def digests(*words: str) -> frozenset[bytes]:
 
 @pytest.fixture(name="marks", scope="module")
 def _marks() -> TrainingMarks:
-    return TrainingMarks.of(["P1", "Müller 7"], [digests("a", "b"), digests("c")], SALT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(membership, "SCRYPT", SCRYPT)  # which a fixture of all tests replaces
+        return TrainingMarks.of(["P1", "Müller 7"], [digests("a", "b"), digests("c")], SALT)
 
 
 @pytest.fixture(name="bundle", scope="module")

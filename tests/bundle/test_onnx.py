@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -72,16 +72,30 @@ def check_parity(bundle: ModelBundle, patients: Patients, path: Path, bags: Sequ
         np.testing.assert_allclose(found[3], weights, atol=2e-6)
 
 
-@pytest.mark.parametrize("pooling", POOLING_NAMES)
-def test_every_pooling_gives_the_same_results_in_onnx(
-    pooling: str, make_patients: MakePatients, tmp_path: Path
-) -> None:
-    patients = varied(make_patients)
-    bundle = ModelBundle(fitted(patients, pooling=pooling), ABOUT, SCORES)
-    export_onnx(bundle, tmp_path / "head.onnx")
-    assert patients.bags is not None
-    bags = patients.bags.instances.split(patients.bags.sizes.tolist())
-    check_parity(bundle, patients, tmp_path / "head.onnx", bags, "embeddings")
+class Exported(NamedTuple):
+    """A bundle, the patients that it was fitted on, and its heads as an ONNX file; tests only read them."""
+
+    pooling: str
+    bundle: ModelBundle
+    patients: Patients
+    path: Path
+
+
+@pytest.fixture(scope="module", name="exported", params=POOLING_NAMES)
+def _exported(
+    request: pytest.FixtureRequest, make_patients: MakePatients, tmp_path_factory: pytest.TempPathFactory
+) -> Exported:
+    """An export for each pooling."""
+    patients, path = varied(make_patients), tmp_path_factory.mktemp("exported") / "head.onnx"
+    bundle = ModelBundle(fitted(patients, pooling=request.param), ABOUT, SCORES)
+    export_onnx(bundle, path)
+    return Exported(request.param, bundle, patients, path)
+
+
+def test_every_pooling_gives_the_same_results_in_onnx(exported: Exported) -> None:
+    assert exported.patients.bags is not None
+    bags = exported.patients.bags.instances.split(exported.patients.bags.sizes.tolist())
+    check_parity(exported.bundle, exported.patients, exported.path, bags, "embeddings")
 
 
 @pytest.mark.parametrize(
@@ -192,18 +206,13 @@ def test_mil_fit_writes_onnx_files(tiny: Tiny, tmp_path: Path, command: Command)
 # Inputs without an answer.
 
 
-@pytest.mark.parametrize("pooling", POOLING_NAMES)
-def test_inputs_that_allow_no_prediction_get_none(
-    pooling: str, make_patients: MakePatients, tmp_path: Path
-) -> None:
+def test_inputs_that_allow_no_prediction_get_none(exported: Exported) -> None:
     """An empty bag, and NaN or infinite values in metadata or embeddings."""
-    patients = make_patients()
+    pooling, bundle, patients, path = exported
     assert patients.bags is not None
-    bundle = ModelBundle(fitted(patients, pooling=pooling), ABOUT, SCORES)
-    export_onnx(bundle, tmp_path / "head.onnx")
     bag = patients.bags.instances[:3].numpy()
     row = bundle.head.encoder.encode(patients.metadata).to_numpy(np.float32)[0]
-    session = onnxruntime.InferenceSession(tmp_path / "head.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     wrong = []
     if pooling in ("top-k", "transformer"):
         with pytest.raises((state.Fail, state.InvalidArgument)):  # the runtime refuses it

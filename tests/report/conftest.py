@@ -1,11 +1,12 @@
-"""A study with random attention, its report, and a copy to change."""
+"""A study with random attention, a study with hostile names, their reports, and a copy to change."""
 
 import shutil
 from pathlib import Path
 
 import pytest
-from support.reports import written
-from support.studies import Tiny, weighed
+from support.studies import HostileStudy, Tiny, hostile_study, weighed
+
+from mil_toolkit.report.page import write_report
 
 
 @pytest.fixture(scope="package", name="study")
@@ -14,10 +15,28 @@ def _study(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return weighed(Path(shutil.copytree(tiny.study, tmp_path_factory.mktemp("report") / "study")))
 
 
-@pytest.fixture(scope="package", name="html")
-def _html(study: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+@pytest.fixture(scope="package", name="report")
+def _report(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its report."""
-    return written(study, tmp_path_factory.mktemp("report") / "report.html")
+    return write_report(study, tmp_path_factory.mktemp("report") / "report.html").path
+
+
+@pytest.fixture(scope="package", name="html")
+def _html(report: Path) -> str:
+    """The content of its report."""
+    return report.read_text()
+
+
+@pytest.fixture(scope="package", name="hostile_study")
+def _hostile_study(tmp_path_factory: pytest.TempPathFactory) -> HostileStudy:
+    """A study with names that need escaping; tests only read it."""
+    return hostile_study(tmp_path_factory.mktemp("hostile"))
+
+
+@pytest.fixture(scope="package", name="hostile")
+def _hostile(hostile_study: HostileStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its report."""
+    return write_report(hostile_study.study, tmp_path_factory.mktemp("hostile") / "report.html").path
 
 
 @pytest.fixture(name="copied")

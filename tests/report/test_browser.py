@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 from support.paths import needed
-from support.studies import Tiny, hostile_study, weighed
 
-from mil_toolkit.report.page import write_report
 from mil_toolkit.study.tables import read_predictions
 
 FLAGS = (
@@ -40,17 +38,6 @@ def _browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     browser = webdriver.Chrome(options=options, service=Service(driver))
     yield browser
     browser.quit()
-
-
-@pytest.fixture(scope="module", name="report")
-def _report(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    study = weighed(Path(shutil.copytree(tiny.study, tmp_path_factory.mktemp("report") / "study")))
-    return write_report(study).path
-
-
-@pytest.fixture(scope="module", name="hostile")
-def _hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(hostile_study(tmp_path_factory.mktemp("hostile"))[0]).path
 
 
 def show(

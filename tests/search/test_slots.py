@@ -190,29 +190,30 @@ def test_a_process_that_waits_for_the_lock_can_be_stopped(tmp_path: Path) -> Non
 
 
 RACE = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 import optuna
 from mil_toolkit.search.slots import Slots
 from mil_toolkit.search.storage import DatabaseStorage
+others = 0
+while others < 3 and os.fork():  # four processes, for one import
+    others += 1
 of = Slots(DatabaseStorage(Path(sys.argv[1])), "final", 40, False, optuna.pruners.NopPruner())
 print("ready", flush=True)
-sys.stdin.readline()
+os.read(0, 1)
 def objective(running):
     time.sleep(0.002)
     return running.trial.suggest_float("x", 0, 1)
 while of.run_next(objective, lambda seed: optuna.samplers.RandomSampler(seed=seed)): pass
+if others == 3:  # the parent of the other processes
+    sys.exit(any(os.wait()[1] for _ in range(3)))
 """
 
 
 def test_processes_that_race_share_the_slots_exactly(tmp_path: Path) -> None:
-    processes = [
-        subprocess.Popen([sys.executable, "-c", RACE, str(tmp_path)], stdin=-1, stdout=-1) for _ in range(4)
-    ]
-    for process in processes:
-        assert process.stdout and process.stdout.readline() == b"ready\n"
-    for process in processes:
-        assert process.communicate(b"\n")[0] == b"" and process.returncode == 0
+    with subprocess.Popen([sys.executable, "-c", RACE, str(tmp_path)], stdin=-1, stdout=-1) as process:
+        assert process.stdout and [process.stdout.readline() for _ in range(4)] == 4 * [b"ready\n"]
+        assert process.communicate(b"1234")[0] == b"" and process.returncode == 0
     of = slots(DatabaseStorage(tmp_path), 40)
     assert Counter(trial.user_attrs[SLOT] for trial in of.study.trials) == Counter(range(40)) and of.ended
 

@@ -41,6 +41,7 @@ ONE = StudyConfig(  # a single trial, of the defaults: the same configuration wh
     settings={"epochs": (2,), "components": (0,), "hidden": (32,), "top_k": (2,)},
 )
 FOLDS = ("repeat1-fold1", "repeat1-fold2")
+FEW = ("full", "images-only", "metadata-only")
 
 
 def read_json(path: Path) -> Any:
@@ -59,13 +60,6 @@ def same(one: Path, other: Path, variant: str) -> bool:
     return predictions(one, variant).equals(predictions(other, variant))
 
 
-@pytest.fixture(scope="module", name="ablated")
-def _ablated(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Ablation:
-    study = tmp_path_factory.mktemp("ablated") / "study"
-    shutil.copytree(tiny.study, study)
-    return ablate(tiny.cohort, [tiny.cache], study, device="cpu")
-
-
 @pytest.fixture(scope="module", name="other_features")
 def _other_features(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Other embeddings: of the same images at another size."""
@@ -73,12 +67,38 @@ def _other_features(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return extract(tiny.cohort, config, tmp_path_factory.mktemp("other"), device="cpu").folder
 
 
+@pytest.fixture(scope="module", name="one")
+def _one(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study ONE of the tiny cohort, for tests to copy."""
+    study = tmp_path_factory.mktemp("one") / "study"
+    tune(tiny.cohort, tiny.cache, study, ONE, "cpu")
+    return study
+
+
+@pytest.fixture(scope="module", name="one_ablated")
+def _one_ablated(tiny: Tiny, one: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ablation of that study, with few variants; tests only read it."""
+    study = Path(shutil.copytree(one, tmp_path_factory.mktemp("one") / "study"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(variants, "VARIANTS", {name: variants.VARIANTS[name] for name in FEW})
+        return ablate(tiny.cohort, [tiny.cache], study, device="cpu").folder
+
+
+@pytest.fixture(scope="module", name="other_ablated")
+def _other_ablated(tiny: Tiny, other_features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same ablation on the other embeddings; tests only read it."""
+    study, other = tmp_path_factory.mktemp("other") / "study", FeatureCache.open(other_features)
+    tune(tiny.cohort, other, study, ONE, "cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(variants, "VARIANTS", {name: variants.VARIANTS[name] for name in FEW})
+        return ablate(tiny.cohort, [other], study, device="cpu").folder
+
+
 @pytest.fixture(name="few")
 def _few(monkeypatch: pytest.MonkeyPatch) -> Sequence[str]:
     """Keep only the full model and the variants without images or without metadata."""
-    names = ("full", "images-only", "metadata-only")
-    monkeypatch.setattr(variants, "VARIANTS", {name: variants.VARIANTS[name] for name in names})
-    return names
+    monkeypatch.setattr(variants, "VARIANTS", {name: variants.VARIANTS[name] for name in FEW})
+    return FEW
 
 
 # Scores.
@@ -182,9 +202,9 @@ def test_a_variant_that_was_already_chosen_is_marked_and_has_the_same_prediction
 
 
 def test_one_thing_is_changed_with_the_fields_that_depend_on_it(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tune(tiny.cohort, tiny.cache, tmp_path, ONE, "cpu")
+    shutil.copytree(one, tmp_path, dirs_exist_ok=True)
     seen: list[HeadConfig] = []
 
     def watched(inputs: Any, config: HeadConfig, *rest: Any) -> Any:
@@ -210,7 +230,7 @@ def test_one_thing_is_changed_with_the_fields_that_depend_on_it(
 
 
 def test_labels_of_held_out_patients_reach_no_variant(
-    tiny: Tiny, edit_cohort: EditCohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, one: Path, edit_cohort: EditCohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("full", "images-only", "metadata-only", "metadata-mlp", "pooling-top-k", "fusion-concat")
     monkeypatch.setattr(variants, "VARIANTS", {name: variants.VARIANTS[name] for name in names})
@@ -224,8 +244,9 @@ def test_labels_of_held_out_patients_reach_no_variant(
 
     flipped = read_cohort(edit_cohort(flip))
     monkeypatch.setattr(tuning, "plan_searches", lambda cohort, config: (searches, saved))
+    shutil.copytree(one, tmp_path / "original")
+    tune(flipped, tiny.cache, tmp_path / "flipped", ONE, "cpu")
     for cohort, folder in ((tiny.cohort, tmp_path / "original"), (flipped, tmp_path / "flipped")):
-        tune(cohort, tiny.cache, folder, ONE, "cpu")
         ablate(cohort, [tiny.cache], folder, device="cpu")
     for name in (*names, "equal-bags"):
         original, other = (
@@ -238,27 +259,21 @@ def test_labels_of_held_out_patients_reach_no_variant(
         assert not original.loc[rest, "probability"].equals(other.loc[rest, "probability"])
 
 
-def test_metadata_only_does_not_see_images(
-    tiny: Tiny, other_features: Path, few: Sequence[str], tmp_path: Path
-) -> None:
-    folders = []
-    for name, cache in (("one", tiny.cache), ("two", FeatureCache.open(other_features))):
-        tune(tiny.cohort, cache, tmp_path / name, ONE, "cpu")
-        folders.append(ablate(tiny.cohort, [cache], tmp_path / name, device="cpu").folder)
+def test_metadata_only_does_not_see_images(one_ablated: Path, other_ablated: Path) -> None:
+    folders = (one_ablated, other_ablated)
     assert same(*folders, "metadata-only")
     assert not same(*folders, "images-only") and not same(*folders, "full")
 
 
 def test_images_only_does_not_see_metadata(
-    tiny: Tiny, edit_cohort: EditCohort, few: Sequence[str], tmp_path: Path
+    tiny: Tiny, one_ablated: Path, edit_cohort: EditCohort, few: Sequence[str], tmp_path: Path
 ) -> None:
     def shuffle(table: pd.DataFrame) -> None:
         table["SEX"], table["LYMPHOCYTES"] = table["SEX"].to_numpy()[::-1], "7"
 
-    folders = []
-    for name, cohort in (("one", tiny.cohort), ("two", read_cohort(edit_cohort(shuffle)))):
-        tune(cohort, tiny.cache, tmp_path / name, ONE, "cpu")
-        folders.append(ablate(cohort, [tiny.cache], tmp_path / name, device="cpu").folder)
+    cohort = read_cohort(edit_cohort(shuffle))
+    tune(cohort, tiny.cache, tmp_path / "two", ONE, "cpu")
+    folders = (one_ablated, ablate(cohort, [tiny.cache], tmp_path / "two", device="cpu").folder)
     assert same(*folders, "images-only")
     assert not same(*folders, "metadata-only") and not same(*folders, "full")
 
@@ -267,18 +282,16 @@ def test_images_only_does_not_see_metadata(
 
 
 def test_other_features_are_a_variant_named_after_their_folder(
-    tiny: Tiny, other_features: Path, few: Sequence[str], tmp_path: Path
+    tiny: Tiny, one: Path, other_features: Path, other_ablated: Path, few: Sequence[str], tmp_path: Path
 ) -> None:
     other = FeatureCache.open(other_features)
-    tune(tiny.cohort, tiny.cache, tmp_path / "one", ONE, "cpu")
+    shutil.copytree(one, tmp_path / "one")
     done = ablate(tiny.cohort, [tiny.cache, other], tmp_path / "one", device="cpu")
     assert done.scores.features == [tiny.features.name, other_features.name]
     variant = done.scores.variants[other_features.name]
     assert [fold.unchanged for fold in variant.folds] == [False, False]
     # The same configuration and seeds as a study of those features.
-    tune(tiny.cohort, other, tmp_path / "two", ONE, "cpu")
-    ablate(tiny.cohort, [other], tmp_path / "two", device="cpu")
-    expected = predictions(tmp_path / "two" / "ablation", "full")
+    expected = predictions(other_ablated, "full")
     assert predictions(done.folder, other_features.name).equals(expected)
 
 

@@ -15,7 +15,7 @@ from support.users import as_nobody, needs_root
 
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.report.contents import read_contents
-from mil_toolkit.study.ablation import ablate
+from mil_toolkit.study.ablation import Ablation
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.sources import open_study_features
 from mil_toolkit.study.verification import verify
@@ -177,14 +177,6 @@ def test_a_report_refuses_malformed_epochs(line: bytes, tiny: Tiny, tmp_path: Pa
     assert ".jsonl" in str(caught.value)
 
 
-@pytest.fixture(scope="module", name="ablated")
-def _ablated(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study with an ablation."""
-    study = copy_of(tiny.study, tmp_path_factory.mktemp("ablated"))
-    ablate(tiny.cohort, [tiny.cache], study, None, "cpu")
-    return study
-
-
 VARIANT = "ablation/predictions/metadata-only.csv"
 SCORES = "ablation/scores.json"
 AUC = ("variants", "metadata-only", "scores", "auc", "value")
@@ -233,13 +225,13 @@ ABLATIONS = [
 
 
 @pytest.mark.parametrize("doctored", ABLATIONS, ids=str)
-def test_a_report_refuses_a_changed_ablation(doctored: Doctored, ablated: Path, tmp_path: Path) -> None:
-    study = copy_of(ablated, tmp_path)
+def test_a_report_refuses_a_changed_ablation(doctored: Doctored, ablated: Ablation, tmp_path: Path) -> None:
+    study = copy_of(ablated.folder.parent, tmp_path)
     doctored.change(study)
     with pytest.raises(DataError, match=doctored.words):
         read_contents(study)
     verify(Study.open(study))  # the study itself is as it was
 
 
-def test_an_honest_ablation_is_reported(ablated: Path) -> None:
-    assert read_contents(ablated).ablation is not None
+def test_an_honest_ablation_is_reported(ablated: Ablation) -> None:
+    assert read_contents(ablated.folder.parent).ablation is not None

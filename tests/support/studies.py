@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -67,11 +68,15 @@ HOSTILE = (
 )
 
 
-def hostile_study(folder: Path) -> tuple[Path, list[str]]:
-    """Create a study with names of patients, columns, categories, classes and images that need escaping.
+class HostileStudy(NamedTuple):
+    """A study, and the names of its patients."""
 
-    Return the study and the names of its patients.
-    """
+    study: Path
+    patients: list[str]
+
+
+def hostile_study(folder: Path) -> HostileStudy:
+    """Create a study with names of patients, columns, categories, classes and images that need escaping."""
     from mil_toolkit.config import ExtractionConfig, StudyConfig
     from mil_toolkit.features.extract import extract
     from mil_toolkit.study.tune import tune
@@ -102,4 +107,4 @@ def hostile_study(folder: Path) -> tuple[Path, list[str]]:
     settings = {"epochs": (2,), "hidden": (32,), "pooling": ("attention",)}
     config = StudyConfig(trials=2, folds=2, outer_folds=2, members=1, settings=settings)
     tune(cohort, FeatureCache.open(features.folder), folder / "study", config, "cpu")
-    return weighed(folder / "study"), patients
+    return HostileStudy(weighed(folder / "study"), patients)
