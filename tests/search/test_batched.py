@@ -81,6 +81,7 @@ def test_a_running_trial_reads_what_it_recorded(open_study: Callable[..., optuna
 def test_a_trial_writes_once(open_study: Callable[..., optuna.Study]) -> None:
     """However many epochs it has: SQLite synchronises the file with every commit."""
     study, commits = open_study(), list[object]()
+    assert isinstance(study._storage, BatchedStorage)
     sqlalchemy.event.listen(study._storage._backend.engine, "commit", commits.append)
 
     def count(epochs: int) -> int:
