@@ -206,9 +206,9 @@ def _change_all(
                 done = do_jobs(jobs, workspace.patients, processes, lambda _: bar.update())
                 for place, results in zip(places, done, strict=True):
                     folds[place] |= results
-                    lost = [variant.name for variant in left if variant.name not in results]
                     reason = f"it diverged in {data.folds[place].search.name}"
-                    diverged = dict.fromkeys(lost, reason) | diverged
+                    lost = [variant.name for variant in left if variant.name not in results]
+                    diverged |= {name: reason for name in lost if name not in diverged}
     names = [variant.name for variant in variants if variant.name not in diverged]
     return {name: [results[name] for results in folds] for name in names}, diverged
 
