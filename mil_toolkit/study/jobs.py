@@ -151,7 +151,7 @@ def _serve(
 ) -> None:
     """Do jobs in a worker process."""
     with fixed_threads(threads):
-        patients = shared.open(descriptor)
+        patients = shared.map(descriptor)
 
         def do(job: Job[Result], progress: Progress) -> Result:
             return job.do(patients, progress)
