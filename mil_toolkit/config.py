@@ -632,7 +632,7 @@ class RunConfig:
     """
 
     storage: str | None = field(default=None, repr=False)  # it may contain a password
-    workers: int | None = None
+    workers: int | None = 1
     timeout: float | None = None
     tracker: str = "none"
 
@@ -646,4 +646,4 @@ class RunConfig:
             raise UsageError("\n".join(problems))
 
 
-ALONE = RunConfig(workers=1)  # a single process, with the trials in the study folder
+ALONE = RunConfig()  # a single process, with the trials in the study folder

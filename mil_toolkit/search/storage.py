@@ -19,6 +19,7 @@ from mil_toolkit.core.files import digest, publish
 from mil_toolkit.core.locks import CLAIM, exclusive
 from mil_toolkit.core.reading import check_input, open_input
 from mil_toolkit.core.text import printable
+from mil_toolkit.search.batched import BatchedStorage
 
 HEARTBEAT, GRACE = (
     15,
@@ -104,7 +105,7 @@ class DatabaseStorage:
                 reason = printable(str(error)) or "its version is missing."
                 raise DataError(f"{self} is not a database of this version of Optuna: {reason}") from None
         self._engines.append(storage.engine)
-        return storage
+        return storage if self.shared else BatchedStorage(storage)
 
     def _check_or_create(self) -> None:
         """Create the database in the study folder; raise DataError where it is something else."""

@@ -192,24 +192,23 @@ def _change_all(
 ) -> tuple[Results, Reasons]:
     """Return the results of all variants, and why others are left out because they diverged."""
     folds: list[dict[str, FoldResult]] = [{} for _ in data.folds]
+    diverged: Reasons = {}
     with tqdm(total=len(variants) * len(data.folds), desc="variants", disable=None) as bar:
         for source, workspace in enumerate(data.sources):
             own = [variant for variant in variants if variant.source == source]
-            configs = [{each.name: data.configure(fold, each) for each in own} for fold in data.folds]
-            jobs = [
-                _FoldJob(data.study, fold, named, data.device)
-                for fold, named in zip(data.folds, configs, strict=True)
-            ]
-            count = process_count(how, workspace, len(jobs))
+            count = process_count(how, workspace, len(data.folds))
             processes = Processes(count, data.study.config.threads, lock)
-            done = do_jobs(jobs, workspace.patients, processes, lambda _: bar.update())
-            for results, more in zip(folds, done, strict=True):
-                results |= more
-    diverged: Reasons = {}
-    for fold, results in zip(data.folds, folds, strict=True):
-        for variant in variants:
-            if variant.name not in results:
-                diverged.setdefault(variant.name, f"it diverged in {fold.search.name}")
+            side_by_side = 1 if count == 1 else len(data.folds)
+            for first in range(0, len(data.folds), side_by_side):
+                places = range(first, min(first + side_by_side, len(data.folds)))
+                left = [variant for variant in own if variant.name not in diverged]
+                jobs = [_FoldJob.of(data, data.folds[place], left) for place in places]
+                done = do_jobs(jobs, workspace.patients, processes, lambda _: bar.update())
+                for place, results in zip(places, done, strict=True):
+                    folds[place] |= results
+                    reason = f"it diverged in {data.folds[place].search.name}"
+                    lost = [variant.name for variant in left if variant.name not in results]
+                    diverged |= {name: reason for name in lost if name not in diverged}
     names = [variant.name for variant in variants if variant.name not in diverged]
     return {name: [results[name] for results in folds] for name in names}, diverged
 
@@ -225,6 +224,12 @@ class _FoldJob:
     fold: Fold
     configs: Mapping[str, HeadConfig]
     device: str
+
+    @classmethod
+    def of(cls, data: Data, fold: Fold, variants: Sequence[Variant]) -> "_FoldJob":
+        """Return the job of some variants in a fold."""
+        configs = {variant.name: data.configure(fold, variant) for variant in variants}
+        return cls(data.study, fold, configs, data.device)
 
     def do(self, patients: Patients, progress: Progress) -> dict[str, FoldResult]:
         """Return the results of the variants, without those that diverged.

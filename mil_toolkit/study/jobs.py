@@ -124,9 +124,8 @@ def _side_by_side(
         return jobs
     with shared_patients(patients) as (shared, descriptors):
         start = partial(_start, shared, descriptors, processes)
-        pool = Pool[Job[Result], SearchNote, Result](
-            start, processes.count, jobs, lambda _, note: progress(note)
-        )
+        count = min(processes.count, len(jobs))
+        pool = Pool[Job[Result], SearchNote, Result](start, count, jobs, lambda _, note: progress(note))
         pool.run(look)
     done |= pool.results
     return pool.failed
@@ -152,7 +151,7 @@ def _serve(
 ) -> None:
     """Do jobs in a worker process."""
     with fixed_threads(threads):
-        patients = shared.open(descriptor)
+        patients = shared.map(descriptor)
 
         def do(job: Job[Result], progress: Progress) -> Result:
             return job.do(patients, progress)

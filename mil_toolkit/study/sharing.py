@@ -25,7 +25,7 @@ class SharedPatients:
     shape: torch.Size | None = None
     dtype: torch.dtype = torch.float16
 
-    def open(self, descriptor: int | None = None) -> Patients:
+    def map(self, descriptor: int | None = None) -> Patients:
         """Return the patients; descriptor: of the file with their instances."""
         bags = self.patients.bags
         if bags is None or self.shape is None or descriptor is None:

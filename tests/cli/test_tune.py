@@ -19,6 +19,7 @@ from support.studies import Tiny
 from mil_toolkit.cli import tune
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.study import trial
+from mil_toolkit.training.procedure import run_trial
 
 
 def test_tune_prints_json(tiny_options: Sequence[object], tmp_path: Path, command: Command) -> None:
@@ -38,11 +39,11 @@ def test_the_number_of_threads_belongs_to_the_study(
     tiny_options: Sequence[object], tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is 1 unless it is given, whatever the environment says; a resumed study keeps its own."""
-    run, used = trial.run_trial, list[int]()
+    used: list[int] = []
 
     def recorded(*arguments: Any) -> Any:
         used.append(torch.get_num_threads())
-        return run(*arguments)
+        return run_trial(*arguments)
 
     monkeypatch.setattr(trial, "run_trial", recorded)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")

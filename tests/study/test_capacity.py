@@ -17,7 +17,7 @@ from mil_toolkit.study.records import CohortIdentity, StudyDescription
 from mil_toolkit.study.workspace import Workspace
 from mil_toolkit.training.patients import Patients
 
-AUTO = RunConfig()
+AUTO = RunConfig(workers=None)
 CPU = torch.device("cpu")
 
 

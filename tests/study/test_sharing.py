@@ -24,7 +24,7 @@ def test_the_embeddings_are_the_same_and_are_not_pickled(
         assert len(content) < patients.bags.instances.nbytes / 2
         (descriptor,) = descriptors
         again: SharedPatients = pickle.loads(content)
-        opened = again.open(os.dup(descriptor))
+        opened = again.map(os.dup(descriptor))
     assert opened.bags is not None  # the mapping outlives the descriptor
     torch.testing.assert_close(opened.bags.instances, patients.bags.instances, rtol=0, atol=0)
     assert opened.bags.instances.dtype == dtype
@@ -34,7 +34,7 @@ def test_the_embeddings_are_the_same_and_are_not_pickled(
 
 def test_what_one_process_writes_no_other_one_sees(make_patients: Callable[..., Patients]) -> None:
     with shared_patients(make_patients()) as (shared, descriptors):
-        one, other = (shared.open(os.dup(descriptors[0])).bags for _ in range(2))
+        one, other = (shared.map(os.dup(descriptors[0])).bags for _ in range(2))
         assert one is not None and other is not None
         before = other.instances.clone()
         one.instances.zero_()
@@ -44,7 +44,7 @@ def test_what_one_process_writes_no_other_one_sees(make_patients: Callable[..., 
 def test_patients_without_images_are_pickled_as_they_are(make_patients: Callable[..., Patients]) -> None:
     patients = make_patients(images=False)
     with shared_patients(patients) as (shared, descriptors):
-        assert not descriptors and shared.open() is patients
+        assert not descriptors and shared.map() is patients
 
 
 def test_no_file_is_left_open(make_patients: Callable[..., Patients]) -> None:
