@@ -25,6 +25,7 @@ from mil_toolkit.features.cache import FeatureCache
 
 ANONYMOUS: Literal["anonymous"] = "anonymous"
 KEY_BYTES = 16  # of a key and of the salt
+MOST_IMAGES = 1_000_000  # whose keys are stored; they take 40 MB
 _MOST_THREADS = 16  # each needs the memory of one derivation
 Key = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
 Fingerprint = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
@@ -72,9 +73,12 @@ class TrainingMarks:
         """Return the marks of training patients.
 
         images: the digests of each patient's images, see `image_digests`; salt: 32 hexadecimal digits
+
+        Of very large bags, MOST_IMAGES divided by the number of patients are kept: a bundle of ten million
+        images could not be read, and any of its images tells a patient.
         """
-        marks = cls(salt, SCRYPT, [], [])
-        keys = {marks._image_key(digest) for digests in images for digest in digests}
+        marks, most = cls(salt, SCRYPT, [], []), max(1, MOST_IMAGES // max(1, len(ids)))
+        keys = {marks._image_key(digest) for digests in images for digest in sorted(digests)[:most]}
         return cls(salt, marks.scrypt, sorted(marks._id_keys(ids)), sorted(keys))
 
     def recognise(self, ids: Sequence[str], images: Iterable[AbstractSet[bytes]]) -> np.ndarray:

@@ -166,6 +166,10 @@ class StreamedBags(Bags):
     stored: Sequence[StoredBag]
     _width: int
 
+    def __reduce__(self) -> tuple[type["StreamedBags"], tuple[Sequence[StoredBag], int]]:
+        """Pickle the places of the embeddings, without what was computed from them."""
+        return StreamedBags, (self.stored, self._width)
+
     @property
     def instances(self) -> Tensor:
         """All embeddings, (N, D)."""

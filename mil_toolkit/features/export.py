@@ -43,7 +43,8 @@ def export_cache(cache: FeatureCache, format: str, output: Path) -> int:
     for folder in {layout.folder, "pt_files" if ".pt" in layout.extensions else layout.folder}:
         remove_dead_temporaries(output / folder)
     bags = cache.bags(patients)
-    for patient, embeddings in zip(patients, bags.instances.split(bags.sizes.tolist()), strict=True):
+    for place, patient in enumerate(patients):
+        embeddings = bags.embeddings(bags.rows(torch.tensor([place])))
         columns = math.ceil(math.sqrt(len(embeddings)))
         slide = Slide(patient, cache.folder.name, cache.spec["image_size"] or _TILE, columns)
         publish(output / layout.folder / f"{patient}.h5", _encode(layout, slide, embeddings.numpy()))

@@ -296,3 +296,16 @@ def test_a_model_on_metadata_knows_ids_only(tiny: Tiny, tmp_path: Path, command:
 def test_the_description_of_the_tests_is_consistent() -> None:
     assert ABOUT.marks is not None and len(ABOUT.marks.ids) == ABOUT.patients
     assert np.sum(ABOUT.class_counts) == ABOUT.patients
+
+
+def test_of_large_bags_some_images_are_kept_that_recognise_each_patient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bags = [frozenset(bytes([patient, image] * 16) for image in range(9)) for patient in range(3)]
+    every = TrainingMarks.of(["a", "b", "c"], iter(bags), SALT)
+    monkeypatch.setattr(membership, "MOST_IMAGES", 7)
+    some = TrainingMarks.of(["a", "b", "c"], iter(bags), SALT)
+    assert len(every.images) == 27 and len(some.images) == 6 and set(some.images) < set(every.images)
+    for marks in (every, some):
+        others = [frozenset([bytes([9] * 32)]), bags[2], frozenset(sorted(bags[0])[:1])]
+        assert marks.recognise(["x", "y", "z"], iter(others)).tolist() == [False, True, True]
