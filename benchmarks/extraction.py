@@ -236,7 +236,7 @@ def networks(backbone: Backbone) -> dict[str, Callable[[], Tensor]]:
     packed = Embedder(backbone, cpu, torch.float32, (BATCH_SIZE, 224)).network
     fused = Embedder(backbone, cpu, torch.float32).network
     compiled, compiled_last = torch.compile(copy.deepcopy(fused)), torch.compile(copy.deepcopy(fused))
-    frozen = torch.jit.freeze(torch.jit.trace(copy.deepcopy(backbone.network), x))  # type: ignore[no-untyped-call]
+    frozen = torch.jit.freeze(torch.jit.trace(copy.deepcopy(backbone.network), x))
     frozen = torch.jit.optimize_for_inference(frozen)
     return {
         "ours": lambda: packed(last),
