@@ -4,14 +4,20 @@
 
 - ours: `mil_toolkit.extract` on image files: reading, decoding, embedding, publishing
 - plain: a dataset of files, torchvision transforms, a DataLoader and the unmodified network, in float32
-- bare: the network with folded batch normalisation, in the precision of ours, on batches in memory: no
-  decoding, no writing
+- bare: the same prepared network, in as many threads, on normalised batches in memory: no decoding, no
+  writing
 
 Each round times all three, and the medians of the rounds' ratios are printed, so that a temporary load on the
-machine affects all of them. Without --cohort, random JPEG images are used.
+machine affects all of them. Without --cohort, random JPEG images are used. `bound` is the share of the bare
+network that remains if reading and decoding take their processor time from the same cores.
+
+With --network, only the network is measured, in one thread: ours against the other ways in which torch
+computes it in float32. ONEDNN_MAX_CPU_ISA=AVX2 and ATEN_CPU_CAPABILITY=avx2 make a newer processor compute as
+one without AVX-512.
 """
 
 import argparse
+import copy
 import json
 import statistics
 import tempfile
@@ -30,11 +36,16 @@ from mil_toolkit.backbones.embedder import Embedder
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.devices import DTYPES, pick_device, pick_precision, use_available_cores
+from mil_toolkit.features.assembly import BagBuilder, Job
 from mil_toolkit.features.decoding import decode
-from mil_toolkit.features.extract import BATCH_SIZE, extract
+from mil_toolkit.features.extract import BATCH_SIZES, extract
+from mil_toolkit.features.loading import in_threads
+from mil_toolkit.features.pipeline import read_image
 from mil_toolkit.features.pixels import prepare
+from mil_toolkit.features.plan import Plan, Wanted
 
 PLAIN_BATCH_SIZE = 32
+BATCH_SIZE = BATCH_SIZES["cpu"]
 
 
 def main() -> None:
@@ -42,6 +53,9 @@ def main() -> None:
     arguments = _arguments()
     use_available_cores()
     backbone = build_backbone(arguments.backbone, arguments.weights)
+    if arguments.network:
+        print(json.dumps(compare_networks(backbone, arguments.rounds), indent=None if arguments.json else 1))
+        return
     with tempfile.TemporaryDirectory() as folder:
         toml = arguments.cohort or draw_cohort(Path(folder), arguments.cosine_images)
         cohort = read_cohort(toml)
@@ -66,6 +80,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=512, help="images per round of ours and bare")
     parser.add_argument("--plain-images", type=int, default=128, help="images per round of plain")
     parser.add_argument("--cosine-images", type=int, default=1000)
+    parser.add_argument("--network", action="store_true", help="measure only the network, in float32")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
@@ -113,12 +128,17 @@ def measure(
         plains.append(arguments.plain_images / seconds(plain))
         ours.append(extract(part, config, folder / f"cache{number}").images_per_second)
         bares.append(arguments.images / seconds(bare))
+    decoding = decoding_seconds(some_paths(cohort, 200))
+    network = torch.get_num_threads() / statistics.median(bares)
     return {
         "images_per_second": statistics.median(ours),
         "plain_images_per_second": statistics.median(plains),
         "bare_images_per_second": statistics.median(bares),
         "speedup_plain": median_ratio(ours, plains),
         "fraction_bare": median_ratio(ours, bares),
+        "decoding_ms": 1000 * decoding,
+        "network_ms": 1000 * network,
+        "bound": network / (network + decoding),
         "rounds": arguments.rounds,
     }
 
@@ -160,24 +180,78 @@ def plain_loop(backbone: Backbone, paths: Sequence[Path]) -> Callable[[], None]:
 
 
 def bare_loop(backbone: Backbone, count: int) -> Callable[[], None]:
-    """Return a loop of only the folded network, on normalised batches in its memory layout and precision."""
-    device = pick_device("auto")
-    dtype = DTYPES[pick_precision("auto", device)]
-    network = Embedder(backbone, device, dtype).network
-    batch = torch.randn(BATCH_SIZE, 3, 224, 224).to(device, dtype, memory_format=torch.channels_last)
+    """Return a loop of only the prepared network, on normalised batches in its layout and precision."""
+    cpu = torch.device("cpu")
+    dtype = DTYPES[pick_precision("auto", cpu)]
+    network = Embedder(backbone, cpu, dtype, (BATCH_SIZE, 224)).network
+    batch = torch.randn(BATCH_SIZE, 3, 224, 224).to(dtype, memory_format=torch.channels_last)
+
+    def compute(_: Sequence[int]) -> Tensor:
+        with torch.inference_mode():
+            return network(batch)
 
     def loop() -> None:
-        with torch.inference_mode():
-            for _ in range(count // BATCH_SIZE):
-                network(batch).cpu()
+        for _ in in_threads(iter(range(count)), compute, BATCH_SIZE, torch.get_num_threads()):
+            pass
 
     return loop
+
+
+def decoding_seconds(paths: Sequence[Path]) -> float:
+    """Return the processor time that an image takes to read and decode; the least of three rounds."""
+    jobs = [Job(BagBuilder(Plan(Wanted("", ((path.name, path),)), [None])), 0) for path in paths]
+    config = ExtractionConfig()
+    times = []
+    for _ in range(3):
+        begun = time.process_time()
+        for job in jobs:
+            read_image(config, None, job)
+        times.append((time.process_time() - begun) / len(paths))
+    return min(times)
+
+
+def compare_networks(backbone: Backbone, rounds: int) -> dict[str, float]:
+    """Return milliseconds of processor time for each image, and the speed of ours relative to each way."""
+    torch.set_num_threads(1)
+    ways = networks(backbone)
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            begun = time.process_time()
+            with torch.no_grad():
+                way()
+            if number:
+                times[name].append(1000 * (time.process_time() - begun) / BATCH_SIZE)
+    figures = {f"{name}_ms": statistics.median(values) for name, values in times.items()}
+    return figures | {f"ours_over_{name}": median_ratio(times[name], times["ours"]) for name in times}
+
+
+def networks(backbone: Backbone) -> dict[str, Callable[[], Tensor]]:
+    """Return the ways in which torch computes the network in float32, each on a batch in memory."""
+    import torch._inductor.config
+
+    torch._inductor.config.freezing = True
+    cpu, x = torch.device("cpu"), torch.randn(BATCH_SIZE, 3, 224, 224)
+    last = x.to(memory_format=torch.channels_last)
+    packed = Embedder(backbone, cpu, torch.float32, (BATCH_SIZE, 224)).network
+    fused = Embedder(backbone, cpu, torch.float32).network
+    compiled, compiled_last = torch.compile(copy.deepcopy(fused)), torch.compile(copy.deepcopy(fused))
+    frozen = torch.jit.freeze(torch.jit.trace(copy.deepcopy(backbone.network), x))
+    frozen = torch.jit.optimize_for_inference(frozen)
+    return {
+        "ours": lambda: packed(last),
+        "unchanged": lambda: backbone.network(x),
+        "channels_last": lambda: fused(last),
+        "jit_frozen": lambda: frozen(x),
+        "compiled": lambda: compiled(x),
+        "compiled_channels_last": lambda: compiled_last(last),
+    }
 
 
 def worst_cosine(paths: Sequence[Path], backbone: Backbone) -> dict[str, float | int]:
     """Return the smallest cosine between an image's embeddings in our precision and in float32."""
     device = pick_device("auto")
-    half = Embedder(backbone, device, DTYPES[pick_precision("auto", device)])
+    half = Embedder(backbone, device, DTYPES[pick_precision("auto", device)], (BATCH_SIZE, 224))
     whole = Embedder(backbone, device, torch.float32)
     worst = []
     for start in range(0, len(paths), BATCH_SIZE):

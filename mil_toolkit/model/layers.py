@@ -99,8 +99,10 @@ def scores(hidden: Tensor, weight: Tensor) -> Tensor:
 
     Shapes: hidden (G, n, K / G * H), members side by side, weight (K, H, 1) -> (K, n) float32
     """
-    blocks = torch.diag_embed(side_by_side(weight, hidden))  # (G, H, K / G, K / G)
-    by_group = bmm(hidden, blocks.transpose(1, 2).flatten(1, 2)).transpose(1, 2)  # (G, K / G, n)
+    columns = side_by_side(weight, hidden)  # (G, H, K / G)
+    if len(weight) > len(hidden):
+        columns = torch.diag_embed(columns).transpose(1, 2).flatten(1, 2)  # (G, K / G * H, K / G)
+    by_group = bmm(hidden, columns).transpose(1, 2)  # (G, K / G, n)
     return by_group.to(torch.float32, memory_format=torch.contiguous_format).flatten(0, 1)
 
 

@@ -29,6 +29,8 @@ class Optimizer:
         self.values = flatten(self.parameters)
         self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
         self.steps = self.values.new_zeros(len(self.values))
+        state = (self.values, self.first, self.second, self.steps)
+        self._rows = [list(tensor.unbind()) for tensor in state]  # of each member, views
 
     def step(self, loss: Tensor, rate: float, active: Sequence[bool]) -> None:
         """Update the active members along the gradient of `loss`, the sum of all members' losses.
@@ -44,9 +46,8 @@ class Optimizer:
         rate: learning rate; active: K booleans
         """
         gradient = torch.cat([part.flatten(1) for part in gradients], 1)  # (K, P)
-        tensors = (self.values, gradient, self.first, self.second, self.steps)
-        values, gradient_rows, first, second, steps = (
-            list(compress(tensor.unbind(), active)) for tensor in tensors
+        values, first, second, steps, gradient_rows = (
+            list(compress(rows, active)) for rows in (*self._rows, gradient.unbind())
         )
         if self.config.optimizer == "sgd":
             self._sgd(values, gradient_rows, first, rate)
