@@ -65,9 +65,7 @@ def replace_and_restore_mtime(path: Path) -> None:
 CHANGES = [replace_in_place, replace_by_rename, replace_and_restore_mtime, os.unlink]
 
 
-@pytest.mark.parametrize(
-    "replace", CHANGES
-)
+@pytest.mark.parametrize("replace", CHANGES)
 def test_a_changed_file_of_the_same_size_is_noticed(
     memory: BackboneMemory, weights: Path, replace: Callable[[Path], None]
 ) -> None:
