@@ -33,6 +33,11 @@ class BackboneSource:
     build: Callable[[], "Backbone"]
     remember: Callable[[], None] = nothing
 
+    def built(self) -> "BackboneSource":
+        """Return the backbone after it was built; raises as `build` does."""
+        backbone = self.build()
+        return replace(self, build=lambda: backbone)
+
 
 class MisrememberedError(Exception):
     """A backbone is not the one that was remembered, but `source`."""

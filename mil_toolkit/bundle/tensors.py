@@ -1,5 +1,6 @@
 """Fitted heads as named tensors, and back: what a file declares is compared with what it holds."""
 
+import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -25,6 +26,7 @@ from mil_toolkit.training.projection import Projection
 Shapes = dict[str, tuple[int, ...]]
 _MODEL, _PROJECTION = "model.", "projection."  # prefixes of the tensors' names
 _SHIFT, _SCALE, _COMPONENTS = (f"{_PROJECTION}{field.name}" for field in fields(Projection))
+_SMALL = 512  # widths of layers, with which one member has at most some MiB
 _LARGEST = 2**31  # of a number in the configuration of a head
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _WHOLE = (torch.int64, torch.int32, torch.uint8, torch.bool)  # counters and masks of backbones
@@ -84,9 +86,9 @@ def build_head(
 
     width: of the embeddings; None for a model on metadata only
 
-    Nothing is allocated before the tensors have the declared shapes. Raises UnknownHead for a record that no
-    head can be built from, and DataError for tensors that are missing, unexpected or of other shapes or
-    types.
+    Nothing large is allocated before the tensors have the declared shapes. Raises UnknownHead for a record
+    that no head can be built from, and DataError for tensors that are missing, unexpected or of other shapes
+    or types.
     """
     encoder = MetadataEncoder.from_json(record.encoder)
     config = _head_config(record.config)
@@ -95,7 +97,9 @@ def build_head(
     def build(members: int) -> MILModel:
         return MILModel(config, record.embedding_width, columns, generators([0]) * members)
 
-    expected = model_shapes(build, record.members) | _projection_shapes(record, width, tensors)
+    numbers = [value for value in record.config.values() if isinstance(value, int)]
+    is_small = max(record.embedding_width, columns, *numbers) <= _SMALL
+    expected = model_shapes(build, record.members, is_small) | _projection_shapes(record, width, tensors)
     if problems := list(_shape_problems(tensors, expected)):
         raise DataError([f"{printable(path)}: {problem}" for problem in problems])
     model = build(record.members)
@@ -138,15 +142,16 @@ class _OnMeta(TorchFunctionMode):
         options = dict(kwargs or {})
         if options.pop("generator", None) is not None or "device" in options:
             options["device"] = "meta"
-            # `rand` of these tensors would import torch's compiler, which takes as long as importing torch.
-            func = torch.empty if func is torch.rand else func
         return func(*args, **options)
 
 
-def model_shapes(build: Callable[[int], MILModel], members: int) -> Shapes:
-    """Return the shapes of a model's tensors without making them."""
+def model_shapes(build: Callable[[int], MILModel], members: int, is_small: bool = False) -> Shapes:
+    """Return the shapes of a model's tensors without making them.
+
+    is_small: make those of one member; to do without them takes as long as importing torch
+    """
     try:
-        with _OnMeta():
+        with contextlib.nullcontext() if is_small else _OnMeta():
             state = build(1).state_dict()
     except (RuntimeError, UsageError, ValueError, ZeroDivisionError) as error:
         raise UnknownHead(printable(" ".join(str(error).split()))) from None

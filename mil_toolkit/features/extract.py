@@ -199,6 +199,7 @@ class _Run:
         self._log_share(wanted)
         if not holds_spec(folders[colour]):
             self._check_crop(wanted)
+            source = source if self.dry_run else source.built()  # a network that fails must leave no cache
         if self.dry_run:
             return self._count_missing(folders[colour], wanted)
         with shared(folders[colour]):  # keeps a prune from removing shards that the plans reuse

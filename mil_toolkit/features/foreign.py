@@ -11,7 +11,6 @@ from mil_toolkit.core.text import printable
 from mil_toolkit.features.foreign_arrays import read_npy
 from mil_toolkit.features.foreign_content import Foreign, ForeignProblem
 from mil_toolkit.features.foreign_hdf5 import read_hdf5
-from mil_toolkit.features.foreign_tensors import read_tensor
 from mil_toolkit.features.layouts import Source
 
 _Number = TypeVar("_Number", bound=np.number)
@@ -43,6 +42,9 @@ def _one_bag(values: NDArray[_Number]) -> NDArray[_Number]:
 def _read(path: Path, layout: Source) -> Foreign:
     match path.suffix.lower():
         case ".pt":
+            # Imports torch, without which a process needs less time to start, and to fork for HDF5 files.
+            from mil_toolkit.features.foreign_tensors import read_tensor
+
             return Foreign(read_tensor(path))
         case ".npy":
             return Foreign(read_npy(path))
