@@ -40,15 +40,8 @@ os.environ.pop("PYTHONUNBUFFERED", None)  # it changes what a command that canno
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the commands and inherited by processes
 torch.set_num_threads(1)
 
-gc.disable()  # until all tests are imported
-
-
-def pytest_collection_finish() -> None:
-    """Exclude modules and collected tests, millions of objects, from garbage collection."""
-    gc.collect()
-    gc.freeze()
-    gc.enable()
-
+# By default, the garbage collector visits the millions of objects of all modules and tests again and again.
+gc.set_threshold(100_000, 20, 100)
 
 TINY_EXTRACTION = ExtractionConfig("resnet18", "random", image_size=32)
 TINY_STUDY = StudyConfig(

@@ -92,7 +92,7 @@ def rival_predictions(
     )
     groups = None if patients.groups is None else patients.groups[train][held_out]
     decision = decide(logits[best], labels, groups)
-    probabilities = decision.probabilities(_logits(columns, patients, train, test, [best])[best])
+    probabilities = decision.probabilities(_logits(columns, patients, train, test, best))
     return probabilities, probabilities >= decision.threshold
 
 
@@ -104,14 +104,23 @@ def _out_of_fold(
     strengths: Sequence[float],
 ) -> dict[float, np.ndarray]:
     """Return, by strength, the logits of the held-out patients of all inner folds, fold after fold."""
-    folds = [_logits(columns, patients, train[split.train], train[split.test], strengths) for split in inner]
+    folds = [
+        _logits_by_strength(columns, patients, train[split.train], train[split.test], strengths)
+        for split in inner
+    ]
     return {strength: np.concatenate([logits[strength] for logits in folds]) for strength in strengths}
 
 
 def _logits(
+    columns: Columns, patients: Patients, train: np.ndarray, test: np.ndarray, strength: float
+) -> np.ndarray:
+    return _logits_by_strength(columns, patients, train, test, [strength])[strength]
+
+
+def _logits_by_strength(
     columns: Columns, patients: Patients, train: np.ndarray, test: np.ndarray, strengths: Sequence[float]
 ) -> dict[float, np.ndarray]:
-    """Return the logits of the test patients by strength."""
+    """Return the logits of the test patients by strength; the columns are encoded and scaled once."""
     x = columns(patients, train)
     assert x is not None
     scaler = StandardScaler().fit(x[train])
