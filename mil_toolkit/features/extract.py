@@ -1,15 +1,16 @@
 """`extract`: embed the images of a cohort that are missing from its cache or have changed."""
 
 import logging
+import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from mil_toolkit.backbones.backbones import Backbone, build_backbone
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import PREPROCESS_NAMES, ExtractionConfig
+from mil_toolkit.config import CELL_NAMES, PREPROCESS_NAMES, ExtractionConfig
 from mil_toolkit.core.devices import available_cores, pick_device, pick_precision
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import remove_dead_temporaries
@@ -20,6 +21,7 @@ from mil_toolkit.features.cache_place import check_cache_place, image_folders
 from mil_toolkit.features.colour import Colour, needs_conversion
 from mil_toolkit.features.failures import Failures
 from mil_toolkit.features.notes import Notes
+from mil_toolkit.features.nucleus import Sight
 from mil_toolkit.features.opening import DECODER, read_size
 from mil_toolkit.features.pipeline import BatchEmbedder, Pipeline
 from mil_toolkit.features.plan import Plan, Wanted, plan_all, wanted_images
@@ -45,6 +47,7 @@ class Extraction:
     seconds: time spent on these images, without the preparation of the network
     skipped: one line for each image left out
     left_out: patients without any readable image
+    sights: what the search for nuclei found in the images embedded by this call; empty if there was none
     """
 
     folder: Path
@@ -54,6 +57,7 @@ class Extraction:
     seconds: float
     skipped: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    sights: Mapping[Sight, int] = field(default_factory=dict)
 
     @property
     def images_per_second(self) -> float:
@@ -96,7 +100,8 @@ def extract(
     recorded = Recorded(pick_precision(precision, place), DECODER)
     backbone = backbone or build_backbone(config.backbone, config.weights, config.image_size)
     check_cache_place(Path(root), cohort.name, image_folders(cohort))
-    colour = _choose_colour(cohort) if colour == "auto" else colour
+    config = in_pixels(config, cohort)
+    colour = choose_colour(cohort) if colour == "auto" else colour
     spec = make_spec(config, backbone, colour)
     wanted = _wanted(cohort, share, config.crop)
     folder = Path(root) / cohort.name / folder_name(spec)
@@ -104,7 +109,7 @@ def extract(
         return _dry_run(folder, wanted, recorded, rehash)
     embed = BatchEmbedder(backbone, place, recorded.precision, batch_size)
     workers = available_cores() if workers is None else workers
-    pipeline = Pipeline(config, colour, embed, workers, Failures(), Notes())
+    pipeline = Pipeline(config, colour, embed, workers, Failures(), Notes(), {})
     with shared(folder):  # keeps a prune from removing shards that the plans reuse
         cache = FeatureCache.create(Path(root), cohort.name, spec)
         remove_dead_temporaries(folder)
@@ -116,7 +121,7 @@ def extract(
 def _wanted(cohort: Cohort, share: Share, crop: int) -> list[Wanted]:
     """Return the images of the share's patients; raises DataError for images smaller than the crop."""
     wanted = [wanted_images(cohort, patient) for patient in cohort.images if share.holds(patient)]
-    _check_crop(crop, wanted)
+    check_crop(crop, wanted)
     _log_share(wanted, cohort, share)
     return wanted
 
@@ -136,10 +141,30 @@ def _extraction(
     _warn_of_mixture(cache, wanted)
     images, extracted = _count_images(wanted), pipeline.embed.embedded
     skipped = pipeline.failures.lines()
-    return Extraction(cache.folder, len(wanted), images, extracted, seconds, skipped, left_out)
+    sights = Counter(pipeline.sights.values())
+    return Extraction(cache.folder, len(wanted), images, extracted, seconds, skipped, left_out, sights)
 
 
-def _choose_colour(cohort: Cohort) -> Colour | None:
+def in_pixels(config: ExtractionConfig, cohort: Cohort) -> ExtractionConfig:
+    """Return the configuration with `crop` in pixels, at the cohort's resolution if it is in micrometres.
+
+    Raises UsageError if the cohort does not state its resolution, or if the crop is less than a pixel.
+    """
+    if config.crop_um is None:
+        return config
+    if cohort.microns_per_pixel is None:
+        raise UsageError(
+            f"A crop of {config.crop_um:g} micrometres needs the resolution of the images, and"
+            f" {printable(cohort.source)} does not state microns_per_pixel. Add it to [cohort]."
+        )
+    crop = round(config.crop_um / cohort.microns_per_pixel)
+    if not crop:
+        pixel = f"a pixel of {cohort.microns_per_pixel:g} micrometres"
+        raise UsageError(f"A crop of {config.crop_um:g} micrometres is less than half of {pixel}.")
+    return replace(config, crop=crop)
+
+
+def choose_colour(cohort: Cohort) -> Colour | None:
     """Return `srgb` if an image has a colour profile; looks at all images, whatever this process's share."""
     paths = (path for images in cohort.images.values() for path in images)
     return "srgb" if any(map(needs_conversion, paths)) else None
@@ -200,6 +225,13 @@ def check_options(config: ExtractionConfig, batch_size: int, workers: int | None
     problems = []
     if config.preprocess not in PREPROCESS_NAMES:
         problems.append(f"--preprocess {config.preprocess!r} is not one of {', '.join(PREPROCESS_NAMES)}.")
+    if config.preprocess in CELL_NAMES and not config.crop and config.crop_um is None:
+        problems.append(
+            f"--preprocess {config.preprocess} needs --crop: the side of its window, a little more than the"
+            " width of a nucleus, such as 80 in pixels or 20um in micrometres."
+        )
+    if config.crop_um is not None and not 0 < config.crop_um < math.inf:
+        problems.append(f"--crop must be above 0 micrometres, not {config.crop_um:g}.")
     if on_error not in ("fail", "skip"):
         problems.append(f"--on-error {on_error!r} is neither fail nor skip.")
     for name, least, value in (
@@ -214,7 +246,7 @@ def check_options(config: ExtractionConfig, batch_size: int, workers: int | None
         raise UsageError("\n".join(problems))
 
 
-def _check_crop(crop: int, wanted: Sequence[Wanted]) -> None:
+def check_crop(crop: int, wanted: Sequence[Wanted]) -> None:
     """Raise UsageError if every image is smaller than the crop. Usually the first image is large enough."""
     sizes: Counter[tuple[int, int]] = Counter()
     for size in (read_size(path) for patient in wanted for _, path in patient.images):

@@ -17,7 +17,8 @@ from mil_toolkit.config import PREPROCESS_NAMES
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.features import pixels as images
 from mil_toolkit.features.decoding import decode
-from mil_toolkit.features.pixels import centre_crop, otsu_threshold, prepare, resize, saturation_mask
+from mil_toolkit.features.pixels import centre_crop, prepare, resize, saturation_mask
+from mil_toolkit.features.stain import otsu_threshold
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
 LOSSLESS = [
