@@ -16,10 +16,10 @@ Sight = Literal["one", "several", "cut", "none"]
 FINDER = "nuclear-stain-1"
 """The name of the search in specs; a search that finds other nuclei gets another number."""
 Mask = NDArray[np.bool_]
-LONGEST = 512  # side in pixels of the image that is searched; larger ones are averaged down
-SMALLEST = 0.005  # share of the image's pixels: platelets are smaller, nuclei larger
-CONTRAST = 28  # least difference in `nuclear_stain` between a nucleus and the rest of the image
-SMOOTHING = 2  # pixels: threads and rims up to twice as wide are not part of a nucleus
+LONGEST = 160  # side in pixels of the image that is searched; larger ones are averaged down
+SMALLEST = 0.006  # share of the image's pixels: platelets are smaller, nuclei larger
+CONTRAST = 30  # least difference in `nuclear_stain` between a nucleus and the rest of the image
+SMOOTHING = 1  # pixels: threads and rims up to twice as wide are not part of a nucleus
 NECK = 0.5  # share of the greatest width: where nuclei that touch are narrower, they are divided
 LOBE = 0.7  # share of the greatest width that each of the divided nuclei has at least
 
@@ -84,7 +84,9 @@ def _nuclei(stain: NDArray[np.uint8]) -> list[Mask]:
     """Return the masks of all nuclei, given how strongly each pixel is stained."""
     stained = stain > otsu_threshold(stain)
     least = max(SMALLEST * stain.size, 1)
-    rest = float(stain[~stained].mean()) if not stained.all() else 0.0
+    if stained.all():  # of one colour
+        return []
+    rest = float(stain[~stained].mean())
     labels, _ = ndimage.label(_opened(stained))
     nuclei = []
     for number, place in enumerate(ndimage.find_objects(labels), 1):

@@ -2,10 +2,11 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 Pixels = NDArray[np.uint8]
 DARKEST = 32  # of 255: the brightest channel of a pixel whose hue can be trusted
-WHITE = 0.95  # share of an image's pixels that are at most as bright as its background
+WHITE = 0.95  # share of a window's pixels that are at most as bright as its background
 _BRIGHTNESS = np.arange(256, dtype=np.uint32)
 _PER_BRIGHTNESS = np.where(_BRIGHTNESS < DARKEST, 0, 2**16 // np.maximum(_BRIGHTNESS, 1)).astype(np.uint32)
 
@@ -33,14 +34,32 @@ def nuclear_stain(pixels: Pixels) -> NDArray[np.uint8]:
 
     The value is the HSV saturation times the share of red light that is absorbed. Nuclei are saturated and
     absorb red light; red cells may be as saturated, but let red light pass. Light is measured against the
-    image's background, so the exposure does not matter. Grey pixels and nearly black ones, such as the
+    background nearby, so exposure and uneven light do not matter. Grey pixels and nearly black ones, such as the
     margins of a scan, are 0.
     """
     red, green, blue = (pixels[:, :, channel] for channel in range(3))
     brightest = np.maximum(np.maximum(red, green), blue)
     chroma = brightest - np.minimum(np.minimum(red, green), blue)
-    counts = np.bincount(brightest.ravel(), minlength=256).cumsum()
-    white = max(int((counts >= WHITE * brightest.size).argmax()), 1)
-    absorbed = np.maximum(255 - np.arange(256) * 255 // white, 0)  # by red value
-    stain = _PER_BRIGHTNESS[brightest] * chroma * absorbed.astype(np.uint32)[red] >> 16
+    light = np.maximum(_background(brightest), 1)
+    passed = np.minimum(red * np.uint32(255) // light, 255)
+    stain = _PER_BRIGHTNESS[brightest] * chroma * (255 - passed) >> 16
     return stain.astype(np.uint8)
+
+
+def _background(brightness: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the brightness of the background at each pixel, (H, W).
+
+    It is interpolated between nine windows of half the image's height and width, which overlap, so that a
+    large nucleus fills none of them.
+    """
+    height, width = brightness.shape
+    tall, wide = -(-height // 2), -(-width // 2)
+    tops, lefts = ([0, (whole - part) // 2, whole - part] for whole, part in ((height, tall), (width, wide)))
+    levels = [[_level(brightness[top : top + tall, left : left + wide]) for left in lefts] for top in tops]
+    coarse = Image.fromarray(np.array(levels, dtype=np.uint8))
+    return np.asarray(coarse.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _level(brightness: NDArray[np.uint8]) -> int:
+    counts = np.bincount(brightness.ravel(), minlength=256).cumsum()
+    return int((counts >= WHITE * brightness.size).argmax())
