@@ -34,8 +34,8 @@ def nuclear_stain(pixels: Pixels) -> NDArray[np.uint8]:
 
     The value is the HSV saturation times the share of red light that is absorbed. Nuclei are saturated and
     absorb red light; red cells may be as saturated, but let red light pass. Light is measured against the
-    background nearby, so exposure and uneven light do not matter. Grey pixels and nearly black ones, such as the
-    margins of a scan, are 0.
+    background nearby, so exposure and uneven light do not matter. Grey pixels and nearly black ones, such as
+    the margins of a scan, are 0.
     """
     red, green, blue = (pixels[:, :, channel] for channel in range(3))
     brightest = np.maximum(np.maximum(red, green), blue)
