@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mil_toolkit.cohort.cohort import Cohort
     from mil_toolkit.features.contact_sheet import ContactSheet
     from mil_toolkit.features.extract import Extraction
+    from mil_toolkit.features.nucleus import Sight
     from mil_toolkit.features.sharding import Share
 
 SKIPPED = 4
@@ -188,7 +189,7 @@ def _summarise(extraction: "Extraction", dry_run: bool) -> None:
     )
 
 
-def _outcome(extraction: "Extraction", sights: Mapping[str, int]) -> Outcome:
+def _outcome(extraction: "Extraction", sights: "Mapping[Sight, int]") -> Outcome:
     data: dict[str, Json] = {
         "features": str(extraction.folder),
         "patients": extraction.patients,
@@ -199,5 +200,5 @@ def _outcome(extraction: "Extraction", sights: Mapping[str, int]) -> Outcome:
         "images_per_second": extraction.images_per_second,
     }
     if sights:
-        data["nuclei"] = dict(sights)
+        data["nuclei"] = {str(sight): count for sight, count in sights.items()}
     return Outcome(str(extraction.folder), data, SKIPPED if extraction.skipped else 0)

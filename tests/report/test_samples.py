@@ -19,7 +19,7 @@ def shown_as(contents: Contents, preprocess: str, crop: int) -> str:
     """Return the HTML of the report, as if the features were made with this preprocessing."""
     features = contents.study.description.features
     assert features is not None
-    features.spec.update(preprocess=preprocess, crop=crop)
+    features.spec["preprocess"], features.spec["crop"] = preprocess, crop
     return render(contents, False, MOST_BYTES)[0].decode()
 
 
