@@ -39,8 +39,8 @@ _NO_IMAGES = "Only clinical values were used."
 _SHOWN = {  # by preprocessing
     "saturation-mask": " after a saturation mask",
     "cell-crop": " from a window of {crop} x {crop} pixels around the nucleus nearest its centre",
-    "cell-mask": " from a window of {crop} x {crop} pixels around the nucleus nearest its centre, with everything"
-    " but the nucleus and its rim blackened",
+    "cell-mask": " from a window of {crop} x {crop} pixels around the nucleus nearest its centre, with"
+    " everything but the nucleus and its rim blackened",
 }
 
 

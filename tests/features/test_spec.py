@@ -103,9 +103,9 @@ def test_the_rule_for_cells_is_part_of_the_spec(preprocess: str) -> None:
     assert check_spec(json.loads(json.dumps(spec)), Path("spec.json")) == spec
     assert f"-crop80-{preprocess}-" in folder_name(spec)
     newer = {**spec, "cell": {**spec["cell"], "finder": "nuclear-stain-2"}}
-    with pytest.raises(DataError, match="cell is .*nuclear-stain-2.*this version of mil_toolkit applies"):
+    with pytest.raises(DataError, match=r"cell is .*nuclear-stain-2.*this version of mil_toolkit applies"):
         check_spec(newer, Path("spec.json"))
-    with pytest.raises(DataError, match="crop is 0, but preprocess .* needs the side of a window"):
+    with pytest.raises(DataError, match=r"crop is 0, but preprocess .* needs the side of a window"):
         check_spec({**spec, "crop": 0}, Path("spec.json"))
 
 
