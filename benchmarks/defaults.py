@@ -422,10 +422,11 @@ def verdict_on(candidates: Mapping[str, Table]) -> str:
     errors = drawn.std(1)
     critical = float(np.quantile(((drawn - leads[:, None]) / errors[:, None]).max(0), 0.95))
     best = int(leads.argmax())
-    adopted = leads[best] >= LEAST_GAIN and leads[best] > max(2.0, critical) * errors[best]
+    lead, error, required = leads[best], errors[best], max(2.0, critical)
+    adopted = lead >= LEAST_GAIN and lead > required * error
     return (
-        f"The best is {names[best]}: its loss is lower by {leads[best]:.3f} nats,"
-        f" {leads[best] / errors[best]:.2f} standard errors; required are {LEAST_GAIN} nats and {max(2.0, critical):.2f} standard errors."
+        f"The best is {names[best]}: its loss is lower by {lead:.3f} nats, {lead / error:.2f} standard errors;"
+        f" required are {LEAST_GAIN} nats and {required:.2f} standard errors."
         f" {'Adopted.' if adopted else 'Not adopted: the whole image stays.'}"
     )
 
