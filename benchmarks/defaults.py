@@ -425,8 +425,8 @@ def verdict_on(candidates: Mapping[str, Table]) -> str:
     lead, error, required = leads[best], errors[best], max(2.0, critical)
     adopted = lead >= LEAST_GAIN and lead > required * error
     return (
-        f"The best is {names[best]}: its loss is lower by {lead:.3f} nats, {lead / error:.2f} standard errors;"
-        f" required are {LEAST_GAIN} nats and {required:.2f} standard errors."
+        f"The best is {names[best]}: its loss is lower by {lead:.3f} nats, {lead / error:.2f} standard"
+        f" errors; required are {LEAST_GAIN} nats and {required:.2f} standard errors."
         f" {'Adopted.' if adopted else 'Not adopted: the whole image stays.'}"
     )
 
