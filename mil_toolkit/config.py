@@ -7,8 +7,10 @@ from typing import Any, TypeVar
 
 from mil_toolkit.core.errors import UsageError
 
+CELL_NAMES = ("cell-crop", "cell-mask")
+"""The preprocessing that searches each image for a nucleus and shows a window around it."""
 BACKBONE_NAMES = ("resnet18", "resnet34", "resnet50", "efficientnet_lite0", "timm:NAME")
-PREPROCESS_NAMES = ("none", "saturation-mask")
+PREPROCESS_NAMES = ("none", "saturation-mask", *CELL_NAMES)
 PRECISION_NAMES = ("auto", "float32", "bfloat16", "float16")
 POOLING_NAMES = ("attention", "gated-attention", "mean", "max", "noisy-and", "top-k", "transformer")
 METADATA_BRANCH_NAMES = ("mlp", "direct", "none")
@@ -97,7 +99,9 @@ class ExtractionConfig:
 
     weights: `imagenet`, `random` or the path of a checkpoint
     image_size: side in pixels of the image that the backbone gets
-    crop: side in pixels of the central crop; 0 keeps the whole image
+    crop: side in pixels of the part that is shown, 0 for the whole image: the centre, or a window around the
+        nucleus if `preprocess` is one of CELL_NAMES
+    crop_um: that side in micrometres; the cohort's resolution then determines `crop`
     """
 
     backbone: str = "resnet34"
@@ -105,6 +109,7 @@ class ExtractionConfig:
     image_size: int = 224
     crop: int = 0
     preprocess: str = "none"
+    crop_um: float | None = None
 
 
 _IMAGES: dict[str, tuple[Value, ...]] = {"image_branch": (True,)}

@@ -195,10 +195,15 @@ def _feature_problems(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache |
 
 
 def _spec_problems(spec: Spec, trained: Spec) -> list[str]:
-    """Return the differences of two specs; the origin of the same weights does not count as one."""
+    """Return the differences of two specs.
+
+    The origin of the same weights does not count as one, nor the pixels of a window of the same micrometres.
+    """
     same = spec["weight_digest"] is not None and spec["weight_digest"] == trained["weight_digest"]
     if same:
         spec = {**spec, "weights": trained["weights"], "seed": trained["seed"]}
+    if "crop_um" in spec and spec["crop_um"] == trained.get("crop_um"):
+        spec = {**spec, "crop": trained["crop"]}
     return spec_differences(spec, trained)
 
 
@@ -261,7 +266,9 @@ def open_as_trained(bundle: ModelBundle, cohort: Cohort, root: Path = Path("cach
 
 def _extraction_config(spec: Spec, weights: Path | None) -> ExtractionConfig:
     origin = spec["weights"] if weights is None else str(weights)
-    return ExtractionConfig(spec["backbone"], origin, spec["image_size"], spec["crop"], spec["preprocess"])
+    crop_um = spec.get("crop_um")
+    crop = spec["crop"] if crop_um is None else 0  # follows from the resolution of the cohort
+    return ExtractionConfig(spec["backbone"], origin, spec["image_size"], crop, spec["preprocess"], crop_um)
 
 
 def _check_images(cohort: Cohort) -> None:

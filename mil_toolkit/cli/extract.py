@@ -3,9 +3,9 @@
 import argparse
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mil_toolkit.cli.command import Outcome, command_parser, run
 from mil_toolkit.config import (
@@ -15,10 +15,14 @@ from mil_toolkit.config import (
     ExtractionConfig,
 )
 from mil_toolkit.core.records import Json
-from mil_toolkit.core.text import count_of
+from mil_toolkit.core.text import count_of, printable
 
 if TYPE_CHECKING:
+    from mil_toolkit.cohort.cohort import Cohort
+    from mil_toolkit.features.contact_sheet import ContactSheet
     from mil_toolkit.features.extract import Extraction
+    from mil_toolkit.features.nucleus import Sight
+    from mil_toolkit.features.sharding import Share
 
 SKIPPED = 4
 logger = logging.getLogger(__name__)
@@ -46,8 +50,20 @@ def _parser() -> argparse.ArgumentParser:
         default=default.image_size,
         help="side of the square that images are resized to",
     )
-    add("--crop", type=int, default=default.crop, help="side of the centre crop before the resize; 0: none")
-    add("--preprocess", choices=PREPROCESS_NAMES, default=default.preprocess, help="applied after the resize")
+    add(
+        "--crop",
+        type=_parse_crop,
+        default=_Crop(default.crop),
+        metavar="N[um]",
+        help="side of the part that is shown, in pixels or micrometres; 0: the whole image (default)",
+    )
+    add(
+        "--preprocess",
+        choices=PREPROCESS_NAMES,
+        default=default.preprocess,
+        help="saturation-mask: blacken what is not stained; cell-crop: show a window of --crop around the"
+        " nucleus nearest the centre; cell-mask: and blacken everything but the nucleus and its rim",
+    )
     add("--cache", type=Path, default=Path("cache"), help="folder that contains all caches")
     add(
         "--precision", choices=PRECISION_NAMES, default="auto", help="auto: what the device supports natively"
@@ -73,7 +89,30 @@ def _parser() -> argparse.ArgumentParser:
     add("--on-error", choices=("fail", "skip"), default="fail", help="what to do about unreadable images")
     add("--rehash", action="store_true", help="hash every image, even if its size and mtime are unchanged")
     add("--dry-run", action="store_true", help="only report what would be embedded")
+    add(
+        "--contact-sheet",
+        type=Path,
+        metavar="FILE",
+        help="draw random and doubtful images, and what the network sees of them, into a PNG or JPEG file",
+    )
     return parser
+
+
+class _Crop(NamedTuple):
+    """The argument of --crop, in pixels or in micrometres."""
+
+    pixels: int
+    micrometres: float | None = None
+
+
+def _parse_crop(text: str) -> _Crop:
+    """Read a number of pixels, such as 80, or of micrometres, such as 20um."""
+    number, unit = (text[:-2], text[-2:]) if text.endswith(("um", "µm")) else (text, "")
+    try:
+        return _Crop(0, float(number)) if unit else _Crop(int(number))
+    except ValueError:
+        message = f"{text!r} is neither a whole number of pixels, such as 80, nor micrometres, such as 20um"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def _extract(arguments: argparse.Namespace) -> Outcome:
@@ -83,9 +122,11 @@ def _extract(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.core.own_folders import check_outside_own_folders
     from mil_toolkit.features.extract import check_machine, check_options, extract
     from mil_toolkit.features.sharding import WHOLE, parse_share
+    from mil_toolkit.features.sights import sight_summary
 
-    names = ("backbone", "weights", "image_size", "crop", "preprocess")
-    config = ExtractionConfig(**{name: getattr(arguments, name) for name in names})
+    names = ("backbone", "weights", "image_size", "preprocess")
+    settings = {name: getattr(arguments, name) for name in names}
+    config = ExtractionConfig(**settings, crop=arguments.crop.pixels, crop_um=arguments.crop.micrometres)
     share = parse_share(arguments.shard, os.environ) if arguments.shard else WHOLE
     check_backbone(
         config.backbone, config.weights
@@ -95,6 +136,7 @@ def _extract(arguments: argparse.Namespace) -> Outcome:
     cohort = read_cohort(arguments.cohort)
     check_outside_images(image_folders(arguments.cohort), {"--cache": arguments.cache})
     check_outside_own_folders(arguments.cache / cohort.name)
+    sheet = _draw_sheet(arguments, cohort, config, share)
     extraction = extract(
         cohort,
         config,
@@ -111,7 +153,33 @@ def _extract(arguments: argparse.Namespace) -> Outcome:
         prepare=_use_available_cores,
     )
     _summarise(extraction, arguments.dry_run)
-    return _outcome(extraction)
+    sights = sheet.sights if sheet else extraction.sights
+    if sights:
+        logger.info("Search for nuclei: %s", sight_summary(sights))
+    return _outcome(extraction, sights)
+
+
+def _draw_sheet(
+    arguments: argparse.Namespace, cohort: "Cohort", config: ExtractionConfig, share: "Share"
+) -> "ContactSheet | None":
+    """Draw the contact sheet of the share's images, if it is asked for; this embeds nothing."""
+    from mil_toolkit.cohort.image_places import check_outside_images, image_folders
+    from mil_toolkit.core.outputs import check_outputs
+    from mil_toolkit.features.contact_sheet import sheet_output, write_contact_sheet
+    from mil_toolkit.features.extract import check_crop, choose_colour, in_pixels
+    from mil_toolkit.features.plan import wanted_images
+
+    path = arguments.contact_sheet
+    if path is None:
+        return None
+    check_outputs({"--contact-sheet": sheet_output(path)}, [cohort.source, *cohort.tables])
+    check_outside_images(image_folders(cohort.source), {}, {"--contact-sheet": path})
+    config = in_pixels(config, cohort)
+    wanted = [wanted_images(cohort, patient) for patient in cohort.images if share.holds(patient)]
+    check_crop(config.crop, wanted)
+    sheet = write_contact_sheet(path, wanted, config, choose_colour(cohort))
+    logger.info("%s: random and doubtful images, and what the network sees of them.", printable(path))
+    return sheet
 
 
 def _use_available_cores() -> None:
@@ -136,7 +204,7 @@ def _summarise(extraction: "Extraction", dry_run: bool) -> None:
     )
 
 
-def _outcome(extraction: "Extraction") -> Outcome:
+def _outcome(extraction: "Extraction", sights: "Mapping[Sight, int]") -> Outcome:
     data: dict[str, Json] = {
         "features": str(extraction.folder),
         "patients": extraction.patients,
@@ -146,4 +214,6 @@ def _outcome(extraction: "Extraction") -> Outcome:
         "left_out": list(extraction.left_out),
         "images_per_second": extraction.images_per_second,
     }
+    if sights:
+        data["nuclei"] = {str(sight): count for sight, count in sights.items()}
     return Outcome(str(extraction.folder), data, SKIPPED if extraction.skipped else 0)

@@ -33,8 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _init(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.cohort.draft import draft_cohort
+    from mil_toolkit.features.crop_proposal import crop_remarks, propose_crop, sample_images
 
-    draft = draft_cohort(arguments.table, arguments.images, arguments.output, arguments.sheet)
+    remarks = crop_remarks(propose_crop(sample_images(arguments.images)), arguments.output)
+    draft = draft_cohort(arguments.table, arguments.images, arguments.output, arguments.sheet, remarks)
     data: dict[str, Json] = {
         "output": str(draft.output),
         "patients": draft.patients,

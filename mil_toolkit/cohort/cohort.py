@@ -48,6 +48,7 @@ class Cohort:
     class_words: all of the table's words for class 0 and class 1, which `class_names` joins
     spellings: how the cells of a column are written, see `read_spellings`; (P,) by metadata name
     study: what the cohort.toml says about the study, for reports
+    microns_per_pixel: the resolution of the images, if the cohort.toml states it
     excluded: rows of the table that `exclude` leaves out, by the word of their label
     """
 
@@ -67,6 +68,7 @@ class Cohort:
     spellings: Mapping[str, np.ndarray] = field(default_factory=dict)
     study: StudySection = field(default_factory=StudySection)
     excluded: Mapping[str, int] = field(default_factory=dict)
+    microns_per_pixel: float | None = None
 
     def __len__(self) -> int:
         return len(self.patient_ids)
@@ -163,6 +165,7 @@ def read_cohort(path: Path | str, images: bool = True, log: bool = True) -> Coho
         spellings=read_spellings(declared, table),
         study=declared.study,
         excluded=dict(selection.rows),
+        microns_per_pixel=declared.cohort.microns_per_pixel,
     )
 
 

@@ -1,5 +1,6 @@
 """`read_declaration` reads and checks a cohort.toml."""
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
@@ -49,6 +50,7 @@ class CohortSection:
     separator: str | None = None
     sheet: str | None = None
     decimal: str = "."
+    microns_per_pixel: int | float | None = None
 
     def label_words(self) -> dict[str, tuple[str | int, ...]]:
         """Return the declared words of the label column by their keys, class 0 first."""
@@ -171,6 +173,8 @@ def _check_cohort(
         problems.add(f"separator must be one of {expected}, not {cohort.separator!r}.", place)
     if cohort.decimal not in DECIMALS:
         problems.add(f'decimal must be "." or ",", not {cohort.decimal!r}.', place)
+    if cohort.microns_per_pixel is not None and not 0 < cohort.microns_per_pixel < math.inf:
+        problems.add(f"microns_per_pixel must be a positive number, not {cohort.microns_per_pixel}.", place)
     if cohort.exclude is not None and "label" not in given:
         problems.add("exclude lists words of the label column, but label is missing.", place)
     _check_words(place, cohort, problems)

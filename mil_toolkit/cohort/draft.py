@@ -37,10 +37,17 @@ class Draft:
     problems: tuple[str, ...]
 
 
-def draft_cohort(table_path: Path, images: Sequence[Path], output: Path, sheet: str | None = None) -> Draft:
+def draft_cohort(
+    table_path: Path,
+    images: Sequence[Path],
+    output: Path,
+    sheet: str | None = None,
+    remarks: Sequence[str] = (),
+) -> Draft:
     """Write the cohort.toml that a table and its image folders suggest.
 
     sheet: the name of the table's sheet, if the table is a workbook with several
+    remarks: comments that end the draft
 
     Raises UsageError if `output` exists or cannot be written, and DataError if the table or a folder cannot
     be read or no column of the table contains the names of the folders.
@@ -57,7 +64,7 @@ def draft_cohort(table_path: Path, images: Sequence[Path], output: Path, sheet: 
     refuse_class_folders(table_path, cells, images)
     table_string, *image_strings = _relative([table_path, *images], output)
     paths = DraftPaths(output, table_string, image_strings, sheet)
-    lines = draft_text(table, folders, paths, _written_on(table_path))
+    lines = [*draft_text(table, folders, paths, _written_on(table_path)), *remarks]
     publish(output, "".join(f"{line}\n" for line in lines).encode())
     doubts = tuple(line.removeprefix(CHECK) for line in lines if line.startswith(CHECK))
     return Draft(output, len(table.rows), doubts, tuple(_remaining_problems(output)))

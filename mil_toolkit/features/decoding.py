@@ -13,7 +13,7 @@ from mil_toolkit.features.depth import to_eight_bits
 from mil_toolkit.features.jpeg import find_damage
 from mil_toolkit.features.noise import collect_noise
 from mil_toolkit.features.opening import FORMATS, TOO_LARGE, Source
-from mil_toolkit.features.pixels import Pixels
+from mil_toolkit.features.stain import Pixels
 
 _JPEG = b"\xff\xd8"
 _SIGNATURES = {

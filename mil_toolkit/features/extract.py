@@ -1,16 +1,17 @@
 """`extract`: embed the images of a cohort that are missing from its cache or have changed."""
 
 import logging
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mil_toolkit.backbones.memory import BackboneMemory
 from mil_toolkit.backbones.source import BackboneSource, MisrememberedError, find_backbone, source_of
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import PRECISION_NAMES, PREPROCESS_NAMES, ExtractionConfig
+from mil_toolkit.config import CELL_NAMES, PRECISION_NAMES, PREPROCESS_NAMES, ExtractionConfig
 from mil_toolkit.core.cores import available_cores
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import remove_dead_temporaries
@@ -18,9 +19,10 @@ from mil_toolkit.core.locks import shared
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.cache_place import check_cache_place, image_folders
-from mil_toolkit.features.colour import Colour
+from mil_toolkit.features.colour import Colour, needs_conversion
 from mil_toolkit.features.failures import Failures
 from mil_toolkit.features.notes import Notes
+from mil_toolkit.features.nucleus import Sight
 from mil_toolkit.features.opening import DECODER, read_size
 from mil_toolkit.features.plan import Outdated, Wanted, find_outdated, wanted_images
 from mil_toolkit.features.profiles import COLOURS, ColourChoice
@@ -50,6 +52,7 @@ class Extraction:
     seconds: time spent on these images, without the preparation of the network
     skipped: one line for each image left out
     left_out: patients without any readable image
+    sights: what the search for nuclei found in the images embedded by this call; empty if there was none
     """
 
     folder: Path
@@ -59,6 +62,7 @@ class Extraction:
     seconds: float
     skipped: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    sights: Mapping[Sight, int] = field(default_factory=dict)
 
     @property
     def images_per_second(self) -> float:
@@ -104,6 +108,7 @@ def extract(
     """
     check_options(config, batch_size, threads, workers, on_error)
     check_machine(device, precision)
+    config = in_pixels(config, cohort)
     root = Path(root)
     check_cache_place(root, cohort.name, image_folders(cohort))
     if backbone is None:
@@ -159,7 +164,7 @@ class _How(NamedTuple):
         batch_size = self.batch_size or BATCH_SIZES[place.type]
         embed = BatchEmbedder(source.build(), place, recorded.precision, batch_size, config.image_size)
         readers = self._readers(place.type)
-        pipeline = Pipeline(config, colour, embed, readers, Failures(), Notes())
+        pipeline = Pipeline(config, colour, embed, readers, Failures(), Notes(), {})
         return CacheUpdate(cache, recorded, pipeline, self.skip)
 
     def _readers(self, device: str) -> int:
@@ -248,12 +253,13 @@ class _Run:
         finally:
             update.pipeline.notes.log(images)
         failures, extracted = update.pipeline.failures, update.pipeline.embed.embedded
-        left_out = _left_out(cache, wanted, failures)
-        return Extraction(cache.folder, len(wanted), images, extracted, seconds, failures.lines(), left_out)
+        left_out, skipped = _left_out(cache, wanted, failures), failures.lines()
+        sights = Counter(update.pipeline.sights.values())
+        return Extraction(cache.folder, len(wanted), images, extracted, seconds, skipped, left_out, sights)
 
     def _check_crop(self, wanted: Sequence[Wanted]) -> None:
         if self.config.crop:
-            _check_crop(self.config.crop, wanted)
+            check_crop(self.config.crop, wanted)
 
     def _log_share(self, wanted: Sequence[Wanted]) -> None:
         if self.share == WHOLE:
@@ -270,6 +276,31 @@ class _Run:
 
 def _with_images(wanted: Sequence[Wanted]) -> list[Wanted]:
     return [patient for patient in wanted if patient.images]
+
+
+def in_pixels(config: ExtractionConfig, cohort: Cohort) -> ExtractionConfig:
+    """Return the configuration with `crop` in pixels, at the cohort's resolution if it is in micrometres.
+
+    Raises UsageError if the cohort does not state its resolution, or if the crop is less than a pixel.
+    """
+    if config.crop_um is None:
+        return config
+    if cohort.microns_per_pixel is None:
+        raise UsageError(
+            f"A crop of {config.crop_um:g} micrometres needs the resolution of the images, and"
+            f" {printable(cohort.source)} does not state microns_per_pixel. Add it to [cohort]."
+        )
+    crop = round(config.crop_um / cohort.microns_per_pixel)
+    if not crop:
+        pixel = f"a pixel of {cohort.microns_per_pixel:g} micrometres"
+        raise UsageError(f"A crop of {config.crop_um:g} micrometres is less than half of {pixel}.")
+    return replace(config, crop=crop)
+
+
+def choose_colour(cohort: Cohort) -> Colour | None:
+    """Return `srgb` if an image has a colour profile; looks at all images, whatever this process's share."""
+    paths = (path for images in cohort.images.values() for path in images)
+    return "srgb" if any(map(needs_conversion, paths)) else None
 
 
 def _count_images(wanted: Sequence[Wanted]) -> int:
@@ -312,6 +343,13 @@ def check_options(
     problems = []
     if config.preprocess not in PREPROCESS_NAMES:
         problems.append(f"--preprocess {config.preprocess!r} is not one of {', '.join(PREPROCESS_NAMES)}.")
+    if config.preprocess in CELL_NAMES and not config.crop and config.crop_um is None:
+        problems.append(
+            f"--preprocess {config.preprocess} needs --crop: the side of its window, a little more than the"
+            " width of a nucleus, such as 80 in pixels or 20um in micrometres."
+        )
+    if config.crop_um is not None and not 0 < config.crop_um < math.inf:
+        problems.append(f"--crop must be above 0 micrometres, not {config.crop_um:g}.")
     if on_error not in ("fail", "skip"):
         problems.append(f"--on-error {on_error!r} is neither fail nor skip.")
     for name, least, value in (
@@ -329,7 +367,7 @@ def check_options(
         raise UsageError("\n".join(problems))
 
 
-def _check_crop(crop: int, wanted: Sequence[Wanted]) -> None:
+def check_crop(crop: int, wanted: Sequence[Wanted]) -> None:
     """Raise UsageError if every image is smaller than the crop. Usually the first image is large enough."""
     sizes: Counter[tuple[int, int]] = Counter()
     for size in (read_size(path) for patient in wanted for _, path in patient.images):

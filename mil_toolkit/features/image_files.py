@@ -16,7 +16,8 @@ from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.decoding import decode
 from mil_toolkit.features.loading import load_batches, stack_on
 from mil_toolkit.features.opening import read_image_file
-from mil_toolkit.features.pixels import Pixels, prepare
+from mil_toolkit.features.pixels import prepare
+from mil_toolkit.features.stain import Pixels
 
 _ADVICE = "Run mil-extract and mil-tune again, or restore the images that they were run on."
 

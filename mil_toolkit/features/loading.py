@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mil_toolkit.features.pixels import Pixels
+from mil_toolkit.features.stain import Pixels
 
 Job = TypeVar("Job")
 Loaded = TypeVar("Loaded")

@@ -22,19 +22,26 @@ from mil_toolkit.features.decoding import decode_noting
 from mil_toolkit.features.failures import Failures
 from mil_toolkit.features.loading import in_threads, load_batches, stack_on
 from mil_toolkit.features.notes import Notes
+from mil_toolkit.features.nucleus import Sight
 from mil_toolkit.features.opening import read_image_file
-from mil_toolkit.features.pixels import Pixels, prepare
+from mil_toolkit.features.pixels import prepare_noting
 from mil_toolkit.features.plan import Plan, stored_image
 from mil_toolkit.features.shards import StoredImage
+from mil_toolkit.features.stain import Pixels
 
 
 class LoadedImage(NamedTuple):
-    """An image that was read; pixels (image_size, image_size, 3) uint8. See `Decoded` for the notes."""
+    """An image that was read; pixels (image_size, image_size, 3) uint8.
+
+    notes: see `Decoded`
+    sight: what the search for a nucleus found, None if there was none
+    """
 
     job: Job
     image: StoredImage
     pixels: Pixels
     notes: tuple[str, ...]
+    sight: Sight | None
 
 
 class UnreadableImage(NamedTuple):
@@ -49,12 +56,12 @@ def read_image(config: ExtractionConfig, colour: Colour | None, job: Job) -> Loa
     try:
         content, status = read_image_file(job.path)
         decoded = decode_noting(content, colour)
-        pixels = prepare(decoded.pixels, config.image_size, config.crop, config.preprocess)
+        prepared = prepare_noting(decoded.pixels, config.image_size, config.crop, config.preprocess)
     except (OSError, MilError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         return UnreadableImage(job, str(reason).removeprefix(f"{printable(job.path)} "))
     image = stored_image(job.name, status, bytes.fromhex(digest(content)))
-    return LoadedImage(job, image, pixels, decoded.notes)
+    return LoadedImage(job, image, prepared.pixels, decoded.notes, prepared.sight)
 
 
 Read = LoadedImage | UnreadableImage
@@ -121,6 +128,7 @@ class Pipeline:
     threads: on the CPU, the number of threads that read and embed; for CUDA, of those that read
     failures: collects the images that cannot be embedded
     notes: collects what the decoder says about the others
+    sights: collects what the search for nuclei found in them, by patient and image name
     """
 
     config: ExtractionConfig
@@ -129,6 +137,7 @@ class Pipeline:
     threads: int
     failures: Failures
     notes: Notes
+    sights: dict[tuple[str, str], Sight]
 
     def finish_bags(self, plans: Sequence[Plan], progress: Callable[[int], object]) -> Iterator[BagBuilder]:
         """Yield each plan's bag once all of its images are embedded or have failed.
@@ -169,6 +178,8 @@ class Pipeline:
         self.embed.embedded += len(batch.embeddings)
         for image, embedding in zip(batch.loaded, batch.embeddings, strict=True):
             self.notes.add(image.job.path, image.notes)
+            if image.sight is not None:
+                self.sights[image.job.bag.wanted.patient_id, image.job.name] = image.sight
             if np.isfinite(embedding).all():
                 image.job.bag.fill(image.job.position, image.image, embedding)
             else:

@@ -1,14 +1,50 @@
 """Prepare decoded images for a backbone: crop, resize, preprocess."""
 
+import math
 from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 from mil_toolkit.core.errors import DataError
+from mil_toolkit.features.nucleus import Mask, Nucleus, Sight, find_nucleus
+from mil_toolkit.features.stain import Pixels, otsu_threshold
 
-Pixels = NDArray[np.uint8]
+Scalar = TypeVar("Scalar", bound=np.generic)
+RIM = 0.3  # width of what a cell mask keeps around a nucleus, as a share of the nucleus's radius
+
+
+class Window(NamedTuple):
+    """A square part of an image, in pixels."""
+
+    top: int
+    left: int
+    size: int
+
+    @property
+    def bottom(self) -> int:
+        """The row below the last one."""
+        return self.top + self.size
+
+    @property
+    def right(self) -> int:
+        """The column right of the last one."""
+        return self.left + self.size
+
+    def of(self, pixels: NDArray[Scalar]) -> NDArray[Scalar]:
+        """Return the part of an image (H, W, ...) in the window."""
+        return pixels[self.top : self.bottom, self.left : self.right]
+
+
+def centre_window(pixels: Pixels, size: int) -> Window:
+    """Return the central window; raises DataError if the image is smaller."""
+    height, width, _ = pixels.shape
+    if min(height, width) < size:
+        raise DataError(f"{width} x {height} pixels are fewer than a crop of {size}.")
+    return Window((height - size) // 2, (width - size) // 2, size)
 
 
 def centre_crop(pixels: Pixels, size: int) -> Pixels:
@@ -17,11 +53,21 @@ def centre_crop(pixels: Pixels, size: int) -> Pixels:
     >>> centre_crop(np.zeros((30, 40, 3), dtype=np.uint8), 20).shape
     (20, 20, 3)
     """
+    return centre_window(pixels, size).of(pixels)
+
+
+def nucleus_window(pixels: Pixels, size: int, nucleus: Nucleus | None) -> Window:
+    """Return the window around a nucleus, or the central one without a nucleus.
+
+    Where the window would reach beyond the image, it is moved inside; nothing is padded. Raises DataError if
+    the image is smaller than the window.
+    """
+    centre = centre_window(pixels, size)
+    if nucleus is None:
+        return centre
     height, width, _ = pixels.shape
-    if min(height, width) < size:
-        raise DataError(f"{width} x {height} pixels are fewer than a crop of {size}.")
-    top, left = (height - size) // 2, (width - size) // 2
-    return pixels[top : top + size, left : left + size]
+    top, left = (math.ceil(middle - (size + 1) / 2) for middle in (nucleus.row, nucleus.column))
+    return Window(min(max(top, 0), height - size), min(max(left, 0), width - size), size)
 
 
 def resize(pixels: Pixels, size: int) -> Pixels:
@@ -29,24 +75,6 @@ def resize(pixels: Pixels, size: int) -> Pixels:
     if pixels.shape[:2] == (size, size):
         return pixels
     return np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
-
-
-def otsu_threshold(values: NDArray[np.uint8]) -> int:
-    """Return the threshold that maximises the between-class variance; Otsu 1979.
-
-    Values up to and including the threshold are the lower class. Of equally good thresholds, the lowest is
-    returned.
-
-    >>> otsu_threshold(np.array([10, 12, 200, 210], dtype=np.uint8))
-    12
-    """
-    counts = np.bincount(values.ravel(), minlength=256)
-    below = counts.cumsum()  # number of pixels with at most each value
-    sums = (counts * np.arange(256)).cumsum()
-    above = below[-1] - below
-    with np.errstate(divide="ignore", invalid="ignore"):
-        gap = sums / below - (sums[-1] - sums) / above
-    return int(np.nan_to_num(below * above * gap**2, posinf=0).argmax())
 
 
 def saturation_mask(pixels: Pixels, threshold: int | None = None) -> Pixels:
@@ -60,26 +88,73 @@ def saturation_mask(pixels: Pixels, threshold: int | None = None) -> Pixels:
     return pixels * kept[:, :, None]
 
 
-def unchanged(pixels: Pixels) -> Pixels:
-    """Return the pixels unchanged."""
-    return pixels
+class Prepared(NamedTuple):
+    """What a backbone sees of an image.
+
+    pixels: (image_size, image_size, 3) uint8
+    window: the part of the image that `pixels` shows; None for the whole image
+    sight: what the search for a nucleus found; None if the preprocessing does not search
+    """
+
+    pixels: Pixels
+    window: Window | None
+    sight: Sight | None = None
 
 
-PREPROCESSES: dict[str, Callable[[Pixels], Pixels]] = {
-    "none": unchanged,
-    "saturation-mask": saturation_mask,
+def _image(pixels: Pixels, image_size: int, crop: int) -> Prepared:
+    window = centre_window(pixels, crop) if crop else None
+    return Prepared(resize(window.of(pixels) if window else pixels, image_size), window)
+
+
+def _masked_image(pixels: Pixels, image_size: int, crop: int) -> Prepared:
+    image = _image(pixels, image_size, crop)
+    return image._replace(pixels=saturation_mask(image.pixels))
+
+
+def _cell(pixels: Pixels, image_size: int, crop: int) -> Prepared:
+    nucleus, sight = find_nucleus(pixels)
+    window = nucleus_window(pixels, crop, nucleus)
+    return Prepared(resize(window.of(pixels), image_size), window, sight)
+
+
+def _masked_cell(pixels: Pixels, image_size: int, crop: int) -> Prepared:
+    nucleus, sight = find_nucleus(pixels)
+    window = nucleus_window(pixels, crop, nucleus)
+    shown = window.of(pixels)
+    if nucleus is not None:
+        shown = shown * _near(window.of(nucleus.mask), RIM * nucleus.radius)[:, :, None]
+    return Prepared(resize(shown, image_size), window, sight)
+
+
+def _near(mask: Mask, distance: float) -> Mask:
+    """Return the pixels of a mask and those that are at most `distance` pixels away from it."""
+    near: Mask = ndimage.distance_transform_edt(~mask) <= distance
+    return near if mask.any() else mask
+
+
+PREPROCESSES: dict[str, Callable[[Pixels, int, int], Prepared]] = {
+    "none": _image,
+    "saturation-mask": _masked_image,
+    "cell-crop": _cell,
+    "cell-mask": _masked_cell,
 }
 
 
-def prepare(pixels: Pixels, image_size: int, crop: int, preprocess: str) -> Pixels:
-    """Crop, resize and preprocess: (H, W, 3) -> (image_size, image_size, 3) uint8.
+def prepare_noting(pixels: Pixels, image_size: int, crop: int, preprocess: str) -> Prepared:
+    """Crop, resize and preprocess an image (H, W, 3); also return its window and what was found in it.
 
-    crop: side of the centre crop, 0 for none
+    crop: side of the window, 0 for the whole image; central, or around a nucleus if `preprocess` searches one
     preprocess: a name in PREPROCESSES
+
+    Raises DataError if the image is smaller than the crop.
+    """
+    return PREPROCESSES[preprocess](pixels, image_size, crop)
+
+
+def prepare(pixels: Pixels, image_size: int, crop: int, preprocess: str) -> Pixels:
+    """Return only the pixels of `prepare_noting`: (H, W, 3) -> (image_size, image_size, 3) uint8.
 
     >>> prepare(np.zeros((30, 40, 3), dtype=np.uint8), image_size=8, crop=20, preprocess="none").shape
     (8, 8, 3)
     """
-    if crop:
-        pixels = centre_crop(pixels, crop)
-    return PREPROCESSES[preprocess](resize(pixels, image_size))
+    return prepare_noting(pixels, image_size, crop, preprocess).pixels

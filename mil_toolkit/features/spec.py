@@ -1,18 +1,22 @@
 """`Spec`: the settings that a cache's embeddings depend on, stored in its `spec.json`."""
 
+import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict
 
 from mil_toolkit.backbones.identity import BackboneIdentity
 from mil_toolkit.backbones.spec import RANDOM_SEED, BackboneSpec
-from mil_toolkit.config import PREPROCESS_NAMES, ExtractionConfig
+from mil_toolkit.config import CELL_NAMES, PREPROCESS_NAMES, ExtractionConfig
 from mil_toolkit.core.access import exists
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import check_schema, digest_json, read_json
 from mil_toolkit.core.records import from_json
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.colour import Colour
+from mil_toolkit.features.nucleus import FINDER
+from mil_toolkit.features.pixels import RIM
 
 SCHEMA = 1
 FILE_NAME = "spec.json"
@@ -39,13 +43,31 @@ class Tile(TypedDict, total=False):
     downsample: float
 
 
+class CellRule(TypedDict):
+    """How `cell-crop` and `cell-mask` find a cell, and what they show where there is any doubt.
+
+    finder: the search for nuclei, with its version
+    none: what is shown without a nucleus; several: which of several nuclei
+    border: what becomes of a window that would reach beyond the image
+    rim: width of what a mask keeps around the nucleus, as a share of the nucleus's radius
+    """
+
+    finder: str
+    none: Literal["centre"]
+    several: Literal["nearest-centre"]
+    border: Literal["moved-inside"]
+    rim: NotRequired[float]
+
+
 class Spec(BackboneSpec):
     """Everything that an embedding depends on; JSON-compatible.
 
     schema: of the cache's files
     image_size: side of the square that images are resized to, in pixels; 0 for imported features
-    crop: side of the centre crop before the resize, in pixels; 0 for none
+    crop: side of the part that is shown, in pixels; 0 for the whole image
     preprocess: a name in `PREPROCESSES`
+    crop_um: that side in micrometres, if it was given so; absent if it was given in pixels
+    cell: of preprocessing that searches a nucleus
     tile: of imported features, if the files state it
     colour: `srgb` if colour profiles were applied; absent if they were not, or if no image has one
     """
@@ -54,6 +76,8 @@ class Spec(BackboneSpec):
     image_size: int
     crop: int
     preprocess: str
+    crop_um: NotRequired[float]
+    cell: NotRequired[CellRule]
     tile: NotRequired[Tile]
     colour: NotRequired[Colour]
 
@@ -77,9 +101,40 @@ def make_spec(config: ExtractionConfig, backbone: BackboneIdentity, colour: Colo
         "crop": config.crop,
         "preprocess": config.preprocess,
     }
+    if config.crop_um is not None:
+        spec["crop_um"] = config.crop_um
+    if rule := cell_rule(config.preprocess):
+        spec["cell"] = rule
     if colour:
         spec["colour"] = colour
     return spec
+
+
+def cell_rule(preprocess: str) -> CellRule | None:
+    """Return the rule by which this version shows cells; None if the preprocessing does not search them."""
+    if preprocess not in CELL_NAMES:
+        return None
+    rule: CellRule = {
+        "finder": FINDER,
+        "none": "centre",
+        "several": "nearest-centre",
+        "border": "moved-inside",
+    }
+    return {**rule, "rim": RIM} if preprocess == "cell-mask" else rule
+
+
+def window_problems(spec: Spec) -> Iterator[str]:
+    """Yield why this version cannot cut the spec's windows out of images."""
+    preprocess, rule = spec["preprocess"], cell_rule(spec["preprocess"])
+    if spec.get("cell") != rule:
+        yield (
+            f"cell is {spec.get('cell')!r}; for preprocess {preprocess!r} this version of mil_toolkit applies"
+            f" {rule!r}"
+        )
+    if rule and not spec["crop"]:
+        yield f"crop is 0, but preprocess {preprocess!r} needs the side of a window"
+    if "crop_um" in spec and not 0 < spec["crop_um"] < math.inf:
+        yield f"crop_um is {spec['crop_um']}, not a positive number"
 
 
 def read_spec(folder: Path) -> Spec:
@@ -126,6 +181,7 @@ def _range_problems(spec: Spec) -> list[str]:
     ]
     if spec["preprocess"] not in PREPROCESS_NAMES:
         problems.append(f"preprocess is {spec['preprocess']!r}, not one of {', '.join(PREPROCESS_NAMES)}")
+    problems += window_problems(spec)
     for name, values in (("mean", spec["mean"]), ("std", spec["std"])):
         if values is not None and len(values) != 3:
             problems.append(f"{name} has {len(values)} values instead of 3")

@@ -12,20 +12,22 @@ from markupsafe import Markup
 from mil_toolkit.core.text import printable
 from mil_toolkit.report.contents import Key
 from mil_toolkit.report.layout import Page
-from mil_toolkit.report.pictures import MaskSample
+from mil_toolkit.report.pictures import Sample
 
 SECTIONS = ("overview", "scores", "use", "search", "data", "attention", "ablation", "reporting")
 
 
 def to_html(
     page: Page,
-    samples: Sequence[MaskSample] = (),
+    samples: Sequence[Sample] = (),
     thumbnails: Mapping[Key, str] | None = None,
     notes: Sequence[str] = (),
+    cell_note: str = "",
 ) -> bytes:
     """Return the HTML of a page with its pictures.
 
     thumbnails: data URIs; notes: about pictures that are missing, a sentence each
+    cell_note: about the samples, if the features show windows around nuclei
     """
     css, script = _read("report.css"), _read("report.js")
     policy = (
@@ -41,6 +43,7 @@ def to_html(
             samples=samples,
             thumbnails=thumbnails or {},
             notes=notes,
+            cell_note=cell_note,
             css=Markup(css),
             script=Markup(script),
             policy=Markup(policy),

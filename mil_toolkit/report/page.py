@@ -1,5 +1,6 @@
 """`write_report`: the report of a study folder, as one HTML file."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +9,11 @@ from mil_toolkit.core.files import publish
 from mil_toolkit.core.outputs import Output, check_outputs
 from mil_toolkit.core.reading import open_input
 from mil_toolkit.core.text import count_of
+from mil_toolkit.features.sights import sight_summary
 from mil_toolkit.report.contents import Contents, image_digests, image_paths, read_contents
 from mil_toolkit.report.layout import lay_out
 from mil_toolkit.report.markup import to_html
-from mil_toolkit.report.pictures import Pictures, Thumbnails, mask_samples, thumbnails_of
+from mil_toolkit.report.pictures import Pictures, Thumbnails, samples_of, thumbnails_of
 
 GENERATOR = b'<meta name="generator" content="mil_toolkit">'
 _HEAD_BYTES = 4096  # of a page, which hold its title
@@ -68,11 +70,23 @@ def render(contents: Contents, anonymise: bool, most_bytes: int) -> tuple[bytes,
     page = lay_out(contents, anonymise)
     pictures, problem = _pictures(contents, anonymise)
     cases = page.attention.cases
-    samples = mask_samples(pictures, cases, page.class_names)
-    room = most_bytes - len(to_html(page, samples))
+    samples = samples_of(pictures, cases, page.class_names)
+    room = most_bytes - len(to_html(page, samples, cell_note=_cell_note(pictures)))
     thumbnails = thumbnails_of(pictures, cases, room)
     notes = tuple(_notes(contents, pictures, problem, thumbnails))
-    return to_html(page, samples, thumbnails.uris, notes), notes
+    return to_html(page, samples, thumbnails.uris, notes, _cell_note(pictures)), notes
+
+
+def _cell_note(pictures: Pictures) -> str:
+    """Return what the network sees of the cells, and in how many images they are in doubt."""
+    if not pictures.shows_cells:
+        return ""
+    masked = " Everything but the nucleus and its rim is black." if pictures.preprocess == "cell-mask" else ""
+    return (
+        f"Left: original images. Right: what the network sees, {pictures.crop} pixels of the original around"
+        f" the nucleus nearest the centre.{masked} In this report,"
+        f" {sight_summary(Counter(pictures.sights.values()))}"
+    )
 
 
 def _pictures(contents: Contents, anonymise: bool) -> tuple[Pictures, str | None]:
@@ -85,7 +99,8 @@ def _pictures(contents: Contents, anonymise: bool) -> tuple[Pictures, str | None
     if problem and anonymise:  # it may name patients and files
         problem = "Run mil-report without --anonymise to see the reason."
     crop, size = features.spec.get("crop", 0), features.spec.get("image_size", 224)
-    return Pictures(paths, digests, crop, size, features.spec.get("colour")), problem
+    colour, preprocess = features.spec.get("colour"), features.spec.get("preprocess", "none")
+    return Pictures(paths, digests, crop, size, colour, preprocess), problem
 
 
 def _notes(

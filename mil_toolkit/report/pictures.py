@@ -8,12 +8,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from mil_toolkit.core.errors import MilError
+from mil_toolkit.config import CELL_NAMES
+from mil_toolkit.core.errors import DataError, MilError
 from mil_toolkit.core.files import digest
 from mil_toolkit.core.reading import MEBIBYTE, read_input
 from mil_toolkit.features.colour import Colour
 from mil_toolkit.features.decoding import decode
-from mil_toolkit.features.pixels import Pixels, prepare, resize, saturation_mask
+from mil_toolkit.features.nucleus import Sight
+from mil_toolkit.features.pixels import prepare, prepare_noting, resize, saturation_mask
+from mil_toolkit.features.stain import Pixels
 from mil_toolkit.report.contents import Key
 from mil_toolkit.report.gallery import Case
 
@@ -25,12 +28,14 @@ MARKUP = 400  # bytes of markup for each picture, its names included
 
 
 class Pictures:
-    """The images of a cohort, cropped as for its features but without a mask.
+    """The images of a cohort, cropped as for its features; `pixels` are without a mask.
 
     digests: SHA-256 of the content that was embedded, where known; files that have changed since are not
     shown
-    crop, size, colour: of the features, see `prepare` and `decode`
+    crop, size, colour, preprocess: of the features, see `prepare` and `decode`
     unreadable, changed: images that `pixels` has met and that cannot be shown
+    sights: what a search for nuclei found in the images that `pixels` returned; empty if they are not
+        searched
     """
 
     def __init__(
@@ -40,13 +45,30 @@ class Pictures:
         crop: int,
         size: int,
         colour: Colour | None = None,
+        preprocess: str = "none",
     ):
         self.paths, self.digests, self.crop, self.size, self.colour = paths, digests, crop, size, colour
+        self.preprocess, self.shows_cells = preprocess, preprocess in CELL_NAMES
+        self.sights: dict[Key, Sight] = {}
         self.unreadable: set[Key] = set()
         self.changed: set[Key] = set()
 
     def pixels(self, key: Key, size: int) -> Pixels | None:
         """Return an image, `size` pixels wide; None where it cannot be read or has changed."""
+        original = self.original(key)
+        if original is None:
+            return None
+        try:
+            image = prepare_noting(original, size, self.crop, "cell-crop" if self.shows_cells else "none")
+        except DataError:  # the image is smaller than the crop
+            self.unreadable.add(key)
+            return None
+        if image.sight is not None:
+            self.sights[key] = image.sight
+        return image.pixels
+
+    def original(self, key: Key) -> Pixels | None:
+        """Return an image as it was decoded; None where it cannot be read or has changed."""
         if key not in self.paths:
             return None
         try:
@@ -54,33 +76,45 @@ class Pictures:
             if key in self.digests and digest(content) != self.digests[key]:
                 self.changed.add(key)
                 return None
-            return prepare(decode(content, self.colour), size, self.crop, "none")
+            return decode(content, self.colour)
         except (OSError, MilError):
             self.unreadable.add(key)
             return None
 
 
 @dataclass(frozen=True)
-class MaskSample:
-    """An image before and after the saturation mask, as data URIs, and its description."""
+class Sample:
+    """An image before and after the preprocessing, as data URIs, and its description."""
 
     before: str
     after: str
     description: str
 
 
-def mask_samples(pictures: Pictures, cases: Sequence[Case], class_names: tuple[str, str]) -> list[MaskSample]:
-    """Return the images of highest attention of the SAMPLES most confident correct patients of each class."""
+def samples_of(pictures: Pictures, cases: Sequence[Case], class_names: tuple[str, str]) -> list[Sample]:
+    """Return the images of highest attention of the SAMPLES most confident correct patients of each class.
+
+    The preprocessing is that of the features or, if they show whole images, the saturation mask.
+    """
     pairs = []
     for label in (0, 1):
         confident = [case for case in reversed(cases) if case.label == label and case.shown_images]
         for case in confident[:SAMPLES]:
             image = case.shown_images[0]
-            pixels = pictures.pixels((case.stored, image.stored), pictures.size)
-            if pixels is not None:
-                before, after = (data_uri(resize(each, SAMPLE)) for each in (pixels, saturation_mask(pixels)))
-                pairs.append(MaskSample(before, after, f"{case.name}, {class_names[label]}, {image.name}"))
+            pair = _before_and_after(pictures, (case.stored, image.stored))
+            if pair is not None:
+                before, after = (data_uri(resize(pixels, SAMPLE)) for pixels in pair)
+                pairs.append(Sample(before, after, f"{case.name}, {class_names[label]}, {image.name}"))
     return pairs
+
+
+def _before_and_after(pictures: Pictures, key: Key) -> tuple[Pixels, Pixels] | None:
+    pixels = pictures.pixels(key, pictures.size)
+    if pixels is None or not pictures.shows_cells:
+        return None if pixels is None else (pixels, saturation_mask(pixels))
+    original = pictures.original(key)
+    assert original is not None  # it has just been read
+    return original, prepare(original, pictures.size, pictures.crop, pictures.preprocess)
 
 
 @dataclass(frozen=True)

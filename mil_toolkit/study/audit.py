@@ -14,6 +14,7 @@ from mil_toolkit.core.text import count_of
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.shards import StoredBag
+from mil_toolkit.study.image_copies import CopyCheck
 from mil_toolkit.study.records import Finding
 from mil_toolkit.study.shortcuts import check_shortcuts
 from mil_toolkit.study.similar_patients import check_similar_patients
@@ -89,7 +90,45 @@ def _check_images(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Findin
         yield Finding("near-identical images", "unchecked", text)
         return
     pairs = _without_identical(cache, near_images(bags))
-    yield from _duplicates("near-identical images", pairs, groups)
+    yield from _near_identical(pairs, cohort, cache, groups)
+
+
+def _near_identical(
+    pairs: Sequence[Pair], cohort: Cohort, cache: FeatureCache, groups: Mapping[str, str]
+) -> Iterator[Finding]:
+    """Report pairs of similar embeddings: as near-identical images if their files are copies.
+
+    Where files cannot be read, embeddings of whole, unmasked images are enough.
+    """
+    if not pairs:
+        return
+    check, is_whole = CopyCheck(cohort, cache), not cache.spec["crop"] and cache.spec["preprocess"] == "none"
+    copies: list[Pair] = []
+    others: dict[bool, list[Pair]] = {True: [], False: []}  # by whether both files were compared
+    for pair in pairs:
+        is_copy = check.is_copy(*zip(pair.patients, pair.names, strict=True))
+        if is_copy or (is_copy is None and is_whole):
+            copies.append(pair)
+        else:
+            others[is_copy is not None].append(pair)
+    yield from _duplicates("near-identical images", copies, groups)
+    for compared, similar in others.items():
+        if similar:
+            yield _similar(similar, compared)
+
+
+def _similar(pairs: Sequence[Pair], compared: bool) -> Finding:
+    """Return a hint at pairs of images that are not known to be copies."""
+    text = f"{_count(pairs)} of images of different patients ({_patients(pairs)}) have similar embeddings"
+    if compared:
+        text, advice = (
+            f"{text}, but the image files differ.",
+            "They are not copies: nothing needs to be done.",
+        )
+    else:
+        text = f"{text}, and their files cannot be read to tell whether they are copies."
+        advice = "Of crops and masks, different images can have similar embeddings. Look at these images."
+    return Finding("similar embeddings", "note", text, advice, len(pairs), _listed(pairs))
 
 
 def _groups(cohort: Cohort) -> dict[str, str]:

@@ -36,6 +36,12 @@ SAMPLERS = {
     "gp": "Bayesian optimisation with a Gaussian process",
 }
 _NO_IMAGES = "Only clinical values were used."
+_SHOWN = {  # by preprocessing
+    "saturation-mask": " after a saturation mask",
+    "cell-crop": " from a window of {crop} x {crop} pixels around the nucleus nearest its centre",
+    "cell-mask": " from a window of {crop} x {crop} pixels around the nucleus nearest its centre, with"
+    " everything but the nucleus and its rim blackened",
+}
 
 
 def methods_paragraph(config: StudyConfig, features: FeaturesIdentity | None) -> str:
@@ -68,7 +74,7 @@ def _inputs(features: FeaturesIdentity | None) -> Iterator[str]:
         return
     spec = features.spec
     size = f" at {spec['image_size']} x {spec['image_size']} pixels" if spec["weight_digest"] else ""
-    masked = " after a saturation mask" if spec.get("preprocess") == "saturation-mask" else ""
+    masked = _SHOWN.get(spec.get("preprocess", "none"), "").format(crop=spec.get("crop"))
     yield (
         f"Each image was embedded once by {spec['backbone']} with {spec['weights']} weights{size}{masked}."
         " The embeddings of a patient's images were combined by a pooling over the bag (Ilse 2018) and"

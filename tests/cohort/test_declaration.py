@@ -202,3 +202,19 @@ def test_statements_about_the_study_are_read(tmp_path: Path) -> None:
     text = TOML + '\n[study]\nsetting = "ward A"\nlowest_threshold = 0.1\n'
     study = read_cohort(write(tmp_path, TABLE, text)).study
     assert (study.setting, study.dates, study.lowest_threshold) == ("ward A", None, 0.1)
+
+
+@pytest.mark.parametrize("number", ["0", "-0.25", "inf", "nan"])
+def test_a_resolution_must_be_a_positive_number(tmp_path: Path, number: str) -> None:
+    path = write(
+        tmp_path, toml=TOML.replace("[metadata.age]", f"microns_per_pixel = {number}\n[metadata.age]")
+    )
+    assert "[cohort]: microns_per_pixel must be a positive number, not " in only_problem(path)
+
+
+@pytest.mark.parametrize("number", ["0.25", "2"])
+def test_a_resolution_may_be_whole_or_not(tmp_path: Path, number: str) -> None:
+    path = write(
+        tmp_path, toml=TOML.replace("[metadata.age]", f"microns_per_pixel = {number}\n[metadata.age]")
+    )
+    assert read_cohort(path).microns_per_pixel == float(number)

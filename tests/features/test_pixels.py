@@ -12,12 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageOps
+from support.drawn_smears import Ellipse, draw_smear
 
 from mil_toolkit.config import PREPROCESS_NAMES
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.features import pixels as images
 from mil_toolkit.features.decoding import decode
-from mil_toolkit.features.pixels import centre_crop, otsu_threshold, prepare, resize, saturation_mask
+from mil_toolkit.features.pixels import (
+    centre_crop,
+    prepare,
+    prepare_noting,
+    resize,
+    saturation_mask,
+)
+from mil_toolkit.features.stain import otsu_threshold
 
 RGB = np.random.default_rng(0).integers(0, 256, (9, 13, 3), dtype=np.uint8)
 LOSSLESS = [
@@ -290,3 +298,76 @@ def test_the_orientations_of_the_oracle_are_pillows() -> None:
         image = Image.fromarray(RGB)
         image.getexif()[0x0112] = orientation
         assert np.array_equal(np.asarray(ImageOps.exif_transpose(image)), turn(RGB))
+
+
+SMEAR = draw_smear(np.random.default_rng(0), [Ellipse(70, 90, 16, 14)])
+EMPTY = draw_smear(np.random.default_rng(1), [])
+
+
+def test_a_cell_crop_is_the_window_around_the_nucleus() -> None:
+    """Its centre is that of the nucleus, and its pixels are those of the image."""
+    image = prepare_noting(SMEAR, 64, 64, "cell-crop")
+    assert image.window is not None and image.sight == "one"
+    assert abs(image.window.top + 32 - 70) <= 2 and abs(image.window.left + 32 - 90) <= 2
+    assert np.array_equal(image.pixels, image.window.of(SMEAR))
+    assert np.array_equal(prepare(SMEAR, 224, 64, "cell-crop"), resize(image.window.of(SMEAR), 224))
+
+
+def test_a_cell_mask_keeps_the_nucleus_and_a_rim() -> None:
+    """Everything else is black; what is kept is not changed."""
+    crop = prepare(SMEAR, 64, 64, "cell-crop").astype(int)
+    masked = prepare(SMEAR, 64, 64, "cell-mask")
+    kept = masked.any(2)
+    assert np.array_equal(masked[kept], crop[kept])
+    assert Ellipse(32, 32, 14, 12, 0).mask((64, 64))[~kept].sum() == 0
+    assert not kept[~Ellipse(32, 32, 26, 24).mask((64, 64))].any()
+    area = np.pi * 16 * 14
+    assert 1.3 * area < kept.sum() < 2.2 * area, "the rim is 0.3 radii wide"
+
+
+@pytest.mark.parametrize("preprocess", ["cell-crop", "cell-mask"])
+def test_without_a_nucleus_the_centre_is_shown(preprocess: str) -> None:
+    """Nothing is blackened then."""
+    image = prepare_noting(EMPTY, 32, 61, preprocess)
+    assert image.sight == "none"
+    assert np.array_equal(image.pixels, resize(centre_crop(EMPTY, 61), 32))
+
+
+@pytest.mark.parametrize("preprocess", ["cell-crop", "cell-mask"])
+@pytest.mark.parametrize(
+    ("place", "corner"), [((4, 80), (0, 40)), ((156, 80), (80, 40)), ((80, 3), (40, 0)), ((4, 157), (0, 80))]
+)
+def test_a_window_at_the_border_is_moved_inside(
+    place: tuple[int, int], corner: tuple[int, int], preprocess: str
+) -> None:
+    """Nothing is padded."""
+    smear = draw_smear(np.random.default_rng(2), [Ellipse(*place, 18, 17)])
+    image = prepare_noting(smear, 32, 80, preprocess)
+    assert image.window is not None and image.sight == "cut" and image.pixels.any()
+    assert np.abs(np.subtract(image.window[:2], corner)).max() <= 2
+    assert min(image.window[:2]) >= 0 and max(image.window[:2]) + 80 <= 160
+
+
+@pytest.mark.parametrize("preprocess", PREPROCESS_NAMES)
+@pytest.mark.parametrize("shape", [(1, 1), (30, 200), (79, 79)])
+def test_images_smaller_than_the_window_are_refused(shape: tuple[int, int], preprocess: str) -> None:
+    """As by the centre crop."""
+    with pytest.raises(DataError, match=r"pixels are fewer than a crop of 80\.$"):
+        prepare(np.zeros((*shape, 3), np.uint8), 32, 80, preprocess)
+
+
+@pytest.mark.parametrize("preprocess", ["cell-crop", "cell-mask"])
+def test_a_window_of_the_whole_image_is_the_image(preprocess: str) -> None:
+    """Wherever the nucleus is; also of one pixel."""
+    assert prepare_noting(SMEAR, 32, 160, preprocess).window == (0, 0, 160)
+    assert np.array_equal(prepare(SMEAR, 160, 160, "cell-crop"), SMEAR)
+    assert prepare(np.full((1, 1, 3), 9, np.uint8), 32, 1, preprocess).shape == (32, 32, 3)
+
+
+def test_masks_of_large_images_fit_their_pixels() -> None:
+    """The search sees a smaller image, whose mask is enlarged; 701 is not a multiple of the factor."""
+    truth = Ellipse(340, 360, 70, 66)
+    smear = draw_smear(np.random.default_rng(3), [truth], (701, 701))
+    masked = prepare(smear, 701, 701, "cell-mask")
+    assert masked[truth.mask((701, 701))].any(1).mean() > 0.999
+    assert not masked[~truth.grown(40).mask((701, 701))].any()

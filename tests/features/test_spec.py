@@ -8,7 +8,7 @@ from support.stored_bags import SPEC
 
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.features.spec import Spec, folder_name
+from mil_toolkit.features.spec import Spec, cell_rule, check_spec, folder_name
 
 
 def test_folders_that_are_not_caches_are_refused(tmp_path: Path) -> None:
@@ -45,6 +45,9 @@ def test_folders_that_are_not_caches_are_refused(tmp_path: Path) -> None:
         ({"crop": -1}, "crop is -1"),
         ({"image_size": 10**9}, "image_size is 1000000000"),
         ({"preprocess": "other"}, "preprocess is 'other', not one of none"),
+        ({"preprocess": "cell-crop", "crop": 80}, "cell is None; for preprocess 'cell-crop' this version"),
+        ({"cell": {"finder": "nuclear-stain-1"}}, "missing required field `none`"),
+        ({"crop_um": 0.0}, "crop_um is 0.0, not a positive number"),
         ({"mean": [0.5]}, "mean has 1 values instead of 3"),
         ({"std": [0.5, 0, 0.5]}, "std is not positive"),
         ({"std": "0.5"}, "Expected `array . null`"),
@@ -90,3 +93,23 @@ def test_different_specs_have_different_folder_names() -> None:
     masked = folder_name(spec | {"crop": 100, "preprocess": "saturation-mask"})
     assert masked.startswith("timm_hf_net-imagenet-224-crop100-saturation-mask-")
     assert folder_name(spec)[-8:] != folder_name(spec | {"width": 4})[-8:]
+
+
+@pytest.mark.parametrize("preprocess", ["cell-crop", "cell-mask"])
+def test_the_rule_for_cells_is_part_of_the_spec(preprocess: str) -> None:
+    """Windows that another version found in another way are refused instead of mixed."""
+    spec: Spec = {**SPEC, "preprocess": preprocess, "crop": 80, "cell": cell_rule(preprocess)}  # type: ignore[typeddict-item]
+    assert ("rim" in spec["cell"]) == (preprocess == "cell-mask")
+    assert check_spec(json.loads(json.dumps(spec)), Path("spec.json")) == spec
+    assert f"-crop80-{preprocess}-" in folder_name(spec)
+    newer = {**spec, "cell": {**spec["cell"], "finder": "nuclear-stain-2"}}
+    with pytest.raises(DataError, match=r"cell is .*nuclear-stain-2.*this version of mil_toolkit applies"):
+        check_spec(newer, Path("spec.json"))
+    with pytest.raises(DataError, match=r"crop is 0, but preprocess .* needs the side of a window"):
+        check_spec({**spec, "crop": 0}, Path("spec.json"))
+
+
+def test_specs_without_cells_have_no_rule() -> None:
+    """So the caches of earlier versions keep their names."""
+    for preprocess in ("none", "saturation-mask"):
+        assert cell_rule(preprocess) is None

@@ -1,0 +1,218 @@
+"""`write_contact_sheet`: a picture of random and of doubtful images, each beside what the network sees."""
+
+import io
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from tqdm import tqdm
+
+from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.core.devices import available_cores
+from mil_toolkit.core.errors import MilError, UsageError
+from mil_toolkit.core.files import publish
+from mil_toolkit.core.outputs import Output
+from mil_toolkit.core.reading import open_input
+from mil_toolkit.core.text import count_of, printable
+from mil_toolkit.features.colour import Colour
+from mil_toolkit.features.decoding import decode
+from mil_toolkit.features.loading import load_batches
+from mil_toolkit.features.nucleus import Sight, find_nucleus
+from mil_toolkit.features.opening import read_image_file
+from mil_toolkit.features.pixels import Window, prepare_noting, resize
+from mil_toolkit.features.plan import Wanted
+from mil_toolkit.features.sights import SIGHTS, sight_summary
+from mil_toolkit.features.stain import Pixels
+
+EACH = 64  # random images, and doubtful ones
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+MARK = "mil_toolkit contact sheet"  # in the file, so that a later sheet may replace it
+DOUBTFUL: tuple[Sight, ...] = ("none", "cut", "several")
+SIDE = 112  # pixels of a picture
+_COLUMNS, _GAP, _MARGIN, _LINE = 8, 8, 16, 22
+_TILE_WIDTH, _TILE_HEIGHT = 2 * (SIDE + _GAP), SIDE + 24
+_NAME_LENGTH = 24  # characters of patient and file that fit below two pictures
+_LEGEND = "Left: the image and its window. Right: what the network sees."
+_FRAME = (0, 150, 60)  # colour of a window
+_HEAD_BYTES = 4096
+_QUALITY = 90
+_BATCH = 64
+
+
+class SheetImage(NamedTuple):
+    """An image that may be shown: its patient, name and file, and what a search for nuclei found in it."""
+
+    patient: str
+    name: str
+    path: Path
+    sight: Sight
+
+
+@dataclass(frozen=True)
+class ContactSheet:
+    """What a search for nuclei found in the images, and the number of images that cannot be shown."""
+
+    sights: Mapping[Sight, int]
+    left_out: int
+
+
+def sheet_output(path: Path) -> Output:
+    """Return the picture to write; raises UsageError unless its name ends as a PNG or JPEG file."""
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"--contact-sheet {printable(path)} must end with {', '.join(FORMATS)}.")
+    return Output(path, "a contact sheet", _is_sheet)
+
+
+def _is_sheet(path: Path) -> bool:
+    with open_input(path) as file:
+        return MARK.encode() in file.read(_HEAD_BYTES)
+
+
+def write_contact_sheet(
+    path: Path, wanted: Sequence[Wanted], config: ExtractionConfig, colour: Colour | None
+) -> ContactSheet:
+    """Draw EACH random images and up to EACH doubtful ones: without a nucleus, with a cut one, with several.
+
+    Every image is read and searched, whatever the preprocessing, but not embedded. The same images give the
+    same picture. Images that cannot be read, or are smaller than the crop, are left out.
+
+    config: with `crop` in pixels
+    colour: see `decode`
+    """
+    searched = list(_searched(wanted, config, colour))
+    images = [image for image in searched if image is not None]
+    sights = {sight: sum(image.sight == sight for image in images) for sight in SIGHTS}
+    generator = np.random.default_rng(0)
+    random = [images[place] for place in sorted(generator.permutation(len(images))[:EACH].tolist())]
+    doubtful = _doubtful(images, generator)
+    doubts = sum(sights[sight] for sight in DOUBTFUL)
+    sections = [
+        _Section(f"{len(random)} random images", random),
+        _Section(f"{len(doubtful)} of the {count_of(doubts, 'doubtful image')}", doubtful),
+    ]
+    header = [_settings(config), f"Search for nuclei: {sight_summary(sights)}", _LEGEND]
+    publish(path, _encoded(_drawn(header, sections, config, colour), FORMATS[path.suffix.lower()]))
+    return ContactSheet(sights, len(searched) - len(images))
+
+
+def _searched(
+    wanted: Sequence[Wanted], config: ExtractionConfig, colour: Colour | None
+) -> Iterator[SheetImage | None]:
+    """Yield every image, None in place of those that cannot be shown."""
+
+    def search(job: tuple[str, str, Path]) -> SheetImage | None:
+        try:
+            pixels = decode(read_image_file(job[2])[0], colour)
+        except (OSError, MilError):
+            return None
+        fits = min(pixels.shape[:2]) >= config.crop
+        return SheetImage(*job, find_nucleus(pixels).sight) if fits else None
+
+    jobs = [(patient, name, path) for patient, images in wanted for name, path in images]
+    with tqdm(total=len(jobs), unit="image", disable=None) as bar:
+        for batch in load_batches(iter(jobs), search, _BATCH, available_cores(), torch.device("cpu")):
+            yield from batch
+            bar.update(len(batch))
+
+
+def _doubtful(images: Sequence[SheetImage], generator: np.random.Generator) -> list[SheetImage]:
+    """Choose up to EACH images with doubts, in turn of each kind, in the order of DOUBTFUL."""
+    kinds: dict[Sight, list[SheetImage]] = defaultdict(list)
+    for place in generator.permutation(len(images)).tolist():
+        kinds[images[place].sight].append(images[place])
+    turns = zip_longest(*(kinds[sight] for sight in DOUBTFUL))
+    chosen = list(islice((image for image in chain.from_iterable(turns) if image), EACH))
+    return sorted(chosen, key=lambda image: DOUBTFUL.index(image.sight))
+
+
+def _settings(config: ExtractionConfig) -> str:
+    size = f" ({config.crop_um:g} micrometres)" if config.crop_um is not None else ""
+    crop = f"--crop {config.crop}{size}" if config.crop else "the whole image"
+    return f"--preprocess {config.preprocess}, {crop}"
+
+
+class _Section(NamedTuple):
+    """A part of the sheet: its heading and its images."""
+
+    heading: str
+    images: Sequence[SheetImage]
+
+    @property
+    def height(self) -> int:
+        """In pixels, the heading included."""
+        return 2 * _LINE + -(-len(self.images) // _COLUMNS) * _TILE_HEIGHT
+
+
+def _drawn(
+    header: Sequence[str], sections: Sequence[_Section], config: ExtractionConfig, colour: Colour | None
+) -> Image.Image:
+    height = 2 * _MARGIN + len(header) * _LINE + sum(section.height for section in sections)
+    sheet = Image.new("RGB", (2 * _MARGIN + _COLUMNS * _TILE_WIDTH, height), "white")
+    for number, line in enumerate(header):
+        _write(sheet, (_MARGIN, _MARGIN + number * _LINE), line, 14)
+    top = _MARGIN + len(header) * _LINE
+    for section in sections:
+        _write(sheet, (_MARGIN, top + _LINE), section.heading, 14)
+        for place, image in enumerate(section.images):
+            row, column = divmod(place, _COLUMNS)
+            corner = (_MARGIN + column * _TILE_WIDTH, top + 2 * _LINE + row * _TILE_HEIGHT)
+            _draw_tile(sheet, corner, image, config, colour)
+        top += section.height
+    return sheet
+
+
+def _draw_tile(
+    sheet: Image.Image,
+    corner: tuple[int, int],
+    image: SheetImage,
+    config: ExtractionConfig,
+    colour: Colour | None,
+) -> None:
+    """Draw an image with its window, what the network sees, and a label below."""
+    left, top = corner
+    name = printable(f"{image.patient}/{image.name}")
+    if len(name) > _NAME_LENGTH:
+        name = f"{name[: _NAME_LENGTH // 2]}…{name[-_NAME_LENGTH // 2 + 1 :]}"
+    _write(sheet, (left, top + SIDE), f"{name}: {SIGHTS[image.sight]}", 10)
+    try:
+        pixels = decode(read_image_file(image.path)[0], colour)
+    except (OSError, MilError):  # it has changed since it was searched
+        return
+    seen = prepare_noting(pixels, config.image_size, config.crop, config.preprocess)
+    sheet.paste(_framed(pixels, seen.window), corner)
+    sheet.paste(_small(seen.pixels), (left + SIDE + _GAP // 2, top))
+
+
+def _framed(pixels: Pixels, window: Window | None) -> Image.Image:
+    """Return a small image with the outline of the window."""
+    picture, (height, width, _) = _small(pixels), pixels.shape
+    if window is not None:
+        x, y = SIDE / width, SIDE / height
+        box = (x * window.left, y * window.top, x * window.right - 1, y * window.bottom - 1)
+        ImageDraw.Draw(picture).rectangle(box, outline=_FRAME)
+    return picture
+
+
+def _small(pixels: Pixels) -> Image.Image:
+    return Image.fromarray(resize(pixels, SIDE))
+
+
+def _write(sheet: Image.Image, corner: tuple[int, int], text: str, size: int) -> None:
+    ImageDraw.Draw(sheet).text(corner, text, "black", ImageFont.load_default(size))
+
+
+def _encoded(sheet: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    if kind == "PNG":
+        info = PngImagePlugin.PngInfo()
+        info.add_text("Software", MARK)
+        sheet.save(buffer, kind, pnginfo=info)
+    else:
+        sheet.save(buffer, kind, quality=_QUALITY, comment=MARK)
+    return buffer.getvalue()

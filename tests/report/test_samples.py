@@ -1,0 +1,74 @@
+"""Sample images: the report shows them as the network sees them."""
+
+import base64
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.reports import text_of
+
+from mil_toolkit.features.pixels import prepare, resize
+from mil_toolkit.report.contents import Contents, read_contents
+from mil_toolkit.report.page import MOST_BYTES, render
+
+
+def shown_as(contents: Contents, preprocess: str, crop: int) -> str:
+    """Return the HTML of the report, as if the features were made with this preprocessing."""
+    features = contents.study.description.features
+    assert features is not None
+    features.spec["preprocess"], features.spec["crop"] = preprocess, crop
+    return render(contents, False, MOST_BYTES)[0].decode()
+
+
+def samples(html: str) -> list[np.ndarray]:
+    """Return the pictures of the samples: before, after, before, after, ..."""
+    pairs = html.partition('class="pairs"')[2].partition("</ul>")[0]
+    contents = map(base64.b64decode, re.findall(r"data:image/jpeg;base64,([^\"]+)", pairs))
+    return [np.asarray(Image.open(io.BytesIO(content))) for content in contents]
+
+
+@pytest.mark.parametrize("preprocess", ["cell-crop", "cell-mask"])
+def test_samples_of_cell_windows_show_the_image_and_the_window(study: Path, preprocess: str) -> None:
+    html = shown_as(read_contents(study), preprocess, 24)
+    text = text_of(html)
+    assert "What the network sees" in text and "Left: original images" in text
+    assert "24 pixels of the original around the nucleus nearest the centre" in text
+    assert ("its rim is black" in text) == (preprocess == "cell-mask")
+    assert "The saturation mask" not in text
+    found = samples(html)
+    assert len(found) == 12
+    for before, after in zip(found[::2], found[1::2], strict=True):
+        assert not np.array_equal(before, after)
+        black = (after.max(2) < 16).mean()
+        assert black > 0.05 if preprocess == "cell-mask" else black < 0.05
+
+
+def test_a_sample_is_what_the_backbone_gets(study: Path) -> None:
+    """Up to the compression of the page's pictures."""
+    from mil_toolkit.report.contents import image_paths
+    from mil_toolkit.report.gallery import Naming, cases
+    from mil_toolkit.report.pictures import Pictures, samples_of
+
+    contents = read_contents(study)
+    paths, _ = image_paths(contents.sources)
+    pictures = Pictures(paths, {}, 24, 32, None, "cell-mask")
+    shown = cases(contents, Naming(False))
+    sample = samples_of(pictures, shown, ("negative", "positive"))[0]
+    case = next(case for case in reversed(shown) if case.label == 0 and case.shown_images)
+    original = np.asarray(Image.open(paths[case.stored, case.shown_images[0].stored]).convert("RGB"))
+    expected = resize(prepare(original, 32, 24, "cell-mask"), 160)
+    content = base64.b64decode(sample.after.partition(",")[2])
+    assert np.abs(np.asarray(Image.open(io.BytesIO(content))).astype(int) - expected).mean() < 8
+
+
+def test_images_in_doubt_are_counted_among_those_that_are_shown(study: Path) -> None:
+    """All of them have one nucleus, because they are drawn so, except for those that a platelet joins."""
+    text = text_of(shown_as(read_contents(study), "cell-crop", 24))
+    found = re.search(r"In this report, (\d+) images: one nucleus in (\d+), several in (\d+),", text)
+    assert found is not None
+    count, one, several = map(int, found.groups())
+    assert count > 24 and one + several == count and one > 0.8 * count
+    assert "In this report" not in text_of(shown_as(read_contents(study), "none", 0))
