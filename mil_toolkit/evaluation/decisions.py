@@ -46,10 +46,8 @@ def sensitivity_to_reach(
     positive = labels == 1
     positives = int(positive.sum()) if groups is None else independent(groups[positive])
     if positives < fewest_positives(rule.sensitivity, rule.confidence):
-        counted = (
-            "" if groups is None else f" ({int(positive.sum())} count as so many, because of their groups)"
-        )
-        raise DataError(_too_few_words(rule.sensitivity, rule.confidence, positives, counted))
+        of_groups = None if groups is None else int(positive.sum())
+        raise DataError(_too_few_words(rule.sensitivity, rule.confidence, positives, of_groups))
     detected = np.arange(1, positives + 1)
     bounds = beta.ppf(1 - rule.confidence, detected, positives - detected + 1)
     return float(detected[bounds >= rule.sensitivity - _TOLERANCE][0] / positives)

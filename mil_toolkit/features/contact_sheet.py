@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from tqdm import tqdm
 
 from mil_toolkit.config import ExtractionConfig
-from mil_toolkit.core.devices import available_cores
+from mil_toolkit.core.cores import available_cores
 from mil_toolkit.core.errors import MilError, UsageError
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.outputs import Output

@@ -59,7 +59,7 @@ class Profiles:
         """Return whether images need a conversion, by digest; only those of which it is known."""
         if bag not in self:
             return {}
-        row, images = self._rows[bag.digest.hex()], bag.images
+        row, images = self._rows[bag.digest.hex()], bag.read_images()
         if row is None:
             return {image.digest: False for image in images}
         return {images[row].digest: True} if 0 <= row < len(images) else {}
@@ -135,7 +135,7 @@ class ColourChoice:
         digests: dict[tuple[str, int, int], bytes] = {}
         for bag in reversed(versions):  # of two contents with the same size and mtime, the newer one counts
             answers |= profiles.answers(bag)
-            digests |= {image.stat_key: image.digest for image in bag.images}
+            digests |= {image.stat_key: image.digest for image in bag.read_images()}
         for name, path in patient.images if answers else ():
             if stat := _stat(path):
                 content = digests.get((name, *stat)) or rehashes.get(patient.patient_id, name, *stat)
@@ -165,7 +165,7 @@ class ColourChoice:
 
     def _remember(self, profiles: Profiles, bag: StoredBag, patient: Wanted) -> None:
         paths = dict(patient.images)
-        names = bag.image_names
+        names = bag.read_names()
         if self._profiled is None and all(self._is_as_seen(patient, name, paths) for name in names):
             profiles.remember(bag, None)
         elif self._profiled and self._profiled[0] == patient.patient_id:

@@ -63,7 +63,7 @@ class CopyCheck:
 
     def _digests_of(self, patient: str) -> dict[str, str]:
         (bag,) = self._cache.winners([patient])
-        return {image.name: image.digest.hex() for image in bag.images}
+        return {image.name: image.digest.hex() for image in bag.read_images()}
 
 
 def _paths(cohort: Cohort) -> dict[ImageName, Path]:

@@ -1,13 +1,11 @@
 """The choice of device, precision and threads, on simulated hardware."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from mil_toolkit.config import PRECISION_NAMES
 from mil_toolkit.core import devices
-from mil_toolkit.core.devices import DTYPES, available_cores, pick_device, pick_precision
+from mil_toolkit.core.devices import DTYPES, pick_device, pick_precision
 from mil_toolkit.core.errors import UsageError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -85,23 +83,6 @@ def test_a_named_precision_is_kept() -> None:
     assert {"auto", *DTYPES} == set(PRECISION_NAMES)
     with pytest.raises(UsageError, match="'double' is not one of auto, float32"):
         pick_precision("double", CPU)
-
-
-@pytest.mark.parametrize(("text", "cores"), [("150000 100000", 2), ("10000 100000", 1), ("max 100000", 64)])
-def test_cores_are_limited_by_affinity_and_quota(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, cores: int
-) -> None:
-    """The smaller of both, rounded up, at least one."""
-    quota = tmp_path / "cpu.max"
-    quota.write_text(text)
-    monkeypatch.setattr(devices, "_CPU_QUOTA", quota)
-    monkeypatch.setattr(devices.os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: set(range(64)))
-    assert available_cores() == cores
-    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: {5})
-    assert available_cores() == 1
-    quota.unlink()
-    assert available_cores() == 1
 
 
 def test_threads_follow_the_cores_unless_omp_num_threads_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
