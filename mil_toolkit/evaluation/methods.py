@@ -39,9 +39,9 @@ from mil_toolkit.evaluation.table import Table
 TRAINING = 30.0
 TRAINING_OF = {
     "auc": 10.0,
-    "auc_pooled": 40.0,
+    "auc_pooled": 60.0,
     "balanced_log_loss": 40.0,
-    "log_loss": 40.0,
+    "log_loss": 60.0,
     "brier": 40.0,
     "referred": 0.0,
     "ppv": 10.0,
@@ -93,12 +93,12 @@ class Sample:
         """Return the factor of a metric's variance that accounts for other training patients.
 
         Repeats average over splits, but not over patients: they take away up to half of the addition, and
-        nothing of that of losses, which depend on the calibration.
+        nothing of that of scores that depend on the calibration of each fold.
         """
         if self.table.one_model:
             return 1.0
         training = TRAINING_OF.get(name, TRAINING)
-        if name not in LOSSES:
+        if name not in CALIBRATED:
             training *= (1 + 1 / len(self.table.folds)) / 2
         patients = len(self.table.labels)  # of a subgroup, fewer than those that the models learned from
         return 1 + training * self.design * patients / self.table.cross_validated**2
@@ -260,6 +260,7 @@ def _loss(sample: Sample, name: str, value: float) -> Linear:
 
 
 LOSSES = ("balanced_log_loss", "log_loss", "brier")
+CALIBRATED = (*LOSSES, "auc_pooled")
 METHODS: dict[str, Callable[[Sample, str, float], Linear]] = {
     "balanced_log_loss": _loss,
     "log_loss": _loss,
