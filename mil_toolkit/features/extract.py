@@ -172,6 +172,8 @@ class _How(NamedTuple):
         import torch
 
         if device == "cpu":
+            if self.workers is not None:
+                logger.warning("--workers has no effect on the CPU, where --threads reads and embeds.")
             return self.threads or torch.get_num_threads()
         return available_cores() if self.workers is None else self.workers
 

@@ -10,9 +10,9 @@ from PIL import Image
 from support.drawn_smears import Ellipse, draw_smear
 from support.tiny_images import backbone
 
+from mil_toolkit.backbones import backbones
 from mil_toolkit.cli.extract import main
 from mil_toolkit.features import contact_sheet
-from mil_toolkit.features import extract as extraction
 from mil_toolkit.features.cache import FeatureCache
 
 ARGUMENTS = ["--backbone", "resnet18", "--weights", "random", "--image-size", "32", "--device", "cpu"]
@@ -40,7 +40,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _built_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extraction, "build_backbone", backbone)
+    monkeypatch.setattr(backbones, "build_backbone", backbone)
 
 
 @pytest.fixture

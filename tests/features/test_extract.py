@@ -183,3 +183,11 @@ def test_the_real_cohort(tmp_path: Path) -> None:
     assert first.extracted == first.images >= 48
     again = extract(read_cohort(toml), replace(CONFIG, image_size=64), tmp_path / "cache", device="cpu")
     assert again.extracted == 0
+
+
+def test_workers_are_said_to_have_no_effect_on_the_cpu(toml: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(toml, workers=2)
+    assert "--workers has no effect on the CPU" in caplog.text
+    caplog.clear()
+    run(toml, threads=1)
+    assert "--workers" not in caplog.text
