@@ -236,7 +236,8 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.core.own_folders import check_outside_own_folders
     from mil_toolkit.features.cache import open_features
     from mil_toolkit.study.canary import run_canary
-    from mil_toolkit.study.learning import learning_words, run_learning_curve
+    from mil_toolkit.study.learning import run_learning_curve
+    from mil_toolkit.study.learning_words import learning_words
     from mil_toolkit.study.tune import check_run, recorded_threads, tune
 
     pick_device(arguments.device)  # before the data are read

@@ -19,7 +19,6 @@ from mil_toolkit.evaluation.intervals import Table, draw_patients, percentile_in
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.power_law import fit_power_law
 from mil_toolkit.evaluation.records import Estimate
-from mil_toolkit.evaluation.words import metric_words, with_interval
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.capacity import process_count
 from mil_toolkit.study.conclusion import predictions_of
@@ -37,7 +36,6 @@ SHARES = (0.4, 0.6, 0.8)  # of the training patients; the study itself is the sh
 FURTHEST = 3.0  # times the present number of patients, up to which the curve is drawn
 _POINTS = 60  # of the curve
 _LOSSES_BEST, _SCORES_BEST = 0.0, 1.0
-WORTH_COLLECTING = 0.02  # gain in a score that a clinic would collect twice as many patients for
 logger = logging.getLogger(__name__)
 
 
@@ -170,35 +168,3 @@ def _patients_for(score: Estimate, patients: int, width: float) -> int | None:
     if score.low is None or score.high is None:
         return None
     return math.ceil(patients * ((score.high - score.low) / width) ** 2)
-
-
-def learning_words(curve: LearningCurve) -> list[str]:
-    """Return what a learning curve says: what more patients would bring, and how many an interval needs."""
-    name, now = metric_words(curve.metric), curve.points[-1]
-    more = f"{2 * now.patients:.0f} instead of {now.patients:.0f}"
-    change = f"change the {name} by {with_interval(curve.doubled, '+')}"
-    sentences = [f"Twice as many training patients ({more}) are expected to {change}. {_advice(curve)}"]
-    if curve.patients_for_width is not None:
-        sentences.append(
-            f"A 95 % interval of width {curve.width:g} around the {name} needs about"
-            f" {curve.patients_for_width} patients; with {now.score.patients}, the interval is"
-            f" {with_interval(now.score)}."
-        )
-    return sentences + [f"{share} of the training patients: {why}" for share, why in curve.left_out.items()]
-
-
-def _advice(curve: LearningCurve) -> str:
-    """Return whether more patients would help; a gain is counted as positive, of losses too."""
-    low, high = curve.doubled.low, curve.doubled.high
-    if low is None or high is None:
-        return "The curve cannot be fitted."
-    if not METRICS[curve.metric].higher_is_better:
-        low, high = -high, -low
-    if high < WORTH_COLLECTING:
-        return (
-            "More patients of the same kind would help little: better images, other features or further"
-            " clinical values may help more."
-        )
-    if low >= WORTH_COLLECTING:
-        return "More patients would help."
-    return "The study is too small to tell whether more patients or better images would help more."

@@ -5,10 +5,9 @@ JSON files call them `rivals`. docs/evidence.md explains them.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.evaluation.metrics import METRICS
@@ -16,6 +15,9 @@ from mil_toolkit.evaluation.splits import Split
 from mil_toolkit.training.curves import predicted_by, value_of
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse regularisation strengths to choose from
 
@@ -121,6 +123,8 @@ def _logits_by_strength(
     columns: Columns, patients: Patients, train: np.ndarray, test: np.ndarray, strengths: Sequence[float]
 ) -> dict[float, np.ndarray]:
     """Return the logits of the test patients by strength; the columns are encoded and scaled once."""
+    from sklearn.preprocessing import StandardScaler  # to read a study, it is not needed
+
     x = columns(patients, train)
     assert x is not None
     scaler = StandardScaler().fit(x[train])
@@ -129,5 +133,7 @@ def _logits_by_strength(
     return {strength: regression.decision_function(x_test) for strength, regression in fitted.items()}
 
 
-def _regression(strength: float) -> LogisticRegression:
+def _regression(strength: float) -> "LogisticRegression":
+    from sklearn.linear_model import LogisticRegression
+
     return LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)

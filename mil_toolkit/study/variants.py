@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from mil_toolkit.config import (
     FUSION_NAMES,
@@ -15,10 +15,12 @@ from mil_toolkit.config import (
     active_fields,
 )
 from mil_toolkit.core.errors import UsageError
-from mil_toolkit.features.bags import Bags
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.search.space import Space
 from mil_toolkit.training.patients import Patients
+
+if TYPE_CHECKING:
+    from mil_toolkit.features.bags import Bags  # imports torch
 
 Change = Mapping[str, Value]  # values of fields of HeadConfig
 FULL, METADATA_ONLY = "full", "metadata-only"
@@ -78,7 +80,9 @@ def variants_of(caches: Sequence[FeatureCache | None]) -> list[Variant]:
     return changes + [Variant(str(name), source=source) for source, name in enumerate(names) if source]
 
 
-def thin(bags: Bags, count: int, random: np.random.Generator) -> Bags:
+def thin(bags: "Bags", count: int, random: np.random.Generator) -> "Bags":
     """Draw `count` instances of each bag without replacement; they keep their order."""
+    import torch  # to read a study, it is not needed
+
     drawn = [np.sort(random.permutation(size)[:count]) for size in bags.sizes.tolist()]
     return bags.take_rows([torch.from_numpy(rows) for rows in drawn])

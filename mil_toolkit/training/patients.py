@@ -1,13 +1,16 @@
 """`Patients`: labelled or unlabelled patients with their bags and metadata."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.features.bags import Bags
 from mil_toolkit.features.cache import FeatureCache
+
+if TYPE_CHECKING:
+    from mil_toolkit.features.bags import Bags  # imports torch
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Patients:
     groups: (B,) of names, or None where no groups are declared
     """
 
-    bags: Bags | None
+    bags: "Bags | None"
     labels: np.ndarray
     metadata: pd.DataFrame
     log_columns: tuple[str, ...] = ()

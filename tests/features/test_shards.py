@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.stored_bags import RECORDED, SPEC, bag, three_patients
 
-from mil_toolkit.core import files
+from mil_toolkit.core import file_state, files
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.features import shards
 from mil_toolkit.features.cache import FeatureCache
@@ -162,7 +162,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trust the times of files at once, as if every shard were old."""
-    monkeypatch.setattr(shards, "SETTLED_NS", 0)
+    monkeypatch.setattr(file_state, "SETTLED_NS", 0)
 
 
 @pytest.mark.usefixtures("settled")

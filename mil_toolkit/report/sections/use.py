@@ -14,7 +14,7 @@ from mil_toolkit.report.drawing import Chart
 from mil_toolkit.report.figures.use import decision_figure, learning_curve_figure
 from mil_toolkit.report.names import metric_name
 from mil_toolkit.report.sections.tables import Cell, Row, ScoreTable, cell
-from mil_toolkit.study.learning import learning_words
+from mil_toolkit.study.learning_words import learning_words
 from mil_toolkit.study.scores import METADATA
 from mil_toolkit.study.subgroups import Subgroup, subgroups
 
