@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mil_toolkit.cohort.cohort import Cohort
     from mil_toolkit.features.contact_sheet import ContactSheet
     from mil_toolkit.features.extract import Extraction
-    from mil_toolkit.features.nucleus import Sight
     from mil_toolkit.features.sharding import Share
+    from mil_toolkit.features.sights import Sight
 
 SKIPPED = 4
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def _extract(arguments: argparse.Namespace) -> Outcome:
     cohort = read_cohort(arguments.cohort)
     check_outside_images(image_folders(arguments.cohort), {"--cache": arguments.cache})
     check_outside_own_folders(arguments.cache / cohort.name)
-    sheet = _draw_sheet(arguments, cohort, config, share)
+    sheet = _draw_sheet(arguments, cohort, config, share) if arguments.contact_sheet else None
     extraction = extract(
         cohort,
         config,
@@ -161,8 +161,8 @@ def _extract(arguments: argparse.Namespace) -> Outcome:
 
 def _draw_sheet(
     arguments: argparse.Namespace, cohort: "Cohort", config: ExtractionConfig, share: "Share"
-) -> "ContactSheet | None":
-    """Draw the contact sheet of the share's images, if it is asked for; this embeds nothing."""
+) -> "ContactSheet":
+    """Draw the contact sheet of the share's images; this embeds nothing."""
     from mil_toolkit.cohort.image_places import check_outside_images, image_folders
     from mil_toolkit.core.outputs import check_outputs
     from mil_toolkit.features.contact_sheet import sheet_output, write_contact_sheet
@@ -170,8 +170,6 @@ def _draw_sheet(
     from mil_toolkit.features.plan import wanted_images
 
     path = arguments.contact_sheet
-    if path is None:
-        return None
     check_outputs({"--contact-sheet": sheet_output(path)}, [cohort.source, *cohort.tables])
     check_outside_images(image_folders(cohort.source), {}, {"--contact-sheet": path})
     config = in_pixels(config, cohort)

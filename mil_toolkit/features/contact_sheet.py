@@ -23,11 +23,11 @@ from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.features.colour import Colour
 from mil_toolkit.features.decoding import decode
 from mil_toolkit.features.loading import load_batches
-from mil_toolkit.features.nucleus import Sight, find_nucleus
+from mil_toolkit.features.nucleus import find_nucleus
 from mil_toolkit.features.opening import read_image_file
 from mil_toolkit.features.pixels import Window, prepare_noting, resize
 from mil_toolkit.features.plan import Wanted
-from mil_toolkit.features.sights import SIGHTS, sight_summary
+from mil_toolkit.features.sights import SIGHTS, Sight, sight_summary
 from mil_toolkit.features.stain import Pixels
 
 EACH = 64  # random images, and doubtful ones

@@ -22,13 +22,13 @@ from mil_toolkit.features.cache_place import check_cache_place, image_folders
 from mil_toolkit.features.colour import Colour, needs_conversion
 from mil_toolkit.features.failures import Failures
 from mil_toolkit.features.notes import Notes
-from mil_toolkit.features.nucleus import Sight
 from mil_toolkit.features.opening import DECODER, read_size
 from mil_toolkit.features.plan import Outdated, Wanted, find_outdated, wanted_images
 from mil_toolkit.features.profiles import COLOURS, ColourChoice
 from mil_toolkit.features.rehashes import Rehashes
 from mil_toolkit.features.sharding import WHOLE, Share, imbalance
 from mil_toolkit.features.shards import Recorded
+from mil_toolkit.features.sights import Sight
 from mil_toolkit.features.spec import Spec, folder_name, holds_spec, make_spec
 
 if TYPE_CHECKING:

@@ -2,19 +2,16 @@
 
 import math
 from functools import reduce
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from scipy import ndimage
 
+from mil_toolkit.features.sights import Sight
 from mil_toolkit.features.stain import Pixels, nuclear_stain, otsu_threshold
 
-Sight = Literal["one", "several", "cut", "none"]
-"""What an image shows: one nucleus, several, one that the image's border cuts, or none."""
-FINDER = "nuclear-stain-1"
-"""The name of the search in specs; a search that finds other nuclei gets another number."""
 Mask = NDArray[np.bool_]
 LONGEST = 160  # side in pixels of the image that is searched; larger ones are averaged down
 SMALLEST = 0.006  # share of the image's pixels: platelets are smaller, nuclei larger

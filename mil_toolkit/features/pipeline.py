@@ -22,11 +22,11 @@ from mil_toolkit.features.decoding import decode_noting
 from mil_toolkit.features.failures import Failures
 from mil_toolkit.features.loading import in_threads, load_batches, stack_on
 from mil_toolkit.features.notes import Notes
-from mil_toolkit.features.nucleus import Sight
 from mil_toolkit.features.opening import read_image_file
 from mil_toolkit.features.pixels import prepare_noting
 from mil_toolkit.features.plan import Plan, stored_image
 from mil_toolkit.features.shards import StoredImage
+from mil_toolkit.features.sights import Sight
 from mil_toolkit.features.stain import Pixels
 
 

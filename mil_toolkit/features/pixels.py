@@ -10,11 +10,11 @@ from PIL import Image
 from scipy import ndimage
 
 from mil_toolkit.core.errors import DataError
-from mil_toolkit.features.nucleus import Mask, Nucleus, Sight, find_nucleus
+from mil_toolkit.features.nucleus import Mask, Nucleus, find_nucleus
+from mil_toolkit.features.sights import RIM, Sight
 from mil_toolkit.features.stain import Pixels, otsu_threshold
 
 Scalar = TypeVar("Scalar", bound=np.generic)
-RIM = 0.3  # width of what a cell mask keeps around a nucleus, as a share of the nucleus's radius
 
 
 class Window(NamedTuple):

@@ -1,10 +1,15 @@
-"""What the search for nuclei found in the images of a cohort, in words."""
+"""`Sight`: what the search for nuclei found in an image, and its words."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 from mil_toolkit.core.text import count_of
-from mil_toolkit.features.nucleus import Sight
 
+Sight = Literal["one", "several", "cut", "none"]
+"""What an image shows: one nucleus, several, one that the image's border cuts, or none."""
+FINDER = "nuclear-stain-1"
+"""The name of the search in specs; a search that finds other nuclei gets another number."""
+RIM = 0.3  # width of what a cell mask keeps around a nucleus, as a share of the nucleus's radius
 SIGHTS: dict[Sight, str] = {
     "one": "one nucleus",
     "several": "several nuclei",

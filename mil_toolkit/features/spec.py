@@ -15,8 +15,7 @@ from mil_toolkit.core.files import check_schema, digest_json, read_json
 from mil_toolkit.core.records import from_json
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.colour import Colour
-from mil_toolkit.features.nucleus import FINDER
-from mil_toolkit.features.pixels import RIM
+from mil_toolkit.features.sights import FINDER, RIM
 
 SCHEMA = 1
 FILE_NAME = "spec.json"

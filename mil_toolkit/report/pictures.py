@@ -14,8 +14,8 @@ from mil_toolkit.core.files import digest
 from mil_toolkit.core.reading import MEBIBYTE, read_input
 from mil_toolkit.features.colour import Colour
 from mil_toolkit.features.decoding import decode
-from mil_toolkit.features.nucleus import Sight
 from mil_toolkit.features.pixels import prepare, prepare_noting, resize, saturation_mask
+from mil_toolkit.features.sights import Sight
 from mil_toolkit.features.stain import Pixels
 from mil_toolkit.report.contents import Key
 from mil_toolkit.report.gallery import Case
