@@ -15,7 +15,7 @@ from mil_toolkit.bundle.outputs import attention_output, prediction_output, subm
 from mil_toolkit.bundle.predict import Predictions, predict, write_submission
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.cohort.synthetic import COHORT_TOML, TRUTH, draw_cohort
-from mil_toolkit.config import ExtractionConfig, StudyConfig
+from mil_toolkit.config import ExtractionConfig, RunConfig, StudyConfig
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.outputs import check_outputs
 from mil_toolkit.core.reading import MEBIBYTE, read_input
@@ -84,10 +84,11 @@ def run_demo(output: Path, study: StudyConfig = STUDY, device: str = "auto") -> 
     _check_outputs(output, cohort)
     cache = _extract(cohort, output, device)
     logger.info("Tuning, with %s outer folds ...", study.outer_folds)
-    tuned = tune(cohort, cache, output / "studies" / "demo", study, device)
+    how = RunConfig()  # as many searches at once as cores allow
+    tuned = tune(cohort, cache, output / "studies" / "demo", study, device, how)
     folder = tuned.study.folder
     logger.info("Ablating one part of the model at a time ...")
-    ablation = ablate(cohort, [cache], folder, device=device)
+    ablation = ablate(cohort, [cache], folder, device=device, how=how)
     logger.info("Fitting on all labelled patients, and predicting all patients ...")
     bundle = tuned.study.model
     predicted = predict(fit(cohort, cache, folder, bundle, device), cohort, cache)

@@ -9,7 +9,7 @@ from support.paths import ROOT
 PACKAGE = ROOT / "mil_toolkit"
 # `core` is the place for it. The others: files of the kernel, templates of the package, pipes of a process.
 EXEMPT = (
-    *("core/reading.py", "core/files.py", "core/locks.py", "core/access.py", "core/devices.py"),
+    *("core/reading.py", "core/files.py", "core/locks.py", "core/access.py", "core/cores.py"),
     "core/memory.py",
     *("report/markup.py", "features/isolation.py"),
 )
