@@ -137,11 +137,11 @@ def test_hostile_names_are_shown_literally_and_make_no_elements(browser: Any, ho
 # The gallery.
 
 
-def test_patients_are_sorted_by_mouse(browser: Any, report: Path) -> None:
+def test_patients_are_sorted_by_mouse(browser: Any, report: Path, study: Path) -> None:
     from selenium.webdriver.support.select import Select
 
     show(browser, report)
-    table = read_predictions(report.parent / "predictions.csv").set_index("patient_id")
+    table = read_predictions(study / "predictions.csv").set_index("patient_id")
     first = shown(browser)
     assert sorted(first) == sorted(table.index)
     Select(browser.find_element("id", "sort")).select_by_value("high")
@@ -153,11 +153,11 @@ def test_patients_are_sorted_by_mouse(browser: Any, report: Path) -> None:
     assert shown(browser) == first
 
 
-def test_patients_are_filtered_by_keyboard(browser: Any, report: Path) -> None:
+def test_patients_are_filtered_by_keyboard(browser: Any, report: Path, study: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     show(browser, report)
-    table = read_predictions(report.parent / "predictions.csv").set_index("patient_id")
+    table = read_predictions(study / "predictions.csv").set_index("patient_id")
     browser.execute_script("document.getElementById('sort').focus()")
 
     def press(*keys: str) -> None:
