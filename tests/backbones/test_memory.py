@@ -17,7 +17,7 @@ from mil_toolkit.backbones.memory import MOST, BackboneMemory
 from mil_toolkit.backbones.source import MisrememberedError, find_backbone
 
 IDENTITY = BackboneIdentity("ab" * 32, 512, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-LATER = time.time_ns() + 10**12  # files that are written now are old enough then
+LATER = time.time_ns() + 10**16  # files that are written within months are old enough then
 
 
 @pytest.fixture(name="weights")
