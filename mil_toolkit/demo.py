@@ -84,7 +84,7 @@ def run_demo(output: Path, study: StudyConfig = STUDY, device: str = "auto") -> 
     _check_outputs(output, cohort)
     cache = _extract(cohort, output, device)
     logger.info("Tuning, with %s outer folds ...", study.outer_folds)
-    how = RunConfig()  # as many searches at once as cores allow
+    how = RunConfig(workers=None)  # as many searches at once as cores allow
     tuned = tune(cohort, cache, output / "studies" / "demo", study, device, how)
     folder = tuned.study.folder
     logger.info("Ablating one part of the model at a time ...")

@@ -50,8 +50,16 @@ def serve(connection: Connection, work: Work[Job, Note, Result]) -> None:
             job: Job = connection.recv()
         except (EOFError, ConnectionError):
             return
-        result = work(job, lambda note: connection.send(_Progress(note)))
-        connection.send(_Ended(result))
+        result = work(job, lambda note: _send(connection, _Progress(note)))
+        _send(connection, _Ended(result))
+
+
+def _send(connection: Connection, message: _Progress[Note] | _Ended[Result]) -> None:
+    """Send a message; if nobody takes it any more, stop as after a signal."""
+    try:
+        connection.send(message)
+    except ConnectionError:
+        raise KeyboardInterrupt from None
 
 
 @dataclass
@@ -97,8 +105,10 @@ class Pool(Generic[Job, Note, Result]):
         try:
             for number in range(self._count):
                 self._begin(number)
+            for connection in list(self._workers):  # a large job is taken once its worker has started
+                self._give_job(connection)
             while self._workers and not self.failed:
-                with defer_stop_signals():  # an interrupted query would keep a database's lock
+                with defer_stop_signals():
                     look()
                 for connection in wait(list(self._workers), POLL):
                     assert isinstance(connection, Connection)
@@ -107,7 +117,7 @@ class Pool(Generic[Job, Note, Result]):
             with defer_stop_signals():
                 self._stop()
         if self._killed:
-            message = "%d of %d workers were killed, perhaps for lack of memory: their searches are repeated."
+            message = "%d of %d workers were killed, perhaps for lack of memory: their work is repeated."
             logger.warning(message, self._killed, self._count)
         self.failed += [job for job in self._repeated if job not in self.results and job not in self.failed]
 
@@ -115,7 +125,6 @@ class Pool(Generic[Job, Note, Result]):
         ours, theirs = Pipe()
         with theirs:  # once the worker has its own copy, its end closes with it
             self._workers[ours] = _Worker(self._start(number, theirs))
-        self._give_job(ours)
 
     def _give_job(self, connection: Connection) -> None:
         """Send a worker its next job, or close its pipe where none is left: it then ends."""
@@ -162,6 +171,8 @@ class Pool(Generic[Job, Note, Result]):
 
     def _stop(self) -> None:
         """Interrupt all workers, whether they still do a job or not, and wait for their end."""
+        for worker in self._workers.values():  # before their pipes are closed
+            stop_worker(worker.process)
         for connection in list(self._workers):
             self._dismiss(connection)
         for process in self._ending:

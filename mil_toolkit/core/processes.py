@@ -106,16 +106,33 @@ def start_worker(
     terminal sends it to both processes and this one decides when its workers stop.
     """
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of threads that it lacks
-    arguments = (os.getpid(), pickle.dumps(job), dict(environment), InheritedDescriptor(lock), *resources)
-    process = context.Process(target=_work, args=arguments, daemon=True)
-    resource_tracker.ensure_running()  # starting it later would unblock the signals
-    # The worker inherits the mask until it handles the signals itself.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    with _in_memory(pickle.dumps(job)) as content:
+        descriptors = InheritedDescriptor(content), InheritedDescriptor(lock)
+        arguments = (os.getpid(), dict(environment), *descriptors, *resources)
+        process = context.Process(target=_work, args=arguments, daemon=True)
+        resource_tracker.ensure_running()  # starting it later would unblock the signals
+        # The worker inherits the mask until it handles the signals itself.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return process
+
+
+@contextlib.contextmanager
+def _in_memory(content: bytes) -> Iterator[int]:
+    """Yield the descriptor of a file in memory with this content.
+
+    The pipe to a new process takes 64 KiB: a process that dies before it reads more would block this one.
+    """
+    descriptor = os.memfd_create("mil_toolkit job")
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def stop_worker(process: BaseProcess) -> None:
@@ -146,7 +163,7 @@ def _detach(duplicate: _Duplicate) -> int:
     return int(duplicate.detach())
 
 
-def _work(parent: int, job: bytes, environment: dict[str, str], _lock: int, *resources: object) -> None:
+def _work(parent: int, environment: dict[str, str], content: int, _lock: int, *resources: object) -> None:
     # First of all, since the lock must not outlive the parent.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -156,7 +173,9 @@ def _work(parent: int, job: bytes, environment: dict[str, str], _lock: int, *res
     try:
         with raise_on_stop_signals():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            pickle.loads(job)(*resources)
+            job = pickle.loads(os.pread(content, os.fstat(content).st_size, 0))
+            os.close(content)
+            job(*resources)
     except (MilError, KeyboardInterrupt):
         sys.exit(1)  # the parent runs into the same error and reports it
 

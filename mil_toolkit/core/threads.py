@@ -13,7 +13,8 @@ VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 def fixed_threads(count: int) -> Iterator[None]:
     """Let torch, BLAS, LAPACK and OpenMP use `count` threads within the block, whatever the environment says.
 
-    torch is set apart from the others, because threadpoolctl does not see the MKL that is linked into it.
+    Libraries that are loaded within the block follow the environment; workers get `thread_variables`. torch
+    is set apart from the others, because threadpoolctl does not see the MKL that is linked into it.
     """
     before = torch.get_num_threads()
     with threadpool_limits(count):

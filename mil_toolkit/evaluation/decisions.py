@@ -79,9 +79,11 @@ def fewest_positives(sensitivity: float, confidence: float) -> int:
 def _too_few_words(sensitivity: float, confidence: float, positives: int, of_groups: int | None) -> str:
     least = fewest_positives(sensitivity, confidence)
     reachable = math.floor(1000 * (1 - confidence) ** (1 / positives)) / 1000 if positives else 0.0
-    counted = "" if of_groups is None else f" ({of_groups} count as so many, because of their groups)"
+    there_are = f"there are only {positives}"
+    if of_groups is not None:
+        there_are = f"there are only {of_groups}, which count as {positives} because of their groups"
     return (
         f"a lower {100 * confidence:g} % confidence bound of the sensitivity of {sensitivity:g} needs at"
-        f" least {least} positive patients with out-of-fold predictions, but there are only"
-        f" {positives}{counted}. Use a sensitivity of at most {reachable:g}, a lower confidence, or none."
+        f" least {least} positive patients with out-of-fold predictions, but {there_are}."
+        f" Use a sensitivity of at most {reachable:g}, a lower confidence, or none."
     )

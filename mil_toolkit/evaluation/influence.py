@@ -27,7 +27,7 @@ class Spread(NamedTuple):
 def spread(influence: np.ndarray, units: np.ndarray, strata: np.ndarray) -> Spread:
     """Return the variance of a score from the influences (n,) of its patients.
 
-    units: (n,) the groups, from 0; strata: (n,), the influences are centred within each
+    units: (n,) the groups, from 0; strata: (n,), within each of which a mean is estimated
     """
     sums = np.bincount(units, influence)
     variance, own, freedom = float(sums @ sums), 0.0, 0.0
@@ -166,7 +166,7 @@ def _concordance_influence(predicted: Predicted, pooled: bool) -> np.ndarray:
 class Mean:
     """A mean of losses.
 
-    influence: (n,), of each patient; strata: (n,), it is centred within each
+    influence: (n,), of each patient; strata: (n,), within each of which a mean is estimated
     least: a lower bound of the variance
     """
 
@@ -203,7 +203,8 @@ def through_intercept(table: Table) -> np.ndarray:
     cohort that has more of them by chance moves all logits up, by (label - probability) / sum of p (1 - p)
     for each patient, the influence on the intercept of a logistic regression (van der Vaart 1998, theorem
     5.21). The log-loss and the Brier score have their minimum near the calibrated intercept, so that to first
-    order it changes only the balanced log-loss, most where the classes are hard to tell apart.
+    order it changes only the balanced log-loss, most where the classes are hard to tell apart. Of a subgroup,
+    only its own patients are counted.
     """
     probabilities = table.probabilities.mean(0)
     excess = probabilities - table.labels

@@ -55,7 +55,7 @@ PRIOR_ERRORS = 2.0  # weight of the assumed variance, in patients that are predi
 class Linear:
     """A score's interval and its linear approximation.
 
-    influence: (n,) of the patients; strata: (n,), the influences are centred within each
+    influence: (n,) of the patients; strata: (n,), within each of which a mean is estimated
     """
 
     bounds: Bounds

@@ -8,7 +8,7 @@ import numpy as np
 from mil_toolkit.evaluation.intervals import draw_patients
 from mil_toolkit.evaluation.metrics import Metric, Predicted
 
-LEVEL = 0.96  # of the max-T test: a sampler that learns from the trials adds to its error probability
+LEVEL = 0.98  # of the max-T test: a sampler that learns from the trials adds to its error probability
 FEWEST_UNITS = 10  # patients or groups, below which a bootstrap says too little about them
 _AT_ONCE = 2_000_000  # weights that are scored in one call
 

@@ -13,7 +13,9 @@ from mil_toolkit.training.projection import MOST_COMPONENTS
 # in one process, because others would take as long to start.
 _EPOCH, _EPOCH_PER_INSTANCE, _SHARE_OF_EPOCHS = 4e-3, 5e-7, 0.4
 _WORTHWHILE = 20.0
-_PROCESS_BYTES = 700 * 2**20  # of a process without embeddings
+# Rough bytes of a process without data, for each patient, and for each image in an epoch, with what each
+# member draws for it.
+_PROCESS_BYTES, _PATIENT_BYTES, _IMAGE_BYTES, _DRAWN_BYTES = 700 * 2**20, 100_000, 32, 5
 
 
 def process_count(how: RunConfig, workspace: Workspace, searches: int) -> int:
@@ -33,7 +35,7 @@ def process_count(how: RunConfig, workspace: Workspace, searches: int) -> int:
     if _expected_seconds(workspace, searches) < _WORTHWHILE:
         return 1
     if workspace.device.type == "cuda":
-        return min(_devices(workspace.device), most)
+        return min(_devices(workspace), most)
     cores = available_cores() // workspace.config.threads
     memory = available_memory() // _bytes_of_search(workspace)
     return max(1, min(cores, memory, most))
@@ -46,22 +48,25 @@ def _expected_seconds(workspace: Workspace, searches: int) -> float:
     return searches * config.trials * _SHARE_OF_EPOCHS * max(config.epochs) * epoch
 
 
-def _devices(device: torch.device) -> int:
-    """Return the CUDA devices for workers: one that was chosen by its number is the only one."""
-    return torch.cuda.device_count() if device.index == 0 else 1
+def _devices(workspace: Workspace) -> int:
+    """Return the number of CUDA devices for workers: one that was chosen by its number is the only one."""
+    return 1 if workspace.numbered else torch.cuda.device_count()
 
 
 def _bytes_of_search(workspace: Workspace) -> int:
-    """Return an upper bound of the memory of a process that runs a search.
+    """Return a rough upper bound of the memory of a process that runs a search.
 
     It has two copies of its patients' embeddings, for the inner folds and for the refit, and projections of
     them for every fold: with and without standardisation, and those of the latest trial. Bags that are read
-    from the cache when they are needed take no memory.
+    from the cache when they are needed, and their projections in a file, count as little.
     """
-    bags = workspace.patients.bags
+    config, bags = workspace.config, workspace.patients.bags
+    least = _PROCESS_BYTES + len(workspace.patients) * _PATIENT_BYTES
+    if bags is None:
+        return least
+    images = int(bags.offsets[-1])
+    least += images * (_IMAGE_BYTES + _DRAWN_BYTES * config.folds * config.members)
     if type(bags) is not Bags:
-        return _PROCESS_BYTES
+        return least
     width = workspace.dtype.itemsize * min(MOST_COMPONENTS, bags.instances.shape[1])
-    return (
-        _PROCESS_BYTES + 2 * bags.instances.nbytes + 3 * workspace.config.folds * len(bags.instances) * width
-    )
+    return least + 2 * bags.instances.nbytes + 3 * config.folds * images * width

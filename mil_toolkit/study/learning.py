@@ -28,6 +28,7 @@ from mil_toolkit.study.plan import Search, stored_searches, thin
 from mil_toolkit.study.progress import StudyBar
 from mil_toolkit.study.records import CurvePoint, LearningCurve, LearningPoint
 from mil_toolkit.study.remaining import RemainingTime
+from mil_toolkit.study.run import trials_each
 from mil_toolkit.study.tables import read_predictions
 from mil_toolkit.study.workspace import Workspace
 from mil_toolkit.training.patients import Patients
@@ -112,11 +113,12 @@ def _run(
         SearchJob(study.learning(share), [search], how, device, label=labels[share])
         for share, search in planned
     ]
-    count = process_count(how, Workspace.of(study, patients, device), len(jobs))
+    workspace = Workspace.of(study, patients, device)
+    count, trials = process_count(how, workspace, len(jobs)), trials_each(workspace)
     cost = {
         f"{labels[share]}{search.name}": len(search.patients) / len(patients) for share, search in planned
     }
-    with contextlib.closing(StudyBar(RemainingTime(study.config, study.config.trials, cost, count))) as bar:
+    with contextlib.closing(StudyBar(RemainingTime(study.config, trials, cost, count))) as bar:
         do_jobs(jobs, patients, Processes(count, study.config.threads, lock), bar, bar.show)
     return {
         share: pd.concat([predictions_of(study.learning(share), search) for search in searches])

@@ -15,19 +15,24 @@ from mil_toolkit.training.patients import Patients
 
 @dataclass(frozen=True)
 class Workspace:
-    """A study with its labelled patients and search space, and the device and precision of training."""
+    """A study with its labelled patients and search space, and the device and precision of training.
+
+    numbered: whether the device was chosen by its number
+    """
 
     study: Study
     patients: Patients
     space: Space
     device: torch.device
     dtype: torch.dtype
+    numbered: bool = False
 
     @classmethod
     def of(cls, study: Study, patients: Patients, device: str) -> "Workspace":
         """Return the workspace on a device by name; raises UsageError for one that cannot be used."""
         place = pick_device(device)
-        return cls(study, patients, Space.of(study.config, patients), place, training_dtype(place))
+        space = Space.of(study.config, patients)
+        return cls(study, patients, space, place, training_dtype(place), ":" in device)
 
     @property
     def config(self) -> StudyConfig:

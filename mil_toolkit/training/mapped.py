@@ -12,7 +12,7 @@ from torch import Tensor
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.reading import MEBIBYTE
 
-_RELEASED_AT = 256 * MEBIBYTE  # bytes that are used before their pages are given back
+_RELEASED_AT = 256 * MEBIBYTE  # bytes of rows that are used before all pages are given back
 
 
 class MappedTensor:

@@ -1,5 +1,6 @@
 """Workers, which hold their parent's lock and end with it, and deferred signals."""
 
+import multiprocessing.spawn
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,7 @@ def locked(folder: Path) -> bool:
 PARENT = """
 import sys
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from support.processes import hold_on
 from mil_toolkit.core.locks import exclusive
@@ -93,6 +96,28 @@ def test_signals_are_deferred_until_a_worker_has_started(
     worker.join()
     assert worker.exitcode == 1 and capfd.readouterr().err == ""
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_worker_that_dies_before_it_reads_its_job_does_not_block_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job of a megabyte does not fit into the pipe to a new process."""
+    monkeypatch.setattr(multiprocessing.spawn, "_python_exe", b"/bin/true")
+    started: list[BaseProcess] = []
+    with exclusive(tmp_path) as lock:
+        job = partial(len, bytes(2**20))
+        thread = threading.Thread(target=lambda: started.append(start_worker(job, lock, {})), daemon=True)
+        thread.start()
+        wait_until(lambda: not thread.is_alive())
+    started[0].join()
+    assert started[0].exitcode == 0
+
+
+def test_a_large_job_reaches_its_worker(tmp_path: Path) -> None:
+    with exclusive(tmp_path) as lock:
+        worker = start_worker(partial((tmp_path / "written").write_bytes, bytes(2**20)), lock, {})
+    worker.join()
+    assert worker.exitcode == 0 and (tmp_path / "written").read_bytes() == bytes(2**20)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -73,7 +73,9 @@ def test_one_process_for_each_cuda_device(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert process_count(AUTO, workspace(torch.device("cuda", 0)), 6) == 4
-    assert process_count(AUTO, workspace(torch.device("cuda", 1)), 6) == 1  # chosen by --device cuda:1
+    for number in (0, 1):  # chosen by --device cuda:0 and cuda:1
+        chosen = replace(workspace(torch.device("cuda", number)), numbered=True)
+        assert process_count(AUTO, chosen, 6) == 1
 
 
 def test_on_a_shared_storage_a_command_is_one_process_unless_it_is_asked_for_more(
