@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Generic, Protocol, TypeVar
 
+from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.processes import defer_stop_signals, stop_worker
 
 POLL = 1.0  # seconds between two calls of `look`
@@ -43,6 +44,11 @@ class _Ended(Generic[Result]):
     result: Result
 
 
+@dataclass(frozen=True)
+class _Failed:
+    reason: str
+
+
 def serve(connection: Connection, work: Work[Job, Note, Result]) -> None:
     """Do the jobs that arrive, in a worker process, until the other end of the pipe is closed."""
     while True:
@@ -50,11 +56,15 @@ def serve(connection: Connection, work: Work[Job, Note, Result]) -> None:
             job: Job = connection.recv()
         except (EOFError, ConnectionError):
             return
-        result = work(job, lambda note: _send(connection, _Progress(note)))
+        try:
+            result = work(job, lambda note: _send(connection, _Progress(note)))
+        except MilError as error:
+            _send(connection, _Failed(str(error)))
+            raise
         _send(connection, _Ended(result))
 
 
-def _send(connection: Connection, message: _Progress[Note] | _Ended[Result]) -> None:
+def _send(connection: Connection, message: _Progress[Note] | _Ended[Result] | _Failed) -> None:
     """Send a message; if nobody takes it any more, stop as after a signal."""
     try:
         connection.send(message)
@@ -79,7 +89,8 @@ class Pool(Generic[Job, Note, Result]):
     If a worker is killed, another one does its job again, once. If a worker fails, all others are stopped:
     whoever does its job again gets the error.
 
-    After `run`, `results` has the results by job, and `failed` the jobs not to be left to workers again.
+    After `run`, `results` has the results by job, `failed` the jobs not to be left to workers again, and
+    `reasons` why workers failed at them, where they said so.
     """
 
     def __init__(
@@ -96,6 +107,7 @@ class Pool(Generic[Job, Note, Result]):
         self._killed = 0
         self.results: dict[Job, Result] = {}
         self.failed: list[Job] = []
+        self.reasons: dict[Job, str] = {}
 
     def run(self, look: Callable[[], None] = lambda: None) -> None:
         """Do the jobs as far as workers can; an interrupt stops all of them.
@@ -105,8 +117,8 @@ class Pool(Generic[Job, Note, Result]):
         try:
             for number in range(self._count):
                 self._begin(number)
-            for connection in list(self._workers):  # a large job is taken once its worker has started
-                self._give_job(connection)
+            for started in list(self._workers):  # a large job is taken once its worker runs
+                self._give_job(started)
             while self._workers and not self.failed:
                 with defer_stop_signals():
                     look()
@@ -140,13 +152,15 @@ class Pool(Generic[Job, Note, Result]):
         worker = self._workers[connection]
         assert worker.job is not None
         try:
-            message: _Progress[Note] | _Ended[Result] = connection.recv()
+            message: _Progress[Note] | _Ended[Result] | _Failed = connection.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
             self._bury(connection)
             return
         if isinstance(message, _Ended):
             self.results[worker.job] = message.result
             self._give_job(connection)
+        elif isinstance(message, _Failed):
+            self.reasons[worker.job] = message.reason
         else:
             self._take(worker.job, message.note)
 

@@ -1,5 +1,6 @@
 """Jobs of a study for worker processes: searches, and other parts that depend on no other part."""
 
+import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +29,7 @@ from mil_toolkit.training.patients import Patients
 
 Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
+logger = logging.getLogger(__name__)
 
 
 class Job(Hashable, Protocol[Result_co]):
@@ -105,9 +107,11 @@ def do_jobs(
     """
     done: dict[Job[Result], Result] = {}
     while left := [job for job in jobs if job not in done]:
-        for job in _side_by_side(left, patients, processes, progress, look, done):
+        for job, reason in _side_by_side(left, patients, processes, progress, look, done).items():
             with fixed_threads(processes.threads):
                 done[job] = job.do(patients, progress)
+            if reason:
+                logger.warning("A worker failed, and a second attempt succeeded: %s", reason)
     return [done[job] for job in jobs]
 
 
@@ -118,17 +122,20 @@ def _side_by_side(
     progress: Progress,
     look: Callable[[], None],
     done: dict[Job[Result], Result],
-) -> Sequence[Job[Result]]:
-    """Do jobs in workers and add their results to `done`; return the jobs that are left to this process."""
+) -> dict[Job[Result], str]:
+    """Do jobs in workers and add their results to `done`.
+
+    Returns the jobs that are left to this process, and why a worker failed at each of them, if one did.
+    """
     if processes.count == 1:
-        return jobs
+        return dict.fromkeys(jobs, "")
     with shared_patients(patients) as (shared, descriptors):
         start = partial(_start, shared, descriptors, processes)
         count = min(processes.count, len(jobs))
         pool = Pool[Job[Result], SearchNote, Result](start, count, jobs, lambda _, note: progress(note))
         pool.run(look)
     done |= pool.results
-    return pool.failed
+    return {job: pool.reasons.get(job, "") for job in pool.failed}
 
 
 def _start(

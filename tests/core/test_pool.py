@@ -80,6 +80,7 @@ def test_a_job_that_fails_ends_the_others(pool: MakePool, capfd: pytest.CaptureF
     running = pool(2, [("waits", 1), ("fails", 2), ("job", 3)])
     running.run()
     assert running.failed == [("fails", 2)] and not running.results
+    assert running.reasons == {("fails", 2): "the parent reports this"}
     assert capfd.readouterr().err == ""
 
 
