@@ -198,7 +198,7 @@ class _Run:
         choice = None
         colour: Colour | None
         if self.colour == "auto":
-            choice = ColourChoice(patients, folders)
+            choice = ColourChoice(patients, folders, rehash=self.how.rehash)
             colour = choice.colour
         else:
             colour = self.colour
@@ -206,7 +206,7 @@ class _Run:
         self._log_share(wanted)
         if not holds_spec(folders[colour]):
             self._check_crop(wanted)
-            source = source if self.dry_run else source.built()  # a network that fails must leave no cache
+            source = source if self.dry_run else self._checked(source)
         if self.dry_run:
             return self._count_missing(folders[colour], wanted)
         with shared(folders[colour]):  # keeps a prune from removing shards that the plans reuse
@@ -220,6 +220,11 @@ class _Run:
                 choice.save(cache, wanted)
         _warn_of_mixture(cache, wanted)
         return extraction
+
+    def _checked(self, source: BackboneSource) -> BackboneSource:
+        """Build the network and look for the device, since those that fail must not leave an empty cache."""
+        _recorded(self.how.device, self.how.precision)
+        return source.built()
 
     def _folder(self, spec: Spec) -> Path:
         return self.root / self.cohort.name / folder_name(spec)
