@@ -70,8 +70,16 @@ class Profiles:
         self._rows[bag.digest.hex()] = row
         self._changed = True
 
+    def keep_only(self, cache: FeatureCache) -> None:
+        """Drop the entries of bags that are no longer in the cache, such as those that a prune removed."""
+        if self._rows.keys() - _bags(cache):
+            cache.refresh()  # another process may have added bags, and their entries, since it was opened
+            gone = self._rows.keys() - _bags(cache)
+            self._rows = {digest: row for digest, row in self._rows.items() if digest not in gone}
+            self._changed |= bool(gone)
+
     def save(self) -> None:
-        """Write the file if entries were added. Of two processes that write it the later wins, harmlessly.
+        """Write the file if entries have changed. Of two processes that write it the later wins, harmlessly.
 
         A file that cannot be written is no error: the images are then looked at again.
         """
@@ -79,6 +87,11 @@ class Profiles:
             with contextlib.suppress(MilError):
                 publish(self.path, canonical_json(asdict(_Content(DECODER, self._rows))))
             self._changed = False
+
+
+def _bags(cache: FeatureCache) -> set[str]:
+    """Return the digests of all bags of a cache in hexadecimal, superseded ones included."""
+    return {bag.digest.hex() for patient in cache.patient_ids for bag in cache.versions(patient)}
 
 
 def _read(path: Path) -> dict[str, int | None]:
@@ -172,6 +185,7 @@ class ColourChoice:
             for bag in cache.versions(patient.patient_id)[:1]:
                 if self.rehash or bag not in profiles:
                     self._remember(profiles, bag, patient)
+        profiles.keep_only(cache)
         profiles.save()
 
     def _remember(self, profiles: Profiles, bag: StoredBag, patient: Wanted) -> None:

@@ -180,3 +180,22 @@ def test_a_device_that_does_not_exist_leaves_no_cache(toml: Path, monkeypatch: p
     with pytest.raises(UsageError, match="CUDA device 1 was requested, but 1 are usable"):
         run(toml, device="auto")
     assert not (toml.parents[1] / "cache").exists()
+
+
+def test_bags_that_are_no_longer_in_the_cache_are_forgotten(toml: Path, looked: list[str]) -> None:
+    """Those that another process has added since are kept."""
+    folder = run(toml).folder
+    early = FeatureCache.open(folder)
+    former = early.versions("P3")[0]
+    draw(toml.parent / "images/P3/2.png", 999)
+    run(toml)
+    assert former in profiles.Profiles(folder)
+    newer = FeatureCache.open(folder).versions("P3")[0]
+    kept = profiles.Profiles(folder)
+    kept.keep_only(early)
+    assert former in kept and newer in kept
+    former.shard.path.unlink()
+    assert run(toml).folder == folder
+    remembered = profiles.Profiles(folder)
+    assert former not in remembered and newer in remembered
+    assert looked_at(looked, toml) == []
