@@ -208,7 +208,7 @@ def _summarise(extraction: "Extraction", dry_run: bool) -> None:
 
 
 def _sights(extraction: "Extraction", sheet: "ContactSheet | None") -> "Mapping[Sight, int]":
-    """Return what was found in all images, if they were searched for a sheet, or else in the embedded ones."""
+    """Return what was found in all images, if a sheet shows them, or else in those embedded."""
     return sheet.sights if sheet else extraction.sights
 
 

@@ -81,7 +81,7 @@ def write_contact_sheet(
     colour: Colour | None,
     threads: int | None = None,
 ) -> ContactSheet:
-    """Draw up to EACH random images and up to EACH doubtful ones: without a nucleus, with a cut one, with several.
+    """Draw up to EACH random images and EACH doubtful ones: without a nucleus, with a cut one, with several.
 
     Every image is read and searched, whatever the preprocessing, but not embedded. The same images give the
     same picture. Images that cannot be read, or are smaller than the crop, are left out.

@@ -29,7 +29,7 @@ def _looked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The images that were opened since the list was cleared."""
     looked: list[str] = []
 
-    def note(path: Path) -> bool:
+    def note(path: Path) -> bool | None:
         looked.append("/".join(path.parts[-2:]))
         return needs_conversion(path)
 
