@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mil_toolkit.features.sights import Sight
 
 SKIPPED = 4
+_MICROMETRES = ("um", "\N{MICRO SIGN}m", "\N{GREEK SMALL LETTER MU}m")
 logger = logging.getLogger(__name__)
 
 
@@ -107,7 +108,7 @@ class _Crop(NamedTuple):
 
 def _parse_crop(text: str) -> _Crop:
     """Read a number of pixels, such as 80, or of micrometres, such as 20um."""
-    number, unit = (text[:-2], text[-2:]) if text.endswith(("um", "µm")) else (text, "")
+    number, unit = (text[:-2], text[-2:]) if text.endswith(_MICROMETRES) else (text, "")
     try:
         return _Crop(0, float(number)) if unit else _Crop(int(number))
     except ValueError:
@@ -153,10 +154,9 @@ def _extract(arguments: argparse.Namespace) -> Outcome:
         prepare=_use_available_cores,
     )
     _summarise(extraction, arguments.dry_run)
-    sights = sheet.sights if sheet else extraction.sights
-    if sights:
+    if sights := _sights(extraction, sheet):
         logger.info("Search for nuclei: %s", sight_summary(sights))
-    return _outcome(extraction, sights)
+    return _outcome(extraction, sheet)
 
 
 def _draw_sheet(
@@ -175,8 +175,13 @@ def _draw_sheet(
     config = in_pixels(config, cohort)
     wanted = [wanted_images(cohort, patient) for patient in cohort.images if share.holds(patient)]
     check_crop(config.crop, wanted)
-    sheet = write_contact_sheet(path, wanted, config, choose_colour(cohort))
+    sheet = write_contact_sheet(path, wanted, config, choose_colour(cohort), arguments.threads)
     logger.info("%s: random and doubtful images, and what the network sees of them.", printable(path))
+    if sheet.left_out:
+        logger.warning(
+            "The contact sheet leaves out %s that could not be read or had fewer pixels than the crop.",
+            count_of(sheet.left_out, "image"),
+        )
     return sheet
 
 
@@ -202,7 +207,12 @@ def _summarise(extraction: "Extraction", dry_run: bool) -> None:
     )
 
 
-def _outcome(extraction: "Extraction", sights: "Mapping[Sight, int]") -> Outcome:
+def _sights(extraction: "Extraction", sheet: "ContactSheet | None") -> "Mapping[Sight, int]":
+    """Return what was found in all images, if a sheet shows them, or else in those embedded."""
+    return sheet.sights if sheet else extraction.sights
+
+
+def _outcome(extraction: "Extraction", sheet: "ContactSheet | None") -> Outcome:
     data: dict[str, Json] = {
         "features": str(extraction.folder),
         "patients": extraction.patients,
@@ -212,6 +222,8 @@ def _outcome(extraction: "Extraction", sights: "Mapping[Sight, int]") -> Outcome
         "left_out": list(extraction.left_out),
         "images_per_second": extraction.images_per_second,
     }
-    if sights:
+    if sights := _sights(extraction, sheet):
         data["nuclei"] = {str(sight): count for sight, count in sights.items()}
+    if sheet:
+        data["not_shown"] = sheet.left_out
     return Outcome(str(extraction.folder), data, SKIPPED if extraction.skipped else 0)

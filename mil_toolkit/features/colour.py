@@ -54,8 +54,11 @@ def find_conversion(image: Image.Image, mode: str) -> Conversion | None:
     return _png_conversion(gamma, tuple(primaries) if primaries else None)
 
 
-def needs_conversion(path: Path) -> bool:
-    """Return whether an image file declares colours that are not sRGB."""
+def needs_conversion(path: Path) -> bool | None:
+    """Return whether an image file declares colours that are not sRGB; None if it cannot be read.
+
+    A profile that cannot be applied is ignored, as in `decode`.
+    """
     try:
         with open_input(path) as file:
             if _is_plain(file.read(_SMALL_FILE)):
@@ -63,8 +66,10 @@ def needs_conversion(path: Path) -> bool:
             file.seek(0)
             with Image.open(file, formats=FORMATS) as image:
                 return find_conversion(image, colour_mode(image)) is not None
-    except Exception:  # noqa: BLE001 - any, as in `decode`, which reports the reason
+    except UnusableProfileError:
         return False
+    except Exception:  # noqa: BLE001 - any, as in `decode`, which reports the reason
+        return None
 
 
 def _is_plain(start: bytes) -> bool:

@@ -30,7 +30,7 @@ from mil_toolkit.features.plan import Wanted
 from mil_toolkit.features.sights import SIGHTS, Sight, sight_summary
 from mil_toolkit.features.stain import Pixels
 
-EACH = 64  # random images, and doubtful ones
+EACH = 64  # random images at most, and as many doubtful ones
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 MARK = "mil_toolkit contact sheet"  # in the file, so that a later sheet may replace it
 DOUBTFUL: tuple[Sight, ...] = ("none", "cut", "several")
@@ -75,34 +75,38 @@ def _is_sheet(path: Path) -> bool:
 
 
 def write_contact_sheet(
-    path: Path, wanted: Sequence[Wanted], config: ExtractionConfig, colour: Colour | None
+    path: Path,
+    wanted: Sequence[Wanted],
+    config: ExtractionConfig,
+    colour: Colour | None,
+    threads: int | None = None,
 ) -> ContactSheet:
-    """Draw EACH random images and up to EACH doubtful ones: without a nucleus, with a cut one, with several.
+    """Draw up to EACH random images and EACH doubtful ones: without a nucleus, with a cut one, with several.
 
     Every image is read and searched, whatever the preprocessing, but not embedded. The same images give the
     same picture. Images that cannot be read, or are smaller than the crop, are left out.
 
     config: with `crop` in pixels
     colour: see `decode`
+    threads: that read and search images, by default one for each core
     """
-    searched = list(_searched(wanted, config, colour))
+    searched = list(_searched(wanted, config, colour, threads or available_cores()))
     images = [image for image in searched if image is not None]
     sights = {sight: sum(image.sight == sight for image in images) for sight in SIGHTS}
     generator = np.random.default_rng(0)
     random = [images[place] for place in sorted(generator.permutation(len(images))[:EACH].tolist())]
     doubtful = _doubtful(images, generator)
     doubts = sum(sights[sight] for sight in DOUBTFUL)
-    sections = [
-        _Section(f"{len(random)} random images", random),
-        _Section(f"{len(doubtful)} of the {count_of(doubts, 'doubtful image')}", doubtful),
-    ]
+    sections = [_Section(count_of(len(random), "random image"), random)]
+    if doubtful:
+        sections.append(_Section(f"{len(doubtful)} of {count_of(doubts, 'doubtful image')}", doubtful))
     header = [_settings(config), f"Search for nuclei: {sight_summary(sights)}", _LEGEND]
     publish(path, _encoded(_drawn(header, sections, config, colour), FORMATS[path.suffix.lower()]))
     return ContactSheet(sights, len(searched) - len(images))
 
 
 def _searched(
-    wanted: Sequence[Wanted], config: ExtractionConfig, colour: Colour | None
+    wanted: Sequence[Wanted], config: ExtractionConfig, colour: Colour | None, threads: int
 ) -> Iterator[SheetImage | None]:
     """Yield every image, None in place of those that cannot be shown."""
 
@@ -116,7 +120,7 @@ def _searched(
 
     jobs = [(patient, name, path) for patient, images in wanted for name, path in images]
     with tqdm(total=len(jobs), unit="image", disable=None) as bar:
-        for batch in load_batches(iter(jobs), search, _BATCH, available_cores(), torch.device("cpu")):
+        for batch in load_batches(iter(jobs), search, _BATCH, threads, torch.device("cpu")):
             yield from batch
             bar.update(len(batch))
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 # The fastest for ResNet34. On the CPU, each core embeds a batch of its own.
 BATCH_SIZES = {"cpu": 8, "cuda": 16}
 SMALLEST = 32  # side of the smallest image from which a backbone computes a useful embedding
+_MOST_PIXELS = 2**31  # of the side of an image, in any format
 TOLERANCE = "a cosine of 0.995 or more between bfloat16 and float32, over 1,000 smear images"
 logger = logging.getLogger(__name__)
 
@@ -175,6 +176,8 @@ class _How(NamedTuple):
             if self.workers is not None:
                 logger.warning("--workers has no effect on the CPU, where --threads reads and embeds.")
             return self.threads or torch.get_num_threads()
+        if self.threads is not None:
+            logger.warning("--threads has no effect on embedding with CUDA, where --workers reads images.")
         return available_cores() if self.workers is None else self.workers
 
 
@@ -198,7 +201,7 @@ class _Run:
         choice = None
         colour: Colour | None
         if self.colour == "auto":
-            choice = ColourChoice(patients, folders)
+            choice = ColourChoice(patients, folders, rehash=self.how.rehash)
             colour = choice.colour
         else:
             colour = self.colour
@@ -206,7 +209,7 @@ class _Run:
         self._log_share(wanted)
         if not holds_spec(folders[colour]):
             self._check_crop(wanted)
-            source = source if self.dry_run else source.built()  # a network that fails must leave no cache
+            source = source if self.dry_run else self._checked(source)
         if self.dry_run:
             return self._count_missing(folders[colour], wanted)
         with shared(folders[colour]):  # keeps a prune from removing shards that the plans reuse
@@ -220,6 +223,11 @@ class _Run:
                 choice.save(cache, wanted)
         _warn_of_mixture(cache, wanted)
         return extraction
+
+    def _checked(self, source: BackboneSource) -> BackboneSource:
+        """Build the network and look for the device, since those that fail must not leave an empty cache."""
+        _recorded(self.how.device, self.how.precision)
+        return source.built()
 
     def _folder(self, spec: Spec) -> Path:
         return self.root / self.cohort.name / folder_name(spec)
@@ -283,7 +291,8 @@ def _with_images(wanted: Sequence[Wanted]) -> list[Wanted]:
 def in_pixels(config: ExtractionConfig, cohort: Cohort) -> ExtractionConfig:
     """Return the configuration with `crop` in pixels, at the cohort's resolution if it is in micrometres.
 
-    Raises UsageError if the cohort does not state its resolution, or if the crop is less than a pixel.
+    Raises UsageError if the cohort does not state its resolution, or if the crop is less than a pixel or
+    larger than any image.
     """
     if config.crop_um is None:
         return config
@@ -292,7 +301,13 @@ def in_pixels(config: ExtractionConfig, cohort: Cohort) -> ExtractionConfig:
             f"A crop of {config.crop_um:g} micrometres needs the resolution of the images, and"
             f" {printable(cohort.source)} does not state microns_per_pixel. Add it to [cohort]."
         )
-    crop = round(config.crop_um / cohort.microns_per_pixel)
+    pixels = config.crop_um / cohort.microns_per_pixel
+    if pixels > _MOST_PIXELS:
+        raise UsageError(
+            f"A crop of {config.crop_um:g} micrometres is larger than any image of"
+            f" {cohort.microns_per_pixel:g} micrometres per pixel."
+        )
+    crop = round(pixels)
     if not crop:
         pixel = f"a pixel of {cohort.microns_per_pixel:g} micrometres"
         raise UsageError(f"A crop of {config.crop_um:g} micrometres is less than half of {pixel}.")
@@ -351,7 +366,12 @@ def check_options(
             " width of a nucleus, such as 80 in pixels or 20um in micrometres."
         )
     if config.crop_um is not None and not 0 < config.crop_um < math.inf:
-        problems.append(f"--crop must be above 0 micrometres, not {config.crop_um:g}.")
+        problems.append(f"--crop must be a positive number of micrometres, not {config.crop_um:g}.")
+    if config.crop_um is not None and config.crop:
+        problems.append(
+            f"The crop is given both in pixels ({config.crop}) and in micrometres ({config.crop_um:g}). Leave"
+            " one of crop and crop_um out."
+        )
     if on_error not in ("fail", "skip"):
         problems.append(f"--on-error {on_error!r} is neither fail nor skip.")
     for name, least, value in (

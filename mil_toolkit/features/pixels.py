@@ -121,15 +121,21 @@ def _masked_cell(pixels: Pixels, image_size: int, crop: int) -> Prepared:
     nucleus, sight = find_nucleus(pixels)
     window = nucleus_window(pixels, crop, nucleus)
     shown = window.of(pixels)
-    if nucleus is not None:
-        shown = shown * _near(window.of(nucleus.mask), RIM * nucleus.radius)[:, :, None]
+    if nucleus is not None and window.of(nucleus.mask).any():
+        shown = shown * _near(nucleus.mask, RIM * nucleus.radius, window)[:, :, None]
     return Prepared(resize(shown, image_size), window, sight)
 
 
-def _near(mask: Mask, distance: float) -> Mask:
-    """Return the pixels of a mask and those that are at most `distance` pixels away from it."""
-    near: Mask = ndimage.distance_transform_edt(~mask) <= distance
-    return near if mask.any() else mask
+def _near(mask: Mask, distance: float, window: Window) -> Mask:
+    """Return which pixels in the window are at most `distance` pixels away from the mask (H, W).
+
+    The part of the mask outside the window counts as well, as far as it is near enough.
+    """
+    margin = math.ceil(distance)
+    top, left = max(window.top - margin, 0), max(window.left - margin, 0)
+    part = mask[top : window.bottom + margin, left : window.right + margin]
+    near: Mask = ndimage.distance_transform_edt(~part) <= distance
+    return Window(window.top - top, window.left - left, window.size).of(near)
 
 
 PREPROCESSES: dict[str, Callable[[Pixels, int, int], Prepared]] = {

@@ -4,6 +4,7 @@ A file beside the shards remembers which stored bags were looked at. It may be d
 are then looked at again.
 """
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -69,11 +70,28 @@ class Profiles:
         self._rows[bag.digest.hex()] = row
         self._changed = True
 
+    def keep_only(self, cache: FeatureCache) -> None:
+        """Drop the entries of bags that are no longer in the cache, such as those that a prune removed."""
+        if self._rows.keys() - _bags(cache):
+            cache.refresh()  # another process may have added bags, and their entries, since it was opened
+            gone = self._rows.keys() - _bags(cache)
+            self._rows = {digest: row for digest, row in self._rows.items() if digest not in gone}
+            self._changed |= bool(gone)
+
     def save(self) -> None:
-        """Write the file if entries were added. Of two processes that write it the later wins, harmlessly."""
+        """Write the file if entries have changed. Of two processes that write it the later wins, harmlessly.
+
+        A file that cannot be written is no error: the images are then looked at again.
+        """
         if self._changed:
-            publish(self.path, canonical_json(asdict(_Content(DECODER, self._rows))))
+            with contextlib.suppress(MilError):
+                publish(self.path, canonical_json(asdict(_Content(DECODER, self._rows))))
             self._changed = False
+
+
+def _bags(cache: FeatureCache) -> set[str]:
+    """Return the digests of all bags of a cache in hexadecimal, superseded ones included."""
+    return {bag.digest.hex() for patient in cache.patient_ids for bag in cache.versions(patient)}
 
 
 def _read(path: Path) -> dict[str, int | None]:
@@ -89,13 +107,16 @@ class ColourChoice:
     """Finds whether an image of a cohort has a colour profile, and remembers it beside the shards.
 
     wanted: all images of the cohort
+    rehash: whether every image is looked at, whatever is remembered
     colour: `srgb` if an image has a profile that is not sRGB, else None
     caches: the caches that were opened to find out
     """
 
-    def __init__(self, wanted: Sequence[Wanted], folders: Mapping[Colour | None, Path]):
+    def __init__(
+        self, wanted: Sequence[Wanted], folders: Mapping[Colour | None, Path], *, rehash: bool = False
+    ):
         """Look at the images that the caches in these folders, one for each colour, do not know."""
-        self.wanted = wanted
+        self.wanted, self.rehash = wanted, rehash
         self.caches: dict[Colour | None, FeatureCache] = {}
         self._seen: dict[_Image, _Stat] = {}
         self._profiled: _Image | None = None
@@ -107,7 +128,7 @@ class ColourChoice:
         return "srgb" if self._profiled else None
 
     def _choose(self, folders: Mapping[Colour | None, Path]) -> None:
-        for colour in COLOURS:  # one image with a profile decides
+        for colour in () if self.rehash else COLOURS:  # one image with a profile decides
             self._recall(folders[colour], colour)
             if self._profiled:
                 return
@@ -116,17 +137,19 @@ class ColourChoice:
                 return
 
     def _recall(self, folder: Path, colour: Colour | None) -> None:
-        """Note what a cache's profiles tell about the images, as far as these have not changed."""
+        """Note what a cache's profiles tell about the images, as far as these have not changed.
+
+        Shards that a prune removes meanwhile, and damaged ones, are no error here: the images are then looked
+        at. If the cache is the one that is used, its errors are reported there.
+        """
         profiles = Profiles(folder)
         if not profiles:
             return
-        try:
+        with contextlib.suppress(MilError):
             cache = self.caches[colour] = FeatureCache.open(folder)
-        except MilError:  # reported if the cache is the one that is used
-            return
-        rehashes = Rehashes(folder)
-        for patient in self.wanted:
-            self._recall_patient(patient, cache.versions(patient.patient_id), profiles, rehashes)
+            rehashes = Rehashes(folder)
+            for patient in self.wanted:
+                self._recall_patient(patient, cache.versions(patient.patient_id), profiles, rehashes)
 
     def _recall_patient(
         self, patient: Wanted, versions: Sequence[StoredBag], profiles: Profiles, rehashes: Rehashes
@@ -143,10 +166,11 @@ class ColourChoice:
                     self._note(patient.patient_id, name, stat, answers[content])
 
     def _look(self, patient: str, name: str, path: Path) -> bool:
-        """Open an image and return whether it needs a conversion."""
+        """Open an image and return whether it needs a conversion; one that cannot be read is not noted."""
         stat, found = _stat(path), needs_conversion(path)
-        self._note(patient, name, stat, found)
-        return found
+        if found is not None:
+            self._note(patient, name, stat, found)
+        return bool(found)
 
     def _note(self, patient: str, name: str, stat: _Stat | None, found: bool) -> None:
         if found:
@@ -159,8 +183,9 @@ class ColourChoice:
         profiles = Profiles(cache.folder)
         for patient in wanted:
             for bag in cache.versions(patient.patient_id)[:1]:
-                if bag not in profiles:
+                if self.rehash or bag not in profiles:
                     self._remember(profiles, bag, patient)
+        profiles.keep_only(cache)
         profiles.save()
 
     def _remember(self, profiles: Profiles, bag: StoredBag, patient: Wanted) -> None:

@@ -3,6 +3,7 @@
 The file may be deleted at any time; the images are then hashed again.
 """
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -35,9 +36,13 @@ class Rehashes:
         self._changed = True
 
     def save(self) -> None:
-        """Write the file if entries were added. Of two processes that write it the later wins, harmlessly."""
+        """Write the file if entries were added. Of two processes that write it the later wins, harmlessly.
+
+        A file that cannot be written is no error: the images are then hashed again.
+        """
         if self._changed:
-            publish(self.path, canonical_json(self._entries))
+            with contextlib.suppress(MilError):
+                publish(self.path, canonical_json(self._entries))
             self._changed = False
 
 

@@ -84,8 +84,8 @@ def _cell_note(pictures: Pictures) -> str:
     masked = " Everything but the nucleus and its rim is black." if pictures.preprocess == "cell-mask" else ""
     return (
         f"Left: original images. Right: what the network sees, {pictures.crop} pixels of the original around"
-        f" the nucleus nearest the centre.{masked} In this report,"
-        f" {sight_summary(Counter(pictures.sights.values()))}"
+        f" the nucleus nearest the centre.{masked} Of the images in this"
+        f" report: {sight_summary(Counter(pictures.sights.values()))}"
     )
 
 

@@ -14,7 +14,7 @@ from mil_toolkit.core.files import digest
 from mil_toolkit.core.reading import MEBIBYTE, read_input
 from mil_toolkit.features.colour import Colour
 from mil_toolkit.features.decoding import decode
-from mil_toolkit.features.pixels import prepare, prepare_noting, resize, saturation_mask
+from mil_toolkit.features.pixels import prepare_noting, resize, saturation_mask
 from mil_toolkit.features.sights import Sight
 from mil_toolkit.features.stain import Pixels
 from mil_toolkit.report.contents import Key
@@ -56,10 +56,13 @@ class Pictures:
     def pixels(self, key: Key, size: int) -> Pixels | None:
         """Return an image, `size` pixels wide; None where it cannot be read or has changed."""
         original = self.original(key)
-        if original is None:
-            return None
+        preprocess = "cell-crop" if self.shows_cells else "none"
+        return None if original is None else self.prepared(key, original, size, preprocess)
+
+    def prepared(self, key: Key, original: Pixels, size: int, preprocess: str) -> Pixels | None:
+        """Return a decoded image after this preprocessing, `size` pixels wide; None if it is too small."""
         try:
-            image = prepare_noting(original, size, self.crop, "cell-crop" if self.shows_cells else "none")
+            image = prepare_noting(original, size, self.crop, preprocess)
         except DataError:  # the image is smaller than the crop
             self.unreadable.add(key)
             return None
@@ -109,12 +112,14 @@ def samples_of(pictures: Pictures, cases: Sequence[Case], class_names: tuple[str
 
 
 def _before_and_after(pictures: Pictures, key: Key) -> tuple[Pixels, Pixels] | None:
-    pixels = pictures.pixels(key, pictures.size)
-    if pixels is None or not pictures.shows_cells:
-        return None if pixels is None else (pixels, saturation_mask(pixels))
     original = pictures.original(key)
-    assert original is not None  # it has just been read
-    return original, prepare(original, pictures.size, pictures.crop, pictures.preprocess)
+    if original is None:
+        return None
+    preprocess = pictures.preprocess if pictures.shows_cells else "none"
+    pixels = pictures.prepared(key, original, pictures.size, preprocess)
+    if pixels is None:
+        return None
+    return (original, pixels) if pictures.shows_cells else (pixels, saturation_mask(pixels))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,15 @@ from support.drawn_smears import Ellipse, draw_smear
 from support.tiny_images import backbone
 
 from mil_toolkit.backbones import backbones
-from mil_toolkit.cli.extract import main
+from mil_toolkit.cli.extract import _parse_crop, main
+from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.core.cores import available_cores
+from mil_toolkit.core.errors import UsageError
 from mil_toolkit.features import contact_sheet
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.extract import check_options
+from mil_toolkit.features.loading import load_batches
+from mil_toolkit.features.plan import Wanted
 
 ARGUMENTS = ["--backbone", "resnet18", "--weights", "random", "--image-size", "32", "--device", "cpu"]
 SMEARS = {
@@ -134,7 +141,7 @@ def test_sheets_in_the_wrong_place_or_format_are_refused(
 
 
 def test_images_that_cannot_be_shown_are_left_out(toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The extraction reports them."""
+    """The extraction names them, the sheet counts them."""
     (toml.parent / "images" / "P1" / "0.png").write_bytes(b"broken")
     Image.new("RGB", (30, 30)).save(toml.parent / "images" / "P1" / "1.png")
     sheet = toml.parents[1] / "sheet.png"
@@ -142,6 +149,10 @@ def test_images_that_cannot_be_shown_are_left_out(toml: Path, capsys: pytest.Cap
     out, err = capsys.readouterr()
     assert json.loads(out)["nuclei"] == COUNTS | {"one": 1}
     assert len(json.loads(out)["skipped"]) == 2 and "30 x 30 pixels are fewer than a crop of 40" in err
+    assert "leaves out 2 images that could not be read or had fewer pixels than the crop" in err
+    assert json.loads(out)["not_shown"] == 2
+    assert command(toml, *CELLS, "--contact-sheet", str(sheet), "--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["not_shown"] == 2
 
 
 def test_doubtful_images_of_each_kind_are_shown_in_turn() -> None:
@@ -169,6 +180,10 @@ def test_a_crop_in_micrometres_follows_the_resolution_of_the_cohort(
     toml.write_text(f"{text}microns_per_pixel = 100\n")
     assert command(toml, *options) == 2
     assert "less than half of a pixel of 100 micrometres" in capsys.readouterr().err
+    for resolution, crop in (("1e-300", "1e10um"), ("0.1", "1e300um")):
+        toml.write_text(f"{text}microns_per_pixel = {resolution}\n")
+        assert command(toml, "--preprocess", "cell-crop", "--crop", crop) == 2
+        assert "is larger than any image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -176,8 +191,9 @@ def test_a_crop_in_micrometres_follows_the_resolution_of_the_cohort(
     [
         (["--crop", "8um0"], "neither a whole number of pixels, such as 80, nor micrometres"),
         (["--crop", "1.5"], "neither a whole number of pixels"),
-        (["--crop", "0um"], "--crop must be above 0 micrometres, not 0"),
-        (["--crop", "nanum"], "--crop must be above 0 micrometres, not nan"),
+        (["--crop", "0um"], "--crop must be a positive number of micrometres, not 0"),
+        (["--crop", "nanum"], "--crop must be a positive number of micrometres, not nan"),
+        (["--crop", "infum"], "--crop must be a positive number of micrometres, not inf"),
         (["--preprocess", "cell-crop"], "--preprocess cell-crop needs --crop"),
         (["--preprocess", "cell-mask", "--crop", "0"], "--preprocess cell-mask needs --crop"),
         (["--preprocess", "cell-crop", "--crop", "97"], "--crop 97: every image is smaller"),
@@ -191,3 +207,45 @@ def test_windows_that_cannot_be_cut_are_refused(
     except SystemExit as stopped:
         code = int(stopped.code or 0)
     assert code == 2 and message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("unit", ["um", "\u00b5m", "\u03bcm"])
+def test_micrometres_may_be_written_with_either_letter_mu(unit: str) -> None:
+    assert _parse_crop(f"20{unit}") == (0, 20.0)
+
+
+def test_a_crop_in_both_units_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"both in pixels \(80\) and in micrometres \(20\)"):
+        check_options(ExtractionConfig(crop=80, crop_um=20.0), None, None, None, "fail")
+
+
+def test_sections_count_their_images_and_none_is_empty(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    headings: list[str] = []
+    draw = contact_sheet._drawn
+
+    def note(header: list[str], sections: list[contact_sheet._Section], *more: object) -> Image.Image:
+        headings.extend(section.heading for section in sections)
+        return draw(header, sections, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(contact_sheet, "_drawn", note)
+    wanted = [Wanted("P1", (("0.png", toml.parent / "images/P1/0.png"),))]
+    contact_sheet.write_contact_sheet(toml.parents[1] / "a.png", wanted, ExtractionConfig(), None)
+    wanted += [Wanted("P3", (("0.png", toml.parent / "images/P3/0.png"),))]
+    contact_sheet.write_contact_sheet(toml.parents[1] / "b.png", wanted, ExtractionConfig(), None)
+    assert headings == ["1 random image", "2 random images", "1 of 1 doubtful image"]
+
+
+def test_a_sheet_is_drawn_with_the_threads_that_were_asked_for(
+    toml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+
+    def load(*arguments: object) -> Iterator[list[object]]:
+        used.append(arguments[3])  # type: ignore[arg-type]
+        return load_batches(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(contact_sheet, "load_batches", load)
+    sheet = str(toml.parents[1] / "sheet.png")
+    assert command(toml, "--dry-run", "--contact-sheet", sheet, "--threads", "1") == 0
+    assert command(toml, "--dry-run", "--contact-sheet", sheet) == 0
+    assert used == [1, available_cores()]

@@ -18,6 +18,7 @@ from mil_toolkit.config import PREPROCESS_NAMES
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.features import pixels as images
 from mil_toolkit.features.decoding import decode
+from mil_toolkit.features.nucleus import Nucleus, Search
 from mil_toolkit.features.pixels import (
     centre_crop,
     prepare,
@@ -371,3 +372,32 @@ def test_masks_of_large_images_fit_their_pixels() -> None:
     masked = prepare(smear, 701, 701, "cell-mask")
     assert masked[truth.mask((701, 701))].any(1).mean() > 0.999
     assert not masked[~truth.grown(40).mask((701, 701))].any()
+
+
+def _found(monkeypatch: pytest.MonkeyPatch, mask: np.ndarray) -> Nucleus:
+    """Let the search find a nucleus of this shape at the centre of the image."""
+    nucleus = Nucleus(mask.shape[0] / 2, mask.shape[1] / 2, mask)
+    monkeypatch.setattr(images, "find_nucleus", lambda _: Search(nucleus, "one"))
+    return nucleus
+
+
+def test_the_rim_of_a_mask_surrounds_the_whole_nucleus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of the part outside the window, against the definition."""
+    mask = np.zeros((90, 100), bool)
+    mask[20:32, 20:80] = mask[44:46, 49:51] = True
+    nucleus = _found(monkeypatch, mask)
+    pixels = np.full((*mask.shape, 3), 200, np.uint8)
+    image = prepare_noting(pixels, 24, 24, "cell-mask")
+    assert image.window == (33, 38, 24)
+    gaps = np.argwhere(np.ones_like(mask))[:, None] - np.argwhere(mask)
+    near = (np.hypot(gaps[..., 0], gaps[..., 1]).min(1) <= 0.3 * nucleus.radius).reshape(mask.shape)
+    assert np.array_equal(image.pixels.any(2), image.window.of(near))
+    assert image.pixels[0].any() and not image.pixels[5].any(), "the rim of a part outside the window"
+
+
+def test_a_window_within_the_gap_of_a_nucleus_is_not_blackened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a ring or a horseshoe, whose centre of mass is outside it."""
+    distances = np.hypot(*(np.indices((90, 90)) - 44.5))
+    _found(monkeypatch, (distances > 25) & (distances < 35))
+    image = prepare_noting(SMEAR[:90, :90], 20, 20, "cell-mask")
+    assert np.array_equal(image.pixels, SMEAR[35:55, 35:55])

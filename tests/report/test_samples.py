@@ -10,9 +10,13 @@ import pytest
 from PIL import Image
 from support.reports import text_of
 
+from mil_toolkit.core.reading import read_input
 from mil_toolkit.features.pixels import prepare, resize
-from mil_toolkit.report.contents import Contents, read_contents
+from mil_toolkit.report import pictures as pictures_module
+from mil_toolkit.report.contents import Contents, image_paths, read_contents
+from mil_toolkit.report.gallery import Naming, cases
 from mil_toolkit.report.page import MOST_BYTES, render
+from mil_toolkit.report.pictures import Pictures, samples_of
 
 
 def shown_as(contents: Contents, preprocess: str, crop: int) -> str:
@@ -48,10 +52,6 @@ def test_samples_of_cell_windows_show_the_image_and_the_window(study: Path, prep
 
 def test_a_sample_is_what_the_backbone_gets(study: Path) -> None:
     """Up to the compression of the page's pictures."""
-    from mil_toolkit.report.contents import image_paths
-    from mil_toolkit.report.gallery import Naming, cases
-    from mil_toolkit.report.pictures import Pictures, samples_of
-
     contents = read_contents(study)
     paths, _ = image_paths(contents.sources)
     pictures = Pictures(paths, {}, 24, 32, None, "cell-mask")
@@ -67,8 +67,34 @@ def test_a_sample_is_what_the_backbone_gets(study: Path) -> None:
 def test_images_in_doubt_are_counted_among_those_that_are_shown(study: Path) -> None:
     """All of them have one nucleus, because they are drawn so, except for those that a platelet joins."""
     text = text_of(shown_as(read_contents(study), "cell-crop", 24))
-    found = re.search(r"In this report, (\d+) images: one nucleus in (\d+), several in (\d+),", text)
+    found = re.search(
+        r"Of the images in this report: (\d+) images: one nucleus in (\d+), several in (\d+),", text
+    )
     assert found is not None
     count, one, several = map(int, found.groups())
     assert count > 24 and one + several == count and one > 0.8 * count
-    assert "In this report" not in text_of(shown_as(read_contents(study), "none", 0))
+    assert "Of the images in this report" not in text_of(shown_as(read_contents(study), "none", 0))
+
+
+@pytest.mark.parametrize("preprocess", ["none", "cell-crop", "cell-mask"])
+def test_an_image_that_vanishes_is_left_out(
+    study: Path, preprocess: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each image is read once for a sample, so that it cannot vanish between two reads."""
+    contents = read_contents(study)
+    paths, _ = image_paths(contents.sources)
+    shown = cases(contents, Naming(False))
+    expected = samples_of(Pictures(paths, {}, 24, 32, None, preprocess), shown, ("negative", "positive"))
+    reads: list[Path] = []
+
+    def read_once(path: Path, limit: int) -> bytes:
+        if path in reads:
+            raise FileNotFoundError(path)
+        reads.append(path)
+        return read_input(path, limit)
+
+    monkeypatch.setattr(pictures_module, "read_input", read_once)
+    pictures = Pictures(paths, {}, 24, 32, None, preprocess)
+    assert samples_of(pictures, shown, ("negative", "positive")) == expected
+    assert len(expected) == len(reads) and not pictures.unreadable
+    assert samples_of(pictures, shown, ("negative", "positive")) == []
