@@ -128,8 +128,9 @@ def _in_memory(content: bytes) -> Iterator[int]:
     """
     descriptor = os.memfd_create("mil_toolkit job")
     try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(content)
+        left = memoryview(content)
+        while left:  # the kernel may write a part
+            left = left[os.write(descriptor, left) :]
         yield descriptor
     finally:
         os.close(descriptor)
