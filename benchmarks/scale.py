@@ -71,7 +71,7 @@ _SAMPLED = 0.1  # seconds between two samples of the memory
 
 @dataclass(frozen=True)
 class Cost:
-    """What a command took: seconds, and the peak memory of all its processes in MB."""
+    """The cost of a command: seconds, and the peak memory of all its processes in MB."""
 
     command: str
     images: int

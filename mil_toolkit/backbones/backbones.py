@@ -46,7 +46,7 @@ class Backbone:
 
     @property
     def identity(self) -> BackboneIdentity:
-        """What the spec of a cache records of the network."""
+        """The part of a cache's spec that describes the network."""
         return BackboneIdentity(self.weight_digest, self.width, self.mean, self.std)
 
 

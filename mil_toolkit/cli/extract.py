@@ -65,6 +65,13 @@ def _parser() -> argparse.ArgumentParser:
         help="saturation-mask: blacken what is not stained; cell-crop: show a window of --crop around the"
         " nucleus nearest the centre; cell-mask: and blacken everything but the nucleus and its rim",
     )
+    _add_running(parser)
+    return parser
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    """Add the options about how a cohort is embedded, and not about the network and what it sees."""
+    add = parser.add_argument
     add("--cache", type=Path, default=Path("cache"), help="folder that contains all caches")
     add(
         "--precision", choices=PRECISION_NAMES, default="auto", help="auto: what the device supports natively"
@@ -96,7 +103,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="draw random and doubtful images, and what the network sees of them, into a PNG or JPEG file",
     )
-    return parser
 
 
 class _Crop(NamedTuple):

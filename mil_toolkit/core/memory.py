@@ -41,7 +41,7 @@ def _left_by(cgroup: Path) -> float:
 
 
 def _numbers(path: Path) -> dict[str, float]:
-    """Return the numbers of a file of lines `name number` or `name: number kB`; none if there is no file."""
+    """Return the numbers of a file of lines `name number` or `name: number kB`; empty without a file."""
     if not path.is_file():
         return {}
     lines = re.finditer(r"^(\w+):?\s+(\d+)", path.read_text(), re.MULTILINE)

@@ -56,7 +56,7 @@ class SheetImage(NamedTuple):
 
 @dataclass(frozen=True)
 class ContactSheet:
-    """What a search for nuclei found in the images, and the number of images that cannot be shown."""
+    """The results of a search for nuclei, and the number of images that cannot be shown."""
 
     sights: Mapping[Sight, int]
     left_out: int

@@ -89,7 +89,7 @@ def saturation_mask(pixels: Pixels, threshold: int | None = None) -> Pixels:
 
 
 class Prepared(NamedTuple):
-    """What a backbone sees of an image.
+    """The part of an image that a backbone sees.
 
     pixels: (image_size, image_size, 3) uint8
     window: the part of the image that `pixels` shows; None for the whole image

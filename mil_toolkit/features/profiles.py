@@ -81,7 +81,7 @@ class Profiles:
     def save(self) -> None:
         """Write the file if entries have changed. Of two processes that write it the later wins, harmlessly.
 
-        A file that cannot be written is no error: the images are then looked at again.
+        A file that cannot be written is not an error: the images are then looked at again.
         """
         if self._changed:
             with contextlib.suppress(MilError):

@@ -38,7 +38,7 @@ class Rehashes:
     def save(self) -> None:
         """Write the file if entries were added. Of two processes that write it the later wins, harmlessly.
 
-        A file that cannot be written is no error: the images are then hashed again.
+        A file that cannot be written is not an error: the images are then hashed again.
         """
         if self._changed:
             with contextlib.suppress(MilError):

@@ -53,7 +53,7 @@ class StoredImage(NamedTuple):
 
     @property
     def stat_key(self) -> tuple[str, int, int]:
-        """What identifies the image, within its patient, as long as its file does not change."""
+        """A key of the image within its patient, which stays as long as its file does not change."""
         return self.name, self.size, self.mtime_ns
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 from mil_toolkit.core.text import count_of
 
 Sight = Literal["one", "several", "cut", "none"]
-"""What an image shows: one nucleus, several, one that the image's border cuts, or none."""
+"""The content of an image: one nucleus, several, one that the image's border cuts, or none."""
 FINDER = "nuclear-stain-1"
 """The name of the search in specs; a search that finds other nuclei gets another number."""
 RIM = 0.3  # width of what a cell mask keeps around a nucleus, as a share of the nucleus's radius

@@ -119,7 +119,7 @@ class Durations:
 
 @dataclass
 class _Search:
-    """What is known of a search; cost: of an epoch, relative to others; begun, heard: times of notes."""
+    """The state of a search; cost: of an epoch, relative to others; begun, heard: times of notes."""
 
     cost: float
     counted: int = 0
