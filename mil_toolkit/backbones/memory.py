@@ -116,8 +116,8 @@ class BackboneMemory:
         begun_ns: when the files began to be read; one that was written to shortly before or since then is not
             recognised
 
-        A file that cannot be written is not an error. If two processes write it, the later one wins, which does
-        no harm.
+        A file that cannot be written is not an error. If two processes write it, the later one wins, which
+        does no harm.
         """
         states = {os.path.abspath(path): _state(path) for path in files or ()}
         known = {path: state for path, state in states.items() if state and state.is_older_than(begun_ns)}
