@@ -102,13 +102,15 @@ def _cheap_keys() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _restore_process() -> Iterator[None]:
-    """Restore what a command changes in its process: logging and signal handlers."""
+    """Restore what a command changes in its process: logging, signal handlers and the number of threads."""
     logger = logging.getLogger("mil_toolkit")
     handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
     dispositions = {
         number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     }
+    threads = torch.get_num_threads()
     yield
+    torch.set_num_threads(threads)
     logger.handlers, logger.level, logger.propagate = handlers, level, propagate
     for number, disposition in dispositions.items():
         signal.signal(number, disposition)

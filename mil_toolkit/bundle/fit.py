@@ -20,6 +20,7 @@ from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.files import digest
 from mil_toolkit.core.outputs import check_replaceable, published_folder
 from mil_toolkit.core.seeds import FINAL, members_path
+from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.finetuning import Finetuned, finetune_study
 from mil_toolkit.study.folder import Study
@@ -70,7 +71,8 @@ def fit(
     place = pick_device(device)
     patients = Patients.of(cohort.labelled(), cache)
     seed = members_path(study.config.seed, FINAL)
-    head = refit(patients, best.config, best.epoch, members, seed, place, training_dtype(place))
+    with fixed_threads(study.config.threads):
+        head = refit(patients, best.config, best.epoch, members, seed, place, training_dtype(place))
     about = _about(cohort, cache, study, best, scores, patients)
     if not anonymous:
         about = _identified(about, study, head, patients, cache)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from support.commands import Command
 from support.studies import Tiny
 
@@ -45,7 +46,9 @@ def test_the_bundle_holds_the_chosen_configuration(tiny: Tiny) -> None:
     assert bundle.about.features is not None and bundle.about.features.spec == tiny.cache.spec
 
 
-def test_fitting_again_gives_the_same_bits(tiny: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_fitting_again_gives_the_same_bits(tiny: Tiny, tmp_path: Path, threads: int) -> None:
+    torch.set_num_threads(threads)
     fitted(tiny, tmp_path / "again")
     for name in FILES:
         assert (tmp_path / "again" / name).read_bytes() == (tiny.bundle / name).read_bytes()

@@ -64,7 +64,9 @@ def test_the_gradient_equals_that_of_plain_autograd(name: str, part: str) -> Non
     halves = Halves(whole, last_stage(whole.network) if part == "last" else part, CPU, torch.float32)
     loss = backpropagate(images.split(2), halves, attended, Spill(io.BytesIO()))
     actual = gradients(halves)
-    plain = attended(halves.network(Normaliser(whole, CPU, torch.float32)(images)))
+    # The same batches: rounding depends on their size, and a ReLU enlarges the error of a value near zero.
+    normalise = Normaliser(whole, CPU, torch.float32)
+    plain = attended(torch.cat([halves.network(normalise(batch)) for batch in images.split(2)]))
     plain.backward()
     assert loss == pytest.approx(plain.item(), rel=1e-5)
     assert worst_error(actual, gradients(halves)) < 1e-5
