@@ -15,6 +15,7 @@ PRECISION_NAMES = ("auto", "float32", "bfloat16", "float16")
 POOLING_NAMES = ("attention", "gated-attention", "mean", "max", "noisy-and", "top-k", "transformer")
 METADATA_BRANCH_NAMES = ("mlp", "direct", "none")
 FUSION_NAMES = ("concat", "late")
+VIEW_FUSION_NAMES = ("early", "late")
 OPTIMIZER_NAMES = ("sgd", "adam", "adamw")
 METRIC_NAMES = (
     "balanced_log_loss",
@@ -52,6 +53,7 @@ class Tunable:
     search: the list of values that a search tries, if it is not an interval
     needs: values of other fields without which this one has no effect, so that a search does not suggest it
     maximum_excluded: whether `maximum` itself is not allowed
+    joins_views: whether it has an effect only on several views that are used together
     """
 
     help: str
@@ -64,6 +66,7 @@ class Tunable:
     minimum: float = 0
     maximum: float = math.inf
     maximum_excluded: bool = False
+    joins_views: bool = False
 
     @property
     def searched(self) -> bool:
@@ -112,6 +115,18 @@ class ExtractionConfig:
     crop_um: float | None = None
 
 
+VIEW_SEPARATOR = "+"  # between the names of views that are used together
+
+
+def view_names(features: str) -> list[str]:
+    """Return the names of the feature folders in a value of `HeadConfig.features`; none for the default.
+
+    >>> view_names("whole+crop"), view_names("")
+    (['whole', 'crop'], [])
+    """
+    return features.split(VIEW_SEPARATOR) if features else []
+
+
 _IMAGES: dict[str, tuple[Value, ...]] = {"image_branch": (True,)}
 _MLP: dict[str, tuple[Value, ...]] = {"metadata_branch": ("mlp",)}
 
@@ -121,6 +136,13 @@ class HeadConfig:
     """The hyperparameters of a head and its training, which determine the result for given data and seed."""
 
     image_branch: bool = tunable_field(True, Tunable("use the images; false uses only the metadata"))
+    features: str = tunable_field(
+        "",
+        Tunable(
+            "names of the feature folders that are used, joined by +; given by --features and --views",
+            needs=_IMAGES,
+        ),
+    )
     standardise: bool = tunable_field(
         True, Tunable("scale each embedding dimension to mean 0 and variance 1", needs=_IMAGES)
     )
@@ -149,6 +171,17 @@ class HeadConfig:
             choices=(32, 64, 128, 256, 512),
             search=(32, 64, 128, 256),
             needs={"pooling": ("attention", "gated-attention", "noisy-and", "transformer")},
+        ),
+    )
+    view_fusion: str = tunable_field(
+        "late",
+        Tunable(
+            "early: the columns of all views of an image side by side, and one pooling; late: a pooling for"
+            " each view, and the pooled views side by side",
+            choices=VIEW_FUSION_NAMES,
+            search=VIEW_FUSION_NAMES,
+            needs=_IMAGES,
+            joins_views=True,
         ),
     )
     zero_start: bool = tunable_field(
@@ -413,6 +446,8 @@ def is_active(values: Mapping[str, Value], tunable: Tunable) -> bool:
     >>> is_active({"pooling": "mean"}, tunables(HeadConfig)["hidden"])
     False
     """
+    if tunable.joins_views and len(view_names(str(values.get("features", "")))) < 2:
+        return False
     return all(values.get(name) in allowed for name, allowed in tunable.needs.items())
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.model.layers import Dropout, Linear, keep_all
-from mil_toolkit.model.poolings import POOLINGS, Instances
+from mil_toolkit.model.poolings import Instances
+from mil_toolkit.model.views import pooling_of
 
 
 class Logits(NamedTuple):
@@ -56,6 +57,7 @@ class MILModel(nn.Module):
     embedding_width: D of the projected embeddings, 0 without images
     metadata_width: M encoded columns, 0 without metadata
     generators: K, one per member, which draw the initial weights
+    view_widths: of several views, the columns of each, D in total
 
     Raises UsageError if the model has neither images nor metadata.
     """
@@ -66,6 +68,7 @@ class MILModel(nn.Module):
         embedding_width: int,
         metadata_width: int,
         generators: Sequence[torch.Generator],
+        view_widths: Sequence[int] = (),
     ):
         super().__init__()
         self.config = config
@@ -75,7 +78,8 @@ class MILModel(nn.Module):
             raise UsageError(
                 "the model has neither images nor metadata: set image_branch or metadata_branch."
             )
-        self.pooling = POOLINGS[config.pooling](embedding_width, config, generators) if images else None
+        widths = view_widths if config.view_fusion == "late" and len(view_widths) > 1 else [embedding_width]
+        self.pooling = pooling_of(widths, config, generators) if images else None
         self.branch = branch(metadata_width, config, generators) if branch else None
         image_width = self.pooling.width if self.pooling else 0
         branch_width = self.branch.width if self.branch else 0

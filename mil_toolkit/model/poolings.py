@@ -6,7 +6,7 @@ weight of each instance, (K, n), which sums to one within each bag.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -45,6 +45,18 @@ class Instances:
         """Return bags of these sizes (B,), packed in x (G, n, D)."""
         bag = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
         return cls(x, bag.to(x.device), sizes.tolist(), member_count)
+
+    def columns(self, widths: Sequence[int]) -> "list[Instances]":
+        """Return the same instances with only some of their columns: the first, the next, and so on."""
+        xs = self.x.split(list(widths), -1)
+        shifts, scales = (
+            [None] * len(xs) if part is None else part.split(list(widths), -1)
+            for part in (self.shift, self.scale)
+        )
+        return [
+            replace(self, x=x, shift=shift, scale=scale)
+            for x, shift, scale in zip(xs, shifts, scales, strict=True)
+        ]
 
     @cached_property
     def outside(self) -> Tensor:

@@ -60,6 +60,7 @@ class FittedHead:
         if self.projection is None:
             return None
         assert patients.bags is not None
-        embeddings = patients.bags.embeddings(patients.bags.rows(places))
-        sizes = patients.bags.sizes[places]
+        rows, sizes = patients.bags.rows(places), patients.bags.sizes[places]
+        views = patients.chosen_views(self.model.config.features).values()
+        embeddings = torch.cat([view.embeddings(rows) for view in views], -1)
         return Instances.of(self.projection(embeddings)[None], sizes, self.member_count)

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from mil_toolkit.config import HeadConfig
-from mil_toolkit.features.bags import StreamedBags
+from mil_toolkit.features.bags import Bags, StreamedBags, is_streamed
 from mil_toolkit.model.poolings import Instances
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.projected import ProjectedFile
-from mil_toolkit.training.projection import MOST_COMPONENTS, Moments, Projection, fit_projection, fold_moments
+from mil_toolkit.training.projection import MOST_COMPONENTS, Projection, fit_projection, fold_moments
 
 _ROW_MULTIPLE = 128  # the number of rows of a mini-batch is a multiple of this
 
@@ -55,11 +55,12 @@ class Inputs:
     ):
         self.patients, self.trains = patients, list(trains)
         self.device, self.dtype = torch.device(device), dtype
-        self._widest: dict[bool, list[Projection]] = {}
-        self._projected: dict[bool, Tensor] = {}
+        alone = len(patients.views) == 1
+        self.views = {
+            name: ViewInputs(bags, self.trains, self.device, dtype, alone)
+            for name, bags in patients.views.items()
+        }
         self._logistic: dict[bool, Tensor] = {}
-        self._narrowed: dict[tuple[bool, int], Tensor] = {}
-        self._files: dict[tuple[bool, int], ProjectedFile] = {}
         self._held_out: dict[int, list[list[Batch]]] = {}
         self._indices: dict[tuple[int, ...], Tensor] = {}
 
@@ -105,25 +106,23 @@ class Inputs:
             mask[fold, torch.from_numpy(train)] = True
         return mask
 
-    @cached_property
-    def moments(self) -> list[Moments]:
-        """Moments of each fold's training embeddings."""
-        assert self.patients.bags is not None
-        return fold_moments(self.patients.bags, self.trains)
+    def chosen(self, config: HeadConfig) -> list["ViewInputs"]:
+        """Return the views that a configuration uses, none without images."""
+        views = self.patients.chosen_views(config.features) if config.image_branch else ()
+        return [self.views[name] for name in views]
 
     def projections(self, config: HeadConfig) -> list[Projection]:
-        """Return the projection of each fold for this configuration."""
-        if not config.components:
-            return [fit_projection(moments, config.standardise, 0) for moments in self.moments]
-        widest = self._widest_projections(config.standardise)
-        return [projection.narrowed(config.components) for projection in widest]
+        """Return the projection of each fold for this configuration, for the views side by side."""
+        by_view = [view.projections(config) for view in self.chosen(config)]
+        return [Projection.side_by_side(views) for views in zip(*by_view, strict=True)]
+
+    def view_widths(self, config: HeadConfig) -> list[int]:
+        """Return the number of columns of each view's projected embeddings, none without images."""
+        return [view.width(config) for view in self.chosen(config)]
 
     def embedding_width(self, config: HeadConfig) -> int:
-        """Return the number of columns of the projected embeddings, 0 without images."""
-        if self.patients.bags is None or not config.image_branch:
-            return 0
-        width = self.patients.bags.width
-        return min(config.components, width) if config.components else width
+        """Return the number of columns of the projected embeddings of all views, 0 without images."""
+        return sum(self.view_widths(config))
 
     def batches(self, patients: Tensor, batch_size: int) -> list[Batch]:
         """Divide patients (b,) into mini-batches in this order; all indices go to the device in one copy."""
@@ -153,25 +152,20 @@ class Inputs:
         folds: the fold of each of the K members
         kept: (K, n) bool, the instances that dropout keeps; None keeps all
         """
-        if not self.embedding_width(config):
+        views = self.chosen(config)
+        if not views:
             return None
         if config.components:
-            x = self._projected_rows(config, batch.rows, _shared_folds(folds))
+            shared = _shared_folds(folds)
+            numbers = self.device_index(shared)
+            x = _side_by_side([view.projected_rows(config, batch.rows, shared, numbers) for view in views])
             return Instances(x, batch.bag, batch.sizes, len(folds), kept=kept)
-        x = self._raw_rows(batch.rows)[None]
+        x = _side_by_side([view.raw_rows(batch.rows) for view in views])[None]
         if not config.standardise:
             return Instances(x, batch.bag, batch.sizes, len(folds), kept=kept)
-        shift, scale = (values[self.device_index(folds), None] for values in self._scaler)
+        scalers = zip(*(view.scaler for view in views), strict=True)
+        shift, scale = (_side_by_side(values)[self.device_index(folds), None] for values in scalers)
         return Instances(x, batch.bag, batch.sizes, len(folds), shift, scale, kept)
-
-    def _projected_rows(self, config: HeadConfig, rows: Tensor, folds: Sequence[int]) -> Tensor:
-        """Return these rows (n,) as projected in each of the G folds, (G, n, components)."""
-        if self._streamed is not None:
-            return self._projected_file(config, self._streamed).read(rows, folds).to(self.device)
-        view = self._view(config)
-        starts = self.device_index(folds)[:, None] * view.shape[1]  # (G, 1)
-        indices = (starts + rows).flatten()
-        return view.flatten(0, 1).index_select(0, indices).unflatten(0, (len(folds), -1))
 
     def device_index(self, numbers: Sequence[int]) -> Tensor:
         """Return numbers of folds or members as a tensor on the device, copied there only once."""
@@ -198,63 +192,127 @@ class Inputs:
         filled = functional.pad(rows, (0, filler)), functional.pad(bag, (0, filler), value=len(sizes))
         return *filled, [*sizes.tolist(), *[filler][: bool(filler)]]
 
-    def _widest_projections(self, standardise: bool) -> list[Projection]:
-        """Return the projection of each fold to the maximum number of components; computed once."""
-        if standardise not in self._widest:
-            folds = [fit_projection(moments, standardise, MOST_COMPONENTS) for moments in self.moments]
-            self._widest[standardise] = folds
-        return self._widest[standardise]
+
+class ViewInputs:
+    """The embeddings of one view as projected in each of F folds, computed at first use and kept.
+
+    bags: the view's embeddings; they hold the same rows in all views
+    trains, device, dtype: see `Inputs`
+    alone: whether it is the only view. Otherwise, the embeddings are in memory only while they are projected.
+    """
+
+    def __init__(
+        self,
+        bags: Bags,
+        trains: Sequence[np.ndarray],
+        device: torch.device,
+        dtype: torch.dtype,
+        alone: bool = True,
+    ):
+        self.bags, self.trains, self.device, self.dtype, self.alone = bags, trains, device, dtype, alone
+        self._fitted: dict[tuple[bool, int], list[Projection]] = {}
+        self._projected: dict[bool, Tensor] = {}
+        self._narrowed: dict[tuple[bool, int], Tensor] = {}
+        self._files: dict[tuple[bool, int], ProjectedFile] = {}
+
+    def width(self, config: HeadConfig) -> int:
+        """Return the number of columns of the projected embeddings."""
+        return min(config.components, self.bags.width) if config.components else self.bags.width
+
+    def projections(self, config: HeadConfig) -> list[Projection]:
+        """Return the projection of each fold for this configuration."""
+        if not config.components:
+            return self._fit(config.standardise, 0)
+        widest = self._fit(config.standardise, MOST_COMPONENTS)
+        return [projection.narrowed(config.components) for projection in widest]
+
+    def projected_rows(
+        self, config: HeadConfig, rows: Tensor, folds: Sequence[int], numbers: Tensor
+    ) -> Tensor:
+        """Return these rows (n,) as projected in each of the G folds, (G, n, components).
+
+        numbers: (G,) the folds, on the device
+        """
+        if self._streamed is not None:
+            return self._projected_file(config, self._streamed).read(rows, folds).to(self.device)
+        view = self._view(config)
+        starts = numbers[:, None] * view.shape[1]  # (G, 1)
+        indices = (starts + rows).flatten()
+        return view.flatten(0, 1).index_select(0, indices).unflatten(0, (len(folds), -1))
+
+    def raw_rows(self, rows: Tensor) -> Tensor:
+        """Return rows (n,) of the embeddings without projection, (n, D)."""
+        if isinstance(self.bags, StreamedBags):
+            return self.bags.embeddings(rows.cpu()).to(self.dtype).to(self.device)
+        return self._raw.index_select(0, rows)
+
+    @cached_property
+    def scaler(self) -> tuple[Tensor, Tensor]:
+        """Shifts and scales that standardise the embeddings in each fold, both (F, D)."""
+        projections = self._fit(True, 0)
+        shift = torch.stack([projection.shift for projection in projections])
+        scale = torch.stack([projection.scale for projection in projections])
+        return shift.to(self.device), scale.to(self.device)
+
+    def _fit(self, standardise: bool, components: int, read: Bags | None = None) -> list[Projection]:
+        """Return the projection of each fold to at most so many components; computed once.
+
+        read: the bags, if they have been read
+        """
+        key = standardise, components
+        if key not in self._fitted:
+            moments = fold_moments(read or self._read(), self.trains)
+            self._fitted[key] = [fit_projection(one, standardise, components) for one in moments]
+        return self._fitted[key]
 
     def _view(self, config: HeadConfig) -> Tensor:
         """Return the embeddings (F, N, components), contiguous; only the most recent result is kept."""
         key = config.standardise, config.components
         if key not in self._narrowed:
             widest = self._project(config.standardise)
-            self._narrowed = {key: widest[..., : self.embedding_width(config)].contiguous()}
+            self._narrowed = {key: widest[..., : self.width(config)].contiguous()}
         return self._narrowed[key]
 
     def _project(self, standardise: bool) -> Tensor:
         """Return the embeddings projected to the maximum number of components, (F, N, C); computed once."""
         if standardise not in self._projected:
-            bags = self.patients.bags
-            assert bags is not None
-            projections = self._widest_projections(standardise)
-            views = [projection(bags.instances).to(self.dtype) for projection in projections]
-            self._projected[standardise] = torch.stack(views).to(self.device)
+            bags = self._read()
+            projections = self._fit(standardise, MOST_COMPONENTS, bags)
+            folds = [projection(bags.instances).to(self.dtype) for projection in projections]
+            self._projected[standardise] = torch.stack(folds).to(self.device)
         return self._projected[standardise]
+
+    def _read(self) -> Bags:
+        """Return the bags; those of one of several views are in memory as long as the result is used."""
+        if self.alone or self._streamed is not None or not isinstance(self.bags, StreamedBags):
+            return self.bags
+        return Bags(self.bags.instances, self.bags.offsets, self.bags.patient_ids, image_names=())
 
     @property
     def _streamed(self) -> StreamedBags | None:
-        """The patients' bags if their embeddings are not kept in memory."""
-        return self.patients.bags if isinstance(self.patients.bags, StreamedBags) else None
+        """The bags if there are so many that their projected embeddings are kept in a file."""
+        bags = self.bags
+        if isinstance(bags, StreamedBags) and (self.alone or is_streamed(int(bags.offsets[-1]), bags.width)):
+            return bags
+        return None
 
     def _projected_file(self, config: HeadConfig, bags: StreamedBags) -> ProjectedFile:
         """Return the embeddings as projected in each fold; only the most recent result is kept."""
-        key = config.standardise, self.embedding_width(config)
+        key = config.standardise, self.width(config)
         if key not in self._files:
             self._files = {}  # its space is free before the next file needs it
             self._files = {key: ProjectedFile.write(bags, self.projections(config), self.dtype)}
         return self._files[key]
 
-    def _raw_rows(self, rows: Tensor) -> Tensor:
-        """Return rows (n,) of the embeddings without projection, (n, D)."""
-        if self._streamed is not None:
-            return self._streamed.embeddings(rows.cpu()).to(self.dtype).to(self.device)
-        return self._raw.index_select(0, rows)
-
     @cached_property
     def _raw(self) -> Tensor:
         """Embeddings without projection, (N, D)."""
-        assert self.patients.bags is not None
-        return self.patients.bags.instances.to(self.dtype).to(self.device)
+        return self.bags.instances.to(self.dtype).to(self.device)
 
-    @cached_property
-    def _scaler(self) -> tuple[Tensor, Tensor]:
-        """Shifts and scales that standardise the embeddings in each fold, both (F, D)."""
-        projections = [fit_projection(moments, True, 0) for moments in self.moments]
-        shift = torch.stack([projection.shift for projection in projections])
-        scale = torch.stack([projection.scale for projection in projections])
-        return shift.to(self.device), scale.to(self.device)
+
+def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """Return the columns of several views side by side; those of one view are not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), -1)
 
 
 def _shared_folds(folds: Sequence[int]) -> list[int]:

@@ -77,9 +77,8 @@ class _Population:
         self.generators = generators([member.seed for member in members], inputs.device)
         self.folds = folds = [member.fold for member in members]
         self.metadata = inputs.metadata[folds]  # (K, B, M)
-        self.model = MILModel(
-            config, inputs.embedding_width(config), self.metadata.shape[-1], self.generators
-        )
+        widths = inputs.view_widths(config)
+        self.model = MILModel(config, sum(widths), self.metadata.shape[-1], self.generators, widths)
         self.model.to(inputs.device)
         if config.logistic_start and isinstance(self.model.branch, MetadataDirect):
             self.model.start_at(inputs.logistic(config.class_weights)[folds])

@@ -1,27 +1,43 @@
 """`Patients`: labelled or unlabelled patients with their bags and metadata."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
+from mil_toolkit.config import view_names
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.training.view_checks import check_views
 
 if TYPE_CHECKING:
     from mil_toolkit.features.bags import Bags  # imports torch
+
+
+Features = FeatureCache | Sequence[FeatureCache] | None
+"""The features of a study or of a model: one cache, several views of the same images, or none."""
+
+
+def caches_of(features: Features) -> tuple[FeatureCache, ...]:
+    """Return the caches of some features; none for metadata only."""
+    if features is None:
+        return ()
+    return (features,) if isinstance(features, FeatureCache) else tuple(features)
 
 
 @dataclass(frozen=True)
 class Patients:
     """The data of B patients, in one order.
 
-    bags: their embeddings, or None without images
+    bags: their embeddings, or None without images; of several views, those of the first one
     labels: (B,) of 0 and 1, or -1 where unknown
     metadata: B rows of unencoded values, indexed by patient id
     log_columns: names of the metadata columns whose logarithm the encoder takes
     groups: (B,) of names, or None where no groups are declared
+    view_names: names of the views
+    other_bags: embeddings of the same images in the other views
     """
 
     bags: "Bags | None"
@@ -29,16 +45,25 @@ class Patients:
     metadata: pd.DataFrame
     log_columns: tuple[str, ...] = ()
     groups: np.ndarray | None = None
+    view_names: tuple[str, ...] = ("",)
+    other_bags: "tuple[Bags, ...]" = ()
 
     @classmethod
-    def of(cls, cohort: Cohort, cache: FeatureCache | None) -> "Patients":
-        """Return all patients of a cohort, with embeddings from the cache, or without images if it is None.
+    def of(cls, cohort: Cohort, features: Features, names: Sequence[str] | None = None) -> "Patients":
+        """Return all patients of a cohort, with their embeddings in each view; None is without images.
 
-        Raises DataError for patients without embeddings.
+        names: of the views; by default those of the cache folders
+
+        Of several views, embeddings stay in the shards until they are needed, so that they are never all in
+        memory. Raises DataError for patients without embeddings, and for views of other images.
         """
-        bags = None if cache is None else cache.bags(cohort.patient_ids)
+        caches = caches_of(features)
+        check_views(caches, cohort.patient_ids)
         log_columns = tuple(column.name for column in cohort.columns if column.transform == "log")
-        return cls(bags, cohort.labels.astype(np.int64), cohort.metadata, log_columns, cohort.groups)
+        patients = cls(None, cohort.labels.astype(np.int64), cohort.metadata, log_columns, cohort.groups)
+        named = names or [cache.folder.name for cache in caches]
+        bags = [_bags(cache, cohort.patient_ids, alone=len(caches) == 1) for cache in caches]
+        return patients.with_views(dict(zip(named, bags, strict=True))) if bags else patients
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,9 +73,39 @@ class Patients:
         """Patient ids, in order."""
         return list(self.metadata.index)
 
+    @property
+    def views(self) -> "dict[str, Bags]":
+        """The bags of each view by its name, empty without images."""
+        if self.bags is None:
+            return {}
+        return dict(zip(self.view_names, (self.bags, *self.other_bags), strict=True))
+
+    def chosen_views(self, features: str) -> "dict[str, Bags]":
+        """Return the views that a value of `HeadConfig.features` names; the default names all."""
+        views = self.views
+        return {name: views[name] for name in view_names(features) or views}
+
+    def with_views(self, views: "Mapping[str, Bags]") -> "Patients":
+        """Return the same patients with these views, one or more."""
+        first, *others = views.values()
+        return replace(self, bags=first, view_names=tuple(views), other_bags=tuple(others))
+
     def take(self, indices: np.ndarray) -> "Patients":
         """Return the patients at these positions, in this order."""
         metadata = self.metadata.iloc[indices]
-        bags = None if self.bags is None else self.bags.select(list(metadata.index))
+        ids = list(metadata.index)
+        bags = None if self.bags is None else self.bags.select(ids)
         groups = None if self.groups is None else self.groups[indices]
-        return Patients(bags, self.labels[indices], metadata, self.log_columns, groups)
+        others = tuple(bags.select(ids) for bags in self.other_bags)
+        return Patients(
+            bags, self.labels[indices], metadata, self.log_columns, groups, self.view_names, others
+        )
+
+
+def _bags(cache: FeatureCache, patient_ids: Sequence[str], alone: bool) -> "Bags":
+    """Return a view's bags; alone: load them unless there are very many, else leave them in the shards."""
+    if alone:
+        return cache.bags(patient_ids)
+    from mil_toolkit.features.bags import StreamedBags  # imports torch
+
+    return StreamedBags(cache.winners(patient_ids), cache.spec["width"])

@@ -84,6 +84,21 @@ class Projection:
         """Number of output columns."""
         return len(self.shift) if self.components is None else self.components.shape[1]
 
+    @classmethod
+    def side_by_side(cls, projections: "Sequence[Projection]") -> "Projection":
+        """Return the projection of several views' embeddings side by side: each view by its own projection.
+
+        The components of different views are the blocks of a block-diagonal matrix.
+        """
+        if len(projections) == 1:
+            return projections[0]
+        blocks = [one.components for one in projections if one.components is not None]
+        shift, scale = (
+            torch.cat([one.shift for one in projections]),
+            torch.cat([one.scale for one in projections]),
+        )
+        return cls(shift, scale, torch.block_diag(*blocks) if blocks else None)
+
     def narrowed(self, components: int) -> "Projection":
         """Return the same projection with only the first components."""
         assert self.components is not None

@@ -1,0 +1,43 @@
+"""Late fusion of views: a pooling for each view of the images, whose pooled bags are put side by side."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mil_toolkit.config import HeadConfig
+from mil_toolkit.model.poolings import POOLINGS, Instances, Pooling
+
+
+class ViewPoolings(nn.Module):
+    """A pooling for each of several views, whose pooled bags are put side by side.
+
+    widths: columns of each view; the instances hold those of one view after the other
+    """
+
+    def __init__(self, widths: Sequence[int], config: HeadConfig, generators: Sequence[torch.Generator]):
+        super().__init__()
+        self.widths = tuple(widths)
+        self.views = nn.ModuleList(POOLINGS[config.pooling](width, config, generators) for width in widths)  # type: ignore[misc]
+        self.width = sum(view.width for view in self._poolings)
+
+    @property
+    def _poolings(self) -> list[Pooling]:
+        return list(self.views)  # type: ignore[arg-type]
+
+    def forward(self, bags: Instances) -> Tensor:
+        return torch.cat([pool(part) for pool, part in self._parts(bags)], -1)
+
+    def attention(self, bags: Instances) -> Tensor:
+        """Return each instance's mean attention over the views: (K, n)."""
+        return torch.stack([pool.attention(part) for pool, part in self._parts(bags)]).mean(0)
+
+    def _parts(self, bags: Instances) -> Iterator[tuple[Pooling, Instances]]:
+        return zip(self._poolings, bags.columns(self.widths), strict=True)
+
+
+def pooling_of(widths: Sequence[int], config: HeadConfig, generators: Sequence[torch.Generator]) -> Pooling:
+    """Return the pooling of a configuration: one for all columns, or one for each of several views."""
+    if len(widths) > 1:
+        return ViewPoolings(widths, config, generators)
+    return POOLINGS[config.pooling](widths[0], config, generators)
