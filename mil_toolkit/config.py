@@ -625,7 +625,11 @@ def study_options(config: StudyConfig) -> list[str]:
     if preset:
         options |= {"preset": preset, "objective": config.objective}  # a preset has an objective of its own
     implied = {**(PRESETS[preset] if preset else {}), "epochs": (HeadConfig().epochs,)}
-    changed = {name: values for name, values in settings.items() if implied.get(name) != values}
+    changed = {
+        name: values
+        for name, values in settings.items()
+        if implied.get(name) != values and name != "features"  # named by options of their own
+    }
     return [*option_words(options), *set_options(changed)]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -35,6 +36,7 @@ from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.core.text import printable
 from mil_toolkit.core.version import __version__
 from mil_toolkit.evaluation.calibration import Decision
+from mil_toolkit.features.spec import Spec
 from mil_toolkit.study.records import ColumnRecord, FinetuningScores, StudyScores
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.patients import Patients
@@ -80,36 +82,36 @@ class ModelBundle:
 
     @property
     def has_backbone(self) -> bool:
-        """Whether images can be embedded for the model; imported features have no backbone."""
-        features = self.about.features
-        return features is not None and features.spec["weight_digest"] is not None
+        """Whether images can be embedded for a view of the model; imported features have no backbone."""
+        return any(view.has_backbone for view in self.about.views)
 
-    def build_backbone(self, weights: Path | None = None) -> "Backbone":
-        """Return the network that embedded the training images; a fine-tuned one is in the bundle.
+    def build_backbone(self, weights: Path | None = None, view: int = 0) -> "Backbone":
+        """Return the network that embedded the training images of a view; a fine-tuned one is in the bundle.
 
         weights: its checkpoint, see `backbone_of`, also for the errors raised
         Raises UsageError for a model that does not look at images.
         """
-        if self.about.features is None:
-            raise UsageError("This model does not look at images: it has no backbone.")
         from mil_toolkit.backbones.backbones import backbone_of  # imports torchvision
 
-        return backbone_of(self.about.features.spec, weights, self.backbone)
+        return backbone_of(self._spec(view), weights, self.backbone)
 
-    def backbone_source(self, root: Path, weights: Path | None = None) -> BackboneSource:
+    def _spec(self, view: int) -> Spec:
+        if not self.about.views:
+            raise UsageError("This model does not look at images: it has no backbone.")
+        return self.about.views[view].spec
+
+    def backbone_source(self, root: Path, weights: Path | None = None, view: int = 0) -> BackboneSource:
         """Return the network that `build_backbone` builds, without building it before it is needed.
 
         root: of the caches, beside which checkpoints are remembered
 
         Raises UsageError if the network cannot be built, DataError if `weights` is another network.
         """
-        if self.about.features is None:
-            raise UsageError("This model does not look at images: it has no backbone.")
-        spec = self.about.features.spec
+        spec = self._spec(view)
         check_available(spec, weights is not None or self.backbone is not None)
         if weights is not None and self.backbone is None:
             return find_backbone_of(spec, weights, BackboneMemory(root))
-        return BackboneSource(identity_of(spec), self.build_backbone)
+        return BackboneSource(identity_of(spec), partial(self.build_backbone, view=view))
 
     def save(self, folder: Path) -> None:
         """Write the files into `folder`; config.json last, since it holds the digests of the others."""
@@ -162,10 +164,9 @@ def _parse_scores(content: bytes, path: Path) -> tuple[StudyScores, FinetuningSc
 
 
 def _build_head(config: BundleConfig, tensors: Mapping[str, Tensor], folder: Path) -> FittedHead:
-    features, path = config.about.features, folder / CONFIG
-    width = None if features is None else features.spec["width"]
+    path, views = folder / CONFIG, {view.name: view.spec["width"] for view in config.about.views}
     try:
-        head = build_head(config.head, width, tensors, folder / TENSORS)
+        head = build_head(config.head, views, tensors, folder / TENSORS)
     except UnknownHead as error:
         written = printable(config.about.versions["mil_toolkit"])
         raise DataError(

@@ -8,7 +8,7 @@ import html
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from mil_toolkit.bundle.records import About
+from mil_toolkit.bundle.records import About, BundleFeatures
 from mil_toolkit.config import GROUPS, StudyConfig
 from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.metrics import METRICS
@@ -90,10 +90,17 @@ def _application(about: About) -> Iterator[str]:
 
 
 def _features(about: About) -> Iterator[str]:
-    features = about.features
-    if features is None:
+    if not about.views:
         yield "It does not look at images: use `--features none`."
         return
+    if len(about.views) > 1:
+        names = ", ".join(plain(view.name) for view in about.views)
+        yield f"It uses {len(about.views)} views of each image together, in this order: {names}."
+    for view in about.views:
+        yield from _view(view, about)
+
+
+def _view(features: BundleFeatures, about: About) -> Iterator[str]:
     yield (
         "`mil-predict` embeds the images exactly as the training images were, and refuses embeddings of"
         " another spec:"

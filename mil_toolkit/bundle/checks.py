@@ -28,13 +28,19 @@ def config_problems(config: BundleConfig) -> Iterator[str]:
         yield "about.versions must name the version of mil_toolkit that wrote the bundle."
     if sum(about.class_counts) != about.patients or not about.patients:
         yield f"about.class_counts {list(about.class_counts)} must add up to {about.patients} patients."
-    if (about.images > 0) != (about.features is not None):
+    if (about.images > 0) != bool(about.views):
         yield f"about.images is {about.images}; it must be 0 exactly if about.features is null."
     yield from _membership_problems(about, config.schema)
     yield from _column_problems(about.columns)
     yield from _range_problems(about)
-    if about.features is not None:
-        yield from _feature_problems(about.features)
+    if len({view.name for view in about.views}) < len(about.views):
+        yield "about.features must have different names."
+    if len(about.views) > 1 and about.finetuned is not None:
+        yield "about.finetuned must be absent with several views."
+    for place, view in enumerate(about.views):
+        where = f"about.features[{place}]" if isinstance(about.features, list) else "about.features"
+        for problem in _feature_problems(view):
+            yield f"{where}.{problem}"
 
 
 def _membership_problems(about: About, schema: int) -> Iterator[str]:
@@ -51,7 +57,7 @@ def _membership_problems(about: About, schema: int) -> Iterator[str]:
 
 
 def _mark_problems(marks: TrainingMarks, about: About) -> Iterator[str]:
-    if bool(marks.images) != (about.features is not None) or len(marks.images) > about.images:
+    if bool(marks.images) != bool(about.views) or len(marks.images) > about.images:
         yield f"about.fitted_on names {len(marks.images)} images, for about.images, {about.images}."
     if marks.scrypt.n & (marks.scrypt.n - 1):
         yield f"about.fitted_on.scrypt.n must be a power of two, not {marks.scrypt.n}."
@@ -79,9 +85,9 @@ def _range_problems(about: About) -> Iterator[str]:
 
 def _feature_problems(features: BundleFeatures) -> Iterator[str]:
     if not _FOLDER.fullmatch(features.name) or features.name in (".", ".."):
-        yield f"about.features.name {features.name!r} must be the name of a folder, without a path."
+        yield f"name {features.name!r} must be the name of a folder, without a path."
     for problem in _spec_problems(features.spec):
-        yield f"about.features.spec.{problem}"
+        yield f"spec.{problem}"
 
 
 def _spec_problems(spec: Spec) -> Iterator[str]:

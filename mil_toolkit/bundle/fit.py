@@ -1,5 +1,6 @@
 """`fit`: refit the best configuration of a study on all labelled patients, as a bundle."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,21 +15,22 @@ from mil_toolkit.bundle.membership import ANONYMOUS, KEY_BYTES, TrainingMarks, i
 from mil_toolkit.bundle.records import MOST_MEMBERS, About, BundleFeatures
 from mil_toolkit.bundle.tensors import head_tensors
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import FinetuneConfig
+from mil_toolkit.config import FinetuneConfig, view_names
 from mil_toolkit.core.devices import pick_device, training_dtype
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.files import digest
 from mil_toolkit.core.outputs import check_replaceable, published_folder
 from mil_toolkit.core.seeds import FINAL, members_path
+from mil_toolkit.core.text import printable
 from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.finetuning import Finetuned, finetune_study
 from mil_toolkit.study.folder import Study
-from mil_toolkit.study.records import Best, StudyScores
+from mil_toolkit.study.records import Best, StudyScores, one_or_all
 from mil_toolkit.study.tripod import Item, tripod_items
 from mil_toolkit.study.verification import verify
 from mil_toolkit.training.fitted import FittedHead
-from mil_toolkit.training.patients import Patients
+from mil_toolkit.training.patients import Features, Patients, caches_of
 from mil_toolkit.training.procedure import refit
 
 PACKAGES = ("mil_toolkit", "torch", "numpy", "pillow")  # whose versions a bundle records
@@ -36,7 +38,7 @@ PACKAGES = ("mil_toolkit", "torch", "numpy", "pillow")  # whose versions a bundl
 
 def fit(
     cohort: Cohort,
-    cache: FeatureCache | None,
+    features: Features,
     study_folder: Path,
     output: Path,
     device: str = "auto",
@@ -61,32 +63,57 @@ def fit(
     """
     check_replaceable(output, "a bundle", foreign_to_bundle)  # before the model is fitted
     study = Study.open(study_folder)
-    study.check(cohort, cache)
+    study.check(cohort, features)
     scores = verify(study, cohort)
-    if finetune is not None and cache is None:
-        raise UsageError("--finetune: this study does not look at images. There is no backbone to train.")
+    caches = caches_of(features)
+    if finetune is not None:
+        _check_finetuning(caches)
     best, members = study.final.read_best(), study.config.members
     if members > MOST_MEMBERS:
         raise UsageError(f"This study has {members} members. A bundle can hold at most {MOST_MEMBERS}.")
     place = pick_device(device)
-    patients = Patients.of(cohort.labelled(), cache)
+    patients = Patients.of(cohort.labelled(), caches)
     seed = members_path(study.config.seed, FINAL)
     with fixed_threads(study.config.threads):
         head = refit(patients, best.config, best.epoch, members, seed, place, training_dtype(place))
-    about = _about(cohort, cache, study, best, scores, patients)
+    used = _used(caches, best)
+    about = _about(cohort, used, study, best, scores, patients)
     if not anonymous:
-        about = _identified(about, study, head, patients, cache)
+        about = _identified(about, study, head, patients, used)
     bundle = ModelBundle(head, about, scores)
-    if finetune is not None and cache is not None:
-        bundle = _finetuned(bundle, finetune_study(cohort, cache, study, finetune, place, outer, weights))
+    if finetune is not None:
+        bundle = _finetuned(bundle, finetune_study(cohort, caches[0], study, finetune, place, outer, weights))
     with published_folder(output, "a bundle", foreign_to_bundle) as folder:
         bundle.save(folder)
     return bundle
 
 
+def _check_finetuning(caches: Sequence[FeatureCache]) -> None:
+    """Raise UsageError where there is no backbone to train, or more than one."""
+    if not caches:
+        raise UsageError("--finetune: this study does not look at images. There is no backbone to train.")
+    if len(caches) > 1:
+        names = ", ".join(printable(cache.folder.name) for cache in caches)
+        raise UsageError(
+            f"--finetune: this study has {len(caches)} feature folders ({names}), and fine-tuning trains one"
+            " backbone on one view. Run mil-tune with --features and one of them, then mil-fit --finetune."
+        )
+
+
+def _used(caches: Sequence[FeatureCache], best: Best) -> list[FeatureCache]:
+    """Return the caches of the views that the chosen configuration uses, in the order of its columns.
+
+    A study with a single folder keeps it in the bundle, even where its model does not look at images.
+    """
+    if len(caches) < 2:
+        return list(caches)
+    by_name = {cache.folder.name: cache for cache in caches}
+    return [by_name[name] for name in view_names(best.config.features)] or list(caches)
+
+
 def _about(
     cohort: Cohort,
-    cache: FeatureCache | None,
+    caches: Sequence[FeatureCache],
     study: Study,
     best: Best,
     scores: StudyScores,
@@ -103,7 +130,7 @@ def _about(
         fitted_on=ANONYMOUS,
         class_names=cohort.class_names,
         columns=[declared(column) for column in cohort.columns],
-        features=_features(study, cache, patients),
+        features=one_or_all(_features(study, caches, patients)),
         procedure=study.description.study,
         epoch=best.epoch,
         decision=best.decision,
@@ -117,15 +144,16 @@ def _items(study: Study, scores: StudyScores) -> list[Item] | None:
     return None if patients is None else tripod_items(study.description, patients, scores)
 
 
-def _features(study: Study, cache: FeatureCache | None, patients: Patients) -> BundleFeatures | None:
-    features = study.description.features
-    if cache is None or features is None:
-        return None
-    return BundleFeatures(features.name, features.spec, cache.recorded(patients.ids))
+def _features(study: Study, caches: Sequence[FeatureCache], patients: Patients) -> list[BundleFeatures]:
+    specs = {identity.name: identity.spec for identity in study.description.all_features}
+    return [
+        BundleFeatures(cache.folder.name, specs[cache.folder.name], cache.recorded(patients.ids))
+        for cache in caches
+    ]
 
 
 def _identified(
-    about: About, study: Study, head: FittedHead, patients: Patients, cache: FeatureCache | None
+    about: About, study: Study, head: FittedHead, patients: Patients, caches: Sequence[FeatureCache]
 ) -> About:
     """Add what training patients are recognised by, and the lowest and highest values among them.
 
@@ -133,12 +161,11 @@ def _identified(
     again.
     """
     salt = digest(save(head_tensors(head)))[: 2 * KEY_BYTES]
-    marks = TrainingMarks.of(patients.ids, image_digests(cache, patients.ids), salt)
-    features, identity = about.features, study.description.features
-    if features is not None and identity is not None:
-        features = replace(features, digest=identity.digest)
+    marks = TrainingMarks.of(patients.ids, image_digests(next(iter(caches), None), patients.ids), salt)
+    digests = {identity.name: identity.digest for identity in study.description.all_features}
+    views = [replace(view, digest=digests[view.name]) for view in about.views]
     ranges = number_ranges(patients.metadata)
-    return replace(about, fitted_on=marks, features=features, ranges=ranges)
+    return replace(about, fitted_on=marks, features=one_or_all(views), ranges=ranges)
 
 
 def _finetuned(frozen: ModelBundle, finetuned: Finetuned) -> ModelBundle:

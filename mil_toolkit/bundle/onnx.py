@@ -3,6 +3,7 @@
 import json
 import logging
 import warnings
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 from mil_toolkit.backbones.backbones import Backbone
 from mil_toolkit.backbones.embedder import fuse_batch_norm
 from mil_toolkit.bundle.bundle import ModelBundle
+from mil_toolkit.bundle.checkpoints import Checkpoints, checkpoints_of
 from mil_toolkit.bundle.files import HEAD_ONNX, WHOLE_ONNX
 from mil_toolkit.core.errors import UsageError, import_extra
 from mil_toolkit.core.files import publish
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.model.poolings import Instances
+from mil_toolkit.study.records import one_or_all
 from mil_toolkit.training.fitted import FittedHead
 
 NO_PREDICTION = -1  # instead of a class, where the inputs allow none
@@ -25,7 +28,7 @@ _OUTPUTS = ("probability", "prediction", "spread", "attention")
 
 
 def export_onnx(
-    bundle: ModelBundle, path: Path | str, *, images: bool = False, weights: Path | None = None
+    bundle: ModelBundle, path: Path | str, *, images: bool = False, weights: Checkpoints = None
 ) -> None:
     """Write a model as an ONNX file that predicts one patient at a time.
 
@@ -42,6 +45,8 @@ def export_onnx(
       the network at once: for large bags, embed in batches and use the file without `images`. The file
       computes in float32; compared with embeddings that were computed in bfloat16, probabilities differ in
       the second decimal
+    - of several views, `embeddings_1`, `embeddings_2` and so on, or `pixels_1`, `pixels_2` and so on, of the
+      same N images in the order of `features`
     - `metadata` (M,) float32: the encoded columns in the order of `metadata_columns`. The encoder replaces
       missing values, so that none of them is NaN
 
@@ -52,40 +57,46 @@ def export_onnx(
 
     The file's metadata_props are JSON: `class_names` (negative, positive), `threshold`, `metadata_columns`,
     `metadata_encoder` (as in config.json; see `training.encoder.MetadataEncoder.encode`), `features` (the
-    spec of the cache) and `versions`.
+    spec of the cache, or a list with that of each view) and `versions`.
 
-    weights: checkpoint of the backbone, see `ModelBundle.build_backbone`
+    weights: checkpoints of the backbones, see `checkpoints_of` and `ModelBundle.build_backbone`
     Raises UsageError where the extra `onnx` is missing and for `images` of a model that does not look at
     images, and the errors of `ModelBundle.build_backbone`.
     """
     require_exporter()
     if images and bundle.head.projection is None:
         raise UsageError("This model does not look at images: export it without them.")
-    _write(bundle, Path(path), bundle.build_backbone(weights) if images else None)
+    _write(bundle, Path(path), _backbones(bundle, weights) if images else [])
 
 
-def publish_onnx(bundle: ModelBundle, folder: Path, weights: Path | None = None) -> list[Path]:
+def _backbones(bundle: ModelBundle, weights: Checkpoints) -> list[Backbone]:
+    """Return the backbone of each view."""
+    checkpoints = checkpoints_of(weights, bundle.about.views)
+    return [bundle.build_backbone(path, view) for view, path in enumerate(checkpoints)]
+
+
+def publish_onnx(bundle: ModelBundle, folder: Path, weights: Checkpoints = None) -> list[Path]:
     """Write `head.onnx` and, for a model that looks at images, `whole.onnx`; return their paths.
 
     folder: of the bundle. Where the backbone is not available, `whole.onnx` is left out with a warning.
     See `export_onnx`.
     """
     head, whole = folder / HEAD_ONNX, folder / WHOLE_ONNX
-    _write(bundle, head, None)
+    _write(bundle, head, [])
     if bundle.head.projection is None:
         return [head]
     try:
-        backbone = bundle.build_backbone(weights)
+        backbones = _backbones(bundle, weights)
     except UsageError as error:
         logger.warning("%s is left out: %s", WHOLE_ONNX, error)
         return [head]
-    _write(bundle, whole, backbone)
+    _write(bundle, whole, backbones)
     return [head, whole]
 
 
-def _write(bundle: ModelBundle, path: Path, backbone: Backbone | None) -> None:
-    model = _OnePatient(bundle.head, bundle.decision, backbone).eval()
-    program = _export(model, *_example(bundle, backbone is not None))
+def _write(bundle: ModelBundle, path: Path, backbones: Sequence[Backbone]) -> None:
+    model = _OnePatient(bundle.head, bundle.decision, backbones).eval()
+    program = _export(model, *_example(bundle, bool(backbones)))
     program.model.metadata_props.update(_properties(bundle))
     _forget_sources(program)
     publish(path, program.model_proto.SerializeToString())
@@ -99,17 +110,17 @@ def _forget_sources(program: "torch.onnx.ONNXProgram") -> None:
 
 
 class _OnePatient(nn.Module):
-    """The model for one patient, whose bag is embeddings (N, D) or, with a backbone, pixels (N, S, S, 3)."""
+    """The model for one patient: in each view embeddings (N, D) or, with backbones, pixels (N, S, S, 3)."""
 
-    def __init__(self, head: FittedHead, decision: Decision, backbone: Backbone | None):
+    def __init__(self, head: FittedHead, decision: Decision, backbones: Sequence[Backbone]):
         super().__init__()
         self.head, self.decision, self.model = head, decision, head.model
-        self.backbone = backbone
-        self.network = None if backbone is None else fuse_batch_norm(backbone.network)
+        self.backbones = backbones
+        self.networks = nn.ModuleList(fuse_batch_norm(backbone.network) for backbone in backbones)
 
-    def forward(self, bag: Tensor | None, metadata: Tensor | None) -> tuple[Tensor, ...]:
-        """Return the outputs that `export_onnx` documents; attention only where there is a bag."""
-        instances = None if bag is None else self._instances(bag)
+    def forward(self, views: Sequence[Tensor], metadata: Tensor | None) -> tuple[Tensor, ...]:
+        """Return the outputs that `export_onnx` documents; attention only where there are views."""
+        instances = self._instances(views) if views else None
         usable = _usable(instances, metadata)
         rows = torch.zeros(0) if metadata is None else metadata
         logits = self.model(instances, rows.expand(self.head.member_count, 1, -1)).total[:, 0]  # (K,)
@@ -126,19 +137,21 @@ class _OnePatient(nn.Module):
     def _calibrated(self, logits: Tensor) -> Tensor:
         return torch.sigmoid(self.decision.slope * logits + self.decision.intercept)
 
-    def _instances(self, bag: Tensor) -> Instances:
-        embeddings = bag if self.network is None else self._embed(bag)
+    def _instances(self, views: Sequence[Tensor]) -> Instances:
+        parts = [self._embed(view, pixels) for view, pixels in enumerate(views)] if self.backbones else views
+        embeddings = torch.cat(list(parts), -1) if len(parts) > 1 else parts[0]
         assert self.head.projection is not None
         x = self.head.projection(embeddings)[None]
         count = x.shape[1]  # not len(), which would fix the number of images to that of the example
         return Instances(x, torch.zeros(count, dtype=torch.int64), [count], self.head.member_count)
 
-    def _embed(self, pixels: Tensor) -> Tensor:
+    def _embed(self, view: int, pixels: Tensor) -> Tensor:
         """Embed as `Embedder` does in float32: (N, S, S, 3) uint8 -> (N, D), rounded to float16."""
-        assert self.backbone is not None and self.network is not None
-        mean, std = (torch.tensor(values) * 255 for values in (self.backbone.mean, self.backbone.std))
+        backbone = self.backbones[view]
+        mean, std = (torch.tensor(values) * 255 for values in (backbone.mean, backbone.std))
         images = ((pixels.float() - mean) / std).permute(0, 3, 1, 2)
-        return self.network(images).half().float()
+        embeddings: Tensor = self.networks[view](images)
+        return embeddings.half().float()
 
 
 def _usable(instances: Instances | None, metadata: Tensor | None) -> Tensor:
@@ -153,32 +166,33 @@ def _usable(instances: Instances | None, metadata: Tensor | None) -> Tensor:
     return usable
 
 
-def _example(bundle: ModelBundle, images: bool) -> tuple[Tensor | None, Tensor | None]:
-    """Return a bag and a row of metadata of the right shapes; None for an input that is not used."""
-    columns, projection = len(bundle.head.encoder.columns), bundle.head.projection
+def _example(bundle: ModelBundle, images: bool) -> tuple[list[Tensor], Tensor | None]:
+    """Return a bag of each view and a row of metadata of the right shapes, as far as they are used."""
+    columns = len(bundle.head.encoder.columns)
     metadata = torch.zeros(columns) if columns else None
-    if projection is None:
-        return None, metadata
+    if bundle.head.projection is None:
+        return [], metadata
+    specs = [view.spec for view in bundle.about.views]
     if not images:
-        return torch.zeros(3, len(projection.shift)), metadata
-    assert bundle.about.features is not None
-    side = bundle.about.features.spec["image_size"]
-    return torch.zeros(3, side, side, 3, dtype=torch.uint8), metadata
+        return [torch.zeros(3, spec["width"]) for spec in specs], metadata
+    sides = [spec["image_size"] for spec in specs]
+    return [torch.zeros(3, side, side, 3, dtype=torch.uint8) for side in sides], metadata
 
 
-def _export(model: nn.Module, bag: Tensor | None, metadata: Tensor | None) -> "torch.onnx.ONNXProgram":
-    """Return the ONNX program of a model whose bag may have any number of instances."""
-    names = ["pixels" if bag is not None and bag.ndim == 4 else "embeddings"] if bag is not None else []
+def _export(model: nn.Module, views: list[Tensor], metadata: Tensor | None) -> "torch.onnx.ONNXProgram":
+    """Return the ONNX program of a model whose bags may have any number of instances."""
+    names = ["pixels" if view.ndim == 4 else "embeddings" for view in views]
+    names = [f"{name}_{number}" for number, name in enumerate(names, 1)] if len(views) > 1 else names
     names += ["metadata"] if metadata is not None else []
-    instances = None if bag is None else {0: torch.export.Dim("instances", min=1)}
+    instances = torch.export.Dim("instances", min=1)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             model,
-            (bag, metadata),
+            (views, metadata),
             input_names=names,
-            output_names=_OUTPUTS if bag is not None else _OUTPUTS[:-1],
-            dynamic_shapes=(instances, None if metadata is None else {}),
+            output_names=_OUTPUTS if views else _OUTPUTS[:-1],
+            dynamic_shapes=([{0: instances} for _ in views], None if metadata is None else {}),
             dynamo=True,
             verbose=False,
         )
@@ -187,13 +201,13 @@ def _export(model: nn.Module, bag: Tensor | None, metadata: Tensor | None) -> "t
 
 
 def _properties(bundle: ModelBundle) -> dict[str, str]:
-    features = bundle.about.features
+    specs = [view.spec for view in bundle.about.views]
     properties = {
         "class_names": bundle.about.class_names,
         "threshold": bundle.decision.threshold,
         "metadata_columns": bundle.head.encoder.columns,
         "metadata_encoder": bundle.head.encoder.to_json(),
-        "features": None if features is None else features.spec,
+        "features": one_or_all(specs),
         "versions": bundle.about.versions,
     }
     return {name: json.dumps(value, ensure_ascii=False) for name, value in properties.items()}

@@ -4,8 +4,9 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ import pandas as pd
 import torch
 
 from mil_toolkit.bundle.bundle import ModelBundle, declared
+from mil_toolkit.bundle.checkpoints import Checkpoints, checkpoints_of
 from mil_toolkit.bundle.extrapolation import extrapolations
 from mil_toolkit.bundle.files import BACKBONE
 from mil_toolkit.bundle.membership import image_digests
+from mil_toolkit.bundle.records import BundleFeatures
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.errors import DataError, UsageError
@@ -29,7 +32,7 @@ from mil_toolkit.features.extract import TOLERANCE, extract
 from mil_toolkit.features.spec import Spec, holds_spec, spec_differences
 from mil_toolkit.study.records import ColumnRecord
 from mil_toolkit.study.tables import attention_table
-from mil_toolkit.training.patients import Patients
+from mil_toolkit.training.patients import Features, Patients, caches_of
 
 logger = logging.getLogger(__name__)
 
@@ -58,11 +61,10 @@ class Predictions:
     fitted_on: tuple[str, ...] | None = None
 
 
-def predict(
-    bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None, attention: bool = True
-) -> Predictions:
+def predict(bundle: ModelBundle, cohort: Cohort, features: Features, attention: bool = True) -> Predictions:
     """Apply a bundle to all patients of a cohort.
 
+    features: the cache of each view, in any order; None for a model on metadata only
     attention: return the attention too. It takes as much memory as the names of all images; all else is
         computed for a few patients at a time.
 
@@ -72,14 +74,15 @@ def predict(
     and patients without embeddings; or, before or after the model is applied, patients whose embeddings or
     probabilities are not finite.
     """
-    problems = [*_column_problems(bundle, cohort), *_feature_problems(bundle, cohort, cache)]
+    caches = _in_order(bundle, caches_of(features))
+    problems = [*_column_problems(bundle, cohort), *_feature_problems(bundle, cohort, caches)]
     if problems:
         raise DataError(problems)
-    _warn_of_other_embeddings(bundle, cohort, cache)
-    patients = Patients.of(cohort, cache)
+    _warn_of_other_embeddings(bundle, cohort, caches)
+    patients = Patients.of(cohort, caches, [view.name for view in bundle.about.views])
     for line in extrapolations(bundle, patients.metadata):
         logger.warning("%s", line)
-    _check_embeddings(patients, cache)
+    _check_embeddings(patients, caches)
     probability, spread, weights = bundle.probabilities(patients, attention)
     _check_results(patients, probability, spread)
     decided = (probability >= bundle.decision.threshold).astype(int)
@@ -91,17 +94,26 @@ def predict(
         table["label"] = pd.Series(patients.labels).where(known).astype("Int64")
     predictions = Predictions(table, attention_table(patients, weights))
     grouped = table if patients.groups is None else table.assign(group=patients.groups)
-    return _scored(bundle, predictions, grouped[known], cache)
+    return _scored(bundle, predictions, grouped[known], next(iter(caches), None))
 
 
-def _check_embeddings(patients: Patients, cache: FeatureCache | None) -> None:
+def _in_order(bundle: ModelBundle, caches: Sequence[FeatureCache]) -> Sequence[FeatureCache]:
+    """Return the caches in the order of the bundle's views, if each view has one."""
+    found = [
+        next((cache for cache in caches if not _spec_problems(cache.spec, view.spec)), None)
+        for view in bundle.about.views
+    ]
+    ordered = [cache for cache in found if cache is not None]
+    return ordered if len(ordered) == len(found) == len(caches) else caches
+
+
+def _check_embeddings(patients: Patients, caches: Sequence[FeatureCache]) -> None:
     """Raise DataError for embeddings that are not finite; they would spoil other patients' results, too."""
-    if patients.bags is None or cache is None:
-        return
-    rows = torch.arange(int(patients.bags.offsets[-1])).split(PART)
-    finite = torch.cat([patients.bags.embeddings(part).isfinite().all(1) for part in rows]).numpy()
-    bad = ~np.logical_and.reduceat(finite, patients.bags.offsets.numpy()[:-1])
-    _refuse(patients, bad, f"has embeddings in {printable(cache.folder)} that are not finite numbers.")
+    for bags, cache in zip(patients.views.values(), caches, strict=True):
+        rows = torch.arange(int(bags.offsets[-1])).split(PART)
+        finite = torch.cat([bags.embeddings(part).isfinite().all(1) for part in rows]).numpy()
+        bad = ~np.logical_and.reduceat(finite, bags.offsets.numpy()[:-1])
+        _refuse(patients, bad, f"has embeddings in {printable(cache.folder)} that are not finite numbers.")
 
 
 def _check_results(patients: Patients, probability: np.ndarray, spread: np.ndarray) -> None:
@@ -178,13 +190,21 @@ def _column_differences(
     ]
 
 
-def _feature_problems(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> list[str]:
-    trained = bundle.about.features
-    if trained is None:
-        advice = "The model was trained without images: use --features none."
-        return [] if cache is None else [advice]
-    if cache is None:
-        return [f"The model was trained with features {printable(trained.name)}."]
+def _feature_problems(bundle: ModelBundle, cohort: Cohort, caches: Sequence[FeatureCache]) -> list[str]:
+    views = bundle.about.views
+    if not views:
+        return ["The model was trained without images: use --features none."] if caches else []
+    if len(caches) != len(views):
+        names = ", ".join(printable(view.name) for view in views)
+        given = f" Name {len(views)} folders with --features, not {len(caches)}." if len(views) > 1 else ""
+        return [f"The model was trained with features {names}.{given}"]
+    pairs = zip(views, caches, strict=True)
+    return [problem for view, cache in pairs for problem in _view_problems(bundle, view, cohort, cache)]
+
+
+def _view_problems(
+    bundle: ModelBundle, trained: BundleFeatures, cohort: Cohort, cache: FeatureCache
+) -> list[str]:
     lines = _spec_problems(cache.spec, trained.spec)
     if lines and bundle.backbone is not None:
         advice = f"Leave out --features, or extract with --weights and the bundle's {BACKBONE}."
@@ -207,10 +227,9 @@ def _spec_problems(spec: Spec, trained: Spec) -> list[str]:
     return spec_differences(spec, trained)
 
 
-def _warn_of_other_embeddings(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> None:
-    if cache is None or bundle.about.features is None:
-        return
-    trained, present = bundle.about.features.recorded, cache.recorded(cohort.patient_ids)
+def _warn_of_other_embeddings(bundle: ModelBundle, cohort: Cohort, caches: Sequence[FeatureCache]) -> None:
+    trained = sorted({words for view in bundle.about.views for words in view.recorded})
+    present = sorted({words for cache in caches for words in cache.recorded(cohort.patient_ids)})
     if set(present) - set(trained):
         logger.warning(
             "The embeddings were computed in %s, those that the model was fitted on in %s. Embeddings of the"
@@ -226,34 +245,59 @@ def extract_as_trained(
     cohort: Cohort,
     root: Path = Path("cache"),
     device: str = "auto",
-    weights: Path | None = None,
-) -> FeatureCache | None:
+    weights: Checkpoints = None,
+) -> Features:
     """Embed a cohort's images exactly as the training images were; existing embeddings are reused.
 
-    weights: checkpoint of the backbone, see `ModelBundle.build_backbone`
-    Returns None for a model that does not look at images. Raises DataError for patients without images, and
-    the errors of `ModelBundle.backbone_source` and `build_backbone` (before any image is embedded) and of
-    `extract`.
+    weights: checkpoints of the backbones, see `checkpoints_of` and `ModelBundle.build_backbone`
+
+    Returns the cache of each view, one after the other: of imported features the cohort's own cache, and None
+    for a model that does not look at images. Raises DataError for patients without images, and the errors of
+    `open_as_trained`, of `ModelBundle.backbone_source` and `build_backbone` (before any image is embedded)
+    and of `extract`.
     """
-    trained = bundle.about.features
-    if trained is None:
+    views = bundle.about.views
+    if not views:
         return None
-    config = _extraction_config(trained.spec, weights)
     _check_images(cohort)
-    backbone = bundle.backbone_source(root, weights)
-    colour = trained.spec.get("colour")
-    done = extract(cohort, config, root, device=device, backbone=backbone, colour=colour)
-    return FeatureCache.open(done.folder)
+    checkpoints = checkpoints_of(weights, views)
+    steps = [
+        _extraction(bundle, place, cohort, root, device, checkpoints[place])
+        if view.has_backbone
+        else partial(_open_view, view, cohort, root)
+        for place, view in enumerate(views)
+    ]
+    caches = [step() for step in steps]
+    return caches if len(caches) > 1 else caches[0]
 
 
-def open_as_trained(bundle: ModelBundle, cohort: Cohort, root: Path = Path("cache")) -> FeatureCache:
-    """Open the cohort's cache of the features that the model was fitted on.
+def _extraction(
+    bundle: ModelBundle, view: int, cohort: Cohort, root: Path, device: str, weights: Path | None
+) -> Callable[[], FeatureCache]:
+    """Return the function that embeds the images for a view; raises first if its backbone is missing."""
+    spec = bundle.about.views[view].spec
+    config, colour = _extraction_config(spec, weights), spec.get("colour")
+    backbone = bundle.backbone_source(root, weights, view)
 
-    Raises UsageError if there is none, or for a model that does not look at images.
+    def embed() -> FeatureCache:
+        done = extract(cohort, config, root, device=device, backbone=backbone, colour=colour)
+        return FeatureCache.open(done.folder)
+
+    return embed
+
+
+def open_as_trained(bundle: ModelBundle, cohort: Cohort, root: Path = Path("cache")) -> Features:
+    """Open the cohort's caches of the features that the model was fitted on.
+
+    Raises UsageError if there are none, or for a model that does not look at images.
     """
-    features = bundle.about.features
-    if features is None:
+    caches = [_open_view(view, cohort, root) for view in bundle.about.views]
+    if not caches:
         raise UsageError("This model does not look at images: it has no features.")
+    return caches if len(caches) > 1 else caches[0]
+
+
+def _open_view(features: BundleFeatures, cohort: Cohort, root: Path) -> FeatureCache:
     folder = named_cache(cohort.name, features.name, root)
     if not holds_spec(folder):
         raise UsageError(

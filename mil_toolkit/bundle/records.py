@@ -10,7 +10,7 @@ from mil_toolkit.config import FinetuneConfig, StudyConfig
 from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.features.spec import Spec
-from mil_toolkit.study.records import ColumnRecord
+from mil_toolkit.study.records import ColumnRecord, as_list, one_or_all
 from mil_toolkit.study.tripod import Item
 
 SCHEMA = 2
@@ -36,6 +36,11 @@ class BundleFeatures:
     recorded: list[str]
     digest: str | None = None
 
+    @property
+    def has_backbone(self) -> bool:
+        """Whether images can be embedded; imported features have no backbone."""
+        return self.spec["weight_digest"] is not None
+
     def to_json(self) -> dict[str, Json]:
         """Return the JSON object, which lacks `digest` where there is none."""
         value = to_json(self)
@@ -53,7 +58,7 @@ class About:
     fitted_on: how the patients are recognised; "anonymous" if nothing about them was to be stored, and
         fingerprints in bundles of schema FINGERPRINTS
     columns: the metadata columns as declared
-    features: None for a model on metadata only
+    features: a list of several views; None for a model on metadata only
     procedure: the options of the study; epoch: the number of epochs that the heads were fitted for
     decision: calibration and threshold
     versions: of mil_toolkit and of the packages that matter for the numbers
@@ -72,7 +77,7 @@ class About:
     fitted_on: TrainingMarks | Literal["anonymous"] | list[Fingerprint]
     class_names: tuple[str, str]
     columns: list[ColumnRecord]
-    features: BundleFeatures | None
+    features: BundleFeatures | list[BundleFeatures] | None
     procedure: StudyConfig
     epoch: Epochs
     decision: Decision
@@ -80,6 +85,11 @@ class About:
     finetuned: FinetuneConfig | None = None
     ranges: dict[str, tuple[float, float]] | None = None
     items: list[Item] | None = None
+
+    @property
+    def views(self) -> list[BundleFeatures]:
+        """The features of each view, in the order of the columns of its embeddings; none without images."""
+        return as_list(self.features)
 
     @property
     def marks(self) -> TrainingMarks | None:
@@ -93,7 +103,8 @@ class About:
         for name in ("finetuned", "ranges", "items"):
             if value[name] is None:
                 del value[name]
-        return value | {"features": None if self.features is None else self.features.to_json()}
+        views: list[Json] = [view.to_json() for view in self.views]
+        return value | {"features": one_or_all(views)}
 
 
 @dataclass(frozen=True)
@@ -102,12 +113,14 @@ class HeadRecord:
 
     config: fields of HeadConfig, as the writing version had them; embedding_width: after the projection, 0
     without images; encoder: see `MetadataEncoder.to_json`
+    view_widths: of several views, the columns of each after the projection; None otherwise
     """
 
     config: dict[str, Any]
     members: Members
     embedding_width: Width
     encoder: dict[str, Any]
+    view_widths: list[Width] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,5 +135,7 @@ class BundleConfig:
     def to_json(self) -> dict[str, Json]:
         """Return the JSON object."""
         value = to_json(self)
-        assert isinstance(value, dict)
+        assert isinstance(value, dict) and isinstance(value["head"], dict)
+        if self.head.view_widths is None:
+            del value["head"]["view_widths"]
         return value | {"about": self.about.to_json()}

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from mil_toolkit.bundle.records import HeadRecord
-from mil_toolkit.config import HeadConfig, tunables
+from mil_toolkit.config import HeadConfig, tunables, view_names
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.model.head import MILModel
@@ -39,7 +39,9 @@ class UnknownHead(ValueError):
 def head_record(head: FittedHead) -> HeadRecord:
     """Return how to build the heads before their tensors are loaded."""
     width = 0 if head.projection is None else head.projection.width
-    return HeadRecord(asdict(head.model.config), head.member_count, width, dict(head.encoder.to_json()))
+    widths = list(head.model.view_widths) if len(head.model.view_widths) > 1 else None
+    encoder = dict(head.encoder.to_json())
+    return HeadRecord(asdict(head.model.config), head.member_count, width, encoder, widths)
 
 
 def head_tensors(head: FittedHead) -> dict[str, Tensor]:
@@ -80,11 +82,11 @@ def _value_problems(tensors: Mapping[str, Tensor]) -> Iterator[str]:
 
 
 def build_head(
-    record: HeadRecord, width: int | None, tensors: Mapping[str, Tensor], path: Path
+    record: HeadRecord, views: Mapping[str, int], tensors: Mapping[str, Tensor], path: Path
 ) -> FittedHead:
     """Build the heads that `record` describes from the tensors of the file `path`.
 
-    width: of the embeddings; None for a model on metadata only
+    views: width of the embeddings in each view, by its name; empty for a model on metadata only
 
     Nothing large is allocated before the tensors have the declared shapes. Raises UnknownHead for a record
     that no head can be built from, and DataError for tensors that are missing, unexpected or of other shapes
@@ -94,12 +96,17 @@ def build_head(
     config = _head_config(record.config)
     columns = len(encoder.columns)
 
+    view_widths = _view_widths(record, config, views)
+
     def build(members: int) -> MILModel:
-        return MILModel(config, record.embedding_width, columns, generators([0]) * members)
+        seeds = generators([0]) * members
+        return MILModel(config, record.embedding_width, columns, seeds, view_widths)
 
     numbers = [value for value in record.config.values() if isinstance(value, int)]
     is_small = max(record.embedding_width, columns, *numbers) <= _SMALL
-    expected = model_shapes(build, record.members, is_small) | _projection_shapes(record, width, tensors)
+    expected = model_shapes(build, record.members, is_small) | _projection_shapes(
+        record, sum(views.values()), tensors
+    )
     if problems := list(_shape_problems(tensors, expected)):
         raise DataError([f"{printable(path)}: {problem}" for problem in problems])
     model = build(record.members)
@@ -108,6 +115,20 @@ def build_head(
     projection = Projection(parts["shift"], parts["scale"], parts.get("components")) if parts else None
     _try_out(model, record, columns)
     return FittedHead(model, projection, encoder)
+
+
+def _view_widths(record: HeadRecord, config: HeadConfig, views: Mapping[str, int]) -> list[int]:
+    """Return the columns of each view after the projection; raises UnknownHead for contradictions."""
+    if not record.embedding_width:
+        return []
+    if not views:
+        raise UnknownHead("head.embedding_width is not 0, but about.features is null")
+    widths = record.view_widths or [record.embedding_width]
+    if sum(widths) != record.embedding_width or 0 in widths or len(widths) != len(views):
+        raise UnknownHead("head.view_widths do not fit head.embedding_width and about.features")
+    if view_names(config.features) not in ([], list(views)):
+        raise UnknownHead("head.config.features does not name the views of about.features")
+    return widths
 
 
 def _head_config(values: Mapping[str, Any]) -> HeadConfig:
@@ -158,12 +179,10 @@ def model_shapes(build: Callable[[int], MILModel], members: int, is_small: bool 
     return {f"{_MODEL}{name}": (members, *tensor.shape[1:]) for name, tensor in state.items()}
 
 
-def _projection_shapes(record: HeadRecord, width: int | None, tensors: Collection[str]) -> Shapes:
+def _projection_shapes(record: HeadRecord, width: int, tensors: Collection[str]) -> Shapes:
     """Return the shapes of the projection from embeddings of `width` to the inputs of the head."""
     if not record.embedding_width:
         return {}
-    if width is None:
-        raise UnknownHead("head.embedding_width is not 0, but about.features is null")
     shapes: Shapes = {_SHIFT: (width,), _SCALE: (width,)}
     if _COMPONENTS in tensors or record.embedding_width != width:
         shapes[_COMPONENTS] = (width, record.embedding_width)

@@ -26,6 +26,7 @@ from mil_toolkit.evaluation.words import (
 )
 
 if TYPE_CHECKING:
+    from mil_toolkit.features.cache import FeatureCache
     from mil_toolkit.study.ablation import Ablation
     from mil_toolkit.study.records import AblationScores, VariantFold, VariantScores
 
@@ -48,8 +49,8 @@ def _parser() -> argparse.ArgumentParser:
         "--features",
         nargs="+",
         metavar="CACHE_FOLDER",
-        help="the study's own cache folder, then others to compare with it (another backbone, a mask); none:"
-        " metadata only (default: what the study was made with)",
+        help="the study's own cache folder, or all of its views, then others to compare with it (another"
+        " backbone, a mask); none: metadata only (default: what the study was made with)",
     )
     add("--study", type=Path, required=True, metavar="studies/NAME", help="folder of the study")
     add("--retune", type=int, metavar="N", help="give each variant its own search with N trials")
@@ -70,18 +71,27 @@ def _ablate(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.cohort.cohort import read_cohort
     from mil_toolkit.core.devices import pick_device
     from mil_toolkit.study.ablation import ablate
-    from mil_toolkit.study.sources import open_study_features
 
     pick_device(arguments.device)  # before the data are read
     cohort = read_cohort(arguments.cohort, images=False)
-    named = arguments.features or [None]
-    caches = [open_study_features(folder, arguments.study, cohort.name) for folder in named]
+    caches = _caches(arguments, cohort.name)
     ablation = ablate(cohort, caches, arguments.study, arguments.retune, arguments.device, how)
     scores = to_json(ablation.scores)
     assert isinstance(scores, dict)
     return with_report(
         Outcome(_summary(ablation), {"ablation": str(ablation.folder), **scores}), arguments.study
     )
+
+
+def _caches(arguments: argparse.Namespace, cohort_name: str) -> "Sequence[FeatureCache | None]":
+    """Open the folders that --features names, by default the study's own."""
+    from mil_toolkit.features.cache import open_features
+    from mil_toolkit.study.sources import open_study_features
+    from mil_toolkit.training.patients import caches_of
+
+    if arguments.features:
+        return [open_features(folder, cohort_name) for folder in arguments.features]
+    return caches_of(open_study_features(None, arguments.study, cohort_name)) or [None]
 
 
 def _summary(ablation: "Ablation") -> str:

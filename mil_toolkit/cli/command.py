@@ -70,13 +70,20 @@ def command_parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def add_features(
-    parser: argparse.ArgumentParser, default: str = "the cohort's only cache folder in cache/"
+    parser: argparse.ArgumentParser,
+    default: str = "the cohort's only cache folder in cache/",
+    several: str = "all of them where the study has several",
 ) -> None:
-    """Add the option that names the features; default: what the help text says of its absence."""
+    """Add the option that names the features.
+
+    default: what the help text says of its absence; several: what it says of several folders
+    """
     parser.add_argument(
         "--features",
+        nargs="+",
         metavar="CACHE_FOLDER",
-        help=f"cache folder that mil-extract printed, or none to use metadata only (default: {default})",
+        help=f"cache folder that mil-extract printed, {several}; or none to use metadata only"
+        f" (default: {default})",
     )
 
 

@@ -49,8 +49,10 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--weights",
         type=Path,
+        nargs="+",
+        default=[],
         metavar="PATH",
-        help="checkpoint of the backbone, if its weights came from a file",
+        help="checkpoint of the backbone, if its weights came from a file; one for each view if they differ",
     )
     add(
         "--anonymous",
@@ -97,7 +99,7 @@ def _fit(arguments: argparse.Namespace) -> Outcome:
     pick_device(arguments.device)  # before the data are read
     use_available_cores()
     cohort = read_cohort(arguments.cohort, images=arguments.finetune)
-    cache = open_study_features(arguments.features, arguments.study, cohort.name)
+    features = open_study_features(arguments.features, arguments.study, cohort.name)
     output = arguments.output or arguments.study / "model"
     check_outside_images(image_folders(arguments.cohort), {"--output": output})
     check_outside_own_folders(output, arguments.study)
@@ -107,12 +109,13 @@ def _fit(arguments: argparse.Namespace) -> Outcome:
         require_exporter()  # before the model is fitted
     outer, weights = arguments.outer, arguments.weights
     device, anonymous = arguments.device, arguments.anonymous
-    bundle = fit(cohort, cache, arguments.study, output, device, finetune, outer, weights, anonymous)
+    checkpoint = next(iter(weights), None)
+    bundle = fit(cohort, features, arguments.study, output, device, finetune, outer, checkpoint, anonymous)
     exported = _export(bundle, output, weights) if arguments.onnx else None
     return with_report(Outcome(_summary(bundle, output), _data(bundle, output, exported)), arguments.study)
 
 
-def _export(bundle: "ModelBundle", output: Path, weights: Path | None) -> list[Path]:
+def _export(bundle: "ModelBundle", output: Path, weights: Sequence[Path]) -> list[Path]:
     from mil_toolkit.bundle.onnx import publish_onnx
 
     return publish_onnx(bundle, output, weights)

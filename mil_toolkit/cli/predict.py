@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mil_toolkit.bundle.bundle import ModelBundle
     from mil_toolkit.bundle.predict import Predictions
     from mil_toolkit.cohort.cohort import Cohort
-    from mil_toolkit.features.cache import FeatureCache
+    from mil_toolkit.training.patients import Features
 
 logger = logging.getLogger(__name__)
 
@@ -34,15 +34,19 @@ def _parser() -> argparse.ArgumentParser:
     add("cohort", type=Path, metavar="COHORT.toml", help="the cohort; labels are used for scores only")
     add(
         "--features",
+        nargs="+",
         metavar="CACHE_FOLDER",
-        help="cache folder with embeddings to use (default: embed the images as those that the model was"
-        " fitted on)",
+        help="cache folder with embeddings to use, one for each view of the model (default: embed the images"
+        " as those that the model was fitted on)",
     )
     add(
         "--weights",
         type=Path,
+        nargs="+",
+        default=[],
         metavar="PATH",
-        help="checkpoint of the backbone, if the weights of the model's backbone came from a file",
+        help="checkpoint of the backbone, if the weights of the model's backbone came from a file; one for"
+        " each view if they differ",
     )
     add("--cache", type=Path, default=Path("cache"), help="folder of all caches, for new embeddings")
     add("--output", type=Path, default=Path("predictions.csv"), help="table of predictions to write")
@@ -74,8 +78,8 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
         check_submission(cohort)
     if arguments.attention and bundle.about.features is None:
         raise UsageError("--attention: this model does not look at images.")
-    cache = _features(arguments, bundle, cohort, from_images)
-    predictions = predict(bundle, cohort, cache, attention=arguments.attention is not None)
+    features = _features(arguments, bundle, cohort, from_images)
+    predictions = predict(bundle, cohort, features, attention=arguments.attention is not None)
     lines = _write(arguments, predictions, cohort, header)
     lines += _score_lines(predictions, bundle)
     return Outcome("\n".join(lines), _data(arguments.output, cohort, predictions))
@@ -83,24 +87,25 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
 
 def _features(
     arguments: argparse.Namespace, bundle: "ModelBundle", cohort: "Cohort", from_images: bool
-) -> "FeatureCache | None":
+) -> "Features":
     from mil_toolkit.bundle.predict import extract_as_trained, open_as_trained
-    from mil_toolkit.features.cache import open_features
+    from mil_toolkit.study.sources import open_folders
+    from mil_toolkit.training.patients import caches_of
 
     if arguments.features is not None:
-        return open_features(arguments.features, cohort.name)
-    features = bundle.about.features
-    if features is None:
+        return open_folders(arguments.features, cohort.name)
+    views = bundle.about.views
+    if not views:
         logger.info("Using metadata only, as the model does (no --features given).")
         return None
     if from_images:
-        logger.info(
-            "Embedding the images as for the model: %s (no --features given).", printable(features.name)
-        )
+        names = ", ".join(printable(view.name) for view in views)
+        logger.info("Embedding the images as for the model: %s (no --features given).", names)
         return extract_as_trained(bundle, cohort, arguments.cache, arguments.device, arguments.weights)
-    cache = open_as_trained(bundle, cohort, arguments.cache)
-    logger.info("Using the features that the model was fitted on: %s (no --features given).", cache.folder)
-    return cache
+    features = open_as_trained(bundle, cohort, arguments.cache)
+    folders = ", ".join(str(cache.folder) for cache in caches_of(features))
+    logger.info("Using the features that the model was fitted on: %s (no --features given).", folders)
+    return features
 
 
 def _check_outputs(
@@ -121,7 +126,7 @@ def _check_outputs(
     folders = {"--cache": arguments.cache} if from_images else {}
     inputs = [cohort.source, *cohort.tables, *(arguments.bundle / name for name in FILES)]
     inputs += [path for paths in cohort.images.values() for path in paths]
-    inputs += [arguments.weights] if arguments.weights else []
+    inputs += arguments.weights
     check_outputs(outputs, inputs)
     files = {option: output.path for option, output in outputs.items()}
     check_outside_images(image_folders(cohort.source), folders, files)

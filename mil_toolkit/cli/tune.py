@@ -51,6 +51,7 @@ from mil_toolkit.evaluation.words import (
 if TYPE_CHECKING:
     from mil_toolkit.study.records import StudyScores
     from mil_toolkit.study.tune import Tuned
+    from mil_toolkit.training.patients import Features
 
 QUICK = {"trials": 10, "outer_folds": 0, "members": 1}
 FOUNDING = {"objective": "balanced_accuracy"}
@@ -71,7 +72,15 @@ def _parser() -> argparse.ArgumentParser:
     settings = "; ".join(f"{name} ({field.help})" for name, field in tunables(HeadConfig).items())
     parser.epilog = f"--set names: {settings}"
     parser.add_argument("cohort", type=Path, metavar="COHORT.toml", help="the cohort")
-    add_features(parser)
+    add_features(parser, several="or several that each search chooses among")
+    parser.add_argument(
+        "--views",
+        nargs="+",
+        default=[],
+        metavar="CACHE_FOLDER",
+        help="cache folders of the same images that are used together; with --features, the search also"
+        " chooses between them and single folders",
+    )
     parser.add_argument(
         "--study", type=Path, required=True, metavar="studies/NAME", help="folder of the study"
     )
@@ -234,15 +243,16 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.cohort.image_places import check_outside_images, image_folders
     from mil_toolkit.core.devices import pick_device
     from mil_toolkit.core.own_folders import check_outside_own_folders
-    from mil_toolkit.features.cache import open_features
     from mil_toolkit.study.canary import run_canary
     from mil_toolkit.study.learning import run_learning_curve
     from mil_toolkit.study.learning_words import learning_words
     from mil_toolkit.study.tune import check_run, recorded_threads, tune
+    from mil_toolkit.study.views import with_features
 
     pick_device(arguments.device)  # before the data are read
     cohort = read_cohort(arguments.cohort, images=False)
-    cache = open_features(arguments.features, cohort.name)
+    features = _features(arguments, cohort.name)
+    config = with_features(_choosing(config, arguments), features)
     study, device = arguments.study, arguments.device
     check_outside_images(image_folders(arguments.cohort), {"--study": study})
     check_outside_own_folders(study)
@@ -251,12 +261,12 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
     canary = None
     if arguments.canary:
         check_run(study, device, how)  # `tune` checks too, but only after the canary
-        canary = run_canary(cohort, cache, study, config, device, how=how)
-    tuned = tune(cohort, cache, study, config, device, how)
+        canary = run_canary(cohort, features, study, config, device, how=how)
+    tuned = tune(cohort, features, study, config, device, how)
     curve = None
     if arguments.learning_curve:
         width = arguments.interval_width
-        curve = run_learning_curve(cohort, cache, study, width, device, how)
+        curve = run_learning_curve(cohort, features, study, width, device, how)
     lines = [summary(tuned, arguments.quick), *(learning_words(curve) if curve else [])]
     lines += [_next(tuned), *([str(canary)] if canary else [])]
     data = {
@@ -266,6 +276,36 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
     }
     code = DataError.exit_code if canary is not None and not canary.passed else 0
     return with_report(Outcome("\n".join(lines), data, code), study)
+
+
+def _features(arguments: argparse.Namespace, cohort_name: str) -> "Features":
+    """Open the folders that --features and --views name, each once; by default the cohort's only cache."""
+    from mil_toolkit.features.cache import open_features
+    from mil_toolkit.study.sources import open_folders
+
+    folders = {Path(folder): folder for folder in (*(arguments.features or []), *arguments.views)}
+    return open_folders([*folders.values()], cohort_name) if folders else open_features(None, cohort_name)
+
+
+def _choosing(config: StudyConfig, arguments: argparse.Namespace) -> StudyConfig:
+    """Return the options with the features that each search chooses among; raises UsageError."""
+    from mil_toolkit.study.views import features_setting
+
+    if "features" in config.settings:
+        raise UsageError("--set features: name the folders with --features and --views.")
+    single, together = (
+        [Path(path).name for path in paths or []] for paths in (arguments.features, arguments.views)
+    )
+    for option, names in (("--features", single), ("--views", together)):
+        if len(set(names)) < len(names):
+            raise UsageError(f"{option}: name each folder once; their names must differ.")
+    if len(together) == 1:
+        raise UsageError(
+            "--views needs two folders or more. For one, or to choose among several, use --features."
+        )
+    if len(single) + len(together) < 2:
+        return config
+    return replace(config, settings={**config.settings, "features": features_setting(single, together)})
 
 
 def _config(arguments: argparse.Namespace) -> StudyConfig:

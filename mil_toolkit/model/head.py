@@ -71,7 +71,7 @@ class MILModel(nn.Module):
         view_widths: Sequence[int] = (),
     ):
         super().__init__()
-        self.config = config
+        self.config, self.view_widths = config, tuple(view_widths)
         images = config.image_branch and embedding_width > 0
         branch = METADATA_BRANCHES[config.metadata_branch] if metadata_width > 0 else None
         if not images and branch is None:

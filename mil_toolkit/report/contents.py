@@ -114,7 +114,7 @@ class Contents:
     @property
     def uses_images(self) -> bool:
         """Whether the study has features."""
-        return self.study.description.features is not None
+        return bool(self.study.description.all_features)
 
 
 def _explained(kind: str, name: str) -> str:
@@ -223,10 +223,11 @@ def image_paths(sources: Sources | None) -> tuple[dict[Key, Path], str | None]:
 
 def image_digests(sources: Sources | None, patient_ids: Sequence[str]) -> dict[Key, str]:
     """Return the SHA-256 of each image as it was embedded; empty where the features cannot be read."""
-    if sources is None or not sources.features:
+    folder = next(iter(sources.feature_folders), None) if sources is not None else None
+    if sources is None or not folder:
         return {}
     try:
-        cache = FeatureCache.open(Path(sources.working_folder) / sources.features)
+        cache = FeatureCache.open(Path(sources.working_folder) / folder)
         bags = cache.winners(patient_ids)
     except MilError:
         return {}

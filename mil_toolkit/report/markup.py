@@ -12,7 +12,7 @@ from markupsafe import Markup
 from mil_toolkit.core.text import printable
 from mil_toolkit.report.contents import Key
 from mil_toolkit.report.layout import Page
-from mil_toolkit.report.pictures import Sample
+from mil_toolkit.report.pictures import Sample, ViewSamples
 
 SECTIONS = ("overview", "scores", "use", "search", "data", "attention", "ablation", "reporting")
 
@@ -23,11 +23,13 @@ def to_html(
     thumbnails: Mapping[Key, str] | None = None,
     notes: Sequence[str] = (),
     cell_note: str = "",
+    views: Sequence[ViewSamples] = (),
 ) -> bytes:
     """Return the HTML of a page with its pictures.
 
     thumbnails: data URIs; notes: about pictures that are missing, a sentence each
     cell_note: about the samples, if the features show windows around nuclei
+    views: samples as each of several views shows them
     """
     css, script = _read("report.css"), _read("report.js")
     policy = (
@@ -44,6 +46,7 @@ def to_html(
             thumbnails=thumbnails or {},
             notes=notes,
             cell_note=cell_note,
+            views=views,
             css=Markup(css),
             script=Markup(script),
             policy=Markup(policy),

@@ -1,19 +1,20 @@
 """`write_report`: the report of a study folder, as one HTML file."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.outputs import Output, check_outputs
 from mil_toolkit.core.reading import open_input
-from mil_toolkit.core.text import count_of
+from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.features.sights import sight_summary
-from mil_toolkit.report.contents import Contents, image_digests, image_paths, read_contents
-from mil_toolkit.report.layout import lay_out
+from mil_toolkit.features.spec import Spec
+from mil_toolkit.report.contents import Contents, Key, image_digests, image_paths, read_contents
+from mil_toolkit.report.layout import Page, lay_out
 from mil_toolkit.report.markup import to_html
-from mil_toolkit.report.pictures import Pictures, Thumbnails, samples_of, thumbnails_of
+from mil_toolkit.report.pictures import Pictures, Thumbnails, ViewSamples, samples_of, thumbnails_of
 
 GENERATOR = b'<meta name="generator" content="mil_toolkit">'
 _HEAD_BYTES = 4096  # of a page, which hold its title
@@ -70,11 +71,25 @@ def render(contents: Contents, anonymise: bool, most_bytes: int) -> tuple[bytes,
     page = lay_out(contents, anonymise)
     pictures, problem = _pictures(contents, anonymise)
     cases = page.attention.cases
-    samples = samples_of(pictures, cases, page.class_names)
-    room = most_bytes - len(to_html(page, samples, cell_note=_cell_note(pictures)))
+    views = _view_samples(contents, pictures, page)
+    samples = [] if views else samples_of(pictures, cases, page.class_names)
+    room = most_bytes - len(to_html(page, samples, cell_note=_cell_note(pictures), views=views))
     thumbnails = thumbnails_of(pictures, cases, room)
     notes = tuple(_notes(contents, pictures, problem, thumbnails))
-    return to_html(page, samples, thumbnails.uris, notes, _cell_note(pictures)), notes
+    return to_html(page, samples, thumbnails.uris, notes, _cell_note(pictures), views), notes
+
+
+def _view_samples(contents: Contents, pictures: Pictures, page: Page) -> list[ViewSamples]:
+    """Return the samples as each of several views shows them; of imported features, nobody knows how."""
+    features = contents.study.description.all_features
+    shown = [identity for identity in features if identity.spec["weight_digest"] is not None]
+    views = []
+    for identity in shown if len(features) > 1 else []:
+        view = _pictures_of(identity.spec, pictures.paths, pictures.digests)
+        samples = samples_of(view, page.attention.cases, page.class_names, as_seen=True)
+        note = _cell_note(view) or "Left: original images. Right: what the network sees."
+        views += [ViewSamples(printable(identity.name), samples, note)] if samples else []
+    return views
 
 
 def _cell_note(pictures: Pictures) -> str:
@@ -91,16 +106,20 @@ def _cell_note(pictures: Pictures) -> str:
 
 def _pictures(contents: Contents, anonymise: bool) -> tuple[Pictures, str | None]:
     """Return the study's images, and the reason where they cannot be reached."""
-    features = contents.study.description.features
-    if features is None:
+    features = contents.study.description.all_features
+    if not features:
         return Pictures({}, {}, 0, 0), None
     paths, problem = image_paths(contents.sources)
     digests = image_digests(contents.sources, contents.table.patient_ids) if paths else {}
     if problem and anonymise:  # it may name patients and files
         problem = "Run mil-report without --anonymise to see the reason."
-    crop, size = features.spec.get("crop", 0), features.spec.get("image_size", 224)
-    colour, preprocess = features.spec.get("colour"), features.spec.get("preprocess", "none")
-    return Pictures(paths, digests, crop, size, colour, preprocess), problem
+    return _pictures_of(features[0].spec, paths, digests), problem
+
+
+def _pictures_of(spec: Spec, paths: Mapping[Key, Path], digests: Mapping[Key, str]) -> Pictures:
+    """Return the images as features with this spec show them."""
+    crop, size = spec.get("crop", 0), spec.get("image_size", 224)
+    return Pictures(paths, digests, crop, size, spec.get("colour"), spec.get("preprocess", "none"))
 
 
 def _notes(

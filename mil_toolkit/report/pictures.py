@@ -94,32 +94,45 @@ class Sample:
     description: str
 
 
-def samples_of(pictures: Pictures, cases: Sequence[Case], class_names: tuple[str, str]) -> list[Sample]:
+@dataclass(frozen=True)
+class ViewSamples:
+    """Sample images as one of several views shows them, with the view's name and what is to be seen."""
+
+    name: str
+    samples: list[Sample]
+    note: str
+
+
+def samples_of(
+    pictures: Pictures, cases: Sequence[Case], class_names: tuple[str, str], as_seen: bool = False
+) -> list[Sample]:
     """Return the images of highest attention of the SAMPLES most confident correct patients of each class.
 
-    The preprocessing is that of the features or, if they show whole images, the saturation mask.
+    The preprocessing is that of the features or, if they show whole images and not `as_seen`, the saturation
+    mask.
     """
     pairs = []
     for label in (0, 1):
         confident = [case for case in reversed(cases) if case.label == label and case.shown_images]
         for case in confident[:SAMPLES]:
             image = case.shown_images[0]
-            pair = _before_and_after(pictures, (case.stored, image.stored))
+            pair = _before_and_after(pictures, (case.stored, image.stored), as_seen)
             if pair is not None:
                 before, after = (data_uri(resize(pixels, SAMPLE)) for pixels in pair)
                 pairs.append(Sample(before, after, f"{case.name}, {class_names[label]}, {image.name}"))
     return pairs
 
 
-def _before_and_after(pictures: Pictures, key: Key) -> tuple[Pixels, Pixels] | None:
+def _before_and_after(pictures: Pictures, key: Key, as_seen: bool) -> tuple[Pixels, Pixels] | None:
     original = pictures.original(key)
     if original is None:
         return None
-    preprocess = pictures.preprocess if pictures.shows_cells else "none"
+    as_seen = as_seen or pictures.shows_cells
+    preprocess = pictures.preprocess if as_seen else "none"
     pixels = pictures.prepared(key, original, pictures.size, preprocess)
     if pixels is None:
         return None
-    return (original, pixels) if pictures.shows_cells else (pixels, saturation_mask(pixels))
+    return (original, pixels) if as_seen else (pixels, saturation_mask(pixels))
 
 
 @dataclass(frozen=True)

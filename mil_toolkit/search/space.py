@@ -5,13 +5,23 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from mil_toolkit.config import HeadConfig, Settings, StudyConfig, Tunable, Value, is_active, tunables
+from mil_toolkit.config import (
+    HeadConfig,
+    Settings,
+    StudyConfig,
+    Tunable,
+    Value,
+    is_active,
+    tunables,
+    view_names,
+)
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.training.patients import Patients
 
 if TYPE_CHECKING:
     import optuna
 
+_FEATURES = "features"  # the field of HeadConfig
 Parameters = dict[str, Value]  # values of the hyperparameters that a search varies
 
 
@@ -71,9 +81,16 @@ class Space:
             return (False,)
         if name == "metadata_branch" and not self.metadata:
             return ("none",)
+        if field.joins_views and not self._joins_views:
+            return (getattr(HeadConfig(), name),)
         if name in self.settings:
             return self.settings[name]
         return () if field.low is not None else field.search or (getattr(HeadConfig(), name),)
+
+    @property
+    def _joins_views(self) -> bool:
+        """Whether a search may use several views together."""
+        return any(len(view_names(str(value))) > 1 for value in self.settings.get(_FEATURES, ()))
 
     def contains(self, name: str, value: object) -> bool:
         """Return whether a search may give a hyperparameter this value."""
@@ -89,8 +106,15 @@ class Space:
         return field.low <= value <= field.high and not (whole and isinstance(value, float))
 
     def described(self) -> dict[str, list[Value] | SearchedInterval]:
-        """Return, for every field, the list of values or the interval that a search tries."""
-        return {name: self._choices(name, field) for name, field in tunables(HeadConfig).items()}
+        """Return, for every field, the list of values or the interval that a search tries.
+
+        Without a choice of features, what concerns views is left out, as in studies of older versions.
+        """
+        return {
+            name: self._choices(name, field)
+            for name, field in tunables(HeadConfig).items()
+            if _FEATURES in self.settings or not (field.joins_views or name == _FEATURES)
+        }
 
     def _choices(self, name: str, field: Tunable) -> list[Value] | SearchedInterval:
         options = list(self._options(name, field))

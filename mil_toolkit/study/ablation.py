@@ -47,7 +47,7 @@ from mil_toolkit.study.variants import (
     EQUAL_BAGS,
     FULL,
     Variant,
-    thin,
+    thin_patients,
     uses_nothing,
     variants_of,
 )
@@ -55,7 +55,7 @@ from mil_toolkit.study.verification import verify
 from mil_toolkit.study.workspace import Workspace
 from mil_toolkit.training.curves import decide
 from mil_toolkit.training.inputs import Inputs
-from mil_toolkit.training.patients import Patients
+from mil_toolkit.training.patients import Features, Patients, caches_of
 from mil_toolkit.training.procedure import cross_fit_members, refit, run_trial
 
 KIND = "an ablation"  # in messages
@@ -85,7 +85,7 @@ class Data:
 
     folds: the outer folds of the study
     features: names of the feature folders, the study's own first; None for metadata only
-    sources: the study with the embeddings of each feature folder
+    sources: the study with its own embeddings, and with those of each other feature folder
     device: by name
     """
 
@@ -95,14 +95,16 @@ class Data:
     device: str
 
     @classmethod
-    def load(cls, study: Study, cohort: Cohort, caches: Sequence[FeatureCache | None], device: str) -> "Data":
+    def load(cls, study: Study, cohort: Cohort, sources: Sequence[Features], device: str) -> "Data":
         """Read the labelled patients, and what the study chose in every outer fold."""
         labelled = cohort.labelled()
         searches = stored_searches(study.read_splits(), labelled.patient_ids)[:-1]
         folds = [Fold(search, study.search_folder(search).read_best()) for search in searches]
-        features = [None if cache is None else cache.folder.name for cache in caches]
-        sources = [Workspace.of(study, Patients.of(labelled, cache), device) for cache in caches]
-        return cls(folds, features, sources, device)
+        features: list[str | None] = []
+        for source in sources:
+            features += [cache.folder.name for cache in caches_of(source)] or [None]
+        workspaces = [Workspace.of(study, Patients.of(labelled, source), device) for source in sources]
+        return cls(folds, features, workspaces, device)
 
     @property
     def study(self) -> Study:
@@ -131,7 +133,8 @@ def ablate(
 ) -> Ablation:
     """Score every variant on the outer folds of a study, and publish `ablation/` in the study folder.
 
-    caches: the study's own features first (None for metadata only), then others, each of which is a variant
+    caches: the study's own features first (None for metadata only; all of its views), then others, each of
+        which is a variant
     trials: number of trials of a separate search for each variant; None keeps each fold's best
         configuration except for the change
     how: its `workers` are the outer folds, or with `trials` the searches, that run at once
@@ -142,18 +145,23 @@ def ablate(
     other features; UsageError if two feature folders have the same name or ablation/ holds anything
     else; BusyError if another process works in the folder.
     """
-    study = _open_study(study_folder, cohort, caches[0])
+    study = Study.open(study_folder)
+    own, others = _divide(study, caches)
+    _check(study, cohort, own)
     folder = study.ablation.path
     check_replaceable(folder, KIND, _foreign)  # before hours of work
     how = RunConfig(workers=how.workers)
     with exclusive(study_folder) as lock, fixed_threads(study.config.threads):
-        data = Data.load(study, cohort, caches, device)
-        variants, left_out = _usable(data, variants_of(caches))
+        sources = [own, *others]
+        data = Data.load(study, cohort, sources, device)
+        count = len(data.features) - len(others)
+        planned = variants_of(study.config.settings, data.features[:count], data.features[count:])
+        variants, left_out = _usable(data, planned)
         if trials is None:
             results, diverged = _change_all(data, variants, how, lock)
             left_out |= diverged
         else:
-            results = _retune_all(data, variants, cohort, caches, trials, device, how)
+            results = _retune_all(data, variants, cohort, sources, trials, device, how)
         if data.images_of_equal_bags is not None:
             results[EQUAL_BAGS] = _equal_bags(data, results[FULL])
         scores = _scores(data, trials, variants, results, left_out)
@@ -161,16 +169,24 @@ def ablate(
     return Ablation(folder, scores)
 
 
-def _open_study(folder: Path, cohort: Cohort, cache: FeatureCache | None) -> Study:
-    study = Study.open(folder)
-    study.check(cohort, cache)
+def _divide(
+    study: Study, caches: Sequence[FeatureCache | None]
+) -> tuple[Features, list[FeatureCache | None]]:
+    """Return the study's own features, which come first, and the others."""
+    count = max(1, len(study.description.all_features))
+    own = [cache for cache in caches[:count] if cache is not None]
+    return own if count > 1 else caches[0], [*caches[count:]]
+
+
+def _check(study: Study, cohort: Cohort, features: Features) -> None:
+    """Raise DataError for a study of other data, without outer folds, or with files that contradict it."""
+    study.check(cohort, features)
     if not study.config.outer_folds:
         raise DataError(
-            f"{folder} has no outer folds: all of its patients helped to choose the configuration."
+            f"{study.folder} has no outer folds: all of its patients helped to choose the configuration."
             " Run mil-tune with --outer-folds 5 and another --study."
         )
     verify(study, cohort)
-    return study
 
 
 def _usable(data: Data, variants: Sequence[Variant]) -> tuple[list[Variant], Reasons]:
@@ -279,7 +295,7 @@ def _retune_all(
     data: Data,
     variants: Sequence[Variant],
     cohort: Cohort,
-    caches: Sequence[FeatureCache | None],
+    sources: Sequence[Features],
     trials: int,
     device: str,
     how: RunConfig,
@@ -290,7 +306,7 @@ def _retune_all(
         fixed = {name: (value,) for name, value in variant.change.items()}
         changed = replace(config, trials=trials, settings={**config.settings, **fixed})
         folder = data.study.retuned(trials, variant.name)
-        study = tune(cohort, caches[variant.source], folder, changed, device, how).study
+        study = tune(cohort, sources[variant.source], folder, changed, device, how).study
         results[variant.name] = [_read_result(study, fold.search) for fold in data.folds]
     return results
 
@@ -322,9 +338,9 @@ def _predict_thinned(data: Data, search: Search, chosen: Chosen) -> pd.DataFrame
     """Predict the held-out patients of an outer fold on a random draw of their images."""
     workspace, count = data.sources[0], data.images_of_equal_bags
     test = workspace.patients.take(search.test)
-    assert test.bags is not None and count is not None
+    assert count is not None
     random = np.random.default_rng([derive_seed(*thinning_path(workspace.config.seed, search.path))])
-    thinned = replace(test, bags=thin(test.bags, count, random))
+    thinned = thin_patients(test, count, random)
     return _refit_and_predict(workspace, search, chosen, thinned)
 
 

@@ -20,7 +20,6 @@ from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.evaluation.intervals import Table
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.shuffles import draw_shuffles
-from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.search.storage import MemoryStorage, quiet_optuna
 from mil_toolkit.study.canary_result import Canary
 from mil_toolkit.study.capacity import process_count
@@ -32,8 +31,9 @@ from mil_toolkit.study.progress import Progress, duration_words, no_progress
 from mil_toolkit.study.remaining import SearchNote
 from mil_toolkit.study.run import run_searches, search_runs
 from mil_toolkit.study.tracker import NoTracker
+from mil_toolkit.study.views import with_features
 from mil_toolkit.study.workspace import Workspace
-from mil_toolkit.training.patients import Patients
+from mil_toolkit.training.patients import Features, Patients
 
 RUNS = 20
 MOST_TRIALS = 2
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 def run_canary(
     cohort: Cohort,
-    cache: FeatureCache | None,
+    features: Features,
     folder: Path,
     config: StudyConfig,
     device: str = "auto",
@@ -62,12 +62,12 @@ def run_canary(
     Publishes canary.json in the study folder and leaves the results of the study as they are; an existing
     canary.json is read instead. Raises the errors of `tune`.
     """
-    labelled = cohort.labelled()
+    labelled, config = cohort.labelled(), with_features(config, features)
     with exclusive(folder) as lock, fixed_threads(config.threads):
-        study = Study.begin(folder, config, cohort, cache)  # refuses the folder of another study
+        study = Study.begin(folder, config, cohort, features)  # refuses the folder of another study
         canary = study.read_canary()
         if canary is None:
-            patients = Patients.of(labelled, cache)
+            patients = Patients.of(labelled, features)
             jobs = [_ShuffledRun(study, labelled, device, number) for number in range(runs)]
             count = min(runs, _processes(study, patients, device, how, runs))
             progress = _CanaryProgress(runs, count)

@@ -5,7 +5,7 @@ import torch
 from mil_toolkit.config import RunConfig
 from mil_toolkit.core.cores import available_cores
 from mil_toolkit.core.memory import available_memory
-from mil_toolkit.features.bags import Bags
+from mil_toolkit.features.bags import Bags, is_streamed
 from mil_toolkit.study.workspace import Workspace
 from mil_toolkit.training.projection import MOST_COMPONENTS
 
@@ -58,15 +58,26 @@ def _bytes_of_search(workspace: Workspace) -> int:
 
     It has two copies of its patients' embeddings, for the inner folds and for the refit, and projections of
     them for every fold: with and without standardisation, and those of the latest trial. Bags that are read
-    from the cache when they are needed, and their projections in a file, count as little.
+    from the cache when they are needed, and their projections in a file, count as little. Of several views,
+    the embeddings of one at a time are in memory, and the projections of all.
     """
-    config, bags = workspace.config, workspace.patients.bags
+    config, views = workspace.config, [*workspace.patients.views.values()]
     least = _PROCESS_BYTES + len(workspace.patients) * _PATIENT_BYTES
-    if bags is None:
+    if not views:
         return least
-    images = int(bags.offsets[-1])
+    images = int(views[0].offsets[-1])
     least += images * (_IMAGE_BYTES + _DRAWN_BYTES * config.folds * config.members)
-    if type(bags) is not Bags:
-        return least
-    width = workspace.dtype.itemsize * min(MOST_COMPONENTS, bags.instances.shape[1])
-    return least + 2 * bags.instances.nbytes + 3 * config.folds * images * width
+    loaded = [bags for bags in views if _is_loaded(bags, alone=len(views) == 1)]
+    embeddings = max((_bytes_of(bags) for bags in loaded), default=0)
+    width = workspace.dtype.itemsize * sum(min(MOST_COMPONENTS, bags.width) for bags in loaded)
+    return least + 2 * embeddings + 3 * config.folds * images * width
+
+
+def _is_loaded(bags: Bags, alone: bool) -> bool:
+    """Return whether a view's embeddings are in memory, all or while they are projected; see `ViewInputs`."""
+    return type(bags) is Bags or not (alone or is_streamed(int(bags.offsets[-1]), bags.width))
+
+
+def _bytes_of(bags: Bags) -> int:
+    """Return the memory of a view's embeddings, which are float16 in a cache."""
+    return bags.instances.nbytes if type(bags) is Bags else 2 * int(bags.offsets[-1]) * bags.width

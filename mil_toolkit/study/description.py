@@ -10,7 +10,6 @@ from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest_json
 from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.core.text import SOME, some
-from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.search.space import Space
 from mil_toolkit.study.records import (
     CohortIdentity,
@@ -21,33 +20,35 @@ from mil_toolkit.study.records import (
     Sources,
     Statements,
     StudyDescription,
+    one_or_all,
 )
+from mil_toolkit.training.patients import Features, caches_of
 
 SCHEMA = 1
 
 
-def describe(config: StudyConfig, cohort: Cohort, cache: FeatureCache | None) -> StudyDescription:
+def describe(config: StudyConfig, cohort: Cohort, features: Features) -> StudyDescription:
     """Return what identifies a study: options, search space, digests of labelled patients and bags."""
     labelled = cohort.labelled()
-    features = None
-    if cache is not None:
-        bags = cache.digest(labelled.patient_ids)
-        features = FeaturesIdentity(cache.folder.name, bags, cache.spec)
-    space = Space(config.settings, cache is not None, not cohort.metadata.empty)
+    identities = [
+        FeaturesIdentity(cache.folder.name, cache.digest(labelled.patient_ids), cache.spec)
+        for cache in caches_of(features)
+    ]
+    space = Space(config.settings, bool(identities), not cohort.metadata.empty)
     identity = CohortIdentity(cohort.name, labelled.digest(), len(labelled))
-    return StudyDescription(SCHEMA, config, space.described(), identity, features)
+    return StudyDescription(SCHEMA, config, space.described(), identity, one_or_all(identities))
 
 
-def sources_of(folder: Path, cohort: Cohort, cache: FeatureCache | None) -> Sources:
+def sources_of(folder: Path, cohort: Cohort, features: Features) -> Sources:
     """Return where a study's data are, as they were named."""
-    features = None if cache is None else str(cache.folder)
-    return Sources(str(Path.cwd()), str(folder), str(cohort.source), features)
+    folders = [str(cache.folder) for cache in caches_of(features)]
+    return Sources(str(Path.cwd()), str(folder), str(cohort.source), one_or_all(folders))
 
 
-def patients_of(cohort: Cohort, cache: FeatureCache | None) -> PatientsRecord:
+def patients_of(cohort: Cohort, features: Features) -> PatientsRecord:
     """Return the labelled patients with metadata and bag sizes, and how the metadata were declared."""
     labelled = cohort.labelled()
-    bags = [] if cache is None else cache.winners(labelled.patient_ids)
+    bags = [bag for cache in caches_of(features)[:1] for bag in cache.winners(labelled.patient_ids)]
     sizes: list[int | None] = [bag.size for bag in bags] or [None] * len(labelled)
     known = labelled.metadata.astype(object).where(labelled.metadata.notna(), None)
     metadata = [{str(name): value for name, value in row.items()} for row in known.to_dict("records")]
@@ -102,9 +103,10 @@ def refuse_other(source: object, stored: Json, asked: Json) -> None:
 
 
 def _flat(nested: Json, prefix: str = "") -> dict[str, Json]:
-    """Return every value under the dotted path of keys that leads to it; folds are numbered from 1."""
-    if isinstance(nested, list) and nested and isinstance(nested[0], list):
-        nested = {f"fold{number}": fold for number, fold in enumerate(nested, 1)}
+    """Return every value under the dotted path of keys that leads to it; folds and views have numbers."""
+    if isinstance(nested, list) and nested and isinstance(nested[0], list | dict):
+        kind = "fold" if isinstance(nested[0], list) else "view"
+        nested = {f"{kind}{number}": item for number, item in enumerate(nested, 1)}
     if not isinstance(nested, dict):
         return {prefix: nested}
     parts = (_flat(value, f"{prefix}.{name}" if prefix else name) for name, value in nested.items())

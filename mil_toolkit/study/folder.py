@@ -26,7 +26,6 @@ from mil_toolkit.core.records import (
     to_json,
 )
 from mil_toolkit.core.text import printable, some
-from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.canary_result import Canary
 from mil_toolkit.study.description import SCHEMA, describe, patients_of, refuse_other, sources_of
 from mil_toolkit.study.plan import Search, fold_name
@@ -41,6 +40,7 @@ from mil_toolkit.study.records import (
     StudyDescription,
     StudyScores,
 )
+from mil_toolkit.training.patients import Features
 
 SPLITS = "splits.json"
 EPOCHS_LIMIT = 64 * MEBIBYTE  # an epoch takes about 1 KB
@@ -136,7 +136,7 @@ class Study:
         folder: Path,
         config: StudyConfig,
         cohort: Cohort,
-        cache: FeatureCache | None,
+        features: Features,
         splits: SplitsRecord | None = None,
     ) -> "Study":
         """Begin a study, or resume the one in the folder; splits: of its searches, if they are to be fixed.
@@ -144,7 +144,7 @@ class Study:
         Raises DataError where the study in the folder has another description or other splits; the message
         names each difference.
         """
-        study = cls(folder, config, describe(config, cohort, cache))
+        study = cls(folder, config, describe(config, cohort, features))
         with exclusive(folder, CLAIM, wait=True):
             _publish_or_compare(study.config_path, study.description, StudyDescription)
             if splits is not None:
@@ -163,9 +163,9 @@ class Study:
             raise DataError(f"{printable(folder)} has not ended. {advice}") from None
         return study
 
-    def check(self, cohort: Cohort, cache: FeatureCache | None) -> None:
+    def check(self, cohort: Cohort, features: Features) -> None:
         """Raise DataError where the study was made of another cohort or other features."""
-        now = describe(self.config, cohort, cache)
+        now = describe(self.config, cohort, features)
         # A newer version may search other hyperparameters; that does not change what this study found.
         stored, asked = (to_json(replace(each, space={})) for each in (self.description, now))
         refuse_other(self.config_path, stored, asked)
@@ -265,10 +265,10 @@ class Study:
         """Return the files of every outer fold's search, by its name."""
         return outer_folders(self.folder)
 
-    def record_data(self, cohort: Cohort, cache: FeatureCache | None) -> None:
+    def record_data(self, cohort: Cohort, features: Features) -> None:
         """Publish what a report needs to know about the data; it is not part of the study's description."""
-        publish_record(self.sources_path, sources_of(self.folder, cohort, cache))
-        publish_record(self.patients_path, patients_of(cohort, cache))
+        publish_record(self.sources_path, sources_of(self.folder, cohort, features))
+        publish_record(self.patients_path, patients_of(cohort, features))
 
     def read_scores(self) -> StudyScores:
         """Read the scores of a study that has ended."""

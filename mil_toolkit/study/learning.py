@@ -19,7 +19,6 @@ from mil_toolkit.evaluation.intervals import Table, draw_patients, percentile_in
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.power_law import fit_power_law
 from mil_toolkit.evaluation.records import Estimate
-from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.capacity import process_count
 from mil_toolkit.study.conclusion import predictions_of
 from mil_toolkit.study.folder import Study
@@ -31,7 +30,7 @@ from mil_toolkit.study.remaining import RemainingTime
 from mil_toolkit.study.run import trials_each
 from mil_toolkit.study.tables import read_predictions
 from mil_toolkit.study.workspace import Workspace
-from mil_toolkit.training.patients import Patients
+from mil_toolkit.training.patients import Features, Patients
 
 SHARES = (0.4, 0.6, 0.8)  # of the training patients; the study itself is the share of 1
 FURTHEST = 3.0  # times the present number of patients, up to which the curve is drawn
@@ -42,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 def run_learning_curve(
     cohort: Cohort,
-    cache: FeatureCache | None,
+    features: Features,
     folder: Path,
     width: float,
     device: str = "auto",
@@ -58,11 +57,11 @@ def run_learning_curve(
     study without outer folds, or of other data, and where two shares or fewer have patients enough.
     """
     study = Study.open(folder)
-    study.check(cohort, cache)
+    study.check(cohort, features)
     if not study.config.outer_folds:
         raise DataError(f"{folder} has no outer folds: a learning curve needs scores on held-out patients.")
     labelled = cohort.labelled()
-    patients = Patients.of(labelled, cache)
+    patients = Patients.of(labelled, features)
     full = stored_searches(study.read_splits(), labelled.patient_ids)[:-1]
     plans, left_out = _plan(full, labelled, study)
     with exclusive(folder) as lock, fixed_threads(study.config.threads):

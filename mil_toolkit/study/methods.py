@@ -1,12 +1,13 @@
 """The methods of a study as a paragraph for a paper, from its real settings, with references."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from mil_toolkit.config import GROUPS, StudyConfig
+from mil_toolkit.config import GROUPS, StudyConfig, view_names
 from mil_toolkit.core.text import count_of
 from mil_toolkit.core.version import __version__
 from mil_toolkit.evaluation.words import metric_words, threshold_rule
-from mil_toolkit.study.records import FeaturesIdentity
+from mil_toolkit.features.spec import Spec
+from mil_toolkit.study.records import FeaturesIdentity, as_list
 
 REFERENCES = {
     "Ilse 2018": "Ilse M, Tomczak J, Welling M. Attention-based deep multiple instance learning. ICML 2018.",
@@ -44,13 +45,16 @@ _SHOWN = {  # by preprocessing
 }
 
 
-def methods_paragraph(config: StudyConfig, features: FeaturesIdentity | None) -> str:
+RecordedFeatures = FeaturesIdentity | list[FeaturesIdentity] | None  # as in a `StudyDescription`
+
+
+def methods_paragraph(config: StudyConfig, features: RecordedFeatures) -> str:
     """Return the methods of a study, with references by author and year."""
     return " ".join(_sentences(config, features))
 
 
-def _sentences(config: StudyConfig, features: FeaturesIdentity | None) -> Iterator[str]:
-    yield from _inputs(features)
+def _sentences(config: StudyConfig, features: RecordedFeatures) -> Iterator[str]:
+    yield from _inputs(as_list(features), config)
     yield _search(config)
     yield from _evaluation(config)
     yield (
@@ -68,18 +72,40 @@ def _sentences(config: StudyConfig, features: FeaturesIdentity | None) -> Iterat
     yield f"All analyses used mil_toolkit {__version__} with seed {config.seed}."
 
 
-def _inputs(features: FeaturesIdentity | None) -> Iterator[str]:
-    if features is None:
+def _inputs(features: Sequence[FeaturesIdentity], config: StudyConfig) -> Iterator[str]:
+    if not features:
         yield _NO_IMAGES
         return
-    spec = features.spec
-    size = f" at {spec['image_size']} x {spec['image_size']} pixels" if spec["weight_digest"] else ""
-    masked = _SHOWN.get(spec.get("preprocess", "none"), "").format(crop=spec.get("crop"))
+    embedded = [_embedded(identity.spec) for identity in features]
+    if len(embedded) == 1:
+        yield f"Each image was embedded once by {embedded[0]}."
+    else:
+        listed = "; ".join(f"({number}) by {words}" for number, words in enumerate(embedded, 1))
+        yield f"Each image was embedded in {len(embedded)} views: {listed}. {_use_of_views(config)}"
     yield (
-        f"Each image was embedded once by {spec['backbone']} with {spec['weights']} weights{size}{masked}."
-        " The embeddings of a patient's images were combined by a pooling over the bag (Ilse 2018) and"
+        "The embeddings of a patient's images were combined by a pooling over the bag (Ilse 2018) and"
         " classified together with the clinical values by a small head."
     )
+
+
+def _use_of_views(config: StudyConfig) -> str:
+    """Return how several views were used: together, or one that each search chose."""
+    options = [view_names(str(value)) for value in config.settings.get("features", ())]
+    if not any(len(names) > 1 for names in options):
+        return "Each search chose one of them on its training patients."
+    together = (
+        "Each view was standardised and reduced on its own; their columns were joined image by image or, in"
+        " late fusion, after a pooling for each view."
+    )
+    chosen = " Each search chose on its training patients between single views and views together."
+    return together + chosen * (len(options) > 1)
+
+
+def _embedded(spec: Spec) -> str:
+    """Return how the embeddings of a view were computed."""
+    size = f" at {spec['image_size']} x {spec['image_size']} pixels" if spec["weight_digest"] else ""
+    masked = _SHOWN.get(spec.get("preprocess", "none"), "").format(crop=spec.get("crop"))
+    return f"{spec['backbone']} with {spec['weights']} weights{size}{masked}"
 
 
 def _search(config: StudyConfig) -> str:

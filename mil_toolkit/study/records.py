@@ -7,7 +7,7 @@ of the file. Conditions on several files are in `study.verification`.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from msgspec import Meta
 
@@ -35,6 +35,25 @@ Epoch = Annotated[int, Meta(ge=1, le=MOST_EPOCHS)]
 Positive = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 SEARCH_NAME = re.compile(r"final|repeat[1-9][0-9]{0,5}-fold[1-9][0-9]{0,5}")
 
+Item = TypeVar("Item")
+
+
+def one_or_all(items: list[Item]) -> Item | list[Item] | None:
+    """Return a single item as itself, several as a list, and None for none: the form in JSON files.
+
+    >>> one_or_all(["whole"]), one_or_all(["whole", "crop"])
+    ('whole', ['whole', 'crop'])
+    """
+    return items if len(items) > 1 else next(iter(items), None)
+
+
+def as_list(stored: Item | list[Item] | None) -> list[Item]:
+    """Return what `one_or_all` was given."""
+    if stored is None:
+        return []
+    return stored if isinstance(stored, list) else [stored]
+
+
 # config.json
 
 
@@ -61,14 +80,24 @@ class StudyDescription:
     """Everything that identifies a study; the same description gives the same study (config.json).
 
     study: the options; space: of each hyperparameter the values or the interval that a search tries
-    features: None for metadata only
+    features: a list of several feature folders; None for metadata only
     """
 
     schema: int
     study: StudyConfig
     space: dict[str, list[Value] | SearchedInterval]
     cohort: CohortIdentity
-    features: FeaturesIdentity | None
+    features: FeaturesIdentity | list[FeaturesIdentity] | None
+
+    def __post_init__(self) -> None:
+        names = [identity.name for identity in self.all_features]
+        if len(set(names)) < len(names):
+            raise ValueError("features: a name occurs twice")
+
+    @property
+    def all_features(self) -> list[FeaturesIdentity]:
+        """The feature folders; none for metadata only."""
+        return as_list(self.features)
 
 
 # splits.json
@@ -115,12 +144,20 @@ class SplitsRecord:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a study's data are, as named on the command line, relative to the working folder."""
+    """Where a study's data are, as named on the command line, relative to the working folder.
+
+    features: a list of several feature folders; None for metadata only
+    """
 
     working_folder: str
     study: str
     cohort: str
-    features: str | None
+    features: str | list[str] | None
+
+    @property
+    def feature_folders(self) -> list[str]:
+        """The feature folders; none for metadata only."""
+        return as_list(self.features)
 
 
 @dataclass(frozen=True)

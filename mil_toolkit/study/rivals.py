@@ -40,8 +40,9 @@ def bag_size(patients: Patients, train: np.ndarray) -> np.ndarray | None:
 
 
 def mean_embeddings(patients: Patients, train: np.ndarray) -> np.ndarray | None:
-    """Return the mean embedding of each bag (B, D); None without images."""
-    return None if patients.bags is None else patients.bags.means.numpy()
+    """Return the mean embedding of each bag (B, D), of several views side by side; None without images."""
+    means = [bags.means.numpy() for bags in patients.views.values()]
+    return np.concatenate(means, axis=1) if means else None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.text import some
 from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.evaluation.decisions import sensitivity_to_reach
-from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.search.space import Space
 from mil_toolkit.search.storage import DATABASE, DatabaseStorage, postgresql_url, quiet_optuna
 from mil_toolkit.study.audit import audit
@@ -35,8 +34,9 @@ from mil_toolkit.study.remaining import RemainingTime, SearchNote
 from mil_toolkit.study.run import trials_each
 from mil_toolkit.study.selection import HeldOut
 from mil_toolkit.study.tracker import TRACKERS
+from mil_toolkit.study.views import audited_view, with_features
 from mil_toolkit.study.workspace import Workspace
-from mil_toolkit.training.patients import Patients
+from mil_toolkit.training.patients import Features, Patients
 
 Rivals = dict[str, pd.DataFrame]  # outer predictions, by baseline
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Tuned:
 
 def tune(
     cohort: Cohort,
-    cache: FeatureCache | None,
+    features: Features,
     folder: Path,
     config: StudyConfig,
     device: str = "auto",
@@ -67,16 +67,17 @@ def tune(
 ) -> Tuned:
     """Search the hyperparameters of a cohort's head, and score the procedure by nested cross-validation.
 
-    cache: the cohort's features, None for metadata only. Resumes a study that was interrupted. On a shared
-    storage several processes may run the same study, in one folder or, on several machines, in folders of the
-    same name.
+    features: the cohort's, None for metadata only; of several caches, the options' `settings` say which are
+    used, by default all of them together (see `with_features`). Resumes a study that was interrupted. On a
+    shared storage several processes may run the same study, in one folder or, on several machines, in folders
+    of the same name.
 
     Raises DataError for a study of other data or options, a class too small for its folds, or patients
     without embeddings; UsageError where the folder (which may hold nothing but a study), the device, the
     storage or the tracker cannot be used; BusyError where another process works in the folder.
     """
-    labelled = cohort.labelled()
-    patients = Patients.of(labelled, cache)
+    labelled, config = cohort.labelled(), with_features(config, features)
+    patients = Patients.of(labelled, features)
     Space.of(config, patients).planned(config.sampler)  # raises before anything is written
     searches, splits = plan_searches(labelled, config)
     _check_positives(config, patients, searches)
@@ -88,11 +89,11 @@ def tune(
     ):
         # The storage comes first: one that cannot be reached must not leave a study behind.
         storage = DatabaseStorage(folder, how.storage)
-        study = Study.begin(folder, config, cohort, cache, splits)
+        study = Study.begin(folder, config, cohort, features, splits)
         if cohort.groups is not None:
             _log_held_out(splits.held_out)
-        findings = _audit(study, cohort, cache)
-        study.record_data(cohort, cache)
+        findings = _audit(study, cohort, features)
+        study.record_data(cohort, features)
         with storage.errors_explained():
             workspace = Workspace.of(study, patients, device)
             bar, rivals = _run(workspace, searches, device, how, lock)
@@ -179,9 +180,9 @@ def _log_held_out(counts: Mapping[str, ClassCounts]) -> None:
     )
 
 
-def _audit(study: Study, cohort: Cohort, cache: FeatureCache | None) -> list[Finding]:
+def _audit(study: Study, cohort: Cohort, features: Features) -> list[Finding]:
     """Audit the data and publish the findings; log leaks now, before the hours that a study may take."""
-    findings = audit(cohort, cache)
+    findings = audit(cohort, audited_view(features))
     publish_record(study.audit_path, findings)
     for finding in findings:
         if finding.level == "leak":

@@ -9,17 +9,21 @@ import numpy as np
 from mil_toolkit.config import (
     FUSION_NAMES,
     POOLING_NAMES,
+    VIEW_FUSION_NAMES,
+    VIEW_SEPARATOR,
     HeadConfig,
     Settings,
     Value,
     active_fields,
+    view_names,
 )
 from mil_toolkit.core.errors import UsageError
-from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.search.space import Space
 from mil_toolkit.training.patients import Patients
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mil_toolkit.features.bags import Bags  # imports torch
 
 Change = Mapping[str, Value]  # values of fields of HeadConfig
@@ -40,7 +44,7 @@ VARIANTS: dict[str, Change] = {
 class Variant:
     """The full model with one thing changed: hyperparameters, or the features.
 
-    source: index among the feature folders; 0 for the study's own features
+    source: which features; 0 for the study's own, then the other feature folders
     """
 
     name: str
@@ -65,24 +69,58 @@ def uses_nothing(config: HeadConfig) -> bool:
     return not config.image_branch and config.metadata_branch == "none"
 
 
-def variants_of(caches: Sequence[FeatureCache | None]) -> list[Variant]:
-    """Return the variants of VARIANTS, and one named after each feature folder except the first.
+def variants_of(settings: Settings, own: Sequence[str | None], others: Sequence[str | None]) -> list[Variant]:
+    """Return the variants of VARIANTS, those of the study's views, and one named after each other folder.
 
-    Raises UsageError where two feature folders have the same name, or one of several is None.
+    settings: of the study; own, others: names of its feature folders and of others, None for none
+
+    Raises UsageError where two feature folders have the same name, or one of the others is None.
     """
-    names = [None if cache is None else cache.folder.name for cache in caches]
-    if None in names[1:] or len(set(names)) < len(names):
+    names = [*own, *others]
+    if None in others or len(set(names)) < len(names):
         raise UsageError(
-            "--features: name the study's own folder first, then others, each once; none cannot be combined"
+            "--features: name the study's own folders first, then others, each once; none cannot be combined"
             " with other folders."
         )
-    changes = [Variant(name, change) for name, change in VARIANTS.items()]
-    return changes + [Variant(str(name), source=source) for source, name in enumerate(names) if source]
+    changes = {**VARIANTS, **_view_variants(settings)}
+    single: Change = {"features": ""} if len(own) > 1 else {}
+    return [
+        *(Variant(name, change) for name, change in changes.items()),
+        *(Variant(str(name), single, source) for source, name in enumerate(others, 1)),
+    ]
+
+
+def _view_variants(settings: Settings) -> dict[str, Change]:
+    """Return the variants that drop a view, fuse views otherwise, or fix the features that a search chose."""
+    options = [view_names(str(value)) for value in settings.get("features", ())]
+    together = max(options, key=len, default=[])
+    changes: dict[str, Change] = {}
+    if len(together) > 1:
+        for dropped in together:
+            left = [name for name in together if name != dropped]
+            changes[f"without-{dropped}"] = {"features": VIEW_SEPARATOR.join(left)}
+        changes |= {f"views-{fusion}": {"view_fusion": fusion} for fusion in VIEW_FUSION_NAMES}
+    if len(options) > 1:
+        known = [change.get("features") for change in changes.values()]
+        singles = [names[0] for names in options if len(names) == 1 and names[0] not in known]
+        changes |= {f"features-{name}": {"features": name} for name in singles}
+    return changes
 
 
 def thin(bags: "Bags", count: int, random: np.random.Generator) -> "Bags":
     """Draw `count` instances of each bag without replacement; they keep their order."""
+    return bags.take_rows(_draw_rows(bags, count, random))
+
+
+def thin_patients(patients: Patients, count: int, random: np.random.Generator) -> Patients:
+    """Draw `count` images of each patient without replacement, the same in all views."""
+    assert patients.bags is not None
+    rows = _draw_rows(patients.bags, count, random)
+    return patients.with_views({name: bags.take_rows(rows) for name, bags in patients.views.items()})
+
+
+def _draw_rows(bags: "Bags", count: int, random: np.random.Generator) -> "list[Tensor]":
     import torch  # to read a study, it is not needed
 
     drawn = [np.sort(random.permutation(size)[:count]) for size in bags.sizes.tolist()]
-    return bags.take_rows([torch.from_numpy(rows) for rows in drawn])
+    return [torch.from_numpy(rows) for rows in drawn]

@@ -1,13 +1,14 @@
 """The overview: the main score, its meaning, the study in short, and the next steps."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
 
-from mil_toolkit.config import StudyConfig, study_options
+from mil_toolkit.config import StudyConfig, study_options, view_names
 from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.words import (
     comparison_words,
@@ -25,6 +26,7 @@ from mil_toolkit.study.verdict import verdict
 
 BESIDE = ("balanced_accuracy", "auc", "sensitivity", "specificity")  # the primary metric
 _BRANCHES = {"mlp": "metadata through an MLP", "direct": "metadata used directly", "none": "no metadata"}
+_FUSIONS = {"early": "image by image", "late": "after a pooling for each"}
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,9 @@ def _facts(contents: Contents) -> Iterator[tuple[str, str]]:
     yield "Folds", f"{folds}, {config.folds} inner; {count_of(config.repeats, 'repeat')}"
     searches = count_of(len(contents.curves), "search", "searches")
     yield "Trials", f"{config.trials} in each of {searches}, by {config.objective.replace('_', ' ')}"
-    features = contents.study.description.features
+    names = ", ".join(printable(features.name) for features in contents.study.description.all_features)
     yield "Primary metric", f"{metric_name(contents.primary_metric)}, declared before the study began"
-    yield "Features", printable(features.name) if features else "none (metadata only)"
+    yield "Features", names or "none (metadata only)"
     yield "Chosen model", _model_words(contents)
     yield "Seed", f"{config.seed}"
 
@@ -121,6 +123,10 @@ def _patient_facts(contents: Contents) -> Iterator[tuple[str, str]]:
 def _model_words(contents: Contents) -> str:
     head, members = contents.best.config, contents.study.config.members
     images = f"{head.pooling} pooling of the images" if head.image_branch else "no images"
+    views = view_names(head.features) if head.image_branch else []
+    if views:
+        fused = f", joined {_FUSIONS[head.view_fusion]}" if len(views) > 1 else ""
+        images = f"{images} ({' and '.join(map(printable, views))}{fused})"
     parts = [
         images,
         _BRANCHES[head.metadata_branch],
@@ -130,16 +136,29 @@ def _model_words(contents: Contents) -> str:
     return ", ".join(parts)
 
 
+def _feature_options(config: StudyConfig, folders: Sequence[str]) -> list[str]:
+    """Return the options of mil-tune that name the features and say how they are used."""
+    options = [view_names(str(value)) for value in config.settings.get("features", ())]
+    if len(folders) < 2 or not options:
+        return ["--features", *folders]
+    by_name = {Path(folder).name: folder for folder in folders}
+    single = [by_name.get(names[0], names[0]) for names in options if len(names) == 1]
+    together = [by_name.get(name, name) for name in max(options, key=len)]
+    words = ["--features", *single] if single else []
+    return [*words, "--views", *together] if len(together) > 1 else words
+
+
 def steps(contents: Contents, anonymise: bool) -> Iterator[Step]:
     """Yield the commands to run next, as far as the folder tells."""
     config, sources = contents.study.config, None if anonymise else contents.sources
     study = sources.study if sources else "studies/NAME"
     cohort = sources.cohort if sources else "COHORT.toml"
-    features = (sources.features or "none") if sources else "CACHE_FOLDER"
-    data = [cohort, "--features", features, "--study"]
+    folders = (sources.feature_folders or ["none"]) if sources else ["CACHE_FOLDER"]
+    data = [cohort, "--features", *folders, "--study"]
+    tuned = [cohort, *_feature_options(config, folders), "--study"]
     if not contents.nested:
         nested = study_options(replace(config, outer_folds=StudyConfig().outer_folds))
-        command = shlex.join(["mil-tune", *data, f"{study}-nested", *nested])
+        command = shlex.join(["mil-tune", *tuned, f"{study}-nested", *nested])
         yield Step("A score on held-out patients, by nested cross-validation.", command)
     if contents.fitted:
         command = shlex.join(["mil-predict", f"{study}/model", "NEW_COHORT.toml"])
@@ -151,5 +170,5 @@ def steps(contents: Contents, anonymise: bool) -> Iterator[Step]:
         yield Step("The contribution of each part of the model.", shlex.join(["mil-ablate", *data, study]))
     if contents.nested and config.repeats == 1 and isinstance(config.outer_folds, int):
         repeated = study_options(replace(config, repeats=3))
-        command = shlex.join(["mil-tune", *data, f"{study}-repeats", *repeated])
+        command = shlex.join(["mil-tune", *tuned, f"{study}-repeats", *repeated])
         yield Step("The same study on more splits, to see how much the score depends on them.", command)
