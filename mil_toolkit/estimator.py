@@ -216,6 +216,11 @@ class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _head_config(self) -> HeadConfig:
         """Return the configuration of the head; raises BagError that lists every invalid parameter."""
         problems = self._procedure_problems()
+        if self.features != HeadConfig().features:
+            problems.append(
+                f"features={self.features!r}: there is one view, the bags of X. Put the columns of several"
+                " views side by side."
+            )
         try:
             config = head_config({field.name: getattr(self, field.name) for field in fields(HeadConfig)})
         except UsageError as error:

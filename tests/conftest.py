@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 import torch
 from support.commands import Command, Done
 from support.paths import ROOT, required
-from support.studies import Tiny
+from support.studies import Tiny, Viewed
 
 from mil_toolkit.bundle import membership
 from mil_toolkit.cohort.cohort import read_cohort
@@ -149,6 +150,18 @@ def _tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     tune(cohort, FeatureCache.open(features), study, TINY_STUDY, "cpu")
     fit(cohort, FeatureCache.open(features), study, study / "model", "cpu")
     return Tiny(folder, toml, features, study)
+
+
+@pytest.fixture(scope="session", name="viewed")
+def _viewed(tiny: Tiny) -> Viewed:
+    """Return the tiny cohort with windows around its cells as a second view, and a finished study of both."""
+    from mil_toolkit.features.extract import extract
+
+    config = replace(TINY_EXTRACTION, crop=24, preprocess="cell-crop")
+    crop = extract(tiny.cohort, config, tiny.folder / "cache-of-crops", device="cpu").folder
+    viewed = Viewed(tiny, crop, tiny.folder / "studies" / "viewed")
+    assert import_module("mil_toolkit.cli.tune").main([*viewed.options(), "--study", str(viewed.study)]) == 0
+    return viewed
 
 
 @pytest.fixture(name="tiny_options")

@@ -38,7 +38,7 @@ PACKAGES = ("mil_toolkit", "torch", "numpy", "pillow")  # whose versions a bundl
 
 def fit(
     cohort: Cohort,
-    features: Features,
+    cache: Features,
     study_folder: Path,
     output: Path,
     device: str = "auto",
@@ -52,6 +52,7 @@ def fit(
     All members are fitted side by side. The folder `output` appears when it is complete; an older bundle is
     replaced.
 
+    cache: the features of the study: one cache, those of all its folders, or None
     finetune: also train the backbone, as `finetune_study` does with `outer` and `weights`. The cohort must
         then have its images. The fine-tuned model replaces the frozen one if it is better.
     anonymous: store nothing by which single patients could be recognised: no keys of ids and images, no
@@ -63,9 +64,9 @@ def fit(
     """
     check_replaceable(output, "a bundle", foreign_to_bundle)  # before the model is fitted
     study = Study.open(study_folder)
-    study.check(cohort, features)
+    study.check(cohort, cache)
     scores = verify(study, cohort)
-    caches = caches_of(features)
+    caches = caches_of(cache)
     if finetune is not None:
         _check_finetuning(caches)
     best, members = study.final.read_best(), study.config.members

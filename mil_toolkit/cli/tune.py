@@ -30,6 +30,7 @@ from mil_toolkit.config import (
     option_words,
     parse_settings,
     tunables,
+    view_names,
 )
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.records import Json, to_json
@@ -405,7 +406,15 @@ def _audit_lines(tuned: "Tuned") -> list[str]:
 
 
 def _settings(parameters: Mapping[str, Value]) -> str:
-    return " ".join(f"--set {name}={_short(value)}" for name, value in parameters.items()) or "the defaults"
+    return " ".join(_setting(name, value) for name, value in parameters.items()) or "the defaults"
+
+
+def _setting(name: str, value: Value) -> str:
+    """Return the option that fixes a hyperparameter; features are named by options of their own."""
+    if name != "features":
+        return f"--set {name}={_short(value)}"
+    folders = view_names(str(value))
+    return f"--{'views' if len(folders) > 1 else 'features'} {' '.join(folders)}"
 
 
 def _short(value: Value) -> str:

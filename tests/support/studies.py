@@ -41,6 +41,41 @@ class Tiny:
         return FeatureCache.open(self.features)
 
 
+@dataclass(frozen=True)
+class Viewed:
+    """The tiny cohort with a second view, and a finished study that uses both together; tests only read them.
+
+    crop: cache folder of windows around the cells; study: with early fusion
+    """
+
+    tiny: Tiny
+    crop: Path
+    study: Path
+
+    @property
+    def folders(self) -> tuple[Path, Path]:
+        """The cache folders of both views, in the order of the study."""
+        return self.tiny.features, self.crop
+
+    @property
+    def caches(self) -> list[FeatureCache]:
+        """The caches of both views."""
+        return [FeatureCache.open(folder) for folder in self.folders]
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The names of both views."""
+        return self.tiny.features.name, self.crop.name
+
+    def options(self, *features: object) -> list[str]:
+        """Return the arguments of a fast mil-tune; by default with both views together, joined early."""
+        words: list[object] = [self.tiny.cohort_toml]
+        words += features or ["--views", *self.folders, "--set", "view_fusion=early"]
+        for name, value in (("trials", 2), ("epochs", 2), ("folds", 2), ("outer-folds", 2), ("members", 2)):
+            words += [f"--{name}", value]
+        return [str(word) for word in (*words, "--workers", 1, "--set", "hidden=32")]
+
+
 def weighed(study: Path) -> Path:
     """Replace the attention of a study's outer models by random weights, and return the study."""
     from mil_toolkit.study.tables import publish_table, read_predictions
