@@ -12,7 +12,15 @@ from typing import Annotated, TypeVar
 from msgspec import Meta
 
 from mil_toolkit.cohort.kinds import KINDS
-from mil_toolkit.config import MOST_EPOCHS, FinetuneConfig, HeadConfig, StudyConfig, Value, head_config
+from mil_toolkit.config import (
+    MOST_EPOCHS,
+    FinetuneConfig,
+    HeadConfig,
+    StudyConfig,
+    Value,
+    head_config,
+    view_names,
+)
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.evaluation.records import (
@@ -93,6 +101,13 @@ class StudyDescription:
         names = [identity.name for identity in self.all_features]
         if len(set(names)) < len(names):
             raise ValueError("features: a name occurs twice")
+        searched = self.space.get("features", [])
+        for value in (
+            *self.study.settings.get("features", ()),
+            *(searched if isinstance(searched, list) else ()),
+        ):
+            if not set(view_names(str(value))) <= set(names):
+                raise ValueError(f"space: {str(value)[:100]!r} does not name the features of the study")
 
     @property
     def all_features(self) -> list[FeaturesIdentity]:

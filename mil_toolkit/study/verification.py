@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import active_fields
+from mil_toolkit.config import HeadConfig, active_fields
 from mil_toolkit.core.access import exists
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.text import printable
@@ -210,8 +210,10 @@ def _best_problems(description: StudyDescription, best: Best) -> Iterator[str]:
         space = description.space.get(name)
         if isinstance(space, SearchedInterval):
             inside = isinstance(value, int | float) and space.low <= value <= space.high
+        elif space is None:  # as for a field that the study's version did not have
+            inside = value == getattr(HeadConfig(), name)
         else:
-            inside = space is None or value in space
+            inside = value in space
         if not inside:
             yield f"config.{name}: {value!r} is not one of the values that the study searched (config.json)."
 

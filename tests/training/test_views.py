@@ -109,7 +109,7 @@ def test_late_fusion_of_mean_poolings_equals_the_mean_of_a_concatenation(patient
 @pytest.mark.parametrize("fusion", VIEW_FUSION_NAMES)
 @pytest.mark.parametrize(
     "changes",
-    [{"pooling": "attention"}, {"pooling": "max"}, {"components": 0}, {"pooling": "transformer"}],
+    [{"pooling": "attention"}, {"pooling": "max"}, {"components": 0}, {"pooling": "noisy-and"}],
     ids=str,
 )
 def test_lockstep_training_equals_training_one_member_at_a_time(
