@@ -65,7 +65,7 @@ def test_a_loaded_bundle_predicts_what_was_fitted(bundle: Path, viewed: Viewed) 
     patients, best = Patients.of(cohort, viewed.caches), study.final.read_best()
     loaded = ModelBundle.load(bundle)
     assert [view.name for view in loaded.about.views] == list(viewed.names)
-    assert loaded.head.model.view_widths == (24, 24)  # there are no more components than patients
+    assert loaded.head.model.view_widths == (64, 64)
     again = refit(patients, best.config, best.epoch, 2, (study.config.seed, 0))
     assert again.projection is not None and loaded.head.projection is not None
     torch.testing.assert_close(loaded.head.projection.components, again.projection.components)
