@@ -98,7 +98,7 @@ def test_the_trial_of_a_chosen_folder_is_that_of_a_study_with_this_folder(
     ("options", "words"),
     [
         (("--views", "A"), "--views needs two folders or more"),
-        (("--views", "A", "A"), "each once"),
+        (("--views", "A", "A"), "name each folder once"),
         (("--features", "A", "A"), "name each folder once"),
         (("--features", "none", "A"), "none cannot be combined with folders"),
         (("--features", "A", "B", "--set", "features=A"), "--features and --views"),

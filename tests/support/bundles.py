@@ -56,9 +56,7 @@ SCORES = StudyScores(
 
 def about_spec(**changes: object) -> About:
     """The description of a model on features of another spec."""
-    features = ABOUT.features
-    assert features is not None
-    return replace(ABOUT, features=replace(features, spec=cast(Spec, {**SPEC, **changes})))
+    return replace(ABOUT, features=replace(ABOUT.views[0], spec=cast(Spec, {**SPEC, **changes})))
 
 
 Change = Callable[[Any], object]
