@@ -235,6 +235,8 @@ def test_every_invalid_parameter_is_named(X: pd.DataFrame, y: np.ndarray) -> Non
         quick(**wrong).fit(X, y)
     for name in wrong:
         assert name in str(caught.value)
+    with pytest.raises(BagError, match="features='a': there is one view"):
+        quick(features="a").fit(X, y)
     with pytest.raises(BagError, match="seed=None is not an integer"):
         quick(seed=None).fit(X, y)
 

@@ -261,7 +261,7 @@ class ViewInputs:
         """
         key = standardise, components
         if key not in self._fitted:
-            moments = fold_moments(read or self._read(), self.trains)
+            moments = fold_moments(self._read() if read is None else read, self.trains)
             self._fitted[key] = [fit_projection(one, standardise, components) for one in moments]
         return self._fitted[key]
 

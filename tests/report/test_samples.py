@@ -3,12 +3,14 @@
 import base64
 import io
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from support.reports import text_of
+from support.studies import Viewed, weighed
 
 from mil_toolkit.core.reading import read_input
 from mil_toolkit.features.pixels import prepare, resize
@@ -98,3 +100,21 @@ def test_an_image_that_vanishes_is_left_out(
     assert samples_of(pictures, shown, ("negative", "positive")) == expected
     assert len(expected) == len(reads) and not pictures.unreadable
     assert samples_of(pictures, shown, ("negative", "positive")) == []
+
+
+def test_every_view_of_a_study_shows_what_its_network_sees(viewed: Viewed, tmp_path: Path) -> None:
+    study = weighed(Path(shutil.copytree(viewed.study, tmp_path / "study")))
+    html = render(read_contents(study), False, MOST_BYTES)[0].decode()
+    names = re.findall(r"<h4>(resnet18[^<]*)</h4>", html)
+    assert tuple(names) == viewed.names
+    text = text_of(html)
+    assert "Left: original images. Right: what the network sees." in text
+    assert "24 pixels of the original around the nucleus nearest the centre" in text
+    for part in html.split("<h4>resnet18")[1:]:
+        found = samples(part)
+        assert len(found) == 12
+    whole, crop = (samples(part)[:2] for part in html.split("<h4>resnet18")[1:])
+    assert np.array_equal(whole[0], crop[0]) and not np.array_equal(whole[1], crop[1])
+    assert (
+        f"mil-tune {viewed.tiny.cohort_toml} --views {viewed.folders[0]} {viewed.folders[1]} --study" in text
+    )

@@ -1,12 +1,14 @@
 """Studies with several feature folders: views that are used together, and folders to choose among."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from support.commands import Command
 from support.studies import Tiny, Viewed
 
@@ -17,6 +19,7 @@ from mil_toolkit.features.shards import EmbeddedBag
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.methods import methods_paragraph
 from mil_toolkit.study.rivals import mean_embeddings
+from mil_toolkit.study.sharing import shared_patients
 from mil_toolkit.study.sources import open_study_features
 from mil_toolkit.study.variants import variants_of
 from mil_toolkit.study.views import audited_view, with_features
@@ -221,3 +224,13 @@ def test_the_methods_say_how_views_were_used(viewed: Viewed) -> None:
     assert "standardised and reduced on its own" in text and "Each search chose" not in text
     chosen = with_features(StudyConfig(settings={"features": viewed.names}), viewed.caches)
     assert "Each search chose one of them" in methods_paragraph(chosen, description.features)
+
+
+def test_workers_read_the_views_from_the_shards(viewed: Viewed) -> None:
+    patients = Patients.of(viewed.tiny.cohort.labelled(), viewed.caches)
+    with shared_patients(patients) as (shared, descriptors):
+        content = pickle.dumps(shared)
+        copy = pickle.loads(content).map()
+    assert descriptors == [] and len(content) < 20_000  # without embeddings
+    for name, bags in patients.views.items():
+        assert torch.equal(copy.views[name].instances, bags.instances)
