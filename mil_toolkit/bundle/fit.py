@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.torch import save
 
 from mil_toolkit.bundle.bundle import ModelBundle, declared
@@ -21,7 +22,7 @@ from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.files import digest
 from mil_toolkit.core.outputs import check_replaceable, published_folder
 from mil_toolkit.core.seeds import FINAL, members_path
-from mil_toolkit.core.text import printable
+from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.finetuning import Finetuned, finetune_study
@@ -69,15 +70,12 @@ def fit(
     caches = caches_of(cache)
     if finetune is not None:
         _check_finetuning(caches)
-    best, members = study.final.read_best(), study.config.members
-    if members > MOST_MEMBERS:
-        raise UsageError(f"This study has {members} members. A bundle can hold at most {MOST_MEMBERS}.")
-    place = pick_device(device)
+    if study.config.members > MOST_MEMBERS:
+        members = count_of(study.config.members, "member")
+        raise UsageError(f"This study has {members}. A bundle can hold at most {MOST_MEMBERS}.")
+    place, best = pick_device(device), study.final.read_best()
     patients = Patients.of(cohort.labelled(), caches)
-    seed = members_path(study.config.seed, FINAL)
-    with fixed_threads(study.config.threads):
-        head = refit(patients, best.config, best.epoch, members, seed, place, training_dtype(place))
-    used = _used(caches, best)
+    head, used = _refit(study, best, patients, place), _used(caches, best)
     about = _about(cohort, used, study, best, scores, patients)
     if not anonymous:
         about = _identified(about, study, head, patients, used)
@@ -87,6 +85,13 @@ def fit(
     with published_folder(output, "a bundle", foreign_to_bundle) as folder:
         bundle.save(folder)
     return bundle
+
+
+def _refit(study: Study, best: Best, patients: Patients, device: torch.device) -> FittedHead:
+    """Fit all members on all labelled patients, side by side."""
+    seed, members = members_path(study.config.seed, FINAL), study.config.members
+    with fixed_threads(study.config.threads):
+        return refit(patients, best.config, best.epoch, members, seed, device, training_dtype(device))
 
 
 def _check_finetuning(caches: Sequence[FeatureCache]) -> None:

@@ -2,10 +2,9 @@
 
 import csv
 import io
-import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,8 +12,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mil_toolkit.bundle.bundle import ModelBundle, declared
+from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.checkpoints import Checkpoints, checkpoints_of
+from mil_toolkit.bundle.column_checks import column_problems
 from mil_toolkit.bundle.extrapolation import extrapolations
 from mil_toolkit.bundle.files import BACKBONE
 from mil_toolkit.bundle.membership import image_digests
@@ -30,7 +30,6 @@ from mil_toolkit.features.bags import PART
 from mil_toolkit.features.cache import FeatureCache, named_cache
 from mil_toolkit.features.extract import TOLERANCE, extract
 from mil_toolkit.features.spec import Spec, holds_spec, spec_differences
-from mil_toolkit.study.records import ColumnRecord
 from mil_toolkit.study.tables import attention_table
 from mil_toolkit.training.patients import Features, Patients, caches_of
 
@@ -75,7 +74,7 @@ def predict(bundle: ModelBundle, cohort: Cohort, features: Features, attention: 
     probabilities are not finite.
     """
     caches = _in_order(bundle, caches_of(features))
-    problems = [*_column_problems(bundle, cohort), *_feature_problems(bundle, cohort, caches)]
+    problems = [*column_problems(bundle, cohort), *_feature_problems(bundle, cohort, caches)]
     if problems:
         raise DataError(problems)
     _warn_of_other_embeddings(bundle, cohort, caches)
@@ -156,38 +155,6 @@ def _scores(bundle: ModelBundle, predictions: pd.DataFrame) -> Scores | None:
         return None
     one_model = predictions.assign(repeat=1, fold=1)
     return scores_with_intervals(Table.of(one_model, bundle.about.procedure.prevalence))
-
-
-def _column_problems(bundle: ModelBundle, cohort: Cohort) -> list[str]:
-    expected = {column.name: column for column in bundle.about.columns}
-    present = {column.name: declared(column) for column in cohort.columns}
-    return [
-        problem
-        for name in sorted(expected.keys() | present.keys())
-        for problem in _column_differences(name, expected.get(name), present.get(name), cohort.source)
-    ]
-
-
-def _column_differences(
-    name: str, expected: ColumnRecord | None, present: ColumnRecord | None, source: Path
-) -> list[str]:
-    """Return how a metadata column of a cohort differs from the one the model was trained with."""
-    section = f"[metadata.{printable(name)}]"
-    if expected is None:
-        return [f"{section} is unknown to the model. Remove it from {source}."]
-    if present is None:
-        keys = {key: value for key, value in asdict(expected).items() if value is not None and key != "name"}
-        trained = ", ".join(
-            f"{key} = {printable(json.dumps(value, ensure_ascii=False))}" for key, value in keys.items()
-        )
-        return [f"{section} is missing in {source}. The model was trained with {trained}."]
-    values = asdict(present)
-    return [
-        f"{section} {key} is {values[key] or 'not given'} in {source}; the model was trained with"
-        f" {printable(value or 'none')}."
-        for key, value in asdict(expected).items()
-        if values[key] != value
-    ]
 
 
 def _feature_problems(bundle: ModelBundle, cohort: Cohort, caches: Sequence[FeatureCache]) -> list[str]:
