@@ -22,7 +22,7 @@ from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.files import digest
 from mil_toolkit.core.outputs import check_replaceable, published_folder
 from mil_toolkit.core.seeds import FINAL, members_path
-from mil_toolkit.core.text import count_of, printable
+from mil_toolkit.core.text import printable
 from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.finetuning import Finetuned, finetune_study
@@ -70,9 +70,6 @@ def fit(
     caches = caches_of(cache)
     if finetune is not None:
         _check_finetuning(caches)
-    if study.config.members > MOST_MEMBERS:
-        members = count_of(study.config.members, "member")
-        raise UsageError(f"This study has {members}. A bundle can hold at most {MOST_MEMBERS}.")
     place, best = pick_device(device), study.final.read_best()
     patients = Patients.of(cohort.labelled(), caches)
     head, used = _refit(study, best, patients, place), _used(caches, best)
@@ -88,8 +85,10 @@ def fit(
 
 
 def _refit(study: Study, best: Best, patients: Patients, device: torch.device) -> FittedHead:
-    """Fit all members on all labelled patients, side by side."""
+    """Fit all members on all labelled patients, side by side; raises UsageError for more than MOST_MEMBERS."""
     seed, members = members_path(study.config.seed, FINAL), study.config.members
+    if members > MOST_MEMBERS:
+        raise UsageError(f"This study has {members} members. A bundle can hold at most {MOST_MEMBERS}.")
     with fixed_threads(study.config.threads):
         return refit(patients, best.config, best.epoch, members, seed, device, training_dtype(device))
 
