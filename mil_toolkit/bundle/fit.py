@@ -85,7 +85,7 @@ def fit(
 
 
 def _refit(study: Study, best: Best, patients: Patients, device: torch.device) -> FittedHead:
-    """Fit all members on all labelled patients, side by side; raises UsageError for more than MOST_MEMBERS."""
+    """Fit all members on all labelled patients; raises UsageError for more than MOST_MEMBERS."""
     seed, members = members_path(study.config.seed, FINAL), study.config.members
     if members > MOST_MEMBERS:
         raise UsageError(f"This study has {members} members. A bundle can hold at most {MOST_MEMBERS}.")
