@@ -136,13 +136,6 @@ class HeadConfig:
     """The hyperparameters of a head and its training, which determine the result for given data and seed."""
 
     image_branch: bool = tunable_field(True, Tunable("use the images; false uses only the metadata"))
-    features: str = tunable_field(
-        "",
-        Tunable(
-            "names of the feature folders that are used, joined by +; given by --features and --views",
-            needs=_IMAGES,
-        ),
-    )
     standardise: bool = tunable_field(
         True, Tunable("scale each embedding dimension to mean 0 and variance 1", needs=_IMAGES)
     )
@@ -171,6 +164,13 @@ class HeadConfig:
             choices=(32, 64, 128, 256, 512),
             search=(32, 64, 128, 256),
             needs={"pooling": ("attention", "gated-attention", "noisy-and", "transformer")},
+        ),
+    )
+    features: str = tunable_field(
+        "",
+        Tunable(
+            "names of the feature folders that are used, joined by +; given by --features and --views",
+            needs=_IMAGES,
         ),
     )
     view_fusion: str = tunable_field(

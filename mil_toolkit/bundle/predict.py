@@ -218,8 +218,8 @@ def extract_as_trained(
 
     weights: checkpoints of the backbones, see `checkpoints_of` and `ModelBundle.build_backbone`
 
-    Returns the cache of each view, one after the other: of imported features the cohort's own cache, and None
-    for a model that does not look at images. Raises DataError for patients without images, and the errors of
+    Returns the cache of each view; None for a model that does not look at images. Where only some views are
+    imported features, these are opened. Raises DataError for patients without images, and the errors of
     `open_as_trained`, of `ModelBundle.backbone_source` and `build_backbone` (before any image is embedded)
     and of `extract`.
     """
@@ -230,7 +230,7 @@ def extract_as_trained(
     checkpoints = checkpoints_of(weights, views)
     steps = [
         _extraction(bundle, place, cohort, root, device, checkpoints[place])
-        if view.has_backbone
+        if view.has_backbone or not bundle.has_backbone  # the latter raises the reason
         else partial(_open_view, view, cohort, root)
         for place, view in enumerate(views)
     ]

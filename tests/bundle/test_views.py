@@ -22,7 +22,7 @@ from mil_toolkit.config import VIEW_FUSION_NAMES
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import digest_json
 from mil_toolkit.features.decoding import decode
-from mil_toolkit.features.image_files import read_image_file
+from mil_toolkit.features.opening import read_image_file
 from mil_toolkit.features.pixels import prepare
 from mil_toolkit.study.folder import Study
 from mil_toolkit.training.patients import Patients
