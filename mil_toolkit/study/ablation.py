@@ -47,7 +47,7 @@ from mil_toolkit.study.variants import (
     EQUAL_BAGS,
     FULL,
     Variant,
-    thin_patients,
+    thin,
     uses_nothing,
     variants_of,
 )
@@ -339,9 +339,9 @@ def _predict_thinned(data: Data, search: Search, chosen: Chosen) -> pd.DataFrame
     workspace, count = data.sources[0], data.images_of_equal_bags
     test = workspace.patients.take(search.test)
     assert count is not None
-    random = np.random.default_rng([derive_seed(*thinning_path(workspace.config.seed, search.path))])
-    thinned = thin_patients(test, count, random)
-    return _refit_and_predict(workspace, search, chosen, thinned)
+    seed = [derive_seed(*thinning_path(workspace.config.seed, search.path))]  # the same images in all views
+    views = {name: thin(bags, count, np.random.default_rng(seed)) for name, bags in test.views.items()}
+    return _refit_and_predict(workspace, search, chosen, test.with_views(views))
 
 
 # Scores and files.

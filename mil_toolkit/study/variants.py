@@ -22,8 +22,6 @@ from mil_toolkit.search.space import Space
 from mil_toolkit.training.patients import Patients
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from mil_toolkit.features.bags import Bags  # imports torch
 
 Change = Mapping[str, Value]  # values of fields of HeadConfig
@@ -109,18 +107,7 @@ def _view_variants(settings: Settings) -> dict[str, Change]:
 
 def thin(bags: "Bags", count: int, random: np.random.Generator) -> "Bags":
     """Draw `count` instances of each bag without replacement; they keep their order."""
-    return bags.take_rows(_draw_rows(bags, count, random))
-
-
-def thin_patients(patients: Patients, count: int, random: np.random.Generator) -> Patients:
-    """Draw `count` images of each patient without replacement, the same in all views."""
-    assert patients.bags is not None
-    rows = _draw_rows(patients.bags, count, random)
-    return patients.with_views({name: bags.take_rows(rows) for name, bags in patients.views.items()})
-
-
-def _draw_rows(bags: "Bags", count: int, random: np.random.Generator) -> "list[Tensor]":
     import torch  # to read a study, it is not needed
 
     drawn = [np.sort(random.permutation(size)[:count]) for size in bags.sizes.tolist()]
-    return [torch.from_numpy(rows) for rows in drawn]
+    return bags.take_rows([torch.from_numpy(rows) for rows in drawn])
