@@ -29,16 +29,18 @@ class Space:
     """The search space left by the fields of HeadConfig, the user's settings and the data.
 
     images, metadata: whether the patients have any
+    orientations: whether the images have several
     """
 
     settings: Settings
     images: bool = True
     metadata: bool = True
+    orientations: bool = False
 
     @classmethod
     def of(cls, config: StudyConfig, patients: Patients) -> "Space":
         """Return the space of a study on these patients."""
-        return cls(config.settings, patients.bags is not None, not patients.metadata.empty)
+        return cls(config.settings, *shown_by(patients))
 
     def suggest(self, trial: "optuna.Trial | optuna.trial.FixedTrial") -> HeadConfig:
         """Return a trial's configuration; fields without effect keep their default and are not suggested."""
@@ -71,6 +73,8 @@ class Space:
             return (False,)
         if name == "metadata_branch" and not self.metadata:
             return ("none",)
+        if name == "augment" and not self.orientations:
+            return (True,)  # without effect
         if name in self.settings:
             return self.settings[name]
         return () if field.low is not None else field.search or (getattr(HeadConfig(), name),)
@@ -89,8 +93,14 @@ class Space:
         return field.low <= value <= field.high and not (whole and isinstance(value, float))
 
     def described(self) -> dict[str, list[Value] | SearchedInterval]:
-        """Return, for every field, the list of values or the interval that a search tries."""
-        return {name: self._choices(name, field) for name, field in tunables(HeadConfig).items()}
+        """Return, for every field, the list of values or the interval that a search tries.
+
+        Studies of features without orientations do not have `augment`, as those of older versions.
+        """
+        choices = {name: self._choices(name, field) for name, field in tunables(HeadConfig).items()}
+        if not self.orientations:
+            del choices["augment"]
+        return choices
 
     def _choices(self, name: str, field: Tunable) -> list[Value] | SearchedInterval:
         options = list(self._options(name, field))
@@ -127,3 +137,9 @@ class Space:
         points = [dict(zip(searched, values, strict=True)) for values in product(*searched.values())]
         # Points that differ only in fields without effect are the same configuration.
         return list({self.config_of(point): point for point in points}.values())
+
+
+def shown_by(patients: Patients) -> tuple[bool, bool, bool]:
+    """Return whether patients have images, metadata and several orientations of their images."""
+    bags = patients.bags
+    return bags is not None, not patients.metadata.empty, bags is not None and bags.orientations is not None

@@ -69,4 +69,5 @@ def _bytes_of_search(workspace: Workspace) -> int:
     if type(bags) is not Bags:
         return least
     width = workspace.dtype.itemsize * min(MOST_COMPONENTS, bags.instances.shape[1])
-    return least + 2 * bags.instances.nbytes + 3 * config.folds * images * width
+    slots = 1 if bags.orientations is None else bags.orientations.count + 1
+    return least + 2 * bags.instances.nbytes + 3 * config.folds * images * slots * width

@@ -11,6 +11,7 @@ from mil_toolkit.core.files import digest_json
 from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.core.text import SOME, some
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.spec import augmented
 from mil_toolkit.search.space import Space
 from mil_toolkit.study.records import (
     CohortIdentity,
@@ -33,7 +34,8 @@ def describe(config: StudyConfig, cohort: Cohort, cache: FeatureCache | None) ->
     if cache is not None:
         bags = cache.digest(labelled.patient_ids)
         features = FeaturesIdentity(cache.folder.name, bags, cache.spec)
-    space = Space(config.settings, cache is not None, not cohort.metadata.empty)
+    has_orientations = cache is not None and augmented(cache.spec) > 0
+    space = Space(config.settings, cache is not None, not cohort.metadata.empty, has_orientations)
     identity = CohortIdentity(cohort.name, labelled.digest(), len(labelled))
     return StudyDescription(SCHEMA, config, space.described(), identity, features)
 

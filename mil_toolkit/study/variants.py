@@ -16,7 +16,8 @@ from mil_toolkit.config import (
 )
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.search.space import Space
+from mil_toolkit.features.spec import augmented
+from mil_toolkit.search.space import Space, shown_by
 from mil_toolkit.training.patients import Patients
 
 if TYPE_CHECKING:
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
 
 Change = Mapping[str, Value]  # values of fields of HeadConfig
 FULL, METADATA_ONLY = "full", "metadata-only"
+PLAIN = "without-augmented-views"  # of features with several orientations
 EQUAL_BAGS = "equal-bags"  # the full model, scored on the same number of images of each patient
 VARIANTS: dict[str, Change] = {
     FULL: {},
     "images-only": {"metadata_branch": "none"},
     METADATA_ONLY: {"image_branch": False},
+    PLAIN: {"augment": False},
     "metadata-direct": {"metadata_branch": "direct"},
     "metadata-mlp": {"metadata_branch": "mlp"},
     **{f"pooling-{name}": {"pooling": name} for name in POOLING_NAMES},
@@ -56,8 +59,7 @@ class Variant:
         allowed = {name: values[0] for name, values in settings.items()}
         values = asdict(best) | allowed | active_fields(best) | dict(self.change)
         fixed = {name: (value,) for name, value in values.items()}
-        space = Space(fixed, patients.bags is not None, not patients.metadata.empty)
-        return space.config_of({})
+        return Space(fixed, *shown_by(patients)).config_of({})
 
 
 def uses_nothing(config: HeadConfig) -> bool:
@@ -66,7 +68,7 @@ def uses_nothing(config: HeadConfig) -> bool:
 
 
 def variants_of(caches: Sequence[FeatureCache | None]) -> list[Variant]:
-    """Return the variants of VARIANTS, and one named after each feature folder except the first.
+    """Return the variants of VARIANTS that concern the features, and one named after each further folder.
 
     Raises UsageError where two feature folders have the same name, or one of several is None.
     """
@@ -76,7 +78,8 @@ def variants_of(caches: Sequence[FeatureCache | None]) -> list[Variant]:
             "--features: name the study's own folder first, then others, each once; none cannot be combined"
             " with other folders."
         )
-    changes = [Variant(name, change) for name, change in VARIANTS.items()]
+    turned = caches[0] is not None and augmented(caches[0].spec) > 0
+    changes = [Variant(name, change) for name, change in VARIANTS.items() if turned or name != PLAIN]
     return changes + [Variant(str(name), source=source) for source, name in enumerate(names) if source]
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-SYMMETRIES = 8  # of the square: four quarter turns, each with or without a flip
+from mil_toolkit.features.orientations import SYMMETRIES
 
 
 def augment(pixels: Tensor, jitter: float, generator: torch.Generator) -> Tensor:

@@ -12,6 +12,7 @@ from mil_toolkit.model.poolings import Instances
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.projection import Projection
+from mil_toolkit.training.seen import Seen
 
 _BAGS_PER_BATCH = 32
 
@@ -60,6 +61,7 @@ class FittedHead:
         if self.projection is None:
             return None
         assert patients.bags is not None
-        embeddings = patients.bags.embeddings(patients.bags.rows(places))
+        seen = Seen.by(self.model.config, patients.bags)
+        embeddings = seen.read_for_prediction(patients.bags.rows(places))
         sizes = patients.bags.sizes[places]
         return Instances.of(self.projection(embeddings)[None], sizes, self.member_count)

@@ -1,6 +1,6 @@
 """`Inputs`: what the members of all trials of one search train on, each part computed once and kept."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from mil_toolkit.config import HeadConfig
-from mil_toolkit.features.bags import StreamedBags
+from mil_toolkit.features.bags import PART, StreamedBags
 from mil_toolkit.model.poolings import Instances
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.projected import ProjectedFile
 from mil_toolkit.training.projection import MOST_COMPONENTS, Moments, Projection, fit_projection, fold_moments
+from mil_toolkit.training.seen import Seen
 
 _ROW_MULTIPLE = 128  # the number of rows of a mini-batch is a multiple of this
 
@@ -56,10 +57,11 @@ class Inputs:
         self.patients, self.trains = patients, list(trains)
         self.device, self.dtype = torch.device(device), dtype
         self._widest: dict[bool, list[Projection]] = {}
-        self._projected: dict[bool, Tensor] = {}
+        self._projected: dict[tuple[bool, bool], Tensor] = {}
         self._logistic: dict[bool, Tensor] = {}
-        self._narrowed: dict[tuple[bool, int], Tensor] = {}
-        self._files: dict[tuple[bool, int], ProjectedFile] = {}
+        self._narrowed: dict[tuple[bool, int, bool], Tensor] = {}
+        self._files: dict[tuple[bool, int, bool], ProjectedFile] = {}
+        self._raw: dict[bool, Tensor] = {}
         self._held_out: dict[int, list[list[Batch]]] = {}
         self._indices: dict[tuple[int, ...], Tensor] = {}
 
@@ -125,6 +127,10 @@ class Inputs:
         width = self.patients.bags.width
         return min(config.components, width) if config.components else width
 
+    def orientations(self, config: HeadConfig) -> int:
+        """Return the number of orientations of each image that training draws from, 0 for none."""
+        return self._seen(config).drawn_from if self.embedding_width(config) else 0
+
     def batches(self, patients: Tensor, batch_size: int) -> list[Batch]:
         """Divide patients (b,) into mini-batches in this order; all indices go to the device in one copy."""
         parts = patients.split(batch_size)
@@ -146,31 +152,48 @@ class Inputs:
         return self._held_out[batch_size]
 
     def instances(
-        self, config: HeadConfig, batch: Batch, folds: Sequence[int], kept: Tensor | None = None
+        self,
+        config: HeadConfig,
+        batch: Batch,
+        folds: Sequence[int],
+        kept: Tensor | None = None,
+        drawn: Tensor | None = None,
     ) -> Instances | None:
         """Return the embeddings of a mini-batch as K members see them, or None without images.
 
         folds: the fold of each of the K members
         kept: (K, n) bool, the instances that dropout keeps; None keeps all
+        drawn: (K, n) the orientation of each image; None for the mean over them, or if there are none
         """
         if not self.embedding_width(config):
             return None
         if config.components:
-            x = self._projected_rows(config, batch.rows, _shared_folds(folds))
+            x = self._projected_rows(config, batch.rows, folds, drawn)
             return Instances(x, batch.bag, batch.sizes, len(folds), kept=kept)
-        x = self._raw_rows(batch.rows)[None]
+        x = self._raw_rows(config, batch.rows, drawn)
         if not config.standardise:
             return Instances(x, batch.bag, batch.sizes, len(folds), kept=kept)
         shift, scale = (values[self.device_index(folds), None] for values in self._scaler)
         return Instances(x, batch.bag, batch.sizes, len(folds), shift, scale, kept)
 
-    def _projected_rows(self, config: HeadConfig, rows: Tensor, folds: Sequence[int]) -> Tensor:
-        """Return these rows (n,) as projected in each of the G folds, (G, n, components)."""
-        if self._streamed is not None:
-            return self._projected_file(config, self._streamed).read(rows, folds).to(self.device)
+    def _seen(self, config: HeadConfig) -> Seen:
+        assert self.patients.bags is not None
+        return Seen.by(config, self.patients.bags)
+
+    def _projected_rows(
+        self, config: HeadConfig, rows: Tensor, folds: Sequence[int], drawn: Tensor | None
+    ) -> Tensor:
+        """Return these rows (n,) as projected for K members, (G, n, components).
+
+        Members of one fold share them where they can: not if each of them draws its own orientations.
+        """
+        places = self._seen(config).places(rows, drawn)  # (n,) or (K, n)
+        folds = _shared_folds(folds) if drawn is None else folds
+        if self._is_streamed:
+            return self._projected_file(config).read(places, folds).to(self.device)
         view = self._view(config)
         starts = self.device_index(folds)[:, None] * view.shape[1]  # (G, 1)
-        indices = (starts + rows).flatten()
+        indices = (starts + places).flatten()
         return view.flatten(0, 1).index_select(0, indices).unflatten(0, (len(folds), -1))
 
     def device_index(self, numbers: Sequence[int]) -> Tensor:
@@ -206,47 +229,70 @@ class Inputs:
         return self._widest[standardise]
 
     def _view(self, config: HeadConfig) -> Tensor:
-        """Return the embeddings (F, N, components), contiguous; only the most recent result is kept."""
-        key = config.standardise, config.components
+        """Return the embeddings (F, N * slots, components), contiguous; only the most recent is kept."""
+        key = config.standardise, config.components, config.augment
         if key not in self._narrowed:
-            widest = self._project(config.standardise)
+            widest = self._project(config)
             self._narrowed = {key: widest[..., : self.embedding_width(config)].contiguous()}
         return self._narrowed[key]
 
-    def _project(self, standardise: bool) -> Tensor:
-        """Return the embeddings projected to the maximum number of components, (F, N, C); computed once."""
-        if standardise not in self._projected:
-            bags = self.patients.bags
-            assert bags is not None
-            projections = self._widest_projections(standardise)
-            views = [projection(bags.instances).to(self.dtype) for projection in projections]
-            self._projected[standardise] = torch.stack(views).to(self.device)
-        return self._projected[standardise]
+    def _project(self, config: HeadConfig) -> Tensor:
+        """Return what is seen, projected to the maximum number of components: (F, N * slots, C).
+
+        It is computed once.
+        """
+        key = config.standardise, config.augment
+        if key not in self._projected:
+            projections, seen = self._widest_projections(config.standardise), self._seen(config)
+            count = int(seen.bags.offsets[-1]) * seen.slots
+            projected = torch.empty(len(projections), count, projections[0].width, dtype=self.dtype)
+            last = 0
+            for part in self._parts(seen):
+                first, last = last, last + len(part)
+                for fold, projection in enumerate(projections):
+                    projected[fold, first:last] = projection(part)
+            self._projected[key] = projected.to(self.device)
+        return self._projected[key]
+
+    def _parts(self, seen: Seen) -> Iterator[Tensor]:
+        """Yield everything that is seen, in parts if it is read from a cache."""
+        if seen.orientations is None:
+            yield seen.bags.instances
+            return
+        for rows in torch.arange(int(seen.bags.offsets[-1])).split(PART // seen.slots):
+            yield seen.read(rows)
 
     @property
-    def _streamed(self) -> StreamedBags | None:
-        """The patients' bags if their embeddings are not kept in memory."""
-        return self.patients.bags if isinstance(self.patients.bags, StreamedBags) else None
+    def _is_streamed(self) -> bool:
+        """Whether the embeddings are not kept in memory."""
+        return isinstance(self.patients.bags, StreamedBags)
 
-    def _projected_file(self, config: HeadConfig, bags: StreamedBags) -> ProjectedFile:
+    def _projected_file(self, config: HeadConfig) -> ProjectedFile:
         """Return the embeddings as projected in each fold; only the most recent result is kept."""
-        key = config.standardise, self.embedding_width(config)
+        key = config.standardise, self.embedding_width(config), config.augment
         if key not in self._files:
             self._files = {}  # its space is free before the next file needs it
-            self._files = {key: ProjectedFile.write(bags, self.projections(config), self.dtype)}
+            projections = self.projections(config)
+            self._files = {key: ProjectedFile.write(self._seen(config), projections, self.dtype)}
         return self._files[key]
 
-    def _raw_rows(self, rows: Tensor) -> Tensor:
-        """Return rows (n,) of the embeddings without projection, (n, D)."""
-        if self._streamed is not None:
-            return self._streamed.embeddings(rows.cpu()).to(self.dtype).to(self.device)
-        return self._raw.index_select(0, rows)
+    def _raw_rows(self, config: HeadConfig, rows: Tensor, drawn: Tensor | None) -> Tensor:
+        """Return rows (n,) of the embeddings without projection, (1, n, D), or (K, n, D) if drawn."""
+        seen = self._seen(config)
+        if self._is_streamed:
+            table = seen.read(rows.cpu()).to(self.dtype).to(self.device)
+            rows = torch.arange(len(rows), device=self.device)
+        else:
+            table = self._raw_table(config)
+        places = seen.places(rows, drawn)
+        return table.index_select(0, places.flatten()).view(-1, len(rows), table.shape[1])
 
-    @cached_property
-    def _raw(self) -> Tensor:
-        """Embeddings without projection, (N, D)."""
-        assert self.patients.bags is not None
-        return self.patients.bags.instances.to(self.dtype).to(self.device)
+    def _raw_table(self, config: HeadConfig) -> Tensor:
+        """Return what is seen without projection, (N * slots, D); computed once."""
+        if config.augment not in self._raw:
+            parts = [part.to(self.dtype) for part in self._parts(self._seen(config))]
+            self._raw[config.augment] = torch.cat(parts).to(self.device)
+        return self._raw[config.augment]
 
     @cached_property
     def _scaler(self) -> tuple[Tensor, Tensor]:
