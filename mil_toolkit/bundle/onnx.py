@@ -16,6 +16,7 @@ from mil_toolkit.bundle.files import HEAD_ONNX, WHOLE_ONNX
 from mil_toolkit.core.errors import UsageError, import_extra
 from mil_toolkit.core.files import publish
 from mil_toolkit.evaluation.calibration import Decision
+from mil_toolkit.features.spec import augmented
 from mil_toolkit.model.poolings import Instances
 from mil_toolkit.training.fitted import FittedHead
 
@@ -33,7 +34,8 @@ def export_onnx(
 
     Inputs, as far as the model uses them:
 
-    - without `images`: `embeddings` (N, D) float32 of the patient's N images; cast the float16 of a cache
+    - without `images`: `embeddings` (N, D) float32 of the patient's N images; cast the float16 of a cache.
+      Of a model that uses images in several orientations (`augment` in the spec), their mean in float32
     - with `images`: `pixels` (N, S, S, 3) uint8, RGB, cropped, resized and masked as
       `features.pixels.prepare` does for the spec's `image_size`, `crop` and `preprocess`. If
       the spec has `crop_um`, images of another resolution need a crop of the same micrometres; `cell-crop`
@@ -55,12 +57,14 @@ def export_onnx(
     spec of the cache) and `versions`.
 
     weights: checkpoint of the backbone, see `ModelBundle.build_backbone`
-    Raises UsageError where the extra `onnx` is missing and for `images` of a model that does not look at
-    images, and the errors of `ModelBundle.build_backbone`.
+    Raises UsageError where the extra `onnx` is missing, for `images` of a model that does not look at images
+    or that uses them in several orientations, and the errors of `ModelBundle.build_backbone`.
     """
     require_exporter()
     if images and bundle.head.projection is None:
         raise UsageError("This model does not look at images: export it without them.")
+    if images and (problem := _orientation_problem(bundle)):
+        raise UsageError(problem)
     _write(bundle, Path(path), bundle.build_backbone(weights) if images else None)
 
 
@@ -75,12 +79,25 @@ def publish_onnx(bundle: ModelBundle, folder: Path, weights: Path | None = None)
     if bundle.head.projection is None:
         return [head]
     try:
+        if problem := _orientation_problem(bundle):
+            raise UsageError(problem)
         backbone = bundle.build_backbone(weights)
     except UsageError as error:
         logger.warning("%s is left out: %s", WHOLE_ONNX, error)
         return [head]
     _write(bundle, whole, backbone)
     return [head, whole]
+
+
+def _orientation_problem(bundle: ModelBundle) -> str | None:
+    """Return why a file with the backbone cannot predict as the bundle does; None if it can."""
+    features = bundle.about.features
+    if features is None or not (augmented(features.spec) and bundle.head.model.config.augment):
+        return None
+    return (
+        "the model predicts from the mean of the embeddings of each image in several orientations, which"
+        f" follow from its file. Average these embeddings and use {HEAD_ONNX}, or predict with mil-predict."
+    )
 
 
 def _write(bundle: ModelBundle, path: Path, backbone: Backbone | None) -> None:

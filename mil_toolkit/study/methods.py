@@ -6,6 +6,7 @@ from mil_toolkit.config import GROUPS, StudyConfig
 from mil_toolkit.core.text import count_of
 from mil_toolkit.core.version import __version__
 from mil_toolkit.evaluation.words import metric_words, threshold_rule
+from mil_toolkit.features.spec import augmented
 from mil_toolkit.study.records import FeaturesIdentity
 
 REFERENCES = {
@@ -42,6 +43,15 @@ _SHOWN = {  # by preprocessing
     "cell-mask": " from a window of {crop} x {crop} pixels around the nucleus nearest its centre, with"
     " everything but the nucleus and its rim blackened",
 }
+_USED = (
+    "In training each image was shown in a random orientation for each epoch and member; predictions used the"
+    " mean of its embeddings over the orientations."
+)
+_AUGMENTED = {  # by the values of the setting
+    frozenset({True}): _USED,
+    frozenset({False}): "These were not used.",
+    frozenset({True, False}): f"The search chose whether these were used. If so: {_USED}",
+}
 
 
 def methods_paragraph(config: StudyConfig, features: FeaturesIdentity | None) -> str:
@@ -50,7 +60,7 @@ def methods_paragraph(config: StudyConfig, features: FeaturesIdentity | None) ->
 
 
 def _sentences(config: StudyConfig, features: FeaturesIdentity | None) -> Iterator[str]:
-    yield from _inputs(features)
+    yield from _inputs(config, features)
     yield _search(config)
     yield from _evaluation(config)
     yield (
@@ -68,7 +78,7 @@ def _sentences(config: StudyConfig, features: FeaturesIdentity | None) -> Iterat
     yield f"All analyses used mil_toolkit {__version__} with seed {config.seed}."
 
 
-def _inputs(features: FeaturesIdentity | None) -> Iterator[str]:
+def _inputs(config: StudyConfig, features: FeaturesIdentity | None) -> Iterator[str]:
     if features is None:
         yield _NO_IMAGES
         return
@@ -80,6 +90,11 @@ def _inputs(features: FeaturesIdentity | None) -> Iterator[str]:
         " The embeddings of a patient's images were combined by a pooling over the bag (Ilse 2018) and"
         " classified together with the clinical values by a small head."
     )
+    if count := augmented(spec):
+        yield (
+            f"Each image was also embedded in {count_of(count, 'other orientation')} (turned by quarter turns"
+            f" and flipped). {_AUGMENTED[frozenset(config.settings.get('augment', (True,)))]}"
+        )
 
 
 def _search(config: StudyConfig) -> str:

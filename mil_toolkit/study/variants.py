@@ -31,7 +31,6 @@ VARIANTS: dict[str, Change] = {
     FULL: {},
     "images-only": {"metadata_branch": "none"},
     METADATA_ONLY: {"image_branch": False},
-    PLAIN: {"augment": False},
     "metadata-direct": {"metadata_branch": "direct"},
     "metadata-mlp": {"metadata_branch": "mlp"},
     **{f"pooling-{name}": {"pooling": name} for name in POOLING_NAMES},
@@ -68,7 +67,9 @@ def uses_nothing(config: HeadConfig) -> bool:
 
 
 def variants_of(caches: Sequence[FeatureCache | None]) -> list[Variant]:
-    """Return the variants of VARIANTS that concern the features, and one named after each further folder.
+    """Return the variants of VARIANTS, and one named after each feature folder except the first.
+
+    Where the study's features have several orientations, one variant is without them.
 
     Raises UsageError where two feature folders have the same name, or one of several is None.
     """
@@ -79,7 +80,8 @@ def variants_of(caches: Sequence[FeatureCache | None]) -> list[Variant]:
             " with other folders."
         )
     turned = caches[0] is not None and augmented(caches[0].spec) > 0
-    changes = [Variant(name, change) for name, change in VARIANTS.items() if turned or name != PLAIN]
+    changes = [Variant(name, change) for name, change in VARIANTS.items()]
+    changes += [Variant(PLAIN, {"augment": False})] if turned else []
     return changes + [Variant(str(name), source=source) for source, name in enumerate(names) if source]
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mil_toolkit.features.orientations import MOST_AUGMENTED, SYMMETRIES, symmetries_of, turn
-from mil_toolkit.training.augmentation import _turn
+from mil_toolkit.training.augmentation import turn as turn_tensor
 
 DIGESTS = st.binary(min_size=32, max_size=32)
 
@@ -40,4 +40,4 @@ def test_the_orientations_are_the_symmetries_of_the_square() -> None:
 @pytest.mark.parametrize("symmetry", range(SYMMETRIES))
 def test_fine_tuning_turns_images_alike(symmetry: int) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    assert np.array_equal(_turn(torch.from_numpy(pixels), symmetry).numpy(), turn(pixels, symmetry))
+    assert np.array_equal(turn_tensor(torch.from_numpy(pixels), symmetry).numpy(), turn(pixels, symmetry))
