@@ -23,11 +23,13 @@ def to_html(
     thumbnails: Mapping[Key, str] | None = None,
     notes: Sequence[str] = (),
     cell_note: str = "",
+    doubtful: Sequence[Sample] = (),
 ) -> bytes:
     """Return the HTML of a page with its pictures.
 
     thumbnails: data URIs; notes: about pictures that are missing, a sentence each
-    cell_note: about the samples, if the features show windows around nuclei
+    cell_note: about the samples, if the features show windows of the images
+    doubtful: images in which the search for nuclei left doubts
     """
     css, script = _read("report.css"), _read("report.js")
     policy = (
@@ -44,6 +46,7 @@ def to_html(
             thumbnails=thumbnails or {},
             notes=notes,
             cell_note=cell_note,
+            doubtful=doubtful,
             css=Markup(css),
             script=Markup(script),
             policy=Markup(policy),

@@ -11,12 +11,20 @@ from mil_toolkit.core.reading import open_input
 from mil_toolkit.core.text import count_of
 from mil_toolkit.features.sights import sight_summary
 from mil_toolkit.report.contents import Contents, image_digests, image_paths, read_contents
+from mil_toolkit.report.doubtful import BYTES, doubtful_of
 from mil_toolkit.report.layout import lay_out
 from mil_toolkit.report.markup import to_html
 from mil_toolkit.report.pictures import Pictures, Thumbnails, samples_of, thumbnails_of
 
 GENERATOR = b'<meta name="generator" content="mil_toolkit">'
 _HEAD_BYTES = 4096  # of a page, which hold its title
+_CENTRE, _NUCLEUS = "at the centre", "around the nucleus nearest the centre"
+_WINDOWS = {  # by preprocessing: where a window lies, and what is masked in it
+    "none": (_CENTRE, ""),
+    "saturation-mask": (_CENTRE, " Everything with little saturation is black."),
+    "cell-crop": (_NUCLEUS, ""),
+    "cell-mask": (_NUCLEUS, " Everything but the nucleus and its rim is black."),
+}
 MOST_BYTES = 24_000_000  # of the file; thumbnails that do not fit are left out
 
 
@@ -71,22 +79,25 @@ def render(contents: Contents, anonymise: bool, most_bytes: int) -> tuple[bytes,
     pictures, problem = _pictures(contents, anonymise)
     cases = page.attention.cases
     samples = samples_of(pictures, cases, page.class_names)
-    room = most_bytes - len(to_html(page, samples, cell_note=_cell_note(pictures)))
-    thumbnails = thumbnails_of(pictures, cases, room)
+    room = most_bytes - len(to_html(page, samples, cell_note=_window_note(pictures)))
+    thumbnails = thumbnails_of(pictures, cases, room - BYTES if pictures.shows_cells else room)
+    doubtful = doubtful_of(pictures, cases)
     notes = tuple(_notes(contents, pictures, problem, thumbnails))
-    return to_html(page, samples, thumbnails.uris, notes, _cell_note(pictures)), notes
+    return to_html(page, samples, thumbnails.uris, notes, _window_note(pictures), doubtful), notes
 
 
-def _cell_note(pictures: Pictures) -> str:
-    """Return what the network sees of the cells, and in how many images they are in doubt."""
-    if not pictures.shows_cells:
+def _window_note(pictures: Pictures) -> str:
+    """Return what the network sees of each image, and in how many images the nuclei are in doubt."""
+    if not pictures.shows_windows:
         return ""
-    masked = " Everything but the nucleus and its rim is black." if pictures.preprocess == "cell-mask" else ""
-    return (
-        f"Left: original images. Right: what the network sees, {pictures.crop} pixels of the original around"
-        f" the nucleus nearest the centre.{masked} Of the images in this"
-        f" report: {sight_summary(Counter(pictures.sights.values()))}"
+    place, masked = _WINDOWS[pictures.preprocess]
+    note = (
+        f"Left: original images. Right: what the network sees, {pictures.crop} pixels of the original"
+        f" {place}.{masked}"
     )
+    if not pictures.shows_cells:
+        return note
+    return f"{note} Of the images in this report: {sight_summary(Counter(pictures.sights.values()))}"
 
 
 def _pictures(contents: Contents, anonymise: bool) -> tuple[Pictures, str | None]:

@@ -49,6 +49,7 @@ class Pictures:
     ):
         self.paths, self.digests, self.crop, self.size, self.colour = paths, digests, crop, size, colour
         self.preprocess, self.shows_cells = preprocess, preprocess in CELL_NAMES
+        self.shows_windows = bool(crop)
         self.sights: dict[Key, Sight] = {}
         self.unreadable: set[Key] = set()
         self.changed: set[Key] = set()
@@ -104,22 +105,29 @@ def samples_of(pictures: Pictures, cases: Sequence[Case], class_names: tuple[str
         confident = [case for case in reversed(cases) if case.label == label and case.shown_images]
         for case in confident[:SAMPLES]:
             image = case.shown_images[0]
-            pair = _before_and_after(pictures, (case.stored, image.stored))
-            if pair is not None:
-                before, after = (data_uri(resize(pixels, SAMPLE)) for pixels in pair)
-                pairs.append(Sample(before, after, f"{case.name}, {class_names[label]}, {image.name}"))
-    return pairs
+            description = f"{case.name}, {class_names[label]}, {image.name}"
+            pairs.append(sample_of(pictures, (case.stored, image.stored), description))
+    return [sample for sample in pairs if sample is not None]
+
+
+def sample_of(pictures: Pictures, key: Key, description: str) -> Sample | None:
+    """Return one image before and after the preprocessing; None where it cannot be shown."""
+    pair = _before_and_after(pictures, key)
+    if pair is None:
+        return None
+    before, after = (data_uri(resize(pixels, SAMPLE)) for pixels in pair)
+    return Sample(before, after, description)
 
 
 def _before_and_after(pictures: Pictures, key: Key) -> tuple[Pixels, Pixels] | None:
     original = pictures.original(key)
     if original is None:
         return None
-    preprocess = pictures.preprocess if pictures.shows_cells else "none"
+    preprocess = pictures.preprocess if pictures.shows_windows else "none"
     pixels = pictures.prepared(key, original, pictures.size, preprocess)
     if pixels is None:
         return None
-    return (original, pixels) if pictures.shows_cells else (pixels, saturation_mask(pixels))
+    return (original, pixels) if pictures.shows_windows else (pixels, saturation_mask(pixels))
 
 
 @dataclass(frozen=True)
