@@ -127,9 +127,9 @@ class Inputs:
         width = self.patients.bags.width
         return min(config.components, width) if config.components else width
 
-    def orientations(self, config: HeadConfig) -> int:
-        """Return the number of orientations of each image that training draws from, 0 for none."""
-        return self._seen(config).drawn_from if self.embedding_width(config) else 0
+    def draws_orientations(self, config: HeadConfig) -> bool:
+        """Return whether training draws an orientation of each image."""
+        return bool(self.embedding_width(config)) and self._seen(config).orientations is not None
 
     def batches(self, patients: Tensor, batch_size: int) -> list[Batch]:
         """Divide patients (b,) into mini-batches in this order; all indices go to the device in one copy."""
@@ -163,7 +163,7 @@ class Inputs:
 
         folds: the fold of each of the K members
         kept: (K, n) bool, the instances that dropout keeps; None keeps all
-        drawn: (K, n) the orientation of each image; None for the mean over them, or if there are none
+        drawn: (K, n) in [0, 1), the orientation of each image, see `Seen.places`; None for the mean over them
         """
         if not self.embedding_width(config):
             return None

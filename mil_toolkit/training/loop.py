@@ -55,7 +55,7 @@ class _Step(NamedTuple):
     """Everything that the update on one mini-batch of b patients and n instances needs.
 
     kept: (K, n) bool, the instances that dropout keeps; None keeps all
-    drawn: (K, n) the orientation of each image; None if there is nothing to draw
+    drawn: (K, n) in [0, 1), the orientation of each image; None if there is nothing to draw
     metadata: (K, b, M)
     labels: (b,)
     weights: (K, b), weight of each patient in each member's loss
@@ -123,11 +123,10 @@ class _Population:
 
     def _draw_orientations(self, batches: Sequence[Batch]) -> Sequence[Tensor | None]:
         """Draw the orientation of each image, (K, n) for each mini-batch; None if there is only one."""
-        count = self.inputs.orientations(self.config)
-        if not count:
+        if not self.inputs.draws_orientations(self.config):
             return [None] * len(batches)
         lengths = [len(batch.rows) for batch in batches]
-        return (draw(self.generators, sum(lengths)) * count).long().split(lengths, 1)
+        return draw(self.generators, sum(lengths)).split(lengths, 1)
 
     def _update(self, step: _Step, rate: float) -> Tensor:
         """Update the members on one mini-batch, and return their logits (K, b) from before the update."""

@@ -26,11 +26,6 @@ class Seen:
         return cls(bags, bags.orientations if config.augment else None)
 
     @property
-    def drawn_from(self) -> int:
-        """Number of orientations that training draws from; 0 if there is nothing to draw."""
-        return 0 if self.orientations is None else self.orientations.count
-
-    @property
     def slots(self) -> int:
         """Number of embeddings of each instance: the orientations and then their mean, or 1."""
         return 1 if self.orientations is None else self.orientations.count + 1
@@ -55,8 +50,10 @@ class Seen:
     def places(self, rows: Tensor, drawn: Tensor | None) -> Tensor:
         """Return where `read` puts what heads see of all N instances, for rows (n,): (n,) or (K, n).
 
-        drawn: (K, n) the orientation that each of K members sees; None for what prediction sees
+        drawn: (K, n) in [0, 1), the orientation that each of K members sees: a number below 1 / (1 + A) is for
+            the first of 1 + A, and so on; None for what prediction sees
         """
         if self.orientations is None:
             return rows
-        return rows * self.slots + (self.slots - 1 if drawn is None else drawn)
+        mean = self.slots - 1
+        return rows * self.slots + (mean if drawn is None else (drawn * mean).long())

@@ -101,12 +101,15 @@ def test_members_see_the_orientation_that_they_drew(
     patients: Patients = request.getfixturevalue(kind)
     config, inputs = replace(CONFIG, **settings), Inputs(patients, TRAINS)  # type: ignore[arg-type]
     (batch,) = inputs.batches(torch.tensor([7, 2, 11]), 3)
-    drawn = torch.randint(3, (len(MEMBERS), len(batch.rows)), generator=torch.Generator().manual_seed(0))
+    drawn = torch.rand((len(MEMBERS), len(batch.rows)), generator=torch.Generator().manual_seed(0))
     instances = inputs.instances(config, batch, FOLDS, drawn=drawn)
     assert instances is not None and len(instances.x) == len(MEMBERS)
     each = orientations(patients)[batch.rows]  # (n, 3, D)
     rows = torch.arange(len(batch.rows))
-    expected = [projected_by(inputs, config, each[rows, drawn[k]])[k] for k in range(len(MEMBERS))]
+    expected = [
+        projected_by(inputs, config, each[rows, orientation])[k]
+        for k, orientation in enumerate((drawn * 3).long())
+    ]
     torch.testing.assert_close(instances.standardised(), torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
@@ -161,7 +164,7 @@ def test_an_orientation_is_drawn_for_each_instance_member_and_epoch(
     epochs = [torch.cat(seen[:3], 1), torch.cat(seen[3:], 1)]  # three mini-batches each
     assert len(seen) == 6 and not torch.equal(*epochs)
     for drawn in epochs:
-        assert all(set(row.tolist()) == {0, 1, 2} for row in drawn)
+        assert all(set((row * 3).long().tolist()) == {0, 1, 2} for row in drawn)
         assert len({tuple(row.tolist()) for row in drawn}) == len(MEMBERS)
 
 
@@ -176,10 +179,10 @@ def test_without_augmentation_nothing_is_drawn(
         weights_after(plain, config, MEMBERS),
     )
     assert all(torch.equal(unused[name], missing[name]) for name in missing)
-    assert Inputs(turned, TRAINS).orientations(replace(config, augment=False)) == 0
-    assert Inputs(plain, TRAINS).orientations(config) == 0
-    assert Inputs(turned, TRAINS).orientations(replace(config, image_branch=False)) == 0
-    assert Inputs(turned, TRAINS).orientations(config) == 3
+    assert not Inputs(turned, TRAINS).draws_orientations(replace(config, augment=False))
+    assert not Inputs(plain, TRAINS).draws_orientations(config)
+    assert not Inputs(turned, TRAINS).draws_orientations(replace(config, image_branch=False))
+    assert Inputs(turned, TRAINS).draws_orientations(config)
 
 
 def test_images_that_look_alike_from_all_sides_train_as_if_they_were_not_turned(
