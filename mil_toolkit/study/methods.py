@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from mil_toolkit.config import GROUPS, StudyConfig
+from mil_toolkit.config import GROUPS, StudyConfig, Value
 from mil_toolkit.core.text import count_of
 from mil_toolkit.core.version import __version__
 from mil_toolkit.evaluation.words import metric_words, threshold_rule
@@ -47,7 +47,7 @@ _USED = (
     "In training each image was shown in a random orientation for each epoch and member; predictions used the"
     " mean of its embeddings over the orientations."
 )
-_AUGMENTED = {  # by the values of the setting
+_AUGMENTED: dict[frozenset[Value], str] = {  # by the values of the setting
     frozenset({True}): _USED,
     frozenset({False}): "These were not used.",
     frozenset({True, False}): f"The search chose whether these were used. If so: {_USED}",

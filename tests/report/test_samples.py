@@ -12,6 +12,7 @@ from support.reports import text_of
 
 from mil_toolkit.core.reading import read_input
 from mil_toolkit.features import pixels as pixels_module
+from mil_toolkit.features.nucleus import Search, find_nucleus
 from mil_toolkit.features.pixels import prepare, resize
 from mil_toolkit.report import pictures as pictures_module
 from mil_toolkit.report.contents import Contents, image_paths, read_contents
@@ -141,9 +142,8 @@ def test_a_page_with_images_in_doubt_says_so_and_keeps_within_its_size(
 ) -> None:
     contents = read_contents(study)
     assert "Images in doubt" not in text_of(shown_as(contents, "none", 0))
-    find_nucleus = pixels_module.find_nucleus
 
-    def doubting(pixels: np.ndarray) -> object:
+    def doubting(pixels: np.ndarray) -> Search:
         return find_nucleus(pixels)._replace(sight="cut")
 
     monkeypatch.setattr(pixels_module, "find_nucleus", doubting)
