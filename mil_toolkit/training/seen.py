@@ -50,7 +50,7 @@ class Seen:
     def places(self, rows: Tensor, drawn: Tensor | None) -> Tensor:
         """Return where `read` puts what heads see of all N instances, for rows (n,): (n,) or (K, n).
 
-        drawn: (K, n) in [0, 1), the orientation that each of K members sees: a number below 1 / (1 + A) is for
+        drawn: (K, n) in [0, 1), the orientation that each member sees: a number below 1 / (1 + A) is for
             the first of 1 + A, and so on; None for what prediction sees
         """
         if self.orientations is None:
