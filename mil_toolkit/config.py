@@ -105,6 +105,7 @@ class ExtractionConfig:
     crop: side in pixels of the part that is shown, 0 for the whole image: the centre, or a window around the
         nucleus if `preprocess` is one of CELL_NAMES
     crop_um: that side in micrometres; the cohort's resolution then determines `crop`
+    augment: number of other orientations in which each image is embedded besides, 0 to 7
     """
 
     backbone: str = "resnet34"
@@ -113,6 +114,7 @@ class ExtractionConfig:
     crop: int = 0
     preprocess: str = "none"
     crop_um: float | None = None
+    augment: int = 0
 
 
 VIEW_SEPARATOR = "+"  # between the names of views that are used together
@@ -145,6 +147,14 @@ class HeadConfig:
             "number of principal components that the embeddings are reduced to; 0 disables the reduction",
             choices=(0, 16, 32, 64, 128),
             search=(16, 32, 64, 128),
+            needs=_IMAGES,
+        ),
+    )
+    augment: bool = tunable_field(
+        True,
+        Tunable(
+            "use the orientations of mil-extract --augment, if the features have any: a random one of each"
+            " image an epoch in training, their mean in prediction",
             needs=_IMAGES,
         ),
     )

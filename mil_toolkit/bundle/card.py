@@ -22,6 +22,7 @@ from mil_toolkit.evaluation.words import (
     threshold_rule,
     with_interval,
 )
+from mil_toolkit.features.spec import augmented
 from mil_toolkit.study.records import StudyScores
 
 _MARKUP = re.compile(r"[\\`*\[\]|~@$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.", re.IGNORECASE)
@@ -106,6 +107,12 @@ def _view(features: BundleFeatures, about: About) -> Iterator[str]:
         " another spec:"
     )
     yield _table(("spec", ""), [[name, value] for name, value in features.spec.items() if value is not None])
+    if count := augmented(features.spec):
+        yield (
+            f"Each image is also embedded in {count_of(count, 'other orientation')}, turned by quarter turns"
+            " and flipped. Where `augment` is true in `config.json`, predictions use the mean of its"
+            " embeddings."
+        )
     yield (
         f"The training images were embedded in {plain(', '.join(features.recorded))}. Another precision or"
         " decoder changes probabilities slightly, and `mil-predict` warns of it."

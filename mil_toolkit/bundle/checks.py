@@ -9,7 +9,7 @@ from mil_toolkit.cohort.kinds import KINDS
 from mil_toolkit.config import BACKBONE_NAMES, PREPROCESS_NAMES
 from mil_toolkit.core.text import printable
 from mil_toolkit.features.spec import SCHEMA as SPEC_SCHEMA
-from mil_toolkit.features.spec import Spec, window_problems
+from mil_toolkit.features.spec import Spec, preparation_problems
 from mil_toolkit.study.records import ColumnRecord
 from mil_toolkit.training.encoder import MetadataEncoder, NumberEncoder
 
@@ -119,7 +119,7 @@ def _pixel_problems(spec: Spec) -> Iterator[str]:
         yield f"crop must be at least 0, not {spec['crop']}."
     if spec["preprocess"] not in PREPROCESS_NAMES:
         yield f"preprocess must be one of {', '.join(PREPROCESS_NAMES)}, not {spec['preprocess']!r}."
-    for problem in window_problems(spec):
+    for problem in preparation_problems(spec):
         yield f"{problem}."
     for name, channels in (("mean", spec["mean"]), ("std", spec["std"])):
         if channels is None or len(channels) != 3 or (name == "std" and min(channels) <= 0):

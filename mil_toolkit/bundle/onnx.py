@@ -18,6 +18,7 @@ from mil_toolkit.bundle.files import HEAD_ONNX, WHOLE_ONNX
 from mil_toolkit.core.errors import UsageError, import_extra
 from mil_toolkit.core.files import publish
 from mil_toolkit.evaluation.calibration import Decision
+from mil_toolkit.features.spec import augmented
 from mil_toolkit.model.poolings import Instances
 from mil_toolkit.study.records import one_or_all
 from mil_toolkit.training.fitted import FittedHead
@@ -36,7 +37,8 @@ def export_onnx(
 
     Inputs, as far as the model uses them:
 
-    - without `images`: `embeddings` (N, D) float32 of the patient's N images; cast the float16 of a cache
+    - without `images`: `embeddings` (N, D) float32 of the patient's N images; cast the float16 of a cache.
+      Of a model that uses images in several orientations (`augment` in the spec), their mean in float32
     - with `images`: `pixels` (N, S, S, 3) uint8, RGB, cropped, resized and masked as
       `features.pixels.prepare` does for the spec's `image_size`, `crop` and `preprocess`. If
       the spec has `crop_um`, images of another resolution need a crop of the same micrometres; `cell-crop`
@@ -60,8 +62,8 @@ def export_onnx(
     spec of the cache, or a list with that of each view) and `versions`.
 
     weights: checkpoints of the backbones, see `checkpoints_of` and `ModelBundle.build_backbone`
-    Raises UsageError where the extra `onnx` is missing and for `images` of a model that does not look at
-    images, and the errors of `ModelBundle.build_backbone`.
+    Raises UsageError where the extra `onnx` is missing, for `images` of a model that does not look at images
+    or that uses them in several orientations, and the errors of `ModelBundle.build_backbone`.
     """
     require_exporter()
     if images and bundle.head.projection is None:
@@ -70,7 +72,14 @@ def export_onnx(
 
 
 def _backbones(bundle: ModelBundle, weights: Checkpoints) -> list[Backbone]:
-    """Return the backbone of each view."""
+    """Return the backbone of each view; raises where a file with it could not predict as the bundle does."""
+    turned = any(augmented(view.spec) for view in bundle.about.views)
+    if turned and bundle.head.model.config.augment:
+        raise UsageError(
+            "The model predicts from the mean of the embeddings of each image in several orientations, which"
+            f" follow from its file. Average these embeddings and use {HEAD_ONNX}, or predict with"
+            " mil-predict."
+        )
     checkpoints = checkpoints_of(weights, bundle.about.views)
     return [bundle.build_backbone(path, view) for view, path in enumerate(checkpoints)]
 

@@ -29,7 +29,7 @@ from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.features.bags import PART
 from mil_toolkit.features.cache import FeatureCache, named_cache
 from mil_toolkit.features.extract import TOLERANCE, extract
-from mil_toolkit.features.spec import Spec, holds_spec, spec_differences
+from mil_toolkit.features.spec import Spec, augmented, holds_spec, spec_differences
 from mil_toolkit.study.tables import attention_table
 from mil_toolkit.training.patients import Features, Patients, caches_of
 
@@ -279,7 +279,8 @@ def _extraction_config(spec: Spec, weights: Path | None) -> ExtractionConfig:
     origin = spec["weights"] if weights is None else str(weights)
     crop_um = spec.get("crop_um")
     crop = spec["crop"] if crop_um is None else 0  # follows from the resolution of the cohort
-    return ExtractionConfig(spec["backbone"], origin, spec["image_size"], crop, spec["preprocess"], crop_um)
+    shown = spec["image_size"], crop, spec["preprocess"], crop_um
+    return ExtractionConfig(spec["backbone"], origin, *shown, augmented(spec))
 
 
 def _check_images(cohort: Cohort) -> None:

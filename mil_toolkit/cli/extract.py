@@ -65,6 +65,13 @@ def _parser() -> argparse.ArgumentParser:
         help="saturation-mask: blacken what is not stained; cell-crop: show a window of --crop around the"
         " nucleus nearest the centre; cell-mask: and blacken everything but the nucleus and its rim",
     )
+    add(
+        "--augment",
+        type=int,
+        default=default.augment,
+        metavar="N",
+        help="embed each image in N other orientations besides, at most 7 (default: 0)",
+    )
     _add_running(parser)
     return parser
 
@@ -131,7 +138,7 @@ def _extract(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.features.sharding import WHOLE, parse_share
     from mil_toolkit.features.sights import sight_summary
 
-    names = ("backbone", "weights", "image_size", "preprocess")
+    names = ("backbone", "weights", "image_size", "preprocess", "augment")
     settings = {name: getattr(arguments, name) for name in names}
     config = ExtractionConfig(**settings, crop=arguments.crop.pixels, crop_um=arguments.crop.micrometres)
     share = parse_share(arguments.shard, os.environ) if arguments.shard else WHOLE

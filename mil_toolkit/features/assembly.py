@@ -27,13 +27,13 @@ class BagBuilder:
     def _fill_stored(self, plan: Plan) -> None:
         stored = [(index, image) for index, image in enumerate(plan.stored) if image]
         for shard, positions in by_shard([image.bag for _, image in stored]):
-            embeddings = shard.embeddings()
+            orientations = shard.orientations(slice(0, shard.size))
             for index, image in (stored[position] for position in positions):
-                self.fill(index, image.image, embeddings[image.bag.rows][image.row].copy())
+                self.fill(index, image.image, orientations[image.bag.rows][image.row].copy())
 
-    def fill(self, index: int, image: StoredImage, embedding: NDArray[np.float16]) -> None:
-        """Add the embedding (D,) of a wanted image."""
-        self._images[index], self._embeddings[index] = image, embedding
+    def fill(self, index: int, image: StoredImage, orientations: NDArray[np.float16]) -> None:
+        """Add the embeddings (1 + A, D) of a wanted image, as it is and in A other orientations."""
+        self._images[index], self._embeddings[index] = image, orientations
         self._open -= 1
 
     def leave_out(self) -> None:
@@ -54,7 +54,11 @@ class BagBuilder:
         """Return the bag of the images that were filled in, None if there are none."""
         images = tuple(image for image in self._images if image is not None)
         rows = [row for row in self._embeddings if row is not None]
-        return EmbeddedBag(self.wanted.patient_id, images, np.stack(rows)) if rows else None
+        if not rows:
+            return None
+        stacked = np.stack(rows)  # (n, 1 + A, D)
+        augmented = stacked[:, 1:] if stacked.shape[1] > 1 else None
+        return EmbeddedBag(self.wanted.patient_id, images, stacked[:, 0], augmented)
 
 
 class Job(NamedTuple):

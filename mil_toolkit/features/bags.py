@@ -12,6 +12,7 @@ from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.reading import MEBIBYTE
 from mil_toolkit.core.text import printable
 from mil_toolkit.features.shards import StoredBag
+from mil_toolkit.features.stored_orientations import StoredOrientations, runs
 
 STREAMED_FROM = 256 * MEBIBYTE  # of embeddings in float16: 350,000 images of width 384
 PART = 8192  # instances that are in memory together, if the embeddings are streamed
@@ -34,6 +35,7 @@ class Bags:
     offsets: (B + 1,) int64, from 0 to N
     patient_ids: B ids
     image_names: N names, one for each row
+    orientations: embeddings of the N images in several orientations, if the cache has them
 
     Raises DataError that names every empty bag, because poolings are undefined on them.
 
@@ -49,6 +51,7 @@ class Bags:
     offsets: Tensor
     patient_ids: tuple[str, ...]
     image_names: tuple[str, ...]
+    orientations: StoredOrientations | None = None
 
     def __post_init__(self) -> None:
         empty = [self.patient_ids[bag] for bag in (self.sizes == 0).nonzero().flatten().tolist()]
@@ -145,7 +148,8 @@ class Bags:
     def _repacked(self, rows: Tensor, sizes: Tensor, patient_ids: Sequence[str]) -> "Bags":
         """Return bags of these sizes (b,) made of these rows (n,)."""
         names = tuple(self.image_names[row] for row in rows.tolist())
-        return Bags(self.instances[rows], _offsets(sizes), tuple(patient_ids), names)
+        orientations = self.orientations and self.orientations.take(rows)
+        return Bags(self.instances[rows], _offsets(sizes), tuple(patient_ids), names, orientations)
 
 
 class StreamedBags(Bags):
@@ -161,6 +165,7 @@ class StreamedBags(Bags):
         sizes = torch.tensor([bag.size for bag in stored], dtype=torch.int64)
         ids = tuple(bag.patient_id for bag in stored)
         vars(self).update(stored=stored, _width=width, offsets=_offsets(sizes), patient_ids=ids)
+        vars(self).update(orientations=StoredOrientations.of(stored))
         self.__post_init__()
 
     stored: Sequence[StoredBag]
@@ -188,13 +193,12 @@ class StreamedBags(Bags):
     def embeddings(self, rows: Tensor) -> Tensor:
         """Read these rows (n,), (n, D); raises DataError where a shard has changed or was removed."""
         wanted, starts = rows.numpy(), self.offsets.numpy()
-        embeddings = np.empty((len(wanted), self._width), dtype=np.float16)
         bags = np.searchsorted(starts, wanted, side="right") - 1
-        breaks = np.flatnonzero((np.diff(wanted) != 1) | (np.diff(bags) != 0)) + 1
-        ends = [*breaks, len(wanted)] if len(wanted) else []
-        for first, last in zip([0, *breaks], ends, strict=False):  # consecutive rows of one bag
-            bag, start = bags[first], wanted[first] - starts[bags[first]]
-            embeddings[first:last] = self.stored[bag].embeddings(start, start + last - first)
+        embeddings, first = np.empty((len(wanted), self._width), dtype=np.float16), 0
+        for run in runs(bags, wanted - starts[bags]):
+            last = first + run.stop - run.start
+            embeddings[first:last] = self.stored[run.bag].embeddings(run.start, run.stop)
+            first = last
         return torch.from_numpy(embeddings)
 
     def parts(self) -> Iterator[Tensor]:
@@ -217,7 +221,8 @@ class StreamedBags(Bags):
             for bag, start, part in zip(self.stored, starts, parts, strict=True)
             for name in np.array(bag.read_names(), dtype=object)[part - start]
         ]
-        return Bags(self.embeddings(rows), _offsets(sizes), tuple(patient_ids), tuple(names))
+        orientations = self.orientations and self.orientations.take(rows)
+        return Bags(self.embeddings(rows), _offsets(sizes), tuple(patient_ids), tuple(names), orientations)
 
 
 def _offsets(sizes: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from mil_toolkit.features.shards import (
 from mil_toolkit.features.spec import (
     FILE_NAME,
     Spec,
+    augmented,
     folder_name,
     holds_spec,
     read_spec,
@@ -89,7 +90,8 @@ class FeatureCache:
         known = {shard.path: shard for shard in self.shards if shard.is_unchanged()}
         paths = shard_paths(self.folder)
         new = [path for path in paths if path not in known]
-        read = {shard.path: shard for shard in read_shards(new, self.spec_digest, self.spec["width"])}
+        shape = self.spec["width"], augmented(self.spec)
+        read = {shard.path: shard for shard in read_shards(new, self.spec_digest, *shape)}
         return [known.get(path) or read[path] for path in paths]
 
     @cached_property
@@ -165,7 +167,8 @@ class FeatureCache:
         from mil_toolkit.features.bags import StreamedBags, is_streamed  # imports torch
 
         winners = self.winners(patient_ids)
-        if is_streamed(sum(bag.size for bag in winners), self.spec["width"]):
+        embeddings = sum(bag.size for bag in winners) * (1 + augmented(self.spec))
+        if is_streamed(embeddings, self.spec["width"]):
             return StreamedBags(winners, self.spec["width"])
         try:
             return self._load(patient_ids)
@@ -177,6 +180,7 @@ class FeatureCache:
         import torch  # all else works without it, which saves seconds
 
         from mil_toolkit.features.bags import Bags
+        from mil_toolkit.features.stored_orientations import StoredOrientations
 
         winners = self.winners(patient_ids)
         offsets = np.cumsum([0, *(bag.size for bag in winners)])
@@ -189,7 +193,11 @@ class FeatureCache:
                 instances[rows] = embeddings[winners[bag].rows]
                 names[rows] = decoded(texts[winners[bag].rows])
         return Bags(
-            torch.from_numpy(instances), torch.from_numpy(offsets), tuple(patient_ids), tuple(names.tolist())
+            torch.from_numpy(instances),
+            torch.from_numpy(offsets),
+            tuple(patient_ids),
+            tuple(names.tolist()),
+            StoredOrientations.of(winners),
         )
 
     def publish(self, bags: Sequence[EmbeddedBag], recorded: Recorded) -> Path:

@@ -1,10 +1,8 @@
 """`write_contact_sheet`: a picture of random and of doubtful images, each beside what the network sees."""
 
 import io
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,13 +25,12 @@ from mil_toolkit.features.nucleus import find_nucleus
 from mil_toolkit.features.opening import read_image_file
 from mil_toolkit.features.pixels import Window, prepare_noting, resize
 from mil_toolkit.features.plan import Wanted
-from mil_toolkit.features.sights import SIGHTS, Sight, sight_summary
+from mil_toolkit.features.sights import DOUBTFUL, SIGHTS, Sight, choose_doubtful, sight_summary
 from mil_toolkit.features.stain import Pixels
 
 EACH = 64  # random images at most, and as many doubtful ones
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 MARK = "mil_toolkit contact sheet"  # in the file, so that a later sheet may replace it
-DOUBTFUL: tuple[Sight, ...] = ("none", "cut", "several")
 SIDE = 112  # pixels of a picture
 _COLUMNS, _GAP, _MARGIN, _LINE = 8, 8, 16, 22
 _TILE_WIDTH, _TILE_HEIGHT = 2 * (SIDE + _GAP), SIDE + 24
@@ -95,7 +92,8 @@ def write_contact_sheet(
     sights = {sight: sum(image.sight == sight for image in images) for sight in SIGHTS}
     generator = np.random.default_rng(0)
     random = [images[place] for place in sorted(generator.permutation(len(images))[:EACH].tolist())]
-    doubtful = _doubtful(images, generator)
+    shuffled = (images[place] for place in generator.permutation(len(images)).tolist())
+    doubtful = choose_doubtful(((image.sight, image) for image in shuffled), EACH)
     doubts = sum(sights[sight] for sight in DOUBTFUL)
     sections = [_Section(count_of(len(random), "random image"), random)]
     if doubtful:
@@ -123,16 +121,6 @@ def _searched(
         for batch in load_batches(iter(jobs), search, _BATCH, threads, torch.device("cpu")):
             yield from batch
             bar.update(len(batch))
-
-
-def _doubtful(images: Sequence[SheetImage], generator: np.random.Generator) -> list[SheetImage]:
-    """Choose up to EACH images with doubts, in turn of each kind, in the order of DOUBTFUL."""
-    kinds: dict[Sight, list[SheetImage]] = defaultdict(list)
-    for place in generator.permutation(len(images)).tolist():
-        kinds[images[place].sight].append(images[place])
-    turns = zip_longest(*(kinds[sight] for sight in DOUBTFUL))
-    chosen = list(islice((image for image in chain.from_iterable(turns) if image), EACH))
-    return sorted(chosen, key=lambda image: DOUBTFUL.index(image.sight))
 
 
 def _settings(config: ExtractionConfig) -> str:

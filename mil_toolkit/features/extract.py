@@ -23,6 +23,7 @@ from mil_toolkit.features.colour import Colour, needs_conversion
 from mil_toolkit.features.failures import Failures
 from mil_toolkit.features.notes import Notes
 from mil_toolkit.features.opening import DECODER, read_size
+from mil_toolkit.features.orientations import MOST_AUGMENTED
 from mil_toolkit.features.plan import Outdated, Wanted, find_outdated, wanted_images
 from mil_toolkit.features.profiles import COLOURS, ColourChoice
 from mil_toolkit.features.rehashes import Rehashes
@@ -382,6 +383,11 @@ def check_options(
     ):
         if value < least:
             problems.append(f"--{name} must be at least {least}, not {value}.")
+    if not 0 <= config.augment <= MOST_AUGMENTED:
+        problems.append(
+            f"--augment must be between 0 and {MOST_AUGMENTED}, not {config.augment}: a square has no more"
+            " other orientations."
+        )
     cores = available_cores()
     if threads is not None and not 1 <= threads <= cores:
         problems.append(f"--threads must be between 1 and {cores}, the cores of this process, not {threads}.")

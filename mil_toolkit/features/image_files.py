@@ -16,7 +16,9 @@ from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.decoding import decode
 from mil_toolkit.features.loading import load_batches, stack_on
 from mil_toolkit.features.opening import read_image_file
+from mil_toolkit.features.orientations import symmetries_of
 from mil_toolkit.features.pixels import prepare
+from mil_toolkit.features.spec import augmented
 from mil_toolkit.features.stain import Pixels
 
 _ADVICE = "Run mil-extract and mil-tune again, or restore the images that they were run on."
@@ -67,6 +69,10 @@ class ImageFiles:
         """
         for chunk in load_batches(iter(files), self._read, size, available_cores(), device):
             yield stack_on(device, chunk)
+
+    def symmetries(self, file: ImageFile) -> tuple[int, ...]:
+        """Return the orientations in which an image was embedded."""
+        return symmetries_of(file.digest, augmented(self.spec))
 
     def _read(self, file: ImageFile) -> Pixels:
         try:

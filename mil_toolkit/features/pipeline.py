@@ -23,6 +23,7 @@ from mil_toolkit.features.failures import Failures
 from mil_toolkit.features.loading import in_threads, load_batches, stack_on
 from mil_toolkit.features.notes import Notes
 from mil_toolkit.features.opening import read_image_file
+from mil_toolkit.features.orientations import symmetries_of, turn
 from mil_toolkit.features.pixels import prepare_noting
 from mil_toolkit.features.plan import Plan, stored_image
 from mil_toolkit.features.shards import StoredImage
@@ -33,6 +34,7 @@ from mil_toolkit.features.stain import Pixels
 class LoadedImage(NamedTuple):
     """An image that was read; pixels (image_size, image_size, 3) uint8.
 
+    symmetries: the orientations in which it is embedded, see `symmetries_of`
     notes: see `Decoded`
     sight: what the search for a nucleus found, None if there was none
     """
@@ -40,8 +42,13 @@ class LoadedImage(NamedTuple):
     job: Job
     image: StoredImage
     pixels: Pixels
+    symmetries: tuple[int, ...]
     notes: tuple[str, ...]
     sight: Sight | None
+
+    def orientations(self) -> list[Pixels]:
+        """Return the pixels in each orientation."""
+        return [turn(self.pixels, symmetry) for symmetry in self.symmetries]
 
 
 class UnreadableImage(NamedTuple):
@@ -61,7 +68,8 @@ def read_image(config: ExtractionConfig, colour: Colour | None, job: Job) -> Loa
         reason = error.strerror if isinstance(error, OSError) else str(error)
         return UnreadableImage(job, str(reason).removeprefix(f"{printable(job.path)} "))
     image = stored_image(job.name, status, bytes.fromhex(digest(content)))
-    return LoadedImage(job, image, prepared.pixels, decoded.notes, prepared.sight)
+    symmetries = symmetries_of(image.digest, config.augment)
+    return LoadedImage(job, image, prepared.pixels, symmetries, decoded.notes, prepared.sight)
 
 
 Read = LoadedImage | UnreadableImage
@@ -69,7 +77,7 @@ Embedding = NDArray[np.float16]
 
 
 class EmbeddedBatch(NamedTuple):
-    """A batch of images, and the embedding (D,) of each image that was read."""
+    """A batch of images, and the embeddings (1 + A, D) of each image that was read, in its orientations."""
 
     images: Sequence[Read]
     embeddings: Sequence[Embedding]
@@ -115,9 +123,10 @@ class BatchEmbedder:
         return list(embeddings[: len(images)].cpu().numpy())
 
     def embed_readable(self, images: Sequence[Read]) -> EmbeddedBatch:
-        """Embed the images of a batch that were read."""
-        pixels = [image.pixels for image in images if isinstance(image, LoadedImage)]
-        return EmbeddedBatch(images, self(pixels))
+        """Embed the images of a batch that were read, one orientation of all of them after the other."""
+        orientations = [image.orientations() for image in images if isinstance(image, LoadedImage)]
+        embedded = map(self, zip(*orientations, strict=True))
+        return EmbeddedBatch(images, [np.stack(image) for image in zip(*embedded, strict=True)])
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,10 @@ class ShardAttributes(NamedTuple):
 
 
 class ShardArrays(NamedTuple):
-    """The datasets of a shard, see `encode_shard`; read-only views of its bytes."""
+    """The datasets of a shard, see `encode_shard`; read-only views of its bytes.
+
+    augmented: None if images have no other orientations
+    """
 
     embeddings: NDArray[np.float16]
     offsets: NDArray[np.int64]
@@ -40,6 +43,7 @@ class ShardArrays(NamedTuple):
     image_names: NDArray[np.bytes_]
     image_digests: NDArray[np.uint8]
     image_stats: NDArray[np.int64]
+    augmented: NDArray[np.float16] | None = None
 
 
 class ParsedShard(NamedTuple):
@@ -71,24 +75,30 @@ def _checked_attributes(attributes: Mapping[str, int | str]) -> ShardAttributes:
     return known
 
 
-def checked_arrays(datasets: Mapping[str, NDArray[np.generic]], width: int) -> ShardArrays:
-    """Return the datasets of a shard of embeddings (n, width).
+def checked_arrays(
+    datasets: Mapping[str, NDArray[np.generic]], width: int, augmented: int = 0
+) -> ShardArrays:
+    """Return the datasets of a shard of embeddings (n, width), with `augmented` other orientations of each.
 
     Raises ShardProblem if one is missing or superfluous, has another type or shape, or if ids, names and
     offsets are not those of patients with images.
     """
-    differing = sorted(datasets.keys() ^ {*ShardArrays._fields})
+    unused = set() if augmented else {"augmented"}
+    differing = sorted(datasets.keys() ^ ({*ShardArrays._fields} - unused))
     if differing:
         names = some([*map(printable, differing)])
         raise ShardProblem(f"it is not a shard of this toolkit, whose datasets differ in {names}")
     arrays = ShardArrays(**datasets)  # type: ignore[arg-type] # `_shape_problems` checks the types
-    problems = _shape_problems(arrays, width) or [*_offset_problems(arrays), *_name_problems(arrays)]
+    problems = _shape_problems(arrays, width, augmented) or [
+        *_offset_problems(arrays),
+        *_name_problems(arrays),
+    ]
     if problems:
         raise ShardProblem(f"its datasets do not fit together ({'; '.join(problems)})")
     return arrays
 
 
-def _shape_problems(arrays: ShardArrays, width: int) -> list[str]:
+def _shape_problems(arrays: ShardArrays, width: int, augmented: int) -> list[str]:
     patients, images = arrays.patient_ids.size, arrays.image_names.size
     expected: dict[str, tuple[str, tuple[int, ...]]] = {
         "embeddings": ("float16", (images, width)),
@@ -99,7 +109,10 @@ def _shape_problems(arrays: ShardArrays, width: int) -> list[str]:
         "image_digests": ("uint8", (images, 32)),
         "image_stats": ("int64", (images, 2)),
     }
-    found = {name: (_type_name(array), array.shape) for name, array in arrays._asdict().items()}
+    if augmented:
+        expected["augmented"] = ("float16", (images, augmented, width))
+    present = {name: array for name, array in arrays._asdict().items() if array is not None}
+    found = {name: (_type_name(array), array.shape) for name, array in present.items()}
     return [
         f"{name} is {found[name][0]} {found[name][1]} instead of {dtype} {shape}"
         for name, (dtype, shape) in expected.items()

@@ -59,23 +59,35 @@ class StoredImage(NamedTuple):
 
 @dataclass(frozen=True)
 class EmbeddedBag:
-    """One patient's embeddings before they are written to a shard; (n, D) float16, one row per image."""
+    """One patient's embeddings before they are written to a shard.
+
+    embeddings: (n, D), one row per image
+    augmented: (n, A, D), the same images in A other orientations each; None if there are none
+    """
 
     patient_id: str
     images: tuple[StoredImage, ...]
     embeddings: NDArray[np.float16]
+    augmented: NDArray[np.float16] | None = None
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of the patient's id, the images' names and digests, and the bytes of the embeddings."""
+        """SHA-256 of the patient's id, the images' names and digests, and the bytes of all embeddings."""
         images = ((image.name, image.digest.hex()) for image in self.images)
-        return _bag_digest(self.patient_id, images, self.embeddings)
+        return _bag_digest(self.patient_id, images, self.embeddings, self.augmented)
 
 
-def _bag_digest(patient_id: str, images: Iterable[tuple[str, str]], embeddings: NDArray[np.float16]) -> bytes:
+def _bag_digest(
+    patient_id: str,
+    images: Iterable[tuple[str, str]],
+    embeddings: NDArray[np.float16],
+    augmented: NDArray[np.float16] | None,
+) -> bytes:
     """Return `EmbeddedBag.digest`; images: pairs of a name and the digest of the file in hexadecimal."""
     hashed = hashlib.sha256(canonical_json([patient_id, [*images]]))
     hashed.update(np.ascontiguousarray(embeddings).data)
+    if augmented is not None:
+        hashed.update(np.ascontiguousarray(augmented).data)
     return hashed.digest()
 
 
@@ -127,10 +139,19 @@ class Shard:
         """Number of images, n."""
         return int(self.offsets[-1])
 
-    def embeddings(self) -> NDArray[np.float16]:
-        """Read the embeddings, (n, D) float16; raises as `read` does."""
-        (embeddings,) = self.read(slice(0, self.size), "embeddings")
-        return embeddings.view(np.float16)
+    @property
+    def augmented(self) -> int:
+        """Number of orientations of each image besides the image as it is."""
+        return self.places["augmented"].shape[1] if "augmented" in self.places else 0
+
+    def orientations(self, rows: slice) -> NDArray[np.float16]:
+        """Read these rows of the embeddings in all orientations, (n, 1 + A, D), the image as it is first.
+
+        Raises as `read` does.
+        """
+        names = ("embeddings", "augmented") if self.augmented else ("embeddings",)
+        first, *others = (part.view(np.float16) for part in self.read(rows, *names))
+        return np.concatenate([first[:, None], *others], axis=1)
 
     def is_unchanged(self) -> bool:
         """Return whether the file exists and is certainly the one whose bytes were verified."""
@@ -173,6 +194,10 @@ class StoredBag:
         (embeddings,) = self.shard.read(rows, "embeddings")
         return embeddings.view(np.float16)
 
+    def orientations(self, start: int, stop: int) -> NDArray[np.float16]:
+        """Read the embeddings of the images from `start` to `stop` in all orientations, (n, 1 + A, D)."""
+        return self.shard.orientations(slice(self.rows.start + start, self.rows.start + stop))
+
     def read_names(self) -> list[str]:
         """Read the images' names, in the order of the rows."""
         (names,) = self.shard.read(self.rows, "image_names")
@@ -213,7 +238,8 @@ def encode_shard(bags: Sequence[EmbeddedBag], spec_digest: str, sequence: int, r
     """Return the bytes of a shard of p patients and n images; equal arguments give equal bytes.
 
     Datasets: embeddings (n, D) float16; offsets (p + 1,); patient_ids (p,); bag_digests (p, 32); image_names
-    (n,), encoded as the file system does; image_digests (n, 32); image_stats (n, 2): size and mtime_ns.
+    (n,), encoded as the file system does; image_digests (n, 32); image_stats (n, 2): size and mtime_ns; and
+    if images are embedded in A other orientations besides, augmented (n, A, D) float16.
     """
     images = [image for bag in bags for image in bag.images]
     datasets = {
@@ -225,6 +251,9 @@ def encode_shard(bags: Sequence[EmbeddedBag], spec_digest: str, sequence: int, r
         "image_digests": _digest_rows([image.digest for image in images]),
         "image_stats": np.array([(image.size, image.mtime_ns) for image in images], dtype=np.int64),
     }
+    augmented = [bag.augmented for bag in bags if bag.augmented is not None]
+    if augmented:
+        datasets["augmented"] = np.concatenate(augmented)
     import h5py  # to read shards, it is not needed
 
     buffer = io.BytesIO()
@@ -239,13 +268,13 @@ def _digest_rows(digests: Sequence[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32)
 
 
-def read_shards(paths: Iterable[Path], spec_digest: str, width: int) -> list[Shard]:
+def read_shards(paths: Iterable[Path], spec_digest: str, width: int, augmented: int = 0) -> list[Shard]:
     """Open shards as `read_shard` does; raises one error about all that cannot be read."""
     shards: list[Shard] = []
     errors: list[MilError] = []
     for path in paths:
         try:
-            shards.append(read_shard(path, spec_digest, width))
+            shards.append(read_shard(path, spec_digest, width, augmented))
         except MilError as error:
             errors.append(error)
     if errors:
@@ -261,8 +290,10 @@ def joined(errors: Sequence[MilError]) -> MilError:
     return DataError(lines)
 
 
-def read_shard(path: Path, spec_digest: str, width: int) -> Shard:
+def read_shard(path: Path, spec_digest: str, width: int, augmented: int = 0) -> Shard:
     """Open a shard and check all that it holds, without keeping its embeddings.
+
+    augmented: number of orientations of each image besides the image as it is
 
     Since a name belongs to one content, whatever is read from the file later was checked here.
 
@@ -276,7 +307,7 @@ def read_shard(path: Path, spec_digest: str, width: int) -> Shard:
         check_schema(path, attributes.schema, SCHEMA)
         if attributes.spec != spec_digest:
             raise DataError(f"{printable(path)} belongs to another spec than {_spec_of(path)}.")
-        arrays = checked_arrays(datasets, width)
+        arrays = checked_arrays(datasets, width, augmented)
         shard = _shard(path, verified, attributes, arrays, places)
     except ShardProblem as problem:
         raise damaged(path, str(problem)) from None
@@ -310,16 +341,20 @@ def _shard(
 
 def _check_bags(shard: Shard, arrays: ShardArrays) -> None:
     """Raise DataError that names every patient whose embeddings are not finite or not those of the digest."""
-    all_finite = bool(np.isfinite(arrays.embeddings).all())
+    stored_arrays = [array for array in (arrays.embeddings, arrays.augmented) if array is not None]
+    all_finite = all(bool(np.isfinite(array).all()) for array in stored_arrays)
     problems: list[str] = []
     for index, patient in enumerate(shard.patient_ids):
         stored = StoredBag(shard, index)
-        names, rows = decoded(arrays.image_names[stored.rows]), arrays.embeddings[stored.rows]
+        names, parts = (
+            decoded(arrays.image_names[stored.rows]),
+            [array[stored.rows] for array in stored_arrays],
+        )
         images = zip(names, _hexadecimal(arrays.image_digests[stored.rows]), strict=True)
         place = f"{printable(shard.path)}: the bag of patient {printable(patient)}"
-        if _bag_digest(patient, images, rows) != stored.digest:
+        if _bag_digest(patient, images, parts[0], parts[1] if parts[1:] else None) != stored.digest:
             problems.append(f"{place} does not match its digest. {_ADVICE}")
-        if not (all_finite or np.isfinite(rows).all()):
+        if not (all_finite or all(np.isfinite(part).all() for part in parts)):
             problems.append(f"{place} holds embeddings that are not finite. {_ADVICE}")
     if problems:
         raise DataError(problems)

@@ -1,7 +1,9 @@
 """`Sight`: what the search for nuclei found in an image, and its words."""
 
-from collections.abc import Mapping
-from typing import Literal
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from itertools import chain, islice, zip_longest
+from typing import Literal, TypeVar
 
 from mil_toolkit.core.text import count_of
 
@@ -16,6 +18,22 @@ SIGHTS: dict[Sight, str] = {
     "cut": "nucleus cut by the border",
     "none": "no nucleus",
 }
+DOUBTFUL: tuple[Sight, ...] = ("none", "cut", "several")
+Image = TypeVar("Image")
+
+
+def choose_doubtful(images: Iterable[tuple[Sight, Image]], most: int) -> list[Image]:
+    """Choose at most so many images with any doubt, in turn of each kind, sorted in the order of DOUBTFUL.
+
+    >>> choose_doubtful([("several", 1), ("one", 2), ("several", 3), ("none", 4)], 2)
+    [4, 1]
+    """
+    kinds: dict[Sight, list[tuple[Sight, Image]]] = defaultdict(list)
+    for sight, image in images:
+        kinds[sight].append((sight, image))
+    turns = zip_longest(*(kinds[sight] for sight in DOUBTFUL))
+    chosen = islice((pair for pair in chain.from_iterable(turns) if pair is not None), most)
+    return [image for _, image in sorted(chosen, key=lambda pair: DOUBTFUL.index(pair[0]))]
 
 
 def sight_summary(counts: Mapping[Sight, int]) -> str:

@@ -15,6 +15,7 @@ from mil_toolkit.core.files import check_schema, digest_json, read_json
 from mil_toolkit.core.records import from_json
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.colour import Colour
+from mil_toolkit.features.orientations import MOST_AUGMENTED, RULE
 from mil_toolkit.features.sights import FINDER, RIM
 
 SCHEMA = 1
@@ -58,6 +59,13 @@ class CellRule(TypedDict):
     rim: NotRequired[float]
 
 
+class Augmentation(TypedDict):
+    """In how many other orientations images are embedded besides, and the rule that chooses them."""
+
+    count: int
+    rule: str
+
+
 class Spec(BackboneSpec):
     """Everything that an embedding depends on; JSON-compatible.
 
@@ -67,6 +75,7 @@ class Spec(BackboneSpec):
     preprocess: a name in `PREPROCESSES`
     crop_um: that side in micrometres, if it was given so; absent if it was given in pixels
     cell: of preprocessing that searches a nucleus
+    augment: of images that are embedded in several orientations; absent otherwise
     tile: of imported features, if the files state it
     colour: `srgb` if colour profiles were applied; absent if they were not, or if no image has one
     """
@@ -77,6 +86,7 @@ class Spec(BackboneSpec):
     preprocess: str
     crop_um: NotRequired[float]
     cell: NotRequired[CellRule]
+    augment: NotRequired[Augmentation]
     tile: NotRequired[Tile]
     colour: NotRequired[Colour]
 
@@ -104,6 +114,8 @@ def make_spec(config: ExtractionConfig, backbone: BackboneIdentity, colour: Colo
         spec["crop_um"] = config.crop_um
     if rule := cell_rule(config.preprocess):
         spec["cell"] = rule
+    if config.augment:
+        spec["augment"] = {"count": config.augment, "rule": RULE}
     if colour:
         spec["colour"] = colour
     return spec
@@ -122,8 +134,22 @@ def cell_rule(preprocess: str) -> CellRule | None:
     return {**rule, "rim": RIM} if preprocess == "cell-mask" else rule
 
 
-def window_problems(spec: Spec) -> Iterator[str]:
-    """Yield why this version cannot cut the spec's windows out of images."""
+def augmented(spec: Spec) -> int:
+    """Return the number of orientations that each image has besides the image as it is, 0 for none."""
+    return spec["augment"]["count"] if "augment" in spec else 0
+
+
+def preparation_problems(spec: Spec) -> Iterator[str]:
+    """Yield why this version cannot prepare images as the spec says."""
+    yield from _window_problems(spec)
+    if "augment" in spec and not 1 <= augmented(spec) <= MOST_AUGMENTED:
+        yield f"augment has a count of {augmented(spec)}, not between 1 and {MOST_AUGMENTED}"
+    if "augment" in spec and spec["augment"]["rule"] != RULE:
+        rule = spec["augment"]["rule"]
+        yield f"augment has the rule {rule!r}; this version of mil_toolkit applies {RULE!r}"
+
+
+def _window_problems(spec: Spec) -> Iterator[str]:
     preprocess, rule = spec["preprocess"], cell_rule(spec["preprocess"])
     if spec.get("cell") != rule:
         yield (
@@ -180,7 +206,7 @@ def _range_problems(spec: Spec) -> list[str]:
     ]
     if spec["preprocess"] not in PREPROCESS_NAMES:
         problems.append(f"preprocess is {spec['preprocess']!r}, not one of {', '.join(PREPROCESS_NAMES)}")
-    problems += window_problems(spec)
+    problems += preparation_problems(spec)
     for name, values in (("mean", spec["mean"]), ("std", spec["std"])):
         if values is not None and len(values) != 3:
             problems.append(f"{name} has {len(values)} values instead of 3")
@@ -194,6 +220,7 @@ def folder_name(spec: Spec) -> str:
     words = [spec["backbone"], spec["weights"], str(spec["image_size"])]
     words += [f"crop{spec['crop']}"] if spec["crop"] else []
     words += [spec["preprocess"]] if spec["preprocess"] != "none" else []
+    words += [f"augment{augmented(spec)}"] if augmented(spec) else []
     return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join([*words, digest_json(spec)[:8]]))
 
 

@@ -14,7 +14,7 @@ from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.text import printable
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.shards import Shard, joined, read_shards, shard_paths
-from mil_toolkit.features.spec import Spec, read_spec
+from mil_toolkit.features.spec import Spec, augmented, read_spec
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _verified_shards(folder: Path) -> list[Shard]:
         for path in sorted({*folder.glob("*.h5")} - {*paths})
     ]
     try:
-        shards = read_shards(paths, digest_json(spec), spec["width"])
+        shards = read_shards(paths, digest_json(spec), spec["width"], augmented(spec))
     except FileNotFoundError:  # a prune removed a shard after it was listed
         return _verified_shards(folder)
     except MilError as error:

@@ -24,12 +24,15 @@ def to_html(
     notes: Sequence[str] = (),
     cell_note: str = "",
     views: Sequence[ViewSamples] = (),
+    doubtful: Sequence[Sample] = (),
 ) -> bytes:
     """Return the HTML of a page with its pictures.
 
     thumbnails: data URIs; notes: about pictures that are missing, a sentence each
     cell_note: about the samples, if the features show windows around nuclei
     views: samples as each of several views shows them
+    cell_note: about the samples, if the features show windows of the images
+    doubtful: images in which the search for nuclei left doubts
     """
     css, script = _read("report.css"), _read("report.js")
     policy = (
@@ -47,6 +50,7 @@ def to_html(
             notes=notes,
             cell_note=cell_note,
             views=views,
+            doubtful=doubtful,
             css=Markup(css),
             script=Markup(script),
             policy=Markup(policy),

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mil_toolkit.config import CELL_NAMES
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.outputs import Output, check_outputs
 from mil_toolkit.core.reading import open_input
@@ -12,12 +13,20 @@ from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.features.sights import sight_summary
 from mil_toolkit.features.spec import Spec
 from mil_toolkit.report.contents import Contents, Key, image_digests, image_paths, read_contents
+from mil_toolkit.report.doubtful import BYTES, doubtful_of
 from mil_toolkit.report.layout import Page, lay_out
 from mil_toolkit.report.markup import to_html
 from mil_toolkit.report.pictures import Pictures, Thumbnails, ViewSamples, samples_of, thumbnails_of
 
 GENERATOR = b'<meta name="generator" content="mil_toolkit">'
 _HEAD_BYTES = 4096  # of a page, which hold its title
+_CENTRE, _NUCLEUS = "at the centre", "around the nucleus nearest the centre"
+_WINDOWS = {  # by preprocessing: where a window lies, and what is masked in it
+    "none": (_CENTRE, ""),
+    "saturation-mask": (_CENTRE, " Everything with little saturation is black."),
+    "cell-crop": (_NUCLEUS, ""),
+    "cell-mask": (_NUCLEUS, " Everything but the nucleus and its rim is black."),
+}
 MOST_BYTES = 24_000_000  # of the file; thumbnails that do not fit are left out
 
 
@@ -73,10 +82,12 @@ def render(contents: Contents, anonymise: bool, most_bytes: int) -> tuple[bytes,
     cases = page.attention.cases
     views = _view_samples(contents, pictures, page)
     samples = [] if views else samples_of(pictures, cases, page.class_names)
-    room = most_bytes - len(to_html(page, samples, cell_note=_cell_note(pictures), views=views))
-    thumbnails = thumbnails_of(pictures, cases, room)
+    room = most_bytes - len(to_html(page, samples, cell_note=_window_note(pictures), views=views))
+    thumbnails = thumbnails_of(pictures, cases, room - BYTES if pictures.shows_cells else room)
+    doubtful = doubtful_of(pictures, cases)
     notes = tuple(_notes(contents, pictures, problem, thumbnails))
-    return to_html(page, samples, thumbnails.uris, notes, _cell_note(pictures), views), notes
+    note = _window_note(pictures)
+    return to_html(page, samples, thumbnails.uris, notes, note, views, doubtful), notes
 
 
 def _view_samples(contents: Contents, pictures: Pictures, page: Page) -> list[ViewSamples]:
@@ -87,20 +98,27 @@ def _view_samples(contents: Contents, pictures: Pictures, page: Page) -> list[Vi
     for identity in shown if len(features) > 1 else []:
         view = _pictures_of(identity.spec, pictures.paths, pictures.digests)
         samples = samples_of(view, page.attention.cases, page.class_names, as_seen=True)
-        note = _cell_note(view) or "Left: original images. Right: what the network sees."
+        note = _place_note(view) or "Left: original images. Right: what the network sees."
         views += [ViewSamples(printable(identity.name), samples, note)] if samples else []
     return views
 
 
-def _cell_note(pictures: Pictures) -> str:
-    """Return what the network sees of the cells, and in how many images they are in doubt."""
+def _window_note(pictures: Pictures) -> str:
+    """Return what the network sees of each image, and in how many images the nuclei are in doubt."""
     if not pictures.shows_cells:
+        return _place_note(pictures)
+    counts = sight_summary(Counter(pictures.sights.values()))
+    return f"{_place_note(pictures)} Of the images in this report: {counts}"
+
+
+def _place_note(pictures: Pictures) -> str:
+    """Return what the network sees of each image; nothing if it sees whole images."""
+    if not pictures.shows_windows:
         return ""
-    masked = " Everything but the nucleus and its rim is black." if pictures.preprocess == "cell-mask" else ""
+    place, masked = _WINDOWS[pictures.preprocess]
     return (
-        f"Left: original images. Right: what the network sees, {pictures.crop} pixels of the original around"
-        f" the nucleus nearest the centre.{masked} Of the images in this"
-        f" report: {sight_summary(Counter(pictures.sights.values()))}"
+        f"Left: original images. Right: what the network sees, {pictures.crop} pixels of the original"
+        f" {place}.{masked}"
     )
 
 
@@ -113,7 +131,9 @@ def _pictures(contents: Contents, anonymise: bool) -> tuple[Pictures, str | None
     digests = image_digests(contents.sources, contents.table.patient_ids) if paths else {}
     if problem and anonymise:  # it may name patients and files
         problem = "Run mil-report without --anonymise to see the reason."
-    return _pictures_of(features[0].spec, paths, digests), problem
+    specs = [identity.spec for identity in features]
+    cells = [spec for spec in specs if spec.get("preprocess") in CELL_NAMES]  # whose nuclei can be in doubt
+    return _pictures_of([*cells, *specs][0], paths, digests), problem
 
 
 def _pictures_of(spec: Spec, paths: Mapping[Key, Path], digests: Mapping[Key, str]) -> Pictures:

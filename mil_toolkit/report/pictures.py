@@ -49,6 +49,7 @@ class Pictures:
     ):
         self.paths, self.digests, self.crop, self.size, self.colour = paths, digests, crop, size, colour
         self.preprocess, self.shows_cells = preprocess, preprocess in CELL_NAMES
+        self.shows_windows = bool(crop)
         self.sights: dict[Key, Sight] = {}
         self.unreadable: set[Key] = set()
         self.changed: set[Key] = set()
@@ -116,18 +117,25 @@ def samples_of(
         confident = [case for case in reversed(cases) if case.label == label and case.shown_images]
         for case in confident[:SAMPLES]:
             image = case.shown_images[0]
-            pair = _before_and_after(pictures, (case.stored, image.stored), as_seen)
-            if pair is not None:
-                before, after = (data_uri(resize(pixels, SAMPLE)) for pixels in pair)
-                pairs.append(Sample(before, after, f"{case.name}, {class_names[label]}, {image.name}"))
-    return pairs
+            description = f"{case.name}, {class_names[label]}, {image.name}"
+            pairs.append(sample_of(pictures, (case.stored, image.stored), description, as_seen))
+    return [sample for sample in pairs if sample is not None]
+
+
+def sample_of(pictures: Pictures, key: Key, description: str, as_seen: bool = False) -> Sample | None:
+    """Return one image before and after the preprocessing, see `samples_of`; None if it cannot be shown."""
+    pair = _before_and_after(pictures, key, as_seen)
+    if pair is None:
+        return None
+    before, after = (data_uri(resize(pixels, SAMPLE)) for pixels in pair)
+    return Sample(before, after, description)
 
 
 def _before_and_after(pictures: Pictures, key: Key, as_seen: bool) -> tuple[Pixels, Pixels] | None:
     original = pictures.original(key)
     if original is None:
         return None
-    as_seen = as_seen or pictures.shows_cells
+    as_seen = as_seen or pictures.shows_windows
     preprocess = pictures.preprocess if as_seen else "none"
     pixels = pictures.prepared(key, original, pictures.size, preprocess)
     if pixels is None:

@@ -39,16 +39,18 @@ class Space:
     """The search space left by the fields of HeadConfig, the user's settings and the data.
 
     images, metadata: whether the patients have any
+    orientations: whether the images have several
     """
 
     settings: Settings
     images: bool = True
     metadata: bool = True
+    orientations: bool = False
 
     @classmethod
     def of(cls, config: StudyConfig, patients: Patients) -> "Space":
         """Return the space of a study on these patients."""
-        return cls(config.settings, patients.bags is not None, not patients.metadata.empty)
+        return cls(config.settings, *shown_by(patients))
 
     def suggest(self, trial: "optuna.Trial | optuna.trial.FixedTrial") -> HeadConfig:
         """Return a trial's configuration; fields without effect keep their default and are not suggested."""
@@ -83,6 +85,8 @@ class Space:
             return ("none",)
         if field.joins_views and not self._joins_views:
             return (getattr(HeadConfig(), name),)
+        if name == "augment" and not self.orientations:
+            return (True,)  # without effect
         if name in self.settings:
             return self.settings[name]
         return () if field.low is not None else field.search or (getattr(HeadConfig(), name),)
@@ -108,13 +112,15 @@ class Space:
     def described(self) -> dict[str, list[Value] | SearchedInterval]:
         """Return, for every field, the list of values or the interval that a search tries.
 
-        Without a choice of features, what concerns views is left out, as in studies of older versions.
+        Without a choice of features, what concerns views is left out, and without orientations `augment`, as
+        in studies of older versions.
         """
-        return {
-            name: self._choices(name, field)
-            for name, field in tunables(HeadConfig).items()
-            if _FEATURES in self.settings or not (field.joins_views or name == _FEATURES)
-        }
+        fields, unused = tunables(HeadConfig), set[str]()
+        if _FEATURES not in self.settings:
+            unused |= {_FEATURES, *(name for name, field in fields.items() if field.joins_views)}
+        if not self.orientations:
+            unused.add("augment")
+        return {name: self._choices(name, field) for name, field in fields.items() if name not in unused}
 
     def _choices(self, name: str, field: Tunable) -> list[Value] | SearchedInterval:
         options = list(self._options(name, field))
@@ -151,3 +157,8 @@ class Space:
         points = [dict(zip(searched, values, strict=True)) for values in product(*searched.values())]
         # Points that differ only in fields without effect are the same configuration.
         return list({self.config_of(point): point for point in points}.values())
+
+
+def shown_by(patients: Patients) -> tuple[bool, bool, bool]:
+    """Return whether patients have images, metadata and several orientations of their images."""
+    return patients.bags is not None, not patients.metadata.empty, patients.has_orientations

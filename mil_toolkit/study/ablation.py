@@ -155,7 +155,8 @@ def ablate(
         sources = [own, *others]
         data = Data.load(study, cohort, sources, device)
         count = len(data.features) - len(others)
-        planned = variants_of(study.config.settings, data.features[:count], data.features[count:])
+        names, turned = data.features, data.sources[0].patients.has_orientations
+        planned = variants_of(study.config.settings, names[:count], names[count:], turned)
         variants, left_out = _usable(data, planned)
         if trials is None:
             results, diverged = _change_all(data, variants, how, lock)

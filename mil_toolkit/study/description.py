@@ -10,6 +10,7 @@ from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest_json
 from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.core.text import SOME, some
+from mil_toolkit.features.spec import augmented
 from mil_toolkit.search.space import Space
 from mil_toolkit.study.records import (
     CohortIdentity,
@@ -34,7 +35,8 @@ def describe(config: StudyConfig, cohort: Cohort, features: Features) -> StudyDe
         FeaturesIdentity(cache.folder.name, cache.digest(labelled.patient_ids), cache.spec)
         for cache in caches_of(features)
     ]
-    space = Space(config.settings, bool(identities), not cohort.metadata.empty)
+    has_orientations = any(augmented(identity.spec) for identity in identities)
+    space = Space(config.settings, bool(identities), not cohort.metadata.empty, has_orientations)
     identity = CohortIdentity(cohort.name, labelled.digest(), len(labelled))
     return StudyDescription(SCHEMA, config, space.described(), identity, one_or_all(identities))
 

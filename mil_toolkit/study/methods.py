@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from mil_toolkit.config import GROUPS, StudyConfig, view_names
+from mil_toolkit.config import GROUPS, StudyConfig, Value, view_names
 from mil_toolkit.core.text import count_of
 from mil_toolkit.core.version import __version__
 from mil_toolkit.evaluation.words import metric_words, threshold_rule
-from mil_toolkit.features.spec import Spec
+from mil_toolkit.features.spec import Spec, augmented
 from mil_toolkit.study.records import FeaturesIdentity, as_list
 
 REFERENCES = {
@@ -42,6 +42,15 @@ _SHOWN = {  # by preprocessing
     "cell-crop": " from a window of {crop} x {crop} pixels around the nucleus nearest its centre",
     "cell-mask": " from a window of {crop} x {crop} pixels around the nucleus nearest its centre, with"
     " everything but the nucleus and its rim blackened",
+}
+_USED = (
+    "In training each image was shown in a random orientation for each epoch and member; predictions used the"
+    " mean of its embeddings over the orientations."
+)
+_AUGMENTED: dict[frozenset[Value], str] = {  # by the values of the setting
+    frozenset({True}): _USED,
+    frozenset({False}): "These were not used.",
+    frozenset({True, False}): f"The search chose whether these were used. If so: {_USED}",
 }
 
 
@@ -86,6 +95,13 @@ def _inputs(features: Sequence[FeaturesIdentity], config: StudyConfig) -> Iterat
         "The embeddings of a patient's images were combined by a pooling over the bag (Ilse 2018) and"
         " classified together with the clinical values by a small head."
     )
+    orientations = [count_of(augmented(identity.spec), "other orientation") for identity in features]
+    if any(augmented(identity.spec) for identity in features):
+        counts = orientations[0] if len(features) == 1 else ", ".join(orientations) + " by view"
+        yield (
+            f"Each image was also embedded in {counts} (turned by quarter turns and flipped)."
+            f" {_AUGMENTED[frozenset(config.settings.get('augment', (True,)))]}"
+        )
 
 
 def _use_of_views(config: StudyConfig) -> str:

@@ -18,7 +18,7 @@ from mil_toolkit.config import (
     view_names,
 )
 from mil_toolkit.core.errors import UsageError
-from mil_toolkit.search.space import Space
+from mil_toolkit.search.space import Space, shown_by
 from mil_toolkit.training.patients import Patients
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Change = Mapping[str, Value]  # values of fields of HeadConfig
 FULL, METADATA_ONLY = "full", "metadata-only"
+PLAIN = "without-augmented-views"  # of features with several orientations
 EQUAL_BAGS = "equal-bags"  # the full model, scored on the same number of images of each patient
 VARIANTS: dict[str, Change] = {
     FULL: {},
@@ -58,8 +59,7 @@ class Variant:
         allowed = {name: values[0] for name, values in settings.items()}
         values = asdict(best) | allowed | active_fields(best) | dict(self.change)
         fixed = {name: (value,) for name, value in values.items()}
-        space = Space(fixed, patients.bags is not None, not patients.metadata.empty)
-        return space.config_of({})
+        return Space(fixed, *shown_by(patients)).config_of({})
 
 
 def uses_nothing(config: HeadConfig) -> bool:
@@ -67,10 +67,13 @@ def uses_nothing(config: HeadConfig) -> bool:
     return not config.image_branch and config.metadata_branch == "none"
 
 
-def variants_of(settings: Settings, own: Sequence[str | None], others: Sequence[str | None]) -> list[Variant]:
+def variants_of(
+    settings: Settings, own: Sequence[str | None], others: Sequence[str | None], turned: bool = False
+) -> list[Variant]:
     """Return the variants of VARIANTS, those of the study's views, and one named after each other folder.
 
     settings: of the study; own, others: names of its feature folders and of others, None for none
+    turned: whether the study's images have several orientations
 
     Raises UsageError where two feature folders have the same name, or one of the others is None.
     """
@@ -80,7 +83,7 @@ def variants_of(settings: Settings, own: Sequence[str | None], others: Sequence[
             "--features: name the study's own folders first, then others, each once; none cannot be combined"
             " with other folders."
         )
-    changes = {**VARIANTS, **_view_variants(settings)}
+    changes = {**VARIANTS, **_view_variants(settings), **({PLAIN: {"augment": False}} if turned else {})}
     single: Change = {"features": ""} if len(own) > 1 else {}
     return [
         *(Variant(name, change) for name, change in changes.items()),

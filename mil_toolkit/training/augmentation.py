@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-SYMMETRIES = 8  # of the square: four quarter turns, each with or without a flip
+from mil_toolkit.features.orientations import SYMMETRIES
 
 
 def augment(pixels: Tensor, jitter: float, generator: torch.Generator) -> Tensor:
@@ -13,11 +13,12 @@ def augment(pixels: Tensor, jitter: float, generator: torch.Generator) -> Tensor
     jitter: each colour channel of an image is multiplied by a factor from [1 - jitter, 1 + jitter)
     """
     kinds = torch.randint(SYMMETRIES, (len(pixels),), generator=generator).tolist()
-    turned = torch.stack([_turn(image, kind) for image, kind in zip(pixels, kinds, strict=True)])
+    turned = torch.stack([turn(image, kind) for image, kind in zip(pixels, kinds, strict=True)])
     factors = 1 + jitter * (2 * torch.rand(len(pixels), 1, 1, 3, generator=generator) - 1)
     return (turned * factors.to(pixels.device)).round_().clamp_(max=255).to(torch.uint8)
 
 
-def _turn(image: Tensor, kind: int) -> Tensor:
+def turn(image: Tensor, kind: int) -> Tensor:
+    """Return an image (S, S, 3) in one of its orientations, as `features.orientations.turn` does."""
     turned = image.rot90(kind % 4)
     return turned.flip(0) if kind >= SYMMETRIES // 2 else turned

@@ -4,6 +4,7 @@ import copy
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,10 @@ from mil_toolkit.config import FinetuneConfig
 from mil_toolkit.core.devices import DTYPES, pick_precision
 from mil_toolkit.core.errors import Diverged
 from mil_toolkit.core.seeds import derive_seed, derive_seeds
-from mil_toolkit.features.image_files import ImageFiles
+from mil_toolkit.features.image_files import ImageFile, ImageFiles
 from mil_toolkit.model.layers import dropout_of, generators
 from mil_toolkit.model.poolings import Instances
-from mil_toolkit.training.augmentation import augment
+from mil_toolkit.training.augmentation import augment, turn
 from mil_toolkit.training.backpropagation import Halves, Spill, backpropagate
 from mil_toolkit.training.checkpoints import CheckpointState
 from mil_toolkit.training.fitted import FittedHead
@@ -161,16 +162,23 @@ class Finetuner:
     def predict(self, patients: Patients) -> np.ndarray:
         """Return the logits (K, b) that `mil-predict` would compute; raises Diverged if one is not finite."""
         assert patients.bags is not None
-        backbone = replace(self.backbone, network=self.halves.network)
-        embedder = Embedder(backbone, self.options.device, self.dtype)
-        files = self.files.of(patients.ids)
-        chunks = self.files.chunks(files, self.options.config.chunk, self.options.device)
-        embeddings = torch.cat([embedder(pixels).cpu() for pixels in chunks])
-        bags = patients.bags.with_embeddings(embeddings)
+        bags = patients.bags.with_embeddings(self._embed(self.files.of(patients.ids)))
         logits = self.head.apply(replace(patients, bags=bags)).logits
         if not np.isfinite(logits).all():
             raise Diverged(f"fine-tuning diverged in epoch {self.epoch}. Use a smaller --backbone-rate.")
         return logits
+
+    def _embed(self, files: Sequence[ImageFile]) -> Tensor:
+        """Return what prediction sees of the images, (n, D): the mean over their orientations, if it does."""
+        backbone, size = replace(self.backbone, network=self.halves.network), self.options.config.chunk
+        embedder = Embedder(backbone, self.options.device, self.dtype)
+        kinds = iter([self.files.symmetries(file) if self.model.config.augment else (0,) for file in files])
+        means = []
+        for pixels in self.files.chunks(files, size, self.options.device):
+            orientations = zip(*islice(kinds, len(pixels)), strict=True)
+            turned = (torch.stack([*map(turn, pixels, kind)]) for kind in orientations)
+            means.append(torch.stack([embedder(images).cpu().float() for images in turned]).mean(0))
+        return torch.cat(means)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of a checkpoint: trained parameters and the states of both optimizers."""

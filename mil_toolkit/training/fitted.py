@@ -12,6 +12,7 @@ from mil_toolkit.model.poolings import Instances
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.projection import Projection
+from mil_toolkit.training.seen import Seen
 
 _BAGS_PER_BATCH = 32
 
@@ -61,6 +62,7 @@ class FittedHead:
             return None
         assert patients.bags is not None
         rows, sizes = patients.bags.rows(places), patients.bags.sizes[places]
-        views = patients.chosen_views(self.model.config.features).values()
-        embeddings = torch.cat([view.embeddings(rows) for view in views], -1)
+        config = self.model.config
+        views = [Seen.by(config, bags) for bags in patients.chosen_views(config.features).values()]
+        embeddings = torch.cat([view.read_for_prediction(rows) for view in views], -1)
         return Instances.of(self.projection(embeddings)[None], sizes, self.member_count)

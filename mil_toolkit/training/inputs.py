@@ -1,6 +1,6 @@
 """`Inputs`: what the members of all trials of one search train on, each part computed once and kept."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from mil_toolkit.config import HeadConfig
-from mil_toolkit.features.bags import Bags, StreamedBags, is_streamed
+from mil_toolkit.features.bags import PART, Bags, StreamedBags, is_streamed
 from mil_toolkit.model.poolings import Instances
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.projected import ProjectedFile
 from mil_toolkit.training.projection import MOST_COMPONENTS, Projection, fit_projection, fold_moments
+from mil_toolkit.training.seen import Seen
 
 _ROW_MULTIPLE = 128  # the number of rows of a mini-batch is a multiple of this
 
@@ -124,6 +125,10 @@ class Inputs:
         """Return the number of columns of the projected embeddings of all views, 0 without images."""
         return sum(self.view_widths(config))
 
+    def draws_orientations(self, config: HeadConfig) -> bool:
+        """Return whether training draws an orientation of each image, in one view or in several."""
+        return any(view.seen(config).orientations is not None for view in self.chosen(config))
+
     def batches(self, patients: Tensor, batch_size: int) -> list[Batch]:
         """Divide patients (b,) into mini-batches in this order; all indices go to the device in one copy."""
         parts = patients.split(batch_size)
@@ -145,22 +150,32 @@ class Inputs:
         return self._held_out[batch_size]
 
     def instances(
-        self, config: HeadConfig, batch: Batch, folds: Sequence[int], kept: Tensor | None = None
+        self,
+        config: HeadConfig,
+        batch: Batch,
+        folds: Sequence[int],
+        kept: Tensor | None = None,
+        drawn: Tensor | None = None,
     ) -> Instances | None:
         """Return the embeddings of a mini-batch as K members see them, or None without images.
 
         folds: the fold of each of the K members
         kept: (K, n) bool, the instances that dropout keeps; None keeps all
+        drawn: (K, n) in [0, 1), the orientation of each image in all views, see `Seen.places`; None for the
+            mean over them
         """
         views = self.chosen(config)
         if not views:
             return None
         if config.components:
-            shared = _shared_folds(folds)
+            # Members of one fold share their embeddings, except if each of them draws its own orientations.
+            shared = _shared_folds(folds) if drawn is None else list(folds)
             numbers = self.device_index(shared)
-            x = _side_by_side([view.projected_rows(config, batch.rows, shared, numbers) for view in views])
+            x = _side_by_side(
+                [view.projected_rows(config, batch.rows, shared, numbers, drawn) for view in views]
+            )
             return Instances(x, batch.bag, batch.sizes, len(folds), kept=kept)
-        x = _side_by_side([view.raw_rows(batch.rows) for view in views])[None]
+        x = _side_by_side([view.raw_rows(config, batch.rows, drawn) for view in views])
         if not config.standardise:
             return Instances(x, batch.bag, batch.sizes, len(folds), kept=kept)
         scalers = zip(*(view.scaler for view in views), strict=True)
@@ -211,9 +226,10 @@ class ViewInputs:
     ):
         self.bags, self.trains, self.device, self.dtype, self.alone = bags, trains, device, dtype, alone
         self._fitted: dict[tuple[bool, int], list[Projection]] = {}
-        self._projected: dict[bool, Tensor] = {}
-        self._narrowed: dict[tuple[bool, int], Tensor] = {}
-        self._files: dict[tuple[bool, int], ProjectedFile] = {}
+        self._projected: dict[tuple[bool, bool], Tensor] = {}
+        self._narrowed: dict[tuple[bool, int, bool], Tensor] = {}
+        self._files: dict[tuple[bool, int, bool], ProjectedFile] = {}
+        self._raw: dict[bool, Tensor] = {}
 
     def width(self, config: HeadConfig) -> int:
         """Return the number of columns of the projected embeddings."""
@@ -226,25 +242,35 @@ class ViewInputs:
         widest = self._fit(config.standardise, MOST_COMPONENTS)
         return [projection.narrowed(config.components) for projection in widest]
 
+    def seen(self, config: HeadConfig) -> Seen:
+        """Return what heads of this configuration see of the view."""
+        return Seen.by(config, self.bags)
+
     def projected_rows(
-        self, config: HeadConfig, rows: Tensor, folds: Sequence[int], numbers: Tensor
+        self, config: HeadConfig, rows: Tensor, folds: Sequence[int], numbers: Tensor, drawn: Tensor | None
     ) -> Tensor:
         """Return these rows (n,) as projected in each of the G folds, (G, n, components).
 
-        numbers: (G,) the folds, on the device
+        numbers: (G,) the folds, on the device; drawn: (G, n), see `Inputs.instances`
         """
-        if self._streamed is not None:
-            return self._projected_file(config, self._streamed).read(rows, folds).to(self.device)
+        places = self.seen(config).places(rows, drawn)  # (n,) or (G, n)
+        if self._is_streamed:
+            return self._projected_file(config).read(places, folds).to(self.device)
         view = self._view(config)
         starts = numbers[:, None] * view.shape[1]  # (G, 1)
-        indices = (starts + rows).flatten()
+        indices = (starts + places).flatten()
         return view.flatten(0, 1).index_select(0, indices).unflatten(0, (len(folds), -1))
 
-    def raw_rows(self, rows: Tensor) -> Tensor:
-        """Return rows (n,) of the embeddings without projection, (n, D)."""
+    def raw_rows(self, config: HeadConfig, rows: Tensor, drawn: Tensor | None) -> Tensor:
+        """Return rows (n,) of the embeddings without projection, (1, n, D), or (K, n, D) if drawn."""
+        seen = self.seen(config)
         if isinstance(self.bags, StreamedBags):
-            return self.bags.embeddings(rows.cpu()).to(self.dtype).to(self.device)
-        return self._raw.index_select(0, rows)
+            table = seen.read(rows.cpu()).to(self.dtype).to(self.device)
+            rows = torch.arange(len(rows), device=self.device)
+        else:
+            table = self._raw_table(config)
+        places = seen.places(rows, drawn)
+        return table.index_select(0, places.flatten()).view(-1, len(rows), table.shape[1])
 
     @cached_property
     def scaler(self) -> tuple[Tensor, Tensor]:
@@ -266,53 +292,83 @@ class ViewInputs:
         return self._fitted[key]
 
     def _view(self, config: HeadConfig) -> Tensor:
-        """Return the embeddings (F, N, components), contiguous; only the most recent result is kept."""
-        key = config.standardise, config.components
+        """Return the embeddings (F, N * slots, components), contiguous; only the most recent is kept."""
+        key = config.standardise, config.components, config.augment
         if key not in self._narrowed:
-            widest = self._project(config.standardise)
+            widest = self._project(config)
             self._narrowed = {key: widest[..., : self.width(config)].contiguous()}
         return self._narrowed[key]
 
-    def _project(self, standardise: bool) -> Tensor:
-        """Return the embeddings projected to the maximum number of components, (F, N, C); computed once."""
-        if standardise not in self._projected:
+    def _project(self, config: HeadConfig) -> Tensor:
+        """Return what is seen, projected to the maximum number of components: (F, N * slots, C).
+
+        It is computed once.
+        """
+        key = config.standardise, config.augment
+        if key not in self._projected:
             bags = self._read()
-            projections = self._fit(standardise, MOST_COMPONENTS, bags)
-            folds = [projection(bags.instances).to(self.dtype) for projection in projections]
-            self._projected[standardise] = torch.stack(folds).to(self.device)
-        return self._projected[standardise]
+            projections, seen = self._fit(config.standardise, MOST_COMPONENTS, bags), Seen.by(config, bags)
+            count = int(bags.offsets[-1]) * seen.slots
+            projected = torch.empty(len(projections), count, projections[0].width, dtype=self.dtype)
+            last = 0
+            for part in _parts(seen):
+                first, last = last, last + len(part)
+                for fold, projection in enumerate(projections):
+                    projected[fold, first:last] = projection(part)
+            self._projected[key] = projected.to(self.device)
+        return self._projected[key]
 
     def _read(self) -> Bags:
         """Return the bags; those of one of several views are in memory as long as the result is used."""
-        if self.alone or self._streamed is not None or not isinstance(self.bags, StreamedBags):
-            return self.bags
-        return Bags(self.bags.instances, self.bags.offsets, self.bags.patient_ids, image_names=())
+        bags = self.bags
+        if self.alone or self._is_streamed or not isinstance(bags, StreamedBags):
+            return bags
+        return Bags(bags.instances, bags.offsets, bags.patient_ids, (), bags.orientations)
 
     @property
-    def _streamed(self) -> StreamedBags | None:
-        """The bags if there are so many that their projected embeddings are kept in a file."""
+    def _is_streamed(self) -> bool:
+        """Whether there are so many embeddings that the projected ones are kept in a file."""
         bags = self.bags
-        if isinstance(bags, StreamedBags) and (self.alone or is_streamed(int(bags.offsets[-1]), bags.width)):
-            return bags
-        return None
+        if not isinstance(bags, StreamedBags):
+            return False
+        orientations = 1 if bags.orientations is None else bags.orientations.count
+        return self.alone or is_streamed(int(bags.offsets[-1]) * orientations, bags.width)
 
-    def _projected_file(self, config: HeadConfig, bags: StreamedBags) -> ProjectedFile:
+    def _projected_file(self, config: HeadConfig) -> ProjectedFile:
         """Return the embeddings as projected in each fold; only the most recent result is kept."""
-        key = config.standardise, self.width(config)
+        key = config.standardise, self.width(config), config.augment
         if key not in self._files:
             self._files = {}  # its space is free before the next file needs it
-            self._files = {key: ProjectedFile.write(bags, self.projections(config), self.dtype)}
+            projections = self.projections(config)
+            self._files = {key: ProjectedFile.write(self.seen(config), projections, self.dtype)}
         return self._files[key]
 
-    @cached_property
-    def _raw(self) -> Tensor:
-        """Embeddings without projection, (N, D)."""
-        return self.bags.instances.to(self.dtype).to(self.device)
+    def _raw_table(self, config: HeadConfig) -> Tensor:
+        """Return what is seen without projection, (N * slots, D); computed once."""
+        if config.augment not in self._raw:
+            parts = [part.to(self.dtype) for part in _parts(self.seen(config))]
+            self._raw[config.augment] = torch.cat(parts).to(self.device)
+        return self._raw[config.augment]
+
+
+def _parts(seen: Seen) -> Iterator[Tensor]:
+    """Yield everything that is seen, in parts if it is read from a cache."""
+    if seen.orientations is None:
+        yield seen.bags.instances
+        return
+    for rows in torch.arange(int(seen.bags.offsets[-1])).split(PART // seen.slots):
+        yield seen.read(rows)
 
 
 def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
-    """Return the columns of several views side by side; those of one view are not copied."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), -1)
+    """Return the columns of several views side by side; those of one view are not copied.
+
+    Views that are the same for all members, (1, n, D), are repeated beside others, (K, n, D).
+    """
+    if len(parts) == 1:
+        return parts[0]
+    shape = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    return torch.cat([part.expand(*shape, -1) for part in parts], -1)
 
 
 def _shared_folds(folds: Sequence[int]) -> list[int]:

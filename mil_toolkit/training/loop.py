@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.model.head import MetadataDirect, MILModel
-from mil_toolkit.model.layers import dropout_of, generators
+from mil_toolkit.model.layers import draw, dropout_of, generators
 from mil_toolkit.training.inputs import Batch, Inputs
 from mil_toolkit.training.losses import drop_instances, member_losses, patient_weights
 from mil_toolkit.training.optimizer import Optimizer
@@ -55,6 +55,7 @@ class _Step(NamedTuple):
     """Everything that the update on one mini-batch of b patients and n instances needs.
 
     kept: (K, n) bool, the instances that dropout keeps; None keeps all
+    drawn: (K, n) in [0, 1), the orientation of each image; None if there is nothing to draw
     metadata: (K, b, M)
     labels: (b,)
     weights: (K, b), weight of each patient in each member's loss
@@ -63,6 +64,7 @@ class _Step(NamedTuple):
 
     batch: Batch
     kept: Tensor | None
+    drawn: Tensor | None
     metadata: Tensor
     labels: Tensor
     weights: Tensor
@@ -107,7 +109,8 @@ class _Population:
         weights = self.weights.index_select(1, order_on_device).split(size, 1)
         trains_on = self.inputs.trains_on[self.folds]  # (K, B), on the CPU like `order`
         active = [trains_on[:, patients].any(1).tolist() for patients in order.split(size)]
-        return [*map(_Step, batches, self._draw_kept(batches), metadata, labels, weights, active)]
+        kept, drawn = self._draw_kept(batches), self._draw_orientations(batches)
+        return [*map(_Step, batches, kept, drawn, metadata, labels, weights, active)]
 
     def _draw_kept(self, batches: Sequence[Batch]) -> Sequence[Tensor | None]:
         """Return the instances of each mini-batch that dropout keeps, (K, n) bool; None keeps all."""
@@ -117,9 +120,16 @@ class _Population:
         kept = drop_instances([size for batch in batches for size in batch.sizes], rate, self.generators)
         return kept.split([len(batch.rows) for batch in batches], 1)
 
+    def _draw_orientations(self, batches: Sequence[Batch]) -> Sequence[Tensor | None]:
+        """Draw the orientation of each image, (K, n) for each mini-batch; None if there is only one."""
+        if not self.inputs.draws_orientations(self.config):
+            return [None] * len(batches)
+        lengths = [len(batch.rows) for batch in batches]
+        return draw(self.generators, sum(lengths)).split(lengths, 1)
+
     def _update(self, step: _Step, rate: float) -> Tensor:
         """Update the members on one mini-batch, and return their logits (K, b) from before the update."""
-        bags = self.inputs.instances(self.config, step.batch, self.folds, step.kept)
+        bags = self.inputs.instances(self.config, step.batch, self.folds, step.kept, step.drawn)
         logits = self.model(bags, step.metadata, dropout_of(self.generators))
         loss = member_losses(logits, step.labels, step.weights, self.config).sum()
         self.optimizer.step(loss, rate, step.active)

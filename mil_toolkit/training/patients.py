@@ -80,6 +80,11 @@ class Patients:
             return {}
         return dict(zip(self.view_names, (self.bags, *self.other_bags), strict=True))
 
+    @property
+    def has_orientations(self) -> bool:
+        """Whether any view has embeddings of several orientations of the images."""
+        return any(bags.orientations is not None for bags in self.views.values())
+
     def chosen_views(self, features: str) -> "dict[str, Bags]":
         """Return the views that a value of `HeadConfig.features` names; the default names all."""
         views = self.views

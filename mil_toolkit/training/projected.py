@@ -6,38 +6,39 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mil_toolkit.features.bags import PART, StreamedBags
+from mil_toolkit.features.bags import PART
 from mil_toolkit.training.mapped import MappedTensor
 from mil_toolkit.training.projection import Projection
+from mil_toolkit.training.seen import Seen
 
 
 @dataclass(frozen=True)
 class ProjectedFile:
-    """The N embeddings of streamed bags, projected in F folds.
+    """The embeddings of streamed bags, projected in F folds.
 
     tensor: (F * N, C), all rows of one fold after those of another
+    count: N, the number of rows that `Seen.read` returns for all instances
     """
 
     tensor: MappedTensor
     count: int
 
     @classmethod
-    def write(
-        cls, bags: StreamedBags, projections: Sequence[Projection], dtype: torch.dtype
-    ) -> "ProjectedFile":
+    def write(cls, seen: Seen, projections: Sequence[Projection], dtype: torch.dtype) -> "ProjectedFile":
         """Read all embeddings once and write their F projections, which have the same number of columns.
 
         Raises UsageError where the folder for temporary files has too little space.
         """
-        count = int(bags.offsets[-1])
+        instances = int(seen.bags.offsets[-1])
+        count = instances * seen.slots
         tensor = MappedTensor(len(projections) * count, projections[0].width, dtype)
-        for rows in torch.arange(count).split(PART):
-            embeddings = bags.embeddings(rows)
+        for rows in torch.arange(instances).split(max(1, PART // seen.slots)):
+            embeddings, first = seen.read(rows), int(rows[0]) * seen.slots
             for fold, projection in enumerate(projections):
-                tensor.write(fold * count + int(rows[0]), projection(embeddings))
+                tensor.write(fold * count + first, projection(embeddings))
         return cls(tensor, count)
 
     def read(self, rows: Tensor, folds: Sequence[int]) -> Tensor:
-        """Return rows (n,) as projected in each of G folds, (G, n, C) on the CPU."""
+        """Return rows (n,), or (G, n) in each fold, as projected in each of G folds, (G, n, C) on the CPU."""
         starts = torch.tensor(folds)[:, None] * self.count  # (G, 1)
         return self.tensor.read((starts + rows.cpu()).flatten()).unflatten(0, (len(folds), -1))

@@ -21,6 +21,7 @@ from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import check_options
 from mil_toolkit.features.loading import load_batches
 from mil_toolkit.features.plan import Wanted
+from mil_toolkit.features.sights import Sight, choose_doubtful
 
 ARGUMENTS = ["--backbone", "resnet18", "--weights", "random", "--image-size", "32", "--device", "cpu"]
 SMEARS = {
@@ -157,12 +158,10 @@ def test_images_that_cannot_be_shown_are_left_out(toml: Path, capsys: pytest.Cap
 
 def test_doubtful_images_of_each_kind_are_shown_in_turn() -> None:
     """So that a common kind does not hide a rare one."""
-    kinds = ["several"] * 200 + ["none"] * 100 + ["cut"] * 3 + ["one"] * 50
-    images = [contact_sheet.SheetImage("P", str(number), Path(), kind) for number, kind in enumerate(kinds)]
-    chosen = contact_sheet._doubtful(images, np.random.default_rng(0))
-    counts = {kind: sum(image.sight == kind for image in chosen) for kind in set(kinds)}
-    assert counts == {"none": 31, "several": 30, "cut": 3, "one": 0}
-    assert [image.sight for image in chosen] == ["none"] * 31 + ["cut"] * 3 + ["several"] * 30
+    kinds: list[Sight] = [*["several"] * 200, *["none"] * 100, *["cut"] * 3, *["one"] * 50]
+    chosen = choose_doubtful(((kind, number) for number, kind in enumerate(kinds)), contact_sheet.EACH)
+    assert [kinds[number] for number in chosen] == ["none"] * 31 + ["cut"] * 3 + ["several"] * 30
+    assert len({*chosen}) == contact_sheet.EACH
 
 
 def test_a_crop_in_micrometres_follows_the_resolution_of_the_cohort(

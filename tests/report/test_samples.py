@@ -13,12 +13,15 @@ from support.reports import text_of
 from support.studies import Viewed, weighed
 
 from mil_toolkit.core.reading import read_input
+from mil_toolkit.features import pixels as pixels_module
+from mil_toolkit.features.nucleus import Search, find_nucleus
 from mil_toolkit.features.pixels import prepare, resize
 from mil_toolkit.report import pictures as pictures_module
 from mil_toolkit.report.contents import Contents, image_paths, read_contents
+from mil_toolkit.report.doubtful import MOST, doubtful_of
 from mil_toolkit.report.gallery import Naming, cases
 from mil_toolkit.report.page import MOST_BYTES, render
-from mil_toolkit.report.pictures import Pictures, samples_of
+from mil_toolkit.report.pictures import Pictures, samples_of, thumbnails_of
 
 
 def shown_as(contents: Contents, preprocess: str, crop: int) -> str:
@@ -118,3 +121,54 @@ def test_every_view_of_a_study_shows_what_its_network_sees(viewed: Viewed, tmp_p
     assert (
         f"mil-tune {viewed.tiny.cohort_toml} --views {viewed.folders[0]} {viewed.folders[1]} --study" in text
     )
+
+
+@pytest.mark.parametrize(("preprocess", "black"), [("none", False), ("saturation-mask", True)])
+def test_samples_of_a_crop_show_the_image_and_its_centre(study: Path, preprocess: str, black: bool) -> None:
+    html = shown_as(read_contents(study), preprocess, 24)
+    text = text_of(html)
+    assert "What the network sees" in text and "24 pixels of the original at the centre." in text
+    assert ("Everything with little saturation is black." in text) == black
+    assert "Search for nuclei" not in text and "Images in doubt" not in text
+    found = samples(html)
+    assert len(found) == 12
+    for before, after in zip(found[::2], found[1::2], strict=True):
+        assert not np.array_equal(before, after) and ((after.max(2) < 16).mean() > 0.2) == black
+
+
+def test_images_in_doubt_are_shown_of_each_kind(study: Path, tmp_path: Path) -> None:
+    contents = read_contents(study)
+    paths, _ = image_paths(contents.sources)
+    shown = cases(contents, Naming(True))
+    keys = [(case.stored, image.stored) for case in shown for image in case.shown_images]
+    for number, key in enumerate(keys):  # every image is white, or has three nuclei
+        paths[key] = tmp_path / f"{number}.png"
+        pixels = np.full((64, 64, 3), 235, dtype=np.uint8)
+        for row, column in ((10, 12), (12, 50), (50, 30)) if number % 2 else ():
+            pixels[row - 7 : row + 7, column - 7 : column + 7] = (90, 30, 120)
+        Image.fromarray(pixels).save(paths[key])
+    pictures = Pictures(paths, {}, 24, 32, None, "cell-crop")
+    assert doubtful_of(pictures, shown) == []  # nothing has been searched yet
+    thumbnails_of(pictures, shown, 10**7)
+    doubtful = doubtful_of(pictures, shown)
+    kinds = [sample.description.rpartition(": ")[2] for sample in doubtful]
+    assert kinds == ["no nucleus"] * (MOST // 2) + ["several nuclei"] * (MOST // 2)
+    assert all(sample.description.startswith("Patient ") for sample in doubtful)
+    assert len({sample.description for sample in doubtful}) == MOST
+
+
+def test_a_page_with_images_in_doubt_says_so_and_keeps_within_its_size(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = read_contents(study)
+    assert "Images in doubt" not in text_of(shown_as(contents, "none", 0))
+
+    def doubting(pixels: np.ndarray) -> Search:
+        return find_nucleus(pixels)._replace(sight="cut")
+
+    monkeypatch.setattr(pixels_module, "find_nucleus", doubting)
+    html = shown_as(contents, "cell-crop", 24)
+    doubtful = html.partition("Images in doubt")[2].partition("</ul>")[0]
+    assert doubtful.count("<figure") == MOST and doubtful.count(": nucleus cut by the border") >= MOST
+    small = len(html) - 30_000
+    assert len(render(contents, False, small)[0]) <= small

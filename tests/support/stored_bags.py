@@ -34,6 +34,20 @@ def bag(patient: str, size: int = 2, seed: int = 0, names: Sequence[str] = ()) -
     return EmbeddedBag(patient, images, random.standard_normal((len(names), 3)).astype(np.float16))
 
 
+def augmented_bag(
+    patient: str, size: int = 2, seed: int = 0, count: int = 2, factor: float = 1.0
+) -> EmbeddedBag:
+    """Return a patient's bag of random embeddings, and those of `count` other orientations times `factor`."""
+    plain = bag(patient, size, seed)
+    others = factor * np.random.default_rng(seed + 1000).standard_normal((size, count, 3))
+    return EmbeddedBag(patient, plain.images, plain.embeddings, others.astype(np.float16))
+
+
+def augmented_spec(count: int) -> Spec:
+    """Return the spec of images that are also embedded in `count` other orientations."""
+    return {**SPEC, "augment": {"count": count, "rule": "square-symmetries-1"}}
+
+
 def three_patients(root: Path) -> FeatureCache:
     """Create a cache of three patients in two shards."""
     cache = FeatureCache.create(root, "cohort", SPEC)
