@@ -21,6 +21,7 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
 }  # distributions named differently from their module
 TEST_COMMAND = "python3 -m venv .tox-venv && .tox-venv/bin/pip install tox && .tox-venv/bin/tox"
+ALL_CORES = "-n auto --maxprocesses 8 --dist loadfile"  # tests of one file share fixtures and a process
 DEMO_COMMAND = "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/mil-demo"
 
 
@@ -119,7 +120,10 @@ def test_tox_passes_on_ci() -> None:
 
 def test_tox_checks_style_spelling_types_and_tests() -> None:
     tox = configuration("tox.ini")
-    assert lines(tox["testenv"]["commands"]) == ["mypy", "pytest {posargs:-n auto --maxprocesses 8 --dist loadfile}"]
+    assert lines(tox["testenv"]["commands"]) == [
+        "mypy",
+        "pytest {posargs:-n auto --maxprocesses 8 --dist loadfile}",
+    ]
     assert lines(tox["testenv:lint"]["commands"]) == ["ruff check .", "ruff format --check .", "codespell"]
     assert configuration("setup.cfg")["mypy"]["files"] == "mil_toolkit, tests, benchmarks"
     ruff = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]

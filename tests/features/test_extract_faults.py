@@ -24,7 +24,7 @@ from mil_toolkit.cohort.synthetic import draw_cohort
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.upkeep import prune, verify
 
-KILLS = int(os.environ.get("MIL_FAULT_KILLS", "25"))  # tox -e faults: 200
+KILLS = int(os.environ.get("MIL_FAULT_KILLS", "12"))  # tox -e faults: 200
 OPTIONS = ["--backbone", "resnet18", "--weights", "random", "--image-size", "32", "--device", "cpu"]
 OPTIONS += ["--precision", "float32", "--batch-size", "4", "--workers", "1", "--json"]
 PATIENTS = 14

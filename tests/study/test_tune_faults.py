@@ -28,8 +28,8 @@ from mil_toolkit.core.locks import exclusive
 from mil_toolkit.search.internals import SLOT
 from mil_toolkit.search.trials import LOST
 
-KILLS = int(os.environ.get("MIL_FAULT_KILLS", "15"))  # tox -e faults: 200
-WORKER_KILLS = int(os.environ.get("MIL_FAULT_WORKER_KILLS", "3"))  # they start slowly; tox -e faults: 60
+KILLS = int(os.environ.get("MIL_FAULT_KILLS", "8"))  # tox -e faults: 200
+WORKER_KILLS = int(os.environ.get("MIL_FAULT_WORKER_KILLS", "2"))  # they start slowly; tox -e faults: 60
 ENDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)  # workers ignore the last one
 TRIALS, OUTER = 6, 2
 OPTIONS = ["--features", "none", "--trials", TRIALS, "--outer-folds", OUTER, "--folds", 2, "--members", 2]
