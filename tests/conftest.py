@@ -1,8 +1,10 @@
 """Fixtures shared by all tests: cohorts of random embeddings, of synthetic images, and the real cohort."""
 
+import copy
 import gc
 import logging
 import os
+import pickle
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +16,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from optuna.storages._rdb.storage import _VersionManager
+from sklearn.linear_model import LogisticRegression
 from support.commands import Command, Done
 from support.paths import ROOT, required
 from support.studies import Tiny, Viewed
@@ -90,6 +94,43 @@ def _axes_computed_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(projection, "_principal_axes", principal_axes)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _regressions_fitted_once() -> Iterator[None]:
+    """Keep logistic regressions that converged: studies of the same cohort have the same baselines."""
+    fit, known = LogisticRegression.fit, dict[str, dict[str, object]]()
+
+    def fit_once(
+        self: LogisticRegression, X: object, y: object, sample_weight: object = None
+    ) -> LogisticRegression:
+        key = digest(pickle.dumps((self.get_params(), X, y, sample_weight)))
+        if key in known:
+            vars(self).update(copy.deepcopy(known[key]))
+            return self
+        fit(self, X, y, sample_weight)
+        if (self.n_iter_ < self.max_iter).all():  # the others warn
+            known[key] = copy.deepcopy(vars(self))
+        return self
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LogisticRegression, "fit", fit_once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _schema_version_read_once() -> Iterator[None]:
+    """Let Optuna read the version of its tables from its migration scripts once, not for every storage."""
+    read, known = _VersionManager.get_head_version, list[str]()
+
+    def get_head_version(self: _VersionManager) -> str:
+        if not known:
+            known.append(read(self))
+        return known[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_VersionManager, "get_head_version", get_head_version)
         yield
 
 
@@ -176,12 +217,12 @@ def _edit_cohort(tiny: Tiny, tmp_path: Path) -> Callable[[Callable[[pd.DataFrame
     """Return a function that copies the tiny cohort, edits the copy's table and returns its cohort.toml."""
 
     def edit(change: Callable[[pd.DataFrame], object]) -> Path:
-        copy = tmp_path / "edited"
-        shutil.copytree(tiny.cohort_toml.parent, copy)
-        table = pd.read_csv(copy / "patients.csv", dtype=str, keep_default_na=False)
+        folder = tmp_path / "edited"
+        shutil.copytree(tiny.cohort_toml.parent, folder)
+        table = pd.read_csv(folder / "patients.csv", dtype=str, keep_default_na=False)
         change(table)
-        table.to_csv(copy / "patients.csv", index=False)
-        return copy / "cohort.toml"
+        table.to_csv(folder / "patients.csv", index=False)
+        return folder / "cohort.toml"
 
     return edit
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.paths import ROOT, configuration, required
+from support.processes import wait_until
 
 import mil_toolkit
 
@@ -20,6 +21,7 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
 }  # distributions named differently from their module
 TEST_COMMAND = "python3 -m venv .tox-venv && .tox-venv/bin/pip install tox && .tox-venv/bin/tox"
+ALL_CORES = "-n auto --maxprocesses 8 --dist loadfile"  # tests of one file share fixtures and a process
 DEMO_COMMAND = "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/mil-demo"
 
 
@@ -118,7 +120,10 @@ def test_tox_passes_on_ci() -> None:
 
 def test_tox_checks_style_spelling_types_and_tests() -> None:
     tox = configuration("tox.ini")
-    assert lines(tox["testenv"]["commands"]) == ["mypy", "pytest {posargs}"]
+    assert lines(tox["testenv"]["commands"]) == [
+        "mypy",
+        "pytest {posargs:-n auto --maxprocesses 8 --dist loadfile}",
+    ]
     assert lines(tox["testenv:lint"]["commands"]) == ["ruff check .", "ruff format --check .", "codespell"]
     assert configuration("setup.cfg")["mypy"]["files"] == "mil_toolkit, tests, benchmarks"
     ruff = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]
@@ -129,9 +134,29 @@ def test_tox_checks_style_spelling_types_and_tests() -> None:
 
 @pytest.mark.skipif("TOX_ENV_NAME" not in os.environ, reason="does not run in tox")
 def test_tox_has_passed_on_ci() -> None:
-    variables = Path(f"/proc/{os.getppid()}/environ").read_bytes().decode(errors="replace").split("\0")
-    outside = dict(variable.partition("=")[::2] for variable in variables)
+    """As in the environment of the process that started tox."""
+    process, outside = os.getppid(), environment(os.getppid())
+    while "TOX_ENV_NAME" in outside:  # pytest, which starts workers
+        process = parent(process)
+        outside = environment(process)
     assert os.environ.get("CI") == outside.get("CI")
+
+
+def environment(process: int) -> dict[str, str]:
+    variables = Path(f"/proc/{process}/environ").read_bytes().decode(errors="replace").split("\0")
+    return dict(variable.partition("=")[::2] for variable in variables)
+
+
+def parent(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_the_environment_of_a_process_and_its_parent_are_read() -> None:
+    program = ["sleep", "100"]
+    with subprocess.Popen(program, env={"TOX_ENV_NAME": "py", "PATH": os.environ["PATH"]}) as child:
+        wait_until(lambda: Path(f"/proc/{child.pid}/cmdline").read_bytes().startswith(b"sleep"))
+        assert environment(child.pid)["TOX_ENV_NAME"] == "py" and parent(child.pid) == os.getpid()
+        child.kill()
 
 
 def test_a_missing_requirement_skips_a_test_but_fails_it_under_ci(

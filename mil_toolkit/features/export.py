@@ -17,6 +17,7 @@ from mil_toolkit.core.own_folders import check_outside_own_folders
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.foreign_hdf5 import has_attribute
+from mil_toolkit.features.isolation import Isolated, IsolatedProcess
 from mil_toolkit.features.layouts import LAYOUTS, Layout, Slide
 
 SYNTHETIC = "a grid in the order of the rows: single images have no place on a slide"
@@ -58,14 +59,19 @@ def _check_exports(output: Path, layout: Layout, patients: Sequence[str]) -> Non
     files = {patient: output / layout.folder / f"{patient}.h5" for patient in patients}
     tensors = (output / "pt_files" / f"{patient}.pt" for patient in patients if ".pt" in layout.extensions)
     existing = {path.stem: path for path in (*tensors, *files.values()) if os.path.lexists(path)}
-    foreign = [printable(path) for patient, path in existing.items() if not _is_export(files[patient])]
+    with IsolatedProcess() as process:
+        foreign = [
+            printable(path)
+            for patient, path in existing.items()
+            if not _is_export(files[patient], process.call)
+        ]
     if foreign:
         raise UsageError(f"{some(foreign)}: exists already and is not an export. Name another --output.")
 
 
-def _is_export(path: Path) -> bool:
+def _is_export(path: Path, isolated: Isolated) -> bool:
     try:
-        return has_attribute(path, "coords", "synthetic")
+        return has_attribute(path, "coords", "synthetic", isolated)
     except (FileNotFoundError, DataError):
         return False
 

@@ -1,9 +1,8 @@
-"""`read_hdf5`: read features that CLAM, TRIDENT, STAMP or others wrote as HDF5, in a process of its own."""
+"""`read_hdf5`: read features that CLAM, TRIDENT, STAMP or others wrote as HDF5, in another process."""
 
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,7 +21,7 @@ from mil_toolkit.features.foreign_content import (
     check_size,
     unreadable,
 )
-from mil_toolkit.features.isolation import IsolatedError, Limits, run_isolated
+from mil_toolkit.features.isolation import Isolated, IsolatedError, Limits, run_isolated
 from mil_toolkit.features.layouts import Source
 from mil_toolkit.features.spec import Tile
 from mil_toolkit.features.tiles import TILE_ATTRIBUTES, read_tile
@@ -64,39 +63,43 @@ class _Sent(NamedTuple):
     ignored: tuple[str, ...] = ()
 
 
-def read_hdf5(path: Path, layout: Source) -> Foreign:
+def read_hdf5(path: Path, layout: Source, isolated: Isolated = run_isolated) -> Foreign:
     """Read an HDF5 file; raises ForeignProblem if it does not hold features in this layout."""
-    sent = _isolated(path, partial(_read, layout=layout), _Sent)
+    sent = _ask(isolated, path, partial(_read, layout=layout), _Sent)
     if sent.problem is not None or sent.features is None:
         raise ForeignProblem(sent.problem or " cannot be read.")
     coords = sent.coords and sent.coords.values()
     return Foreign(sent.features.values(), coords, sent.encoder, sent.tile, sent.ignored)
 
 
-def has_attribute(path: Path, dataset: str, attribute: str) -> bool:
+def has_attribute(path: Path, dataset: str, attribute: str, isolated: Isolated = run_isolated) -> bool:
     """Return whether an HDF5 file has a dataset with this attribute; False if it cannot be read."""
     try:
-        return _isolated(path, lambda file: attribute in file[dataset].attrs, bool)
+        return _ask(isolated, path, partial(_has_attribute, dataset=dataset, attribute=attribute), bool)
     except ForeignProblem:
         return False
 
 
-def _isolated(path: Path, read: Callable[[h5py.File], object], kind: type[_Value]) -> _Value:
-    """Return what `read` makes of an HDF5 file in a process of its own."""
+def _has_attribute(file: h5py.File, dataset: str, attribute: str) -> bool:
+    return attribute in file[dataset].attrs
+
+
+def _ask(isolated: Isolated, path: Path, read: Callable[[h5py.File], object], kind: type[_Value]) -> _Value:
+    """Return what `read` makes of an HDF5 file in another process."""
     with open_input(path) as file:
         if file.read(len(_SIGNATURE)) != _SIGNATURE:
             raise unreadable("it is not an HDF5 file")
         size = os.fstat(file.fileno()).st_size
-        try:
-            reply = run_isolated(partial(_encoded, file, read), Limits.of(size))
-            return msgspec.msgpack.decode(reply, type=kind)
-        except (IsolatedError, msgspec.DecodeError) as error:
-            reason = (str(error).splitlines() or [""])[0].partition(". ")[0].removesuffix(".")
-            raise unreadable(printable(reason)) from None
+    try:
+        reply = isolated(partial(_encoded, path, read), Limits.of(size))
+        return msgspec.msgpack.decode(reply, type=kind)
+    except (IsolatedError, msgspec.DecodeError) as error:
+        reason = (str(error).splitlines() or [""])[0].partition(". ")[0].removesuffix(".")
+        raise unreadable(printable(reason)) from None
 
 
-def _encoded(file: BufferedReader, read: Callable[[h5py.File], object]) -> bytes:
-    with h5py.File(file, "r") as opened:
+def _encoded(path: Path, read: Callable[[h5py.File], object]) -> bytes:
+    with open_input(path) as file, h5py.File(file, "r") as opened:
         return msgspec.msgpack.encode(read(opened))
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.text import count_of, each_or_most, printable, some
 from mil_toolkit.features.feature_files import FeatureFile
-from mil_toolkit.features.foreign import read_foreign
+from mil_toolkit.features.foreign_content import Foreign
 from mil_toolkit.features.half_precision import Loss, conversion_loss, spoiled_columns, to_float16
-from mil_toolkit.features.layouts import Source
 from mil_toolkit.features.spec import Tile
 from mil_toolkit.features.tiles import silent_files, tile_problems
 
+Read = Callable[[Path], Foreign]
 logger = logging.getLogger(__name__)
 
 
@@ -42,16 +42,17 @@ class _Described(NamedTuple):
     twin_differs: bool
 
 
-def check_files(files: Sequence[FeatureFile], layout: Source, encoder: str | None) -> Content:
+def check_files(files: Sequence[FeatureFile], read: Read, encoder: str | None) -> Content:
     """Return what all files have in common; raises DataError that names every file that does not fit.
 
+    read: reads a file; raises DataError if it does not hold features
     encoder: names the network if the files do not
     """
     problems: list[str] = []
     described: dict[Path, _Described] = {}
     for file in files:
         try:
-            described[file.path] = _describe(file, layout)
+            described[file.path] = _describe(file, read)
         except DataError as error:
             problems += error.problems
     tiles = {path: file.tile for path, file in described.items()}
@@ -71,8 +72,8 @@ def check_files(files: Sequence[FeatureFile], layout: Source, encoder: str | Non
     )
 
 
-def _describe(file: FeatureFile, layout: Source) -> _Described:
-    foreign = read_foreign(file.path, layout)
+def _describe(file: FeatureFile, read: Read) -> _Described:
+    foreign = read(file.path)
     features = foreign.features
     loss = conversion_loss(file.path, features)
     return _Described(
@@ -82,14 +83,14 @@ def _describe(file: FeatureFile, layout: Source) -> _Described:
         foreign.tile,
         loss,
         foreign.ignored,
-        any(not _holds(twin, features, layout) for twin in file.twins),
+        any(not _holds(twin, features, read) for twin in file.twins),
     )
 
 
-def _holds(twin: Path, features: NDArray[np.floating], layout: Source) -> bool:
+def _holds(twin: Path, features: NDArray[np.floating], read: Read) -> bool:
     """Return whether another file of the same slide can be read and holds the same features in float16."""
     try:
-        other = to_float16(twin, read_foreign(twin, layout).features)
+        other = to_float16(twin, read(twin).features)
     except DataError:
         return False
     return np.array_equal(other, to_float16(twin, features))

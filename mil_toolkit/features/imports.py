@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from mil_toolkit.features.cache_place import check_cache_place
 from mil_toolkit.features.feature_files import FeatureFile, find_feature_files
 from mil_toolkit.features.foreign import read_foreign
 from mil_toolkit.features.half_precision import to_float16
-from mil_toolkit.features.import_checks import Content, check_files
-from mil_toolkit.features.layouts import SOURCES, Source
+from mil_toolkit.features.import_checks import Content, Read, check_files
+from mil_toolkit.features.isolation import IsolatedProcess
+from mil_toolkit.features.layouts import SOURCES
 from mil_toolkit.features.publishing import ShardLimits, publish_in_shards
 from mil_toolkit.features.shards import UNKNOWN_MTIME, EmbeddedBag, Recorded, StoredImage
 from mil_toolkit.features.slide_table import assign_slides
@@ -63,13 +65,15 @@ def import_features(
     layout = SOURCES[format]
     files = find_feature_files(source, layout)
     patients = assign_slides(files, table) if table else _by_folder(files.values())
-    content = check_files([file for group in patients.values() for file in group], layout, encoder)
-    cache = FeatureCache.create(root, cohort_name, _spec(format, content))
-    with shared(cache.folder):
-        remove_dead_temporaries(cache.folder)
-        bags = (_join(patient, group, layout) for patient, group in patients.items())
-        new = (bag for bag in bags if _is_new(bag, cache))
-        publish_in_shards(cache, new, Recorded(content.precision, f"imported from {format}"), SHARD_LIMITS)
+    with IsolatedProcess() as process:
+        read = partial(read_foreign, layout=layout, isolated=process.call)
+        content = check_files([file for group in patients.values() for file in group], read, encoder)
+        cache = FeatureCache.create(root, cohort_name, _spec(format, content))
+        recorded = Recorded(content.precision, f"imported from {format}")
+        with shared(cache.folder):
+            remove_dead_temporaries(cache.folder)
+            bags = (_join(patient, group, read) for patient, group in patients.items())
+            publish_in_shards(cache, (bag for bag in bags if _is_new(bag, cache)), recorded, SHARD_LIMITS)
     cache.refresh()
     _log_others(cache, patients)
     return cache
@@ -127,12 +131,12 @@ def _by_folder(files: Iterable[FeatureFile]) -> dict[str, list[FeatureFile]]:
     return patients
 
 
-def _join(patient: str, files: Sequence[FeatureFile], layout: Source) -> EmbeddedBag:
+def _join(patient: str, files: Sequence[FeatureFile], read: Read) -> EmbeddedBag:
     """Return all files of a patient as one bag."""
     images: list[StoredImage] = []
     embeddings = []
     for name, path, _ in files:
-        foreign = read_foreign(path, layout)
+        foreign = read(path)
         content, size = bytes.fromhex(digest_file(path)), path.stat().st_size
         rows = range(len(foreign.features))
         images += [

@@ -1,4 +1,4 @@
-"""`run_isolated`: run a parser of untrusted files in a process of its own, with limits.
+"""`IsolatedProcess`: run a parser of untrusted files in a process of its own, with limits for each file.
 
 libhdf5 crashes, loops or asks for any amount of memory on some damaged files. In a child process, none of it
 harms the process that reads the file.
@@ -6,13 +6,16 @@ harms the process that reads the file.
 
 import contextlib
 import faulthandler
+import math
 import os
 import resource
 import signal
 import warnings
 from collections.abc import Callable
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.reading import MEBIBYTE, read_input
@@ -23,7 +26,7 @@ _DONE, _REFUSED = b"\0", b"\1"
 
 
 class Limits(NamedTuple):
-    """What an isolated function may use: bytes beside those of this process, and seconds of a core."""
+    """What an isolated function may use: bytes beside those of its process, and seconds of a core."""
 
     memory: int
     seconds: int
@@ -38,59 +41,125 @@ class IsolatedError(Exception):
     """The reason why an isolated function has no result."""
 
 
-def run_isolated(function: Callable[[], bytes], limits: Limits) -> bytes:
-    """Return the result of a function that is called in a copy of this process.
+Isolated = Callable[[Callable[[], bytes], Limits], bytes]  # `run_isolated`, or the method of a process
 
-    Raises IsolatedError with the text of any exception that the function raises, or if it crashes or exceeds
-    the limits. The function must not use threads, which a copy of a process lacks.
+
+class _Child(NamedTuple):
+    process: int
+    connection: Connection
+
+
+class IsolatedProcess:
+    """A copy of this process, made at the first call, in which functions are called one after the other.
+
+    A function that has no result may leave the library that it used in a broken state, so the next one gets a
+    new process. And it may suffer from what an earlier function left behind, so it is called once more in a
+    new process before it is reported.
+
+    Leaving the context ends the process.
     """
-    receiver, sender = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # about threads, which the function does not use
-        child = os.fork()
-    if not child:
-        _run_and_exit(function, limits, sender)
-    os.close(sender)
-    try:
-        with os.fdopen(receiver, "rb") as pipe:
-            reply = pipe.read()
-    except BaseException:
-        os.kill(child, signal.SIGKILL)
-        raise
-    finally:
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status or not reply:
-        raise IsolatedError(_reason(status, limits))
-    if reply[:1] == _REFUSED:
-        raise IsolatedError(reply[1:].decode(errors="replace"))
-    return reply[1:]
 
+    def __init__(self) -> None:
+        self._child: _Child | None = None
 
-def _run_and_exit(function: Callable[[], bytes], limits: Limits, sender: int) -> None:
-    """Run the function in the child process and send its result; never returns."""
-    status = 1
-    with contextlib.suppress(BaseException):
-        _limit(limits)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def call(self, function: Callable[[], bytes], limits: Limits) -> bytes:
+        """Return the result of a function that is called in the other process.
+
+        function: can be pickled, and uses no threads, which a copy of a process lacks
+
+        Raises IsolatedError with the text of any exception that the function raises, or if it crashes or
+        exceeds the limits.
+        """
+        if self._child is not None:
+            with contextlib.suppress(IsolatedError):
+                return self._ask(self._child, function, limits)
+        self._child = _start()
+        return self._ask(self._child, function, limits)
+
+    def _ask(self, child: _Child, function: Callable[[], bytes], limits: Limits) -> bytes:
         try:
-            parts = (_DONE, function())
-        except MemoryError:
-            parts = (_REFUSED, f"it needs more than {limits.memory // MEBIBYTE:,} MiB of memory".encode())
-        except (MilError, Exception) as error:  # noqa: BLE001 - h5py raises nearly anything
-            parts = (_REFUSED, (str(error) or type(error).__name__).encode(errors="replace"))
-        with os.fdopen(sender, "wb") as pipe:
-            pipe.writelines(parts)
-        status = 0
-    os._exit(status)
+            child.connection.send((function, limits))
+            kind, content = child.connection.recv_bytes(), child.connection.recv_bytes()
+        except (EOFError, OSError):
+            raise IsolatedError(_reason(self._reap(), limits)) from None
+        if kind == _REFUSED:
+            self._end()
+            raise IsolatedError(content.decode(errors="replace"))
+        return content
+
+    def _end(self) -> None:
+        if self._child is not None:
+            os.kill(self._child.process, signal.SIGKILL)
+            self._reap()
+
+    def _reap(self) -> int:
+        """Wait for the end of the process, and return its exit code or minus the signal that ended it."""
+        assert self._child is not None
+        child, self._child = self._child, None
+        child.connection.close()
+        return os.waitstatus_to_exitcode(os.waitpid(child.process, 0)[1])
+
+
+def run_isolated(function: Callable[[], bytes], limits: Limits) -> bytes:
+    """Return the result of a function that is called in a process of its own: `IsolatedProcess.call`."""
+    with IsolatedProcess() as process:
+        return process.call(function, limits)
+
+
+def _start() -> _Child:
+    ours, theirs = Pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # about threads, which the functions do not use
+        process = os.fork()
+    if not process:
+        ours.close()
+        _serve_and_exit(theirs)
+    theirs.close()
+    return _Child(process, ours)
+
+
+def _serve_and_exit(connection: Connection) -> None:
+    """Call functions in the child process until the other end of the pipe is closed; never returns."""
+    with contextlib.suppress(BaseException):
+        faulthandler.disable()  # a crash is reported by the parent
+        signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        while True:
+            function, limits = connection.recv()
+            _limit(limits)
+            for part in _reply(function, limits):
+                connection.send_bytes(part)
+    os._exit(1)
+
+
+def _reply(function: Callable[[], bytes], limits: Limits) -> tuple[bytes, bytes]:
+    try:
+        return _DONE, function()
+    except MemoryError:
+        return _REFUSED, f"it needs more than {limits.memory // MEBIBYTE:,} MiB of memory".encode()
+    except (MilError, Exception) as error:  # noqa: BLE001 - h5py raises nearly anything
+        return _REFUSED, (str(error) or type(error).__name__).encode(errors="replace")
 
 
 def _limit(limits: Limits) -> None:
-    faulthandler.disable()  # a crash is reported by the parent
-    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (limits.seconds, limits.seconds))
+    """Let the next function use so much beside what this process uses already."""
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    _lower(resource.RLIMIT_CPU, math.ceil(spent.ru_utime + spent.ru_stime) + limits.seconds)
     if _STATM.exists():  # Linux
         used = int(read_input(_STATM, MEBIBYTE).split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + limits.memory,) * 2)
+        _lower(resource.RLIMIT_AS, used + limits.memory)
+
+
+def _lower(kind: int, limit: int) -> None:
+    """Set a limit of this process; the hard limit stays, so that the next function can have more."""
+    hard = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def _reason(status: int, limits: Limits) -> str:

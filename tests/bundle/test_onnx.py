@@ -15,6 +15,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 from support.bundles import ABOUT, SCORES, about_spec
 from support.commands import Command
 from support.studies import Tiny
+from timm.models import _efficientnet_builder
+from timm.models.vision_transformer import VisionTransformer
+from torchvision.models.resnet import ResNet
 
 from mil_toolkit.backbones.backbones import build_backbone
 from mil_toolkit.backbones.embedder import Embedder
@@ -134,6 +137,27 @@ def test_an_absent_branch_has_no_input(make_patients: MakePatients, tmp_path: Pa
     np.testing.assert_allclose(found["probability"], clinical.probabilities(patients)[0][5:6], atol=2e-6)
 
 
+@pytest.fixture(name="_shallow")
+def _shallow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build one block where networks repeat equal blocks, each of which takes time to export."""
+    make_layer, build = ResNet._make_layer, VisionTransformer.__init__
+    scale = _efficientnet_builder._scale_stage_depth
+
+    def make_one_block(network: Any, block: Any, planes: int, blocks: int, *rest: Any, **options: Any) -> Any:
+        return make_layer(network, block, planes, 1, *rest, **options)
+
+    def build_one_block(network: Any, *rest: Any, depth: int, **options: Any) -> None:
+        build(network, *rest, depth=1, **options)
+
+    def repeat_once(blocks: Any, repeats: Sequence[int], *rest: Any) -> Any:
+        return scale(blocks, [1 for _ in repeats], *rest)
+
+    monkeypatch.setattr(ResNet, "_make_layer", make_one_block)
+    monkeypatch.setattr(_efficientnet_builder, "_scale_stage_depth", repeat_once)
+    monkeypatch.setattr(VisionTransformer, "__init__", build_one_block)
+
+
+@pytest.mark.usefixtures("_shallow")
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_gives_the_same_results_in_onnx(
     name: str, make_patients: MakePatients, tmp_path: Path

@@ -4,9 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from support.commands import Command
+from support.processes import ended, fork_command, wait_until
 from support.studies import Tiny
 
 from mil_toolkit.backbones.backbones import Backbone, backbone_of, build_backbone
@@ -261,8 +259,12 @@ def test_features_without_a_matching_backbone_cannot_be_fine_tuned(tiny: Tiny) -
         backbone_of(other, None)
 
 
+def checkpoints_of(study: Copy) -> list[Path]:
+    return sorted(study.study.glob("finetune/*/*/*.safetensors"))
+
+
 def test_a_killed_run_resumes_to_the_same_bits(whole: Copy, copy: Copy) -> None:
-    """In a separate process, killed in the first fold; the study folder has the same name."""
+    """In another process, killed in the first fold; the study folder has the same name."""
     asked = (
         copy.cohort_toml,
         "--features",
@@ -272,24 +274,17 @@ def test_a_killed_run_resumes_to_the_same_bits(whole: Copy, copy: Copy) -> None:
         "--output",
         copy.study / "tuned",
     )
-    script = "import sys; from mil_toolkit.cli.fit import main; sys.exit(main())"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    argv = [sys.executable, "-c", script, *map(str, asked), *OPTIONS]
-    with subprocess.Popen(argv, env=environment, stderr=subprocess.DEVNULL) as process:
-        while (
-            not (checkpoints := list(copy.study.glob("finetune/*/*/*.safetensors")))
-            and process.poll() is None
-        ):
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-    (path,) = checkpoints
+    process = fork_command("fit", *asked, *OPTIONS)
+    wait_until(lambda: checkpoints_of(copy) or ended(process))
+    os.kill(process, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    (path,) = checkpoints_of(copy)
     assert read_tensors(path)[1]["finished"] is False
     assert not (copy.study / "tuned").exists(), "no incomplete model"
     (path.parent / ".tmp-00000000deadbeef").write_bytes(b"as after a kill a moment earlier")
     copy.fit()
     assert bits(copy.study / "tuned") == bits(whole.study / "tuned")
-    kept, expected = (sorted(each.study.glob("finetune/*/*/*.safetensors")) for each in (copy, whole))
+    kept, expected = checkpoints_of(copy), checkpoints_of(whole)
     assert [path.read_bytes() for path in kept] == [path.read_bytes() for path in expected]
     assert not list(copy.study.rglob(".tmp-*"))
 

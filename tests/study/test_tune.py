@@ -3,11 +3,11 @@
 import contextlib
 import copy
 import json
+import os
 import re
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.commands import Command, outcome
+from support.processes import ended, fork_command, wait_until
 from support.studies import Tiny
 
 from mil_toolkit.cli.tune import score_lines, summary
@@ -268,12 +269,11 @@ def test_a_killed_process_is_taken_over(
     tiny_options: Sequence[object], tmp_path: Path, command: Command
 ) -> None:
     options = (*tiny_options, "--outer-folds", 0, "--trials", 10, "--study")
-    script = "import sys; from mil_toolkit.cli.tune import main; sys.exit(main())"
     killed = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", script, *map(str, options), str(killed)])
-    wait_for(killed / "epochs" / "trial0002.jsonl", process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process = fork_command("tune", *options, killed)
+    wait_until(lambda: (killed / "epochs" / "trial0002.jsonl").exists() or ended(process))
+    os.kill(process, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
     before = len(list((killed / "epochs").glob("*.jsonl")))
     assert 3 <= before < 10 and not (killed / "DONE").exists()
     assert command("fit", *options[:3], "--study", killed).code == 3  # it has not ended
@@ -281,12 +281,6 @@ def test_a_killed_process_is_taken_over(
     assert list(trials(killed)["number"]) == list(range(10))
     assert command("tune", *options, tmp_path / "whole").code == 0
     assert outcome(killed) == outcome(tmp_path / "whole")
-
-
-def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    while not path.exists():
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(0.02)
 
 
 def test_a_finished_study_is_left_as_it_is(tiny: Tiny, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 import optuna
@@ -27,8 +28,8 @@ from mil_toolkit.core.locks import exclusive
 from mil_toolkit.search.internals import SLOT
 from mil_toolkit.search.trials import LOST
 
-KILLS = int(os.environ.get("MIL_FAULT_KILLS", "15"))  # tox -e faults: 200
-WORKER_KILLS = int(os.environ.get("MIL_FAULT_WORKER_KILLS", "3"))  # they start slowly; tox -e faults: 60
+KILLS = int(os.environ.get("MIL_FAULT_KILLS", "8"))  # tox -e faults: 200
+WORKER_KILLS = int(os.environ.get("MIL_FAULT_WORKER_KILLS", "2"))  # they start slowly; tox -e faults: 60
 ENDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)  # workers ignore the last one
 TRIALS, OUTER = 6, 2
 OPTIONS = ["--features", "none", "--trials", TRIALS, "--outer-folds", OUTER, "--folds", 2, "--members", 2]
@@ -96,7 +97,7 @@ def stored(study: Path) -> list[tuple[str, int]]:
 
 def walked(study: Path) -> int:
     """Trials whose epochs are written."""
-    return len(list(study.rglob("epochs/*.jsonl")))
+    return sum(len(glob(f"{study}/{folder}epochs/*.jsonl")) for folder in ("", "outer/*/"))
 
 
 def exact(study: Path) -> bool:
@@ -137,7 +138,7 @@ def await_moment(process: int, study: Path, source: random.Random) -> None:
     """Wait for a random number of further trials, then for as long as one may take."""
     target = walked(study) + source.randint(0, 6)
     while walked(study) < target and not ended(process):
-        time.sleep(0.002)
+        time.sleep(0.01)
     time.sleep(source.uniform(0.0, 0.1))
 
 

@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -47,6 +49,19 @@ def serving(script: str) -> Iterator[subprocess.Popen[str]]:
         yield process
         assert process.stdin
         process.stdin.close()
+
+
+def fork_command(name: str, *argv: object) -> int:
+    """Start a command in a copy of this process, which has imported everything already, and return its id."""
+    with warnings.catch_warnings(action="ignore"):  # Python 3.12 warns of threads, which the child lacks
+        child = os.fork()
+    if child:
+        return child
+    code = 99
+    try:
+        code = import_module(f"mil_toolkit.cli.{name}").main([str(argument) for argument in argv])
+    finally:
+        os._exit(code)
 
 
 def stopped(process: int) -> bool:
