@@ -20,7 +20,7 @@ def symmetries_of(content_digest: bytes, augmented: int) -> tuple[int, ...]:
     augmented: number of others, 0 to MOST_AUGMENTED; none is repeated
 
     >>> symmetries_of(bytes(32), 2), symmetries_of(bytes(32), 3)
-    ((0, 1, 2), (0, 1, 2, 3))
+    ((0, 5, 1), (0, 5, 1, 7))
     """
     others = sorted(range(1, SYMMETRIES), key=lambda symmetry: _rank(content_digest, symmetry))
     return (0, *others[:augmented])
