@@ -98,6 +98,11 @@ class Bags:
         """The mean embedding of each bag, (B, D) float32."""
         return self.totals(torch.float32) / self.sizes[:, None]
 
+    @property
+    def embedding_count(self) -> int:
+        """The number of embeddings in the cache: of N images, in all their orientations."""
+        return int(self.offsets[-1]) * (1 if self.orientations is None else self.orientations.count)
+
     @cached_property
     def sizes(self) -> Tensor:
         """(B,) int64, the number of instances of each bag."""

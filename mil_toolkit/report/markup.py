@@ -25,14 +25,14 @@ def to_html(
     cell_note: str = "",
     views: Sequence[ViewSamples] = (),
     doubtful: Sequence[Sample] = (),
+    doubts: str = "",
 ) -> bytes:
     """Return the HTML of a page with its pictures.
 
     thumbnails: data URIs; notes: about pictures that are missing, a sentence each
-    cell_note: about the samples, if the features show windows around nuclei
-    views: samples as each of several views shows them
     cell_note: about the samples, if the features show windows of the images
-    doubtful: images in which the search for nuclei left doubts
+    views: samples as each of several views shows them
+    doubtful: images in which the search for nuclei left doubts; doubts: how many there are, of several views
     """
     css, script = _read("report.css"), _read("report.js")
     policy = (
@@ -51,6 +51,7 @@ def to_html(
             cell_note=cell_note,
             views=views,
             doubtful=doubtful,
+            doubts=doubts,
             css=Markup(css),
             script=Markup(script),
             policy=Markup(policy),

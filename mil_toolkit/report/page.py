@@ -86,8 +86,8 @@ def render(contents: Contents, anonymise: bool, most_bytes: int) -> tuple[bytes,
     thumbnails = thumbnails_of(pictures, cases, room - BYTES if pictures.shows_cells else room)
     doubtful = doubtful_of(pictures, cases)
     notes = tuple(_notes(contents, pictures, problem, thumbnails))
-    note = _window_note(pictures)
-    return to_html(page, samples, thumbnails.uris, notes, note, views, doubtful), notes
+    note, doubts = _window_note(pictures), _doubts(pictures) if views else ""
+    return to_html(page, samples, thumbnails.uris, notes, note, views, doubtful, doubts), notes
 
 
 def _view_samples(contents: Contents, pictures: Pictures, page: Page) -> list[ViewSamples]:
@@ -105,10 +105,14 @@ def _view_samples(contents: Contents, pictures: Pictures, page: Page) -> list[Vi
 
 def _window_note(pictures: Pictures) -> str:
     """Return what the network sees of each image, and in how many images the nuclei are in doubt."""
+    return " ".join(filter(None, (_place_note(pictures), _doubts(pictures))))
+
+
+def _doubts(pictures: Pictures) -> str:
+    """Return in how many images the nuclei are in doubt; nothing if none are searched for."""
     if not pictures.shows_cells:
-        return _place_note(pictures)
-    counts = sight_summary(Counter(pictures.sights.values()))
-    return f"{_place_note(pictures)} Of the images in this report: {counts}"
+        return ""
+    return f"Of the images in this report: {sight_summary(Counter(pictures.sights.values()))}"
 
 
 def _place_note(pictures: Pictures) -> str:

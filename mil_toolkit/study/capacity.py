@@ -69,14 +69,13 @@ def _bytes_of_search(workspace: Workspace) -> int:
     least += images * (_IMAGE_BYTES + _DRAWN_BYTES * config.folds * config.members)
     loaded = [bags for bags in views if _is_loaded(bags, alone=len(views) == 1)]
     embeddings = max((_bytes_of(bags) for bags in loaded), default=0)
-    width = workspace.dtype.itemsize * sum(min(MOST_COMPONENTS, bags.width) * _slots(bags) for bags in loaded)
-    return least + 2 * embeddings + 3 * config.folds * images * width
+    columns = sum(min(MOST_COMPONENTS, bags.width) * _slots(bags) for bags in loaded)
+    return least + 2 * embeddings + 3 * config.folds * images * workspace.dtype.itemsize * columns
 
 
 def _is_loaded(bags: Bags, alone: bool) -> bool:
     """Return whether a view's embeddings are in memory, all or while they are projected; see `ViewInputs`."""
-    images = int(bags.offsets[-1]) * (1 if bags.orientations is None else bags.orientations.count)
-    return type(bags) is Bags or not (alone or is_streamed(images, bags.width))
+    return type(bags) is Bags or not (alone or is_streamed(bags.embedding_count, bags.width))
 
 
 def _slots(bags: Bags) -> int:

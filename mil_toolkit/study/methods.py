@@ -95,13 +95,19 @@ def _inputs(features: Sequence[FeaturesIdentity], config: StudyConfig) -> Iterat
         "The embeddings of a patient's images were combined by a pooling over the bag (Ilse 2018) and"
         " classified together with the clinical values by a small head."
     )
-    orientations = [count_of(augmented(identity.spec), "other orientation") for identity in features]
-    if any(augmented(identity.spec) for identity in features):
-        counts = orientations[0] if len(features) == 1 else ", ".join(orientations) + " by view"
+    counts = [augmented(identity.spec) for identity in features]
+    if any(counts):
+        some = "" if all(counts) else f" in {sum(map(bool, counts))} of the views"
         yield (
-            f"Each image was also embedded in {counts} (turned by quarter turns and flipped)."
+            f"Each image was also embedded in {_counts(counts)}{some} (turned by quarter turns and flipped)."
             f" {_AUGMENTED[frozenset(config.settings.get('augment', (True,)))]}"
         )
+
+
+def _counts(orientations: Sequence[int]) -> str:
+    """Return the number of other orientations, or the numbers where those of the views differ."""
+    fewest, most = min(filter(None, orientations)), max(orientations)
+    return count_of(most, "other orientation") if fewest == most else f"{fewest} to {most} other orientations"
 
 
 def _use_of_views(config: StudyConfig) -> str:

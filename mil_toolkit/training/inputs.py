@@ -331,8 +331,7 @@ class ViewInputs:
         bags = self.bags
         if not isinstance(bags, StreamedBags):
             return False
-        orientations = 1 if bags.orientations is None else bags.orientations.count
-        return self.alone or is_streamed(int(bags.offsets[-1]) * orientations, bags.width)
+        return self.alone or is_streamed(bags.embedding_count, bags.width)
 
     def _projected_file(self, config: HeadConfig) -> ProjectedFile:
         """Return the embeddings as projected in each fold; only the most recent result is kept."""

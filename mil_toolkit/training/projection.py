@@ -123,8 +123,11 @@ def fit_projection(moments: Moments, standardise: bool, components: int) -> Proj
     components: maximum number of principal components, 0 for none. They are sorted by decreasing variance and
         scaled so that the mean variance of the first SCALED_BY is one: a head then sees the same scale for
         any backbone.
+
+    With neither, embeddings stay as they are: members then train on them without a shift, too.
     """
-    covariance, mean = moments.covariance, moments.mean
+    covariance = moments.covariance
+    mean = moments.mean if standardise or components else np.zeros_like(moments.mean)
     variance = np.clip(covariance.diagonal(), 0, None)
     scale = _reciprocal(np.sqrt(variance)) if standardise else np.ones_like(variance)
     axes = _principal_axes(covariance * np.outer(scale, scale), components) if components else None
