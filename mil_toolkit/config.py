@@ -461,7 +461,9 @@ class ThresholdRule:
     confidence: float | None = None
 
 
-GROUPS = "groups"  # in place of the number of outer folds: each group is one fold
+# In place of the number of outer folds:
+GROUPS = "groups"  # each group is one fold
+OFFICIAL = "official"  # those that the cohort declares
 
 
 @dataclass(frozen=True)
@@ -471,7 +473,8 @@ class StudyConfig:
     trials: in each search
     folds: inner folds; 1 is a single 80/20 split
     repeats: of the outer folds, with other splits
-    outer_folds: of the nested cross-validation; 0 disables it, "groups" holds out each declared group once
+    outer_folds: of the nested cross-validation; 0 disables it, "groups" holds out each declared group once,
+        "official" takes the folds and the repeats that the cohort declares
     members: models with different seeds that are averaged in a fitted model
     objective: the metric that the search optimises, a name of METRIC_NAMES
     primary_metric: the metric that carries the verdict, a name of PRIMARY_NAMES; all others are secondary
@@ -548,9 +551,15 @@ class StudyConfig:
         if self.outer_folds == GROUPS:
             if self.repeats > 1:
                 return ["--repeats must be 1 with --outer-folds groups: there is only one such split."]
-        elif not isinstance(self.outer_folds, int) or self.outer_folds not in (0, *range(2, MOST_FOLDS + 1)):
-            return [f"--outer-folds must be 0 (none), at least 2, or groups, not {self.outer_folds}."]
+        elif self.outer_folds != OFFICIAL and not self._is_number_of_folds():
+            return [
+                f"--outer-folds must be 0 (none), at least 2, groups or official, not {self.outer_folds}."
+            ]
         return []
+
+    def _is_number_of_folds(self) -> bool:
+        folds = self.outer_folds
+        return isinstance(folds, int) and folds in (0, *range(2, MOST_FOLDS + 1))
 
     def _decision_problems(self) -> list[str]:
         problems = []

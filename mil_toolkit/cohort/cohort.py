@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from mil_toolkit.cohort.excluded import select_rows
 from mil_toolkit.cohort.image_folders import readable_roots
 from mil_toolkit.cohort.images import find_images
 from mil_toolkit.cohort.kinds import MetadataColumn
+from mil_toolkit.cohort.official_folds import FoldPatient, OfficialFolds, read_folds
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.spellings import read_spellings
 from mil_toolkit.cohort.table import TextTable, read_table
@@ -50,6 +52,7 @@ class Cohort:
     study: what the cohort.toml says about the study, for reports
     microns_per_pixel: the resolution of the images, if the cohort.toml states it
     excluded: rows of the table that `exclude` leaves out, by the word of their label
+    folds: the official folds of all labelled patients, if the cohort.toml declares any
     """
 
     name: str
@@ -69,6 +72,7 @@ class Cohort:
     study: StudySection = field(default_factory=StudySection)
     excluded: Mapping[str, int] = field(default_factory=dict)
     microns_per_pixel: float | None = None
+    folds: OfficialFolds | None = None
 
     def __len__(self) -> int:
         return len(self.patient_ids)
@@ -135,10 +139,14 @@ def read_cohort(path: Path | str, images: bool = True, log: bool = True) -> Coho
     check_columns(declared, whole, problems)
     selection = select_rows(declared, whole, problems)
     table = selection.table
+    before = len(problems)
     ids = read_patient_ids(declared, table, problems)
     labels = read_labels(declared, table, problems)
     groups = read_groups(declared, table, problems)
+    sound = len(problems) == before and len(ids) == len(labels)
     values = {column.name: read_values(declared, table, column, problems) for column in declared.columns}
+    patients = _fold_patients(ids, labels, groups)
+    folds = read_folds(declared, patients, selection.excluded, problems, sound=sound, log=log)
     paths = find_images(declared, ids, selection.excluded, problems, log) if images else {}
     problems.raise_if_any()
     if log:
@@ -158,7 +166,7 @@ def read_cohort(path: Path | str, images: bool = True, log: bool = True) -> Coho
         image_names={patient: tuple(paths[patient]) for patient in ids if patient in paths},
         tables=tuple(
             declared.path(name)
-            for name in (declared.cohort.table, declared.cohort.image_table)
+            for name in (declared.cohort.table, declared.cohort.image_table, *declared.splits.fold_files)
             if name is not None
         ),
         class_words=declared.class_words,
@@ -166,6 +174,7 @@ def read_cohort(path: Path | str, images: bool = True, log: bool = True) -> Coho
         study=declared.study,
         excluded=dict(selection.rows),
         microns_per_pixel=declared.cohort.microns_per_pixel,
+        folds=folds,
     )
 
 
@@ -179,6 +188,14 @@ def _read_declared_table(declared: Declaration, images: bool, problems: Problems
         problems.raise_if_any()
     assert table is not None  # or the reason is among the problems
     return table
+
+
+def _fold_patients(
+    ids: Sequence[str], labels: Sequence[int], groups: Sequence[str] | None
+) -> dict[str, FoldPatient]:
+    """Return label and group by patient; unlabelled where labels or groups could not be read."""
+    rows = zip_longest(ids, labels[: len(ids)], (groups or ())[: len(ids)])
+    return {patient: FoldPatient(-1 if label is None else label, group) for patient, label, group in rows}
 
 
 def _metadata(ids: list[str], values: Mapping[str, np.ndarray]) -> pd.DataFrame:

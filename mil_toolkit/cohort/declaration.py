@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +72,12 @@ class SplitsSection:
     """The `[splits]` section, one field per key."""
 
     stratify: tuple[str, ...] = ("label",)
+    folds: str | tuple[str, ...] | None = None
+
+    @property
+    def fold_files(self) -> tuple[str, ...]:
+        """The files of the official folds; empty if none are declared."""
+        return (self.folds,) if isinstance(self.folds, str) else self.folds or ()
 
 
 @dataclass(frozen=True)
@@ -260,6 +266,9 @@ def _read_splits(
         if name not in known:
             text = f'stratify names {name!r}, which is neither "label" nor a metadata name.'
             problems.add(text + suggestion(name, known), place)
+    repeated = [name for name, count in Counter(splits.fold_files).items() if count > 1]
+    if repeated:
+        problems.add(f"folds lists {', '.join(map(repr, repeated))} more than once.", place)
     return splits
 
 

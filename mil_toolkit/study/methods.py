@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from mil_toolkit.config import GROUPS, StudyConfig
+from mil_toolkit.config import GROUPS, OFFICIAL, StudyConfig
 from mil_toolkit.core.text import count_of
 from mil_toolkit.core.version import __version__
 from mil_toolkit.evaluation.words import metric_words, threshold_rule
@@ -111,6 +111,8 @@ def _evaluation(config: StudyConfig) -> Iterator[str]:
     outer = f"{config.outer_folds} stratified outer folds"
     if config.outer_folds == GROUPS:
         outer = "one outer fold for each group of patients"
+    elif config.outer_folds == OFFICIAL:
+        outer = "the official outer folds of the cohort, which were fixed before the study"
     repeats = f", repeated {config.repeats} times with other splits" if config.repeats > 1 else ""
     yield (
         f"The whole procedure was evaluated by nested cross-validation with {outer}{repeats} (Varma 2006):"
