@@ -102,6 +102,7 @@ class ExtractionConfig:
     crop: side in pixels of the part that is shown, 0 for the whole image: the centre, or a window around the
         nucleus if `preprocess` is one of CELL_NAMES
     crop_um: that side in micrometres; the cohort's resolution then determines `crop`
+    scale: micrometres per pixel to which images are resampled before they are cropped; None: as they are
     """
 
     backbone: str = "resnet34"
@@ -110,6 +111,7 @@ class ExtractionConfig:
     crop: int = 0
     preprocess: str = "none"
     crop_um: float | None = None
+    scale: float | None = None
 
 
 _IMAGES: dict[str, tuple[Value, ...]] = {"image_branch": (True,)}

@@ -16,6 +16,7 @@ from mil_toolkit.bundle.bundle import ModelBundle, declared
 from mil_toolkit.bundle.extrapolation import extrapolations
 from mil_toolkit.bundle.files import BACKBONE
 from mil_toolkit.bundle.membership import image_digests
+from mil_toolkit.bundle.scale import scale_problems, unknown_scale
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.errors import DataError, UsageError
@@ -26,7 +27,7 @@ from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.features.bags import PART
 from mil_toolkit.features.cache import FeatureCache, named_cache
 from mil_toolkit.features.extract import TOLERANCE, extract
-from mil_toolkit.features.spec import Spec, holds_spec, spec_differences
+from mil_toolkit.features.spec import Spec, holds_spec, scale_of, spec_differences
 from mil_toolkit.study.records import ColumnRecord
 from mil_toolkit.study.tables import attention_table
 from mil_toolkit.training.patients import Patients
@@ -59,22 +60,29 @@ class Predictions:
 
 
 def predict(
-    bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None, attention: bool = True
+    bundle: ModelBundle,
+    cohort: Cohort,
+    cache: FeatureCache | None,
+    attention: bool = True,
+    any_scale: bool = False,
 ) -> Predictions:
     """Apply a bundle to all patients of a cohort.
 
     attention: return the attention too. It takes as much memory as the names of all images; all else is
         computed for a few patients at a time.
+    any_scale: only warn of images of another scale than those that the model was fitted on
 
     Warns where the embeddings were computed in another precision or by another decoder than those of the
-    training patients, and where metadata lie outside what these patients had (see `extrapolations`). Raises
-    one DataError with all problems: metadata or features that differ from those the model was trained with,
-    and patients without embeddings; or, before or after the model is applied, patients whose embeddings or
-    probabilities are not finite.
+    training patients, where the scale of the images is unknown, and where metadata lie outside what these
+    patients had (see `extrapolations`). Raises one DataError with all problems: metadata, features or a scale
+    of images that differ from those the model was trained with, and patients without embeddings; or, before
+    or after the model is applied, patients whose embeddings or probabilities are not finite.
     """
     problems = [*_column_problems(bundle, cohort), *_feature_problems(bundle, cohort, cache)]
+    problems += [] if any_scale else scale_problems(bundle.about, cohort)
     if problems:
         raise DataError(problems)
+    _warn_of_other_scales(bundle, cohort)
     _warn_of_other_embeddings(bundle, cohort, cache)
     patients = Patients.of(cohort, cache)
     for line in extrapolations(bundle, patients.metadata):
@@ -207,6 +215,12 @@ def _spec_problems(spec: Spec, trained: Spec) -> list[str]:
     return spec_differences(spec, trained)
 
 
+def _warn_of_other_scales(bundle: ModelBundle, cohort: Cohort) -> None:
+    others, unknown = scale_problems(bundle.about, cohort), unknown_scale(bundle.about, cohort)
+    for line in (*others[:-1], *([unknown] if unknown else [])):  # without the advice, which was taken
+        logger.warning("%s", line)
+
+
 def _warn_of_other_embeddings(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache | None) -> None:
     if cache is None or bundle.about.features is None:
         return
@@ -227,19 +241,24 @@ def extract_as_trained(
     root: Path = Path("cache"),
     device: str = "auto",
     weights: Path | None = None,
+    any_scale: bool = False,
 ) -> FeatureCache | None:
     """Embed a cohort's images exactly as the training images were; existing embeddings are reused.
 
     weights: checkpoint of the backbone, see `ModelBundle.build_backbone`
-    Returns None for a model that does not look at images. Raises DataError for patients without images, and
-    the errors of `ModelBundle.backbone_source` and `build_backbone` (before any image is embedded) and of
-    `extract`.
+    any_scale: see `predict`
+    Returns None for a model that does not look at images. Raises DataError for patients without images and,
+    unless `any_scale`, with images of another scale; and the errors of `ModelBundle.backbone_source` and
+    `build_backbone` (before any image is embedded) and of `extract`.
     """
     trained = bundle.about.features
     if trained is None:
         return None
     config = _extraction_config(trained.spec, weights)
     _check_images(cohort)
+    problems = [] if any_scale else scale_problems(bundle.about, cohort)
+    if problems:
+        raise DataError(problems)
     backbone = bundle.backbone_source(root, weights)
     colour = trained.spec.get("colour")
     done = extract(cohort, config, root, device=device, backbone=backbone, colour=colour)
@@ -268,7 +287,8 @@ def _extraction_config(spec: Spec, weights: Path | None) -> ExtractionConfig:
     origin = spec["weights"] if weights is None else str(weights)
     crop_um = spec.get("crop_um")
     crop = spec["crop"] if crop_um is None else 0  # follows from the resolution of the cohort
-    return ExtractionConfig(spec["backbone"], origin, spec["image_size"], crop, spec["preprocess"], crop_um)
+    config = ExtractionConfig(spec["backbone"], origin, spec["image_size"], crop, spec["preprocess"], crop_um)
+    return replace(config, scale=scale_of(spec))
 
 
 def _check_images(cohort: Cohort) -> None:

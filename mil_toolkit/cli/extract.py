@@ -59,6 +59,13 @@ def _parser() -> argparse.ArgumentParser:
         help="side of the part that is shown, in pixels or micrometres; 0: the whole image (default)",
     )
     add(
+        "--scale",
+        type=float,
+        metavar="UM",
+        help="micrometres per pixel to which images are resampled before they are cropped; needs the cohort's"
+        " microns_per_pixel (default: images as they are)",
+    )
+    add(
         "--preprocess",
         choices=PREPROCESS_NAMES,
         default=default.preprocess,
@@ -131,7 +138,7 @@ def _extract(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.features.sharding import WHOLE, parse_share
     from mil_toolkit.features.sights import sight_summary
 
-    names = ("backbone", "weights", "image_size", "preprocess")
+    names = ("backbone", "weights", "image_size", "preprocess", "scale")
     settings = {name: getattr(arguments, name) for name in names}
     config = ExtractionConfig(**settings, crop=arguments.crop.pixels, crop_um=arguments.crop.micrometres)
     share = parse_share(arguments.shard, os.environ) if arguments.shard else WHOLE
@@ -172,15 +179,18 @@ def _draw_sheet(
     from mil_toolkit.cohort.image_places import check_outside_images, image_folders
     from mil_toolkit.core.outputs import check_outputs
     from mil_toolkit.features.contact_sheet import sheet_output, write_contact_sheet
-    from mil_toolkit.features.extract import check_crop, choose_colour, in_pixels
+    from mil_toolkit.features.extract import check_crop, choose_colour
     from mil_toolkit.features.plan import wanted_images
+    from mil_toolkit.features.resolution import in_pixels
 
     path = arguments.contact_sheet
     check_outputs({"--contact-sheet": sheet_output(path)}, [cohort.source, *cohort.tables])
     check_outside_images(image_folders(cohort.source), {}, {"--contact-sheet": path})
     config = in_pixels(config, cohort)
-    wanted = [wanted_images(cohort, patient) for patient in cohort.images if share.holds(patient)]
-    check_crop(config.crop, wanted)
+    resampled = config.scale is not None
+    patients = [patient for patient in cohort.images if share.holds(patient)]
+    wanted = [wanted_images(cohort, patient, resampled) for patient in patients]
+    check_crop(config.crop, wanted, config.scale)
     sheet = write_contact_sheet(path, wanted, config, choose_colour(cohort), arguments.threads)
     logger.info("%s: random and doubtful images, and what the network sees of them.", printable(path))
     if sheet.left_out:

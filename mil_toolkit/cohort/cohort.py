@@ -1,5 +1,6 @@
 """`read_cohort` reads a cohort.toml with its table and folders into a `Cohort`."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
@@ -13,6 +14,7 @@ from mil_toolkit.cohort.columns import (
     read_groups,
     read_labels,
     read_patient_ids,
+    read_scales,
     read_values,
 )
 from mil_toolkit.cohort.declaration import Declaration, StudySection, read_declaration
@@ -50,7 +52,7 @@ class Cohort:
     class_words: all of the table's words for class 0 and class 1, which `class_names` joins
     spellings: how the cells of a column are written, see `read_spellings`; (P,) by metadata name
     study: what the cohort.toml says about the study, for reports
-    microns_per_pixel: the resolution of the images, if the cohort.toml states it
+    scales: the micrometres per pixel of each patient's images, where the cohort.toml or the table states it
     excluded: rows of the table that `exclude` leaves out, by the word of their label
     folds: the official folds of all labelled patients, if the cohort.toml declares any
     """
@@ -71,11 +73,17 @@ class Cohort:
     spellings: Mapping[str, np.ndarray] = field(default_factory=dict)
     study: StudySection = field(default_factory=StudySection)
     excluded: Mapping[str, int] = field(default_factory=dict)
-    microns_per_pixel: float | None = None
+    scales: Mapping[str, float] = field(default_factory=dict)
     folds: OfficialFolds | None = None
 
     def __len__(self) -> int:
         return len(self.patient_ids)
+
+    @property
+    def microns_per_pixel(self) -> float | None:
+        """The resolution that the images of all patients have; None if it differs or is unknown."""
+        scales = {self.scales.get(patient) for patient in self.patient_ids}
+        return scales.pop() if len(scales) == 1 else None
 
     def select(self, patient_ids: Sequence[str]) -> "Cohort":
         """Return the cohort of only these patients, in this order.
@@ -100,6 +108,7 @@ class Cohort:
                 patient: self.image_names[patient] for patient in patient_ids if patient in self.image_names
             },
             spellings={name: ways[rows] for name, ways in self.spellings.items()},
+            scales={patient: self.scales[patient] for patient in patient_ids if patient in self.scales},
         )
 
     def labelled(self) -> "Cohort":
@@ -144,6 +153,7 @@ def read_cohort(path: Path | str, images: bool = True, log: bool = True) -> Coho
     labels = read_labels(declared, table, problems)
     groups = read_groups(declared, table, problems)
     sound = len(problems) == before and len(ids) == len(labels)
+    scales = read_scales(declared, table, problems)
     values = {column.name: read_values(declared, table, column, problems) for column in declared.columns}
     patients = _fold_patients(ids, labels, groups)
     folds = read_folds(declared, patients, selection.excluded, problems, sound=sound, log=log)
@@ -173,7 +183,7 @@ def read_cohort(path: Path | str, images: bool = True, log: bool = True) -> Coho
         spellings=read_spellings(declared, table),
         study=declared.study,
         excluded=dict(selection.rows),
-        microns_per_pixel=declared.cohort.microns_per_pixel,
+        scales={patient: scale for patient, scale in zip(ids, scales, strict=True) if not math.isnan(scale)},
         folds=folds,
     )
 

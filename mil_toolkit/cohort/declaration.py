@@ -50,7 +50,7 @@ class CohortSection:
     separator: str | None = None
     sheet: str | None = None
     decimal: str = "."
-    microns_per_pixel: int | float | None = None
+    microns_per_pixel: int | float | str | None = None  # a number, or the name of a column
 
     def label_words(self) -> dict[str, tuple[str | int, ...]]:
         """Return the declared words of the label column by their keys, class 0 first."""
@@ -179,8 +179,9 @@ def _check_cohort(
         problems.add(f"separator must be one of {expected}, not {cohort.separator!r}.", place)
     if cohort.decimal not in DECIMALS:
         problems.add(f'decimal must be "." or ",", not {cohort.decimal!r}.', place)
-    if cohort.microns_per_pixel is not None and not 0 < cohort.microns_per_pixel < math.inf:
-        problems.add(f"microns_per_pixel must be a positive number, not {cohort.microns_per_pixel}.", place)
+    resolution = cohort.microns_per_pixel
+    if isinstance(resolution, int | float) and not 0 < resolution < math.inf:
+        problems.add(f"microns_per_pixel must be a positive number, not {resolution}.", place)
     if cohort.exclude is not None and "label" not in given:
         problems.add("exclude lists words of the label column, but label is missing.", place)
     _check_words(place, cohort, problems)

@@ -54,7 +54,8 @@ class BagBuilder:
         """Return the bag of the images that were filled in, None if there are none."""
         images = tuple(image for image in self._images if image is not None)
         rows = [row for row in self._embeddings if row is not None]
-        return EmbeddedBag(self.wanted.patient_id, images, np.stack(rows)) if rows else None
+        scale = self.wanted.microns_per_pixel
+        return EmbeddedBag(self.wanted.patient_id, images, np.stack(rows), scale) if rows else None
 
 
 class Job(NamedTuple):

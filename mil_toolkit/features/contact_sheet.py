@@ -27,6 +27,7 @@ from mil_toolkit.features.nucleus import find_nucleus
 from mil_toolkit.features.opening import read_image_file
 from mil_toolkit.features.pixels import Window, prepare_noting, resize
 from mil_toolkit.features.plan import Wanted
+from mil_toolkit.features.scale import to_scale
 from mil_toolkit.features.sights import SIGHTS, Sight, sight_summary
 from mil_toolkit.features.stain import Pixels
 
@@ -46,12 +47,16 @@ _BATCH = 64
 
 
 class SheetImage(NamedTuple):
-    """An image that may be shown: its patient, name and file, and what a search for nuclei found in it."""
+    """An image that may be shown: its patient, name and file, and what a search for nuclei found in it.
+
+    microns_per_pixel: of the file, if the image is resampled
+    """
 
     patient: str
     name: str
     path: Path
     sight: Sight
+    microns_per_pixel: float | None = None
 
 
 @dataclass(frozen=True)
@@ -110,15 +115,20 @@ def _searched(
 ) -> Iterator[SheetImage | None]:
     """Yield every image, None in place of those that cannot be shown."""
 
-    def search(job: tuple[str, str, Path]) -> SheetImage | None:
+    def search(job: tuple[Wanted, str, Path]) -> SheetImage | None:
+        patient, name, path = job
         try:
-            pixels = decode(read_image_file(job[2])[0], colour)
+            pixels = decode(read_image_file(path)[0], colour)
+            pixels = to_scale(pixels, patient.microns_per_pixel, config.scale)
         except (OSError, MilError):
             return None
         fits = min(pixels.shape[:2]) >= config.crop
-        return SheetImage(*job, find_nucleus(pixels).sight) if fits else None
+        if not fits:
+            return None
+        sight = find_nucleus(pixels).sight
+        return SheetImage(patient.patient_id, name, path, sight, patient.microns_per_pixel)
 
-    jobs = [(patient, name, path) for patient, images in wanted for name, path in images]
+    jobs = [(patient, name, path) for patient in wanted for name, path in patient.images]
     with tqdm(total=len(jobs), unit="image", disable=None) as bar:
         for batch in load_batches(iter(jobs), search, _BATCH, threads, torch.device("cpu")):
             yield from batch
@@ -138,7 +148,8 @@ def _doubtful(images: Sequence[SheetImage], generator: np.random.Generator) -> l
 def _settings(config: ExtractionConfig) -> str:
     size = f" ({config.crop_um:g} micrometres)" if config.crop_um is not None else ""
     crop = f"--crop {config.crop}{size}" if config.crop else "the whole image"
-    return f"--preprocess {config.preprocess}, {crop}"
+    scale = f", --scale {config.scale:g}" if config.scale is not None else ""
+    return f"--preprocess {config.preprocess}, {crop}{scale}"
 
 
 class _Section(NamedTuple):
@@ -186,6 +197,7 @@ def _draw_tile(
     _write(sheet, (left, top + SIDE), f"{name}: {SIGHTS[image.sight]}", 10)
     try:
         pixels = decode(read_image_file(image.path)[0], colour)
+        pixels = to_scale(pixels, image.microns_per_pixel, config.scale)
     except (OSError, MilError):  # it has changed since it was searched
         return
     seen = prepare_noting(pixels, config.image_size, config.crop, config.preprocess)

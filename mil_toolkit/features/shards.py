@@ -25,6 +25,7 @@ from mil_toolkit.features.shard_layout import (
     checked_arrays,
     parse_shard,
 )
+from mil_toolkit.features.shard_scales import SCALES, parse_scales, scale_texts
 from mil_toolkit.features.spec import FILE_NAME as SPEC_NAME
 from mil_toolkit.features.spec import SCHEMA
 
@@ -59,11 +60,15 @@ class StoredImage(NamedTuple):
 
 @dataclass(frozen=True)
 class EmbeddedBag:
-    """One patient's embeddings before they are written to a shard; (n, D) float16, one row per image."""
+    """One patient's embeddings before they are written to a shard; (n, D) float16, one row per image.
+
+    microns_per_pixel: of the image files, if the images were resampled
+    """
 
     patient_id: str
     images: tuple[StoredImage, ...]
     embeddings: NDArray[np.float16]
+    microns_per_pixel: float | None = None
 
     @property
     def digest(self) -> bytes:
@@ -92,6 +97,7 @@ class Shard:
 
     verified: state of the file whose bytes matched its name; None if that state might survive a change
     places: where each dataset lies in the file
+    scales: micrometres per pixel of each patient's image files, if the images were resampled
     """
 
     path: Path
@@ -102,6 +108,7 @@ class Shard:
     offsets: NDArray[np.int64]
     bag_digests: NDArray[np.uint8]
     places: Mapping[str, Place]
+    scales: tuple[float | None, ...]
 
     def read(self, rows: slice, *names: str) -> list[NDArray[np.generic]]:
         """Read these rows of some datasets of n rows, and nothing else if the file has not changed.
@@ -167,6 +174,11 @@ class StoredBag:
         """The patient's id."""
         return self.shard.patient_ids[self.index]
 
+    @property
+    def microns_per_pixel(self) -> float | None:
+        """The micrometres per pixel of the image files; None if the images were not resampled."""
+        return self.shard.scales[self.index]
+
     def embeddings(self, start: int, stop: int) -> NDArray[np.float16]:
         """Read the embeddings of the bag's images from `start` to `stop`, (n, D) float16."""
         rows = slice(self.rows.start + start, self.rows.start + stop)
@@ -213,7 +225,8 @@ def encode_shard(bags: Sequence[EmbeddedBag], spec_digest: str, sequence: int, r
     """Return the bytes of a shard of p patients and n images; equal arguments give equal bytes.
 
     Datasets: embeddings (n, D) float16; offsets (p + 1,); patient_ids (p,); bag_digests (p, 32); image_names
-    (n,), encoded as the file system does; image_digests (n, 32); image_stats (n, 2): size and mtime_ns.
+    (n,), encoded as the file system does; image_digests (n, 32); image_stats (n, 2): size and mtime_ns; of
+    resampled images also scales (p,).
     """
     images = [image for bag in bags for image in bag.images]
     datasets = {
@@ -225,6 +238,8 @@ def encode_shard(bags: Sequence[EmbeddedBag], spec_digest: str, sequence: int, r
         "image_digests": _digest_rows([image.digest for image in images]),
         "image_stats": np.array([(image.size, image.mtime_ns) for image in images], dtype=np.int64),
     }
+    if any(bag.microns_per_pixel is not None for bag in bags):
+        datasets[SCALES] = scale_texts([bag.microns_per_pixel for bag in bags])
     import h5py  # to read shards, it is not needed
 
     buffer = io.BytesIO()
@@ -276,8 +291,10 @@ def read_shard(path: Path, spec_digest: str, width: int) -> Shard:
         check_schema(path, attributes.schema, SCHEMA)
         if attributes.spec != spec_digest:
             raise DataError(f"{printable(path)} belongs to another spec than {_spec_of(path)}.")
+        scales = datasets.pop(SCALES, None)
         arrays = checked_arrays(datasets, width)
-        shard = _shard(path, verified, attributes, arrays, places)
+        resampled = parse_scales(scales, arrays.patient_ids.size)
+        shard = _shard(path, verified, attributes, arrays, places, resampled)
     except ShardProblem as problem:
         raise damaged(path, str(problem)) from None
     _check_bags(shard, arrays)
@@ -294,6 +311,7 @@ def _shard(
     attributes: ShardAttributes,
     arrays: ShardArrays,
     places: Mapping[str, Place],
+    scales: tuple[float | None, ...],
 ) -> Shard:
     """Return the shard; its arrays are copies, which do not keep the bytes of the file in memory."""
     return Shard(
@@ -305,6 +323,7 @@ def _shard(
         offsets=arrays.offsets.copy(),
         bag_digests=arrays.bag_digests.copy(),
         places=places,
+        scales=scales,
     )
 
 

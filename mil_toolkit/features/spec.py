@@ -58,6 +58,17 @@ class CellRule(TypedDict):
     rim: NotRequired[float]
 
 
+class Resampling(TypedDict):
+    """How images are brought to one scale before anything is cropped.
+
+    microns_per_pixel: of the resampled images
+    filter: bilinear interpolation that averages pixels where an image shrinks, as Pillow does it
+    """
+
+    microns_per_pixel: float
+    filter: Literal["antialiased-bilinear"]
+
+
 class Spec(BackboneSpec):
     """Everything that an embedding depends on; JSON-compatible.
 
@@ -66,6 +77,7 @@ class Spec(BackboneSpec):
     crop: side of the part that is shown, in pixels; 0 for the whole image
     preprocess: a name in `PREPROCESSES`
     crop_um: that side in micrometres, if it was given so; absent if it was given in pixels
+    scale: how images are resampled to one scale; absent if they are shown as they are
     cell: of preprocessing that searches a nucleus
     tile: of imported features, if the files state it
     colour: `srgb` if colour profiles were applied; absent if they were not, or if no image has one
@@ -76,6 +88,7 @@ class Spec(BackboneSpec):
     crop: int
     preprocess: str
     crop_um: NotRequired[float]
+    scale: NotRequired[Resampling]
     cell: NotRequired[CellRule]
     tile: NotRequired[Tile]
     colour: NotRequired[Colour]
@@ -102,6 +115,8 @@ def make_spec(config: ExtractionConfig, backbone: BackboneIdentity, colour: Colo
     }
     if config.crop_um is not None:
         spec["crop_um"] = config.crop_um
+    if config.scale is not None:
+        spec["scale"] = {"microns_per_pixel": config.scale, "filter": "antialiased-bilinear"}
     if rule := cell_rule(config.preprocess):
         spec["cell"] = rule
     if colour:
@@ -134,6 +149,14 @@ def window_problems(spec: Spec) -> Iterator[str]:
         yield f"crop is 0, but preprocess {preprocess!r} needs the side of a window"
     if "crop_um" in spec and not 0 < spec["crop_um"] < math.inf:
         yield f"crop_um is {spec['crop_um']}, not a positive number"
+    scale = scale_of(spec)
+    if scale is not None and not 0 < scale < math.inf:
+        yield f"scale.microns_per_pixel is {scale}, not a positive number"
+
+
+def scale_of(spec: Spec) -> float | None:
+    """Return the micrometres per pixel to which images are resampled; None if they are not."""
+    return spec["scale"]["microns_per_pixel"] if "scale" in spec else None
 
 
 def read_spec(folder: Path) -> Spec:
@@ -192,6 +215,7 @@ def _range_problems(spec: Spec) -> list[str]:
 def folder_name(spec: Spec) -> str:
     """Return the name of a cache's folder: its main settings, then 8 hex digits of the spec's digest."""
     words = [spec["backbone"], spec["weights"], str(spec["image_size"])]
+    words += [f"{scale:g}um"] if (scale := scale_of(spec)) is not None else []
     words += [f"crop{spec['crop']}"] if spec["crop"] else []
     words += [spec["preprocess"]] if spec["preprocess"] != "none" else []
     return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join([*words, digest_json(spec)[:8]]))

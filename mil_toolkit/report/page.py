@@ -10,7 +10,14 @@ from mil_toolkit.core.outputs import Output, check_outputs
 from mil_toolkit.core.reading import open_input
 from mil_toolkit.core.text import count_of
 from mil_toolkit.features.sights import sight_summary
-from mil_toolkit.report.contents import Contents, image_digests, image_paths, read_contents
+from mil_toolkit.features.spec import scale_of
+from mil_toolkit.report.contents import (
+    Contents,
+    image_digests,
+    image_paths,
+    image_scales,
+    read_contents,
+)
 from mil_toolkit.report.layout import lay_out
 from mil_toolkit.report.markup import to_html
 from mil_toolkit.report.pictures import Pictures, Thumbnails, samples_of, thumbnails_of
@@ -82,8 +89,9 @@ def _cell_note(pictures: Pictures) -> str:
     if not pictures.shows_cells:
         return ""
     masked = " Everything but the nucleus and its rim is black." if pictures.preprocess == "cell-mask" else ""
+    of = "the original" if pictures.scale is None else f"{pictures.scale:g} micrometres"
     return (
-        f"Left: original images. Right: what the network sees, {pictures.crop} pixels of the original around"
+        f"Left: original images. Right: what the network sees, {pictures.crop} pixels of {of} around"
         f" the nucleus nearest the centre.{masked} Of the images in this"
         f" report: {sight_summary(Counter(pictures.sights.values()))}"
     )
@@ -100,7 +108,9 @@ def _pictures(contents: Contents, anonymise: bool) -> tuple[Pictures, str | None
         problem = "Run mil-report without --anonymise to see the reason."
     crop, size = features.spec.get("crop", 0), features.spec.get("image_size", 224)
     colour, preprocess = features.spec.get("colour"), features.spec.get("preprocess", "none")
-    return Pictures(paths, digests, crop, size, colour, preprocess), problem
+    scale = scale_of(features.spec)
+    scales = image_scales(contents.sources, contents.table.patient_ids) if scale is not None else {}
+    return Pictures(paths, digests, crop, size, colour, preprocess, scale, scales), problem
 
 
 def _notes(
