@@ -6,6 +6,7 @@ from mil_toolkit.config import GROUPS, OFFICIAL, StudyConfig
 from mil_toolkit.core.text import count_of
 from mil_toolkit.core.version import __version__
 from mil_toolkit.evaluation.words import metric_words, threshold_rule
+from mil_toolkit.features.spec import scale_of
 from mil_toolkit.study.records import FeaturesIdentity
 
 REFERENCES = {
@@ -74,6 +75,8 @@ def _inputs(features: FeaturesIdentity | None) -> Iterator[str]:
         return
     spec = features.spec
     size = f" at {spec['image_size']} x {spec['image_size']} pixels" if spec["weight_digest"] else ""
+    scale = scale_of(spec)
+    size += f" after resampling to {scale:g} micrometres per pixel" if scale is not None else ""
     masked = _SHOWN.get(spec.get("preprocess", "none"), "").format(crop=spec.get("crop"))
     yield (
         f"Each image was embedded once by {spec['backbone']} with {spec['weights']} weights{size}{masked}."
