@@ -8,7 +8,7 @@
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -70,19 +70,39 @@ class WrittenFolds:
     faulty: set[str] = field(default_factory=set)
 
 
-def read_fold_tables(declared: Declaration, names: Sequence[str], problems: Problems) -> WrittenFolds | None:
+@dataclass(frozen=True)
+class _Report:
+    """Reports rows; ignored: patients whose rows do not matter; faulty: patients with a reported row."""
+
+    problems: Problems
+    ignored: Collection[str]
+    faulty: set[str]
+
+    def row(self, place: str, patient: str, text: str) -> None:
+        """Report the problem of a patient's row."""
+        if patient not in self.ignored:
+            self.problems.add(text, place)
+            self.faulty.add(patient)
+
+
+def read_fold_tables(
+    declared: Declaration, names: Sequence[str], ignored: Collection[str], problems: Problems
+) -> WrittenFolds | None:
     """Read the folds that these files declare; rows that cannot be read are reported.
+
+    ignored: patients who need no folds; rows about them that cannot be read are passed over
 
     Returns None, with the reason added to `problems`, if a file cannot be read or has another layout.
     """
     written, readable = WrittenFolds(), True
+    report = _Report(problems, ignored, written.faulty)
     for name in names:
         table = read_table(declared.path(name), name, problems)
-        reader = None if table is None else _reader(declared, table, len(names) > 1, problems)
+        reader = None if table is None else _reader(declared, table, len(names) > 1, report)
         if reader is None:
             readable = False
         else:
-            written.folds.extend(reader.read(written.faulty))
+            written.folds.extend(reader.read())
     return written if readable else None
 
 
@@ -92,18 +112,18 @@ class _Reader:
     ids: the patients of the rows, in Unicode normal form C; empty for lists of patients
     """
 
-    def __init__(self, table: TextTable, ids: Sequence[str], problems: Problems):
-        self.table, self.ids, self.problems = table, ids, problems
+    def __init__(self, table: TextTable, ids: Sequence[str], report: _Report):
+        self.table, self.ids, self.report = table, ids, report
 
-    def read(self, faulty: set[str]) -> list[WrittenFold]:
-        """Return the folds; add the patients to `faulty` whose rows are reported."""
+    def read(self) -> list[WrittenFold]:
+        """Return the folds."""
         raise NotImplementedError
 
     def rows(self) -> Iterator[tuple[str, str, int]]:
         """Yield the place, the patient and the index of each row that has an id; others are reported."""
         for index, (number, patient) in enumerate(zip(self.table.numbers, self.ids, strict=True)):
             if is_missing(patient):
-                self.problems.add("no patient.", self.table.place(number))
+                self.report.problems.add("no patient.", self.table.place(number))
             else:
                 yield self.table.place(number), patient, index
 
@@ -114,9 +134,7 @@ class _Reader:
         return cells
 
 
-def _reader(
-    declared: Declaration, table: TextTable, one_of_several: bool, problems: Problems
-) -> _Reader | None:
+def _reader(declared: Declaration, table: TextTable, one_of_several: bool, report: _Report) -> _Reader | None:
     """Return the reader of a table's layout; None, which is reported, if there is none."""
     header = table.header
     id_column = next((name for name in (declared.cohort.id, *ID_COLUMNS) if header.count(name) == 1), None)
@@ -125,23 +143,25 @@ def _reader(
     if {"train", TEST} <= {*lists}:
         marked = [cell.lower() in _BOOLEANS for name in lists for cell in table.column(name) or []]
         if not any(marked):
-            return _Lists(table, [], problems, lists)
+            return _Lists(table, [], report, lists)
         ids = ids or list(map(normal_form, table.column("") or []))  # pandas leaves the index without a name
-        return _with_ids(_Marks(table, ids, problems, lists))
+        return _with_ids(_Marks(table, ids, report, lists))
     if one_of_several:
         text = f"{table.name} is one of several files of folds, but lacks the columns train and test."
-        problems.add(f"{text} Several files need one fold in each; other layouts need a single file.")
+        report.problems.add(f"{text} Several files need one fold in each; other layouts need a single file.")
         return None
     numbered = [name for name in header if _ONE_FOLD.fullmatch(name) and header.count(name) == 1]
     single = next((name for name in _FOLDS if header.count(name) == 1), None)
     if numbered or (single and any(cell.lower() in PARTS for cell in table.column(single) or [])):
         columns = sorted(numbered, key=_number_of_fold) or [str(single)]
         slides = id_column != _SLIDES and _SLIDES in header
-        return _with_ids(_Columns(table, ids, problems, columns, slides))
+        return _with_ids(_Columns(table, ids, report, columns, slides))
     if single:
-        return _with_ids(_Tested(table, ids, problems, single))
+        return _with_ids(_Tested(table, ids, report, single))
     columns_there = some([printable(repr(name)) for name in header])
-    problems.add(f"{table.name} declares no folds: expected {_LAYOUTS}. It has the columns {columns_there}.")
+    report.problems.add(
+        f"{table.name} declares no folds: expected {_LAYOUTS}. It has the columns {columns_there}."
+    )
     return None
 
 
@@ -157,18 +177,18 @@ def _with_ids(reader: _Reader) -> _Reader | None:
         return reader
     columns = ", ".join(ID_COLUMNS)
     text = f"{reader.table.name} has no column of patients: one of {columns}, or the id of [cohort]."
-    reader.problems.add(text)
+    reader.report.problems.add(text)
     return None
 
 
 class _Tested(_Reader):
     """One row for each patient and repeat, with the fold in which the patient is tested."""
 
-    def __init__(self, table: TextTable, ids: Sequence[str], problems: Problems, column: str):
-        super().__init__(table, ids, problems)
+    def __init__(self, table: TextTable, ids: Sequence[str], report: _Report, column: str):
+        super().__init__(table, ids, report)
         self.column = column
 
-    def read(self, faulty: set[str]) -> list[WrittenFold]:
+    def read(self) -> list[WrittenFold]:
         """See `_Reader`."""
         folds, repeats = self.cells(self.column), self.table.column("repeat")
         by_name: dict[tuple[str, str], WrittenFold] = {}
@@ -183,8 +203,7 @@ class _Tested(_Reader):
                 problem = f"patient {printable(patient)} already has a fold{again}, in"
                 problem = f"{problem} {_row_of(earlier[patient, key[0]])}."
             if problem is not None:
-                self.problems.add(problem, place)
-                faulty.add(patient)
+                self.report.row(place, patient, problem)
                 continue
             earlier[patient, key[0]] = place
             name = f"fold {fold}" + (f" of repeat {repeat}" if repeats is not None else "")
@@ -215,14 +234,14 @@ class _Columns(_Reader):
         self,
         table: TextTable,
         ids: Sequence[str],
-        problems: Problems,
+        report: _Report,
         columns: Sequence[str],
         slides: bool,
     ):
-        super().__init__(table, ids, problems)
+        super().__init__(table, ids, report)
         self.columns, self.slides = columns, slides
 
-    def read(self, faulty: set[str]) -> list[WrittenFold]:
+    def read(self) -> list[WrittenFold]:
         """See `_Reader`."""
         folds = {name: WrittenFold("", printable(name), whole=True) for name in self.columns}
         columns = {name: self.cells(name) for name in self.columns}
@@ -231,8 +250,7 @@ class _Columns(_Reader):
             words = {name: cells[index] for name, cells in columns.items()}
             found = [*_part_problems(words)] or self._repeated(patient, words, folds, earlier.get(patient))
             for problem in found:
-                self.problems.add(problem, place)
-                faulty.add(patient)
+                self.report.row(place, patient, problem)
             if not found and patient not in earlier:
                 earlier[patient] = place
                 for name, word in words.items():
@@ -266,32 +284,32 @@ def _part_problems(words: Mapping[str, str]) -> Iterator[str]:
 class _OneFold(_Reader):
     """A file that holds one fold, in the columns `lists`."""
 
-    def __init__(self, table: TextTable, ids: Sequence[str], problems: Problems, lists: Sequence[str]):
-        super().__init__(table, ids, problems)
+    def __init__(self, table: TextTable, ids: Sequence[str], report: _Report, lists: Sequence[str]):
+        super().__init__(table, ids, report)
         self.lists = lists
 
-    def read(self, faulty: set[str]) -> list[WrittenFold]:
+    def read(self) -> list[WrittenFold]:
         """See `_Reader`."""
         fold = WrittenFold("", self.table.name, whole=True)
-        for part, patient, place in self.members(faulty):
+        for part, patient, place in self.members():
             earlier = fold.parts.get(patient)
             if earlier is None:
                 fold.parts[patient] = Part(part, place)
             else:
                 there = f"{earlier.name} in {_row_of(earlier.place)}"
-                self.problems.add(f"patient {printable(patient)} is in {part}, and in {there}.", place)
-                faulty.add(patient)
+                text = f"patient {printable(patient)} is in {part}, and in {there}."
+                self.report.row(place, patient, text)
         return [fold]
 
-    def members(self, faulty: set[str]) -> Iterator[tuple[str, str, str]]:
-        """Yield part, patient and place of every entry; report others, and add patients to `faulty`."""
+    def members(self) -> Iterator[tuple[str, str, str]]:
+        """Yield part, patient and place of every entry; report others."""
         raise NotImplementedError
 
 
 class _Lists(_OneFold):
     """Columns that list the patients of each part."""
 
-    def members(self, faulty: set[str]) -> Iterator[tuple[str, str, str]]:
+    def members(self) -> Iterator[tuple[str, str, str]]:
         """See `_OneFold`."""
         for part in self.lists:
             for number, cell in zip(self.table.numbers, self.cells(part), strict=True):
@@ -302,7 +320,7 @@ class _Lists(_OneFold):
 class _Marks(_OneFold):
     """Columns that hold `True` in the part of the row's patient."""
 
-    def members(self, faulty: set[str]) -> Iterator[tuple[str, str, str]]:
+    def members(self) -> Iterator[tuple[str, str, str]]:
         """See `_OneFold`."""
         columns = {part: self.cells(part) for part in self.lists}
         for place, patient, index in self.rows():
@@ -312,8 +330,7 @@ class _Marks(_OneFold):
             if problem is None:
                 yield parts[0], patient, place
             else:
-                self.problems.add(problem, place)
-                faulty.add(patient)
+                self.report.row(place, patient, problem)
 
 
 def _mark_problem(patient: str, words: Mapping[str, str], parts: Sequence[str]) -> str | None:

@@ -196,11 +196,11 @@ def read_folds(
     fold, patients that are tested never or twice, empty folds, folds with one class, and divided groups.
     """
     files = declared.splits.fold_files
-    written = read_fold_tables(declared, files, problems) if files else None
-    if written is None:
-        return None
     labelled = {patient: known for patient, known in patients.items() if known.label >= 0}
     others = {*excluded, *(patients.keys() - labelled.keys())}
+    written = read_fold_tables(declared, files, others if sound else excluded, problems) if files else None
+    if written is None:
+        return None
     names = some([*map(printable, files)])
     check = _Check(names, written, labelled, others, declared.cohort.table, declared.class_names)
     before = len(problems)
@@ -224,4 +224,4 @@ def _log_passed_over(
     )
     if counts:
         listed = " and ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-        logger.info("%s: passing over %s patients, whom no study scores.", names, listed)
+        logger.info("%s: passing over patients whom no study scores: %s.", names, listed)

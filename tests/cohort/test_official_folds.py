@@ -136,7 +136,13 @@ def test_patients_without_a_label_are_passed_over(tmp_path: Path, caplog: pytest
     caplog.set_level(logging.INFO)
     cohort = read_cohort(write(tmp_path, {"f.csv": LONG + "U1,0\nX1,1\n"}), images=False)
     assert cohort.folds is not None and cohort.folds.repeats == EXPECTED
-    assert "f.csv: passing over 1 excluded and 1 unlabelled patients" in caplog.text
+    assert "f.csv: passing over patients whom no study scores: 1 excluded and 1 unlabelled." in caplog.text
+
+
+def test_rows_of_patients_without_a_label_may_be_incomplete(tmp_path: Path) -> None:
+    for number, text in enumerate([LONG + "U1,\nX1,0\nX1,1\n", columns(part) + "U1,,\nX1,none,train\n"]):
+        cohort = read_cohort(write(tmp_path / str(number), {"f.csv": text}), images=False)
+        assert cohort.folds is not None and cohort.folds.repeats == EXPECTED
 
 
 NEVER_OR_TWICE = "each repeat must test every labelled patient once"

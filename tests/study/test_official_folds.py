@@ -69,6 +69,17 @@ def test_the_outer_folds_are_the_official_ones(study: Path) -> None:
     assert stored["outer_folds"] == "official" and stored["repeats"] == 2
 
 
+def test_drawn_folds_that_are_declared_give_the_same_study(tmp_path: Path) -> None:
+    """The seeds of a search depend on its repeat and fold only, and not on where the folds come from."""
+    drawn = replace(CONFIG, outer_folds=2, repeats=1)
+    tune(replace(COHORT, folds=None), None, tmp_path / "drawn", drawn, "cpu")
+    searches = Study.open(tmp_path / "drawn").read_splits().searches
+    declared = cohort_of([frozenset(held.test) for name, held in searches.items() if name != "final"])
+    tune(declared, None, tmp_path / "declared", replace(CONFIG, repeats=1), "cpu")
+    for name in ("splits.json", "predictions.csv", "out_of_fold.csv", "scores.json"):
+        assert (tmp_path / "declared" / name).read_bytes() == (tmp_path / "drawn" / name).read_bytes()
+
+
 def test_training_patients_of_a_fold_choose_and_its_tested_patients_do_not(study: Path) -> None:
     searches = stored_searches(Study.open(study).read_splits(), PATIENTS)
     for search in searches[:-1]:
