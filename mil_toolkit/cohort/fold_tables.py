@@ -8,81 +8,35 @@
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
 
-from mil_toolkit.cohort.cells import NUMBER, canonical_word, is_missing, normal_form
+from mil_toolkit.cohort.cells import normal_form
 from mil_toolkit.cohort.declaration import Declaration
+from mil_toolkit.cohort.fold_readers import (
+    BOOLEANS,
+    PARTS,
+    TEST,
+    FoldColumns,
+    PatientLists,
+    PatientMarks,
+    Reader,
+    Report,
+    TestedPatients,
+    WrittenFolds,
+)
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import TextTable, read_table
 from mil_toolkit.core.text import printable, some
 
-TEST = "test"
-PARTS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    TEST: TEST,
-    "testing": TEST,
-}
 ID_COLUMNS = ("patient", "patient_id", "case_id", "slide_id")  # besides the cohort's own
 _SLIDES = "slide_id"
 _LISTS = ("train", "val", "test")  # columns of a file that holds one fold
 _ONE_FOLD = re.compile(r"(?:fold|split)[ _-]?(\d+)")
 _FOLDS = ("fold", "split")
-_BOOLEANS = {"true": True, "false": False}
 _LAYOUTS = (
     "the columns patient and fold (and repeat); or patient and one column for each fold, such as fold_0, with"
     " train, val or test; or, in one file for each fold, the columns train, val and test"
 )
-
-
-class Part(NamedTuple):
-    """Where a patient stands in a fold: `train`, `val` or `test`, and the file and row that say so."""
-
-    name: str
-    place: str
-
-
-@dataclass(frozen=True)
-class WrittenFold:
-    """A fold as written.
-
-    repeat: the name of its repeat, empty without any; name: of the fold, as messages call it
-    parts: of each patient whom the fold names
-    whole: whether the fold names its training patients too
-    """
-
-    repeat: str
-    name: str
-    whole: bool
-    parts: dict[str, Part] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class WrittenFolds:
-    """All folds as written, in their order; faulty: patients with a row whose problem is reported."""
-
-    folds: list[WrittenFold] = field(default_factory=list)
-    faulty: set[str] = field(default_factory=set)
-
-
-@dataclass(frozen=True)
-class _Report:
-    """Reports rows; ignored: patients whose rows do not matter; faulty: patients with a reported row."""
-
-    problems: Problems
-    ignored: Collection[str]
-    faulty: set[str]
-
-    def row(self, place: str, patient: str, text: str) -> None:
-        """Report the problem of a patient's row."""
-        if patient not in self.ignored:
-            self.problems.add(text, place)
-            self.faulty.add(patient)
 
 
 def read_fold_tables(
@@ -95,7 +49,7 @@ def read_fold_tables(
     Returns None, with the reason added to `problems`, if a file cannot be read or has another layout.
     """
     written, readable = WrittenFolds(), True
-    report = _Report(problems, ignored, written.faulty)
+    report = Report(problems, ignored, written.faulty)
     for name in names:
         table = read_table(declared.path(name), name, problems)
         reader = None if table is None else _reader(declared, table, len(names) > 1, report)
@@ -106,46 +60,18 @@ def read_fold_tables(
     return written if readable else None
 
 
-class _Reader:
-    """Reads one table; a subclass for each layout.
-
-    ids: the patients of the rows, in Unicode normal form C; empty for lists of patients
-    """
-
-    def __init__(self, table: TextTable, ids: Sequence[str], report: _Report):
-        self.table, self.ids, self.report = table, ids, report
-
-    def read(self) -> list[WrittenFold]:
-        """Return the folds."""
-        raise NotImplementedError
-
-    def rows(self) -> Iterator[tuple[str, str, int]]:
-        """Yield the place, the patient and the index of each row that has an id; others are reported."""
-        for index, (number, patient) in enumerate(zip(self.table.numbers, self.ids, strict=True)):
-            if is_missing(patient):
-                self.report.problems.add("no patient.", self.table.place(number))
-            else:
-                yield self.table.place(number), patient, index
-
-    def cells(self, column: str) -> Sequence[str]:
-        """Return the cells of a column that exists."""
-        cells = self.table.column(column)
-        assert cells is not None
-        return cells
-
-
-def _reader(declared: Declaration, table: TextTable, one_of_several: bool, report: _Report) -> _Reader | None:
+def _reader(declared: Declaration, table: TextTable, one_of_several: bool, report: Report) -> Reader | None:
     """Return the reader of a table's layout; None, which is reported, if there is none."""
     header = table.header
     id_column = next((name for name in (declared.cohort.id, *ID_COLUMNS) if header.count(name) == 1), None)
     ids = [] if id_column is None else list(map(normal_form, table.column(id_column) or []))
     lists = [name for name in _LISTS if header.count(name) == 1]
     if {"train", TEST} <= {*lists}:
-        marked = [cell.lower() in _BOOLEANS for name in lists for cell in table.column(name) or []]
+        marked = [cell.lower() in BOOLEANS for name in lists for cell in table.column(name) or []]
         if not any(marked):
-            return _Lists(table, [], report, lists)
+            return PatientLists(table, [], report, lists)
         ids = ids or list(map(normal_form, table.column("") or []))  # pandas leaves the index without a name
-        return _with_ids(_Marks(table, ids, report, lists))
+        return _with_ids(PatientMarks(table, ids, report, lists))
     if one_of_several:
         text = f"{table.name} is one of several files of folds, but lacks the columns train and test."
         report.problems.add(f"{text} Several files need one fold in each; other layouts need a single file.")
@@ -155,9 +81,9 @@ def _reader(declared: Declaration, table: TextTable, one_of_several: bool, repor
     if numbered or (single and any(cell.lower() in PARTS for cell in table.column(single) or [])):
         columns = sorted(numbered, key=_number_of_fold) or [str(single)]
         slides = id_column != _SLIDES and _SLIDES in header
-        return _with_ids(_Columns(table, ids, report, columns, slides))
+        return _with_ids(FoldColumns(table, ids, report, columns, slides))
     if single:
-        return _with_ids(_Tested(table, ids, report, single))
+        return _with_ids(TestedPatients(table, ids, report, single))
     columns_there = some([printable(repr(name)) for name in header])
     report.problems.add(
         f"{table.name} declares no folds: expected {_LAYOUTS}. It has the columns {columns_there}."
@@ -171,7 +97,7 @@ def _number_of_fold(column: str) -> int:
     return int(match[1])
 
 
-def _with_ids(reader: _Reader) -> _Reader | None:
+def _with_ids(reader: Reader) -> Reader | None:
     """Return the reader if its table names the patients of its rows; otherwise report it."""
     if reader.ids or not reader.table.rows:
         return reader
@@ -179,164 +105,3 @@ def _with_ids(reader: _Reader) -> _Reader | None:
     text = f"{reader.table.name} has no column of patients: one of {columns}, or the id of [cohort]."
     reader.report.problems.add(text)
     return None
-
-
-class _Tested(_Reader):
-    """One row for each patient and repeat, with the fold in which the patient is tested."""
-
-    def __init__(self, table: TextTable, ids: Sequence[str], report: _Report, column: str):
-        super().__init__(table, ids, report)
-        self.column = column
-
-    def read(self) -> list[WrittenFold]:
-        """See `_Reader`."""
-        folds, repeats = self.cells(self.column), self.table.column("repeat")
-        by_name: dict[tuple[str, str], WrittenFold] = {}
-        earlier: dict[tuple[str, str], str] = {}  # place of a patient's row, by patient and repeat
-        spelled: dict[str, str] = {}
-        for place, patient, index in self.rows():
-            repeat, fold = "" if repeats is None else repeats[index], folds[index]
-            problem = self._problem(repeat, fold, repeats is not None)
-            key = canonical_word(repeat), canonical_word(fold)
-            if problem is None and (patient, key[0]) in earlier:
-                again = " in this repeat" if repeats is not None else ""
-                problem = f"patient {printable(patient)} already has a fold{again}, in"
-                problem = f"{problem} {_row_of(earlier[patient, key[0]])}."
-            if problem is not None:
-                self.report.row(place, patient, problem)
-                continue
-            earlier[patient, key[0]] = place
-            name = f"fold {fold}" + (f" of repeat {repeat}" if repeats is not None else "")
-            repeat = spelled.setdefault(key[0], printable(repeat))
-            written = by_name.setdefault(key, WrittenFold(repeat, printable(name), whole=False))
-            written.parts[patient] = Part(TEST, place)
-        return [by_name[key] for key in sorted(by_name, key=lambda key: tuple(map(_in_order, key)))]
-
-    def _problem(self, repeat: str, fold: str, repeated: bool) -> str | None:
-        if is_missing(fold):
-            return f"no {self.column}."
-        return "no repeat." if repeated and is_missing(repeat) else None
-
-
-def _in_order(name: str) -> tuple[float, str]:
-    """Return the key by which the names of folds are sorted: numbers by their value, then words."""
-    return (float(name), "") if NUMBER.fullmatch(name) else (float("inf"), name)
-
-
-def _row_of(place: str) -> str:
-    return place.rpartition(", ")[2]
-
-
-class _Columns(_Reader):
-    """One row for each patient, and one column for each fold."""
-
-    def __init__(
-        self,
-        table: TextTable,
-        ids: Sequence[str],
-        report: _Report,
-        columns: Sequence[str],
-        slides: bool,
-    ):
-        super().__init__(table, ids, report)
-        self.columns, self.slides = columns, slides
-
-    def read(self) -> list[WrittenFold]:
-        """See `_Reader`."""
-        folds = {name: WrittenFold("", printable(name), whole=True) for name in self.columns}
-        columns = {name: self.cells(name) for name in self.columns}
-        earlier: dict[str, str] = {}
-        for place, patient, index in self.rows():
-            words = {name: cells[index] for name, cells in columns.items()}
-            found = [*_part_problems(words)] or self._repeated(patient, words, folds, earlier.get(patient))
-            for problem in found:
-                self.report.row(place, patient, problem)
-            if not found and patient not in earlier:
-                earlier[patient] = place
-                for name, word in words.items():
-                    folds[name].parts[patient] = Part(PARTS[word.lower()], place)
-        return list(folds.values())
-
-    def _repeated(
-        self, patient: str, words: Mapping[str, str], folds: Mapping[str, WrittenFold], earlier: str | None
-    ) -> list[str]:
-        """Return what is wrong with another row of a patient: several slides must be in the same parts."""
-        if earlier is None:
-            return []
-        if not self.slides:
-            return [f"patient {printable(patient)} already appears in {_row_of(earlier)}."]
-        before = {name: folds[name].parts[patient].name for name in self.columns}
-        return [
-            f"patient {printable(patient)} is in {PARTS[word.lower()]} of {printable(name)}, but in"
-            f" {before[name]} in {_row_of(earlier)}. The slides of a patient must be in the same part."
-            for name, word in words.items()
-            if PARTS[word.lower()] != before[name]
-        ]
-
-
-def _part_problems(words: Mapping[str, str]) -> Iterator[str]:
-    for column, word in words.items():
-        if word.lower() not in PARTS:
-            written = "is empty" if is_missing(word) else f"{word!r} is not one of these"
-            yield f"{printable(column)} must be train, val or test; it {written}."
-
-
-class _OneFold(_Reader):
-    """A file that holds one fold, in the columns `lists`."""
-
-    def __init__(self, table: TextTable, ids: Sequence[str], report: _Report, lists: Sequence[str]):
-        super().__init__(table, ids, report)
-        self.lists = lists
-
-    def read(self) -> list[WrittenFold]:
-        """See `_Reader`."""
-        fold = WrittenFold("", self.table.name, whole=True)
-        for part, patient, place in self.members():
-            earlier = fold.parts.get(patient)
-            if earlier is None:
-                fold.parts[patient] = Part(part, place)
-            else:
-                there = f"{earlier.name} in {_row_of(earlier.place)}"
-                text = f"patient {printable(patient)} is in {part}, and in {there}."
-                self.report.row(place, patient, text)
-        return [fold]
-
-    def members(self) -> Iterator[tuple[str, str, str]]:
-        """Yield part, patient and place of every entry; report others."""
-        raise NotImplementedError
-
-
-class _Lists(_OneFold):
-    """Columns that list the patients of each part."""
-
-    def members(self) -> Iterator[tuple[str, str, str]]:
-        """See `_OneFold`."""
-        for part in self.lists:
-            for number, cell in zip(self.table.numbers, self.cells(part), strict=True):
-                if not is_missing(cell):
-                    yield part, normal_form(cell), self.table.place(number)
-
-
-class _Marks(_OneFold):
-    """Columns that hold `True` in the part of the row's patient."""
-
-    def members(self) -> Iterator[tuple[str, str, str]]:
-        """See `_OneFold`."""
-        columns = {part: self.cells(part) for part in self.lists}
-        for place, patient, index in self.rows():
-            words = {part: cells[index] for part, cells in columns.items()}
-            parts = [part for part, word in words.items() if _BOOLEANS.get(word.lower())]
-            problem = _mark_problem(patient, words, parts)
-            if problem is None:
-                yield parts[0], patient, place
-            else:
-                self.report.row(place, patient, problem)
-
-
-def _mark_problem(patient: str, words: Mapping[str, str], parts: Sequence[str]) -> str | None:
-    unknown = [f"{part} {word!r}" for part, word in words.items() if word.lower() not in _BOOLEANS]
-    if unknown:
-        return f"{', '.join(unknown)}: expected True or False."
-    named = " and ".join(parts) or "none of them"
-    text = f"patient {printable(patient)} must be in one of {', '.join(words)}, not in {named}."
-    return None if len(parts) == 1 else text

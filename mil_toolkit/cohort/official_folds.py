@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mil_toolkit.cohort.declaration import Declaration
-from mil_toolkit.cohort.fold_tables import TEST, WrittenFold, WrittenFolds, read_fold_tables
+from mil_toolkit.cohort.fold_readers import TEST, WrittenFold, WrittenFolds
+from mil_toolkit.cohort.fold_tables import read_fold_tables
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.core.text import count_of, each_or_most, printable, some
 

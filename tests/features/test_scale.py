@@ -9,17 +9,21 @@ from support.commands import Command
 from support.tiny_images import bags_of, draw, same, write_cohort
 
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config import ExtractionConfig, StudyConfig
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import Extraction, check_options, extract
 from mil_toolkit.features.image_files import ImageFiles
 from mil_toolkit.features.opening import MAX_PIXELS
+from mil_toolkit.features.pixels import prepare
 from mil_toolkit.features.resolution import in_pixels
 from mil_toolkit.features.scale import resampled_sides, to_scale
 from mil_toolkit.features.shard_layout import ShardProblem
 from mil_toolkit.features.shard_scales import parse_scales, scale_texts
 from mil_toolkit.features.spec import folder_name, scale_of, window_problems
+from mil_toolkit.report.pictures import Pictures
+from mil_toolkit.study.methods import methods_paragraph
+from mil_toolkit.study.records import FeaturesIdentity
 
 pytestmark = pytest.mark.usefixtures("built_once")
 BAGS = {"P1": 2, "P2": 1, "P3": 1, "P4": 1}
@@ -205,3 +209,22 @@ def test_images_of_another_resolution_that_vanish_are_reported_as_unreadable(tom
     with_scales(toml, {**dict.fromkeys(BAGS, "0.25"), "P2": "0.0001"})
     with pytest.raises(DataError, match=r"P2/0\.png: 40 x 48 pixels of 0\.0001 micrometres are less than"):
         run(toml, ExtractionConfig("resnet18", "random", 32, scale=0.25))
+
+
+def test_the_report_shows_the_resampled_window(toml: Path) -> None:
+    """The window is cut from the image at 0.5 micrometres per pixel, and not from the file at 0.25."""
+    path = toml.parent / "images/P1/0.png"
+    pictures = Pictures({("P1", "0.png"): path}, {}, 16, 32, None, "none", 0.5, {"P1": 0.25})
+    shown = pictures.pixels(("P1", "0.png"), 32)
+    assert shown is not None
+    resampled = to_scale(np.array(Image.open(path)), 0.25, 0.5)
+    assert (shown == prepare(resampled, 32, 16, "none")).all()
+    assert not (shown == prepare(np.array(Image.open(path)), 32, 16, "none")).all()
+
+
+def test_the_methods_name_the_scale(toml: Path) -> None:
+    toml.write_text(toml.read_text() + "microns_per_pixel = 0.25\n")
+    cache = FeatureCache.open(run(toml, ExtractionConfig("resnet18", "random", 32, scale=0.5)).folder)
+    features = FeaturesIdentity(cache.folder.name, "", cache.spec)
+    text = methods_paragraph(StudyConfig(), features)
+    assert "at 32 x 32 pixels after resampling to 0.5 micrometres per pixel" in text
