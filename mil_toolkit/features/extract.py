@@ -29,7 +29,7 @@ from mil_toolkit.features.rehashes import Rehashes
 from mil_toolkit.features.sharding import WHOLE, Share, imbalance
 from mil_toolkit.features.shards import Recorded
 from mil_toolkit.features.sights import Sight
-from mil_toolkit.features.spec import Spec, folder_name, holds_spec, make_spec
+from mil_toolkit.features.spec import Spec, folder_name, for_backbone, holds_spec, make_spec
 
 if TYPE_CHECKING:
     from mil_toolkit.backbones.backbones import Backbone
@@ -163,7 +163,7 @@ class _How(NamedTuple):
         recorded = _recorded(self.device, self.precision)
         place = pick_device(self.device)
         batch_size = self.batch_size or BATCH_SIZES[place.type]
-        embed = BatchEmbedder(source.build(), place, recorded.precision, batch_size, config.image_size)
+        embed = BatchEmbedder(source.build(), place, recorded.precision, batch_size, config.side)
         readers = self._readers(place.type)
         pipeline = Pipeline(config, colour, embed, readers, Failures(), Notes(), {})
         return CacheUpdate(cache, recorded, pipeline, self.skip)
@@ -195,6 +195,10 @@ class _Run:
 
     def with_backbone(self, source: BackboneSource) -> Extraction:
         """Extract with this backbone; raises MisrememberedError if it turns out to be another one."""
+        config = for_backbone(self.config, source.identity.preprocessing)
+        return replace(self, config=config)._extract(source)
+
+    def _extract(self, source: BackboneSource) -> Extraction:
         patients = [wanted_images(self.cohort, patient) for patient in self.cohort.images]
         specs = {colour: make_spec(self.config, source.identity, colour) for colour in COLOURS}
         folders = {colour: self._folder(spec) for colour, spec in specs.items()}
@@ -206,16 +210,18 @@ class _Run:
         else:
             colour = self.colour
         wanted = [patient for patient in patients if self.share.holds(patient.patient_id)]
+        reading = None
         self._log_share(wanted)
         if not holds_spec(folders[colour]):
             self._check_crop(wanted)
             source = source if self.dry_run else self._checked(source)
+            reading = None if self.dry_run else source.build().reading
         if self.dry_run:
             return self._count_missing(folders[colour], wanted)
         with shared(folders[colour]):  # keeps a prune from removing shards that the plans reuse
             opened = choice.caches.get(colour) if choice else None
             shards = opened.shards if opened else ()
-            cache = FeatureCache.create(self.root, self.cohort.name, specs[colour], shards)
+            cache = FeatureCache.create(self.root, self.cohort.name, specs[colour], shards, reading)
             remove_dead_temporaries(cache.folder)
             source.remember()
             extraction = self._update(cache, wanted, colour, source)
@@ -375,7 +381,7 @@ def check_options(
     if on_error not in ("fail", "skip"):
         problems.append(f"--on-error {on_error!r} is neither fail nor skip.")
     for name, least, value in (
-        ("image-size", SMALLEST, config.image_size),
+        ("image-size", SMALLEST, SMALLEST if config.image_size is None else config.image_size),
         ("crop", 0, config.crop),
         ("batch-size", 1, 1 if batch_size is None else batch_size),
         ("workers", 0, workers or 0),

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mil_toolkit.backbones.spec import sampling_of
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.outputs import Output, check_outputs
 from mil_toolkit.core.reading import open_input
@@ -100,7 +101,8 @@ def _pictures(contents: Contents, anonymise: bool) -> tuple[Pictures, str | None
         problem = "Run mil-report without --anonymise to see the reason."
     crop, size = features.spec.get("crop", 0), features.spec.get("image_size", 224)
     colour, preprocess = features.spec.get("colour"), features.spec.get("preprocess", "none")
-    return Pictures(paths, digests, crop, size, colour, preprocess), problem
+    sampling = sampling_of(features.spec)
+    return Pictures(paths, digests, crop, size, colour, preprocess, sampling), problem
 
 
 def _notes(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mil_toolkit.config import CELL_NAMES
+from mil_toolkit.config import CELL_NAMES, Sampling
 from mil_toolkit.core.errors import DataError, MilError
 from mil_toolkit.core.files import digest
 from mil_toolkit.core.reading import MEBIBYTE, read_input
@@ -32,7 +32,7 @@ class Pictures:
 
     digests: SHA-256 of the content that was embedded, where known; files that have changed since are not
     shown
-    crop, size, colour, preprocess: of the features, see `prepare` and `decode`
+    crop, size, colour, preprocess, sampling: of the features, see `prepare` and `decode`
     unreadable, changed: images that `pixels` has met and that cannot be shown
     sights: what a search for nuclei found in the images that `pixels` returned; empty if they are not
         searched
@@ -46,9 +46,11 @@ class Pictures:
         size: int,
         colour: Colour | None = None,
         preprocess: str = "none",
+        sampling: Sampling | None = None,
     ):
         self.paths, self.digests, self.crop, self.size, self.colour = paths, digests, crop, size, colour
         self.preprocess, self.shows_cells = preprocess, preprocess in CELL_NAMES
+        self.sampling = sampling
         self.sights: dict[Key, Sight] = {}
         self.unreadable: set[Key] = set()
         self.changed: set[Key] = set()
@@ -62,7 +64,7 @@ class Pictures:
     def prepared(self, key: Key, original: Pixels, size: int, preprocess: str) -> Pixels | None:
         """Return a decoded image after this preprocessing, `size` pixels wide; None if it is too small."""
         try:
-            image = prepare_noting(original, size, self.crop, preprocess)
+            image = prepare_noting(original, size, self.crop, preprocess, self.sampling)
         except DataError:  # the image is smaller than the crop
             self.unreadable.add(key)
             return None
