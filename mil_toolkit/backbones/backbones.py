@@ -10,8 +10,13 @@ from torch import nn
 
 from mil_toolkit.backbones.architecture import Architecture, Checkpoint, StateDict, for_images
 from mil_toolkit.backbones.checkpoint import read_wrapped
-from mil_toolkit.backbones.encoder_models import encoder_architecture, hub_architecture
-from mil_toolkit.backbones.encoders import ENCODERS, IMAGENET_MEAN, IMAGENET_STD
+from mil_toolkit.backbones.encoder_models import (
+    check_published,
+    encoder_architecture,
+    encoder_of,
+    hub_architecture,
+)
+from mil_toolkit.backbones.encoders import IMAGENET_MEAN, IMAGENET_STD
 from mil_toolkit.backbones.identity import IMAGE_SIZE, BackboneIdentity, Preprocessing, Triple
 from mil_toolkit.backbones.layout import fit
 from mil_toolkit.backbones.reading import Reading
@@ -136,8 +141,10 @@ def build_backbone(name: str, weights: str | StateDict, image_size: int | None =
 def _architecture(name: str, weights: str | StateDict, image_size: int | None) -> Architecture:
     """Return the architecture of a name; raises UsageError if there is none."""
     kind = backbone_kind(name)
-    if kind in ENCODERS:
-        return encoder_architecture(name, image_size)
+    if encoder := encoder_of(name):
+        if weights in WEIGHT_WORDS and weights != "random":
+            check_published(name, encoder)
+        return encoder_architecture(name, encoder, image_size)
     if kind == HUB_NAME:
         carried = isinstance(weights, str) and weights not in WEIGHT_WORDS
         return hub_architecture(name, image_size, Path(str(weights)) if carried else None)
@@ -146,8 +153,8 @@ def _architecture(name: str, weights: str | StateDict, image_size: int | None) -
 
 def preprocessing_of(name: str, weights: str) -> Preprocessing:
     """Return how images are prepared for a backbone; the errors are those of `build_backbone`."""
-    if name in ENCODERS:
-        return Preprocessing(ENCODERS[name].size, ENCODERS[name].sampling)
+    if encoder := encoder_of(name):
+        return Preprocessing(encoder.size, encoder.sampling)
     if name in BACKBONES:
         return Preprocessing()
     with torch.device("meta"):  # nothing is computed

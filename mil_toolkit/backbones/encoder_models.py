@@ -1,9 +1,10 @@
 """The networks of `ENCODERS` and of repositories of the Hugging Face hub, built by timm."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from mil_toolkit.backbones.timm_models import adapted, classifier_names, samplin
 from mil_toolkit.backbones.weights import OFFLINE
 from mil_toolkit.core.errors import DataError, UsageError, import_extra
 from mil_toolkit.core.files import read_json
-from mil_toolkit.core.text import printable
+from mil_toolkit.core.text import printable, some
 
 # What timm needs to know of a configuration; the rest could name files.
 _CONFIGURED = (
@@ -39,6 +40,43 @@ _ACCESS = (
 )
 
 
+class _PublishedWeights(NamedTuple):
+    """Where the weights of a repository are.
+
+    name: of the backbone; files: the first of them that the repository has; also: where else they are
+    """
+
+    name: str
+    repository: str
+    files: tuple[str, ...] = (SAFETENSORS, PICKLE)
+    also: str | None = None
+    gated: bool = False
+
+    def fetched(self) -> Path:
+        """Return the file; raises UsageError if it is not available."""
+        try:
+            return fetch(self.repository, *self.files)
+        except Exception as error:  # noqa: BLE001 - the hub's client passes on those of several transports
+            elsewhere = f" or {self.also}" if self.also else ""
+            raise UsageError(
+                f"The weights of {self.name} are not available: {one_line(error)}. Download"
+                f" {' or '.join(self.files)} from {HUB}/{self.repository}{elsewhere} and name it with"
+                f" --weights PATH.{_ACCESS if self.gated else ''} {OFFLINE}"
+            ) from None
+
+    def read(self) -> Checkpoint:
+        """Return the tensors; raises as `fetched` and `read_wrapped` do."""
+        return read_wrapped(self.fetched())
+
+    def cached(self) -> list[Path] | None:
+        """Return the files that decide which weights are read; None if they are not in the cache."""
+        return cached_files(self.repository, *self.files)
+
+
+def _weights_of(name: str, encoder: Encoder) -> _PublishedWeights:
+    return _PublishedWeights(name, encoder.repository, (encoder.file,), encoder.also, encoder.gated)
+
+
 class ClassAndPatchMean(nn.Module):
     """Joins the class token and the mean of the tokens of the patches: (n, T, D) -> (n, 2 D).
 
@@ -54,30 +92,54 @@ class ClassAndPatchMean(nn.Module):
         return torch.cat([tokens[:, 0], tokens[:, self.prefix :].mean(1)], 1)
 
 
-def encoder_architecture(name: str, side: int | None = None) -> Architecture:
-    """Return the architecture of an encoder of the table, for images of side `side` or of its own size.
+def encoder_of(name: str) -> Encoder | None:
+    """Return the row of the table that a backbone's name, or its repository on the hub, stands for.
+
+    Raises UsageError for a repository that holds several encoders.
+    """
+    if name in ENCODERS or not name.startswith(HUB_PREFIX):
+        return ENCODERS.get(name)
+    repository = name.removeprefix(HUB_PREFIX)
+    wanted = repository.partition("@")[0].casefold()
+    rows = [row for row, encoder in ENCODERS.items() if encoder.repository.casefold() == wanted]
+    if len(rows) > 1:
+        raise UsageError(f"--backbone {name}: the repository holds several encoders. Choose {some(rows)}.")
+    return replace(ENCODERS[rows[0]], repository=repository) if rows else None
+
+
+def encoder_architecture(name: str, encoder: Encoder, side: int | None = None) -> Architecture:
+    """Return the architecture of an encoder, for images of side `side` or of its own size.
 
     Raises UsageError if the network cannot be built for this size.
     """
-    return _table_architecture(name, ENCODERS[name], side)
+    side = side or encoder.size
+    network, published = _encoder_network(name, encoder, side), _weights_of(name, encoder)
+    return Architecture(
+        network,
+        encoder.mean,
+        encoder.std,
+        lambda: (),
+        published.read,
+        encoder.size,
+        encoder.sampling,
+        adapted=lambda state: adapted(state, network),
+        published_files=published.cached,
+    )
 
 
 def hub_architecture(name: str, side: int | None = None, weights: Path | None = None) -> Architecture:
-    """Return the architecture of `timm:hf-hub:ORG/NAME`.
+    """Return the architecture of `timm:hf-hub:ORG/NAME`, which the repository's config.json describes.
 
     side: as for `encoder_architecture`
-    weights: a checkpoint, beside which the repository's config.json may lie
+    weights: a checkpoint, beside which config.json may lie
 
-    A repository in the table is built as the table states; others by their config.json. Raises UsageError if
-    it is not available, DataError if it does not describe a model of timm.
+    Raises UsageError if config.json is not available, DataError if it does not describe a model of timm.
     """
     timm, repository = import_extra("timm", "timm", "This backbone"), name.removeprefix(HUB_PREFIX)
-    for encoder in ENCODERS.values():
-        if encoder.repository.casefold() == repository.partition("@")[0].casefold():
-            return _table_architecture(name, encoder, side)
     path = _config_file(name, repository, weights)
     config = read_json(path)
     network, statistics, options = _configured(timm, config, path, side)
+    published = _PublishedWeights(name, repository)
     return Architecture(
         network,
         tuple(statistics["mean"]),
@@ -85,31 +147,13 @@ def hub_architecture(name: str, side: int | None = None, weights: Path | None = 
         lambda: classifier_names(
             timm, config["architecture"], network, statistics["classifier"] or (), **options
         ),
-        lambda: _published(name, repository, (SAFETENSORS, PICKLE), f"{HUB}/{repository}"),
+        published.read,
         statistics["input_size"][-1],
         sampling_of_config(statistics),
         lambda other: hub_architecture(name, other, weights),
         lambda state: adapted(state, network),
-        lambda: cached_files(repository, SAFETENSORS, PICKLE),
+        published.cached,
         [path],
-    )
-
-
-def _table_architecture(name: str, encoder: Encoder, side: int | None) -> Architecture:
-    side = side or encoder.size
-    network = _encoder_network(name, encoder, side)
-    return Architecture(
-        network,
-        encoder.mean,
-        encoder.std,
-        lambda: (),
-        lambda: _published(
-            name, encoder.repository, (encoder.file,), encoder.page, encoder.also, encoder.gated
-        ),
-        encoder.size,
-        encoder.sampling,
-        adapted=lambda state: adapted(state, network),
-        published_files=lambda: cached_files(encoder.repository, encoder.file),
     )
 
 
@@ -118,35 +162,31 @@ def _encoder_network(name: str, encoder: Encoder, side: int) -> nn.Module:
     joins = encoder.output == "class token and mean of patches"
     options = {**encoder.options, **({"global_pool": ""} if joins else {})}
     network: nn.Module = timm.create_model(encoder.model, num_classes=0, img_size=side, **options)
-    patch = network.get_submodule("patch_embed").patch_size[0]
+    patch, prefix = _tokens(network)
     if side % patch:
         raise UsageError(
             f"--backbone {name} cannot take images of {side} x {side} pixels: its patches have"
             f" {patch} x {patch}. Use --image-size {encoder.size} or another multiple of {patch}."
         )
     if joins:
-        network.head = ClassAndPatchMean(network.num_prefix_tokens)
+        network.head = ClassAndPatchMean(prefix)
     return network
 
 
-def _published(
-    name: str,
-    repository: str,
-    files: tuple[str, ...],
-    page: str,
-    also: str | None = None,
-    gated: bool = False,
-) -> Checkpoint:
-    """Return the weights of a repository of the hub; raises UsageError if they are not available."""
-    try:
-        path = fetch(repository, *files)
-    except Exception as error:  # noqa: BLE001 - the hub's client passes on those of several transports
-        elsewhere = f" or {also}" if also else ""
-        raise UsageError(
-            f"The weights of {name} are not available: {one_line(error)}. Download {' or '.join(files)} from"
-            f" {page}{elsewhere} and name it with --weights PATH.{_ACCESS if gated else ''} {OFFLINE}"
-        ) from None
-    return read_wrapped(path)
+def _tokens(network: Any) -> tuple[int, int]:
+    """Return the side of a patch in pixels, and the number of tokens before those of the patches.
+
+    network: a VisionTransformer of timm, whose types are not declared
+    """
+    return network.patch_embed.patch_size[0], network.num_prefix_tokens
+
+
+def check_published(name: str, encoder: Encoder) -> None:
+    """Raise UsageError if the published weights of an encoder are not available.
+
+    Building a large network takes a minute, which would be lost.
+    """
+    _weights_of(name, encoder).fetched()
 
 
 def _config_file(name: str, repository: str, weights: Path | None) -> Path:
@@ -177,9 +217,9 @@ def _configured(
             f"{printable(path)} does not describe a model of timm: expected the key 'architecture' with the"
             f" name of one, got {architecture!r}. timm {timm.__version__} may be too old for it."
         )
-    options = {**config.get("model_args", {}), **({} if side is None else {"img_size": side})}
     stated = config.get("pretrained_cfg", config)
     try:
+        options = {**config.get("model_args", {}), **({} if side is None else {"img_size": side})}
         statistics = {key: stated[key] for key in _CONFIGURED if key in stated}
         network = timm.create_model(
             architecture,

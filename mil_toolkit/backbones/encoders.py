@@ -50,11 +50,6 @@ class Encoder:
     output: Output = "class token"
     microns_per_pixel: float | None = None
 
-    @property
-    def page(self) -> str:
-        """The address of its repository on the hub."""
-        return f"{HUB}/{self.repository}"
-
 
 def _dinobloom(size: str, model: str, width: int) -> Encoder:
     # dinov2/eval/models/return_model.py: Resize((224, 224)), ImageNet statistics, output of the class token.

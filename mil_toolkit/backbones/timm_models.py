@@ -160,7 +160,7 @@ def _statistics_doubt(
 
 def _differs(timm: ModuleType, name: str, used: tuple[Triple, Triple]) -> bool:
     config: Normalisation = timm.models.get_pretrained_cfg(name)
-    return not _are_close(used, (tuple(config.mean), tuple(config.std)))
+    return not _are_close(used, (config.mean, config.std))
 
 
 def _are_close(some_statistics: tuple[Triple, Triple], others: tuple[Triple, Triple]) -> bool:

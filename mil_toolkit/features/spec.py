@@ -3,14 +3,14 @@
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict
 
 from mil_toolkit.backbones.identity import BackboneIdentity, Preprocessing
 from mil_toolkit.backbones.reading import Reading
 from mil_toolkit.backbones.requests import weights_word
-from mil_toolkit.backbones.spec import RANDOM_SEED, BackboneSpec, SamplingSpec
+from mil_toolkit.backbones.spec import RANDOM_SEED, BackboneSpec
 from mil_toolkit.config import (
     CELL_NAMES,
     INTERPOLATION_NAMES,
@@ -111,8 +111,9 @@ def make_spec(config: ExtractionConfig, backbone: BackboneIdentity, colour: Colo
         "crop": config.crop,
         "preprocess": config.preprocess,
     }
-    if config.sampling not in (None, SQUASHED):
-        spec["sampling"] = SamplingSpec(**asdict(config.sampling))
+    if config.sampling and config.sampling != SQUASHED:
+        interpolation, mode, crop_pct = astuple(config.sampling)
+        spec["sampling"] = {"interpolation": interpolation, "mode": mode, "crop_pct": crop_pct}
     if config.crop_um is not None:
         spec["crop_um"] = config.crop_um
     if rule := cell_rule(config.preprocess):
