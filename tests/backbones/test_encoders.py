@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.paths import ROOT
 
 from mil_toolkit.backbones.encoder_models import encoder_architecture, encoder_of
-from mil_toolkit.backbones.encoders import ENCODERS
+from mil_toolkit.backbones.encoders import ENCODERS, HUB, IMAGENET_MEAN, IMAGENET_STD
 from mil_toolkit.backbones.requests import NAMES, backbone_kind, weights_word
 from mil_toolkit.config import BACKBONE_NAMES, INTERPOLATION_NAMES
 from mil_toolkit.core.errors import UsageError
@@ -100,3 +101,32 @@ def test_an_encoder_is_not_built_for_a_size_that_its_patches_do_not_divide() -> 
 def test_other_names_are_refused(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         backbone_kind(name)
+
+
+def table_row(name: str) -> str:
+    """The row of an encoder in docs/encoders.md."""
+    encoder = ENCODERS[name]
+    sampling = encoder.sampling
+    kept = "" if sampling.crop_pct == 1 else f" {sampling.crop_pct:g}"
+    stats = (encoder.mean, encoder.std)
+    cells = (
+        f"`{name}`",
+        f"`{encoder.model}`",
+        "ImageNet" if stats == (IMAGENET_MEAN, IMAGENET_STD) else f"{encoder.mean}, {encoder.std}",
+        f"{sampling.interpolation}, {'whole' if sampling.mode == 'squash' else 'centre'}{kept}",
+        "class" if encoder.output == "class token" else "class + mean",
+        str(encoder.width),
+        "" if encoder.microns_per_pixel is None else f"{encoder.microns_per_pixel:g}",
+        encoder.licence + (", gated" if encoder.gated else ""),
+        f"[{encoder.file}]({HUB}/{encoder.repository})"
+        + (f", [Zenodo]({encoder.also})" if encoder.also else ""),
+        f"[source]({encoder.source})",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def test_the_documentation_has_the_table() -> None:
+    text = (ROOT / "docs" / "encoders.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| `") and "[source]" in line]
+    assert rows == [table_row(name) for name in ENCODERS]
+    assert {encoder.size for encoder in ENCODERS.values()} == {224}
