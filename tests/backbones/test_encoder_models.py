@@ -27,12 +27,14 @@ from mil_toolkit.core.errors import DataError, UsageError
 
 timm = pytest.importorskip("timm")
 DEPTH = 1  # blocks of the networks here, which makes them quick to build
+SLIM = {"embed_dim": 96, "num_heads": 3}  # instead of large and giant ones
 
 
 @pytest.fixture(autouse=True)
 def _shallow_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, encoder in ENCODERS.items():
-        options = {**encoder.options, "depth": DEPTH}
+        slim = SLIM if encoder.model.startswith(("vit_large", "vit_giant")) else {}
+        options = {**encoder.options, **slim, "depth": DEPTH}
         monkeypatch.setitem(ENCODERS, name, replace(encoder, options=options))
 
 
@@ -156,7 +158,7 @@ def test_facebooks_files_equal_timms_own_loading(
 
 def test_the_files_of_the_giant_have_another_layout(tmp_path: Path) -> None:
     """SwiGLU, whose two products have other names at Facebook's."""
-    network = network_of("vit_giant_patch14_dinov2")
+    network = network_of("vit_giant_patch14_dinov2", **SLIM)
     path = write(tmp_path / "DinoBloom-G.pth", dinobloom_file(network))
     assert "backbone.blocks.0.mlp.w12.weight" in torch.load(path)["teacher"]
     check_equal(build_backbone("dinobloom-g", path), network)
@@ -173,7 +175,7 @@ def test_the_files_of_the_giant_have_another_layout(tmp_path: Path) -> None:
 def test_encoders_of_tissue_are_read_from_a_carried_file(
     tmp_path: Path, name: str, model: str, options: dict[str, object]
 ) -> None:
-    network = network_of(model, **options)
+    network = network_of(model, **options, **SLIM)
     path = write(tmp_path / "pytorch_model.bin", network.state_dict())
     backbone = build_backbone(name, path)
     check_equal(backbone, network)
@@ -192,7 +194,7 @@ def test_virchow_joins_the_class_token_and_the_mean_of_the_patches(tmp_path: Pat
             features = network.forward_features(images())
             expected = torch.cat([features[:, 0], features[:, tokens:].mean(1)], 1)
             assert torch.allclose(backbone.network(images()), expected, atol=1e-5)
-        assert backbone.width == 2560
+        assert backbone.width == 2 * SLIM["embed_dim"]
 
 
 def test_an_encoder_is_built_for_larger_images(tmp_path: Path) -> None:
