@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterator
 
+from mil_toolkit.backbones.requests import NAMES
 from mil_toolkit.bundle.membership import TrainingMarks
 from mil_toolkit.bundle.records import FINGERPRINTS, About, BundleConfig, BundleFeatures
 from mil_toolkit.cohort.kinds import KINDS
-from mil_toolkit.config import BACKBONE_NAMES, PREPROCESS_NAMES
+from mil_toolkit.config import PREPROCESS_NAMES
 from mil_toolkit.core.text import printable
 from mil_toolkit.features.spec import SCHEMA as SPEC_SCHEMA
 from mil_toolkit.features.spec import Spec, window_problems
@@ -14,9 +15,9 @@ from mil_toolkit.study.records import ColumnRecord
 from mil_toolkit.training.encoder import MetadataEncoder, NumberEncoder
 
 LARGEST_IMAGE = 4096  # side in pixels of what a backbone sees
-_WEIGHTS = ("imagenet", "random", "file")  # `file`: in the bundle, or named with --weights
+_WEIGHTS = ("imagenet", "pretrained", "random", "file")  # `file`: in the bundle, or named with --weights
 _IMPORTED = "imported from "
-_BACKBONE = re.compile(r"timm:[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
+_BACKBONE = re.compile(r"timm:[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?|timm:hf-hub:[\w.-]+/[\w./@-]+", re.ASCII)
 _HEXADECIMAL = re.compile(r"[0-9a-f]{1,64}")
 _FOLDER = re.compile(r"[^/\0]{1,255}")
 
@@ -101,8 +102,8 @@ def _spec_problems(spec: Spec) -> Iterator[str]:
         yield f"weight_digest must be hexadecimal, not {spec['weight_digest']!r}."
     if spec["weights"] not in _WEIGHTS:
         yield f"weights must be one of {', '.join(_WEIGHTS)}, not {spec['weights']!r}."
-    if spec["backbone"] not in BACKBONE_NAMES and not _BACKBONE.fullmatch(spec["backbone"]):
-        yield f"backbone must be one of {', '.join(BACKBONE_NAMES)}, not {spec['backbone']!r}."
+    if spec["backbone"] not in NAMES and not _BACKBONE.fullmatch(spec["backbone"]):
+        yield f"backbone must be one of {', '.join(NAMES)}, not {spec['backbone']!r}."
     yield from _pixel_problems(spec)
 
 

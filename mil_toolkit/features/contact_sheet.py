@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from tqdm import tqdm
 
+from mil_toolkit.backbones.backbones import preprocessing_of
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.cores import available_cores
 from mil_toolkit.core.errors import MilError, UsageError
@@ -29,6 +30,7 @@ from mil_toolkit.features.pixels import Window, prepare_noting, resize
 from mil_toolkit.features.plan import Wanted
 from mil_toolkit.features.scale import to_scale
 from mil_toolkit.features.sights import SIGHTS, Sight, sight_summary
+from mil_toolkit.features.spec import for_backbone
 from mil_toolkit.features.stain import Pixels
 
 EACH = 64  # random images at most, and as many doubtful ones
@@ -91,10 +93,11 @@ def write_contact_sheet(
     Every image is read and searched, whatever the preprocessing, but not embedded. The same images give the
     same picture. Images that cannot be read, or are smaller than the crop, are left out.
 
-    config: with `crop` in pixels
+    config: with `crop` in pixels; what it leaves open is that of the backbone
     colour: see `decode`
     threads: that read and search images, by default one for each core
     """
+    config = for_backbone(config, preprocessing_of(config.backbone, config.weights))
     searched = list(_searched(wanted, config, colour, threads or available_cores()))
     images = [image for image in searched if image is not None]
     sights = {sight: sum(image.sight == sight for image in images) for sight in SIGHTS}
@@ -200,7 +203,7 @@ def _draw_tile(
         pixels = to_scale(pixels, image.microns_per_pixel, config.scale)
     except (OSError, MilError):  # it has changed since it was searched
         return
-    seen = prepare_noting(pixels, config.image_size, config.crop, config.preprocess)
+    seen = prepare_noting(pixels, config.side, config.crop, config.preprocess, config.sampling)
     sheet.paste(_framed(pixels, seen.window), corner)
     sheet.paste(_small(seen.pixels), (left + SIDE + _GAP // 2, top))
 

@@ -4,7 +4,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -31,7 +31,7 @@ from mil_toolkit.features.scale import resampled_sides
 from mil_toolkit.features.sharding import WHOLE, Share, imbalance
 from mil_toolkit.features.shards import Recorded
 from mil_toolkit.features.sights import Sight
-from mil_toolkit.features.spec import Spec, folder_name, holds_spec, make_spec
+from mil_toolkit.features.spec import Spec, folder_name, for_backbone, holds_spec, make_spec
 
 if TYPE_CHECKING:
     from mil_toolkit.backbones.backbones import Backbone
@@ -111,12 +111,12 @@ def extract(
     check_options(config, batch_size, threads, workers, on_error)
     check_machine(device, precision)
     config = in_pixels(config, cohort)
-    warn_of_whole_images(config)
     root = Path(root)
     check_cache_place(root, cohort.name, image_folders(cohort))
     if backbone is None:
         backbone = find_backbone(config.backbone, config.weights, config.image_size, BackboneMemory(root))
     source = backbone if isinstance(backbone, BackboneSource) else source_of(backbone)
+    warn_of_whole_images(for_backbone(config, source.identity.preprocessing))
     how = _How(device, precision, batch_size, threads, workers, on_error == "skip", rehash, prepare)
     run = _Run(cohort, config, root, share, colour, dry_run, how)
     try:
@@ -165,7 +165,7 @@ class _How(NamedTuple):
         recorded = _recorded(self.device, self.precision)
         place = pick_device(self.device)
         batch_size = self.batch_size or BATCH_SIZES[place.type]
-        embed = BatchEmbedder(source.build(), place, recorded.precision, batch_size, config.image_size)
+        embed = BatchEmbedder(source.build(), place, recorded.precision, batch_size, config.side)
         readers = self._readers(place.type)
         pipeline = Pipeline(config, colour, embed, readers, Failures(), Notes(), {})
         return CacheUpdate(cache, recorded, pipeline, self.skip)
@@ -197,6 +197,10 @@ class _Run:
 
     def with_backbone(self, source: BackboneSource) -> Extraction:
         """Extract with this backbone; raises MisrememberedError if it turns out to be another one."""
+        config = for_backbone(self.config, source.identity.preprocessing)
+        return replace(self, config=config)._extract(source)
+
+    def _extract(self, source: BackboneSource) -> Extraction:
         resampled = self.config.scale is not None
         patients = [wanted_images(self.cohort, patient, resampled) for patient in self.cohort.images]
         specs = {colour: make_spec(self.config, source.identity, colour) for colour in COLOURS}
@@ -209,16 +213,18 @@ class _Run:
         else:
             colour = self.colour
         wanted = [patient for patient in patients if self.share.holds(patient.patient_id)]
+        reading = None
         self._log_share(wanted)
         if not holds_spec(folders[colour]):
             self._check_crop(wanted)
             source = source if self.dry_run else self._checked(source)
+            reading = None if self.dry_run else source.build().reading
         if self.dry_run:
             return self._count_missing(folders[colour], wanted)
         with shared(folders[colour]):  # keeps a prune from removing shards that the plans reuse
             opened = choice.caches.get(colour) if choice else None
             shards = opened.shards if opened else ()
-            cache = FeatureCache.create(self.root, self.cohort.name, specs[colour], shards)
+            cache = FeatureCache.create(self.root, self.cohort.name, specs[colour], shards, reading)
             remove_dead_temporaries(cache.folder)
             source.remember()
             extraction = self._update(cache, wanted, colour, source)
@@ -354,7 +360,7 @@ def check_options(
     if on_error not in ("fail", "skip"):
         problems.append(f"--on-error {on_error!r} is neither fail nor skip.")
     for name, least, value in (
-        ("image-size", SMALLEST, config.image_size),
+        ("image-size", SMALLEST, SMALLEST if config.image_size is None else config.image_size),
         ("crop", 0, config.crop),
         ("batch-size", 1, 1 if batch_size is None else batch_size),
         ("workers", 0, workers or 0),

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mil_toolkit.backbones.spec import sampling_of
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.core.cores import available_cores
 from mil_toolkit.core.errors import DataError
@@ -89,7 +90,7 @@ class ImageFiles:
         except DataError as error:  # an earlier version embedded some damaged images
             raise DataError([f"{printable(file.path)}: {error}", _ADVICE]) from None
         pixels = to_scale(pixels, file.microns_per_pixel, scale_of(spec))
-        return prepare(pixels, spec["image_size"], spec["crop"], spec["preprocess"])
+        return prepare(pixels, spec["image_size"], spec["crop"], spec["preprocess"], sampling_of(spec))
 
 
 def _differences(patient: str, current: set[str], expected: set[str]) -> list[str]:

@@ -58,7 +58,7 @@ def read_image(config: ExtractionConfig, colour: Colour | None, job: Job) -> Loa
         content, status = read_image_file(job.path)
         decoded = decode_noting(content, colour)
         pixels = to_scale(decoded.pixels, job.bag.wanted.microns_per_pixel, config.scale)
-        prepared = prepare_noting(pixels, config.image_size, config.crop, config.preprocess)
+        prepared = prepare_noting(pixels, config.side, config.crop, config.preprocess, config.sampling)
     except (OSError, MilError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         return UnreadableImage(job, str(reason).removeprefix(f"{printable(job.path)} "))

@@ -68,9 +68,12 @@ def _check_scales(cohort: Cohort) -> None:
 
 
 def warn_of_whole_images(config: ExtractionConfig) -> None:
-    """Warn where resampling has little effect because whole images are shown."""
+    """Warn where resampling has little effect because whole images are shown.
+
+    config: with the side of the images decided
+    """
     if config.scale is not None and not config.crop and config.crop_um is None:
-        size = config.image_size
+        size = config.side
         logger.warning(
             "--scale without --crop: whole images are resized to %d x %d pixels in the end, whatever their"
             " size, so that the network does not see %g micrometres per pixel. With --crop %d it does.",

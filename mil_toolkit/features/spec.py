@@ -3,15 +3,24 @@
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict
 
-from mil_toolkit.backbones.identity import BackboneIdentity
+from mil_toolkit.backbones.identity import BackboneIdentity, Preprocessing
+from mil_toolkit.backbones.reading import Reading
+from mil_toolkit.backbones.requests import weights_word
 from mil_toolkit.backbones.spec import RANDOM_SEED, BackboneSpec
-from mil_toolkit.config import CELL_NAMES, PREPROCESS_NAMES, ExtractionConfig
+from mil_toolkit.config import (
+    CELL_NAMES,
+    INTERPOLATION_NAMES,
+    PREPROCESS_NAMES,
+    SQUASHED,
+    ExtractionConfig,
+)
 from mil_toolkit.core.access import exists
 from mil_toolkit.core.errors import DataError
-from mil_toolkit.core.files import check_schema, digest_json, read_json
+from mil_toolkit.core.files import check_schema, digest_json, publish_json, read_json
 from mil_toolkit.core.records import from_json
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.colour import Colour
@@ -19,6 +28,8 @@ from mil_toolkit.features.sights import FINDER, RIM
 
 SCHEMA = 1
 FILE_NAME = "spec.json"
+READING = "checkpoint"  # key of the file beside those of the spec
+_LEAST_CROP = 0.1  # share of an image that is shown
 _RANGES: dict[Literal["width", "image_size", "crop"], tuple[int, int]] = {
     "width": (1, 2**20),
     "image_size": (0, 2**16),
@@ -99,20 +110,23 @@ def make_spec(config: ExtractionConfig, backbone: BackboneIdentity, colour: Colo
 
     Weights from a file are identified by their digest; the path of the file is not part of the spec.
     """
-    known = config.weights in ("imagenet", "random")
+    config = for_backbone(config, backbone.preprocessing)
     spec: Spec = {
         "schema": SCHEMA,
         "backbone": config.backbone,
-        "weights": config.weights if known else "file",
+        "weights": weights_word(config.backbone, config.weights),
         "seed": RANDOM_SEED if config.weights == "random" else None,
         "weight_digest": backbone.weight_digest,
         "width": backbone.width,
         "mean": list(backbone.mean),
         "std": list(backbone.std),
-        "image_size": config.image_size,
+        "image_size": config.side,
         "crop": config.crop,
         "preprocess": config.preprocess,
     }
+    if config.sampling and config.sampling != SQUASHED:
+        interpolation, mode, crop_pct = astuple(config.sampling)
+        spec["sampling"] = {"interpolation": interpolation, "mode": mode, "crop_pct": crop_pct}
     if config.crop_um is not None:
         spec["crop_um"] = config.crop_um
     if config.scale is not None:
@@ -122,6 +136,21 @@ def make_spec(config: ExtractionConfig, backbone: BackboneIdentity, colour: Colo
     if colour:
         spec["colour"] = colour
     return spec
+
+
+def for_backbone(config: ExtractionConfig, backbone: Preprocessing) -> ExtractionConfig:
+    """Return the configuration with the preprocessing of a backbone where it leaves that open.
+
+    A window of --crop is shown whole: the backbone's own crop is not applied to it.
+    """
+    own = backbone.sampling
+    if config.crop or config.crop_um is not None:
+        own = replace(own, mode="squash", crop_pct=1.0)
+    return replace(
+        config,
+        image_size=config.image_size or backbone.image_size,
+        sampling=config.sampling or own,
+    )
 
 
 def cell_rule(preprocess: str) -> CellRule | None:
@@ -152,6 +181,14 @@ def window_problems(spec: Spec) -> Iterator[str]:
     scale = scale_of(spec)
     if scale is not None and not 0 < scale < math.inf:
         yield f"scale.microns_per_pixel is {scale}, not a positive number"
+    sampling = spec.get("sampling")
+    if sampling and sampling["interpolation"] not in INTERPOLATION_NAMES:
+        yield (
+            f"sampling.interpolation is {sampling['interpolation']!r}, not one of"
+            f" {', '.join(INTERPOLATION_NAMES)}"
+        )
+    if sampling and not _LEAST_CROP <= sampling["crop_pct"] <= 1:
+        yield f"sampling.crop_pct is {sampling['crop_pct']}, not between {_LEAST_CROP} and 1"
 
 
 def scale_of(spec: Spec) -> float | None:
@@ -171,7 +208,30 @@ def read_spec(folder: Path) -> Spec:
             f"{printable(folder)} is not a feature cache: {reason}. mil-extract creates one and prints its"
             " folder."
         )
-    return check_spec(read_json(path), path)
+    value = read_json(path)
+    if isinstance(value, dict):
+        value.pop(READING, None)
+    return check_spec(value, path)
+
+
+def write_spec(folder: Path, spec: Spec, reading: Reading | None = None) -> None:
+    """Write the spec of a cache, beside how the checkpoint of its backbone was read.
+
+    How it was read says nothing about the embeddings that the digest of the weights does not say, and so it
+    is not part of the spec.
+    """
+    publish_json(folder / FILE_NAME, spec if reading is None else {**spec, READING: asdict(reading)})
+
+
+def read_reading(folder: Path) -> Reading | None:
+    """Return how the checkpoint of a cache's backbone was read; None if its tensors were used as they were.
+
+    Raises DataError if the folder is not a cache.
+    """
+    read_spec(folder)
+    value = read_json(folder / FILE_NAME)
+    stated = value.get(READING) if isinstance(value, dict) else None
+    return None if stated is None else from_json(stated, Reading, folder / FILE_NAME)
 
 
 def holds_spec(folder: Path) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mil_toolkit.backbones.spec import sampling_of
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.outputs import Output, check_outputs
 from mil_toolkit.core.reading import open_input
@@ -108,9 +109,9 @@ def _pictures(contents: Contents, anonymise: bool) -> tuple[Pictures, str | None
         problem = "Run mil-report without --anonymise to see the reason."
     crop, size = features.spec.get("crop", 0), features.spec.get("image_size", 224)
     colour, preprocess = features.spec.get("colour"), features.spec.get("preprocess", "none")
-    scale = scale_of(features.spec)
+    scale, sampling = scale_of(features.spec), sampling_of(features.spec)
     scales = image_scales(contents.sources, contents.table.patient_ids) if scale is not None else {}
-    return Pictures(paths, digests, crop, size, colour, preprocess, scale, scales), problem
+    return Pictures(paths, digests, crop, size, colour, preprocess, scale, scales, sampling), problem
 
 
 def _notes(

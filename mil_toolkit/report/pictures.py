@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mil_toolkit.config import CELL_NAMES
+from mil_toolkit.config import CELL_NAMES, Sampling
 from mil_toolkit.core.errors import DataError, MilError
 from mil_toolkit.core.files import digest
 from mil_toolkit.core.reading import MEBIBYTE, read_input
@@ -33,7 +33,7 @@ class Pictures:
 
     digests: SHA-256 of the content that was embedded, where known; files that have changed since are not
     shown
-    crop, size, colour, preprocess: of the features, see `prepare` and `decode`
+    crop, size, colour, preprocess, sampling: of the features, see `prepare` and `decode`
     scale: micrometres per pixel to which images are resampled, None if they are not
     scales: micrometres per pixel of the files, by patient
     unreadable, changed: images that `pixels` has met and that cannot be shown
@@ -51,10 +51,11 @@ class Pictures:
         preprocess: str = "none",
         scale: float | None = None,
         scales: Mapping[str, float] | None = None,
+        sampling: Sampling | None = None,
     ):
         self.paths, self.digests, self.crop, self.size, self.colour = paths, digests, crop, size, colour
         self.preprocess, self.shows_cells = preprocess, preprocess in CELL_NAMES
-        self.scale, self.scales = scale, scales or {}
+        self.scale, self.scales, self.sampling = scale, scales or {}, sampling
         self.sights: dict[Key, Sight] = {}
         self.unreadable: set[Key] = set()
         self.changed: set[Key] = set()
@@ -69,7 +70,7 @@ class Pictures:
         """Return a decoded image after this preprocessing, `size` pixels wide; None if it is too small."""
         try:
             resampled = to_scale(original, self.scales.get(key[0]), self.scale)
-            image = prepare_noting(resampled, size, self.crop, preprocess)
+            image = prepare_noting(resampled, size, self.crop, preprocess, self.sampling)
         except DataError:  # the image is smaller than the crop
             self.unreadable.add(key)
             return None

@@ -1,5 +1,6 @@
 """Resampling to one scale: by averaging, before anything is cropped, and recorded with the embeddings."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 from support.commands import Command
 from support.tiny_images import bags_of, draw, same, write_cohort
 
+from mil_toolkit.backbones.encoders import ENCODERS
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.config import ExtractionConfig, StudyConfig
 from mil_toolkit.core.errors import DataError, UsageError
@@ -186,6 +188,34 @@ def test_the_command_resamples_and_warns_where_it_has_little_effect(toml: Path, 
     assert FeatureCache.open(Path(cropped.out.strip())).spec["crop"] == 16
     assert command("extract", toml, *options, "--scale", "x").code == 2
     assert command("extract", toml, *options, "--scale", "0").code == 2
+
+
+@pytest.fixture
+def small_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make h-optimus-0 a network of 2 MB."""
+    pytest.importorskip("timm")
+    small = replace(ENCODERS["h-optimus-0"], model="test_vit", width=64, size=32)
+    monkeypatch.setitem(ENCODERS, "h-optimus-0", small)
+
+
+@pytest.mark.usefixtures("small_encoder")
+def test_the_scale_of_the_encoder_is_that_number(toml: Path, command: Command) -> None:
+    toml.write_text(toml.read_text() + "microns_per_pixel = 0.25\n")
+    options = ("--backbone", "h-optimus-0", "--weights", "random", "--device", "cpu", "--crop", "8um")
+    where, sheets = ("--cache", toml.parents[1] / "cache"), [toml.parents[1] / f"{n}.png" for n in (1, 2)]
+    named = command("extract", toml, *options, *where, "--scale", "encoder", "--contact-sheet", sheets[0])
+    assert named.code == 0, named.err
+    spec = FeatureCache.open(Path(named.out.strip())).spec
+    assert scale_of(spec) == 0.5 and spec["crop"] == 16
+    number = command("extract", toml, *options, *where, "--scale", 0.5, "--contact-sheet", sheets[1])
+    assert number.out == named.out and sheets[0].read_bytes() == sheets[1].read_bytes()
+
+
+def test_backbones_without_a_published_scale_are_refused(toml: Path, command: Command) -> None:
+    toml.write_text(toml.read_text() + "microns_per_pixel = 0.25\n")
+    for options in ((), ("--probe", 4, "--backbone", "h-optimus-0", "--backbone", "dinobloom-b")):
+        done = command("extract", toml, *options, "--weights", "random", "--scale", "encoder")
+        assert done.code == 2 and "are known of h-optimus-0 (0.5)" in done.err
 
 
 def test_a_shard_stores_scales_exactly_and_refuses_others(toml: Path) -> None:
