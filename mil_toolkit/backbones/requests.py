@@ -104,6 +104,11 @@ def check_available(spec: BackboneSpec, given: bool) -> None:
             " them has the backbone. Embed the images with that tool, run mil-cache import, and name the"
             " resulting folder with --features."
         )
+    if not given and spec["backbone"].startswith(HUB_PREFIX):
+        raise UsageError(
+            f"The backbone is {spec['backbone']}, and no repository that a file names is downloaded. Download"
+            " its config.json and its weights into one folder, and name the weights with --weights PATH."
+        )
     if not given and spec["weights"] == "file":
         raise UsageError(
             "The weights of the backbone came from a file: name it with --weights PATH. The digest of its"

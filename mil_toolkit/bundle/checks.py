@@ -17,7 +17,9 @@ from mil_toolkit.training.encoder import MetadataEncoder, NumberEncoder
 LARGEST_IMAGE = 4096  # side in pixels of what a backbone sees
 _WEIGHTS = ("imagenet", "pretrained", "random", "file")  # `file`: in the bundle, or named with --weights
 _IMPORTED = "imported from "
-_BACKBONE = re.compile(r"timm:[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?|timm:hf-hub:[\w.-]+/[\w./@-]+", re.ASCII)
+_CARRIED = ("pretrained", "file")  # named with --weights, since no bundle chooses what is downloaded
+_HUB = re.compile(r"timm:hf-hub:[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", re.ASCII)
+_BACKBONE = re.compile(rf"timm:[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?|{_HUB.pattern}", re.ASCII)
 _HEXADECIMAL = re.compile(r"[0-9a-f]{1,64}")
 _FOLDER = re.compile(r"[^/\0]{1,255}")
 
@@ -102,7 +104,9 @@ def _spec_problems(spec: Spec) -> Iterator[str]:
         yield f"weight_digest must be hexadecimal, not {spec['weight_digest']!r}."
     if spec["weights"] not in _WEIGHTS:
         yield f"weights must be one of {', '.join(_WEIGHTS)}, not {spec['weights']!r}."
-    if spec["backbone"] not in NAMES and not _BACKBONE.fullmatch(spec["backbone"]):
+    if _HUB.fullmatch(spec["backbone"]) and spec["weights"] not in _CARRIED:
+        yield f"backbone {spec['backbone']!r} needs weights that are one of {', '.join(_CARRIED)}."
+    elif spec["backbone"] not in NAMES and not _BACKBONE.fullmatch(spec["backbone"]):
         yield f"backbone must be one of {', '.join(NAMES)}, not {spec['backbone']!r}."
     yield from _pixel_problems(spec)
 

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mil_toolkit.backbones.spec import sampling_of
 from mil_toolkit.bundle.bundle import ModelBundle, declared
 from mil_toolkit.bundle.extrapolation import extrapolations
 from mil_toolkit.bundle.files import BACKBONE
@@ -288,7 +287,7 @@ def _extraction_config(spec: Spec, weights: Path | None) -> ExtractionConfig:
     origin = spec["weights"] if weights is None else str(weights)
     crop_um = spec.get("crop_um")
     crop = spec["crop"] if crop_um is None else 0  # follows from the resolution of the cohort
-    shown = (crop, spec["preprocess"], crop_um, scale_of(spec), sampling_of(spec))
+    shown = (crop, spec["preprocess"], crop_um, scale_of(spec))
     return ExtractionConfig(spec["backbone"], origin, spec["image_size"], *shown)
 
 
