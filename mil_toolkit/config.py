@@ -3,13 +3,16 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from mil_toolkit.core.errors import UsageError
 
 CELL_NAMES = ("cell-crop", "cell-mask")
 """The preprocessing that searches each image for a nucleus and shows a window around it."""
 BACKBONE_NAMES = ("resnet18", "resnet34", "resnet50", "efficientnet_lite0", "timm:NAME")
+WEIGHT_WORDS = ("imagenet", "pretrained", "random")
+"""Values of --weights that do not name a file; the first two mean the weights that the authors published."""
+INTERPOLATION_NAMES = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 PREPROCESS_NAMES = ("none", "saturation-mask", *CELL_NAMES)
 PRECISION_NAMES = ("auto", "float32", "bfloat16", "float16")
 POOLING_NAMES = ("attention", "gated-attention", "mean", "max", "noisy-and", "top-k", "transformer")
@@ -97,24 +100,53 @@ def tunables(config: type) -> dict[str, Tunable]:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How an image is resized to the square that a network sees.
+
+    interpolation: a name in INTERPOLATION_NAMES; shrinking averages pixels with any of them but `nearest`
+    mode: `squash` resizes the whole image to a square and ignores its aspect ratio; `centre` resizes the
+        shorter side and keeps the central square
+    crop_pct: side of what is kept, as a share of that of the resized image, as in the configurations of timm
+    """
+
+    interpolation: str = "bilinear"
+    mode: Literal["squash", "centre"] = "squash"
+    crop_pct: float = 1.0
+
+
+SQUASHED = Sampling()
+"""The whole image, resized bilinearly."""
+
+
+@dataclass(frozen=True)
 class ExtractionConfig:
     """The user's part of a cache's spec: everything that changes an embedding.
 
-    weights: `imagenet`, `random` or the path of a checkpoint
-    image_size: side in pixels of the image that the backbone gets
+    weights: `imagenet` or `pretrained` (the published weights), `random` or the path of a checkpoint
+    image_size: side in pixels of the image that the backbone gets; None for the size that it was made for
     crop: side in pixels of the part that is shown, 0 for the whole image: the centre, or a window around the
         nucleus if `preprocess` is one of CELL_NAMES
     crop_um: that side in micrometres; the cohort's resolution then determines `crop`
+    scale: micrometres per pixel to which images are resampled before they are cropped; None: as they are
+    sampling: None for that of the backbone
     augment: number of other orientations in which each image is embedded besides, 0 to 7
     """
 
     backbone: str = "resnet34"
     weights: str = "imagenet"
-    image_size: int = 224
+    image_size: int | None = None
     crop: int = 0
     preprocess: str = "none"
     crop_um: float | None = None
+    scale: float | None = None
+    sampling: Sampling | None = None
     augment: int = 0
+
+    @property
+    def side(self) -> int:
+        """The side of the images, once it is decided."""
+        assert self.image_size is not None
+        return self.image_size
 
 
 VIEW_SEPARATOR = "+"  # between the names of views that are used together
@@ -506,7 +538,9 @@ class ThresholdRule:
     confidence: float | None = None
 
 
-GROUPS = "groups"  # in place of the number of outer folds: each group is one fold
+# In place of the number of outer folds:
+GROUPS = "groups"  # each group is one fold
+OFFICIAL = "official"  # those that the cohort declares
 
 
 @dataclass(frozen=True)
@@ -516,7 +550,8 @@ class StudyConfig:
     trials: in each search
     folds: inner folds; 1 is a single 80/20 split
     repeats: of the outer folds, with other splits
-    outer_folds: of the nested cross-validation; 0 disables it, "groups" holds out each declared group once
+    outer_folds: of the nested cross-validation; 0 disables it, "groups" holds out each declared group once,
+        "official" takes the folds and the repeats that the cohort declares
     members: models with different seeds that are averaged in a fitted model
     objective: the metric that the search optimises, a name of METRIC_NAMES
     primary_metric: the metric that carries the verdict, a name of PRIMARY_NAMES; all others are secondary
@@ -593,9 +628,15 @@ class StudyConfig:
         if self.outer_folds == GROUPS:
             if self.repeats > 1:
                 return ["--repeats must be 1 with --outer-folds groups: there is only one such split."]
-        elif not isinstance(self.outer_folds, int) or self.outer_folds not in (0, *range(2, MOST_FOLDS + 1)):
-            return [f"--outer-folds must be 0 (none), at least 2, or groups, not {self.outer_folds}."]
+        elif self.outer_folds != OFFICIAL and not self._is_number_of_folds():
+            return [
+                f"--outer-folds must be 0 (none), at least 2, groups or official, not {self.outer_folds}."
+            ]
         return []
+
+    def _is_number_of_folds(self) -> bool:
+        folds = self.outer_folds
+        return isinstance(folds, int) and folds in (0, *range(2, MOST_FOLDS + 1))
 
     def _decision_problems(self) -> list[str]:
         problems = []

@@ -145,7 +145,7 @@ def test_every_invalid_value_of_a_configuration_is_named() -> None:
         StudyConfig(trials=0, outer_folds=1, prevalence=1.0)
     assert str(caught.value).splitlines() == [
         "--trials must be at least 1, not 0.",
-        "--outer-folds must be 0 (none), at least 2, or groups, not 1.",
+        "--outer-folds must be 0 (none), at least 2, groups or official, not 1.",
         "--prevalence must lie between 0 and 1, not 1.0.",
     ]
 

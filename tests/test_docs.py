@@ -68,6 +68,8 @@ NOT_RUN = {
     "rsync ": "needs another machine",
     "unzip ": "unpacks the download from kaggle",
     "examples/founding_report.sh": "takes minutes; test_examples.py runs it",
+    "examples/encoders.sh": "takes hours and downloads weights; test_examples.py runs it on other backbones",
+    "mil-extract cohort.toml --backbone dinobloom-s": "needs its weights; test_encoder_models.py reads some",
     "mil-demo": "takes minutes; test_demo.py runs it on a smaller cohort",
 }
 MOST_BYTES = 150_000  # per picture

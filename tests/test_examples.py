@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 import os
 import runpy
 import subprocess
@@ -18,6 +19,7 @@ from mil_toolkit.study import choice
 
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 SCRIPT = ROOT / "examples" / "founding_report.sh"
+ENCODERS_SCRIPT = ROOT / "examples" / "encoders.sh"
 RunScript = Callable[..., subprocess.CompletedProcess[str]]
 COMMANDS = ("extract", "tune", "fit", "predict", "ablate")
 QUICK = {
@@ -46,9 +48,11 @@ def _programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def _run_script(programs: Path) -> RunScript:
     """Return a function that runs the script in a folder, with the commands on PATH."""
 
-    def run_script(folder: Path, *argv: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run_script(
+        folder: Path, *argv: object, script: Path = SCRIPT, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["bash", str(SCRIPT), *map(str, argv)],
+            ["bash", str(script), *map(str, argv)],
             cwd=folder,
             env={**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", **variables},
             capture_output=True,
@@ -107,6 +111,37 @@ def test_finetune_must_be_0_or_1(run_script: RunScript, tiny: Tiny, tmp_path: Pa
     done = run_script(tmp_path, tiny.cohort_toml, **QUICK, FINETUNE="yes")
     assert done.returncode == 2 and done.stdout == "" and "FINETUNE must be 0 or 1, not yes" in done.stderr
     assert not (tmp_path / "founding").exists()
+
+
+def test_encoders_are_compared_from_beginning_to_end(
+    run_script: RunScript, tiny: Tiny, tmp_path: Path
+) -> None:
+    variables = {**QUICK, "BACKBONES": "resnet18 timm:test_vit", "IMAGE_SIZE": "160", "PROBE": "4"}
+    done = run_script(tmp_path, tiny.cohort_toml, **variables, script=ENCODERS_SCRIPT)
+    assert done.returncode == 0, done.stderr
+    table = [line.split() for line in done.stdout.splitlines()[:3]]
+    assert [row[0] for row in table] == ["backbone", "resnet18", "timm:test_vit"]
+    assert [row[3] for row in table[1:]] == ["512", "64"]
+    assert "Nested cross-validation of resnet18" in done.stderr
+    scores = json.loads((tmp_path / "encoders" / "ablation" / "scores.json").read_text())
+    (other,) = (name for name in scores["variants"] if name.startswith("timm_test_vit-random-160"))
+    difference = scores["variants"][other]["difference"]["differences"]["balanced_accuracy"]
+    assert difference["low"] <= difference["value"] <= difference["high"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"BACKBONES": "resnet18"}, "BACKBONES must name at least two encoders, not resnet18"),
+        ({"WEIGHTS": "a b c"}, "got 3 for 2"),
+    ],
+)
+def test_encoders_and_weights_must_match(
+    run_script: RunScript, tiny: Tiny, tmp_path: Path, variables: dict[str, str], message: str
+) -> None:
+    names = {**QUICK, "BACKBONES": "resnet18 resnet34", **variables}
+    done = run_script(tmp_path, tiny.cohort_toml, **names, script=ENCODERS_SCRIPT)
+    assert done.returncode == 2 and done.stdout == "" and message in done.stderr
 
 
 @pytest.mark.parametrize("argv", [(), ("one.toml", "two.toml")])

@@ -3,14 +3,26 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mil_toolkit.backbones.identity import Triple
+from mil_toolkit.backbones.identity import IMAGE_SIZE, Triple
+from mil_toolkit.backbones.reading import Reading
+from mil_toolkit.config import SQUASHED, Sampling
 from mil_toolkit.core.errors import UsageError
 
 StateDict = Mapping[str, Tensor]
+
+
+class Checkpoint(NamedTuple):
+    """The tensors of a file, and the keys that lead to them, from the outermost."""
+
+    tensors: StateDict
+    wrappers: tuple[str, ...] = ()
+
+
 # Raised by the networks of timm and torchvision that cannot be built for a size, or cannot take it.
 MISFITS = (AssertionError, RuntimeError, ValueError, TypeError, IndexError, AttributeError, ZeroDivisionError)
 
@@ -21,41 +33,60 @@ def unchanged(state: StateDict) -> StateDict:
 
 
 def unknown_files() -> None:
-    """Say nothing about the files of ImageNet weights."""
+    """Say nothing about the files of published weights."""
+
+
+def no_doubt(_: Reading) -> None:
+    """Find nothing doubtful about the mean and standard deviation."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network without its classifier, and where to get its ImageNet weights.
+    """A network without its classifier, and where to get its published weights.
 
     mean, std: per channel of the pixels divided by 255
     classifier: returns the beginnings of the names of tensors that a checkpoint may contain in addition
-    imagenet: returns the ImageNet weights; raises UsageError if they cannot be obtained
+    published: returns the weights that its authors published; raises UsageError if they cannot be obtained
     side: side in pixels of the images that the network was made for; None where any size will do
+    sampling: how images were resized to this size
     resized: builds the network again for images of another side; None where that is impossible
-    adapted: resamples the tensors of a checkpoint whose shapes depend on the size of the images
-    imagenet_files: returns the files that decide what `imagenet` returned; None if they are unknown
+    adapted: renames and resamples the tensors of a checkpoint as the network needs them
+    published_files: returns the files that decide what `published` returned; None if they are unknown
+    config_files: that decide about the network itself
+    statistics_doubt: returns why weights of a file may need another mean and standard deviation, if at all
     """
 
     network: nn.Module
     mean: Triple
     std: Triple
     classifier: Callable[[], tuple[str, ...]]
-    imagenet: Callable[[], StateDict]
+    published: Callable[[], Checkpoint]
     side: int | None = None
+    sampling: Sampling = SQUASHED
     resized: Callable[[int], "Architecture"] | None = None
     adapted: Callable[[StateDict], StateDict] = unchanged
-    imagenet_files: Callable[[], Sequence[Path] | None] = unknown_files
+    published_files: Callable[[], Sequence[Path] | None] = unknown_files
+    config_files: Sequence[Path] = ()
+    statistics_doubt: Callable[[Reading], str | None] = no_doubt
 
 
-def for_images(build: Callable[[], Architecture], name: str, side: int) -> tuple[Architecture, int]:
-    """Build an architecture that embeds images of side `side`; return it with the width of its embeddings.
+class Built(NamedTuple):
+    """An architecture, the side of its images in pixels, and the width of their embeddings."""
+
+    architecture: Architecture
+    side: int
+    width: int
+
+
+def for_images(build: Callable[[], Architecture], name: str, side: int | None) -> Built:
+    """Build an architecture that embeds images of side `side`, or of its own size.
 
     name: what an error calls the backbone
 
     Raises UsageError if it cannot take images of this size, and if its outputs are not embeddings.
     """
     architecture = build()
+    side = side or architecture.side or IMAGE_SIZE
     try:
         shape = _output_shape(architecture.network, side)
     except MISFITS as error:
@@ -67,7 +98,7 @@ def for_images(build: Callable[[], Architecture], name: str, side: int) -> tuple
             f"--backbone {name}: expected one embedding (1, D) for an image, got {given}."
             " Choose a backbone that pools its feature maps."
         )
-    return architecture, shape[1]
+    return Built(architecture, side, shape[1])
 
 
 def _resized(

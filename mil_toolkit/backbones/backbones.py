@@ -1,4 +1,4 @@
-"""`BACKBONES`: the table of pretrained networks; `build_backbone` builds one and loads its weights."""
+"""`build_backbone`: build a network of `BACKBONES`, of `ENCODERS` or of a hub, and load its weights."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,25 +8,39 @@ import torch
 import torchvision
 from torch import nn
 
-from mil_toolkit.backbones.architecture import Architecture, StateDict, for_images
-from mil_toolkit.backbones.checkpoint import read_checkpoint
-from mil_toolkit.backbones.identity import BackboneIdentity, Triple
-from mil_toolkit.backbones.requests import backbone_kind, check_available, check_identity
+from mil_toolkit.backbones.architecture import Architecture, Checkpoint, StateDict, for_images
+from mil_toolkit.backbones.checkpoint import read_wrapped
+from mil_toolkit.backbones.encoder_models import (
+    check_published,
+    encoder_architecture,
+    hub_architecture,
+)
+from mil_toolkit.backbones.encoders import IMAGENET_MEAN, IMAGENET_STD
+from mil_toolkit.backbones.identity import IMAGE_SIZE, BackboneIdentity, Preprocessing, Triple
+from mil_toolkit.backbones.layout import fit
+from mil_toolkit.backbones.reading import Reading
+from mil_toolkit.backbones.requests import (
+    HUB_NAME,
+    backbone_kind,
+    check_available,
+    check_identity,
+    encoder_of,
+)
 from mil_toolkit.backbones.spec import RANDOM_SEED, SizedBackboneSpec
 from mil_toolkit.backbones.timm_models import timm_architecture
 from mil_toolkit.backbones.weights import (
     load_weights,
+    logger,
+    own_state,
     packaged_file,
     packaged_weights,
     torchvision_file,
     torchvision_weights,
     weight_digest,
 )
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config import SQUASHED, WEIGHT_WORDS, Sampling
 from mil_toolkit.core.errors import import_extra
 from mil_toolkit.core.text import printable
-
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,8 @@ class Backbone:
 
     mean, std: per channel of the pixels divided by 255; weight_digest: see `weight_digest`
     files: that the weights came from, if any; None if they are unknown
+    image_size, sampling: see `BackboneIdentity`
+    reading: how a checkpoint was read; None for random weights
     """
 
     network: nn.Module
@@ -43,11 +59,16 @@ class Backbone:
     std: Triple
     weight_digest: str
     files: tuple[Path, ...] | None = None
+    image_size: int = IMAGE_SIZE
+    sampling: Sampling = SQUASHED
+    reading: Reading | None = None
 
     @property
     def identity(self) -> BackboneIdentity:
         """The part of a cache's spec that describes the network."""
-        return BackboneIdentity(self.weight_digest, self.width, self.mean, self.std)
+        return BackboneIdentity(
+            self.weight_digest, self.width, self.mean, self.std, self.image_size, self.sampling
+        )
 
 
 def _resnet(name: str) -> Architecture:
@@ -56,11 +77,11 @@ def _resnet(name: str) -> Architecture:
     url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
     return Architecture(
         network,
-        _IMAGENET_MEAN,
-        _IMAGENET_STD,
+        IMAGENET_MEAN,
+        IMAGENET_STD,
         lambda: ("fc.",),
-        lambda: torchvision_weights(url),
-        imagenet_files=lambda: [torchvision_file(url)],
+        lambda: Checkpoint(torchvision_weights(url)),
+        published_files=lambda: [torchvision_file(url)],
     )
 
 
@@ -74,8 +95,8 @@ def _efficientnet_lite0(name: str) -> Architecture:
         half,
         half,
         lambda: ("classifier.",),
-        lambda: packaged_weights(network),
-        imagenet_files=lambda: [packaged_file()],
+        lambda: Checkpoint(packaged_weights(network)),
+        published_files=lambda: [packaged_file()],
     )
 
 
@@ -88,38 +109,88 @@ BACKBONES: dict[str, Callable[[str], Architecture]] = {
 }
 
 
-def build_backbone(
-    name: str, weights: str | StateDict, image_size: int = ExtractionConfig.image_size
-) -> Backbone:
+def build_backbone(name: str, weights: str | StateDict, image_size: int | None = None) -> Backbone:
     """Build the backbone `name` for images of side `image_size`, and load its weights.
 
-    weights: `imagenet`, `random` (seeded with RANDOM_SEED), the path of a checkpoint, or the tensors
-        themselves
+    weights: `imagenet` or `pretrained` (those that the authors published), `random` (seeded with
+        RANDOM_SEED), the path of a checkpoint, or the tensors themselves
+    image_size: None for the size that the network was made for
 
     A model of timm that was made for images of another size is built for this size if that is possible, and
-    its weights are resampled as timm does.
+    its weights are resampled as timm does. A log line says what of a checkpoint was taken off, left out or
+    resampled.
 
     Raises UsageError for an unknown name, a missing extra, images of a size that the network cannot take, a
     network whose outputs are not embeddings, and weights that cannot be downloaded; DataError for a file that
     is not a checkpoint of this network, listing its missing and unexpected tensors.
     """
-    kind = backbone_kind(name, BACKBONES)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
-        architecture, width = for_images(lambda: BACKBONES[kind](name), name, image_size)
+        built = for_images(lambda: _architecture(name, weights, image_size), name, image_size)
+    architecture = built.architecture
     network = architecture.network.eval().requires_grad_(False)
-    if weights != "random":
-        state, origin = _state(name, weights, architecture)
-        load_weights(network, architecture.adapted(state), architecture.classifier(), origin)
-    files = _files(weights, architecture)
+    reading = None if weights == "random" else _load(name, weights, architecture)
     return Backbone(
         network,
-        width,
+        built.width,
         architecture.mean,
         architecture.std,
         weight_digest(network),
-        None if files is None else tuple(files),
+        _files(weights, architecture),
+        built.side,
+        architecture.sampling,
+        reading,
     )
+
+
+def _architecture(name: str, weights: str | StateDict, image_size: int | None) -> Architecture:
+    """Return the architecture of a name; raises UsageError if there is none."""
+    kind = backbone_kind(name)
+    if encoder := encoder_of(name):
+        if weights in WEIGHT_WORDS and weights != "random":
+            check_published(name, encoder)
+        return encoder_architecture(name, encoder, image_size)
+    if kind == HUB_NAME:
+        carried = isinstance(weights, str) and weights not in WEIGHT_WORDS
+        return hub_architecture(name, image_size, Path(str(weights)) if carried else None)
+    return BACKBONES[kind](name)
+
+
+def preprocessing_of(name: str, weights: str) -> Preprocessing:
+    """Return how images are prepared for a backbone; the errors are those of `build_backbone`."""
+    if encoder := encoder_of(name):
+        return Preprocessing(encoder.size, encoder.sampling)
+    if name in BACKBONES:
+        return Preprocessing()
+    with torch.device("meta"):  # nothing is computed
+        architecture = _architecture(name, weights, None)
+    return Preprocessing(architecture.side or IMAGE_SIZE, architecture.sampling)
+
+
+def _load(name: str, weights: str | StateDict, architecture: Architecture) -> Reading | None:
+    """Load weights into the network, and say how a checkpoint was read.
+
+    Returns the same; None if its tensors were used as they are, or if they are those of `BACKBONES`.
+    """
+    checkpoint, origin = _checkpoint(name, weights, architecture)
+    network = architecture.network
+    fitted = fit(
+        checkpoint.tensors,
+        own_state(network),
+        architecture.classifier(),
+        architecture.adapted,
+        checkpoint.wrappers,
+    )
+    load_weights(network, fitted.tensors, (), origin)
+    published = weights in WEIGHT_WORDS and name in BACKBONES
+    if not isinstance(weights, str) or published:
+        return None
+    if weights not in WEIGHT_WORDS and (doubt := architecture.statistics_doubt(fitted.reading)):
+        logger.warning("%s: %s", origin, doubt)
+    if not fitted.reading.says:
+        return None
+    logger.info("%s: %s.", origin, fitted.reading.says)
+    return fitted.reading
 
 
 def backbone_of(
@@ -140,19 +211,20 @@ def backbone_of(
     return backbone
 
 
-def _files(weights: str | StateDict, architecture: Architecture) -> Sequence[Path] | None:
-    """Return the files that decide about the weights; None if they are unknown."""
+def _files(weights: str | StateDict, architecture: Architecture) -> tuple[Path, ...] | None:
+    """Return the files that decide about the network and its weights; None if they are unknown."""
     if not isinstance(weights, str):
         return None
-    if weights == "imagenet":
-        return architecture.imagenet_files()
-    return [] if weights == "random" else [Path(weights)]
+    files: Sequence[Path] | None = [Path(weights)]
+    if weights in WEIGHT_WORDS:
+        files = [] if weights == "random" else architecture.published_files()
+    return None if files is None else (*files, *architecture.config_files)
 
 
-def _state(name: str, weights: str | StateDict, architecture: Architecture) -> tuple[StateDict, str]:
+def _checkpoint(name: str, weights: str | StateDict, architecture: Architecture) -> tuple[Checkpoint, str]:
     """Return the tensors to load, and what to call them in an error."""
     if not isinstance(weights, str):
-        return weights, "the trained backbone"
-    if weights == "imagenet":
-        return architecture.imagenet(), f"{name} {weights}"
-    return read_checkpoint(Path(weights)), printable(weights)
+        return Checkpoint(weights), "the trained backbone"
+    if weights in WEIGHT_WORDS:
+        return architecture.published(), f"{name} {weights}"
+    return read_wrapped(Path(weights)), printable(weights)

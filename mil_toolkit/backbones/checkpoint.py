@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from mil_toolkit.backbones.architecture import StateDict
+from mil_toolkit.backbones.architecture import Checkpoint, StateDict
 from mil_toolkit.backbones.checkpoint_kinds import ZIP, check_file, checkpoint_kind
 from mil_toolkit.backbones.pickled_tuples import TupleSizes
 from mil_toolkit.core.errors import DataError, MilError
@@ -29,6 +29,19 @@ from mil_toolkit.core.text import printable, some
 HEADER_LIMIT = 32 * MEBIBYTE  # of the header of a safetensors file
 PICKLE_LIMIT = 8 * MEBIBYTE  # of each pickle of torch.save, where a byte may make an object
 TUPLE_LIMIT = 1_000_000  # values of a tuple, including those of the tuples in it
+WRAPPERS = (
+    "state_dict",
+    "teacher",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "student",
+)
+"""Keys under which programs put a network's tensors; of several, the first one is read."""
+_DEEPEST = 4  # wrappers, one in the other
 _PICKLES = 5  # in a file of the old format; the storages follow
 _ADVICE = "Where the model was saved, save its tensors only: torch.save(model.state_dict(), PATH)."
 _PROGRAM = "it is a program (TorchScript)"
@@ -40,7 +53,12 @@ _UNSAFE = ("builtins bytearray", "__builtin__ bytearray", "torch._utils _rebuild
 
 
 def read_checkpoint(path: Path) -> StateDict:
-    """Return the tensors of a checkpoint, at the top level or under `state_dict`.
+    """Return the tensors of a checkpoint; see `read_wrapped`."""
+    return read_wrapped(path).tensors
+
+
+def read_wrapped(path: Path) -> Checkpoint:
+    """Return the tensors of a checkpoint, at the top level or under one of WRAPPERS.
 
     The content decides whether it is read as safetensors or as a file of `torch.save`; the extension does
     not. Code in the file is never executed. Raises UsageError if the file does not exist or is something
@@ -51,7 +69,7 @@ def read_checkpoint(path: Path) -> StateDict:
     if kind is None:
         raise DataError(_unreadable(path, "it is neither a safetensors file nor a file of torch.save"))
     try:
-        state = _read_torch(path) if kind == "torch" else _read_safetensors(path)
+        content = _read_torch(path) if kind == "torch" else _read_safetensors(path)
     except MilError:
         raise
     except pickle.UnpicklingError as error:
@@ -60,7 +78,20 @@ def read_checkpoint(path: Path) -> StateDict:
         raise DataError(_unreadable(path, "it is damaged or cut short")) from None
     except Exception as error:  # noqa: BLE001 - for a damaged file, torch raises nearly anything
         raise DataError(_unreadable(path, _plain(error))) from None
-    return _only_tensors(state, path)
+    state, wrappers = _unwrapped(content)
+    return Checkpoint(_only_tensors(state, path), wrappers)
+
+
+def _unwrapped(content: object) -> tuple[object, tuple[str, ...]]:
+    """Return what lies under the wrappers of a checkpoint, and their names."""
+    wrappers: list[str] = []
+    while isinstance(content, Mapping) and len(wrappers) < _DEEPEST:
+        inner = [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+        if not inner:
+            break
+        wrappers.append(inner[0])
+        content = content[inner[0]]
+    return content, tuple(wrappers)
 
 
 def _read_safetensors(path: Path) -> StateDict:
@@ -165,11 +196,10 @@ def _unreadable(path: Path, reason: str) -> str:
 
 def _only_tensors(state: object, path: Path) -> StateDict:
     """Return the tensors of a state dict without attributes, by which a file could replace their methods."""
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise DataError(
-            f"{printable(path)} does not hold a state dict: expected a mapping from names to tensors."
+            f"{printable(path)} does not hold a state dict: expected a mapping from names to tensors, at the"
+            f" top level or under {', '.join(WRAPPERS)}{_other_content(state)}."
         )
     unnamed = [key for key in state if not isinstance(key, str)]
     if unnamed:
@@ -187,6 +217,13 @@ def _only_tensors(state: object, path: Path) -> StateDict:
     if problems:
         raise DataError(_unreadable(path, f"expected plain tensors of real numbers, but {some(problems)}"))
     return tensors
+
+
+def _other_content(state: object) -> str:
+    if not isinstance(state, Mapping):
+        return ""
+    others = [str(key)[:100] for key, value in state.items() if not isinstance(value, Tensor)]
+    return f"; these keys hold something else: {some([*map(printable, others)])}"
 
 
 def _odd_kind(tensor: Tensor, size: int) -> str | None:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mil_toolkit.backbones.identity import BackboneIdentity
+from mil_toolkit.config import WEIGHT_WORDS, Sampling
 from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.file_state import FileState
 from mil_toolkit.core.files import (
@@ -31,7 +32,7 @@ from mil_toolkit.core.files import (
 from mil_toolkit.core.reading import MEBIBYTE, open_input
 from mil_toolkit.core.records import from_json
 
-SCHEMA = 1
+SCHEMA = 2
 MOST = 64  # entries; the oldest are dropped
 _LIMIT = MEBIBYTE
 _PRIVATE = 0o600
@@ -64,6 +65,8 @@ class _Entry:
     width: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    image_size: int
+    sampling: Sampling
     check: str = ""
 
     def checked(self) -> "_Entry":
@@ -94,19 +97,19 @@ class BackboneMemory:
     def __init__(self, root: Path):
         self.path = root / f".backbones-{os.geteuid()}.json"
 
-    def find(self, name: str, weights: str, image_size: int) -> BackboneIdentity | None:
+    def find(self, name: str, weights: str, image_size: int | None) -> BackboneIdentity | None:
         """Return the identity of a backbone; None if it is unknown or if it may have changed."""
         key = _key(name, weights, image_size)
         for entry in self._entries():
             if entry.key == key and entry.is_sound() and entry.is_current():
-                return BackboneIdentity(entry.weight_digest, entry.width, entry.mean, entry.std)
+                return BackboneIdentity(*(getattr(entry, name) for name in BackboneIdentity._fields))
         return None
 
     def remember(
         self,
         name: str,
         weights: str,
-        image_size: int,
+        image_size: int | None,
         identity: BackboneIdentity,
         files: Sequence[Path] | None,
         begun_ns: int,
@@ -158,12 +161,12 @@ def _state(path: Path) -> FileState | None:
         return None
 
 
-def _key(name: str, weights: str, image_size: int) -> str:
+def _key(name: str, weights: str, image_size: int | None) -> str:
     """Return a digest of all that decides about a network, except for the files of its weights.
 
     Random weights depend on the processor, so that an entry counts on the machine where it was made.
     """
-    is_word = weights in ("imagenet", "random")
+    is_word = weights in WEIGHT_WORDS
     return digest_json(
         {
             "backbone": [name, weights if is_word else os.path.abspath(weights), image_size],

@@ -52,8 +52,10 @@ def source_of(backbone: "Backbone") -> BackboneSource:
     return BackboneSource(backbone.identity, lambda: backbone)
 
 
-def find_backbone(name: str, weights: str, image_size: int, memory: BackboneMemory) -> BackboneSource:
+def find_backbone(name: str, weights: str, image_size: int | None, memory: BackboneMemory) -> BackboneSource:
     """Return the backbone of this name and weights; it is built now unless the memory knows it.
+
+    image_size: None for the size that the network was made for
 
     A network that turns out to be another one than was remembered makes `build` raise MisrememberedError, so
     that the memory never decides what is written.
@@ -70,9 +72,11 @@ def find_backbone_of(spec: SizedBackboneSpec, weights: Path, memory: BackboneMem
     Raises DataError, at the latest when it is built, if it is not the network that the spec records.
     """
     source = find_backbone(spec["backbone"], str(weights), spec["image_size"], memory)
-    if source.identity != identity_of(spec):
-        return source_of(_build_checked(source, spec))  # since the memory may be wrong
-    return replace(source, build=partial(_build_checked, source, spec))
+    recorded = identity_of(spec)
+    if not source.identity.is_same_network(recorded):
+        source = source_of(_build_checked(source, spec))  # since the memory may be wrong
+        return replace(source, identity=recorded)
+    return replace(source, identity=recorded, build=partial(_build_checked, source, spec))
 
 
 def _build_checked(source: BackboneSource, spec: SizedBackboneSpec) -> "Backbone":
@@ -84,7 +88,7 @@ def _build_checked(source: BackboneSource, spec: SizedBackboneSpec) -> "Backbone
     return backbone
 
 
-def _built(name: str, weights: str, image_size: int, memory: BackboneMemory) -> BackboneSource:
+def _built(name: str, weights: str, image_size: int | None, memory: BackboneMemory) -> BackboneSource:
     """Build a backbone now."""
     from mil_toolkit.backbones.backbones import build_backbone  # imports torch
 
@@ -96,7 +100,7 @@ def _built(name: str, weights: str, image_size: int, memory: BackboneMemory) -> 
 
 
 def _build_as(
-    identity: BackboneIdentity, name: str, weights: str, image_size: int, memory: BackboneMemory
+    identity: BackboneIdentity, name: str, weights: str, image_size: int | None, memory: BackboneMemory
 ) -> "Backbone":
     """Build a backbone, and compare it with what was remembered."""
     source = _built(name, weights, image_size, memory)

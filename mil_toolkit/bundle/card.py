@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from mil_toolkit.bundle.records import About, BundleFeatures
-from mil_toolkit.config import GROUPS, StudyConfig
+from mil_toolkit.config import GROUPS, OFFICIAL, StudyConfig
 from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.words import (
@@ -245,7 +245,8 @@ def _validation_only(about: About, scores: StudyScores) -> Iterator[str]:
 
 def _outer_folds(procedure: StudyConfig) -> str:
     folds = procedure.outer_folds
-    return "one declared group left out at a time" if folds == GROUPS else f"{folds} folds"
+    words = {GROUPS: "one declared group left out at a time", OFFICIAL: "the official folds of the cohort"}
+    return words[folds] if isinstance(folds, str) else f"{folds} folds"
 
 
 def _baseline(scores: StudyScores, name: str, metrics: Sequence[str]) -> list[str]:

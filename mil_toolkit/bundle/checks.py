@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterator
 
+from mil_toolkit.backbones.requests import NAMES
 from mil_toolkit.bundle.membership import TrainingMarks
 from mil_toolkit.bundle.records import FINGERPRINTS, About, BundleConfig, BundleFeatures
 from mil_toolkit.cohort.kinds import KINDS
-from mil_toolkit.config import BACKBONE_NAMES, PREPROCESS_NAMES
+from mil_toolkit.config import PREPROCESS_NAMES
 from mil_toolkit.core.text import printable
 from mil_toolkit.features.spec import SCHEMA as SPEC_SCHEMA
 from mil_toolkit.features.spec import Spec, preparation_problems
@@ -14,9 +15,11 @@ from mil_toolkit.study.records import ColumnRecord
 from mil_toolkit.training.encoder import MetadataEncoder, NumberEncoder
 
 LARGEST_IMAGE = 4096  # side in pixels of what a backbone sees
-_WEIGHTS = ("imagenet", "random", "file")  # `file`: in the bundle, or named with --weights
+_WEIGHTS = ("imagenet", "pretrained", "random", "file")  # `file`: in the bundle, or named with --weights
 _IMPORTED = "imported from "
-_BACKBONE = re.compile(r"timm:[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
+_CARRIED = ("pretrained", "file")  # named with --weights, since no bundle chooses what is downloaded
+_HUB = re.compile(r"timm:hf-hub:[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", re.ASCII)
+_BACKBONE = re.compile(rf"timm:[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?|{_HUB.pattern}", re.ASCII)
 _HEXADECIMAL = re.compile(r"[0-9a-f]{1,64}")
 _FOLDER = re.compile(r"[^/\0]{1,255}")
 
@@ -107,8 +110,10 @@ def _spec_problems(spec: Spec) -> Iterator[str]:
         yield f"weight_digest must be hexadecimal, not {spec['weight_digest']!r}."
     if spec["weights"] not in _WEIGHTS:
         yield f"weights must be one of {', '.join(_WEIGHTS)}, not {spec['weights']!r}."
-    if spec["backbone"] not in BACKBONE_NAMES and not _BACKBONE.fullmatch(spec["backbone"]):
-        yield f"backbone must be one of {', '.join(BACKBONE_NAMES)}, not {spec['backbone']!r}."
+    if _HUB.fullmatch(spec["backbone"]) and spec["weights"] not in _CARRIED:
+        yield f"backbone {spec['backbone']!r} needs weights that are one of {', '.join(_CARRIED)}."
+    elif spec["backbone"] not in NAMES and not _BACKBONE.fullmatch(spec["backbone"]):
+        yield f"backbone must be one of {', '.join(NAMES)}, not {spec['backbone']!r}."
     yield from _pixel_problems(spec)
 
 

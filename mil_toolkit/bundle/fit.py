@@ -14,6 +14,7 @@ from mil_toolkit.bundle.extrapolation import number_ranges
 from mil_toolkit.bundle.files import foreign_to_bundle
 from mil_toolkit.bundle.membership import ANONYMOUS, KEY_BYTES, TrainingMarks, image_digests
 from mil_toolkit.bundle.records import MOST_MEMBERS, About, BundleFeatures
+from mil_toolkit.bundle.scale import training_scales
 from mil_toolkit.bundle.tensors import head_tensors
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import FinetuneConfig, view_names
@@ -126,6 +127,7 @@ def _about(
 ) -> About:
     """Return the description of a model, without anything of single patients."""
     negatives, positives = np.bincount(patients.labels, minlength=2).tolist()
+    features = _features(study, caches, patients)
     return About(
         study=study.folder.name,
         cohort=cohort.name,
@@ -135,12 +137,13 @@ def _about(
         fitted_on=ANONYMOUS,
         class_names=cohort.class_names,
         columns=[declared(column) for column in cohort.columns],
-        features=one_or_all(_features(study, caches, patients)),
+        features=one_or_all(features),
         procedure=study.description.study,
         epoch=best.epoch,
         decision=best.decision,
         versions={name: version(name) for name in PACKAGES},
         items=_items(study, scores),
+        microns_per_pixel=training_scales(cohort.labelled(), features),
     )
 
 

@@ -40,7 +40,7 @@ def export_onnx(
     - without `images`: `embeddings` (N, D) float32 of the patient's N images; cast the float16 of a cache.
       Of a model that uses images in several orientations (`augment` in the spec), their mean in float32
     - with `images`: `pixels` (N, S, S, 3) uint8, RGB, cropped, resized and masked as
-      `features.pixels.prepare` does for the spec's `image_size`, `crop` and `preprocess`. If
+      `features.pixels.prepare` does for the spec's `image_size`, `crop`, `preprocess` and `sampling`. If
       the spec has `crop_um`, images of another resolution need a crop of the same micrometres; `cell-crop`
       and `cell-mask` need the search of `features.nucleus.find_nucleus` in the whole image. Scaling,
       normalisation and the rounding of embeddings to float16 are part of the file. All N images pass through

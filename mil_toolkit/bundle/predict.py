@@ -19,6 +19,7 @@ from mil_toolkit.bundle.extrapolation import extrapolations
 from mil_toolkit.bundle.files import BACKBONE
 from mil_toolkit.bundle.membership import image_digests
 from mil_toolkit.bundle.records import BundleFeatures
+from mil_toolkit.bundle.scale import scale_problems, unknown_scale
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.errors import DataError, UsageError
@@ -29,7 +30,7 @@ from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.features.bags import PART
 from mil_toolkit.features.cache import FeatureCache, named_cache
 from mil_toolkit.features.extract import TOLERANCE, extract
-from mil_toolkit.features.spec import Spec, augmented, holds_spec, spec_differences
+from mil_toolkit.features.spec import Spec, augmented, holds_spec, scale_of, spec_differences
 from mil_toolkit.study.tables import attention_table
 from mil_toolkit.training.patients import Features, Patients, caches_of
 
@@ -60,23 +61,32 @@ class Predictions:
     fitted_on: tuple[str, ...] | None = None
 
 
-def predict(bundle: ModelBundle, cohort: Cohort, features: Features, attention: bool = True) -> Predictions:
+def predict(
+    bundle: ModelBundle,
+    cohort: Cohort,
+    features: Features,
+    attention: bool = True,
+    any_scale: bool = False,
+) -> Predictions:
     """Apply a bundle to all patients of a cohort.
 
     features: the cache of each view, in any order; None for a model on metadata only
     attention: return the attention too. It takes as much memory as the names of all images; all else is
         computed for a few patients at a time.
+    any_scale: only warn of images of another scale than those that the model was fitted on
 
     Warns where the embeddings were computed in another precision or by another decoder than those of the
-    training patients, and where metadata lie outside what these patients had (see `extrapolations`). Raises
-    one DataError with all problems: metadata or features that differ from those the model was trained with,
-    and patients without embeddings; or, before or after the model is applied, patients whose embeddings or
-    probabilities are not finite.
+    training patients, where the scale of the images is unknown, and where metadata lie outside what these
+    patients had (see `extrapolations`). Raises one DataError with all problems: metadata, features or a scale
+    of images that differ from those the model was trained with, and patients without embeddings; or, before
+    or after the model is applied, patients whose embeddings or probabilities are not finite.
     """
     caches = _in_order(bundle, caches_of(features))
     problems = [*column_problems(bundle, cohort), *_feature_problems(bundle, cohort, caches)]
+    problems += [] if any_scale else scale_problems(bundle.about, cohort)
     if problems:
         raise DataError(problems)
+    _warn_of_other_scales(bundle, cohort)
     _warn_of_other_embeddings(bundle, cohort, caches)
     patients = Patients.of(cohort, caches, [view.name for view in bundle.about.views])
     for line in extrapolations(bundle, patients.metadata):
@@ -194,6 +204,12 @@ def _spec_problems(spec: Spec, trained: Spec) -> list[str]:
     return spec_differences(spec, trained)
 
 
+def _warn_of_other_scales(bundle: ModelBundle, cohort: Cohort) -> None:
+    others, unknown = scale_problems(bundle.about, cohort), unknown_scale(bundle.about, cohort)
+    for line in (*others[:-1], *([unknown] if unknown else [])):  # without the advice, which was taken
+        logger.warning("%s", line)
+
+
 def _warn_of_other_embeddings(bundle: ModelBundle, cohort: Cohort, caches: Sequence[FeatureCache]) -> None:
     trained = sorted({words for view in bundle.about.views for words in view.recorded})
     present = sorted({words for cache in caches for words in cache.recorded(cohort.patient_ids)})
@@ -213,20 +229,25 @@ def extract_as_trained(
     root: Path = Path("cache"),
     device: str = "auto",
     weights: Checkpoints = None,
+    any_scale: bool = False,
 ) -> Features:
     """Embed a cohort's images exactly as the training images were; existing embeddings are reused.
 
     weights: checkpoints of the backbones, see `checkpoints_of` and `ModelBundle.build_backbone`
+    any_scale: see `predict`
 
     Returns the cache of each view; None for a model that does not look at images. Where only some views are
-    imported features, these are opened. Raises DataError for patients without images, and the errors of
-    `open_as_trained`, of `ModelBundle.backbone_source` and `build_backbone` (before any image is embedded)
-    and of `extract`.
+    imported features, these are opened. Raises DataError for patients without images and, unless
+    `any_scale`, with images of another scale; and the errors of `open_as_trained`, of
+    `ModelBundle.backbone_source` and `build_backbone` (before any image is embedded) and of `extract`.
     """
     views = bundle.about.views
     if not views:
         return None
     _check_images(cohort)
+    problems = [] if any_scale else scale_problems(bundle.about, cohort)
+    if problems:
+        raise DataError(problems)
     checkpoints = checkpoints_of(weights, views)
     steps = [
         _extraction(bundle, place, cohort, root, device, checkpoints[place])
@@ -279,8 +300,8 @@ def _extraction_config(spec: Spec, weights: Path | None) -> ExtractionConfig:
     origin = spec["weights"] if weights is None else str(weights)
     crop_um = spec.get("crop_um")
     crop = spec["crop"] if crop_um is None else 0  # follows from the resolution of the cohort
-    shown = spec["image_size"], crop, spec["preprocess"], crop_um
-    return ExtractionConfig(spec["backbone"], origin, *shown, augmented(spec))
+    shown = spec["image_size"], crop, spec["preprocess"], crop_um, scale_of(spec)
+    return ExtractionConfig(spec["backbone"], origin, *shown, augment=augmented(spec))
 
 
 def _check_images(cohort: Cohort) -> None:

@@ -1,5 +1,6 @@
 """The records in a bundle: what its config.json holds."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -50,6 +51,18 @@ class BundleFeatures:
 
 
 @dataclass(frozen=True)
+class Scales:
+    """The lowest and the highest micrometres per pixel of the images of some patients."""
+
+    lowest: float
+    highest: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lowest <= self.highest < math.inf:
+            raise ValueError(f"{self.lowest} and {self.highest} are not positive numbers in this order")
+
+
+@dataclass(frozen=True)
 class About:
     """Where a model comes from.
 
@@ -67,6 +80,8 @@ class About:
     ranges: lowest and highest training value of each number column, in the unit and before any logarithm;
         None in anonymous bundles and in those of older versions
     items: of TRIPOD+AI, for the model card; None in bundles of older versions
+    microns_per_pixel: of the training images, if it is known and matters, see `training_scales`; None in
+        bundles of older versions
     """
 
     study: str
@@ -85,6 +100,7 @@ class About:
     finetuned: FinetuneConfig | None = None
     ranges: dict[str, tuple[float, float]] | None = None
     items: list[Item] | None = None
+    microns_per_pixel: Scales | None = None
 
     @property
     def views(self) -> list[BundleFeatures]:
@@ -100,7 +116,7 @@ class About:
         """Return the JSON object, which lacks `finetuned` for a frozen backbone, and absent values."""
         value = to_json(self)
         assert isinstance(value, dict)
-        for name in ("finetuned", "ranges", "items"):
+        for name in ("finetuned", "ranges", "items", "microns_per_pixel"):
             if value[name] is None:
                 del value[name]
         views: list[Json] = [view.to_json() for view in self.views]

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from mil_toolkit.backbones.requests import NAMES, encoder_scale
 from mil_toolkit.cli.command import Outcome, command_parser, run
 from mil_toolkit.config import (
-    BACKBONE_NAMES,
     PRECISION_NAMES,
     PREPROCESS_NAMES,
     ExtractionConfig,
 )
+from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import count_of, printable
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from mil_toolkit.features.sights import Sight
 
 SKIPPED = 4
+_FEWEST = 2  # images whose embeddings can be compared
+_HEADING = "{:<28} {:<16} {:>5} {:>6} {:>9} {:>7} {:>7}"
+_ROW = "{:<28} {:<16} {:>5} {:>6} {:>9.1f} {:>7.3f} {:>7.1f}"
+_ENCODER = "encoder"  # the value of --scale
 _MICROMETRES = ("um", "\N{MICRO SIGN}m", "\N{GREEK SMALL LETTER MU}m")
 logger = logging.getLogger(__name__)
 
@@ -43,13 +48,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("cohort", type=Path, metavar="COHORT.toml", help="the cohort")
-    add("--backbone", default=default.backbone, help=f"one of {', '.join(BACKBONE_NAMES)}")
-    add("--weights", default=default.weights, help="imagenet, random (seeded) or the path of a checkpoint")
+    add(
+        "--backbone",
+        action="append",
+        help=f"one of {', '.join(NAMES)} (default: {default.backbone}); several only with --probe",
+    )
+    add(
+        "--weights",
+        action="append",
+        help="imagenet or pretrained (those that the backbone's authors published), random (seeded), or the"
+        f" path of a checkpoint (default: {default.weights}); with --probe one for all or one for each",
+    )
     add(
         "--image-size",
         type=int,
-        default=default.image_size,
-        help="side of the square that images are resized to",
+        help="side of the square that images are resized to (default: what the backbone was made for)",
     )
     add(
         "--crop",
@@ -57,6 +70,14 @@ def _parser() -> argparse.ArgumentParser:
         default=_Crop(default.crop),
         metavar="N[um]",
         help="side of the part that is shown, in pixels or micrometres; 0: the whole image (default)",
+    )
+    add(
+        "--scale",
+        type=_parse_scale,
+        metavar="UM",
+        help="micrometres per pixel to which images are resampled before they are cropped, or encoder for"
+        " those that the backbone was trained at; needs the cohort's microns_per_pixel (default: images as"
+        " they are)",
     )
     add(
         "--preprocess",
@@ -105,6 +126,13 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add("--rehash", action="store_true", help="hash every image, even if its size and mtime are unchanged")
     add("--dry-run", action="store_true", help="only report what would be embedded")
     add(
+        "--probe",
+        type=int,
+        metavar="N",
+        help="embed N random images with each --backbone and print speed, width and spread of the embeddings;"
+        " write nothing",
+    )
+    add(
         "--contact-sheet",
         type=Path,
         metavar="FILE",
@@ -129,6 +157,44 @@ def _parse_crop(text: str) -> _Crop:
         raise argparse.ArgumentTypeError(message) from None
 
 
+def _parse_scale(text: str) -> float | str:
+    """Read a number of micrometres per pixel, such as 0.25, or the word `encoder`."""
+    try:
+        return text if text == _ENCODER else float(text)
+    except ValueError:
+        message = f"{text!r} is neither a number of micrometres per pixel, such as 0.25, nor {_ENCODER}"
+        raise argparse.ArgumentTypeError(message) from None
+
+
+def _configs(arguments: argparse.Namespace) -> list[ExtractionConfig]:
+    """Return a configuration for each --backbone.
+
+    Raises UsageError for several without --probe, and for a backbone without the scale that is asked for.
+    """
+    default = ExtractionConfig()
+    backbones = arguments.backbone or [default.backbone]
+    weights = arguments.weights or [default.weights]
+    if arguments.probe is None and max(len(backbones), len(weights)) > 1:
+        raise UsageError("Several --backbone or --weights are for --probe; an extraction uses one of each.")
+    if len(weights) == 1:
+        weights *= len(backbones)
+    if len(weights) != len(backbones):
+        raise UsageError(
+            f"--probe takes one --weights for all backbones or one for each, in their order: got"
+            f" {len(weights)} for {len(backbones)}."
+        )
+    crop = arguments.crop
+    shown = (arguments.image_size, crop.pixels, arguments.preprocess, crop.micrometres)
+    return [
+        ExtractionConfig(*names, *shown, _scale(arguments.scale, names[0]))
+        for names in zip(backbones, weights, strict=True)
+    ]
+
+
+def _scale(scale: float | str | None, backbone: str) -> float | None:
+    return encoder_scale(backbone) if isinstance(scale, str) else scale
+
+
 def _extract(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.backbones.requests import check_backbone
     from mil_toolkit.cohort.cohort import read_cohort
@@ -138,15 +204,15 @@ def _extract(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.features.sharding import WHOLE, parse_share
     from mil_toolkit.features.sights import sight_summary
 
-    names = ("backbone", "weights", "image_size", "preprocess", "augment")
-    settings = {name: getattr(arguments, name) for name in names}
-    config = ExtractionConfig(**settings, crop=arguments.crop.pixels, crop_um=arguments.crop.micrometres)
+    configs = _configs(arguments)
+    config = configs[0]
     share = parse_share(arguments.shard, os.environ) if arguments.shard else WHOLE
-    check_backbone(
-        config.backbone, config.weights
-    )  # options first, because reading a large cohort takes a while
+    for named in configs:  # options first, because reading a large cohort takes a while
+        check_backbone(named.backbone, named.weights)
     check_options(config, arguments.batch_size, arguments.threads, arguments.workers, arguments.on_error)
     check_machine(arguments.device)
+    if arguments.probe is not None:
+        return _probe(arguments, configs)
     cohort = read_cohort(arguments.cohort)
     check_outside_images(image_folders(arguments.cohort), {"--cache": arguments.cache})
     check_outside_own_folders(arguments.cache / cohort.name)
@@ -172,6 +238,44 @@ def _extract(arguments: argparse.Namespace) -> Outcome:
     return _outcome(extraction, sheet)
 
 
+def _probe(arguments: argparse.Namespace, configs: Sequence[ExtractionConfig]) -> Outcome:
+    """Compare backbones on some images."""
+    from mil_toolkit.cohort.cohort import read_cohort
+
+    if arguments.probe < _FEWEST:
+        raise UsageError(f"--probe must be at least {_FEWEST}, not {arguments.probe}.")
+    from mil_toolkit.features.probe import probe  # imports torch
+
+    _use_available_cores()
+    rows = probe(
+        read_cohort(arguments.cohort),
+        configs,
+        arguments.probe,
+        device=arguments.device,
+        precision=arguments.precision,
+        batch_size=arguments.batch_size,
+        threads=arguments.threads,
+    )
+    lines = [_HEADING.format("backbone", "weights", "size", "width", "images/s", "cosine", "rank")]
+    lines += [
+        _ROW.format(
+            row.backbone,
+            row.weights,
+            row.image_size,
+            row.width,
+            row.images_per_second,
+            row.cosine,
+            row.effective_rank,
+        )
+        for row in rows
+    ]
+    lines.append(
+        "cosine: mean of two images, near 1 if they look alike to the backbone; rank: number of directions in"
+        f" which the embeddings of these {rows[0].images} images differ."
+    )
+    return Outcome("\n".join(lines), {"probe": [row._asdict() for row in rows]})
+
+
 def _draw_sheet(
     arguments: argparse.Namespace, cohort: "Cohort", config: ExtractionConfig, share: "Share"
 ) -> "ContactSheet":
@@ -179,15 +283,18 @@ def _draw_sheet(
     from mil_toolkit.cohort.image_places import check_outside_images, image_folders
     from mil_toolkit.core.outputs import check_outputs
     from mil_toolkit.features.contact_sheet import sheet_output, write_contact_sheet
-    from mil_toolkit.features.extract import check_crop, choose_colour, in_pixels
+    from mil_toolkit.features.extract import check_crop, choose_colour
     from mil_toolkit.features.plan import wanted_images
+    from mil_toolkit.features.resolution import in_pixels
 
     path = arguments.contact_sheet
     check_outputs({"--contact-sheet": sheet_output(path)}, [cohort.source, *cohort.tables])
     check_outside_images(image_folders(cohort.source), {}, {"--contact-sheet": path})
     config = in_pixels(config, cohort)
-    wanted = [wanted_images(cohort, patient) for patient in cohort.images if share.holds(patient)]
-    check_crop(config.crop, wanted)
+    resampled = config.scale is not None
+    patients = [patient for patient in cohort.images if share.holds(patient)]
+    wanted = [wanted_images(cohort, patient, resampled) for patient in patients]
+    check_crop(config.crop, wanted, config.scale)
     sheet = write_contact_sheet(path, wanted, config, choose_colour(cohort), arguments.threads)
     logger.info("%s: random and doubtful images, and what the network sees of them.", printable(path))
     if sheet.left_out:

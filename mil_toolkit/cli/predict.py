@@ -53,6 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--submission", type=Path, help="challenge file to write, with the unlabelled patients only")
     add("--submission-header", default="ID,LABEL", metavar="ID,LABEL", help="header of the challenge file")
     add("--attention", type=Path, help="table to write with the attention on each image")
+    add(
+        "--any-scale",
+        action="store_true",
+        help="predict images of other micrometres per pixel than those that the model was fitted on",
+    )
     add_device(parser)
     return parser
 
@@ -79,7 +84,8 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
     if arguments.attention and bundle.about.features is None:
         raise UsageError("--attention: this model does not look at images.")
     features = _features(arguments, bundle, cohort, from_images)
-    predictions = predict(bundle, cohort, features, attention=arguments.attention is not None)
+    attention, any_scale = arguments.attention is not None, arguments.any_scale
+    predictions = predict(bundle, cohort, features, attention, any_scale)
     lines = _write(arguments, predictions, cohort, header)
     lines += _score_lines(predictions, bundle)
     return Outcome("\n".join(lines), _data(arguments.output, cohort, predictions))
@@ -101,7 +107,8 @@ def _features(
     if from_images:
         names = ", ".join(printable(view.name) for view in views)
         logger.info("Embedding the images as for the model: %s (no --features given).", names)
-        return extract_as_trained(bundle, cohort, arguments.cache, arguments.device, arguments.weights)
+        weights, any_scale = arguments.weights, arguments.any_scale
+        return extract_as_trained(bundle, cohort, arguments.cache, arguments.device, weights, any_scale)
     features = open_as_trained(bundle, cohort, arguments.cache)
     folders = ", ".join(str(cache.folder) for cache in caches_of(features))
     logger.info("Using the features that the model was fitted on: %s (no --features given).", folders)

@@ -17,6 +17,7 @@ from mil_toolkit.cli.command import (
 from mil_toolkit.config import (
     GROUPS,
     METRIC_NAMES,
+    OFFICIAL,
     PRESETS,
     PRIMARY_NAMES,
     PRUNER_NAMES,
@@ -50,6 +51,7 @@ from mil_toolkit.evaluation.words import (
 )
 
 if TYPE_CHECKING:
+    from mil_toolkit.cohort.cohort import Cohort
     from mil_toolkit.study.records import StudyScores
     from mil_toolkit.study.tune import Tuned
     from mil_toolkit.training.patients import Features
@@ -99,11 +101,17 @@ def _add_design(group: argparse._ArgumentGroup) -> None:
     add(
         "--outer-folds",
         type=_outer_folds,
-        metavar="N|groups",
-        help="outer folds, whose patients are held out; 0: none; groups: one for each declared group"
+        metavar="N|groups|official",
+        help="outer folds, whose patients are held out; 0: none; groups: one for each declared group;"
+        " official: those that the cohort.toml names, which then are the default"
         f" (default: {_DEFAULT.outer_folds})",
     )
-    add("--repeats", type=int, default=_DEFAULT.repeats, help="repeats of the outer folds with other splits")
+    add(
+        "--repeats",
+        type=int,
+        help="repeats of the outer folds with other splits; official folds have their own"
+        f" (default: {_DEFAULT.repeats})",
+    )
     add(
         "--members",
         type=int,
@@ -231,9 +239,10 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
 
 def _outer_folds(text: str) -> int | str:
     try:
-        return text if text == GROUPS else int(text)
+        return text if text in (GROUPS, OFFICIAL) else int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number or {GROUPS}, not {text!r}") from None
+        expected = f"expected a whole number, {GROUPS} or {OFFICIAL}"
+        raise argparse.ArgumentTypeError(f"{expected}, not {text!r}") from None
 
 
 def _tune(arguments: argparse.Namespace) -> Outcome:
@@ -252,6 +261,7 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
 
     pick_device(arguments.device)  # before the data are read
     cohort = read_cohort(arguments.cohort, images=False)
+    config = _with_official_folds(config, cohort, arguments)
     features = _features(arguments, cohort.name)
     config = with_features(_choosing(config, arguments), features)
     study, device = arguments.study, arguments.device
@@ -317,6 +327,15 @@ def _config(arguments: argparse.Namespace) -> StudyConfig:
     usual = (FOUNDING if arguments.preset == "founding" else {}) | (QUICK if arguments.quick else {})
     settings = {**PRESETS[arguments.preset], **parse_settings([f"epochs={arguments.epochs}", *arguments.set])}
     return StudyConfig(**(usual | given), settings=settings)
+
+
+def _with_official_folds(config: StudyConfig, cohort: "Cohort", arguments: argparse.Namespace) -> StudyConfig:
+    """Return the options with the official folds and repeats of the cohort, unless others were given."""
+    unless = arguments.quick if arguments.outer_folds is None else arguments.outer_folds != OFFICIAL
+    if cohort.folds is None or unless:
+        return config
+    repeats = config.repeats if arguments.repeats is not None else len(cohort.folds.repeats)
+    return replace(config, outer_folds=OFFICIAL, repeats=repeats)
 
 
 def _check_learning_curve(arguments: argparse.Namespace, config: StudyConfig) -> None:

@@ -1,7 +1,9 @@
 """`read_cohort` reads a cohort.toml with its table and folders into a `Cohort`."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from mil_toolkit.cohort.columns import (
     read_groups,
     read_labels,
     read_patient_ids,
+    read_scales,
     read_values,
 )
 from mil_toolkit.cohort.declaration import Declaration, StudySection, read_declaration
@@ -20,6 +23,7 @@ from mil_toolkit.cohort.excluded import select_rows
 from mil_toolkit.cohort.image_folders import readable_roots
 from mil_toolkit.cohort.images import find_images
 from mil_toolkit.cohort.kinds import MetadataColumn
+from mil_toolkit.cohort.official_folds import FoldPatient, OfficialFolds, read_folds
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.spellings import read_spellings
 from mil_toolkit.cohort.table import TextTable, read_table
@@ -48,8 +52,9 @@ class Cohort:
     class_words: all of the table's words for class 0 and class 1, which `class_names` joins
     spellings: how the cells of a column are written, see `read_spellings`; (P,) by metadata name
     study: what the cohort.toml says about the study, for reports
-    microns_per_pixel: the resolution of the images, if the cohort.toml states it
+    scales: the micrometres per pixel of each patient's images, where the cohort.toml or the table states it
     excluded: rows of the table that `exclude` leaves out, by the word of their label
+    folds: the official folds of all labelled patients, if the cohort.toml declares any
     """
 
     name: str
@@ -68,10 +73,17 @@ class Cohort:
     spellings: Mapping[str, np.ndarray] = field(default_factory=dict)
     study: StudySection = field(default_factory=StudySection)
     excluded: Mapping[str, int] = field(default_factory=dict)
-    microns_per_pixel: float | None = None
+    scales: Mapping[str, float] = field(default_factory=dict)
+    folds: OfficialFolds | None = None
 
     def __len__(self) -> int:
         return len(self.patient_ids)
+
+    @property
+    def microns_per_pixel(self) -> float | None:
+        """The resolution that the images of all patients have; None if it differs or is unknown."""
+        scales = {self.scales.get(patient) for patient in self.patient_ids}
+        return scales.pop() if len(scales) == 1 else None
 
     def select(self, patient_ids: Sequence[str]) -> "Cohort":
         """Return the cohort of only these patients, in this order.
@@ -96,6 +108,7 @@ class Cohort:
                 patient: self.image_names[patient] for patient in patient_ids if patient in self.image_names
             },
             spellings={name: ways[rows] for name, ways in self.spellings.items()},
+            scales={patient: self.scales[patient] for patient in patient_ids if patient in self.scales},
         )
 
     def labelled(self) -> "Cohort":
@@ -135,10 +148,15 @@ def read_cohort(path: Path | str, images: bool = True, log: bool = True) -> Coho
     check_columns(declared, whole, problems)
     selection = select_rows(declared, whole, problems)
     table = selection.table
+    before = len(problems)
     ids = read_patient_ids(declared, table, problems)
     labels = read_labels(declared, table, problems)
     groups = read_groups(declared, table, problems)
+    sound = len(problems) == before and len(ids) == len(labels)
+    scales = read_scales(declared, table, problems)
     values = {column.name: read_values(declared, table, column, problems) for column in declared.columns}
+    patients = _fold_patients(ids, labels, groups)
+    folds = read_folds(declared, patients, selection.excluded, problems, sound=sound, log=log)
     paths = find_images(declared, ids, selection.excluded, problems, log) if images else {}
     problems.raise_if_any()
     if log:
@@ -158,14 +176,15 @@ def read_cohort(path: Path | str, images: bool = True, log: bool = True) -> Coho
         image_names={patient: tuple(paths[patient]) for patient in ids if patient in paths},
         tables=tuple(
             declared.path(name)
-            for name in (declared.cohort.table, declared.cohort.image_table)
+            for name in (declared.cohort.table, declared.cohort.image_table, *declared.splits.fold_files)
             if name is not None
         ),
         class_words=declared.class_words,
         spellings=read_spellings(declared, table),
         study=declared.study,
         excluded=dict(selection.rows),
-        microns_per_pixel=declared.cohort.microns_per_pixel,
+        scales={patient: scale for patient, scale in zip(ids, scales, strict=True) if not math.isnan(scale)},
+        folds=folds,
     )
 
 
@@ -179,6 +198,14 @@ def _read_declared_table(declared: Declaration, images: bool, problems: Problems
         problems.raise_if_any()
     assert table is not None  # or the reason is among the problems
     return table
+
+
+def _fold_patients(
+    ids: Sequence[str], labels: Sequence[int], groups: Sequence[str] | None
+) -> dict[str, FoldPatient]:
+    """Return label and group by patient; unlabelled where labels or groups could not be read."""
+    rows = zip_longest(ids, labels[: len(ids)], (groups or ())[: len(ids)])
+    return {patient: FoldPatient(-1 if label is None else label, group) for patient, label, group in rows}
 
 
 def _metadata(ids: list[str], values: Mapping[str, np.ndarray]) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """The columns of a cohort's table: patient ids, labels, groups and metadata values."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -29,6 +30,8 @@ def check_columns(declared: Declaration, table: TextTable, problems: Problems) -
     """Report columns that the table does not have exactly once, and metadata that are the id or the label."""
     cohort = declared.cohort
     uses = [("[cohort] id", cohort.id), ("[cohort] label", cohort.label), ("[cohort] group", cohort.group)]
+    if isinstance(cohort.microns_per_pixel, str):
+        uses.append(("[cohort] microns_per_pixel", cohort.microns_per_pixel))
     uses += [(f"{column.section} column", column.column) for column in declared.columns]
     for use, name in uses:
         count = 1 if name is None else table.header.count(normal_form(name))
@@ -146,6 +149,19 @@ def read_values(
         problems.extend(each_or_most(cells, len(values), each, summary))
     problems.extend(f"{text} in {printable(declared.source)}." for text in advice if text)
     return np.array(values, dtype=np.float64 if kind.numeric else object)
+
+
+def read_scales(declared: Declaration, table: TextTable, problems: Problems) -> list[float]:
+    """Return the micrometres per pixel of each row's images, NaN where unknown; others are reported."""
+    scale = declared.cohort.microns_per_pixel
+    if not isinstance(scale, str):
+        return [math.nan if scale is None else float(scale)] * len(table.rows)
+    values = read_values(declared, table, MetadataColumn("microns_per_pixel", scale, "number"), problems)
+    for (place, cell), value in zip(cells_of(declared, table, scale), values, strict=True):
+        if value <= 0:
+            text = f"{printable(scale)} {cell!r} is not a positive number of micrometres per pixel."
+            problems.add(text, place)
+    return list(map(float, values))
 
 
 def cells_of(declared: Declaration, table: TextTable, column: str) -> Iterator[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +50,7 @@ class CohortSection:
     separator: str | None = None
     sheet: str | None = None
     decimal: str = "."
-    microns_per_pixel: int | float | None = None
+    microns_per_pixel: int | float | str | None = None  # a number, or the name of a column
 
     def label_words(self) -> dict[str, tuple[str | int, ...]]:
         """Return the declared words of the label column by their keys, class 0 first."""
@@ -72,6 +72,12 @@ class SplitsSection:
     """The `[splits]` section, one field per key."""
 
     stratify: tuple[str, ...] = ("label",)
+    folds: str | tuple[str, ...] | None = None
+
+    @property
+    def fold_files(self) -> tuple[str, ...]:
+        """The files of the official folds; empty if none are declared."""
+        return (self.folds,) if isinstance(self.folds, str) else self.folds or ()
 
 
 @dataclass(frozen=True)
@@ -173,8 +179,9 @@ def _check_cohort(
         problems.add(f"separator must be one of {expected}, not {cohort.separator!r}.", place)
     if cohort.decimal not in DECIMALS:
         problems.add(f'decimal must be "." or ",", not {cohort.decimal!r}.', place)
-    if cohort.microns_per_pixel is not None and not 0 < cohort.microns_per_pixel < math.inf:
-        problems.add(f"microns_per_pixel must be a positive number, not {cohort.microns_per_pixel}.", place)
+    resolution = cohort.microns_per_pixel
+    if isinstance(resolution, int | float) and not 0 < resolution < math.inf:
+        problems.add(f"microns_per_pixel must be a positive number, not {resolution}.", place)
     if cohort.exclude is not None and "label" not in given:
         problems.add("exclude lists words of the label column, but label is missing.", place)
     _check_words(place, cohort, problems)
@@ -260,6 +267,9 @@ def _read_splits(
         if name not in known:
             text = f'stratify names {name!r}, which is neither "label" nor a metadata name.'
             problems.add(text + suggestion(name, known), place)
+    repeated = [name for name, count in Counter(splits.fold_files).items() if count > 1]
+    if repeated:
+        problems.add(f"folds lists {', '.join(map(repr, repeated))} more than once.", place)
     return splits
 
 

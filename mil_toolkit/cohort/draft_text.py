@@ -178,6 +178,7 @@ def _split_lines(label: str | None) -> Iterator[str]:
         yield ""
         yield "[splits]"
         yield 'stratify = ["label"]  # balanced across the inner folds'
+        yield '# folds = "folds.csv"  # official outer folds, if there are any: columns patient and fold'
 
 
 def _metadata_names(guesses: Mapping[str, Guess], others: Mapping[str, Sequence[str]]) -> dict[str, str]:

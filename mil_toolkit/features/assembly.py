@@ -58,7 +58,8 @@ class BagBuilder:
             return None
         stacked = np.stack(rows)  # (n, 1 + A, D)
         augmented = stacked[:, 1:] if stacked.shape[1] > 1 else None
-        return EmbeddedBag(self.wanted.patient_id, images, stacked[:, 0], augmented)
+        wanted = self.wanted
+        return EmbeddedBag(wanted.patient_id, images, stacked[:, 0], augmented, wanted.microns_per_pixel)
 
 
 class Job(NamedTuple):

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mil_toolkit.backbones.reading import Reading
 from mil_toolkit.core.errors import DataError, UsageError
-from mil_toolkit.core.files import digest, digest_json, publish, publish_json
+from mil_toolkit.core.files import digest, digest_json, publish
 from mil_toolkit.core.reading import report_read_errors
 from mil_toolkit.core.text import count_of, each_or_most, printable, some
 from mil_toolkit.features.shard_layout import MAX_SEQUENCE
@@ -32,6 +33,7 @@ from mil_toolkit.features.spec import (
     holds_spec,
     read_spec,
     spec_differences,
+    write_spec,
 )
 
 if TYPE_CHECKING:
@@ -59,14 +61,22 @@ class FeatureCache:
         return cls(Path(folder), read_spec(Path(folder)))
 
     @classmethod
-    def create(cls, root: Path, cohort_name: str, spec: Spec, opened: Sequence[Shard] = ()) -> "FeatureCache":
+    def create(
+        cls,
+        root: Path,
+        cohort_name: str,
+        spec: Spec,
+        opened: Sequence[Shard] = (),
+        reading: Reading | None = None,
+    ) -> "FeatureCache":
         """Open the cache of this spec under `root`; create it if it does not exist.
 
         opened: see the class
+        reading: see `write_spec`
         """
         folder = root / cohort_name / folder_name(spec)
         if not holds_spec(folder):
-            publish_json(folder / FILE_NAME, spec)
+            write_spec(folder, spec, reading)
         cache = cls(folder, read_spec(folder), opened)
         if cache.spec != spec:
             raise DataError(

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from tqdm import tqdm
 
+from mil_toolkit.backbones.backbones import preprocessing_of
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.cores import available_cores
 from mil_toolkit.core.errors import MilError, UsageError
@@ -25,7 +26,9 @@ from mil_toolkit.features.nucleus import find_nucleus
 from mil_toolkit.features.opening import read_image_file
 from mil_toolkit.features.pixels import Window, prepare_noting, resize
 from mil_toolkit.features.plan import Wanted
+from mil_toolkit.features.scale import to_scale
 from mil_toolkit.features.sights import DOUBTFUL, SIGHTS, Sight, choose_doubtful, sight_summary
+from mil_toolkit.features.spec import for_backbone
 from mil_toolkit.features.stain import Pixels
 
 EACH = 64  # random images at most, and as many doubtful ones
@@ -43,12 +46,16 @@ _BATCH = 64
 
 
 class SheetImage(NamedTuple):
-    """An image that may be shown: its patient, name and file, and what a search for nuclei found in it."""
+    """An image that may be shown: its patient, name and file, and what a search for nuclei found in it.
+
+    microns_per_pixel: of the file, if the image is resampled
+    """
 
     patient: str
     name: str
     path: Path
     sight: Sight
+    microns_per_pixel: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,10 +90,11 @@ def write_contact_sheet(
     Every image is read and searched, whatever the preprocessing, but not embedded. The same images give the
     same picture. Images that cannot be read, or are smaller than the crop, are left out.
 
-    config: with `crop` in pixels
+    config: with `crop` in pixels; what it leaves open is that of the backbone
     colour: see `decode`
     threads: that read and search images, by default one for each core
     """
+    config = for_backbone(config, preprocessing_of(config.backbone, config.weights))
     searched = list(_searched(wanted, config, colour, threads or available_cores()))
     images = [image for image in searched if image is not None]
     sights = {sight: sum(image.sight == sight for image in images) for sight in SIGHTS}
@@ -108,15 +116,20 @@ def _searched(
 ) -> Iterator[SheetImage | None]:
     """Yield every image, None in place of those that cannot be shown."""
 
-    def search(job: tuple[str, str, Path]) -> SheetImage | None:
+    def search(job: tuple[Wanted, str, Path]) -> SheetImage | None:
+        patient, name, path = job
         try:
-            pixels = decode(read_image_file(job[2])[0], colour)
+            pixels = decode(read_image_file(path)[0], colour)
+            pixels = to_scale(pixels, patient.microns_per_pixel, config.scale)
         except (OSError, MilError):
             return None
         fits = min(pixels.shape[:2]) >= config.crop
-        return SheetImage(*job, find_nucleus(pixels).sight) if fits else None
+        if not fits:
+            return None
+        sight = find_nucleus(pixels).sight
+        return SheetImage(patient.patient_id, name, path, sight, patient.microns_per_pixel)
 
-    jobs = [(patient, name, path) for patient, images in wanted for name, path in images]
+    jobs = [(patient, name, path) for patient in wanted for name, path in patient.images]
     with tqdm(total=len(jobs), unit="image", disable=None) as bar:
         for batch in load_batches(iter(jobs), search, _BATCH, threads, torch.device("cpu")):
             yield from batch
@@ -126,7 +139,8 @@ def _searched(
 def _settings(config: ExtractionConfig) -> str:
     size = f" ({config.crop_um:g} micrometres)" if config.crop_um is not None else ""
     crop = f"--crop {config.crop}{size}" if config.crop else "the whole image"
-    return f"--preprocess {config.preprocess}, {crop}"
+    scale = f", --scale {config.scale:g}" if config.scale is not None else ""
+    return f"--preprocess {config.preprocess}, {crop}{scale}"
 
 
 class _Section(NamedTuple):
@@ -174,9 +188,10 @@ def _draw_tile(
     _write(sheet, (left, top + SIDE), f"{name}: {SIGHTS[image.sight]}", 10)
     try:
         pixels = decode(read_image_file(image.path)[0], colour)
+        pixels = to_scale(pixels, image.microns_per_pixel, config.scale)
     except (OSError, MilError):  # it has changed since it was searched
         return
-    seen = prepare_noting(pixels, config.image_size, config.crop, config.preprocess)
+    seen = prepare_noting(pixels, config.side, config.crop, config.preprocess, config.sampling)
     sheet.paste(_framed(pixels, seen.window), corner)
     sheet.paste(_small(seen.pixels), (left + SIDE + _GAP // 2, top))
 

@@ -27,10 +27,12 @@ from mil_toolkit.features.orientations import MOST_AUGMENTED
 from mil_toolkit.features.plan import Outdated, Wanted, find_outdated, wanted_images
 from mil_toolkit.features.profiles import COLOURS, ColourChoice
 from mil_toolkit.features.rehashes import Rehashes
+from mil_toolkit.features.resolution import in_pixels, warn_of_whole_images
+from mil_toolkit.features.scale import resampled_sides
 from mil_toolkit.features.sharding import WHOLE, Share, imbalance
 from mil_toolkit.features.shards import Recorded
 from mil_toolkit.features.sights import Sight
-from mil_toolkit.features.spec import Spec, folder_name, holds_spec, make_spec
+from mil_toolkit.features.spec import Spec, folder_name, for_backbone, holds_spec, make_spec
 
 if TYPE_CHECKING:
     from mil_toolkit.backbones.backbones import Backbone
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
 # The fastest for ResNet34. On the CPU, each core embeds a batch of its own.
 BATCH_SIZES = {"cpu": 8, "cuda": 16}
 SMALLEST = 32  # side of the smallest image from which a backbone computes a useful embedding
-_MOST_PIXELS = 2**31  # of the side of an image, in any format
 TOLERANCE = "a cosine of 0.995 or more between bfloat16 and float32, over 1,000 smear images"
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,7 @@ def extract(
     if backbone is None:
         backbone = find_backbone(config.backbone, config.weights, config.image_size, BackboneMemory(root))
     source = backbone if isinstance(backbone, BackboneSource) else source_of(backbone)
+    warn_of_whole_images(for_backbone(config, source.identity.preprocessing))
     how = _How(device, precision, batch_size, threads, workers, on_error == "skip", rehash, prepare)
     run = _Run(cohort, config, root, share, colour, dry_run, how)
     try:
@@ -164,7 +166,7 @@ class _How(NamedTuple):
         recorded = _recorded(self.device, self.precision)
         place = pick_device(self.device)
         batch_size = self.batch_size or BATCH_SIZES[place.type]
-        embed = BatchEmbedder(source.build(), place, recorded.precision, batch_size, config.image_size)
+        embed = BatchEmbedder(source.build(), place, recorded.precision, batch_size, config.side)
         readers = self._readers(place.type)
         pipeline = Pipeline(config, colour, embed, readers, Failures(), Notes(), {})
         return CacheUpdate(cache, recorded, pipeline, self.skip)
@@ -196,7 +198,12 @@ class _Run:
 
     def with_backbone(self, source: BackboneSource) -> Extraction:
         """Extract with this backbone; raises MisrememberedError if it turns out to be another one."""
-        patients = [wanted_images(self.cohort, patient) for patient in self.cohort.images]
+        config = for_backbone(self.config, source.identity.preprocessing)
+        return replace(self, config=config)._extract(source)
+
+    def _extract(self, source: BackboneSource) -> Extraction:
+        resampled = self.config.scale is not None
+        patients = [wanted_images(self.cohort, patient, resampled) for patient in self.cohort.images]
         specs = {colour: make_spec(self.config, source.identity, colour) for colour in COLOURS}
         folders = {colour: self._folder(spec) for colour, spec in specs.items()}
         choice = None
@@ -207,16 +214,18 @@ class _Run:
         else:
             colour = self.colour
         wanted = [patient for patient in patients if self.share.holds(patient.patient_id)]
+        reading = None
         self._log_share(wanted)
         if not holds_spec(folders[colour]):
             self._check_crop(wanted)
             source = source if self.dry_run else self._checked(source)
+            reading = None if self.dry_run else source.build().reading
         if self.dry_run:
             return self._count_missing(folders[colour], wanted)
         with shared(folders[colour]):  # keeps a prune from removing shards that the plans reuse
             opened = choice.caches.get(colour) if choice else None
             shards = opened.shards if opened else ()
-            cache = FeatureCache.create(self.root, self.cohort.name, specs[colour], shards)
+            cache = FeatureCache.create(self.root, self.cohort.name, specs[colour], shards, reading)
             remove_dead_temporaries(cache.folder)
             source.remember()
             extraction = self._update(cache, wanted, colour, source)
@@ -270,7 +279,7 @@ class _Run:
 
     def _check_crop(self, wanted: Sequence[Wanted]) -> None:
         if self.config.crop:
-            check_crop(self.config.crop, wanted)
+            check_crop(self.config.crop, wanted, self.config.scale)
 
     def _log_share(self, wanted: Sequence[Wanted]) -> None:
         if self.share == WHOLE:
@@ -287,32 +296,6 @@ class _Run:
 
 def _with_images(wanted: Sequence[Wanted]) -> list[Wanted]:
     return [patient for patient in wanted if patient.images]
-
-
-def in_pixels(config: ExtractionConfig, cohort: Cohort) -> ExtractionConfig:
-    """Return the configuration with `crop` in pixels, at the cohort's resolution if it is in micrometres.
-
-    Raises UsageError if the cohort does not state its resolution, or if the crop is less than a pixel or
-    larger than any image.
-    """
-    if config.crop_um is None:
-        return config
-    if cohort.microns_per_pixel is None:
-        raise UsageError(
-            f"A crop of {config.crop_um:g} micrometres needs the resolution of the images, and"
-            f" {printable(cohort.source)} does not state microns_per_pixel. Add it to [cohort]."
-        )
-    pixels = config.crop_um / cohort.microns_per_pixel
-    if pixels > _MOST_PIXELS:
-        raise UsageError(
-            f"A crop of {config.crop_um:g} micrometres is larger than any image of"
-            f" {cohort.microns_per_pixel:g} micrometres per pixel."
-        )
-    crop = round(pixels)
-    if not crop:
-        pixel = f"a pixel of {cohort.microns_per_pixel:g} micrometres"
-        raise UsageError(f"A crop of {config.crop_um:g} micrometres is less than half of {pixel}.")
-    return replace(config, crop=crop)
 
 
 def choose_colour(cohort: Cohort) -> Colour | None:
@@ -368,6 +351,8 @@ def check_options(
         )
     if config.crop_um is not None and not 0 < config.crop_um < math.inf:
         problems.append(f"--crop must be a positive number of micrometres, not {config.crop_um:g}.")
+    if config.scale is not None and not 0 < config.scale < math.inf:
+        problems.append(f"--scale must be a positive number of micrometres per pixel, not {config.scale:g}.")
     if config.crop_um is not None and config.crop:
         problems.append(
             f"The crop is given both in pixels ({config.crop}) and in micrometres ({config.crop_um:g}). Leave"
@@ -376,7 +361,7 @@ def check_options(
     if on_error not in ("fail", "skip"):
         problems.append(f"--on-error {on_error!r} is neither fail nor skip.")
     for name, least, value in (
-        ("image-size", SMALLEST, config.image_size),
+        ("image-size", SMALLEST, SMALLEST if config.image_size is None else config.image_size),
         ("crop", 0, config.crop),
         ("batch-size", 1, 1 if batch_size is None else batch_size),
         ("workers", 0, workers or 0),
@@ -395,16 +380,31 @@ def check_options(
         raise UsageError("\n".join(problems))
 
 
-def check_crop(crop: int, wanted: Sequence[Wanted]) -> None:
-    """Raise UsageError if every image is smaller than the crop. Usually the first image is large enough."""
+def check_crop(crop: int, wanted: Sequence[Wanted], scale: float | None = None) -> None:
+    """Raise UsageError if every image is smaller than the crop. Usually the first image is large enough.
+
+    scale: micrometres per pixel to which images are resampled before
+    """
     sizes: Counter[tuple[int, int]] = Counter()
-    for size in (read_size(path) for patient in wanted for _, path in patient.images):
+    for size in (_size(path, patient, scale) for patient in wanted for _, path in patient.images):
         if size and min(size) >= crop:
             return
         sizes.update([size] if size else [])
     if sizes:
-        listed = [f"{width} x {height} ({count})" for (width, height), count in sizes.most_common()]
+        at_scale = "" if scale is None else f" at {scale:g} micrometres per pixel"
+        listed = some([f"{width} x {height} ({count})" for (width, height), count in sizes.most_common()])
         raise UsageError(
-            f"--crop {crop}: every image is smaller. Sizes and numbers of images: {some(listed)}. Choose a"
-            " smaller crop, or 0 for the whole image."
+            f"--crop {crop}: every image is smaller{at_scale}. Sizes and numbers of images: {listed}. Choose"
+            " a smaller crop, or 0 for the whole image."
         )
+
+
+def _size(path: Path, patient: Wanted, scale: float | None) -> tuple[int, int] | None:
+    """Return width and height of an image as it is cropped; None if it cannot be read."""
+    size = read_size(path)
+    if size is None or scale is None or patient.microns_per_pixel is None:
+        return size
+    try:
+        return resampled_sides(size, patient.microns_per_pixel, scale)
+    except DataError:  # reported when the image is read
+        return None

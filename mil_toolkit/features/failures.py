@@ -36,7 +36,7 @@ class Failures:
     def without(self, wanted: Wanted) -> Wanted:
         """Return a patient's wanted images without those that failed."""
         images = (image for image in wanted.images if (wanted.patient_id, image[0]) not in self._failures)
-        return Wanted(wanted.patient_id, tuple(images))
+        return wanted._replace(images=tuple(images))
 
     def lines(self) -> tuple[str, ...]:
         """Return one line for each image: its path and the reason."""

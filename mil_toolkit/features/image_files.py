@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mil_toolkit.backbones.spec import sampling_of
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.core.cores import available_cores
 from mil_toolkit.core.errors import DataError
@@ -18,17 +19,22 @@ from mil_toolkit.features.loading import load_batches, stack_on
 from mil_toolkit.features.opening import read_image_file
 from mil_toolkit.features.orientations import symmetries_of
 from mil_toolkit.features.pixels import prepare
-from mil_toolkit.features.spec import augmented
+from mil_toolkit.features.scale import to_scale
+from mil_toolkit.features.spec import augmented, scale_of
 from mil_toolkit.features.stain import Pixels
 
 _ADVICE = "Run mil-extract and mil-tune again, or restore the images that they were run on."
 
 
 class ImageFile(NamedTuple):
-    """An image's file, and the SHA-256 of the content that was embedded."""
+    """An image's file, and the SHA-256 of the content that was embedded.
+
+    microns_per_pixel: of the file, if the image was resampled
+    """
 
     path: Path
     digest: bytes
+    microns_per_pixel: float | None = None
 
 
 class ImageFiles:
@@ -46,7 +52,9 @@ class ImageFiles:
             images = bag.read_images()
             problems += _differences(patient, set(paths), {image.name for image in images})
             known = [image for image in images if image.name in paths]
-            self._files[patient] = [ImageFile(paths[image.name], image.digest) for image in known]
+            self._files[patient] = [
+                ImageFile(paths[image.name], image.digest, bag.microns_per_pixel) for image in known
+            ]
         _refuse(problems)
 
     def of(self, patient_ids: Sequence[str]) -> list[ImageFile]:
@@ -86,7 +94,8 @@ class ImageFiles:
             pixels = decode(content, spec.get("colour"))
         except DataError as error:  # an earlier version embedded some damaged images
             raise DataError([f"{printable(file.path)}: {error}", _ADVICE]) from None
-        return prepare(pixels, spec["image_size"], spec["crop"], spec["preprocess"])
+        pixels = to_scale(pixels, file.microns_per_pixel, scale_of(spec))
+        return prepare(pixels, spec["image_size"], spec["crop"], spec["preprocess"], sampling_of(spec))
 
 
 def _differences(patient: str, current: set[str], expected: set[str]) -> list[str]:

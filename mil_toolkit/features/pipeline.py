@@ -26,6 +26,7 @@ from mil_toolkit.features.opening import read_image_file
 from mil_toolkit.features.orientations import symmetries_of, turn
 from mil_toolkit.features.pixels import prepare_noting
 from mil_toolkit.features.plan import Plan, stored_image
+from mil_toolkit.features.scale import to_scale
 from mil_toolkit.features.shards import StoredImage
 from mil_toolkit.features.sights import Sight
 from mil_toolkit.features.stain import Pixels
@@ -63,7 +64,8 @@ def read_image(config: ExtractionConfig, colour: Colour | None, job: Job) -> Loa
     try:
         content, status = read_image_file(job.path)
         decoded = decode_noting(content, colour)
-        prepared = prepare_noting(decoded.pixels, config.image_size, config.crop, config.preprocess)
+        pixels = to_scale(decoded.pixels, job.bag.wanted.microns_per_pixel, config.scale)
+        prepared = prepare_noting(pixels, config.side, config.crop, config.preprocess, config.sampling)
     except (OSError, MilError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         return UnreadableImage(job, str(reason).removeprefix(f"{printable(job.path)} "))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from mil_toolkit.config import SQUASHED, Sampling
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.features.nucleus import Mask, Nucleus, find_nucleus
 from mil_toolkit.features.sights import RIM, Sight
@@ -72,9 +73,36 @@ def nucleus_window(pixels: Pixels, size: int, nucleus: Nucleus | None) -> Window
 
 def resize(pixels: Pixels, size: int) -> Pixels:
     """Resize to `size` x `size`, ignoring the aspect ratio; bilinear, averaging pixels when shrinking."""
-    if pixels.shape[:2] == (size, size):
+    return _resized(pixels, size, size, "bilinear")
+
+
+def _resized(pixels: Pixels, height: int, width: int, interpolation: str) -> Pixels:
+    if pixels.shape[:2] == (height, width):
         return pixels
-    return np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+    how = Image.Resampling[interpolation.upper()]
+    return np.array(Image.fromarray(pixels).resize((width, height), how))
+
+
+def sample(pixels: Pixels, size: int, sampling: Sampling) -> Pixels:
+    """Resize to `size` x `size` as an encoder expects it, with the rounding of timm's transforms."""
+    height, width, _ = pixels.shape
+    scaled, shorter = math.floor(size / sampling.crop_pct), min(height, width)
+    if sampling.mode == "squash":
+        height = width = scaled
+    else:
+        height, width = (scaled * side // shorter for side in (height, width))
+    resized = _resized(pixels, height, width, sampling.interpolation)
+    top, left = (round((side - size) / 2) for side in (height, width))
+    return resized[top : top + size, left : left + size]
+
+
+def _sampled_window(pixels: Pixels, size: int, sampling: Sampling) -> Window | None:
+    """Return the part of an image that `sample` shows; None if it shows the whole one or no square."""
+    if sampling.mode == "squash":
+        return None
+    shorter = min(pixels.shape[:2])
+    shown = round(shorter * size / math.floor(size / sampling.crop_pct))
+    return None if pixels.shape[:2] == (shown, shown) else centre_window(pixels, shown)
 
 
 def saturation_mask(pixels: Pixels, threshold: int | None = None) -> Pixels:
@@ -101,29 +129,32 @@ class Prepared(NamedTuple):
     sight: Sight | None = None
 
 
-def _image(pixels: Pixels, image_size: int, crop: int) -> Prepared:
-    window = centre_window(pixels, crop) if crop else None
-    return Prepared(resize(window.of(pixels) if window else pixels, image_size), window)
+def _image(pixels: Pixels, image_size: int, crop: int, sampling: Sampling) -> Prepared:
+    if not crop:
+        window = _sampled_window(pixels, image_size, sampling)
+        return Prepared(sample(pixels, image_size, sampling), window)
+    window = centre_window(pixels, crop)
+    return Prepared(sample(window.of(pixels), image_size, sampling), window)
 
 
-def _masked_image(pixels: Pixels, image_size: int, crop: int) -> Prepared:
-    image = _image(pixels, image_size, crop)
+def _masked_image(pixels: Pixels, image_size: int, crop: int, sampling: Sampling) -> Prepared:
+    image = _image(pixels, image_size, crop, sampling)
     return image._replace(pixels=saturation_mask(image.pixels))
 
 
-def _cell(pixels: Pixels, image_size: int, crop: int) -> Prepared:
+def _cell(pixels: Pixels, image_size: int, crop: int, sampling: Sampling) -> Prepared:
     nucleus, sight = find_nucleus(pixels)
     window = nucleus_window(pixels, crop, nucleus)
-    return Prepared(resize(window.of(pixels), image_size), window, sight)
+    return Prepared(sample(window.of(pixels), image_size, sampling), window, sight)
 
 
-def _masked_cell(pixels: Pixels, image_size: int, crop: int) -> Prepared:
+def _masked_cell(pixels: Pixels, image_size: int, crop: int, sampling: Sampling) -> Prepared:
     nucleus, sight = find_nucleus(pixels)
     window = nucleus_window(pixels, crop, nucleus)
     shown = window.of(pixels)
     if nucleus is not None and window.of(nucleus.mask).any():
         shown = shown * _near(nucleus.mask, RIM * nucleus.radius, window)[:, :, None]
-    return Prepared(resize(shown, image_size), window, sight)
+    return Prepared(sample(shown, image_size, sampling), window, sight)
 
 
 def _near(mask: Mask, distance: float, window: Window) -> Mask:
@@ -138,7 +169,7 @@ def _near(mask: Mask, distance: float, window: Window) -> Mask:
     return Window(window.top - top, window.left - left, window.size).of(near)
 
 
-PREPROCESSES: dict[str, Callable[[Pixels, int, int], Prepared]] = {
+PREPROCESSES: dict[str, Callable[[Pixels, int, int, Sampling], Prepared]] = {
     "none": _image,
     "saturation-mask": _masked_image,
     "cell-crop": _cell,
@@ -146,21 +177,26 @@ PREPROCESSES: dict[str, Callable[[Pixels, int, int], Prepared]] = {
 }
 
 
-def prepare_noting(pixels: Pixels, image_size: int, crop: int, preprocess: str) -> Prepared:
+def prepare_noting(
+    pixels: Pixels, image_size: int, crop: int, preprocess: str, sampling: Sampling | None = None
+) -> Prepared:
     """Crop, resize and preprocess an image (H, W, 3); also return its window and what was found in it.
 
     crop: side of the window, 0 for the whole image; central, or around a nucleus if `preprocess` searches one
     preprocess: a name in PREPROCESSES
+    sampling: None resizes the whole image or window bilinearly
 
     Raises DataError if the image is smaller than the crop.
     """
-    return PREPROCESSES[preprocess](pixels, image_size, crop)
+    return PREPROCESSES[preprocess](pixels, image_size, crop, sampling or SQUASHED)
 
 
-def prepare(pixels: Pixels, image_size: int, crop: int, preprocess: str) -> Pixels:
+def prepare(
+    pixels: Pixels, image_size: int, crop: int, preprocess: str, sampling: Sampling | None = None
+) -> Pixels:
     """Return only the pixels of `prepare_noting`: (H, W, 3) -> (image_size, image_size, 3) uint8.
 
     >>> prepare(np.zeros((30, 40, 3), dtype=np.uint8), image_size=8, crop=20, preprocess="none").shape
     (8, 8, 3)
     """
-    return prepare_noting(pixels, image_size, crop, preprocess).pixels
+    return prepare_noting(pixels, image_size, crop, preprocess, sampling).pixels

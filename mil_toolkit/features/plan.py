@@ -16,10 +16,14 @@ from mil_toolkit.features.shards import UNKNOWN_MTIME, Recorded, StoredBag, Stor
 
 
 class Wanted(NamedTuple):
-    """The images, as pairs of name and path, that a patient's bag should consist of, in this order."""
+    """The images, as pairs of name and path, that a patient's bag should consist of, in this order.
+
+    microns_per_pixel: of the files, if the images are resampled
+    """
 
     patient_id: str
     images: tuple[tuple[str, Path], ...]
+    microns_per_pixel: float | None = None
 
 
 class Stored(NamedTuple):
@@ -49,9 +53,10 @@ class Plan(NamedTuple):
         return [index for index, stored in enumerate(self.stored) if stored is None]
 
 
-def wanted_images(cohort: Cohort, patient: str) -> Wanted:
-    """Return the images of a patient as the cohort has them."""
-    return Wanted(patient, tuple(zip(cohort.image_names[patient], cohort.images[patient], strict=True)))
+def wanted_images(cohort: Cohort, patient: str, resampled: bool = False) -> Wanted:
+    """Return the images of a patient as the cohort has them; resampled: whether their scale matters."""
+    images = zip(cohort.image_names[patient], cohort.images[patient], strict=True)
+    return Wanted(patient, tuple(images), cohort.scales.get(patient) if resampled else None)
 
 
 class Outdated(NamedTuple):
@@ -90,7 +95,12 @@ def find_outdated(
 def _compare(
     wanted: Wanted, versions: Sequence[StoredBag], rehashes: Rehashes, rehash: bool
 ) -> Outdated | None:
-    """Compare one patient's images with the stored bag that counts; None if they match."""
+    """Compare one patient's images with the stored bag that counts; None if they match.
+
+    Bags whose images were resampled from another scale are passed over.
+    """
+    counts = versions[:1]
+    versions = [bag for bag in versions if bag.microns_per_pixel == wanted.microns_per_pixel]
     if not versions:
         return Outdated(wanted, [None] * len(wanted.images))
     # The bag that counts comes last: of two contents with the same size and mtime, the newer one is assumed.
@@ -101,7 +111,8 @@ def _compare(
     current = [
         _identify(wanted.patient_id, name, path, by_stat, rehashes, rehash) for name, path in wanted.images
     ]
-    if [image and image[:2] for image in current] == [image[:2] for image in versions[0].read_images()]:
+    stored = [image[:2] for image in versions[0].read_images()]
+    if versions[0] == counts[0] and [image and image[:2] for image in current] == stored:
         return None
     return Outdated(wanted, current, rows)
 

@@ -25,6 +25,7 @@ from mil_toolkit.features.shard_layout import (
     checked_arrays,
     parse_shard,
 )
+from mil_toolkit.features.shard_scales import SCALES, parse_scales, scale_texts
 from mil_toolkit.features.spec import FILE_NAME as SPEC_NAME
 from mil_toolkit.features.spec import SCHEMA
 
@@ -63,12 +64,14 @@ class EmbeddedBag:
 
     embeddings: (n, D), one row per image
     augmented: (n, A, D), the same images in A other orientations each; None if there are none
+    microns_per_pixel: of the image files, if the images were resampled
     """
 
     patient_id: str
     images: tuple[StoredImage, ...]
     embeddings: NDArray[np.float16]
     augmented: NDArray[np.float16] | None = None
+    microns_per_pixel: float | None = None
 
     @property
     def digest(self) -> bytes:
@@ -104,6 +107,7 @@ class Shard:
 
     verified: state of the file whose bytes matched its name; None if that state might survive a change
     places: where each dataset lies in the file
+    scales: micrometres per pixel of each patient's image files, if the images were resampled
     """
 
     path: Path
@@ -114,6 +118,7 @@ class Shard:
     offsets: NDArray[np.int64]
     bag_digests: NDArray[np.uint8]
     places: Mapping[str, Place]
+    scales: tuple[float | None, ...]
 
     def read(self, rows: slice, *names: str) -> list[NDArray[np.generic]]:
         """Read these rows of some datasets of n rows, and nothing else if the file has not changed.
@@ -188,6 +193,11 @@ class StoredBag:
         """The patient's id."""
         return self.shard.patient_ids[self.index]
 
+    @property
+    def microns_per_pixel(self) -> float | None:
+        """The micrometres per pixel of the image files; None if the images were not resampled."""
+        return self.shard.scales[self.index]
+
     def embeddings(self, start: int, stop: int) -> NDArray[np.float16]:
         """Read the embeddings of the bag's images from `start` to `stop`, (n, D) float16."""
         rows = slice(self.rows.start + start, self.rows.start + stop)
@@ -238,8 +248,9 @@ def encode_shard(bags: Sequence[EmbeddedBag], spec_digest: str, sequence: int, r
     """Return the bytes of a shard of p patients and n images; equal arguments give equal bytes.
 
     Datasets: embeddings (n, D) float16; offsets (p + 1,); patient_ids (p,); bag_digests (p, 32); image_names
-    (n,), encoded as the file system does; image_digests (n, 32); image_stats (n, 2): size and mtime_ns; and
-    if images are embedded in A other orientations besides, augmented (n, A, D) float16.
+    (n,), encoded as the file system does; image_digests (n, 32); image_stats (n, 2): size and mtime_ns; if
+    images are embedded in A other orientations besides, augmented (n, A, D) float16; of resampled images also
+    scales (p,).
     """
     images = [image for bag in bags for image in bag.images]
     datasets = {
@@ -254,6 +265,8 @@ def encode_shard(bags: Sequence[EmbeddedBag], spec_digest: str, sequence: int, r
     augmented = [bag.augmented for bag in bags if bag.augmented is not None]
     if augmented:
         datasets["augmented"] = np.concatenate(augmented)
+    if any(bag.microns_per_pixel is not None for bag in bags):
+        datasets[SCALES] = scale_texts([bag.microns_per_pixel for bag in bags])
     import h5py  # to read shards, it is not needed
 
     buffer = io.BytesIO()
@@ -307,8 +320,10 @@ def read_shard(path: Path, spec_digest: str, width: int, augmented: int = 0) -> 
         check_schema(path, attributes.schema, SCHEMA)
         if attributes.spec != spec_digest:
             raise DataError(f"{printable(path)} belongs to another spec than {_spec_of(path)}.")
+        scales = datasets.pop(SCALES, None)
         arrays = checked_arrays(datasets, width, augmented)
-        shard = _shard(path, verified, attributes, arrays, places)
+        resampled = parse_scales(scales, arrays.patient_ids.size)
+        shard = _shard(path, verified, attributes, arrays, places, resampled)
     except ShardProblem as problem:
         raise damaged(path, str(problem)) from None
     _check_bags(shard, arrays)
@@ -325,6 +340,7 @@ def _shard(
     attributes: ShardAttributes,
     arrays: ShardArrays,
     places: Mapping[str, Place],
+    scales: tuple[float | None, ...],
 ) -> Shard:
     """Return the shard; its arrays are copies, which do not keep the bytes of the file in memory."""
     return Shard(
@@ -336,6 +352,7 @@ def _shard(
         offsets=arrays.offsets.copy(),
         bag_digests=arrays.bag_digests.copy(),
         places=places,
+        scales=scales,
     )
 
 

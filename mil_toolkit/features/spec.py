@@ -3,15 +3,24 @@
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict
 
-from mil_toolkit.backbones.identity import BackboneIdentity
+from mil_toolkit.backbones.identity import BackboneIdentity, Preprocessing
+from mil_toolkit.backbones.reading import Reading
+from mil_toolkit.backbones.requests import weights_word
 from mil_toolkit.backbones.spec import RANDOM_SEED, BackboneSpec
-from mil_toolkit.config import CELL_NAMES, PREPROCESS_NAMES, ExtractionConfig
+from mil_toolkit.config import (
+    CELL_NAMES,
+    INTERPOLATION_NAMES,
+    PREPROCESS_NAMES,
+    SQUASHED,
+    ExtractionConfig,
+)
 from mil_toolkit.core.access import exists
 from mil_toolkit.core.errors import DataError
-from mil_toolkit.core.files import check_schema, digest_json, read_json
+from mil_toolkit.core.files import check_schema, digest_json, publish_json, read_json
 from mil_toolkit.core.records import from_json
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.colour import Colour
@@ -20,6 +29,8 @@ from mil_toolkit.features.sights import FINDER, RIM
 
 SCHEMA = 1
 FILE_NAME = "spec.json"
+READING = "checkpoint"  # key of the file beside those of the spec
+_LEAST_CROP = 0.1  # share of an image that is shown
 _RANGES: dict[Literal["width", "image_size", "crop"], tuple[int, int]] = {
     "width": (1, 2**20),
     "image_size": (0, 2**16),
@@ -66,6 +77,17 @@ class Augmentation(TypedDict):
     rule: str
 
 
+class Resampling(TypedDict):
+    """How images are brought to one scale before anything is cropped.
+
+    microns_per_pixel: of the resampled images
+    filter: bilinear interpolation that averages pixels where an image shrinks, as Pillow does it
+    """
+
+    microns_per_pixel: float
+    filter: Literal["antialiased-bilinear"]
+
+
 class Spec(BackboneSpec):
     """Everything that an embedding depends on; JSON-compatible.
 
@@ -74,6 +96,7 @@ class Spec(BackboneSpec):
     crop: side of the part that is shown, in pixels; 0 for the whole image
     preprocess: a name in `PREPROCESSES`
     crop_um: that side in micrometres, if it was given so; absent if it was given in pixels
+    scale: how images are resampled to one scale; absent if they are shown as they are
     cell: of preprocessing that searches a nucleus
     augment: of images that are embedded in several orientations; absent otherwise
     tile: of imported features, if the files state it
@@ -85,6 +108,7 @@ class Spec(BackboneSpec):
     crop: int
     preprocess: str
     crop_um: NotRequired[float]
+    scale: NotRequired[Resampling]
     cell: NotRequired[CellRule]
     augment: NotRequired[Augmentation]
     tile: NotRequired[Tile]
@@ -96,22 +120,27 @@ def make_spec(config: ExtractionConfig, backbone: BackboneIdentity, colour: Colo
 
     Weights from a file are identified by their digest; the path of the file is not part of the spec.
     """
-    known = config.weights in ("imagenet", "random")
+    config = for_backbone(config, backbone.preprocessing)
     spec: Spec = {
         "schema": SCHEMA,
         "backbone": config.backbone,
-        "weights": config.weights if known else "file",
+        "weights": weights_word(config.backbone, config.weights),
         "seed": RANDOM_SEED if config.weights == "random" else None,
         "weight_digest": backbone.weight_digest,
         "width": backbone.width,
         "mean": list(backbone.mean),
         "std": list(backbone.std),
-        "image_size": config.image_size,
+        "image_size": config.side,
         "crop": config.crop,
         "preprocess": config.preprocess,
     }
+    if config.sampling and config.sampling != SQUASHED:
+        interpolation, mode, crop_pct = astuple(config.sampling)
+        spec["sampling"] = {"interpolation": interpolation, "mode": mode, "crop_pct": crop_pct}
     if config.crop_um is not None:
         spec["crop_um"] = config.crop_um
+    if config.scale is not None:
+        spec["scale"] = {"microns_per_pixel": config.scale, "filter": "antialiased-bilinear"}
     if rule := cell_rule(config.preprocess):
         spec["cell"] = rule
     if config.augment:
@@ -119,6 +148,21 @@ def make_spec(config: ExtractionConfig, backbone: BackboneIdentity, colour: Colo
     if colour:
         spec["colour"] = colour
     return spec
+
+
+def for_backbone(config: ExtractionConfig, backbone: Preprocessing) -> ExtractionConfig:
+    """Return the configuration with the preprocessing of a backbone where it leaves that open.
+
+    A window of --crop is shown whole: the backbone's own crop is not applied to it.
+    """
+    own = backbone.sampling
+    if config.crop or config.crop_um is not None:
+        own = replace(own, mode="squash", crop_pct=1.0)
+    return replace(
+        config,
+        image_size=config.image_size or backbone.image_size,
+        sampling=config.sampling or own,
+    )
 
 
 def cell_rule(preprocess: str) -> CellRule | None:
@@ -160,6 +204,22 @@ def _window_problems(spec: Spec) -> Iterator[str]:
         yield f"crop is 0, but preprocess {preprocess!r} needs the side of a window"
     if "crop_um" in spec and not 0 < spec["crop_um"] < math.inf:
         yield f"crop_um is {spec['crop_um']}, not a positive number"
+    scale = scale_of(spec)
+    if scale is not None and not 0 < scale < math.inf:
+        yield f"scale.microns_per_pixel is {scale}, not a positive number"
+    sampling = spec.get("sampling")
+    if sampling and sampling["interpolation"] not in INTERPOLATION_NAMES:
+        yield (
+            f"sampling.interpolation is {sampling['interpolation']!r}, not one of"
+            f" {', '.join(INTERPOLATION_NAMES)}"
+        )
+    if sampling and not _LEAST_CROP <= sampling["crop_pct"] <= 1:
+        yield f"sampling.crop_pct is {sampling['crop_pct']}, not between {_LEAST_CROP} and 1"
+
+
+def scale_of(spec: Spec) -> float | None:
+    """Return the micrometres per pixel to which images are resampled; None if they are not."""
+    return spec["scale"]["microns_per_pixel"] if "scale" in spec else None
 
 
 def read_spec(folder: Path) -> Spec:
@@ -174,7 +234,30 @@ def read_spec(folder: Path) -> Spec:
             f"{printable(folder)} is not a feature cache: {reason}. mil-extract creates one and prints its"
             " folder."
         )
-    return check_spec(read_json(path), path)
+    value = read_json(path)
+    if isinstance(value, dict):
+        value.pop(READING, None)
+    return check_spec(value, path)
+
+
+def write_spec(folder: Path, spec: Spec, reading: Reading | None = None) -> None:
+    """Write the spec of a cache, beside how the checkpoint of its backbone was read.
+
+    How it was read says nothing about the embeddings that the digest of the weights does not say, and so it
+    is not part of the spec.
+    """
+    publish_json(folder / FILE_NAME, spec if reading is None else {**spec, READING: asdict(reading)})
+
+
+def read_reading(folder: Path) -> Reading | None:
+    """Return how the checkpoint of a cache's backbone was read; None if its tensors were used as they were.
+
+    Raises DataError if the folder is not a cache.
+    """
+    read_spec(folder)
+    value = read_json(folder / FILE_NAME)
+    stated = value.get(READING) if isinstance(value, dict) else None
+    return None if stated is None else from_json(stated, Reading, folder / FILE_NAME)
 
 
 def holds_spec(folder: Path) -> bool:
@@ -218,6 +301,7 @@ def _range_problems(spec: Spec) -> list[str]:
 def folder_name(spec: Spec) -> str:
     """Return the name of a cache's folder: its main settings, then 8 hex digits of the spec's digest."""
     words = [spec["backbone"], spec["weights"], str(spec["image_size"])]
+    words += [f"{scale:g}um"] if (scale := scale_of(spec)) is not None else []
     words += [f"crop{spec['crop']}"] if spec["crop"] else []
     words += [spec["preprocess"]] if spec["preprocess"] != "none" else []
     words += [f"augment{augmented(spec)}"] if augmented(spec) else []

@@ -75,4 +75,5 @@ class CacheUpdate:
             return None
         bag, versions = builder.bag(), self.cache.versions(builder.wanted.patient_id)
         is_stored = bag and versions and bag.digest == versions[0].digest
+        is_stored = is_stored and builder.wanted.microns_per_pixel == versions[0].microns_per_pixel
         return None if is_stored else bag

@@ -15,6 +15,7 @@ from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.intervals import Table
 from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.features.shards import StoredBag
 from mil_toolkit.study.canary_result import Canary
 from mil_toolkit.study.folder import SearchFolder, Study, read_epochs
 from mil_toolkit.study.plan import fold_name
@@ -223,15 +224,28 @@ def image_paths(sources: Sources | None) -> tuple[dict[Key, Path], str | None]:
 
 def image_digests(sources: Sources | None, patient_ids: Sequence[str]) -> dict[Key, str]:
     """Return the SHA-256 of each image as it was embedded; empty where the features cannot be read."""
-    folder = next(iter(sources.feature_folders), None) if sources is not None else None
-    if sources is None or not folder:
-        return {}
-    try:
-        cache = FeatureCache.open(Path(sources.working_folder) / folder)
-        bags = cache.winners(patient_ids)
-    except MilError:
-        return {}
-    pairs = zip(patient_ids, bags, strict=True)
-    return {
-        (patient, image.name): image.digest.hex() for patient, bag in pairs for image in bag.read_images()
+    bags = _stored_bags(sources, patient_ids)
+    return {(patient, image.name): image.digest.hex() for patient, bag in bags for image in bag.read_images()}
+
+
+def image_scales(sources: Sources | None, patient_ids: Sequence[str]) -> dict[str, float]:
+    """Return the micrometres per pixel of each patient's image files, where a view resamples them."""
+    scales = {
+        patient: bag.microns_per_pixel
+        for folder in (sources.feature_folders if sources is not None else ())
+        for patient, bag in _stored_bags(sources, patient_ids, folder)
     }
+    return {patient: scale for patient, scale in scales.items() if scale is not None}
+
+
+def _stored_bags(
+    sources: Sources | None, patient_ids: Sequence[str], folder: str | None = None
+) -> list[tuple[str, StoredBag]]:
+    """Return the stored bag of each patient, of the first view or that in `folder`; none where unreadable."""
+    if sources is None or not sources.feature_folders:
+        return []
+    try:
+        place = Path(sources.working_folder) / (folder or sources.feature_folders[0])
+        return list(zip(patient_ids, FeatureCache.open(place).winners(patient_ids), strict=True))
+    except MilError:
+        return []

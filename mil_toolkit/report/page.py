@@ -5,14 +5,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mil_toolkit.backbones.spec import sampling_of
 from mil_toolkit.config import CELL_NAMES
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.outputs import Output, check_outputs
 from mil_toolkit.core.reading import open_input
 from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.features.sights import sight_summary
-from mil_toolkit.features.spec import Spec
-from mil_toolkit.report.contents import Contents, Key, image_digests, image_paths, read_contents
+from mil_toolkit.features.spec import Spec, scale_of
+from mil_toolkit.report.contents import (
+    Contents,
+    Key,
+    image_digests,
+    image_paths,
+    image_scales,
+    read_contents,
+)
 from mil_toolkit.report.doubtful import BYTES, doubtful_of
 from mil_toolkit.report.layout import Page, lay_out
 from mil_toolkit.report.markup import to_html
@@ -96,7 +104,7 @@ def _view_samples(contents: Contents, pictures: Pictures, page: Page) -> list[Vi
     shown = [identity for identity in features if identity.spec["weight_digest"] is not None]
     views = []
     for identity in shown if len(features) > 1 else []:
-        view = _pictures_of(identity.spec, pictures.paths, pictures.digests)
+        view = _pictures_of(identity.spec, pictures.paths, pictures.digests, pictures.scales)
         samples = samples_of(view, page.attention.cases, page.class_names, as_seen=True)
         note = _place_note(view) or "Left: original images. Right: what the network sees."
         views += [ViewSamples(printable(identity.name), samples, note)] if samples else []
@@ -120,8 +128,9 @@ def _place_note(pictures: Pictures) -> str:
     if not pictures.shows_windows:
         return ""
     place, masked = _WINDOWS[pictures.preprocess]
+    of = "the original" if pictures.scale is None else f"{pictures.scale:g} micrometres"
     return (
-        f"Left: original images. Right: what the network sees, {pictures.crop} pixels of the original"
+        f"Left: original images. Right: what the network sees, {pictures.crop} pixels of {of}"
         f" {place}.{masked}"
     )
 
@@ -135,15 +144,20 @@ def _pictures(contents: Contents, anonymise: bool) -> tuple[Pictures, str | None
     digests = image_digests(contents.sources, contents.table.patient_ids) if paths else {}
     if problem and anonymise:  # it may name patients and files
         problem = "Run mil-report without --anonymise to see the reason."
+    scales = image_scales(contents.sources, contents.table.patient_ids) if paths else {}
     specs = [identity.spec for identity in features]
     cells = [spec for spec in specs if spec.get("preprocess") in CELL_NAMES]  # whose nuclei can be in doubt
-    return _pictures_of([*cells, *specs][0], paths, digests), problem
+    return _pictures_of([*cells, *specs][0], paths, digests, scales), problem
 
 
-def _pictures_of(spec: Spec, paths: Mapping[Key, Path], digests: Mapping[Key, str]) -> Pictures:
+def _pictures_of(
+    spec: Spec, paths: Mapping[Key, Path], digests: Mapping[Key, str], scales: Mapping[str, float]
+) -> Pictures:
     """Return the images as features with this spec show them."""
     crop, size = spec.get("crop", 0), spec.get("image_size", 224)
-    return Pictures(paths, digests, crop, size, spec.get("colour"), spec.get("preprocess", "none"))
+    colour, preprocess = spec.get("colour"), spec.get("preprocess", "none")
+    sampling, scale = sampling_of(spec), scale_of(spec)
+    return Pictures(paths, digests, crop, size, colour, preprocess, scale, scales, sampling)
 
 
 def _notes(

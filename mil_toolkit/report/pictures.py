@@ -8,13 +8,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from mil_toolkit.config import CELL_NAMES
+from mil_toolkit.config import CELL_NAMES, Sampling
 from mil_toolkit.core.errors import DataError, MilError
 from mil_toolkit.core.files import digest
 from mil_toolkit.core.reading import MEBIBYTE, read_input
 from mil_toolkit.features.colour import Colour
 from mil_toolkit.features.decoding import decode
 from mil_toolkit.features.pixels import prepare_noting, resize, saturation_mask
+from mil_toolkit.features.scale import to_scale
 from mil_toolkit.features.sights import Sight
 from mil_toolkit.features.stain import Pixels
 from mil_toolkit.report.contents import Key
@@ -32,7 +33,9 @@ class Pictures:
 
     digests: SHA-256 of the content that was embedded, where known; files that have changed since are not
     shown
-    crop, size, colour, preprocess: of the features, see `prepare` and `decode`
+    crop, size, colour, preprocess, sampling: of the features, see `prepare` and `decode`
+    scale: micrometres per pixel to which images are resampled, None if they are not
+    scales: micrometres per pixel of the files, by patient
     unreadable, changed: images that `pixels` has met and that cannot be shown
     sights: what a search for nuclei found in the images that `pixels` returned; empty if they are not
         searched
@@ -46,10 +49,14 @@ class Pictures:
         size: int,
         colour: Colour | None = None,
         preprocess: str = "none",
+        scale: float | None = None,
+        scales: Mapping[str, float] | None = None,
+        sampling: Sampling | None = None,
     ):
         self.paths, self.digests, self.crop, self.size, self.colour = paths, digests, crop, size, colour
         self.preprocess, self.shows_cells = preprocess, preprocess in CELL_NAMES
         self.shows_windows = bool(crop)
+        self.scale, self.scales, self.sampling = scale, scales or {}, sampling
         self.sights: dict[Key, Sight] = {}
         self.unreadable: set[Key] = set()
         self.changed: set[Key] = set()
@@ -63,7 +70,8 @@ class Pictures:
     def prepared(self, key: Key, original: Pixels, size: int, preprocess: str) -> Pixels | None:
         """Return a decoded image after this preprocessing, `size` pixels wide; None if it is too small."""
         try:
-            image = prepare_noting(original, size, self.crop, preprocess)
+            resampled = to_scale(original, self.scales.get(key[0]), self.scale)
+            image = prepare_noting(resampled, size, self.crop, preprocess, self.sampling)
         except DataError:  # the image is smaller than the crop
             self.unreadable.add(key)
             return None

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import ALONE, GROUPS, RunConfig, StudyConfig
+from mil_toolkit.config import ALONE, RunConfig, StudyConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import temporary_folder
 from mil_toolkit.core.locks import exclusive
@@ -26,7 +26,7 @@ from mil_toolkit.study.capacity import process_count
 from mil_toolkit.study.conclusion import predictions_of
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.jobs import Processes, do_jobs
-from mil_toolkit.study.plan import plan_searches
+from mil_toolkit.study.plan import check_outer_folds, plan_searches
 from mil_toolkit.study.progress import Progress, duration_words, no_progress
 from mil_toolkit.study.remaining import SearchNote
 from mil_toolkit.study.run import run_searches, search_runs
@@ -62,6 +62,7 @@ def run_canary(
     Publishes canary.json in the study folder and leaves the results of the study as they are; an existing
     canary.json is read instead. Raises the errors of `tune`.
     """
+    check_outer_folds(cohort, config)
     labelled, config = cohort.labelled(), with_features(config, features)
     with exclusive(folder) as lock, fixed_threads(config.threads):
         study = Study.begin(folder, config, cohort, features)  # refuses the folder of another study
@@ -85,7 +86,7 @@ def small(config: StudyConfig) -> StudyConfig:
         trials=min(config.trials, MOST_TRIALS),
         folds=min(config.folds, MOST_FOLDS),
         repeats=1,
-        outer_folds=config.outer_folds if config.outer_folds == GROUPS else MOST_FOLDS,
+        outer_folds=MOST_FOLDS if isinstance(config.outer_folds, int) else config.outer_folds,
         members=1,
         sensitivity_confidence=None,  # fewer patients may not reach it, and no threshold enters an AUC
         settings={**config.settings, "epochs": tuple(fewer)},

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from mil_toolkit.config import GROUPS, StudyConfig, Value, view_names
+from mil_toolkit.config import GROUPS, OFFICIAL, StudyConfig, Value, view_names
 from mil_toolkit.core.text import count_of
 from mil_toolkit.core.version import __version__
 from mil_toolkit.evaluation.words import metric_words, threshold_rule
-from mil_toolkit.features.spec import Spec, augmented
+from mil_toolkit.features.spec import Spec, augmented, scale_of
 from mil_toolkit.study.records import FeaturesIdentity, as_list
 
 REFERENCES = {
@@ -126,6 +126,8 @@ def _use_of_views(config: StudyConfig) -> str:
 def _embedded(spec: Spec) -> str:
     """Return how the embeddings of a view were computed."""
     size = f" at {spec['image_size']} x {spec['image_size']} pixels" if spec["weight_digest"] else ""
+    scale = scale_of(spec)
+    size += f" after resampling to {scale:g} micrometres per pixel" if scale is not None else ""
     masked = _SHOWN.get(spec.get("preprocess", "none"), "").format(crop=spec.get("crop"))
     return f"{spec['backbone']} with {spec['weights']} weights{size}{masked}"
 
@@ -159,6 +161,8 @@ def _evaluation(config: StudyConfig) -> Iterator[str]:
     outer = f"{config.outer_folds} stratified outer folds"
     if config.outer_folds == GROUPS:
         outer = "one outer fold for each group of patients"
+    elif config.outer_folds == OFFICIAL:
+        outer = "the official outer folds of the cohort, which were fixed before the study"
     repeats = f", repeated {config.repeats} times with other splits" if config.repeats > 1 else ""
     yield (
         f"The whole procedure was evaluated by nested cross-validation with {outer}{repeats} (Varma 2006):"

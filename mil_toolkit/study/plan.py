@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import StudyConfig
-from mil_toolkit.core.errors import DataError
+from mil_toolkit.config import OFFICIAL, StudyConfig
+from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import digest_json
 from mil_toolkit.core.seeds import FINAL, derive_seed, inner_folds_path, outer_folds_path, subset_path
+from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.splits import Split, describe_splits, leave_one_group_out, make_splits
 from mil_toolkit.study.records import ClassCounts, HeldOut, SplitsRecord
 
@@ -54,10 +55,10 @@ def search_path(name: str) -> tuple[int, int]:
 def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], SplitsRecord]:
     """Return every search of a study on a cohort's labelled patients, the final one last, and the splits.
 
-    The outer folds are stratified by the label only, and so are the inner folds unless the cohort declares
-    strata of age: strata of label x age copy the cohort's chance association of age and label into every
-    scored fold, and a score on shuffled labels then lies above chance. Raises DataError where a class has
-    fewer patients than folds.
+    Outer folds that are neither official nor groups are stratified by the label only, and so are the inner
+    folds unless the cohort declares strata of age: strata of label x age copy the cohort's chance association
+    of age and label into every scored fold, and a score on shuffled labels then lies above chance.
+    Raises DataError where a class has fewer patients than folds.
     """
     everyone = np.arange(len(cohort))
     searches: list[Search] = []
@@ -75,6 +76,33 @@ def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], Sp
         {search.name: _held_out(search, cohort.patient_ids) for search in searches},
     )
     return searches, splits
+
+
+def check_outer_folds(cohort: Cohort, config: StudyConfig) -> None:
+    """Raise UsageError where a study of a cohort with official folds would use other outer folds.
+
+    A study without outer folds may be made of any cohort.
+    """
+    official = cohort.folds
+    if official is None:
+        if config.outer_folds == OFFICIAL:
+            raise UsageError(
+                f'--outer-folds {OFFICIAL} needs official folds: folds = "folds.csv" under [splits] in'
+                f" {printable(cohort.source)}."
+            )
+        return
+    declared = f"{printable(cohort.source)} declares official folds under [splits]"
+    if config.outer_folds not in (0, OFFICIAL):
+        raise UsageError(
+            f"{declared}, and --outer-folds {config.outer_folds} would use others. Leave --outer-folds out"
+            " (0: no outer folds), or remove folds from [splits]."
+        )
+    repeats = len(official.repeats)
+    if config.outer_folds == OFFICIAL and config.repeats != repeats:
+        raise UsageError(
+            f"{declared} with {count_of(repeats, 'repeat')}, so --repeats {config.repeats} cannot be used."
+            " Leave --repeats out."
+        )
 
 
 def longest_first(searches: Sequence[Search]) -> list[Search]:
@@ -136,7 +164,22 @@ def _class_counts(labels: np.ndarray) -> ClassCounts:
     return ClassCounts(int((labels == 1).sum()), int((labels == 0).sum()))
 
 
+def official_tests(cohort: Cohort) -> list[list[str]]:
+    """Return the held-out patients of each official fold, the folds of the first repeat first."""
+    assert cohort.folds is not None
+    folds = (fold for repeat in cohort.folds.repeats for fold in repeat)
+    return [[patient for patient in cohort.patient_ids if patient in fold] for fold in folds]
+
+
+def _official_splits(cohort: Cohort, repeat: int) -> list[Split]:
+    assert cohort.folds is not None
+    held_out = (np.isin(cohort.patient_ids, [*fold]) for fold in cohort.folds.repeats[repeat - 1])
+    return [Split(np.flatnonzero(~test), np.flatnonzero(test)) for test in held_out]
+
+
 def _outer_splits(cohort: Cohort, config: StudyConfig, repeat: int) -> list[Split]:
+    if config.outer_folds == OFFICIAL:
+        return _official_splits(cohort, repeat)
     if isinstance(config.outer_folds, int):
         seed = derive_seed(*outer_folds_path(config.seed, repeat))
         return make_splits(cohort.labels.astype(int), config.outer_folds, seed, groups=cohort.groups)[0]

@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from mil_toolkit.config import GROUPS, StudyConfig
+from mil_toolkit.cohort.cohort import Cohort
+from mil_toolkit.config import OFFICIAL, StudyConfig
 from mil_toolkit.core.seeds import FINAL
 from mil_toolkit.core.text import printable, some
-from mil_toolkit.study.plan import fold_name
+from mil_toolkit.study.plan import fold_name, official_tests
 from mil_toolkit.study.records import HeldOut, SplitsRecord
 
 FINAL_NAME = "final"
@@ -16,8 +17,8 @@ def search_paths(splits: SplitsRecord, config: StudyConfig) -> list[tuple[int, i
     """Return repeat and fold of every outer fold that a study with these options has, then FINAL."""
     if not config.outer_folds:
         return [FINAL]
-    stored = len(splits.searches) - 1  # with `groups`, the cohort determines the number of folds
-    folds = stored if config.outer_folds == GROUPS else int(config.outer_folds)
+    stored = len(splits.searches) - 1  # with `groups` or `official`, the cohort determines the folds
+    folds = config.outer_folds if isinstance(config.outer_folds, int) else stored // config.repeats
     paths = [(repeat, fold) for repeat in range(1, config.repeats + 1) for fold in range(1, folds + 1)]
     return [*paths, FINAL]
 
@@ -47,6 +48,26 @@ def split_problems(
         if groups is not None:
             problems += _group_problems(name, held_out, training, groups)
     return problems
+
+
+def official_problems(splits: SplitsRecord, config: StudyConfig, cohort: Cohort) -> list[str]:
+    """Return whether the outer folds of a study with official folds are not those of its cohort.
+
+    A cohort that declares none any more is not compared.
+    """
+    if config.outer_folds != OFFICIAL or cohort.folds is None:
+        return []
+    expected = official_tests(cohort.labelled())
+    outer = {name: held_out.test for name, held_out in splits.searches.items() if name != FINAL_NAME}
+    if len(outer) != len(expected):
+        return [f"it has {len(outer)} outer folds; {printable(cohort.source)} declares {len(expected)}."]
+    other = [
+        name
+        for (name, test), official in zip(outer.items(), expected, strict=True)
+        if set(test) != set(official)
+    ]
+    declared = f"the official folds that {printable(cohort.source)} declares"
+    return [f"its outer folds are not {declared}: they differ in {some(other)}."] if other else []
 
 
 def _outer_problems(splits: SplitsRecord, config: StudyConfig, labels: Mapping[str, int]) -> Iterator[str]:

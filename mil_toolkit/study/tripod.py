@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from mil_toolkit.config import OFFICIAL
 from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.words import metric_words, threshold_rule, with_interval
 from mil_toolkit.study.records import ColumnRecord, PatientsRecord, StudyDescription, StudyScores
@@ -74,7 +75,10 @@ def _evaluation(description: StudyDescription) -> str:
     config = description.study
     if not config.outer_folds:
         return "No patients were held out; no external validation."
-    return f"Nested cross-validation ({config.outer_folds} outer folds); no external validation."
+    folds = f"{config.outer_folds} outer folds"
+    if config.outer_folds == OFFICIAL:
+        folds = f"official outer folds, {count_of(config.repeats, 'repeat')}"
+    return f"Nested cross-validation ({folds}); no external validation."
 
 
 def _results(primary: str, patients: PatientsRecord, scores: StudyScores) -> Iterator[Item]:

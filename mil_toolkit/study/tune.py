@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import ALONE, RunConfig, StudyConfig
+from mil_toolkit.config import ALONE, OFFICIAL, RunConfig, StudyConfig
 from mil_toolkit.core.devices import pick_device
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import read_json
@@ -27,7 +27,7 @@ from mil_toolkit.study.capacity import process_count
 from mil_toolkit.study.conclusion import is_concluded, score_study
 from mil_toolkit.study.folder import Study, is_study_folder
 from mil_toolkit.study.jobs import Job, Processes, RivalsJob, SearchJob, do_jobs
-from mil_toolkit.study.plan import Search, costs, longest_first, plan_searches
+from mil_toolkit.study.plan import Search, check_outer_folds, costs, longest_first, plan_searches
 from mil_toolkit.study.progress import StudyBar
 from mil_toolkit.study.records import Best, ClassCounts, Finding, StudyScores
 from mil_toolkit.study.remaining import RemainingTime, SearchNote
@@ -74,8 +74,10 @@ def tune(
 
     Raises DataError for a study of other data or options, a class too small for its folds, or patients
     without embeddings; UsageError where the folder (which may hold nothing but a study), the device, the
-    storage or the tracker cannot be used; BusyError where another process works in the folder.
+    storage, the tracker or the outer folds cannot be used; BusyError where another process works in the
+    folder.
     """
+    check_outer_folds(cohort, config)
     labelled, config = cohort.labelled(), with_features(config, features)
     patients = Patients.of(labelled, features)
     Space.of(config, patients).planned(config.sampler)  # raises before anything is written
@@ -90,7 +92,7 @@ def tune(
         # The storage comes first: one that cannot be reached must not leave a study behind.
         storage = DatabaseStorage(folder, how.storage)
         study = Study.begin(folder, config, cohort, features, splits)
-        if cohort.groups is not None:
+        if cohort.groups is not None or config.outer_folds == OFFICIAL:
             _log_held_out(splits.held_out)
         findings = _audit(study, cohort, features)
         study.record_data(cohort, features)
@@ -173,11 +175,9 @@ def _check_positives(config: StudyConfig, patients: Patients, searches: Sequence
 
 
 def _log_held_out(counts: Mapping[str, ClassCounts]) -> None:
-    """Log the class counts of folds made of whole groups, which stratification can only approximate."""
+    """Log the class counts of official folds and of folds of whole groups, which are hardly stratified."""
     folds = (f"{name} {count.positive} + {count.negative}" for name, count in counts.items())
-    logger.info(
-        "Held-out patients of the outer folds of whole groups (positive + negative): %s.", ", ".join(folds)
-    )
+    logger.info("Held-out patients of the outer folds (positive + negative): %s.", ", ".join(folds))
 
 
 def _audit(study: Study, cohort: Cohort, features: Features) -> list[Finding]:

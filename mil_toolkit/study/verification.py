@@ -41,7 +41,13 @@ from mil_toolkit.study.score_checks import (
     variant_problems,
 )
 from mil_toolkit.study.scores import with_model_scores, with_rivals
-from mil_toolkit.study.splits import FINAL_NAME, search_name, search_paths, split_problems
+from mil_toolkit.study.splits import (
+    FINAL_NAME,
+    official_problems,
+    search_name,
+    search_paths,
+    split_problems,
+)
 from mil_toolkit.study.tables import PREDICTION_COLUMNS, read_predictions
 from mil_toolkit.training.patients import Patients
 
@@ -71,7 +77,10 @@ def verify(study: Study, cohort: Cohort | None = None) -> StudyScores:
     if patients is not None:
         _refuse({study.patients_path: _patients_problems(study.description, patients)})
     labels = _labels(cohort, patients, outputs)
-    _refuse({study.splits_path: split_problems(splits, study.config, labels, _groups(cohort, patients))})
+    problems = split_problems(splits, study.config, labels, _groups(cohort, patients))
+    if cohort is not None:
+        problems += official_problems(splits, study.config, cohort)
+    _refuse({study.splits_path: problems})
     _refuse(_output_problems(study, splits, outputs, labels))
     scores = _score_again(study, stored, outputs, patients)
     outer = _outer(outputs)

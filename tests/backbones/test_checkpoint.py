@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import itertools
 import json
 import os
 import pickle
@@ -20,7 +21,13 @@ import torch
 from support.fuzzing import run_isolated
 from torch import Tensor, nn
 
-from mil_toolkit.backbones.checkpoint import HEADER_LIMIT, PICKLE_LIMIT, read_checkpoint
+from mil_toolkit.backbones.checkpoint import (
+    HEADER_LIMIT,
+    PICKLE_LIMIT,
+    WRAPPERS,
+    read_checkpoint,
+    read_wrapped,
+)
 from mil_toolkit.core.errors import DataError, UsageError
 
 
@@ -356,6 +363,45 @@ def test_other_content_of_a_checkpoint_is_ignored(tmp_path: Path, state: dict[st
     path = tmp_path / "x.pt"
     path.write_bytes(saved({"state_dict": OrderedDict(state), "epoch": 3, 5: b"bytes", "set": {1}}))
     assert read_checkpoint(path).keys() == state.keys()
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_tensors_are_found_under_the_usual_keys(
+    tmp_path: Path, wrapper: str, state: dict[str, Tensor]
+) -> None:
+    """Also under two of them, and beside others; the keys are returned."""
+    path = tmp_path / "x.pt"
+    path.write_bytes(saved({wrapper: state, "epoch": 3}))
+    assert read_wrapped(path).wrappers == (wrapper,)
+    path.write_bytes(saved({"model": {wrapper: OrderedDict(state)}, "args": {"lr": 1}}))
+    found = read_wrapped(path)
+    assert found.wrappers == ("model", wrapper) and found.tensors.keys() == state.keys()
+
+
+def test_the_first_of_several_wrappers_counts(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    path = tmp_path / "x.pt"
+    for first, second in itertools.pairwise(WRAPPERS):
+        path.write_bytes(saved({second: {"other": torch.ones(1)}, first: state}))
+        assert read_wrapped(path).wrappers == (first,)
+
+
+def test_a_tensor_may_have_the_name_of_a_wrapper(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    path.write_bytes(saved({"model": torch.ones(1), "teacher": torch.ones(2)}))
+    assert read_wrapped(path).wrappers == () and read_checkpoint(path).keys() == {"model", "teacher"}
+
+
+def test_keys_that_do_not_hold_tensors_are_named(tmp_path: Path) -> None:
+    message = message_of_content(tmp_path, saved({"weights": {"a": torch.ones(1)}, "\x1b": 1}))
+    assert "top level or under state_dict, teacher, " in message
+    assert message.endswith("these keys hold something else: weights, \\x1b.") and message.isprintable()
+
+
+def test_wrappers_are_not_followed_for_ever(tmp_path: Path) -> None:
+    content: object = {"a": torch.ones(1)}
+    for _ in range(50):
+        content = {"model": content}
+    assert "does not hold a state dict" in message_of_content(tmp_path, saved(content))
 
 
 def make_pipe(path: Path) -> None:

@@ -1,10 +1,15 @@
 """A bundle shows its network the windows that it was trained with."""
 
+import pytest
 from support.stored_bags import SPEC
 
+from mil_toolkit.backbones.encoders import ENCODERS
+from mil_toolkit.backbones.requests import check_available, identity_of
+from mil_toolkit.bundle.checks import _spec_problems as _checks
 from mil_toolkit.bundle.predict import _extraction_config, _spec_problems
 from mil_toolkit.config import ExtractionConfig
-from mil_toolkit.features.spec import Spec, cell_rule
+from mil_toolkit.core.errors import UsageError
+from mil_toolkit.features.spec import Spec, cell_rule, make_spec
 
 RULE = cell_rule("cell-mask")
 assert RULE is not None
@@ -17,6 +22,30 @@ def test_windows_in_pixels_are_cut_alike_from_all_cohorts() -> None:
     assert (config.crop, config.crop_um, config.preprocess) == (80, None, "cell-mask")
     assert _spec_problems(PIXELS, PIXELS) == []
     assert _spec_problems({**PIXELS, "crop": 64}, PIXELS) == ["crop: 64 instead of 80."]
+
+
+def test_images_are_sampled_alike_in_all_cohorts() -> None:
+    """Also where a newer timm samples for this network in another way."""
+    sampled: Spec = {**SPEC, "sampling": {"interpolation": "bicubic", "mode": "centre", "crop_pct": 0.9}}
+    for spec in (SPEC, sampled):
+        made = make_spec(_extraction_config(spec, None), identity_of(spec))
+        assert made.get("sampling") == spec.get("sampling")
+    assert _spec_problems(SPEC, sampled) == [f"sampling: None instead of {sampled['sampling']!r}."]
+
+
+def test_a_repository_of_the_hub_is_only_read_from_carried_files() -> None:
+    """A bundle must not choose what is downloaded."""
+    for weights, count in (("random", 1), ("imagenet", 1), ("pretrained", 0), ("file", 0)):
+        spec: Spec = {**SPEC, "backbone": "timm:hf-hub:org/net", "weights": weights}
+        assert len([*_checks(spec)]) == count
+        with pytest.raises(UsageError, match="--weights PATH"):
+            check_available(spec, False)
+        check_available(spec, True)
+
+
+def test_encoders_may_be_in_a_bundle() -> None:
+    for name in ENCODERS:
+        assert not [*_checks({**SPEC, "backbone": name, "weights": "pretrained"})]
 
 
 def test_windows_in_micrometres_follow_the_resolution_of_the_other_cohort() -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from support.cohort_files import TABLE, TOML, problems, write
 
+from mil_toolkit.cohort.cohort import read_cohort
+
 
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
@@ -91,3 +93,50 @@ def test_a_problem_of_most_rows_is_reported_once_with_examples(tmp_path: Path) -
         == f"6 of 6 folders have no row in table.csv. Does it belong to these images? Affected: {named}"
     )
     assert images == "9 of 9 patients of table.csv have no images in images: P1, P2, P3, P4, P5 and 4 more."
+
+
+SCALES = "ID,L,MPP\nP1,1,0.25\nP2,0,0.5\nP3,0,\n"
+SCALED = """\
+[cohort]
+name = "scaled"
+table = "table.csv"
+id = "ID"
+label = "L"
+positive = 1
+negative = 0
+microns_per_pixel = "MPP"
+"""
+
+
+def test_the_scale_of_images_may_differ_between_patients(tmp_path: Path) -> None:
+    cohort = read_cohort(write(tmp_path, SCALES, SCALED, ""), images=False)
+    assert cohort.scales == {"P1": 0.25, "P2": 0.5} and cohort.microns_per_pixel is None
+    assert cohort.select(["P2"]).scales == {"P2": 0.5} and cohort.select(["P2"]).microns_per_pixel == 0.5
+    assert cohort.select(["P1", "P3"]).microns_per_pixel is None
+    number = SCALED.replace('"MPP"', "0.125")
+    same = read_cohort(write(tmp_path, SCALES, number, ""), images=False)
+    assert same.scales == dict.fromkeys(("P1", "P2", "P3"), 0.125) and same.microns_per_pixel == 0.125
+    comma = SCALED + 'decimal = ","\nseparator = ";"\n'
+    table = SCALES.replace(",", ";").replace(".", ",")
+    assert read_cohort(write(tmp_path, table, comma, ""), images=False).scales == cohort.scales
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("0.5", "0", "row 3 (patient P2): MPP '0' is not a positive number of micrometres per pixel."),
+        ("0.5", "-0.5", "row 3 (patient P2): MPP '-0.5' is not a positive number of micrometres per pixel."),
+        ("0.5", "inf", "row 3 (patient P2): MPP 'inf' is not a finite number."),
+        ("0.5", "coarse", "row 3 (patient P2): MPP 'coarse' is not a finite number."),
+        ("0.5", '"0,5"', "row 3 (patient P2): MPP '0,5' contains a comma"),
+        (
+            "MPP",
+            "mpp",
+            "table.csv has no column 'MPP' ([cohort] microns_per_pixel). Known: 'ID', 'L', 'mpp'.",
+        ),
+        ("ID,L,MPP", "MPP,L,MPP", "table.csv has 2 columns 'MPP' ([cohort] microns_per_pixel)"),
+    ],
+)
+def test_scales_that_cannot_be_read_are_reported(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    found = problems(write(tmp_path, SCALES.replace(old, new), SCALED, ""), images=False)
+    assert any(expected in problem for problem in found), found

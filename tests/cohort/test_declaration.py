@@ -111,7 +111,11 @@ from mil_toolkit.cohort.toml import TOML_LIMIT
         ('"log"', '"sqrt"', "transform must be \"log\", not 'sqrt'."),
         ('column = "GENDER"', 'column = "LABEL"', "column 'LABEL' is the id or the label column"),
         ('"label", "age"', '"label", "aeg"', "stratify names 'aeg', which is neither"),
-        ('stratify = ["label", "age"]', "folds = 5", "[splits]: unknown key 'folds'. Known: 'stratify'."),
+        (
+            'stratify = ["label", "age"]',
+            "seed = 5",
+            "[splits]: unknown key 'seed'. Known: 'stratify', 'folds'.",
+        ),
     ],
 )
 def test_a_mistake_in_the_toml_is_named(tmp_path: Path, old: str, new: str, expected: str) -> None:
@@ -178,7 +182,10 @@ def test_whole_numbers_beyond_64_bits_are_refused(tmp_path: Path, number: str, k
 def test_many_unknown_keys_are_one_problem(tmp_path: Path) -> None:
     keys = "\n".join(f'"\\u001b{number}" = 1' for number in range(100_000))
     problem = only_problem(write(tmp_path, toml=TOML.replace("[splits]", f"[splits]\n{keys}")))
-    assert "[splits]: unknown keys '\\x1b0', " in problem and " and 99995 more. Known: 'stratify'." in problem
+    assert (
+        "[splits]: unknown keys '\\x1b0', " in problem
+        and " and 99995 more. Known: 'stratify', 'folds'." in problem
+    )
 
 
 def test_a_toml_has_a_limit(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.encoder_files import randomised
 from support.tiny_images import (
     CONFIG,
     LONG_AGO,
@@ -22,11 +23,15 @@ from support.tiny_images import (
 import mil_toolkit.features.extract as extract_module
 import mil_toolkit.features.pipeline as pipeline_module
 from mil_toolkit.backbones.backbones import build_backbone
+from mil_toolkit.backbones.encoders import ENCODERS
+from mil_toolkit.backbones.reading import Reading
 from mil_toolkit.cohort.cohort import read_cohort
+from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
 from mil_toolkit.features.sharding import Share
+from mil_toolkit.features.spec import read_reading
 
 REAL = Path(__file__).parents[3] / "shared" / "lymphocytosis"
 
@@ -199,3 +204,35 @@ def test_workers_are_said_to_have_no_effect_on_the_cpu(toml: Path, caplog: pytes
     caplog.clear()
     run(toml, threads=1)
     assert "--workers" not in caplog.text
+
+
+def test_an_encoder_is_extracted_as_its_authors_prepare_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Size, statistics and sampling of the table; a bundle's spec then gives the same pixels again."""
+    timm = pytest.importorskip("timm")
+    encoder = replace(ENCODERS["gigapath"], model="test_vit", width=64, options={}, size=160)
+    monkeypatch.setitem(ENCODERS, "gigapath", encoder)
+    network = randomised(timm.create_model("test_vit", num_classes=0))
+    torch.save({"model": {f"module.{k}": v for k, v in network.state_dict().items()}}, tmp_path / "a.bin")
+    toml = write_cohort(tmp_path / "cohort", {"P1": 2})
+    config = ExtractionConfig("gigapath", str(tmp_path / "a.bin"))
+    cohort = read_cohort(toml)
+    done = extract(cohort, config, tmp_path / "cache", device="cpu", precision="float32")
+    cache = FeatureCache.open(done.folder)
+    assert cache.spec["sampling"] == {"interpolation": "bicubic", "mode": "centre", "crop_pct": 0.875}
+    assert (cache.spec["weights"], cache.spec["image_size"]) == ("file", 160)
+    assert read_reading(done.folder) == Reading(("model",), "module.")
+    transform = timm.data.create_transform(
+        (3, 160, 160), interpolation="bicubic", crop_pct=0.875, mean=encoder.mean, std=encoder.std
+    )
+    shown = torch.stack([transform(Image.open(path).convert("RGB")) for path in cohort.images["P1"]])
+    with torch.inference_mode():
+        expected = network(shown)
+    actual = cache.bags(["P1"]).instances.float()
+    assert torch.allclose(actual, expected, rtol=0.01, atol=0.01 * float(expected.abs().max()))
+    assert extract(cohort, config, tmp_path / "cache", device="cpu").extracted == 0
+    plain = replace(config, weights=str(tmp_path / "b.pth"))
+    torch.save(network.state_dict(), tmp_path / "b.pth")
+    again = extract(cohort, plain, tmp_path / "cache", device="cpu")
+    assert (again.folder, again.extracted) == (done.folder, 0), "the same tensors in another container"

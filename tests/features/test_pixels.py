@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageOps
 from support.drawn_smears import Ellipse, draw_smear
 
-from mil_toolkit.config import PREPROCESS_NAMES
+from mil_toolkit.config import PREPROCESS_NAMES, Sampling
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.features import pixels as images
 from mil_toolkit.features.decoding import decode
@@ -401,3 +401,57 @@ def test_a_window_within_the_gap_of_a_nucleus_is_not_blackened(monkeypatch: pyte
     _found(monkeypatch, (distances > 25) & (distances < 35))
     image = prepare_noting(SMEAR[:90, :90], 20, 20, "cell-mask")
     assert np.array_equal(image.pixels, SMEAR[35:55, 35:55])
+
+
+@pytest.mark.parametrize("mode", ["squash", "center"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest", "lanczos"])
+@pytest.mark.parametrize("crop_pct", [1.0, 0.95, 0.9, 0.875, 0.85])
+@pytest.mark.parametrize("shape", [(40, 48), (48, 40), (33, 33), (301, 222), (224, 224)])
+def test_images_are_sampled_as_by_timm(
+    mode: str, interpolation: str, crop_pct: float, shape: tuple[int, int]
+) -> None:
+    """Bit by bit, before normalisation; for odd sizes and both orientations."""
+    transforms = pytest.importorskip("timm.data")
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    for size in (32, 33):
+        transform = transforms.create_transform(
+            (3, size, size), interpolation=interpolation, crop_pct=crop_pct, crop_mode=mode
+        )
+        steps = [step for step in transform.transforms if type(step).__name__ in ("Resize", "CenterCrop")]
+        image = Image.fromarray(pixels)
+        for step in steps:
+            image = step(image)
+        sampling = Sampling(interpolation, "squash" if mode == "squash" else "centre", crop_pct)
+        assert np.array_equal(np.asarray(image), prepare(pixels, size, 0, "none", sampling))
+
+
+def test_the_default_sampling_is_the_whole_image_resized_bilinearly() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BILINEAR))
+    for sampling in (None, Sampling()):
+        assert np.array_equal(prepare(pixels, 32, 0, "none", sampling), expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sampling", "window"),
+    [
+        ((40, 48), Sampling(), None),
+        ((40, 40), Sampling(mode="centre"), None),
+        ((40, 48), Sampling(mode="centre"), images.Window(0, 4, 40)),
+        ((40, 48), Sampling("bicubic", "centre", 0.875), images.Window(2, 6, 36)),
+    ],
+)
+def test_the_window_of_a_sampling_is_what_is_shown(
+    shape: tuple[int, int], sampling: Sampling, window: images.Window | None
+) -> None:
+    """Up to the rounding of the resized image."""
+    pixels = np.zeros((*shape, 3), dtype=np.uint8)
+    assert prepare_noting(pixels, 32, 0, "none", sampling).window == window
+
+
+def test_a_window_of_crop_is_resized_with_the_interpolation() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    shown = Image.fromarray(centre_crop(pixels, 20)).resize((32, 32), Image.Resampling.BICUBIC)
+    assert np.array_equal(prepare(pixels, 32, 20, "none", Sampling("bicubic")), np.asarray(shown))
+    masked = prepare(pixels, 32, 20, "saturation-mask", Sampling("bicubic"))
+    assert np.array_equal(masked, saturation_mask(np.asarray(shown)))

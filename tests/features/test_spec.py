@@ -6,9 +6,22 @@ from pathlib import Path
 import pytest
 from support.stored_bags import SPEC
 
+from mil_toolkit.backbones.identity import BackboneIdentity
+from mil_toolkit.backbones.reading import Reading
+from mil_toolkit.backbones.requests import identity_of
+from mil_toolkit.backbones.spec import sampling_of
+from mil_toolkit.config import ExtractionConfig, Sampling
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.features.spec import Spec, cell_rule, check_spec, folder_name
+from mil_toolkit.features.spec import (
+    Spec,
+    cell_rule,
+    check_spec,
+    folder_name,
+    make_spec,
+    read_reading,
+    read_spec,
+)
 
 
 def test_folders_that_are_not_caches_are_refused(tmp_path: Path) -> None:
@@ -113,3 +126,75 @@ def test_specs_without_cells_have_no_rule() -> None:
     """So the caches of earlier versions keep their names."""
     for preprocess in ("none", "saturation-mask"):
         assert cell_rule(preprocess) is None
+
+
+IDENTITY = BackboneIdentity("ab" * 32, 512, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+OWN = IDENTITY._replace(image_size=518, sampling=Sampling("bicubic", "centre", 0.9))
+
+
+def test_the_caches_of_earlier_versions_keep_their_names() -> None:
+    """Without new keys: the digest is that of the first version."""
+    spec = make_spec(ExtractionConfig("resnet34"), IDENTITY)
+    assert spec == {
+        "schema": 1,
+        "backbone": "resnet34",
+        "weights": "imagenet",
+        "seed": None,
+        "weight_digest": "ab" * 32,
+        "width": 512,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "image_size": 224,
+        "crop": 0,
+        "preprocess": "none",
+    }
+    assert folder_name(spec) == "resnet34-imagenet-224-7cb71f64"
+    assert make_spec(ExtractionConfig("resnet34", "pretrained", 224, sampling=Sampling()), IDENTITY) == spec
+
+
+def test_the_preprocessing_of_the_backbone_is_in_the_spec() -> None:
+    spec = make_spec(ExtractionConfig("dinobloom-s"), OWN)
+    assert (spec["weights"], spec["image_size"]) == ("pretrained", 518)
+    assert spec["sampling"] == {"interpolation": "bicubic", "mode": "centre", "crop_pct": 0.9}
+    assert sampling_of(spec) == OWN.sampling and identity_of(spec) == OWN
+    assert check_spec(json.loads(json.dumps(spec)), Path("spec.json")) == spec
+    config = ExtractionConfig("dinobloom-s", image_size=280, sampling=Sampling())
+    assert "sampling" not in (chosen := make_spec(config, OWN)) and chosen["image_size"] == 280
+
+
+@pytest.mark.parametrize("window", [{"crop": 40}, {"crop_um": 20.0, "crop": 40}])
+def test_a_window_is_not_cropped_again_by_the_backbone(window: dict[str, float]) -> None:
+    spec = make_spec(ExtractionConfig("dinobloom-s", **window), OWN)
+    assert spec["sampling"] == {"interpolation": "bicubic", "mode": "squash", "crop_pct": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"interpolation": "cubic"}, "sampling.interpolation is 'cubic', not one of nearest, bilinear"),
+        ({"crop_pct": 0.0}, "sampling.crop_pct is 0.0, not between"),
+        ({"crop_pct": 1.5}, "sampling.crop_pct is 1.5"),
+        ({"mode": "border"}, "Invalid enum value 'border'"),
+        ({"mode": None}, "Expected `str`"),
+    ],
+)
+def test_samplings_that_do_not_exist_are_refused(change: dict[str, object], message: str) -> None:
+    sampling = {"interpolation": "bicubic", "mode": "centre", "crop_pct": 0.9, **change}
+    with pytest.raises(DataError, match=message):
+        check_spec({**SPEC, "sampling": sampling}, Path("spec.json"))
+
+
+def test_how_a_checkpoint_was_read_lies_beside_the_spec_and_not_in_it(tmp_path: Path) -> None:
+    """The same tensors from another container have the same cache."""
+    reading = Reading(("teacher",), "backbone.", {"dino_head": 3}, ("pos_embed",))
+    cache = FeatureCache.create(tmp_path, "c", SPEC, reading=reading)
+    assert json.loads((cache.folder / "spec.json").read_text())["checkpoint"] == {
+        "wrappers": ["teacher"],
+        "prefix": "backbone.",
+        "dropped": {"dino_head": 3},
+        "resampled": ["pos_embed"],
+    }
+    assert read_spec(cache.folder) == cache.spec == SPEC and read_reading(cache.folder) == reading
+    again = FeatureCache.create(tmp_path, "c", SPEC)
+    assert again.folder == cache.folder and read_reading(again.folder) == reading
+    assert read_reading(FeatureCache.create(tmp_path, "d", SPEC).folder) is None

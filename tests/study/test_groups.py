@@ -88,5 +88,5 @@ def test_outer_folds_of_groups_need_a_group_column(
 def test_groups_allow_no_repeats_and_no_other_word() -> None:
     with pytest.raises(UsageError, match="--repeats"):
         StudyConfig(outer_folds="groups", repeats=2)
-    with pytest.raises(UsageError, match="groups, not hospitals"):
+    with pytest.raises(UsageError, match="groups or official, not hospitals"):
         StudyConfig(outer_folds="hospitals")
