@@ -37,15 +37,16 @@ from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.devices import DTYPES, pick_device, pick_precision, use_available_cores
 from mil_toolkit.features.assembly import BagBuilder, Job
+from mil_toolkit.features.batch_sizes import CPU_BATCH
 from mil_toolkit.features.decoding import decode
-from mil_toolkit.features.extract import BATCH_SIZES, extract
+from mil_toolkit.features.extract import extract
 from mil_toolkit.features.loading import in_threads
 from mil_toolkit.features.pipeline import read_image
 from mil_toolkit.features.pixels import prepare
 from mil_toolkit.features.plan import Plan, Wanted
 
 PLAIN_BATCH_SIZE = 32
-BATCH_SIZE = BATCH_SIZES["cpu"]
+BATCH_SIZE = CPU_BATCH
 
 
 def main() -> None:

@@ -77,7 +77,11 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=PRECISION_NAMES, default="auto", help="auto: what the device supports natively"
     )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:i")
-    add("--batch-size", type=int, help="images per batch (default: the fastest in benchmarks)")
+    add(
+        "--batch-size",
+        type=int,
+        help="images per batch (default: 8 on the CPU, 32 to 256 by the memory of a CUDA device)",
+    )
     add(
         "--threads",
         type=int,

@@ -13,7 +13,7 @@ from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest
 from mil_toolkit.core.text import printable
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.features.decoding import decode
+from mil_toolkit.features.decoding import decode_noting
 from mil_toolkit.features.loading import load_batches, stack_on
 from mil_toolkit.features.opening import read_image_file
 from mil_toolkit.features.pixels import prepare
@@ -77,10 +77,10 @@ class ImageFiles:
             raise DataError([f"{printable(file.path)} has changed since it was embedded.", _ADVICE])
         spec = self.spec
         try:
-            pixels = decode(content, spec.get("colour"))
+            image = decode_noting(content, spec.get("colour")).image
         except DataError as error:  # an earlier version embedded some damaged images
             raise DataError([f"{printable(file.path)}: {error}", _ADVICE]) from None
-        return prepare(pixels, spec["image_size"], spec["crop"], spec["preprocess"])
+        return prepare(image, spec["image_size"], spec["crop"], spec["preprocess"])
 
 
 def _differences(patient: str, current: set[str], expected: set[str]) -> list[str]:

@@ -56,7 +56,7 @@ def read_image(config: ExtractionConfig, colour: Colour | None, job: Job) -> Loa
     try:
         content, status = read_image_file(job.path)
         decoded = decode_noting(content, colour)
-        prepared = prepare_noting(decoded.pixels, config.image_size, config.crop, config.preprocess)
+        prepared = prepare_noting(decoded.image, config.image_size, config.crop, config.preprocess)
     except (OSError, MilError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         return UnreadableImage(job, str(reason).removeprefix(f"{printable(job.path)} "))

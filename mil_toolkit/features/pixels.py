@@ -1,18 +1,22 @@
-"""Prepare decoded images for a backbone: crop, resize, preprocess."""
+"""Prepare decoded images for a backbone: crop, resize, preprocess.
+
+scipy is only imported to search for nuclei, so that processes that decode images start quickly.
+"""
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from mil_toolkit.core.errors import DataError
-from mil_toolkit.features.nucleus import Mask, Nucleus, find_nucleus
 from mil_toolkit.features.sights import RIM, Sight
 from mil_toolkit.features.stain import Pixels, otsu_threshold
+
+if TYPE_CHECKING:
+    from mil_toolkit.features.nucleus import Mask, Nucleus, Search
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -39,9 +43,8 @@ class Window(NamedTuple):
         return pixels[self.top : self.bottom, self.left : self.right]
 
 
-def centre_window(pixels: Pixels, size: int) -> Window:
-    """Return the central window; raises DataError if the image is smaller."""
-    height, width, _ = pixels.shape
+def centre_window(width: int, height: int, size: int) -> Window:
+    """Return the central window of an image of this size; raises DataError if the image is smaller."""
     if min(height, width) < size:
         raise DataError(f"{width} x {height} pixels are fewer than a crop of {size}.")
     return Window((height - size) // 2, (width - size) // 2, size)
@@ -53,19 +56,20 @@ def centre_crop(pixels: Pixels, size: int) -> Pixels:
     >>> centre_crop(np.zeros((30, 40, 3), dtype=np.uint8), 20).shape
     (20, 20, 3)
     """
-    return centre_window(pixels, size).of(pixels)
+    height, width, _ = pixels.shape
+    return centre_window(width, height, size).of(pixels)
 
 
-def nucleus_window(pixels: Pixels, size: int, nucleus: Nucleus | None) -> Window:
+def nucleus_window(pixels: Pixels, size: int, nucleus: "Nucleus | None") -> Window:
     """Return the window around a nucleus, or the central one without a nucleus.
 
     Where the window would reach beyond the image, it is moved inside; nothing is padded. Raises DataError if
     the image is smaller than the window.
     """
-    centre = centre_window(pixels, size)
+    height, width, _ = pixels.shape
+    centre = centre_window(width, height, size)
     if nucleus is None:
         return centre
-    height, width, _ = pixels.shape
     top, left = (math.ceil(middle - (size + 1) / 2) for middle in (nucleus.row, nucleus.column))
     return Window(min(max(top, 0), height - size), min(max(left, 0), width - size), size)
 
@@ -74,7 +78,11 @@ def resize(pixels: Pixels, size: int) -> Pixels:
     """Resize to `size` x `size`, ignoring the aspect ratio; bilinear, averaging pixels when shrinking."""
     if pixels.shape[:2] == (size, size):
         return pixels
-    return np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+    return np.array(_resized(Image.fromarray(pixels), size))
+
+
+def _resized(image: Image.Image, size: int) -> Image.Image:
+    return image.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def saturation_mask(pixels: Pixels, threshold: int | None = None) -> Pixels:
@@ -101,24 +109,36 @@ class Prepared(NamedTuple):
     sight: Sight | None = None
 
 
-def _image(pixels: Pixels, image_size: int, crop: int) -> Prepared:
-    window = centre_window(pixels, crop) if crop else None
-    return Prepared(resize(window.of(pixels) if window else pixels, image_size), window)
+def _image(image: Image.Image, image_size: int, crop: int) -> Prepared:
+    window = centre_window(*image.size, crop) if crop else None
+    if window:
+        image = image.crop((window.left, window.top, window.right, window.bottom))
+    # Resized before it becomes an array, because a large image takes longer to become one.
+    resized = image if image.size == (image_size, image_size) else _resized(image, image_size)
+    return Prepared(np.asarray(resized), window)
 
 
-def _masked_image(pixels: Pixels, image_size: int, crop: int) -> Prepared:
-    image = _image(pixels, image_size, crop)
-    return image._replace(pixels=saturation_mask(image.pixels))
+def _masked_image(image: Image.Image, image_size: int, crop: int) -> Prepared:
+    prepared = _image(image, image_size, crop)
+    return prepared._replace(pixels=saturation_mask(prepared.pixels))
 
 
-def _cell(pixels: Pixels, image_size: int, crop: int) -> Prepared:
-    nucleus, sight = find_nucleus(pixels)
+def _search(pixels: Pixels) -> "Search":
+    from mil_toolkit.features.nucleus import find_nucleus  # imports scipy
+
+    return find_nucleus(pixels)
+
+
+def _cell(image: Image.Image, image_size: int, crop: int) -> Prepared:
+    pixels = np.asarray(image)
+    nucleus, sight = _search(pixels)
     window = nucleus_window(pixels, crop, nucleus)
     return Prepared(resize(window.of(pixels), image_size), window, sight)
 
 
-def _masked_cell(pixels: Pixels, image_size: int, crop: int) -> Prepared:
-    nucleus, sight = find_nucleus(pixels)
+def _masked_cell(image: Image.Image, image_size: int, crop: int) -> Prepared:
+    pixels = np.asarray(image)
+    nucleus, sight = _search(pixels)
     window = nucleus_window(pixels, crop, nucleus)
     shown = window.of(pixels)
     if nucleus is not None and window.of(nucleus.mask).any():
@@ -126,11 +146,13 @@ def _masked_cell(pixels: Pixels, image_size: int, crop: int) -> Prepared:
     return Prepared(resize(shown, image_size), window, sight)
 
 
-def _near(mask: Mask, distance: float, window: Window) -> Mask:
+def _near(mask: "Mask", distance: float, window: Window) -> "Mask":
     """Return which pixels in the window are at most `distance` pixels away from the mask (H, W).
 
     The part of the mask outside the window counts as well, as far as it is near enough.
     """
+    from scipy import ndimage
+
     margin = math.ceil(distance)
     top, left = max(window.top - margin, 0), max(window.left - margin, 0)
     part = mask[top : window.bottom + margin, left : window.right + margin]
@@ -138,7 +160,7 @@ def _near(mask: Mask, distance: float, window: Window) -> Mask:
     return Window(window.top - top, window.left - left, window.size).of(near)
 
 
-PREPROCESSES: dict[str, Callable[[Pixels, int, int], Prepared]] = {
+PREPROCESSES: dict[str, Callable[[Image.Image, int, int], Prepared]] = {
     "none": _image,
     "saturation-mask": _masked_image,
     "cell-crop": _cell,
@@ -146,21 +168,24 @@ PREPROCESSES: dict[str, Callable[[Pixels, int, int], Prepared]] = {
 }
 
 
-def prepare_noting(pixels: Pixels, image_size: int, crop: int, preprocess: str) -> Prepared:
-    """Crop, resize and preprocess an image (H, W, 3); also return its window and what was found in it.
+def prepare_noting(image: Image.Image | Pixels, image_size: int, crop: int, preprocess: str) -> Prepared:
+    """Crop, resize and preprocess an image; also return its window and what was found in it.
 
+    image: RGB; as pixels it is (H, W, 3)
     crop: side of the window, 0 for the whole image; central, or around a nucleus if `preprocess` searches one
     preprocess: a name in PREPROCESSES
 
     Raises DataError if the image is smaller than the crop.
     """
-    return PREPROCESSES[preprocess](pixels, image_size, crop)
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(image)
+    return PREPROCESSES[preprocess](image, image_size, crop)
 
 
-def prepare(pixels: Pixels, image_size: int, crop: int, preprocess: str) -> Pixels:
-    """Return only the pixels of `prepare_noting`: (H, W, 3) -> (image_size, image_size, 3) uint8.
+def prepare(image: Image.Image | Pixels, image_size: int, crop: int, preprocess: str) -> Pixels:
+    """Return only the pixels of `prepare_noting`: (image_size, image_size, 3) uint8.
 
     >>> prepare(np.zeros((30, 40, 3), dtype=np.uint8), image_size=8, crop=20, preprocess="none").shape
     (8, 8, 3)
     """
-    return prepare_noting(pixels, image_size, crop, preprocess).pixels
+    return prepare_noting(image, image_size, crop, preprocess).pixels
