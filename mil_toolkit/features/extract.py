@@ -95,7 +95,8 @@ def extract(
 
     batch_size: number of images that are embedded at once, by default see `default_batch_size`
     threads: on the CPU, threads that each read and embed batches, by default as many as torch uses
-    workers: for CUDA, threads that read images while the device computes, by default one for each core
+    workers: for CUDA, threads that read images while the device computes, or processes if they are more than
+        MOST_THREADS; by default one for each core
     on_error: `fail`, or `skip` to leave out images that cannot be read
     backbone: the backbone that `config` names, if it is built or known already
     colour: `srgb` to apply colour profiles, None to ignore them; `auto` applies them if any image of the
