@@ -91,8 +91,8 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add(
         "--workers",
         type=int,
-        help="number of threads, or processes if more than 4, that read images for a CUDA device (default: the"
-        " number of cores)",
+        help="number of threads, or of processes if more than 4, that read images for a CUDA device"
+        " (default: the number of cores)",
     )
     add(
         "--shard",

@@ -14,6 +14,7 @@ from mil_toolkit.core.files import digest
 from mil_toolkit.core.text import printable
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.decoding import decode_noting
+from mil_toolkit.features.kept_pixels import KeptPixels
 from mil_toolkit.features.loading import load_batches, stack_on
 from mil_toolkit.features.opening import read_image_file
 from mil_toolkit.features.pixels import prepare
@@ -32,11 +33,13 @@ class ImageFile(NamedTuple):
 class ImageFiles:
     """The files of the images of a cohort's patients whose embeddings are in a cache.
 
+    kept: keeps pixels, since training reads each image in every epoch
+
     Raises DataError that names every image that only the cohort or only the cache has.
     """
 
     def __init__(self, cohort: Cohort, cache: FeatureCache):
-        self.cohort, self.spec = cohort, cache.spec
+        self.cohort, self.spec, self.kept = cohort, cache.spec, KeptPixels()
         self._files: dict[str, list[ImageFile]] = {}
         problems: list[str] = []
         for patient, bag in zip(cohort.patient_ids, cache.winners(cohort.patient_ids), strict=True):
@@ -69,8 +72,12 @@ class ImageFiles:
             yield stack_on(device, chunk)
 
     def _read(self, file: ImageFile) -> Pixels:
+        pixels = self.kept.get(file.path)
+        return self._decoded(file) if pixels is None else pixels
+
+    def _decoded(self, file: ImageFile) -> Pixels:
         try:
-            content, _ = read_image_file(file.path)
+            content, status = read_image_file(file.path)
         except FileNotFoundError as error:
             raise DataError([f"{printable(file.path)} has vanished ({error.strerror}).", _ADVICE]) from None
         if digest(content) != file.digest.hex():
@@ -80,7 +87,9 @@ class ImageFiles:
             image = decode_noting(content, spec.get("colour")).image
         except DataError as error:  # an earlier version embedded some damaged images
             raise DataError([f"{printable(file.path)}: {error}", _ADVICE]) from None
-        return prepare(image, spec["image_size"], spec["crop"], spec["preprocess"])
+        pixels = prepare(image, spec["image_size"], spec["crop"], spec["preprocess"])
+        self.kept.keep(file.path, status, pixels)
+        return pixels
 
 
 def _differences(patient: str, current: set[str], expected: set[str]) -> list[str]:
