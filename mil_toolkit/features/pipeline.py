@@ -15,6 +15,7 @@ from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.devices import DTYPES
 from mil_toolkit.features.assembly import BagBuilder, Job, missing_images
 from mil_toolkit.features.colour import Colour
+from mil_toolkit.features.cuda_graph import captured
 from mil_toolkit.features.decoders import DecodedBatch, Decoders
 from mil_toolkit.features.failures import Failures
 from mil_toolkit.features.loading import in_threads, load_batches, stack_on
@@ -71,7 +72,7 @@ class BatchEmbedder:
 
     def prepare(self) -> None:
         """Prepare the network. Runs that have nothing to embed save this time."""
-        _ = self._network
+        _ = self._network if self.device.type == "cpu" else self._transfer
 
     def __call__(self, images: Sequence[Pixels]) -> Sequence[Embedding]:
         """Embed images (S, S, 3) uint8; returns one embedding (D,) for each.
@@ -87,7 +88,8 @@ class BatchEmbedder:
 
     @cached_property
     def _transfer(self) -> Transfer:
-        return Transfer(self._network, self.device)
+        shape = (self.batch_size, self.image_size, self.image_size, 3)
+        return Transfer(captured(self._network, shape, self.device), self.device)
 
     def one_late(self, batches: Iterable[DecodedBatch[Job]]) -> Iterator[EmbeddedBatch]:
         """Embed batches; a batch is begun before the embeddings of the one before it are waited for."""

@@ -20,7 +20,8 @@ Network = Callable[[Tensor], Tensor]
 class Transfer:
     """Embeds batches on a device.
 
-    network: pixels (B, S, S, 3) uint8 on the device -> embeddings (B, D) float16
+    network: pixels (B, S, S, 3) uint8 on the device -> embeddings (B, D) float16, which may be overwritten
+        by the next call
     """
 
     def __init__(self, network: Network, device: torch.device):
@@ -34,7 +35,7 @@ class Transfer:
         """
         host = torch.from_numpy(pixels)
         if self._copies is None:
-            embeddings = self.network(host).numpy()
+            embeddings: Embeddings = self.network(host).numpy()
             return lambda: embeddings
         with torch.cuda.device(self.device):
             return self._begin_on_cuda(host, self._copies)

@@ -14,7 +14,7 @@ from mil_toolkit.config import FinetuneConfig, HeadConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.features import image_files
 from mil_toolkit.features.colour import Colour
-from mil_toolkit.features.decoding import Decoded
+from mil_toolkit.features.decoding import Decoded, decode_noting
 from mil_toolkit.features.image_files import ImageFiles
 from mil_toolkit.features.kept_pixels import KeptPixels
 from mil_toolkit.training import finetune
@@ -61,7 +61,7 @@ def test_images_are_decoded_in_the_first_epoch_only(
 ) -> None:
     """Where memory has room for their pixels; the bits are the same where it has none."""
     decoded: list[bytes] = []
-    decode, now = image_files.decode_noting, time.time_ns() + 10**10  # the images were written long ago
+    decode, now = decode_noting, time.time_ns() + 10**10  # the images were written long ago
 
     def decode_counting(content: bytes, colour: Colour | None = None) -> Decoded:
         decoded.append(content)
