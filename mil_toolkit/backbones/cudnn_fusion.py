@@ -19,11 +19,15 @@ class CudnnConvolution(nn.Module):
 
     def forward(self, x: Tensor, summand: Tensor | None = None) -> Tensor:
         """Convolve `x`, add `summand` and apply ReLU."""
-        layer = self.layer
-        geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
+        layer, padding = self.layer, self.layer.padding
+        assert not isinstance(padding, str)  # `fuse_followers` leaves these convolutions as they are
+        weight, bias = layer.weight, layer.bias
+        stride, dilation, groups = layer.stride, layer.dilation, layer.groups
         if summand is None:
-            return torch.cudnn_convolution_relu(x, layer.weight, layer.bias, *geometry)
-        return torch.cudnn_convolution_add_relu(x, layer.weight, summand, 1.0, layer.bias, *geometry)
+            return torch.cudnn_convolution_relu(x, weight, bias, stride, padding, dilation, groups)
+        return torch.cudnn_convolution_add_relu(
+            x, weight, summand, 1.0, bias, stride, padding, dilation, groups
+        )
 
 
 def fuse_for_cudnn(network: nn.Module, count: int, side: int) -> nn.Module:

@@ -1,5 +1,6 @@
 """On a card: what makes extraction and fine-tuning fast changes no bit, or only rounds differently."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,7 +80,8 @@ def test_embeddings_that_come_late_are_those_of_their_batch(card: torch.device) 
     """Through pinned memory that is used again as soon as the embeddings are there."""
     embedder = Embedder(build_backbone("resnet18", "random"), card, torch.float32, (BATCH, SIDE))
     slots = np.zeros((2, BATCH, SIDE, SIDE, 3), np.uint8)
-    transfer, finishes, results = Transfer(embedder, card), [], []
+    transfer, results = Transfer(embedder, card), list[np.ndarray]()
+    finishes: list[Callable[[], np.ndarray]] = []
     with pinned_on(card, slots):
         assert torch.from_numpy(slots[0]).is_pinned()
         for number in range(6):
