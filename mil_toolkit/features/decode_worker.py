@@ -19,7 +19,7 @@ class Paths(NamedTuple):
     """Images to decode into consecutive slots, the first of which has the number `first`."""
 
     first: int
-    paths: tuple[Path, ...]
+    paths: tuple[str, ...]
 
 
 def map_slots(descriptor: int, image_size: int) -> Pixels:
@@ -43,7 +43,7 @@ def decode_images(
             first, paths = connection.recv()
         except (EOFError, ConnectionError):
             return
-        reply = [_decode(config, colour, path, slots[first + n]) for n, path in enumerate(paths)]
+        reply = [_decode(config, colour, Path(path), slots[first + n]) for n, path in enumerate(paths)]
         try:
             connection.send(reply)
         except ConnectionError:  # nobody needs it any more

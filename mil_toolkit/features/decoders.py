@@ -8,6 +8,7 @@ import contextlib
 import os
 import pickle
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Generic, Self, TypeVar
 
 from mil_toolkit.config import ExtractionConfig
@@ -68,7 +70,7 @@ class _Task(Generic[Job]):
 
     batch: _Batch[Job]
     start: int
-    paths: tuple[Path, ...]
+    paths: tuple[str, ...]
 
 
 @dataclass
@@ -120,7 +122,8 @@ class Decoders(Generic[Job]):
         ours, theirs = Pipe()
         with theirs:  # once the process has its own copy, its end closes with it
             slots = InheritedDescriptor(self._descriptor)
-            process = start_worker(self._job, None, thread_variables(1), theirs, slots)
+            with _without_main_module():
+                process = start_worker(self._job, None, thread_variables(1), theirs, slots)
         self._workers[ours] = _Worker(process)
 
     def close(self) -> None:
@@ -158,7 +161,7 @@ class Decoders(Generic[Job]):
     def _divide(self, batch: _Batch[Job]) -> Iterator[_Task[Job]]:
         for start in range(0, len(batch.jobs), IMAGES):
             part = batch.jobs[start : start + IMAGES]
-            yield _Task(batch, start, tuple(map(self._path_of, part)))
+            yield _Task(batch, start, tuple(str(self._path_of(job)) for job in part))
 
     def _finished(self, batch: _Batch[Job]) -> DecodedBatch[Job]:
         pixels = self.slots[batch.first : batch.first + self.batch_size]
@@ -199,10 +202,22 @@ class Decoders(Generic[Job]):
                 f"{what}: it was killed by {_signal_name(-code)}, perhaps for lack of memory. Use fewer such"
                 f" processes with --workers, now {self.count}. What was published is kept."
             )
-        return MilError(
-            f"{what}, with exit code {code}; the reason is above. A script that calls `extract` has to do so"
-            ' below `if __name__ == "__main__":`. What was published is kept.'
-        )
+        return MilError(f"{what}, with exit code {code}; the reason is above. What was published is kept.")
+
+
+@contextlib.contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Let processes that are started within the block not import the program's main module.
+
+    They need nothing of it. It may import torch, and a script that is not protected by
+    `if __name__ == "__main__":`, or is read from a pipe, could not be imported.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _signal_name(number: int) -> str:
