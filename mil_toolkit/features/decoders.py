@@ -32,7 +32,7 @@ from mil_toolkit.features.read_prepared import FileFacts, UnreadableFile
 from mil_toolkit.features.stain import Pixels
 
 RING = 4  # batches in shared memory: one is being embedded, the others are being decoded
-IMAGES = 8  # that a process is given at once, so that messages take little time
+IMAGES = 16  # that a process is given at once; messages then take this process 16 microseconds for each image
 _AHEAD = 2  # of which a process has so many at a time, so that it need not wait for the next
 
 Job = TypeVar("Job")
