@@ -1,7 +1,7 @@
 """`Decoders`: processes that decode images into shared memory, in batches and in order.
 
-Threads that decode wait for each other, because Python runs one of them at a time, and end near 10,000 images
-per second however many there are.
+Threads that decode wait for each other outside of the decoder itself, because Python runs one of them at a
+time. Processes do not.
 """
 
 import contextlib
