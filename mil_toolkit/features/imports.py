@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mil_toolkit.cohort.cells import normal_form
 from mil_toolkit.cohort.declaration import COHORT_NAME
 from mil_toolkit.core.errors import UsageError
+from mil_toolkit.core.file_state import UNKNOWN_MTIME
 from mil_toolkit.core.files import digest_file, remove_dead_temporaries
 from mil_toolkit.core.locks import shared
 from mil_toolkit.core.text import count_of, printable, some
@@ -21,7 +22,7 @@ from mil_toolkit.features.half_precision import to_float16
 from mil_toolkit.features.import_checks import Content, check_files
 from mil_toolkit.features.layouts import SOURCES, Source
 from mil_toolkit.features.publishing import ShardLimits, publish_in_shards
-from mil_toolkit.features.shards import UNKNOWN_MTIME, EmbeddedBag, Recorded, StoredImage
+from mil_toolkit.features.shards import EmbeddedBag, Recorded, StoredImage
 from mil_toolkit.features.slide_table import assign_slides
 from mil_toolkit.features.spec import SCHEMA, Spec
 
@@ -69,7 +70,8 @@ def import_features(
         remove_dead_temporaries(cache.folder)
         bags = (_join(patient, group, layout) for patient, group in patients.items())
         new = (bag for bag in bags if _is_new(bag, cache))
-        publish_in_shards(cache, new, Recorded(content.precision, f"imported from {format}"), SHARD_LIMITS)
+        recorded = Recorded(content.precision, f"imported from {format}")
+        publish_in_shards(cache.publish, new, recorded, SHARD_LIMITS)
     cache.refresh()
     _log_others(cache, patients)
     return cache

@@ -13,11 +13,14 @@ def augment(pixels: Tensor, jitter: float, generator: torch.Generator) -> Tensor
     jitter: each colour channel of an image is multiplied by a factor from [1 - jitter, 1 + jitter)
     """
     kinds = torch.randint(SYMMETRIES, (len(pixels),), generator=generator).tolist()
-    turned = torch.stack([_turn(image, kind) for image, kind in zip(pixels, kinds, strict=True)])
+    turned = torch.empty_like(pixels)
+    for kind in range(SYMMETRIES):
+        rows = [row for row, drawn in enumerate(kinds) if drawn == kind]
+        turned[rows] = _turn(pixels[rows], kind)
     factors = 1 + jitter * (2 * torch.rand(len(pixels), 1, 1, 3, generator=generator) - 1)
     return (turned * factors.to(pixels.device)).round_().clamp_(max=255).to(torch.uint8)
 
 
-def _turn(image: Tensor, kind: int) -> Tensor:
-    turned = image.rot90(kind % 4)
-    return turned.flip(0) if kind >= SYMMETRIES // 2 else turned
+def _turn(images: Tensor, kind: int) -> Tensor:
+    turned = images.rot90(kind % 4, (1, 2))
+    return turned.flip(1) if kind >= SYMMETRIES // 2 else turned
