@@ -36,16 +36,15 @@ from mil_toolkit.backbones.embedder import Embedder
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.devices import DTYPES, pick_device, pick_precision, use_available_cores
-from mil_toolkit.features.assembly import BagBuilder, Job
+from mil_toolkit.features.batch_sizes import CPU_BATCH
 from mil_toolkit.features.decoding import decode
-from mil_toolkit.features.extract import BATCH_SIZES, extract
+from mil_toolkit.features.extract import extract
 from mil_toolkit.features.loading import in_threads
-from mil_toolkit.features.pipeline import read_image
 from mil_toolkit.features.pixels import prepare
-from mil_toolkit.features.plan import Plan, Wanted
+from mil_toolkit.features.read_prepared import read_prepared
 
 PLAIN_BATCH_SIZE = 32
-BATCH_SIZE = BATCH_SIZES["cpu"]
+BATCH_SIZE = CPU_BATCH
 
 
 def main() -> None:
@@ -199,13 +198,12 @@ def bare_loop(backbone: Backbone, count: int) -> Callable[[], None]:
 
 def decoding_seconds(paths: Sequence[Path]) -> float:
     """Return the processor time that an image takes to read and decode; the least of three rounds."""
-    jobs = [Job(BagBuilder(Plan(Wanted("", ((path.name, path),)), [None])), 0) for path in paths]
     config = ExtractionConfig(image_size=224)
     times = []
     for _ in range(3):
         begun = time.process_time()
-        for job in jobs:
-            read_image(config, None, job)
+        for path in paths:
+            read_prepared(config, None, path)
         times.append((time.process_time() - begun) / len(paths))
     return min(times)
 

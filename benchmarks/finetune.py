@@ -34,7 +34,8 @@ from mil_toolkit.backbones.backbones import build_backbone
 from mil_toolkit.backbones.embedder import Normaliser
 from mil_toolkit.backbones.parts import ALL, last_stage
 from mil_toolkit.core.devices import use_available_cores
-from mil_toolkit.training.backpropagation import Halves, Spill, backpropagate
+from mil_toolkit.training.backpropagation import Halves, backpropagate
+from mil_toolkit.training.spill import Spill
 
 BAGS = (50, 500, 5000)
 CHECKED_IMAGES = 200

@@ -9,6 +9,7 @@ from torch.nn.functional import batch_norm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mil_toolkit.backbones.backbones import Backbone
+from mil_toolkit.backbones.cudnn_fusion import fuse_for_cudnn
 from mil_toolkit.backbones.packing import pack
 from mil_toolkit.backbones.tracing import UNTRACEABLE, WholeLayers
 from mil_toolkit.backbones.weights import logger
@@ -73,8 +74,8 @@ class Normaliser(nn.Module):
 class Embedder(nn.Module):
     """A backbone prepared for inference: BatchNorm fused, channels last, on its device, in its precision.
 
-    batch: number and side of the images of each call; if given, a processor's convolutions are packed for it,
-        see `pack`
+    batch: number and side of the images of each call; if given, convolutions are fused with what follows
+        them, see `pack` and `fuse_for_cudnn`
     """
 
     def __init__(
@@ -87,7 +88,8 @@ class Embedder(nn.Module):
         super().__init__()
         self.normalise = Normaliser(backbone, device, dtype)
         network = fuse_batch_norm(backbone.network).to(device, dtype).to(memory_format=torch.channels_last)
-        self.network = pack(network, *batch) if batch and device.type == "cpu" else network
+        fuse = {"cpu": pack, "cuda": fuse_for_cudnn}.get(device.type)
+        self.network = fuse(network, *batch) if batch and fuse else network
 
     @torch.inference_mode()
     def forward(self, pixels: Tensor) -> Tensor:

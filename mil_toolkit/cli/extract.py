@@ -105,7 +105,11 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=PRECISION_NAMES, default="auto", help="auto: what the device supports natively"
     )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:i")
-    add("--batch-size", type=int, help="images per batch (default: the fastest in benchmarks)")
+    add(
+        "--batch-size",
+        type=int,
+        help="images per batch (default: 8 on the CPU, 32 to 256 by the memory of a CUDA device)",
+    )
     add(
         "--threads",
         type=int,
@@ -115,7 +119,8 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add(
         "--workers",
         type=int,
-        help="number of threads that read images for a CUDA device (default: the number of cores)",
+        help="number of threads, or of processes if more than 4, that read images for a CUDA device"
+        " (default: the number of cores)",
     )
     add(
         "--shard",

@@ -4,12 +4,18 @@ import os
 import time
 from typing import NamedTuple
 
+UNKNOWN_MTIME = -1
 SETTLED_NS = 2_000_000_000  # older than this, an mtime changes with the file, whatever the clock's resolution
 
 
 def is_settled(mtime_ns: int) -> bool:
     """Return whether any later change of a file with this mtime will change its mtime."""
     return mtime_ns < time.time_ns() - SETTLED_NS
+
+
+def known_mtime(mtime_ns: int) -> int:
+    """Return the mtime, or UNKNOWN_MTIME if a later change of the file might not change it."""
+    return mtime_ns if is_settled(mtime_ns) else UNKNOWN_MTIME
 
 
 class FileState(NamedTuple):

@@ -93,12 +93,13 @@ def _stop_signals() -> list[signal.Signals]:
 
 
 def start_worker(
-    job: Callable[..., object], lock: int, environment: Mapping[str, str], *resources: object
+    job: Callable[..., object], lock: int | None, environment: Mapping[str, str], *resources: object
 ) -> BaseProcess:
     """Start a daemon process that runs `job` and then ends.
 
     job: a picklable function; its failure makes the worker's exit code 1
-    lock: the descriptor of a lock file; the worker keeps it open, so that the lock is free only once it ended
+    lock: the descriptor of a lock file; the worker keeps it open, so that the lock is free only once it
+        ended; None for a worker that writes no files
     environment: variables that are added to the worker's environment
     resources: arguments of `job` that only a new process can inherit: connections and InheritedDescriptors
 
@@ -107,8 +108,8 @@ def start_worker(
     """
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of threads that it lacks
     with _in_memory(pickle.dumps(job)) as content:
-        descriptors = InheritedDescriptor(content), InheritedDescriptor(lock)
-        arguments = (os.getpid(), dict(environment), *descriptors, *resources)
+        held = None if lock is None else InheritedDescriptor(lock)
+        arguments = (os.getpid(), dict(environment), InheritedDescriptor(content), held, *resources)
         process = context.Process(target=_work, args=arguments, daemon=True)
         resource_tracker.ensure_running()  # starting it later would unblock the signals
         # The worker inherits the mask until it handles the signals itself.
@@ -164,7 +165,9 @@ def _detach(duplicate: _Duplicate) -> int:
     return int(duplicate.detach())
 
 
-def _work(parent: int, environment: dict[str, str], content: int, _lock: int, *resources: object) -> None:
+def _work(
+    parent: int, environment: dict[str, str], content: int, _lock: int | None, *resources: object
+) -> None:
     # First of all, since the lock must not outlive the parent.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:

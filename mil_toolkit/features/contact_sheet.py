@@ -26,7 +26,7 @@ from mil_toolkit.features.nucleus import find_nucleus
 from mil_toolkit.features.opening import read_image_file
 from mil_toolkit.features.pixels import Window, prepare_noting, resize
 from mil_toolkit.features.plan import Wanted
-from mil_toolkit.features.scale import to_scale
+from mil_toolkit.features.scale import pixels_to_scale
 from mil_toolkit.features.sights import DOUBTFUL, SIGHTS, Sight, choose_doubtful, sight_summary
 from mil_toolkit.features.spec import for_backbone
 from mil_toolkit.features.stain import Pixels
@@ -120,7 +120,7 @@ def _searched(
         patient, name, path = job
         try:
             pixels = decode(read_image_file(path)[0], colour)
-            pixels = to_scale(pixels, patient.microns_per_pixel, config.scale)
+            pixels = pixels_to_scale(pixels, patient.microns_per_pixel, config.scale)
         except (OSError, MilError):
             return None
         fits = min(pixels.shape[:2]) >= config.crop
@@ -188,7 +188,7 @@ def _draw_tile(
     _write(sheet, (left, top + SIDE), f"{name}: {SIGHTS[image.sight]}", 10)
     try:
         pixels = decode(read_image_file(image.path)[0], colour)
-        pixels = to_scale(pixels, image.microns_per_pixel, config.scale)
+        pixels = pixels_to_scale(pixels, image.microns_per_pixel, config.scale)
     except (OSError, MilError):  # it has changed since it was searched
         return
     seen = prepare_noting(pixels, config.side, config.crop, config.preprocess, config.sampling)

@@ -27,10 +27,15 @@ _SIGNATURES = {
 
 
 class Decoded(NamedTuple):
-    """An image's pixels (H, W, 3) uint8, and what its user should know about them."""
+    """A decoded RGB image, and what its user should know about it."""
 
-    pixels: Pixels
+    image: Image.Image
     notes: tuple[str, ...]
+
+    @property
+    def pixels(self) -> Pixels:
+        """The image as an array (H, W, 3) uint8."""
+        return np.asarray(self.image)
 
 
 def decode_noting(content: bytes, colour: Colour | None = None) -> Decoded:
@@ -49,7 +54,7 @@ def decode_noting(content: bytes, colour: Colour | None = None) -> Decoded:
         raise DataError("the file is empty.")
     try:
         with collect_noise() as noise:
-            pixels, notes = _decode(content, colour)
+            image, notes = _decode(content, colour)
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -59,7 +64,7 @@ def decode_noting(content: bytes, colour: Colour | None = None) -> Decoded:
     except Exception as error:  # Pillow's parsers raise nearly any exception on a corrupt file
         raise DataError(f"cannot be decoded ({'; '.join([str(error), *noise])}).") from error
     said = dict.fromkeys(f"the decoder says: {line}" for line in noise)
-    return Decoded(pixels, (*notes, *said))
+    return Decoded(image, (*notes, *said))
 
 
 def decode(content: bytes, colour: Colour | None = None) -> Pixels:
@@ -67,14 +72,14 @@ def decode(content: bytes, colour: Colour | None = None) -> Pixels:
     return decode_noting(content, colour).pixels
 
 
-def _decode(content: bytes, colour: Colour | None) -> tuple[Pixels, list[str]]:
+def _decode(content: bytes, colour: Colour | None) -> tuple[Image.Image, list[str]]:
     notes: list[str] = []
     source = Source.read(content)
     if content.startswith(_JPEG) and (damage := find_damage(content, notes)):
         raise DataError(f"is damaged ({damage}).")
     colours, alpha = split_alpha(source, to_eight_bits(source, notes), notes)
     rgb = _to_rgb(source, colours, colour, notes)
-    return np.asarray(blend(rgb, alpha) if alpha else rgb), notes
+    return blend(rgb, alpha) if alpha else rgb, notes
 
 
 def _to_rgb(source: Source, image: Image.Image, colour: Colour | None, notes: list[str]) -> Image.Image:

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from mil_toolkit.backbones.backbones import Backbone
     from mil_toolkit.features.update import CacheUpdate
 
-# The fastest for ResNet34. On the CPU, each core embeds a batch of its own.
-BATCH_SIZES = {"cpu": 8, "cuda": 16}
 SMALLEST = 32  # side of the smallest image from which a backbone computes a useful embedding
 TOLERANCE = "a cosine of 0.995 or more between bfloat16 and float32, over 1,000 smear images"
 logger = logging.getLogger(__name__)
@@ -97,9 +95,10 @@ def extract(
     digest of its content; with `rehash` always by its content. Where nothing is to be embedded, no image is
     opened and torch is not imported, unless the digest of the backbone's weights is not known yet.
 
-    batch_size: number of images that are embedded at once, by default that of the device in BATCH_SIZES
+    batch_size: number of images that are embedded at once, by default see `default_batch_size`
     threads: on the CPU, threads that each read and embed batches, by default as many as torch uses
-    workers: for CUDA, threads that read images while the device computes, by default one for each core
+    workers: for CUDA, threads that read images while the device computes, or processes if they are more than
+        MOST_THREADS; by default one for each core
     on_error: `fail`, or `skip` to leave out images that cannot be read
     backbone: the backbone that `config` names, if it is built or known already
     colour: `srgb` to apply colour profiles, None to ignore them; `auto` applies them if any image of the
@@ -158,6 +157,7 @@ class _How(NamedTuple):
     ) -> "CacheUpdate":
         """Prepare the network and return the update of a cache, in which something is to be embedded."""
         from mil_toolkit.core.devices import pick_device  # these import torch
+        from mil_toolkit.features.batch_sizes import default_batch_size
         from mil_toolkit.features.pipeline import BatchEmbedder, Pipeline
         from mil_toolkit.features.update import CacheUpdate
 
@@ -165,7 +165,7 @@ class _How(NamedTuple):
             self.prepare()
         recorded = _recorded(self.device, self.precision)
         place = pick_device(self.device)
-        batch_size = self.batch_size or BATCH_SIZES[place.type]
+        batch_size = self.batch_size or default_batch_size(place)
         embed = BatchEmbedder(source.build(), place, recorded.precision, batch_size, config.side)
         readers = self._readers(place.type)
         pipeline = Pipeline(config, colour, embed, readers, Failures(), Notes(), {})

@@ -14,7 +14,8 @@ from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest
 from mil_toolkit.core.text import printable
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.features.decoding import decode
+from mil_toolkit.features.decoding import decode_noting
+from mil_toolkit.features.kept_pixels import KeptPixels
 from mil_toolkit.features.loading import load_batches, stack_on
 from mil_toolkit.features.opening import read_image_file
 from mil_toolkit.features.orientations import symmetries_of
@@ -40,11 +41,13 @@ class ImageFile(NamedTuple):
 class ImageFiles:
     """The files of the images of a cohort's patients whose embeddings are in a cache.
 
+    kept: keeps pixels, since training reads each image in every epoch
+
     Raises DataError that names every image that only the cohort or only the cache has.
     """
 
     def __init__(self, cohort: Cohort, cache: FeatureCache):
-        self.cohort, self.spec = cohort, cache.spec
+        self.cohort, self.spec, self.kept = cohort, cache.spec, KeptPixels()
         self._files: dict[str, list[ImageFile]] = {}
         problems: list[str] = []
         for patient, bag in zip(cohort.patient_ids, cache.winners(cohort.patient_ids), strict=True):
@@ -83,19 +86,25 @@ class ImageFiles:
         return symmetries_of(file.digest, augmented(self.spec))
 
     def _read(self, file: ImageFile) -> Pixels:
+        pixels = self.kept.get(file.path)
+        return self._decoded(file) if pixels is None else pixels
+
+    def _decoded(self, file: ImageFile) -> Pixels:
         try:
-            content, _ = read_image_file(file.path)
+            content, status = read_image_file(file.path)
         except FileNotFoundError as error:
             raise DataError([f"{printable(file.path)} has vanished ({error.strerror}).", _ADVICE]) from None
         if digest(content) != file.digest.hex():
             raise DataError([f"{printable(file.path)} has changed since it was embedded.", _ADVICE])
         spec = self.spec
         try:
-            pixels = decode(content, spec.get("colour"))
+            image = decode_noting(content, spec.get("colour")).image
         except DataError as error:  # an earlier version embedded some damaged images
             raise DataError([f"{printable(file.path)}: {error}", _ADVICE]) from None
-        pixels = to_scale(pixels, file.microns_per_pixel, scale_of(spec))
-        return prepare(pixels, spec["image_size"], spec["crop"], spec["preprocess"], sampling_of(spec))
+        image = to_scale(image, file.microns_per_pixel, scale_of(spec))
+        pixels = prepare(image, spec["image_size"], spec["crop"], spec["preprocess"], sampling_of(spec))
+        self.kept.keep(file.path, status, pixels)
+        return pixels
 
 
 def _differences(patient: str, current: set[str], expected: set[str]) -> list[str]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mil_toolkit.cohort.cells import normal_form
 from mil_toolkit.cohort.declaration import COHORT_NAME
 from mil_toolkit.core.errors import UsageError
+from mil_toolkit.core.file_state import UNKNOWN_MTIME
 from mil_toolkit.core.files import digest_file, remove_dead_temporaries
 from mil_toolkit.core.locks import shared
 from mil_toolkit.core.text import count_of, printable, some
@@ -23,7 +24,7 @@ from mil_toolkit.features.import_checks import Content, Read, check_files
 from mil_toolkit.features.isolation import IsolatedProcess
 from mil_toolkit.features.layouts import SOURCES
 from mil_toolkit.features.publishing import ShardLimits, publish_in_shards
-from mil_toolkit.features.shards import UNKNOWN_MTIME, EmbeddedBag, Recorded, StoredImage
+from mil_toolkit.features.shards import EmbeddedBag, Recorded, StoredImage
 from mil_toolkit.features.slide_table import assign_slides
 from mil_toolkit.features.spec import SCHEMA, Spec
 
@@ -73,7 +74,8 @@ def import_features(
         with shared(cache.folder):
             remove_dead_temporaries(cache.folder)
             bags = (_join(patient, group, read) for patient, group in patients.items())
-            publish_in_shards(cache, (bag for bag in bags if _is_new(bag, cache)), recorded, SHARD_LIMITS)
+            new = (bag for bag in bags if _is_new(bag, cache))
+            publish_in_shards(cache.publish, new, recorded, SHARD_LIMITS)
     cache.refresh()
     _log_others(cache, patients)
     return cache

@@ -1,19 +1,23 @@
-"""Prepare decoded images for a backbone: crop, resize, preprocess."""
+"""Prepare decoded images for a backbone: crop, resize, preprocess.
+
+scipy is only imported to search for nuclei, so that processes that decode images start quickly.
+"""
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from mil_toolkit.config import SQUASHED, Sampling
 from mil_toolkit.core.errors import DataError
-from mil_toolkit.features.nucleus import Mask, Nucleus, find_nucleus
 from mil_toolkit.features.sights import RIM, Sight
 from mil_toolkit.features.stain import Pixels, otsu_threshold
+
+if TYPE_CHECKING:
+    from mil_toolkit.features.nucleus import Mask, Nucleus, Search
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -40,9 +44,8 @@ class Window(NamedTuple):
         return pixels[self.top : self.bottom, self.left : self.right]
 
 
-def centre_window(pixels: Pixels, size: int) -> Window:
-    """Return the central window; raises DataError if the image is smaller."""
-    height, width, _ = pixels.shape
+def centre_window(width: int, height: int, size: int) -> Window:
+    """Return the central window of an image of this size; raises DataError if the image is smaller."""
     if min(height, width) < size:
         raise DataError(f"{width} x {height} pixels are fewer than a crop of {size}.")
     return Window((height - size) // 2, (width - size) // 2, size)
@@ -54,55 +57,60 @@ def centre_crop(pixels: Pixels, size: int) -> Pixels:
     >>> centre_crop(np.zeros((30, 40, 3), dtype=np.uint8), 20).shape
     (20, 20, 3)
     """
-    return centre_window(pixels, size).of(pixels)
+    height, width, _ = pixels.shape
+    return centre_window(width, height, size).of(pixels)
 
 
-def nucleus_window(pixels: Pixels, size: int, nucleus: Nucleus | None) -> Window:
+def nucleus_window(pixels: Pixels, size: int, nucleus: "Nucleus | None") -> Window:
     """Return the window around a nucleus, or the central one without a nucleus.
 
     Where the window would reach beyond the image, it is moved inside; nothing is padded. Raises DataError if
     the image is smaller than the window.
     """
-    centre = centre_window(pixels, size)
+    height, width, _ = pixels.shape
+    centre = centre_window(width, height, size)
     if nucleus is None:
         return centre
-    height, width, _ = pixels.shape
     top, left = (math.ceil(middle - (size + 1) / 2) for middle in (nucleus.row, nucleus.column))
     return Window(min(max(top, 0), height - size), min(max(left, 0), width - size), size)
 
 
 def resize(pixels: Pixels, size: int) -> Pixels:
     """Resize to `size` x `size`, ignoring the aspect ratio; bilinear, averaging pixels when shrinking."""
-    return _resized(pixels, size, size, "bilinear")
-
-
-def _resized(pixels: Pixels, height: int, width: int, interpolation: str) -> Pixels:
-    if pixels.shape[:2] == (height, width):
+    if pixels.shape[:2] == (size, size):
         return pixels
-    how = Image.Resampling[interpolation.upper()]
-    return np.array(Image.fromarray(pixels).resize((width, height), how))
+    return np.array(_resized(Image.fromarray(pixels), size, size, "bilinear"))
 
 
-def sample(pixels: Pixels, size: int, sampling: Sampling) -> Pixels:
+def _resized(image: Image.Image, height: int, width: int, interpolation: str) -> Image.Image:
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), Image.Resampling[interpolation.upper()])
+
+
+def sample(image: Image.Image, size: int, sampling: Sampling) -> Pixels:
     """Resize to `size` x `size` as an encoder expects it, with the rounding of timm's transforms."""
-    height, width, _ = pixels.shape
-    scaled, shorter = math.floor(size / sampling.crop_pct), min(height, width)
+    scaled, shorter = math.floor(size / sampling.crop_pct), min(image.size)
     if sampling.mode == "squash":
         height = width = scaled
     else:
-        height, width = (scaled * side // shorter for side in (height, width))
-    resized = _resized(pixels, height, width, sampling.interpolation)
+        width, height = (scaled * side // shorter for side in image.size)
+    # Resized before it becomes an array, because a large image takes longer to become one.
+    resized = _resized(image, height, width, sampling.interpolation)
     top, left = (round((side - size) / 2) for side in (height, width))
-    return resized[top : top + size, left : left + size]
+    return Window(top, left, size).of(np.asarray(resized))
 
 
-def _sampled_window(pixels: Pixels, size: int, sampling: Sampling) -> Window | None:
+def _sampled(pixels: Pixels, size: int, sampling: Sampling) -> Pixels:
+    return sample(Image.fromarray(pixels), size, sampling)
+
+
+def _sampled_window(image: Image.Image, size: int, sampling: Sampling) -> Window | None:
     """Return the part of an image that `sample` shows; None if it shows the whole one or no square."""
     if sampling.mode == "squash":
         return None
-    shorter = min(pixels.shape[:2])
-    shown = round(shorter * size / math.floor(size / sampling.crop_pct))
-    return None if pixels.shape[:2] == (shown, shown) else centre_window(pixels, shown)
+    shown = round(min(image.size) * size / math.floor(size / sampling.crop_pct))
+    return None if image.size == (shown, shown) else centre_window(*image.size, shown)
 
 
 def saturation_mask(pixels: Pixels, threshold: int | None = None) -> Pixels:
@@ -129,39 +137,49 @@ class Prepared(NamedTuple):
     sight: Sight | None = None
 
 
-def _image(pixels: Pixels, image_size: int, crop: int, sampling: Sampling) -> Prepared:
+def _image(image: Image.Image, image_size: int, crop: int, sampling: Sampling) -> Prepared:
     if not crop:
-        window = _sampled_window(pixels, image_size, sampling)
-        return Prepared(sample(pixels, image_size, sampling), window)
-    window = centre_window(pixels, crop)
-    return Prepared(sample(window.of(pixels), image_size, sampling), window)
+        return Prepared(sample(image, image_size, sampling), _sampled_window(image, image_size, sampling))
+    window = centre_window(*image.size, crop)
+    shown = image.crop((window.left, window.top, window.right, window.bottom))
+    return Prepared(sample(shown, image_size, sampling), window)
 
 
-def _masked_image(pixels: Pixels, image_size: int, crop: int, sampling: Sampling) -> Prepared:
-    image = _image(pixels, image_size, crop, sampling)
-    return image._replace(pixels=saturation_mask(image.pixels))
+def _masked_image(image: Image.Image, image_size: int, crop: int, sampling: Sampling) -> Prepared:
+    prepared = _image(image, image_size, crop, sampling)
+    return prepared._replace(pixels=saturation_mask(prepared.pixels))
 
 
-def _cell(pixels: Pixels, image_size: int, crop: int, sampling: Sampling) -> Prepared:
-    nucleus, sight = find_nucleus(pixels)
+def _search(pixels: Pixels) -> "Search":
+    from mil_toolkit.features.nucleus import find_nucleus  # imports scipy
+
+    return find_nucleus(pixels)
+
+
+def _cell(image: Image.Image, image_size: int, crop: int, sampling: Sampling) -> Prepared:
+    pixels = np.asarray(image)
+    nucleus, sight = _search(pixels)
     window = nucleus_window(pixels, crop, nucleus)
-    return Prepared(sample(window.of(pixels), image_size, sampling), window, sight)
+    return Prepared(_sampled(window.of(pixels), image_size, sampling), window, sight)
 
 
-def _masked_cell(pixels: Pixels, image_size: int, crop: int, sampling: Sampling) -> Prepared:
-    nucleus, sight = find_nucleus(pixels)
+def _masked_cell(image: Image.Image, image_size: int, crop: int, sampling: Sampling) -> Prepared:
+    pixels = np.asarray(image)
+    nucleus, sight = _search(pixels)
     window = nucleus_window(pixels, crop, nucleus)
     shown = window.of(pixels)
     if nucleus is not None and window.of(nucleus.mask).any():
         shown = shown * _near(nucleus.mask, RIM * nucleus.radius, window)[:, :, None]
-    return Prepared(sample(shown, image_size, sampling), window, sight)
+    return Prepared(_sampled(shown, image_size, sampling), window, sight)
 
 
-def _near(mask: Mask, distance: float, window: Window) -> Mask:
+def _near(mask: "Mask", distance: float, window: Window) -> "Mask":
     """Return which pixels in the window are at most `distance` pixels away from the mask (H, W).
 
     The part of the mask outside the window counts as well, as far as it is near enough.
     """
+    from scipy import ndimage
+
     margin = math.ceil(distance)
     top, left = max(window.top - margin, 0), max(window.left - margin, 0)
     part = mask[top : window.bottom + margin, left : window.right + margin]
@@ -169,7 +187,7 @@ def _near(mask: Mask, distance: float, window: Window) -> Mask:
     return Window(window.top - top, window.left - left, window.size).of(near)
 
 
-PREPROCESSES: dict[str, Callable[[Pixels, int, int, Sampling], Prepared]] = {
+PREPROCESSES: dict[str, Callable[[Image.Image, int, int, Sampling], Prepared]] = {
     "none": _image,
     "saturation-mask": _masked_image,
     "cell-crop": _cell,
@@ -178,25 +196,28 @@ PREPROCESSES: dict[str, Callable[[Pixels, int, int, Sampling], Prepared]] = {
 
 
 def prepare_noting(
-    pixels: Pixels, image_size: int, crop: int, preprocess: str, sampling: Sampling | None = None
+    image: Image.Image | Pixels, image_size: int, crop: int, preprocess: str, sampling: Sampling | None = None
 ) -> Prepared:
-    """Crop, resize and preprocess an image (H, W, 3); also return its window and what was found in it.
+    """Crop, resize and preprocess an image; also return its window and what was found in it.
 
+    image: RGB; as pixels it is (H, W, 3)
     crop: side of the window, 0 for the whole image; central, or around a nucleus if `preprocess` searches one
     preprocess: a name in PREPROCESSES
     sampling: None resizes the whole image or window bilinearly
 
     Raises DataError if the image is smaller than the crop.
     """
-    return PREPROCESSES[preprocess](pixels, image_size, crop, sampling or SQUASHED)
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(image)
+    return PREPROCESSES[preprocess](image, image_size, crop, sampling or SQUASHED)
 
 
 def prepare(
-    pixels: Pixels, image_size: int, crop: int, preprocess: str, sampling: Sampling | None = None
+    image: Image.Image | Pixels, image_size: int, crop: int, preprocess: str, sampling: Sampling | None = None
 ) -> Pixels:
-    """Return only the pixels of `prepare_noting`: (H, W, 3) -> (image_size, image_size, 3) uint8.
+    """Return only the pixels of `prepare_noting`: (image_size, image_size, 3) uint8.
 
     >>> prepare(np.zeros((30, 40, 3), dtype=np.uint8), image_size=8, crop=20, preprocess="none").shape
     (8, 8, 3)
     """
-    return prepare_noting(pixels, image_size, crop, preprocess, sampling).pixels
+    return prepare_noting(image, image_size, crop, preprocess, sampling).pixels

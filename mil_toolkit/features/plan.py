@@ -1,18 +1,17 @@
 """`find_outdated`: find the patients whose images are missing from a cache or have changed."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.core.errors import MilError
-from mil_toolkit.core.file_state import is_settled
+from mil_toolkit.core.file_state import UNKNOWN_MTIME, known_mtime
 from mil_toolkit.core.files import digest_file
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.opening import MAX_BYTES
 from mil_toolkit.features.rehashes import Rehashes
-from mil_toolkit.features.shards import UNKNOWN_MTIME, Recorded, StoredBag, StoredImage
+from mil_toolkit.features.shards import Recorded, StoredBag, StoredImage
 
 
 class Wanted(NamedTuple):
@@ -138,7 +137,7 @@ def _identify(
         status = path.stat()
         if status.st_size > MAX_BYTES:
             return None
-        image = stored_image(name, status, b"")
+        image = StoredImage(name, b"", status.st_size, known_mtime(status.st_mtime_ns))
         known = by_stat.get(key := (name, status.st_size, status.st_mtime_ns))
         known = known or (None if rehash else rehashes.get(patient, *key))
         if known is None:
@@ -148,9 +147,3 @@ def _identify(
     except (OSError, ValueError, MilError):
         return None
     return image._replace(digest=known)
-
-
-def stored_image(name: str, status: os.stat_result, content_digest: bytes) -> StoredImage:
-    """Return what a shard stores of an image's file."""
-    mtime_ns = status.st_mtime_ns if is_settled(status.st_mtime_ns) else UNKNOWN_MTIME
-    return StoredImage(name, content_digest, status.st_size, mtime_ns)

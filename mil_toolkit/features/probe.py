@@ -16,8 +16,9 @@ from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.cores import available_cores
 from mil_toolkit.core.devices import pick_device, pick_precision
 from mil_toolkit.core.errors import DataError
+from mil_toolkit.features.batch_sizes import default_batch_size
 from mil_toolkit.features.colour import Colour
-from mil_toolkit.features.extract import BATCH_SIZES, choose_colour
+from mil_toolkit.features.extract import choose_colour
 from mil_toolkit.features.failures import Failures
 from mil_toolkit.features.notes import Notes
 from mil_toolkit.features.pipeline import BatchEmbedder, Pipeline
@@ -66,7 +67,7 @@ def probe(
     """
     configs = [in_pixels(config, cohort) for config in configs]
     wanted, colour, place = _chosen(cohort, count), choose_colour(cohort), pick_device(device)
-    number = batch_size or BATCH_SIZES[place.type]
+    number = batch_size or default_batch_size(place)
     readers = threads or (torch.get_num_threads() if place.type == "cpu" else available_cores())
     ready = [
         (config, build_backbone(config.backbone, config.weights, config.image_size)) for config in configs

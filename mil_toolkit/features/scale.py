@@ -9,12 +9,12 @@ from mil_toolkit.features.stain import Pixels
 
 
 def resampled_sides(sides: tuple[int, int], microns_per_pixel: float, scale: float) -> tuple[int, int]:
-    """Return height and width (or width and height) of an image after resampling, in pixels.
+    """Return width and height of an image after resampling, in pixels.
 
     Raises DataError if a side would be less than a pixel, or the image larger than any that is decoded.
 
-    >>> resampled_sides((30, 40), microns_per_pixel=0.2, scale=0.4)
-    (15, 20)
+    >>> resampled_sides((40, 30), microns_per_pixel=0.2, scale=0.4)
+    (20, 15)
     """
     exact = [side * microns_per_pixel / scale for side in sides]
     if min(exact) < 0.5 or not exact[0] * exact[1] <= MAX_PIXELS:
@@ -26,17 +26,22 @@ def resampled_sides(sides: tuple[int, int], microns_per_pixel: float, scale: flo
     return round(exact[0]), round(exact[1])
 
 
-def to_scale(pixels: Pixels, microns_per_pixel: float | None, scale: float | None) -> Pixels:
-    """Resample an image (H, W, 3) from its micrometres per pixel to `scale`; None leaves it as it is.
+def to_scale(image: Image.Image, microns_per_pixel: float | None, scale: float | None) -> Image.Image:
+    """Resample an image from its micrometres per pixel to `scale`; None leaves it as it is.
 
     Raises DataError as `resampled_sides` does.
 
-    >>> to_scale(np.zeros((30, 40, 3), dtype=np.uint8), 0.2, 0.4).shape
-    (15, 20, 3)
+    >>> to_scale(Image.new("RGB", (40, 30)), 0.2, 0.4).size
+    (20, 15)
     """
     if scale is None or microns_per_pixel is None:
-        return pixels
-    height, width = resampled_sides((pixels.shape[0], pixels.shape[1]), microns_per_pixel, scale)
-    if (height, width) == pixels.shape[:2]:
-        return pixels
-    return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+        return image
+    sides = resampled_sides(image.size, microns_per_pixel, scale)
+    return image if sides == image.size else image.resize(sides, Image.Resampling.BILINEAR)
+
+
+def pixels_to_scale(pixels: Pixels, microns_per_pixel: float | None, scale: float | None) -> Pixels:
+    """Resample an image (H, W, 3) as `to_scale` does."""
+    image = Image.fromarray(pixels)
+    resampled = to_scale(image, microns_per_pixel, scale)
+    return pixels if resampled is image else np.asarray(resampled)

@@ -29,7 +29,6 @@ from mil_toolkit.features.shard_scales import SCALES, parse_scales, scale_texts
 from mil_toolkit.features.spec import FILE_NAME as SPEC_NAME
 from mil_toolkit.features.spec import SCHEMA
 
-UNKNOWN_MTIME = -1
 _SHARD_NAME = re.compile(r"[0-9a-f]{64}\.h5")
 _MAX_BYTES = 4096 * MEBIBYTE  # more than a shard of 30,000 images and a bag of a million tiles
 _ADVICE = "Remove it and run mil-extract again, or mil-cache import for imported features."

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from tqdm import tqdm
@@ -12,7 +13,7 @@ from mil_toolkit.features.assembly import BagBuilder
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.pipeline import Pipeline
 from mil_toolkit.features.plan import Outdated, Plan, Wanted, find_outdated
-from mil_toolkit.features.publishing import ShardLimits, publish_in_shards
+from mil_toolkit.features.publishing import Background, ShardLimits, publish_in_shards
 from mil_toolkit.features.rehashes import Rehashes
 from mil_toolkit.features.shards import EmbeddedBag, Recorded
 
@@ -63,10 +64,13 @@ class CacheUpdate:
         if missing:
             self.pipeline.embed.prepare()
         start = time.monotonic()
-        with tqdm(total=missing, unit="image", disable=None) as bar:
-            finished = self.pipeline.finish_bags(plans, bar.update)
+        with (
+            tqdm(total=missing, unit="image", disable=None) as bar,
+            Background(self.cache.publish) as publish,
+            closing(self.pipeline.finish_bags(plans, bar.update)) as finished,
+        ):
             bags = (bag for builder in finished if (bag := self._new_bag(builder)))
-            publish_in_shards(self.cache, bags, self.recorded, SHARD_LIMITS)
+            publish_in_shards(publish, bags, self.recorded, SHARD_LIMITS)
         return time.monotonic() - start
 
     def _new_bag(self, builder: BagBuilder) -> EmbeddedBag | None:

@@ -15,7 +15,7 @@ from mil_toolkit.core.reading import MEBIBYTE, read_input
 from mil_toolkit.features.colour import Colour
 from mil_toolkit.features.decoding import decode
 from mil_toolkit.features.pixels import prepare_noting, resize, saturation_mask
-from mil_toolkit.features.scale import to_scale
+from mil_toolkit.features.scale import pixels_to_scale
 from mil_toolkit.features.sights import Sight
 from mil_toolkit.features.stain import Pixels
 from mil_toolkit.report.contents import Key
@@ -70,7 +70,7 @@ class Pictures:
     def prepared(self, key: Key, original: Pixels, size: int, preprocess: str) -> Pixels | None:
         """Return a decoded image after this preprocessing, `size` pixels wide; None if it is too small."""
         try:
-            resampled = to_scale(original, self.scales.get(key[0]), self.scale)
+            resampled = pixels_to_scale(original, self.scales.get(key[0]), self.scale)
             image = prepare_noting(resampled, size, self.crop, preprocess, self.sampling)
         except DataError:  # the image is smaller than the crop
             self.unreadable.add(key)

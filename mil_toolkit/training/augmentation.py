@@ -13,12 +13,15 @@ def augment(pixels: Tensor, jitter: float, generator: torch.Generator) -> Tensor
     jitter: each colour channel of an image is multiplied by a factor from [1 - jitter, 1 + jitter)
     """
     kinds = torch.randint(SYMMETRIES, (len(pixels),), generator=generator).tolist()
-    turned = torch.stack([turn(image, kind) for image, kind in zip(pixels, kinds, strict=True)])
+    turned = torch.empty_like(pixels)
+    for kind in range(SYMMETRIES):
+        rows = [row for row, drawn in enumerate(kinds) if drawn == kind]
+        turned[rows] = turn(pixels[rows], kind)
     factors = 1 + jitter * (2 * torch.rand(len(pixels), 1, 1, 3, generator=generator) - 1)
     return (turned * factors.to(pixels.device)).round_().clamp_(max=255).to(torch.uint8)
 
 
-def turn(image: Tensor, kind: int) -> Tensor:
-    """Return an image (S, S, 3) in one of its orientations, as `features.orientations.turn` does."""
-    turned = image.rot90(kind % 4)
-    return turned.flip(0) if kind >= SYMMETRIES // 2 else turned
+def turn(images: Tensor, kind: int) -> Tensor:
+    """Return images (..., S, S, 3) in one of their orientations, as `features.orientations.turn` does."""
+    turned = images.rot90(kind % 4, (-3, -2))
+    return turned.flip(-3) if kind >= SYMMETRIES // 2 else turned

@@ -2,57 +2,14 @@
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import BinaryIO
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mil_toolkit.backbones.backbones import Backbone
 from mil_toolkit.backbones.embedder import Normaliser, fuse_batch_norm
 from mil_toolkit.backbones.parts import ALL, divide
-from mil_toolkit.core.errors import UsageError
-
-
-class Spill:
-    """Tensors kept in a file instead of in memory, and read back in the order in which they were written.
-
-    file: ideally without a name (`tempfile.TemporaryFile`), so that it disappears however the process ends.
-        It is not memory-mapped, because mapped pages would count as memory of the process.
-    """
-
-    def __init__(self, file: BinaryIO):
-        self._file = file
-        self._layouts: list[Tensor] = []  # tensors without data, in the order of writing
-
-    def write(self, x: Tensor) -> None:
-        """Append a tensor; raises UsageError if the disk is full."""
-        dense = torch.empty_like(x, device="cpu").copy_(x)
-        try:
-            self._file.write(_bytes(dense))
-            self._file.flush()
-        except OSError as error:
-            raise UsageError(
-                f"Cannot write the intermediate values of fine-tuning to a temporary file: {error.strerror}."
-            ) from None
-        self._layouts.append(torch.empty_like(dense, device="meta"))
-
-    def read(self) -> Iterable[Tensor]:
-        """Yield all tensors in order, then start over with an empty file."""
-        self._file.seek(0)
-        for layout in self._layouts:
-            dense = torch.empty_like(layout, device="cpu")
-            self._file.readinto(_bytes(dense))  # type: ignore[attr-defined]
-            yield dense
-        self._layouts = []
-        self._file.seek(0)
-
-
-def _bytes(dense: Tensor) -> memoryview:
-    """Return the memory of a tensor without gaps, whatever the order of its axes."""
-    flat: NDArray[np.uint8] = dense.as_strided((dense.numel(),), (1,)).view(torch.uint8).numpy()
-    return flat.data
+from mil_toolkit.training.spill import Spill
 
 
 class Halves:

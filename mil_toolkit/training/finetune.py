@@ -22,13 +22,14 @@ from mil_toolkit.features.image_files import ImageFile, ImageFiles
 from mil_toolkit.model.layers import dropout_of, generators
 from mil_toolkit.model.poolings import Instances
 from mil_toolkit.training.augmentation import augment, turn
-from mil_toolkit.training.backpropagation import Halves, Spill, backpropagate
+from mil_toolkit.training.backpropagation import Halves, backpropagate
 from mil_toolkit.training.checkpoints import CheckpointState
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.losses import drop_instances, member_losses, patient_weights
 from mil_toolkit.training.optimizer import Optimizer
 from mil_toolkit.training.patients import Patients
+from mil_toolkit.training.spill import Spill, shelves_for
 
 IMAGES_AT_ONCE = 4096  # images of whole bags in one pass of the head
 
@@ -127,7 +128,8 @@ class Finetuner:
         chunks = self.files.chunks(files, config.chunk, self.options.device)
         augmented = (augment(pixels, config.jitter, augmentation) for pixels in chunks)
         with tempfile.TemporaryFile(dir=self.options.folder) as file:
-            backpropagate(augmented, self.halves, loss_of, Spill(file), self.scaler.scale)
+            spill = Spill(file, shelves_for(self.options.device))
+            backpropagate(augmented, self.halves, loss_of, spill, self.scaler.scale)
 
     def _loss(self, embeddings: Tensor, group: Tensor, members: Sequence[torch.Generator]) -> Tensor:
         """Return the sum () of the heads' losses on a group of bags with these embeddings (N, width)."""

@@ -16,6 +16,7 @@ from support.drawn_smears import Ellipse, draw_smear
 
 from mil_toolkit.config import PREPROCESS_NAMES, Sampling
 from mil_toolkit.core.errors import DataError
+from mil_toolkit.features import nucleus as nucleus_module
 from mil_toolkit.features import pixels as images
 from mil_toolkit.features.decoding import decode
 from mil_toolkit.features.nucleus import Nucleus, Search
@@ -288,6 +289,21 @@ def test_prepare_crops_resizes_and_masks_in_this_order() -> None:
     assert np.array_equal(prepare(RGB, 32, 0, "none"), resize(RGB, 32))
 
 
+@pytest.mark.parametrize(("size", "crop"), [(9, 0), (13, 0), (32, 0), (5, 7), (7, 7), (32, 5), (4, 9)])
+@pytest.mark.parametrize("preprocess", ["none", "saturation-mask"])
+def test_an_image_gives_the_same_bits_as_its_array(size: int, crop: int, preprocess: str) -> None:
+    """Cropping and resizing an image of Pillow, against the same on arrays; smaller and larger sizes."""
+    shown = resize(centre_crop(RGB, crop) if crop else RGB, size)
+    expected = saturation_mask(shown) if preprocess == "saturation-mask" else shown
+    assert np.array_equal(prepare(Image.fromarray(RGB), size, crop, preprocess), expected)
+
+
+@pytest.mark.parametrize("preprocess", ["cell-crop", "cell-mask"])
+def test_a_cell_of_an_image_is_that_of_its_array(preprocess: str) -> None:
+    image, array = (prepare_noting(smear, 32, 80, preprocess) for smear in (Image.fromarray(SMEAR), SMEAR))
+    assert np.array_equal(image.pixels, array.pixels) and image[1:] == array[1:]
+
+
 def test_preprocess_names_are_those_of_the_command() -> None:
     """The table and the command line have the same names."""
     assert tuple(images.PREPROCESSES) == PREPROCESS_NAMES
@@ -377,7 +393,7 @@ def test_masks_of_large_images_fit_their_pixels() -> None:
 def _found(monkeypatch: pytest.MonkeyPatch, mask: np.ndarray) -> Nucleus:
     """Let the search find a nucleus of this shape at the centre of the image."""
     nucleus = Nucleus(mask.shape[0] / 2, mask.shape[1] / 2, mask)
-    monkeypatch.setattr(images, "find_nucleus", lambda _: Search(nucleus, "one"))
+    monkeypatch.setattr(nucleus_module, "find_nucleus", lambda _: Search(nucleus, "one"))
     return nucleus
 
 

@@ -20,12 +20,12 @@ from support.tiny_images import (
 )
 
 from mil_toolkit.cohort.cohort import read_cohort
+from mil_toolkit.core.file_state import UNKNOWN_MTIME
 from mil_toolkit.core.files import digest_file
 from mil_toolkit.features import pipeline
 from mil_toolkit.features import plan as plan_module
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
-from mil_toolkit.features.shards import UNKNOWN_MTIME
 
 pytestmark = pytest.mark.usefixtures("built_once")
 
@@ -35,7 +35,7 @@ def test_an_unchanged_cohort_is_not_read_again(toml: Path, monkeypatch: pytest.M
     first = run(toml)
     shards = sorted(first.folder.iterdir())
     monkeypatch.setattr(plan_module, "digest_file", None)
-    monkeypatch.setattr(pipeline, "decode_noting", None)
+    monkeypatch.setattr(pipeline, "read_prepared", None)
     assert run(toml).extracted == 0
     assert sorted(first.folder.iterdir()) == shards
 

@@ -11,18 +11,19 @@ from support.tiny_images import bags_of, draw, same, write_cohort
 
 from mil_toolkit.backbones.encoders import ENCODERS
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import ExtractionConfig, StudyConfig
+from mil_toolkit.config import ExtractionConfig, Sampling, StudyConfig
 from mil_toolkit.core.errors import DataError, UsageError
+from mil_toolkit.features import pipeline
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import Extraction, check_options, extract
 from mil_toolkit.features.image_files import ImageFiles
 from mil_toolkit.features.opening import MAX_PIXELS
 from mil_toolkit.features.pixels import prepare
 from mil_toolkit.features.resolution import in_pixels
-from mil_toolkit.features.scale import resampled_sides, to_scale
+from mil_toolkit.features.scale import pixels_to_scale, resampled_sides
 from mil_toolkit.features.shard_layout import ShardProblem
 from mil_toolkit.features.shard_scales import parse_scales, scale_texts
-from mil_toolkit.features.spec import folder_name, scale_of, preparation_problems
+from mil_toolkit.features.spec import folder_name, preparation_problems, scale_of
 from mil_toolkit.report.pictures import Pictures
 from mil_toolkit.study.methods import methods_paragraph
 from mil_toolkit.study.records import FeaturesIdentity
@@ -62,15 +63,15 @@ def test_shrinking_averages_all_pixels(factor: int) -> None:
     """A bilinear filter that only looks at the four nearest pixels would return the stripes' brightness."""
     stripes = np.zeros((32, 32, 3), dtype=np.uint8)
     stripes[::factor] = 200
-    small = to_scale(stripes, 0.25, 0.25 * factor).astype(int)
+    small = pixels_to_scale(stripes, 0.25, 0.25 * factor).astype(int)
     assert small.shape == (32 // factor, 32 // factor, 3)
     assert abs(small[1:-1] - 200 / factor).max() <= 200 / factor / 3
 
 
 def test_constant_images_stay_constant_and_the_same_scale_changes_nothing() -> None:
-    assert (to_scale(np.full((30, 44, 3), 77, dtype=np.uint8), 0.25, 0.4) == 77).all()
+    assert (pixels_to_scale(np.full((30, 44, 3), 77, dtype=np.uint8), 0.25, 0.4) == 77).all()
     image = pixels(30, 44)
-    assert to_scale(image, 0.25, 0.25) is image and to_scale(image, 0.25, None) is image
+    assert pixels_to_scale(image, 0.25, 0.25) is image and pixels_to_scale(image, 0.25, None) is image
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_embeddings_are_those_of_images_resampled_before_the_crop(toml: Path, tm
     scales = {"P1": "0.25", "P2": "0.5", "P3": "0.125", "P4": "0.25"}
     resampled = write_cohort(tmp_path / "resampled", BAGS)
     for path in (toml.parent / "images").rglob("*.png"):
-        image = to_scale(np.array(Image.open(path)), float(scales[path.parent.name]), 0.25)
+        image = pixels_to_scale(np.array(Image.open(path)), float(scales[path.parent.name]), 0.25)
         Image.fromarray(image).save(resampled.parent / "images" / path.parent.name / path.name)
     one = run(with_scales(toml, scales), ExtractionConfig("resnet18", "random", 32, crop=16, scale=0.25))
     other = run(resampled, ExtractionConfig("resnet18", "random", 32, crop=16))
@@ -106,6 +107,20 @@ def test_embeddings_are_those_of_images_resampled_before_the_crop(toml: Path, tm
     again = ImageFiles(read_cohort(resampled), FeatureCache.open(other.folder))
     for first, second in zip(files.of(["P2", "P3"]), again.of(["P2", "P3"]), strict=True):
         assert (files._read(first) == again._read(second)).all()
+
+
+def test_decoder_processes_resample_and_sample_as_threads_do(
+    toml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ExtractionConfig(
+        "resnet18", "random", 32, scale=0.25, sampling=Sampling("bicubic", "centre", 0.9)
+    )
+    with_scales(toml, {"P1": "0.25", "P2": "0.5", "P3": "0.125", "P4": "0.3"})
+    threads = bags_of(run(toml, config))
+    (toml.parents[1] / "cache").rename(toml.parents[1] / "by threads")
+    monkeypatch.setattr(pipeline, "wants_processes", lambda *_: True)
+    processes = run(toml, config)
+    assert processes.extracted == 5 and same(bags_of(processes), threads)
 
 
 def test_a_corrected_resolution_is_embedded_again_and_nothing_else(toml: Path) -> None:
@@ -237,7 +252,7 @@ def test_specs_with_another_scale_are_refused(toml: Path, scale: float) -> None:
 def test_images_of_another_resolution_that_vanish_are_reported_as_unreadable(toml: Path) -> None:
     draw(toml.parent / "images/P2/0.png", 5)
     with_scales(toml, {**dict.fromkeys(BAGS, "0.25"), "P2": "0.0001"})
-    with pytest.raises(DataError, match=r"P2/0\.png: 40 x 48 pixels of 0\.0001 micrometres are less than"):
+    with pytest.raises(DataError, match=r"P2/0\.png: 48 x 40 pixels of 0\.0001 micrometres are less than"):
         run(toml, ExtractionConfig("resnet18", "random", 32, scale=0.25))
 
 
@@ -247,7 +262,7 @@ def test_the_report_shows_the_resampled_window(toml: Path) -> None:
     pictures = Pictures({("P1", "0.png"): path}, {}, 16, 32, None, "none", 0.5, {"P1": 0.25})
     shown = pictures.pixels(("P1", "0.png"), 32)
     assert shown is not None
-    resampled = to_scale(np.array(Image.open(path)), 0.25, 0.5)
+    resampled = pixels_to_scale(np.array(Image.open(path)), 0.25, 0.5)
     assert (shown == prepare(resampled, 32, 16, "none")).all()
     assert not (shown == prepare(np.array(Image.open(path)), 32, 16, "none")).all()
 

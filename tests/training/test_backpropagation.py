@@ -14,7 +14,8 @@ from mil_toolkit.backbones.embedder import Normaliser
 from mil_toolkit.backbones.parts import ALL, divide, last_stage
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.training.augmentation import augment
-from mil_toolkit.training.backpropagation import Halves, Spill, backpropagate
+from mil_toolkit.training.backpropagation import Halves, backpropagate
+from mil_toolkit.training.spill import Shelf, Spill
 
 CPU = torch.device("cpu")
 NETWORKS = ("timm:vit_tiny_patch16_224", "timm:convnext_atto")  # two examples of timm:NAME
@@ -163,28 +164,16 @@ def test_a_network_that_cannot_be_traced_can_only_be_trained_whole() -> None:
     assert isinstance(divide(Branching(), ALL)[1], Branching)
 
 
-def test_a_spill_returns_tensors_in_order_and_with_their_layout() -> None:
-    spill = Spill(io.BytesIO())
-    for _ in range(2):
-        written = [
-            torch.randn(3, 4, 5, 5).to(memory_format=torch.channels_last),
-            torch.randn(2, 7, dtype=torch.bfloat16),
-            random_pixels(2, 4)[:, ::2],
-        ]
-        for tensor in written:
-            spill.write(tensor)
-        read = list(spill.read())
-        assert all(torch.equal(one, other) for one, other in zip(read, written, strict=True))
-        assert read[0].is_contiguous(memory_format=torch.channels_last)
-
-
-def test_a_full_disk_is_reported() -> None:
-    class Full(io.BytesIO):
-        def flush(self) -> None:
-            raise OSError(28, "No space left on device")
-
-    with pytest.raises(UsageError, match="No space left"):
-        Spill(Full()).write(torch.zeros(4))
+@pytest.mark.parametrize("size", [1, 40_000, 2**30], ids=["file", "both", "memory"])
+def test_where_the_spill_puts_tensors_does_not_change_any_bit(size: int) -> None:
+    """Two chunks of layer4's inputs are 32 KiB each."""
+    halves, images = Halves(backbone("resnet18"), "layer4", CPU, torch.float32), random_pixels(16)
+    backpropagate(images.split(8), halves, attended, Spill(io.BytesIO()))
+    expected, file = gradients(halves), io.BytesIO()
+    backpropagate(images.split(8), halves, attended, Spill(file, [Shelf(CPU, size)]))
+    actual = gradients(halves)
+    assert all(torch.equal(actual[name], gradient) for name, gradient in expected.items())
+    assert len(file.getvalue()) == {1: 2 * 2**15, 40_000: 2**15, 2**30: 0}[size]
 
 
 def test_augmented_images_enter_both_passes() -> None:

@@ -1,5 +1,6 @@
 """`Finetuner`: steps of a backbone with its heads, and its checkpoints."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,11 @@ from support.studies import Tiny
 from mil_toolkit.backbones.backbones import build_backbone
 from mil_toolkit.config import FinetuneConfig, HeadConfig
 from mil_toolkit.core.errors import DataError
+from mil_toolkit.features import image_files
+from mil_toolkit.features.colour import Colour
+from mil_toolkit.features.decoding import Decoded, decode_noting
 from mil_toolkit.features.image_files import ImageFiles
+from mil_toolkit.features.kept_pixels import KeptPixels
 from mil_toolkit.training import finetune
 from mil_toolkit.training.checkpoints import publish_tensors, read_tensors
 from mil_toolkit.training.finetune import Finetuner, FinetunerOptions
@@ -49,6 +54,31 @@ def test_it_resumes_in_the_middle_of_an_epoch(tiny: Tiny, tmp_path: Path) -> Non
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".safetensors"], (
         "temporary files have no name"
     )
+
+
+def test_images_are_decoded_in_the_first_epoch_only(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where memory has room for their pixels; the bits are the same where it has none."""
+    decoded: list[bytes] = []
+    decode, now = decode_noting, time.time_ns() + 10**10  # the images were written long ago
+
+    def decode_counting(content: bytes, colour: Colour | None = None) -> Decoded:
+        decoded.append(content)
+        return decode(content, colour)
+
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    monkeypatch.setattr(image_files, "decode_noting", decode_counting)
+    keeping, reading = finetuner(tiny, tmp_path), finetuner(tiny, tmp_path)
+    reading.files.kept = KeptPixels(0)
+    for trained in (keeping, reading):
+        decoded.clear()
+        while trained.epoch < 2:
+            trained.advance()
+        assert trained.patients.bags is not None
+        images = len(trained.patients.bags.instances)
+        assert len(decoded) == (images if trained is keeping else 2 * images)
+    assert all(torch.equal(tensor, reading.tensors()[name]) for name, tensor in keeping.tensors().items())
 
 
 def test_bags_processed_one_after_the_other_are_one_mini_batch(
