@@ -252,5 +252,5 @@ def test_a_batch_is_begun_before_the_embeddings_of_the_one_before_are_waited_for
     embed.__dict__["_transfer"] = log
     embedded = list(embed.one_late(batches()))
     values = [[row.tolist() for row in batch.embeddings] for batch in embedded]
-    assert values == [[[number]] for number in range(1, 8)]
+    assert values == [[[[number]]] for number in range(1, 8)]  # one orientation of one image
     assert log.events[:4] == ["begin 1", "begin 2", "finish 1", "begin 3"] and log.events[-1] == "finish 7"
