@@ -191,7 +191,7 @@ def _configs(arguments: argparse.Namespace) -> list[ExtractionConfig]:
     crop = arguments.crop
     shown = (arguments.image_size, crop.pixels, arguments.preprocess, crop.micrometres)
     return [
-        ExtractionConfig(*names, *shown, _scale(arguments.scale, names[0]))
+        ExtractionConfig(*names, *shown, _scale(arguments.scale, names[0]), augment=arguments.augment)
         for names in zip(backbones, weights, strict=True)
     ]
 
