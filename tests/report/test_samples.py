@@ -13,7 +13,7 @@ from support.reports import text_of
 from support.studies import Viewed, weighed
 
 from mil_toolkit.core.reading import read_input
-from mil_toolkit.features import pixels as pixels_module
+from mil_toolkit.features import nucleus
 from mil_toolkit.features.nucleus import Search, find_nucleus
 from mil_toolkit.features.pixels import prepare, resize
 from mil_toolkit.report import pictures as pictures_module
@@ -166,7 +166,7 @@ def test_a_page_with_images_in_doubt_says_so_and_keeps_within_its_size(
     def doubting(pixels: np.ndarray) -> Search:
         return find_nucleus(pixels)._replace(sight="cut")
 
-    monkeypatch.setattr(pixels_module, "find_nucleus", doubting)
+    monkeypatch.setattr(nucleus, "find_nucleus", doubting)
     html = shown_as(contents, "cell-crop", 24)
     doubtful = html.partition("Images in doubt")[2].partition("</ul>")[0]
     assert doubtful.count("<figure") == MOST and doubtful.count(": nucleus cut by the border") >= MOST
