@@ -29,6 +29,12 @@ from mil_toolkit.features.shards import StoredImage
 from mil_toolkit.features.sights import Sight
 from mil_toolkit.features.stain import Pixels
 
+# By whether the network computes in float16. Elsewhere only the embedding itself is rounded to it.
+NOT_FINITE = {
+    True: "values within the network exceed float16. Use mil-extract --precision float32.",
+    False: "its embedding exceeds float16. Other weights?",
+}
+
 
 class LoadedImage(NamedTuple):
     """An image that was read; pixels (image_size, image_size, 3) uint8.
@@ -183,7 +189,7 @@ class Pipeline:
             if np.isfinite(embedding).all():
                 image.job.bag.fill(image.job.position, image.image, embedding)
             else:
-                self._give_up(image.job, "its embedding exceeds float16. Other weights?")
+                self._give_up(image.job, NOT_FINITE[self.embed.precision == "float16"])
 
     def _give_up(self, job: Job, reason: str) -> None:
         self.failures.add(job.bag.wanted.patient_id, job.name, job.path, reason)
