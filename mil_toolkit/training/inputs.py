@@ -109,7 +109,7 @@ class Inputs:
     def moments(self) -> list[Moments]:
         """Moments of each fold's training embeddings."""
         assert self.patients.bags is not None
-        return fold_moments(self.patients.bags, self.trains)
+        return fold_moments(self.patients.bags, self.trains, self.device)
 
     def projections(self, config: HeadConfig) -> list[Projection]:
         """Return the projection of each fold for this configuration."""
@@ -219,8 +219,8 @@ class Inputs:
             bags = self.patients.bags
             assert bags is not None
             projections = self._widest_projections(standardise)
-            views = [projection(bags.instances).to(self.dtype) for projection in projections]
-            self._projected[standardise] = torch.stack(views).to(self.device)
+            views = [projection.on(self.device, bags.instances).to(self.dtype) for projection in projections]
+            self._projected[standardise] = torch.stack(views)
         return self._projected[standardise]
 
     @property
@@ -233,7 +233,8 @@ class Inputs:
         key = config.standardise, self.embedding_width(config)
         if key not in self._files:
             self._files = {}  # its space is free before the next file needs it
-            self._files = {key: ProjectedFile.write(bags, self.projections(config), self.dtype)}
+            projections = self.projections(config)
+            self._files = {key: ProjectedFile.write(bags, projections, self.dtype, self.device)}
         return self._files[key]
 
     def _raw_rows(self, rows: Tensor) -> Tensor:

@@ -34,5 +34,5 @@ def test_torchrun_says_how_many_processes_share_the_machine(
 @pytest.mark.parametrize("text", ["", "-1", "one", "\u00b2"])
 def test_a_value_that_is_not_a_number_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", text)
-    with pytest.raises(UsageError, match="LOCAL_WORLD_SIZE is .* Expected a number from 0"):
+    with pytest.raises(UsageError, match=r"LOCAL_WORLD_SIZE is .* Expected a number from 0"):
         local_processes()
