@@ -1,4 +1,4 @@
-"""`in_whole_batch`: apply a network to a batch of a fixed size, whose kernels then do not depend on the rest."""
+"""`in_whole_batch`: apply a network to a fixed number of images, however many there are."""
 
 from collections.abc import Callable
 

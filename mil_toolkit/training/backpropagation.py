@@ -91,7 +91,7 @@ class Halves:
             )
 
     def frozen(self, pixels: Tensor) -> Tensor:
-        """Apply the frozen half to pixels (n, S, S, 3) uint8; returns inputs of the trained half in `dtype`."""
+        """Apply the frozen half to pixels (n, S, S, 3) uint8: inputs of the trained half, in `dtype`."""
         return in_whole_batch(self._before, pixels, self.chunk)
 
     def trained(self, entering: Tensor) -> Tensor:

@@ -135,8 +135,9 @@ class Finetuner:
         config, sizes = self.model.config, self.patients.bags.sizes[group]
         kept = drop_instances(sizes.tolist(), config.instance_dropout, members).to(embeddings.device)
         bags = Instances.of(self.projection(embeddings)[None], sizes, len(members))
-        logits = self.model(replace(bags, kept=kept), self.metadata[:, group], dropout_of(members))
-        return member_losses(logits, self.labels[group], self.weights[:, group], config).sum()
+        places = group.to(embeddings.device)
+        logits = self.model(replace(bags, kept=kept), self.metadata[:, places], dropout_of(members))
+        return member_losses(logits, self.labels[places], self.weights[:, places], config).sum()
 
     def _move(self) -> None:
         """Update heads and backbone with the accumulated gradients, and clear these."""
@@ -230,5 +231,5 @@ def _like(parameter: Tensor, moment: Tensor) -> Tensor:
     In another one, kernels of CUDA add in another order. The number of steps () has no format.
     """
     if moment.shape != parameter.shape:
-        return moment
+        return moment.clone()
     return torch.empty_like(parameter, dtype=moment.dtype).copy_(moment)
