@@ -10,12 +10,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from mil_toolkit.config import HeadConfig
-from mil_toolkit.features.bags import StreamedBags
+from mil_toolkit.features.bags import PART, StreamedBags
 from mil_toolkit.model.poolings import Instances
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.projected import ProjectedFile
-from mil_toolkit.training.projection import MOST_COMPONENTS, Moments, Projection, fit_projection, fold_moments
+from mil_toolkit.training.projection import (
+    CPU,
+    MOST_COMPONENTS,
+    Moments,
+    Projection,
+    fit_projection,
+    fold_moments,
+)
 
 _ROW_MULTIPLE = 128  # the number of rows of a mini-batch is a multiple of this
 
@@ -109,7 +116,9 @@ class Inputs:
     def moments(self) -> list[Moments]:
         """Moments of each fold's training embeddings."""
         assert self.patients.bags is not None
-        return fold_moments(self.patients.bags, self.trains, self.device)
+        bags = self.patients.bags
+        large = int(bags.offsets[-1]) > PART  # fewer take longer to copy than to sum
+        return fold_moments(bags, self.trains, self.device if large else CPU)
 
     def projections(self, config: HeadConfig) -> list[Projection]:
         """Return the projection of each fold for this configuration."""
