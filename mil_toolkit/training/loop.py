@@ -138,8 +138,8 @@ class _Population:
         moved = torch.cat(drawn, 1).to(self.inputs.device, non_blocking=True)
         parts = moved.split([rows * width for rows, width, _ in shapes], 1)
         kept = [part.unflatten(1, shape[:2]) for part, shape in zip(parts, shapes, strict=True)]
-        each = len(self.model.dropouts)
-        return [drawn_dropout(kept[place : place + each]) for place in range(0, len(kept), each)]
+        count = len(self.model.dropouts)
+        return [drawn_dropout(kept[first : first + count]) for first in range(0, len(kept), count)]
 
     def _update(self, step: _Step, rate: float) -> Tensor:
         """Update the members on one mini-batch, and return their logits (K, b) from before the update."""

