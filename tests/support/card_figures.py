@@ -120,7 +120,7 @@ def decoders(place: Place) -> Speeds:
         ways[f"threads_{count}"] = lambda count=count: sum(
             len(batch) for batch in load_batches(iter(paths), load, 64, count, place.device)
         )
-    count = place.size(16, 2)
+    count = place.size(16, 1)
     with ProcessPoolExecutor(count, get_context("spawn")) as pool:
         ways[f"processes_{count}"] = lambda: sum(1 for _ in pool.map(load.size_of, paths, chunksize=32))
         seconds = in_turn(place, ways, place.size(3, 1))

@@ -43,18 +43,20 @@ class PretendedTensor(Tensor):
         return self.detach()
 
     @data.setter
-    def data(self, other: "PretendedTensor") -> None:
+    def data(self, other: Tensor) -> None:
+        assert isinstance(other, PretendedTensor)
         self.host = other.host
         torch._C.TensorBase.data.__set__(self, other)  # type: ignore[attr-defined]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PretendedTensor":
-        copied = PretendedTensor(self.host.clone()).requires_grad_(self.requires_grad)
+        copied = PretendedTensor(self.host.clone())
+        copied.requires_grad_(self.requires_grad)
         copied._is_param = getattr(self, "_is_param", False)  # type: ignore[attr-defined]
         memo[id(self)] = copied
         return copied
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
