@@ -20,6 +20,7 @@ from mil_toolkit.bundle import fit
 from mil_toolkit.core.errors import OutOfMemory
 from mil_toolkit.study import ablation, jobs, trial
 from mil_toolkit.training.finetune import Finetuner
+from mil_toolkit.training.procedure import run_trial
 
 Patch = pytest.MonkeyPatch
 
@@ -58,12 +59,11 @@ def test_a_study_names_the_workers_and_continues(
     tiny: Tiny, tiny_options: Sequence[object], tmp_path: Path, command: Command, monkeypatch: Patch
 ) -> None:
     """The trial that lacked memory is run again, with the same result as in a study that never lacked any."""
-    run = trial.run_trial
     begun: list[int] = []
 
     def lacks_memory(*arguments: Any) -> Any:
         begun.append(1)
-        return run(*arguments) if len(begun) == 1 else fail()
+        return run_trial(*arguments) if len(begun) == 1 else fail()
 
     options = (*tiny_options, "--outer-folds", 0, "--device", "cpu", "--study")
     with monkeypatch.context() as patch:

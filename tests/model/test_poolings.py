@@ -365,9 +365,9 @@ def move(pool: nn.Module, device: str) -> None:
         for name, value in module._parameters.items():
             assert value is not None
             module._parameters[name] = nn.Parameter(torch.empty(value.shape, device=device))
-        for name, value in module._buffers.items():
-            assert value is not None
-            module._buffers[name] = torch.empty(value.shape, device=device)
+        for name, buffer in module._buffers.items():
+            assert buffer is not None
+            module._buffers[name] = torch.empty(buffer.shape, device=device)
 
 
 def on(device: str, sizes: Sequence[int]) -> Instances:
