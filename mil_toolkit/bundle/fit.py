@@ -16,6 +16,7 @@ from mil_toolkit.bundle.scale import training_scales
 from mil_toolkit.bundle.tensors import head_tensors
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import FinetuneConfig
+from mil_toolkit.core.device_memory import explain_out_of_memory
 from mil_toolkit.core.devices import pick_device, training_dtype
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.files import digest
@@ -72,7 +73,7 @@ def fit(
     place = pick_device(device)
     patients = Patients.of(cohort.labelled(), cache)
     seed = members_path(study.config.seed, FINAL)
-    with fixed_threads(study.config.threads):
+    with fixed_threads(study.config.threads), explain_out_of_memory("Use --device cpu."):
         head = refit(patients, best.config, best.epoch, members, seed, place, training_dtype(place))
     about = _about(cohort, cache, study, best, scores, patients)
     if not anonymous:

@@ -26,7 +26,7 @@ from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
 from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.features.bags import PART
 from mil_toolkit.features.cache import FeatureCache, named_cache
-from mil_toolkit.features.extract import TOLERANCE, extract
+from mil_toolkit.features.extract import extract, tolerance
 from mil_toolkit.features.spec import Spec, holds_spec, scale_of, spec_differences
 from mil_toolkit.study.records import ColumnRecord
 from mil_toolkit.study.tables import attention_table
@@ -231,7 +231,7 @@ def _warn_of_other_embeddings(bundle: ModelBundle, cohort: Cohort, cache: Featur
             " same image differ little: %s.",
             printable(", ".join(present)),
             printable(", ".join(trained)),
-            TOLERANCE,
+            tolerance([*present, *trained]),
         )
 
 
@@ -242,11 +242,12 @@ def extract_as_trained(
     device: str = "auto",
     weights: Path | None = None,
     any_scale: bool = False,
+    batch_size: int | None = None,
 ) -> FeatureCache | None:
     """Embed a cohort's images exactly as the training images were; existing embeddings are reused.
 
     weights: checkpoint of the backbone, see `ModelBundle.build_backbone`
-    any_scale: see `predict`
+    any_scale: see `predict`; batch_size: see `extract`
     Returns None for a model that does not look at images. Raises DataError for patients without images and,
     unless `any_scale`, with images of another scale; and the errors of `ModelBundle.backbone_source` and
     `build_backbone` (before any image is embedded) and of `extract`.
@@ -261,7 +262,9 @@ def extract_as_trained(
         raise DataError(problems)
     backbone = bundle.backbone_source(root, weights)
     colour = trained.spec.get("colour")
-    done = extract(cohort, config, root, device=device, backbone=backbone, colour=colour)
+    done = extract(
+        cohort, config, root, device=device, batch_size=batch_size, backbone=backbone, colour=colour
+    )
     return FeatureCache.open(done.folder)
 
 

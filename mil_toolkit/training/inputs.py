@@ -10,12 +10,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from mil_toolkit.config import HeadConfig
-from mil_toolkit.features.bags import StreamedBags
+from mil_toolkit.features.bags import PART, StreamedBags
 from mil_toolkit.model.poolings import Instances
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.projected import ProjectedFile
-from mil_toolkit.training.projection import MOST_COMPONENTS, Moments, Projection, fit_projection, fold_moments
+from mil_toolkit.training.projection import (
+    CPU,
+    MOST_COMPONENTS,
+    Moments,
+    Projection,
+    fit_projection,
+    fold_moments,
+)
 
 _ROW_MULTIPLE = 128  # the number of rows of a mini-batch is a multiple of this
 
@@ -109,7 +116,9 @@ class Inputs:
     def moments(self) -> list[Moments]:
         """Moments of each fold's training embeddings."""
         assert self.patients.bags is not None
-        return fold_moments(self.patients.bags, self.trains)
+        bags = self.patients.bags
+        large = int(bags.offsets[-1]) > PART  # fewer take longer to copy than to sum
+        return fold_moments(bags, self.trains, self.device if large else CPU)
 
     def projections(self, config: HeadConfig) -> list[Projection]:
         """Return the projection of each fold for this configuration."""
@@ -219,8 +228,8 @@ class Inputs:
             bags = self.patients.bags
             assert bags is not None
             projections = self._widest_projections(standardise)
-            views = [projection(bags.instances).to(self.dtype) for projection in projections]
-            self._projected[standardise] = torch.stack(views).to(self.device)
+            views = [projection.on(self.device, bags.instances).to(self.dtype) for projection in projections]
+            self._projected[standardise] = torch.stack(views)
         return self._projected[standardise]
 
     @property
@@ -233,7 +242,8 @@ class Inputs:
         key = config.standardise, self.embedding_width(config)
         if key not in self._files:
             self._files = {}  # its space is free before the next file needs it
-            self._files = {key: ProjectedFile.write(bags, self.projections(config), self.dtype)}
+            projections = self.projections(config)
+            self._files = {key: ProjectedFile.write(bags, projections, self.dtype, self.device)}
         return self._files[key]
 
     def _raw_rows(self, rows: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mil_toolkit.features.bags import PART, StreamedBags
 from mil_toolkit.training.mapped import MappedTensor
-from mil_toolkit.training.projection import Projection
+from mil_toolkit.training.projection import CPU, Projection
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,15 @@ class ProjectedFile:
 
     @classmethod
     def write(
-        cls, bags: StreamedBags, projections: Sequence[Projection], dtype: torch.dtype
+        cls,
+        bags: StreamedBags,
+        projections: Sequence[Projection],
+        dtype: torch.dtype,
+        device: torch.device = CPU,
     ) -> "ProjectedFile":
         """Read all embeddings once and write their F projections, which have the same number of columns.
+
+        device: that projects them
 
         Raises UsageError where the folder for temporary files has too little space.
         """
@@ -34,7 +40,7 @@ class ProjectedFile:
         for rows in torch.arange(count).split(PART):
             embeddings = bags.embeddings(rows)
             for fold, projection in enumerate(projections):
-                tensor.write(fold * count + int(rows[0]), projection(embeddings))
+                tensor.write(fold * count + int(rows[0]), projection.on(device, embeddings).cpu())
         return cls(tensor, count)
 
     def read(self, rows: Tensor, folds: Sequence[int]) -> Tensor:
