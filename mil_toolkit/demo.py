@@ -16,7 +16,7 @@ from mil_toolkit.bundle.predict import Predictions, predict, write_submission
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.cohort.synthetic import COHORT_TOML, TRUTH, draw_cohort
 from mil_toolkit.config import ExtractionConfig, RunConfig, StudyConfig
-from mil_toolkit.core.errors import DataError, UsageError
+from mil_toolkit.core.errors import DataError, OutOfMemory, UsageError
 from mil_toolkit.core.outputs import check_outputs
 from mil_toolkit.core.reading import MEBIBYTE, read_input
 from mil_toolkit.evaluation.intervals import draw_patients, percentile_interval
@@ -132,7 +132,10 @@ def _tables(output: Path) -> tuple[Path, Path, Path]:
 def _extract(cohort: Cohort, output: Path, device: str) -> FeatureCache:
     config = _with_weights(EXTRACTION)
     logger.info("Embedding %d images with %s ...", sum(map(len, cohort.images.values())), config.backbone)
-    return FeatureCache.open(extract(cohort, config, output / "cache", device=device).folder)
+    try:
+        return FeatureCache.open(extract(cohort, config, output / "cache", device=device).folder)
+    except OutOfMemory as error:
+        raise OutOfMemory(error.situation, "Use --device cpu.") from None
 
 
 def _write(output: Path, predicted: Predictions, cohort: Cohort) -> tuple[Path, Path, Path]:

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import HeadConfig, StudyConfig, ThresholdRule, head_config, tunables
+from mil_toolkit.core.device_memory import explain_out_of_memory
 from mil_toolkit.core.devices import pick_device, training_dtype
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.seeds import FINAL, derive_seed, inner_folds_path, members_path, trial_path
@@ -172,10 +173,11 @@ class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         splits, _ = make_splits(patients.labels, self.folds, seed, groups=groups)
         inputs = Inputs(replace(patients, groups=groups), [split.train for split in splits], device, dtype)
         trial_seed, member_seed = trial_path(self.seed, FINAL, 0), members_path(self.seed, FINAL)
-        self.n_epochs_ = run_trial(inputs, config, self.objective, trial_seed).epoch
-        curves = cross_fit_members(inputs, config, self.n_epochs_, self.members, member_seed)
-        self.decision_ = decide(curves, rule)
-        self.head_ = refit(patients, config, self.n_epochs_, self.members, member_seed, device, dtype)
+        with explain_out_of_memory("Use a smaller batch_size, or device='cpu'."):
+            self.n_epochs_ = run_trial(inputs, config, self.objective, trial_seed).epoch
+            curves = cross_fit_members(inputs, config, self.n_epochs_, self.members, member_seed)
+            self.decision_ = decide(curves, rule)
+            self.head_ = refit(patients, config, self.n_epochs_, self.members, member_seed, device, dtype)
         return self
 
     def predict_proba(self, X: Data) -> np.ndarray:

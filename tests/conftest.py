@@ -37,8 +37,6 @@ for _signal in (signal.SIGTERM, signal.SIGALRM, signal.SIGHUP):
     signal.signal(_signal, signal.SIG_DFL)
 signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
-# Every machine runs the same tests. CUDA reads the variable when it is first used, which is after this line.
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ.pop("PYTHONUNBUFFERED", None)  # it changes what a command that cannot write ends with
 
 # For tensors this small, a second thread costs more time than it saves.
@@ -56,6 +54,15 @@ TINY_STUDY = StudyConfig(
     members=2,
     settings={"epochs": (3,), "hidden": (32,), "pooling": ("attention",)},
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide CUDA devices, so that every machine runs the same tests, unless those of a card are asked for.
+
+    CUDA reads the variable when it is first used, which is after this.
+    """
+    if config.getoption("markexpr") != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def make_patients(count: int = 12, width: int = 6, seed: int = 0, images: bool = True) -> Patients:

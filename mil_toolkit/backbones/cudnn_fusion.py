@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mil_toolkit.backbones.fusion import RELU, Followed, fuse_followers
+from mil_toolkit.core.device_memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def fuse_for_cudnn(network: nn.Module, count: int, side: int) -> nn.Module:
 
     Returns the network itself if its forward cannot be traced, or if cuDNN has no such kernels for this
     device, precision or size. This is found out by one batch and not by timing, so that the same device
-    always computes the same bits. Raises torch.OutOfMemoryError if the batch does not fit.
+    always computes the same bits. Raises the errors of `is_out_of_memory` if the batch does not fit.
     """
     fused = fuse_followers(network, side, _fuse)
     if not any(isinstance(layer, CudnnConvolution) for layer in fused.modules()):
@@ -47,9 +48,9 @@ def fuse_for_cudnn(network: nn.Module, count: int, side: int) -> nn.Module:
     try:
         with torch.inference_mode():
             fused(images.to(memory_format=torch.channels_last))
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         logger.info("Convolutions are not fused with what follows them: %s", error)
         return network
     return fused

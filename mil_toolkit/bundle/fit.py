@@ -18,6 +18,7 @@ from mil_toolkit.bundle.scale import training_scales
 from mil_toolkit.bundle.tensors import head_tensors
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import FinetuneConfig, view_names
+from mil_toolkit.core.device_memory import explain_out_of_memory
 from mil_toolkit.core.devices import pick_device, training_dtype
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.files import digest
@@ -90,7 +91,7 @@ def _refit(study: Study, best: Best, patients: Patients, device: torch.device) -
     seed, members = members_path(study.config.seed, FINAL), study.config.members
     if members > MOST_MEMBERS:
         raise UsageError(f"This study has {members} members. A bundle can hold at most {MOST_MEMBERS}.")
-    with fixed_threads(study.config.threads):
+    with fixed_threads(study.config.threads), explain_out_of_memory("Use --device cpu."):
         return refit(patients, best.config, best.epoch, members, seed, device, training_dtype(device))
 
 

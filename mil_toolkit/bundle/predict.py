@@ -29,7 +29,7 @@ from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
 from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.features.bags import PART
 from mil_toolkit.features.cache import FeatureCache, named_cache
-from mil_toolkit.features.extract import TOLERANCE, extract
+from mil_toolkit.features.extract import Extraction, extract, tolerance
 from mil_toolkit.features.spec import Spec, augmented, holds_spec, scale_of, spec_differences
 from mil_toolkit.study.tables import attention_table
 from mil_toolkit.training.patients import Features, Patients, caches_of
@@ -219,7 +219,7 @@ def _warn_of_other_embeddings(bundle: ModelBundle, cohort: Cohort, caches: Seque
             " same image differ little: %s.",
             printable(", ".join(present)),
             printable(", ".join(trained)),
-            TOLERANCE,
+            tolerance([*present, *trained]),
         )
 
 
@@ -230,11 +230,12 @@ def extract_as_trained(
     device: str = "auto",
     weights: Checkpoints = None,
     any_scale: bool = False,
+    batch_size: int | None = None,
 ) -> Features:
     """Embed a cohort's images exactly as the training images were; existing embeddings are reused.
 
     weights: checkpoints of the backbones, see `checkpoints_of` and `ModelBundle.build_backbone`
-    any_scale: see `predict`
+    any_scale: see `predict`; batch_size: see `extract`
 
     Returns the cache of each view; None for a model that does not look at images. Where only some views are
     imported features, these are opened. Raises DataError for patients without images and, unless
@@ -249,8 +250,9 @@ def extract_as_trained(
     if problems:
         raise DataError(problems)
     checkpoints = checkpoints_of(weights, views)
+    embed = partial(extract, cohort, root=root, device=device, batch_size=batch_size)
     steps = [
-        _extraction(bundle, place, cohort, root, device, checkpoints[place])
+        _extraction(bundle, place, root, checkpoints[place], embed)
         if view.has_backbone or not bundle.has_backbone  # the latter raises the reason
         else partial(_open_view, view, cohort, root)
         for place, view in enumerate(views)
@@ -260,18 +262,16 @@ def extract_as_trained(
 
 
 def _extraction(
-    bundle: ModelBundle, view: int, cohort: Cohort, root: Path, device: str, weights: Path | None
+    bundle: ModelBundle, view: int, root: Path, weights: Path | None, embed: Callable[..., Extraction]
 ) -> Callable[[], FeatureCache]:
-    """Return the function that embeds the images for a view; raises first if its backbone is missing."""
+    """Return the function that embeds the images for a view; raises first if its backbone is missing.
+
+    embed: `extract` with everything but what depends on the view
+    """
     spec = bundle.about.views[view].spec
     config, colour = _extraction_config(spec, weights), spec.get("colour")
     backbone = bundle.backbone_source(root, weights, view)
-
-    def embed() -> FeatureCache:
-        done = extract(cohort, config, root, device=device, backbone=backbone, colour=colour)
-        return FeatureCache.open(done.folder)
-
-    return embed
+    return lambda: FeatureCache.open(embed(config=config, backbone=backbone, colour=colour).folder)
 
 
 def open_as_trained(bundle: ModelBundle, cohort: Cohort, root: Path = Path("cache")) -> Features:

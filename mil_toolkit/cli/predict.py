@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         " each view if they differ",
     )
     add("--cache", type=Path, default=Path("cache"), help="folder of all caches, for new embeddings")
+    add("--batch-size", type=int, help="images that are embedded at once (default: as in mil-extract)")
     add("--output", type=Path, default=Path("predictions.csv"), help="table of predictions to write")
     add("--submission", type=Path, help="challenge file to write, with the unlabelled patients only")
     add("--submission-header", default="ID,LABEL", metavar="ID,LABEL", help="header of the challenge file")
@@ -107,8 +108,15 @@ def _features(
     if from_images:
         names = ", ".join(printable(view.name) for view in views)
         logger.info("Embedding the images as for the model: %s (no --features given).", names)
-        weights, any_scale = arguments.weights, arguments.any_scale
-        return extract_as_trained(bundle, cohort, arguments.cache, arguments.device, weights, any_scale)
+        return extract_as_trained(
+            bundle,
+            cohort,
+            arguments.cache,
+            arguments.device,
+            arguments.weights,
+            arguments.any_scale,
+            arguments.batch_size,
+        )
     features = open_as_trained(bundle, cohort, arguments.cache)
     folders = ", ".join(str(cache.folder) for cache in caches_of(features))
     logger.info("Using the features that the model was fitted on: %s (no --features given).", folders)

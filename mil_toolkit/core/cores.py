@@ -8,8 +8,12 @@ _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def available_cores() -> int:
-    """Return the number of cores that CPU affinity and the cgroup quota leave to this process."""
-    return min(len(os.sched_getaffinity(0)), _quota_cores())
+    """Return the number of cores that CPU affinity and the cgroup quota leave to this process.
+
+    Where the system does not tell the affinity (macOS), all cores count.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    return min(len(affinity(0)) if affinity else os.cpu_count() or 1, _quota_cores())
 
 
 def _quota_cores() -> int:

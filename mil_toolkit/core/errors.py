@@ -17,6 +17,17 @@ class UsageError(MilError):
     exit_code = 2
 
 
+class OutOfMemory(UsageError):
+    """A device or this machine has too little memory for what was asked of it.
+
+    situation: which device, and how much of its memory is free; advice: the options that need less
+    """
+
+    def __init__(self, situation: str, advice: str):
+        self.situation = situation
+        super().__init__(f"{situation} {advice}")
+
+
 class DataError(MilError):
     """The input data are invalid; `problems` lists every problem, one line each."""
 

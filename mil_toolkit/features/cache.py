@@ -156,9 +156,10 @@ class FeatureCache:
     def recorded(self, patient_ids: Sequence[str]) -> list[str]:
         """Return the distinct ways in which these patients' embeddings were computed, sorted.
 
-        Each is a precision and a decoder, as in `bfloat16 with pillow 11.0.0`.
+        Each is a precision and a decoder, as in `bfloat16 with pillow 11.0.0`, with `on sm_90` after it for
+        a CUDA device of that architecture.
         """
-        return sorted({printable(" with ".join(bag.shard.recorded)) for bag in self.winners(patient_ids)})
+        return sorted({printable(str(bag.shard.recorded)) for bag in self.winners(patient_ids)})
 
     def digest(self, patient_ids: Sequence[str] | None = None) -> str:
         """Return the SHA-256 of the spec and of these patients' embeddings and images.

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from mil_toolkit.core.device_memory import is_out_of_memory
+
 logger = logging.getLogger(__name__)
 Network = Callable[[Tensor], Tensor]
 _WARM_UP = 3  # calls before the capture, in which libraries choose kernels and allocate memory
@@ -38,8 +40,8 @@ def captured(network: Network, shape: Sequence[int], device: torch.device) -> Ne
     """Return a network that computes the same bits on batches of pixels of this shape, uint8 on the device.
 
     Only a CUDA device has graphs. A network that cannot be captured, such as one that waits for its own
-    results, is returned as it is, and a log line says so. Raises torch.OutOfMemoryError if the batch does not
-    fit.
+    results, is returned as it is, and a log line says so. Raises an error of `is_out_of_memory` if the batch
+    does not fit.
     """
     if device.type != "cuda":
         return network
@@ -47,8 +49,8 @@ def captured(network: Network, shape: Sequence[int], device: torch.device) -> Ne
     try:
         with torch.cuda.device(device), torch.inference_mode():
             return _Captured(network, pixels)
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         logger.info("The network is not captured as a CUDA graph: %s", error)
         return network

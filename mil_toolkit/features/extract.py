@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -15,6 +15,7 @@ from mil_toolkit.config import CELL_NAMES, PRECISION_NAMES, PREPROCESS_NAMES, Ex
 from mil_toolkit.core.cores import available_cores
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import remove_dead_temporaries
+from mil_toolkit.core.launchers import own_cores
 from mil_toolkit.core.locks import shared
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.cache import FeatureCache
@@ -30,7 +31,7 @@ from mil_toolkit.features.rehashes import Rehashes
 from mil_toolkit.features.resolution import in_pixels, warn_of_whole_images
 from mil_toolkit.features.scale import resampled_sides
 from mil_toolkit.features.sharding import WHOLE, Share, imbalance
-from mil_toolkit.features.shards import Recorded
+from mil_toolkit.features.shards import Recorded, architectures
 from mil_toolkit.features.sights import Sight
 from mil_toolkit.features.spec import Spec, folder_name, for_backbone, holds_spec, make_spec
 
@@ -40,7 +41,16 @@ if TYPE_CHECKING:
 
 SMALLEST = 32  # side of the smallest image from which a backbone computes a useful embedding
 TOLERANCE = "a cosine of 0.995 or more between bfloat16 and float32, over 1,000 smear images"
+ACROSS_ARCHITECTURES = "between architectures it has not been measured; benchmarks/cuda.py does so"
 logger = logging.getLogger(__name__)
+
+
+def tolerance(computed: Iterable[str]) -> str:
+    """Return how close embeddings of one image are that were computed in these ways.
+
+    computed: of `FeatureCache.recorded`
+    """
+    return f"{TOLERANCE}; {ACROSS_ARCHITECTURES}" if len(architectures(computed)) > 1 else TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,7 @@ def extract(
     batch_size: number of images that are embedded at once, by default see `default_batch_size`
     threads: on the CPU, threads that each read and embed batches, by default as many as torch uses
     workers: for CUDA, threads that read images while the device computes, or processes if they are more than
-        MOST_THREADS; by default one for each core
+        MOST_THREADS; by default this process's share of the cores
     on_error: `fail`, or `skip` to leave out images that cannot be read
     backbone: the backbone that `config` names, if it is built or known already
     colour: `srgb` to apply colour profiles, None to ignore them; `auto` applies them if any image of the
@@ -135,9 +145,10 @@ def check_machine(device: str, precision: str = "auto") -> None:
 
 
 def _recorded(device: str, precision: str) -> Recorded:
-    from mil_toolkit.core.devices import pick_device, pick_precision  # imports torch
+    from mil_toolkit.core.devices import architecture, pick_device, pick_precision  # imports torch
 
-    return Recorded(pick_precision(precision, pick_device(device)), DECODER)
+    place = pick_device(device)
+    return Recorded(pick_precision(precision, place), DECODER, architecture(place))
 
 
 class _How(NamedTuple):
@@ -181,7 +192,7 @@ class _How(NamedTuple):
             return self.threads or torch.get_num_threads()
         if self.threads is not None:
             logger.warning("--threads has no effect on embedding with CUDA, where --workers reads images.")
-        return available_cores() if self.workers is None else self.workers
+        return own_cores() if self.workers is None else self.workers
 
 
 @dataclass(frozen=True)
@@ -329,7 +340,7 @@ def _warn_of_mixture(cache: FeatureCache, wanted: Sequence[Wanted]) -> None:
         logger.warning(
             "The embeddings were computed in %s. Those of the same image differ little: %s.",
             ", ".join(computed),
-            TOLERANCE,
+            tolerance(computed),
         )
 
 

@@ -87,4 +87,4 @@ def stack_on(device: torch.device, images: Sequence[Pixels], size: int | None = 
     batch = np.zeros((size or len(images), *images[0].shape), dtype=np.uint8)
     np.stack(images, out=batch[: len(images)])
     pixels = torch.from_numpy(batch)
-    return pixels.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else pixels
+    return (pixels.pin_memory() if device.type == "cuda" else pixels).to(device, non_blocking=True)

@@ -29,6 +29,11 @@ from mil_toolkit.features.stain import Pixels
 from mil_toolkit.features.transfer import Transfer, pinned_on
 
 MOST_THREADS = 4  # that read images for a CUDA device; more decoders are processes
+# By whether the network computes in float16. Elsewhere only the embedding itself is rounded to it.
+NOT_FINITE = {
+    True: "values within the network exceed float16. Use mil-extract --precision float32.",
+    False: "its embedding exceeds float16. Other weights?",
+}
 Embedding = NDArray[np.float16]
 File = FileFacts | UnreadableFile
 
@@ -228,7 +233,7 @@ class Pipeline:
             image = StoredImage(job.name, file.digest, file.size, file.mtime_ns)
             job.bag.fill(job.position, image, embedding)
         else:
-            self._give_up(job, "its embedding exceeds float16. Other weights?")
+            self._give_up(job, NOT_FINITE[self.embed.precision == "float16"])
 
     def _give_up(self, job: Job, reason: str) -> None:
         self.failures.add(job.bag.wanted.patient_id, job.name, job.path, reason)

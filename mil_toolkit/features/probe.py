@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from mil_toolkit.backbones.backbones import Backbone, build_backbone
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import ExtractionConfig
-from mil_toolkit.core.cores import available_cores
+from mil_toolkit.core.device_memory import explain_out_of_memory
 from mil_toolkit.core.devices import pick_device, pick_precision
 from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.launchers import own_cores
 from mil_toolkit.features.batch_sizes import default_batch_size
 from mil_toolkit.features.colour import Colour
 from mil_toolkit.features.extract import choose_colour
@@ -68,7 +69,7 @@ def probe(
     configs = [in_pixels(config, cohort) for config in configs]
     wanted, colour, place = _chosen(cohort, count), choose_colour(cohort), pick_device(device)
     number = batch_size or default_batch_size(place)
-    readers = threads or (torch.get_num_threads() if place.type == "cpu" else available_cores())
+    readers = threads or (torch.get_num_threads() if place.type == "cpu" else own_cores())
     ready = [
         (config, build_backbone(config.backbone, config.weights, config.image_size)) for config in configs
     ]
@@ -96,10 +97,11 @@ def _probed(config: ExtractionConfig, backbone: Backbone, task: _Task) -> Probed
     failures = Failures()
     pipeline = Pipeline(config, task.colour, embed, task.readers, failures, Notes(), {})
     plans = [Plan(wanted, [None] * len(wanted.images)) for wanted in task.wanted]
-    embed.prepare()
-    begun = time.perf_counter()
-    bags = [bag for bag in (builder.bag() for builder in pipeline.finish_bags(plans, int)) if bag]
-    seconds = time.perf_counter() - begun
+    with explain_out_of_memory(f"Use a --batch-size below {task.batch_size}."):
+        embed.prepare()
+        begun = time.perf_counter()
+        bags = [bag for bag in (builder.bag() for builder in pipeline.finish_bags(plans, int)) if bag]
+        seconds = time.perf_counter() - begun
     embedded = sum(len(bag.embeddings) for bag in bags)
     if embedded < FEWEST:
         raise DataError(

@@ -12,8 +12,15 @@ from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.plain_hdf5 import Place, read_plain
 
 MAX_SEQUENCE = 2**53
-_MAX_TEXT = 255  # characters of `precision` and `decoder`
-_ATTRIBUTES = {"schema": int, "spec": str, "sequence": int, "precision": str, "decoder": str}
+_MAX_TEXT = 255  # characters of `precision`, `decoder` and `architecture`
+_ATTRIBUTES = {
+    "schema": int,
+    "spec": str,
+    "sequence": int,
+    "precision": str,
+    "decoder": str,
+    "architecture": str,
+}
 
 
 class ShardProblem(ValueError):
@@ -28,6 +35,7 @@ class ShardAttributes(NamedTuple):
     sequence: int
     precision: str
     decoder: str
+    architecture: str
 
 
 class ShardArrays(NamedTuple):
@@ -60,6 +68,7 @@ def parse_shard(content: bytes) -> ParsedShard:
         datasets, places, attributes = read_plain(content)
     except ValueError as error:
         raise ShardProblem(str(error)) from None
+    attributes = {"architecture": "", **attributes}  # shards of a CPU do not have it
     for name, kind in _ATTRIBUTES.items():
         if not isinstance(attributes.get(name), kind):
             raise ShardProblem(f"its attribute {name} is missing or not of type {kind.__name__}")
@@ -70,8 +79,8 @@ def _checked_attributes(attributes: Mapping[str, int | str]) -> ShardAttributes:
     known = ShardAttributes(**{name: attributes[name] for name in _ATTRIBUTES})  # type: ignore[arg-type]
     if not 0 <= known.sequence <= MAX_SEQUENCE:
         raise ShardProblem(f"its sequence number is {known.sequence}, not between 0 and {MAX_SEQUENCE}")
-    if max(len(known.precision), len(known.decoder)) > _MAX_TEXT:
-        raise ShardProblem(f"its precision or decoder has more than {_MAX_TEXT} characters")
+    if max(len(known.precision), len(known.decoder), len(known.architecture)) > _MAX_TEXT:
+        raise ShardProblem(f"its precision, decoder or architecture has more than {_MAX_TEXT} characters")
     return known
 
 

@@ -29,6 +29,7 @@ from mil_toolkit.features.shard_scales import SCALES, parse_scales, scale_texts
 from mil_toolkit.features.spec import FILE_NAME as SPEC_NAME
 from mil_toolkit.features.spec import SCHEMA
 
+_ON = " on "  # before the architecture in the text of `Recorded`
 _SHARD_NAME = re.compile(r"[0-9a-f]{64}\.h5")
 _MAX_BYTES = 4096 * MEBIBYTE  # more than a shard of 30,000 images and a bag of a million tiles
 _ADVICE = "Remove it and run mil-extract again, or mil-cache import for imported features."
@@ -94,10 +95,27 @@ def _bag_digest(
 
 
 class Recorded(NamedTuple):
-    """How a shard's embeddings were computed, beyond the spec. Differences are reported, not refused."""
+    """How a shard's embeddings were computed, beyond the spec. Differences are reported, not refused.
+
+    architecture: of the CUDA device, such as `sm_90`; empty for a CPU
+    """
 
     precision: str
     decoder: str
+    architecture: str = ""
+
+    def __str__(self) -> str:
+        on = f"{_ON}{self.architecture}" if self.architecture else ""
+        return f"{self.precision} with {self.decoder}{on}"
+
+
+def architectures(computed: Iterable[str]) -> set[str]:
+    """Return the distinct architectures in texts of `Recorded`, the empty one for CPUs.
+
+    >>> sorted(architectures(["float32 with pillow 12", "bfloat16 with pillow 12 on sm_90"]))
+    ['', 'sm_90']
+    """
+    return {text.rpartition(_ON)[2] if _ON in text else "" for text in computed}
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,10 +288,18 @@ def encode_shard(bags: Sequence[EmbeddedBag], spec_digest: str, sequence: int, r
 
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
-        file.attrs.update(schema=SCHEMA, spec=spec_digest, sequence=sequence, **recorded._asdict())
+        file.attrs.update(schema=SCHEMA, spec=spec_digest, sequence=sequence, **_attributes(recorded))
         for name, values in datasets.items():
             file[name] = values
     return buffer.getvalue()
+
+
+def _attributes(recorded: Recorded) -> dict[str, str]:
+    """Return how embeddings were computed as attributes; shards of a CPU have no architecture."""
+    attributes: dict[str, str] = recorded._asdict()
+    if not recorded.architecture:
+        del attributes["architecture"]
+    return attributes
 
 
 def _digest_rows(digests: Sequence[bytes]) -> NDArray[np.uint8]:
@@ -346,7 +372,7 @@ def _shard(
         path=path,
         verified=verified,
         sequence=attributes.sequence,
-        recorded=Recorded(attributes.precision, attributes.decoder),
+        recorded=Recorded(attributes.precision, attributes.decoder, attributes.architecture),
         patient_ids=tuple(os.fsdecode(patient) for patient in arrays.patient_ids.tolist()),
         offsets=arrays.offsets.copy(),
         bag_digests=arrays.bag_digests.copy(),

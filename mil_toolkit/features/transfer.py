@@ -35,7 +35,7 @@ class Transfer:
         """
         host = torch.from_numpy(pixels)
         if self._copies is None:
-            embeddings: Embeddings = self.network(host).numpy()
+            embeddings: Embeddings = self.network(host.to(self.device)).cpu().numpy()
             return lambda: embeddings
         with torch.cuda.device(self.device):
             return self._begin_on_cuda(host, self._copies)

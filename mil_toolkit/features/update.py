@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
+from mil_toolkit.core.device_memory import explain_out_of_memory
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.text import printable
 from mil_toolkit.features.assembly import BagBuilder
@@ -42,11 +43,13 @@ class CacheUpdate:
 
         outdated: the patients whose bags do not match now
 
-        Raises DataError if images cannot be embedded and are not skipped, or keep changing.
+        Raises DataError if images cannot be embedded and are not skipped, or keep changing; OutOfMemory if
+        the device lacks memory for a batch.
         """
         failures, seconds = self.pipeline.failures, 0.0
         for _ in range(ROUNDS):
-            seconds += self.carry_out([patient.plan(self.recorded) for patient in outdated])
+            with explain_out_of_memory(f"Use a --batch-size below {self.pipeline.embed.batch_size}."):
+                seconds += self.carry_out([patient.plan(self.recorded) for patient in outdated])
             if failures and not self.skip:
                 raise failures.error(wanted, self.cache.folder)
             self.cache.refresh()

@@ -28,6 +28,7 @@ class MetadataMLP(nn.Sequential):
         hidden = config.metadata_hidden
         super().__init__(*(Linear(width, hidden, generators) for width in (inputs, hidden, hidden)))
         self.width, self.rate = hidden, config.metadata_dropout
+        self.dropouts = [(hidden, self.rate)] * len(self)
 
     def forward(self, x: Tensor, dropout: Dropout = keep_all) -> Tensor:
         """Apply the three layers: (K, B, M) -> (K, B, H)."""
@@ -42,6 +43,7 @@ class MetadataDirect(nn.Identity):
     def __init__(self, inputs: int, config: HeadConfig, generators: Sequence[torch.Generator]):
         super().__init__()
         self.width = inputs
+        self.dropouts: list[tuple[int, float]] = []
 
     def forward(self, x: Tensor, dropout: Dropout = keep_all) -> Tensor:
         """Return `x` unchanged."""
@@ -89,6 +91,13 @@ class MILModel(nn.Module):
             self.metadata_classifier = Linear(branch_width, 1, generators, zero=config.zero_start)
         else:
             self.classifier = Linear(image_width + branch_width, 1, generators, zero=config.zero_start)
+
+    @property
+    def dropouts(self) -> list[tuple[int, float]]:
+        """Number of columns and rate of each dropout of a forward pass, in order, without those of rate 0."""
+        of_bags = [] if self.pooling is None else [(self.pooling.width, self.config.embedding_dropout)]
+        of_metadata = [] if self.branch is None else self.branch.dropouts
+        return [(width, rate) for width, rate in [*of_bags, *of_metadata] if rate]
 
     @torch.no_grad()
     def start_at(self, logistic: Tensor) -> None:

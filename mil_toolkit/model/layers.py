@@ -5,7 +5,7 @@ a generator of its own, so that it is the same whether it is trained alone or wi
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +120,20 @@ def dropout_of(generators: Sequence[torch.Generator]) -> Dropout:
     def dropout(x: Tensor, rate: float) -> Tensor:
         if rate == 0:
             return x
-        return x * ((draw(generators, *x.shape[1:]) >= rate) / (1 - rate))
+        kept = draw(generators, *x.shape[1:]) >= rate
+        return x * (kept.to(x.device, non_blocking=True) / (1 - rate))
+
+    return dropout
+
+
+def drawn_dropout(kept: Iterable[Tensor]) -> Dropout:
+    """Return a dropout of x (K, ...) that keeps what was drawn before.
+
+    kept: one tensor (K, ...) bool for each call with a rate above zero, in the order of the calls
+    """
+    left = iter(kept)
+
+    def dropout(x: Tensor, rate: float) -> Tensor:
+        return x if rate == 0 else x * (next(left) / (1 - rate))
 
     return dropout

@@ -4,8 +4,9 @@ A pooling is called with `Instances` and returns the pooled bags, (K, B, width).
 weight of each instance, (K, n), which sums to one within each bag.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -13,10 +14,15 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.model.kernels import Activation, bmm
 from mil_toolkit.model.layers import Linear, activated, linear, scores
+
+# Most elements of the matrix of bags and instances, in which weights outside of a bag are zero: of all bags
+# at once, which is the fastest, and else of each of several blocks of bags.
+WHOLE, BLOCK = 2**22, 2**18
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,29 @@ class Instances:
         ]
 
     @cached_property
+    def blocks(self) -> Sequence["Instances"]:
+        """The bags in blocks of consecutive ones, so that memory grows with the number of instances only."""
+        if len(self.sizes) == 1 or len(self.sizes) * self.bag.shape[0] <= WHOLE:
+            return [self]
+        return [*self._blocks()]
+
+    def _blocks(self) -> Iterator["Instances"]:
+        start = 0
+        for first, last in _divide(self.sizes):
+            sizes = self.sizes[first:last]
+            rows = slice(start, start := start + sum(sizes))
+            kept = None if self.kept is None else self.kept[:, rows]
+            bag = self.bag[rows] - first
+            yield replace(self, x=self.x[:, rows], bag=bag, sizes=sizes, kept=kept)
+
+    def _of_blocks(self, compute: Callable[["Instances", Tensor], Tensor], scores: Tensor) -> Tensor:
+        """Join the results (K, ..) of every block and its scores (K, n) along the second axis."""
+        if len(self.blocks) == 1:
+            return compute(self, scores)
+        rows = [block.bag.shape[0] for block in self.blocks]
+        return torch.cat([*map(compute, self.blocks, scores.split(rows, 1))], 1)
+
+    @cached_property
     def outside(self) -> Tensor:
         """(B, n), added to scores before a softmax: 0 if the instance is in the bag, else minus infinity."""
         outside = torch.full((len(self.sizes), self.bag.shape[0]), -math.inf, device=self.bag.device)
@@ -88,7 +117,28 @@ class Instances:
             scores = scores.masked_fill(~self.kept, -math.inf)
         return (scores[:, None] + self.outside).softmax(-1)
 
-    def weighted_sum(self, weights: Tensor) -> Tensor:
+    def pooled(self, scores: Tensor) -> Tensor:
+        """Average each bag's standardised embeddings with the softmax of scores (K, n): (K, B, D)."""
+        return self._of_blocks(lambda block, part: block._weighted_sum(block.softmax(part)), scores)
+
+    def shares(self, scores: Tensor) -> Tensor:
+        """Return the weight (K, n) of each instance in its own bag: the softmax of scores (K, n)."""
+        return self._of_blocks(lambda block, part: block._own(block.softmax(part)), scores)
+
+    def averages(self, scores: Tensor, values: Tensor) -> Tensor:
+        """Average values (K, n, O) over each bag with the softmax of scores (K, n): (K, B, O)."""
+        parts = iter(values.split([block.bag.shape[0] for block in self.blocks], 1))
+        return self._of_blocks(lambda block, part: torch.bmm(block.softmax(part), next(parts)), scores)
+
+    def lowest(self, scores: Tensor, count: int) -> Tensor:
+        """Return the lowest of each bag's `count` highest scores, of scores (K, n): (K, B)."""
+        return self._of_blocks(lambda block, part: block._lowest(part, count), scores)
+
+    def _lowest(self, scores: Tensor, count: int) -> Tensor:
+        by_bag = scores[:, None] + self.outside  # (K, B, n)
+        return by_bag.topk(min(count, by_bag.shape[-1])).values[..., -1]  # -inf in small bags
+
+    def _weighted_sum(self, weights: Tensor) -> Tensor:
         """Sum the standardised embeddings with weights (K, B, n) that sum to one: (K, B, D)."""
         groups, n, width = self.x.shape
         pooled = bmm(weights.to(self.x.dtype).reshape(groups, -1, n), self.x)  # (G, K / G * B, D)
@@ -101,7 +151,7 @@ class Instances:
         """Return the standardised embeddings themselves: (K, n, D) float32. Only max pooling needs them."""
         return self._standardise(self.x.float().repeat_interleave(self.member_count // len(self.x), 0))
 
-    def of_bags(self, weights: Tensor) -> Tensor:
+    def _own(self, weights: Tensor) -> Tensor:
         """Return the weight (K, n) of each instance in its own bag, from weights (K, B, n)."""
         return weights.gather(1, self.bag.expand(len(weights), 1, -1)).squeeze(1)
 
@@ -114,13 +164,32 @@ class Instances:
         )
 
     def bag_sums(self, values: Tensor) -> Tensor:
-        """Sum values over each bag's instances: (K, n, O) -> (K, B, O)."""
-        total = values.new_zeros(len(values), len(self.sizes), values.shape[-1])
-        return total.index_add(1, self.bag, values)
+        """Sum values over each bag's instances, in their order: (K, n, O) -> (K, B, O)."""
+        if torch.compiler.is_compiling():  # ONNX has no sum of segments
+            total = values.new_zeros(len(values), len(self.sizes), values.shape[-1])
+            return total.index_add(1, self.bag, values)
+        # On CUDA, index_add adds in a random order. On a CPU it is this sum, to the bit.
+        sizes = torch.tensor(self.sizes, device=values.device).repeat(len(values), 1)  # (K, B)
+        return torch.segment_reduce(values, "sum", lengths=sizes, axis=1, unsafe=True)
 
     def bag_means(self, values: Tensor) -> Tensor:
         """Average values over each bag's kept instances: (K, n, O) -> (K, B, O)."""
-        return torch.bmm(self.softmax(torch.zeros_like(values[..., 0])), values)
+        return self.averages(torch.zeros_like(values[..., 0]), values)
+
+
+def _divide(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Divide consecutive bags of these sizes into blocks, of at most BLOCK elements each or of one bag.
+
+    >>> list(_divide([10, 10, 2**18]))
+    [(0, 2), (2, 3)]
+    """
+    first = rows = 0
+    for last, size in enumerate(sizes):
+        if first < last and (last + 1 - first) * (rows + size) > BLOCK:
+            yield first, last
+            first, rows = last, 0
+        rows += size
+    yield first, len(sizes)
 
 
 class Pooling(Protocol):
@@ -149,10 +218,10 @@ class _Weighted(nn.Module):
         raise NotImplementedError
 
     def forward(self, bags: Instances) -> Tensor:
-        return bags.weighted_sum(bags.softmax(self.scores(bags)))
+        return bags.pooled(self.scores(bags))
 
     def attention(self, bags: Instances) -> Tensor:
-        return bags.of_bags(bags.softmax(self.scores(bags)))
+        return bags.shares(self.scores(bags))
 
 
 class Mean(_Weighted):
@@ -198,8 +267,7 @@ class TopK(_Weighted):
     def scores(self, bags: Instances) -> Tensor:
         scores = bags.linear(self.score).squeeze(-1).float()
         candidates = scores if bags.kept is None else scores.masked_fill(~bags.kept, -math.inf)
-        by_bag = candidates[:, None] + bags.outside  # (K, B, n)
-        lowest = by_bag.topk(min(self.k, by_bag.shape[-1])).values[..., -1]  # (K, B), -inf in small bags
+        lowest = bags.lowest(candidates, self.k)  # (K, B)
         return scores.masked_fill(scores < lowest[:, bags.bag], -math.inf)
 
 
@@ -282,13 +350,13 @@ class Transformer(nn.Module):
 
     def forward(self, bags: Instances) -> Tensor:
         x = self._block(bags)
-        return torch.bmm(self._weights(x, bags), x)
+        return bags.averages(self._scores(x), x)
 
     def attention(self, bags: Instances) -> Tensor:
-        return bags.of_bags(self._weights(self._block(bags), bags))
+        return bags.shares(self._scores(self._block(bags)))
 
-    def _weights(self, x: Tensor, bags: Instances) -> Tensor:
-        return bags.softmax(self.score(x).squeeze(-1))
+    def _scores(self, x: Tensor) -> Tensor:
+        return self.score(x).squeeze(-1)
 
     def _block(self, bags: Instances) -> Tensor:
         precision = bags.x.dtype  # of the products; sums stay in float32
@@ -302,13 +370,19 @@ class Transformer(nn.Module):
         # with bags padded to the longest most of the work would go into padding.
         joint = self.query_key_value(x).float().unflatten(-1, (3, self.HEADS, -1)).permute(2, 0, 3, 1, 4)
         present = bags.present()[:, None, None]  # (K, 1, 1, n)
-        mixed = [
-            functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-            for (query, key, value), mask in zip(
-                joint.split(list(bags.sizes), 3), present.split(list(bags.sizes), 3), strict=True
-            )
-        ]
+        with _same_bits_each_time(x.device):
+            mixed = [
+                functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+                for (query, key, value), mask in zip(
+                    joint.split(list(bags.sizes), 3), present.split(list(bags.sizes), 3), strict=True
+                )
+            ]
         return torch.cat(mixed, 2).transpose(1, 2).flatten(2).to(x.dtype)
+
+
+def _same_bits_each_time(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Exclude the fused attention of CUDA, whose gradient adds in a random order; that of CPUs does not."""
+    return contextlib.nullcontext() if device.type == "cpu" else sdpa_kernel(SDPBackend.MATH)
 
 
 def _normalise(x: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ from mil_toolkit.backbones.architecture import StateDict
 from mil_toolkit.backbones.weights import weight_digest
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import FinetuneConfig
-from mil_toolkit.core.devices import pick_precision
+from mil_toolkit.core.device_memory import explain_out_of_memory
+from mil_toolkit.core.devices import architecture, pick_precision
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.evaluation.calibration import Decision
@@ -25,6 +26,7 @@ from mil_toolkit.evaluation.intervals import Table, compare, scores_with_interva
 from mil_toolkit.evaluation.records import Comparison, Scores
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.opening import DECODER
+from mil_toolkit.features.shards import Recorded
 from mil_toolkit.features.spec import Spec, folder_name
 from mil_toolkit.study.finetuning_runs import ImageBar, Run, Setup, train
 from mil_toolkit.study.folder import Study
@@ -121,7 +123,7 @@ def finetune_study(
     """
     if outer and not study.config.outer_folds:
         raise UsageError("--outer: this study has no outer folds. Run mil-tune with --outer-folds.")
-    with exclusive(study.finetuning):
+    with exclusive(study.finetuning), explain_out_of_memory(f"Use a --chunk below {config.chunk}."):
         setup = Setup.load(cohort.labelled(), cache, study, config, device, weights)
         with contextlib.closing(ImageBar()) as progress:
             finetuned = _finetune(setup, outer, progress)
@@ -232,7 +234,8 @@ def _features(setup: Setup, finetuner: Finetuner) -> TunedFeatures:
     digest = weight_digest(finetuner.halves.network.cpu())
     spec: Spec = {**setup.files.spec, "weights": "file", "seed": None, "weight_digest": digest}
     precision = pick_precision("auto", setup.device)
-    return TunedFeatures(folder_name(spec), spec, [f"{precision} with {DECODER}"])
+    recorded = Recorded(precision, DECODER, architecture(setup.device))
+    return TunedFeatures(folder_name(spec), spec, [str(recorded)])
 
 
 def _scores(setup: Setup, choice: Choice, outer: pd.DataFrame | None) -> StudyScores:

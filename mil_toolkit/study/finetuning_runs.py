@@ -16,7 +16,7 @@ from mil_toolkit.backbones.backbones import Backbone, backbone_of
 from mil_toolkit.backbones.parts import divide, last_stage
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import FinetuneConfig
-from mil_toolkit.core.devices import pick_precision, training_dtype
+from mil_toolkit.core.devices import architecture, pick_precision, training_dtype
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.files import digest_json, publish_json, remove_dead_temporaries
 from mil_toolkit.core.seeds import finetuning_path, members_path
@@ -113,7 +113,7 @@ def _begin(study: Study, config: FinetuneConfig, device: torch.device) -> Path:
     """Create the folder of the checkpoints with these options; other options use another folder."""
     options = {
         **asdict(config),
-        "device": device.type,
+        "device": architecture(device) or device.type,
         "precision": pick_precision("auto", device),
         "versions": {name: version(name) for name in ("mil_toolkit", "torch")},
     }

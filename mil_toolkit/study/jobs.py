@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from mil_toolkit.config import RunConfig
+from mil_toolkit.core.device_memory import explain_out_of_memory
 from mil_toolkit.core.pool import Pool, serve
 from mil_toolkit.core.processes import InheritedDescriptor, start_worker
 from mil_toolkit.core.threads import fixed_threads, thread_variables
@@ -27,6 +28,10 @@ from mil_toolkit.study.tracker import TRACKERS
 from mil_toolkit.study.workspace import Workspace
 from mil_toolkit.training.patients import Patients
 
+NEEDS_LESS_MEMORY = (
+    "Run the same command again with fewer --workers, which share the device, or with --device cpu: a study"
+    " continues where it stopped. A new study needs less with --set batch_size=4."
+)
 Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
 logger = logging.getLogger(__name__)
@@ -108,7 +113,7 @@ def do_jobs(
     done: dict[Job[Result], Result] = {}
     while left := [job for job in jobs if job not in done]:
         for job, reason in _side_by_side(left, patients, processes, progress, look, done).items():
-            with fixed_threads(processes.threads):
+            with fixed_threads(processes.threads), explain_out_of_memory(NEEDS_LESS_MEMORY):
                 done[job] = job.do(patients, progress)
             if reason:
                 logger.warning("A worker failed, and a second attempt succeeded: %s", reason)
@@ -161,6 +166,7 @@ def _serve(
         patients = shared.map(descriptor)
 
         def do(job: Job[Result], progress: Progress) -> Result:
-            return job.do(patients, progress)
+            with explain_out_of_memory(NEEDS_LESS_MEMORY):
+                return job.do(patients, progress)
 
         serve(connection, do)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mil_toolkit.backbones.backbones import Backbone
+from mil_toolkit.backbones.batches import in_whole_batch
 from mil_toolkit.backbones.embedder import Normaliser, fuse_batch_norm
 from mil_toolkit.backbones.parts import ALL, divide
 from mil_toolkit.training.spill import Spill
@@ -16,33 +17,44 @@ class Halves:
     """A copy of a backbone, divided into a frozen half and a half to be trained, which begins at `part`.
 
     network: the whole network in float32 on `device`; only parameters of the trained half require gradients
-    frozen: pixels (n, S, S, 3) uint8 -> inputs of the trained half, without gradients, in `dtype`
-    trained: inputs of the trained half -> embeddings (n, width) float32, with products in `dtype`
+    chunk: number of images in a whole chunk, see `in_whole_batch`
+
 
     BatchNorm layers use and keep the running statistics of the given backbone, so the embedding of an image
     does not depend on other images.
     """
 
-    def __init__(self, backbone: Backbone, part: str, device: torch.device, dtype: torch.dtype):
-        self.device, self.dtype = device, dtype
+    def __init__(
+        self,
+        backbone: Backbone,
+        part: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        chunk: int | None = None,
+    ):
+        self.device, self.dtype, self.chunk = device, dtype, chunk
         network = copy.deepcopy(backbone.network).to(device)
         self.network = network.to(memory_format=torch.channels_last).requires_grad_(False)
         before, self._behind = divide(self.network, part)
         self._behind.requires_grad_(True)
         normalise = Normaliser(backbone, device, dtype)
         if part == ALL:
-            self.frozen: nn.Module = nn.Identity()  # pixels take the least space between the passes
+            self._before: nn.Module = nn.Identity()  # pixels take the least space between the passes
             self._behind = nn.Sequential(normalise, self._behind)
         else:
             # Folding BatchNorm rounds again. In float32 this would be the largest error of the gradients.
-            self.frozen = nn.Sequential(
+            self._before = nn.Sequential(
                 normalise, before if dtype == torch.float32 else fuse_batch_norm(before).to(dtype)
             )
 
+    def frozen(self, pixels: Tensor) -> Tensor:
+        """Apply the frozen half to pixels (n, S, S, 3) uint8: inputs of the trained half, in `dtype`."""
+        return in_whole_batch(self._before, pixels, self.chunk)
+
     def trained(self, entering: Tensor) -> Tensor:
-        """Apply the trained half to its inputs; returns embeddings (n, width) float32."""
+        """Apply the trained half to its inputs, with products in `dtype`: (n, width) float32."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            embeddings: Tensor = self._behind(entering.to(self.device))
+            embeddings = in_whole_batch(self._behind, entering.to(self.device), self.chunk)
         return embeddings.float()
 
     @property

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mil_toolkit.backbones.backbones import Backbone
+from mil_toolkit.backbones.batches import in_whole_batch
 from mil_toolkit.backbones.embedder import Embedder
 from mil_toolkit.backbones.parts import last_stage
 from mil_toolkit.config import FinetuneConfig
@@ -73,7 +74,7 @@ class Finetuner:
         self.backbone, self.patients, self.files, self.options = backbone, patients, files, options
         device, self.dtype = options.device, DTYPES[pick_precision("auto", options.device)]
         self.part = options.config.unfreeze or last_stage(backbone.network)
-        self.halves = Halves(backbone, self.part, device, self.dtype)
+        self.halves = Halves(backbone, self.part, device, self.dtype, options.config.chunk)
         self.start, self.model = head, copy.deepcopy(head.model).to(device)
         self.projection = head.projection.to(device)
         inputs = Inputs(patients, [np.arange(len(patients))], device)
@@ -96,7 +97,7 @@ class Finetuner:
         batch = batches[self.step]
         sizes = self.patients.bags.sizes[batch]
         *seeds, seed = derive_seeds(self.start.member_count + 1, *self.options.seed, self.epoch, self.step)
-        members = generators(seeds, self.options.device)
+        members = generators(seeds)
         augmentation = torch.Generator().manual_seed(seed)
         block = (sizes.cumsum(0) - 1) // IMAGES_AT_ONCE
         for group in batch.split(block.unique_consecutive(return_counts=True)[1].tolist()):
@@ -135,10 +136,11 @@ class Finetuner:
         """Return the sum () of the heads' losses on a group of bags with these embeddings (N, width)."""
         assert self.patients.bags is not None
         config, sizes = self.model.config, self.patients.bags.sizes[group]
-        kept = drop_instances(sizes.tolist(), config.instance_dropout, members)
+        kept = drop_instances(sizes.tolist(), config.instance_dropout, members).to(embeddings.device)
         bags = Instances.of(self.projection(embeddings)[None], sizes, len(members))
-        logits = self.model(replace(bags, kept=kept), self.metadata[:, group], dropout_of(members))
-        return member_losses(logits, self.labels[group], self.weights[:, group], config).sum()
+        places = group.to(embeddings.device)
+        logits = self.model(replace(bags, kept=kept), self.metadata[:, places], dropout_of(members))
+        return member_losses(logits, self.labels[places], self.weights[:, places], config).sum()
 
     def _move(self) -> None:
         """Update heads and backbone with the accumulated gradients, and clear these."""
@@ -179,7 +181,8 @@ class Finetuner:
         for pixels in self.files.chunks(files, size, self.options.device):
             orientations = zip(*islice(kinds, len(pixels)), strict=True)
             turned = (torch.stack([*map(turn, pixels, kind)]) for kind in orientations)
-            means.append(torch.stack([embedder(images).cpu().float() for images in turned]).mean(0))
+            embedded = [in_whole_batch(embedder, images, size).cpu().float() for images in turned]
+            means.append(torch.stack(embedded).mean(0))
         return torch.cat(means)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -220,12 +223,23 @@ class Finetuner:
         for name, parameter in self.halves.parameters.items():
             parameter.copy_(tensors[f"backbone.{name}"])
         moments: dict[int, dict[str, Tensor]] = {}
+        parameters = list(self.halves.parameters.values())
         for name, tensor in tensors.items():
             if name.startswith("adamw."):
                 _, number, kind = name.split(".")
-                moments.setdefault(int(number), {})[kind] = tensor
+                moments.setdefault(int(number), {})[kind] = _like(parameters[int(number)], tensor)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         for name, tensor in self._head_tensors().items():
             tensor.copy_(tensors[name])
         self.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step = state["epoch"], state["step"]
+
+
+def _like(parameter: Tensor, moment: Tensor) -> Tensor:
+    """Return a moment of a parameter in the parameter's memory format, as the optimizer made it.
+
+    In another one, kernels of CUDA add in another order. The number of steps () has no format.
+    """
+    if moment.shape != parameter.shape:
+        return moment.clone()
+    return torch.empty_like(parameter, dtype=moment.dtype).copy_(moment)

@@ -15,7 +15,13 @@ from mil_toolkit.model.poolings import Instances
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.projected import ProjectedFile
-from mil_toolkit.training.projection import MOST_COMPONENTS, Projection, fit_projection, fold_moments
+from mil_toolkit.training.projection import (
+    CPU,
+    MOST_COMPONENTS,
+    Projection,
+    fit_projection,
+    fold_moments,
+)
 from mil_toolkit.training.seen import Seen
 
 _ROW_MULTIPLE = 128  # the number of rows of a mini-batch is a multiple of this
@@ -287,7 +293,9 @@ class ViewInputs:
         """
         key = standardise, components
         if key not in self._fitted:
-            moments = fold_moments(self._read() if read is None else read, self.trains)
+            bags = self._read() if read is None else read
+            large = int(bags.offsets[-1]) > PART  # fewer take longer to copy than to sum
+            moments = fold_moments(bags, self.trains, self.device if large else CPU)
             self._fitted[key] = [fit_projection(one, standardise, components) for one in moments]
         return self._fitted[key]
 
@@ -309,13 +317,14 @@ class ViewInputs:
             bags = self._read()
             projections, seen = self._fit(config.standardise, MOST_COMPONENTS, bags), Seen.by(config, bags)
             count = int(bags.offsets[-1]) * seen.slots
-            projected = torch.empty(len(projections), count, projections[0].width, dtype=self.dtype)
+            shape = len(projections), count, projections[0].width
+            projected = torch.empty(shape, dtype=self.dtype, device=self.device)
             last = 0
             for part in _parts(seen):
                 first, last = last, last + len(part)
                 for fold, projection in enumerate(projections):
-                    projected[fold, first:last] = projection(part)
-            self._projected[key] = projected.to(self.device)
+                    projected[fold, first:last] = projection.on(self.device, part)
+            self._projected[key] = projected
         return self._projected[key]
 
     def _read(self) -> Bags:
@@ -339,7 +348,8 @@ class ViewInputs:
         if key not in self._files:
             self._files = {}  # its space is free before the next file needs it
             projections = self.projections(config)
-            self._files = {key: ProjectedFile.write(self.seen(config), projections, self.dtype)}
+            seen = self.seen(config)
+            self._files = {key: ProjectedFile.write(seen, projections, self.dtype, self.device)}
         return self._files[key]
 
     def _raw_table(self, config: HeadConfig) -> Tensor:

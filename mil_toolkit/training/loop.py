@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.model.head import MetadataDirect, MILModel
-from mil_toolkit.model.layers import draw, dropout_of, generators
+from mil_toolkit.model.layers import Dropout, draw, drawn_dropout, dropout_of, generators, keep_all
 from mil_toolkit.training.inputs import Batch, Inputs
 from mil_toolkit.training.losses import drop_instances, member_losses, patient_weights
 from mil_toolkit.training.optimizer import Optimizer
@@ -60,6 +60,7 @@ class _Step(NamedTuple):
     labels: (b,)
     weights: (K, b), weight of each patient in each member's loss
     active: K booleans, the members that train on at least one of the patients
+    dropout: of the embeddings and the metadata
     """
 
     batch: Batch
@@ -69,6 +70,7 @@ class _Step(NamedTuple):
     labels: Tensor
     weights: Tensor
     active: Sequence[bool]
+    dropout: Dropout
 
 
 class _Population:
@@ -76,7 +78,8 @@ class _Population:
 
     def __init__(self, inputs: Inputs, config: HeadConfig, members: Sequence[Member]):
         self.inputs, self.config = inputs, config
-        self.generators = generators([member.seed for member in members], inputs.device)
+        # On the CPU whatever the device, so that both train the same models.
+        self.generators = generators([member.seed for member in members], "cpu")
         self.folds = folds = [member.fold for member in members]
         self.metadata = inputs.metadata[folds]  # (K, B, M)
         widths = inputs.view_widths(config)
@@ -110,7 +113,8 @@ class _Population:
         trains_on = self.inputs.trains_on[self.folds]  # (K, B), on the CPU like `order`
         active = [trains_on[:, patients].any(1).tolist() for patients in order.split(size)]
         kept, drawn = self._draw_kept(batches), self._draw_orientations(batches)
-        return [*map(_Step, batches, kept, drawn, metadata, labels, weights, active)]
+        dropouts = self._draw_dropouts(batches)
+        return [*map(_Step, batches, kept, drawn, metadata, labels, weights, active, dropouts)]
 
     def _draw_kept(self, batches: Sequence[Batch]) -> Sequence[Tensor | None]:
         """Return the instances of each mini-batch that dropout keeps, (K, n) bool; None keeps all."""
@@ -118,6 +122,7 @@ class _Population:
         if rate == 0 or self.model.pooling is None:
             return [None] * len(batches)
         kept = drop_instances([size for batch in batches for size in batch.sizes], rate, self.generators)
+        kept = kept.to(self.inputs.device, non_blocking=True)
         return kept.split([len(batch.rows) for batch in batches], 1)
 
     def _draw_orientations(self, batches: Sequence[Batch]) -> Sequence[Tensor | None]:
@@ -125,12 +130,31 @@ class _Population:
         if not self.inputs.draws_orientations(self.config):
             return [None] * len(batches)
         lengths = [len(batch.rows) for batch in batches]
-        return draw(self.generators, sum(lengths)).split(lengths, 1)
+        drawn = draw(self.generators, sum(lengths)).to(self.inputs.device, non_blocking=True)
+        return drawn.split(lengths, 1)
+
+    def _draw_dropouts(self, batches: Sequence[Batch]) -> Sequence[Dropout]:
+        """Return the dropout of each mini-batch.
+
+        The CPU draws when a step needs it, to save memory. For another device everything is drawn at once, in
+        the same order, and copied at once.
+        """
+        if self.inputs.device.type == "cpu":
+            return [dropout_of(self.generators)] * len(batches)
+        shapes = [(len(batch.patients), *dropout) for batch in batches for dropout in self.model.dropouts]
+        if not shapes:
+            return [keep_all] * len(batches)
+        drawn = [(draw(self.generators, rows, width) >= rate).flatten(1) for rows, width, rate in shapes]
+        moved = torch.cat(drawn, 1).to(self.inputs.device, non_blocking=True)
+        parts = moved.split([rows * width for rows, width, _ in shapes], 1)
+        kept = [part.unflatten(1, shape[:2]) for part, shape in zip(parts, shapes, strict=True)]
+        count = len(self.model.dropouts)
+        return [drawn_dropout(kept[first : first + count]) for first in range(0, len(kept), count)]
 
     def _update(self, step: _Step, rate: float) -> Tensor:
         """Update the members on one mini-batch, and return their logits (K, b) from before the update."""
         bags = self.inputs.instances(self.config, step.batch, self.folds, step.kept, step.drawn)
-        logits = self.model(bags, step.metadata, dropout_of(self.generators))
+        logits = self.model(bags, step.metadata, step.dropout)
         loss = member_losses(logits, step.labels, step.weights, self.config).sum()
         self.optimizer.step(loss, rate, step.active)
         return logits.total.detach()

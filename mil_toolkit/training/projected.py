@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mil_toolkit.features.bags import PART
 from mil_toolkit.training.mapped import MappedTensor
-from mil_toolkit.training.projection import Projection
+from mil_toolkit.training.projection import CPU, Projection
 from mil_toolkit.training.seen import Seen
 
 
@@ -24,8 +24,16 @@ class ProjectedFile:
     count: int
 
     @classmethod
-    def write(cls, seen: Seen, projections: Sequence[Projection], dtype: torch.dtype) -> "ProjectedFile":
+    def write(
+        cls,
+        seen: Seen,
+        projections: Sequence[Projection],
+        dtype: torch.dtype,
+        device: torch.device = CPU,
+    ) -> "ProjectedFile":
         """Read all embeddings once and write their F projections, which have the same number of columns.
+
+        device: that projects them
 
         Raises UsageError where the folder for temporary files has too little space.
         """
@@ -35,7 +43,7 @@ class ProjectedFile:
         for rows in torch.arange(instances).split(max(1, PART // seen.slots)):
             embeddings, first = seen.read(rows), int(rows[0]) * seen.slots
             for fold, projection in enumerate(projections):
-                tensor.write(fold * count + first, projection(embeddings))
+                tensor.write(fold * count + first, projection.on(device, embeddings).cpu())
         return cls(tensor, count)
 
     def read(self, rows: Tensor, folds: Sequence[int]) -> Tensor:

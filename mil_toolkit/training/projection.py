@@ -12,6 +12,7 @@ from mil_toolkit.features.bags import PART, Bags, StreamedBags
 MOST_COMPONENTS = 128
 SCALED_BY = 16  # number of leading components whose mean variance is scaled to one
 LEAST_DEVIATION = 0.01  # lower bound of a column's standard deviation, as a share of the mean over columns
+CPU = torch.device("cpu")
 _CHUNK = PART  # rows converted to float32 at a time
 
 
@@ -49,22 +50,25 @@ class Moments:
         return self.outer / self.bags - np.outer(centre, centre)
 
 
-def bag_moments(bags: Bags, chosen: np.ndarray, origin: np.ndarray) -> Moments:
+def bag_moments(bags: Bags, chosen: np.ndarray, origin: np.ndarray, device: torch.device = CPU) -> Moments:
     """Return the moments of the bags at positions `chosen` (b,), relative to `origin` (D,).
 
     Each instance has weight 1 / (size of its bag); otherwise large bags would dominate.
+
+    device: that computes the sums, a chunk of the embeddings at a time
     """
     index = torch.from_numpy(chosen)
     rows, sizes = bags.rows(index), bags.sizes[index]
     roots = torch.repeat_interleave(sizes.float().rsqrt(), sizes)[:, None]
-    total = torch.zeros(bags.width, dtype=torch.float64)
-    outer = torch.zeros(len(total), len(total), dtype=torch.float64)
-    for part, root in zip(rows.split(_CHUNK), roots.split(_CHUNK), strict=True):
+    total = torch.zeros(bags.width, dtype=torch.float64, device=device)
+    outer = torch.zeros(len(total), len(total), dtype=torch.float64, device=device)
+    shift = torch.from_numpy(origin).float().to(device)
+    for part, root in zip(rows.split(_CHUNK), roots.to(device).split(_CHUNK), strict=True):
         # Multiplied by the square root of its weight, so that each product of two rows has the full weight.
-        x = (bags.embeddings(part).float() - torch.from_numpy(origin).float()) * root  # (c, D)
+        x = (bags.embeddings(part).to(device).float() - shift) * root  # (c, D)
         total += (x * root).sum(0)
         outer += x.T @ x
-    return Moments(len(chosen), total.numpy(), outer.numpy(), origin)
+    return Moments(len(chosen), total.cpu().numpy(), outer.cpu().numpy(), origin)
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,16 @@ class Projection:
         x = (embeddings.float() - self.shift) * self.scale
         return x if self.components is None else x @ self.components
 
+    def on(self, device: torch.device, embeddings: Tensor) -> Tensor:
+        """Project embeddings (n, D) of the CPU on a device: (n, width) float32 there.
+
+        A CPU projects all of them at once, another device a chunk at a time, since they may not fit.
+        """
+        if device.type == "cpu":
+            return self(embeddings)
+        there = self.to(device)
+        return torch.cat([there(part.to(device)) for part in embeddings.split(_CHUNK)])
+
 
 def fit_projection(moments: Moments, standardise: bool, components: int) -> Projection:
     """Return the projection for training bags with these moments.
@@ -151,16 +165,19 @@ def _tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values)).float()
 
 
-def fold_moments(bags: Bags, trains: Sequence[np.ndarray]) -> list[Moments]:
+def fold_moments(bags: Bags, trains: Sequence[np.ndarray], device: torch.device = CPU) -> list[Moments]:
     """Return the moments of each fold's training bags, given by their indices.
+
+    device: see `bag_moments`
 
     Folds share most of their bags, so the moments of the bags that a fold holds out are subtracted from the
     moments of all bags, which takes fewer operations than summing over each fold's training bags.
     """
     everyone = np.unique(np.concatenate(list(trains)))
     origin = mean_instance(bags, torch.from_numpy(everyone))
-    all_moments = bag_moments(bags, everyone, origin)
-    return [all_moments - bag_moments(bags, np.setdiff1d(everyone, train), origin) for train in trains]
+    all_moments = bag_moments(bags, everyone, origin, device)
+    held_out = (np.setdiff1d(everyone, train) for train in trains)
+    return [all_moments - bag_moments(bags, chosen, origin, device) for chosen in held_out]
 
 
 def mean_instance(bags: Bags, chosen: Tensor) -> np.ndarray:

@@ -97,12 +97,16 @@ def test_a_network_is_left_as_it_is_where_cudnn_has_no_kernel(caplog: pytest.Log
     assert "not fused" in caplog.text
 
 
-def test_missing_memory_is_not_a_missing_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")],
+)
+def test_missing_memory_is_not_a_missing_kernel(error: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_memory(*_: object) -> Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+        raise error
 
     monkeypatch.setattr(torch, "cudnn_convolution_relu", no_memory)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(error), match=r"CUD"):
         fuse_for_cudnn(fuse_batch_norm(build_backbone("resnet18", "random").network), 1, SIDE)
 
 

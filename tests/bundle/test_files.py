@@ -14,7 +14,7 @@ import torch
 from support.bundles import change_config, change_scores, change_tensors, replace_file, seal
 from support.commands import Command
 from support.studies import Tiny
-from support.users import as_nobody, needs_root
+from support.users import as_nobody, let_search, needs_root
 
 from mil_toolkit.backbones.backbones import build_backbone
 from mil_toolkit.bundle import files
@@ -125,8 +125,7 @@ def test_files_beyond_their_limit_are_refused(
 @needs_root
 @pytest.mark.parametrize("name", READ)
 def test_a_file_without_permission_names_its_owner(name: str, bundle: Path) -> None:
-    for folder in (bundle, *bundle.parents[:3]):
-        folder.chmod(0o755)
+    let_search(bundle)
     (bundle / name).chmod(0)
     assert f"UsageError: {bundle / name} cannot be read: permission denied" in as_nobody(
         lambda: ModelBundle.load(bundle)

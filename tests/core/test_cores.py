@@ -23,3 +23,13 @@ def test_cores_are_limited_by_affinity_and_quota(
     assert cores_module.available_cores() == 1
     quota.unlink()
     assert cores_module.available_cores() == 1
+
+
+def test_all_cores_count_where_the_system_does_not_tell_the_affinity(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As on macOS."""
+    monkeypatch.setattr(cores_module, "_CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert cores_module.available_cores() == 6

@@ -1,7 +1,12 @@
 """The choice of device, precision and threads, on simulated hardware."""
 
+import logging
+import re
+from collections.abc import Iterator
+
 import pytest
 import torch
+from support.paths import ROOT
 
 from mil_toolkit.config import PRECISION_NAMES
 from mil_toolkit.core import devices
@@ -12,11 +17,41 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 
 @pytest.fixture
-def two_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A machine with two CUDA devices, outside torchrun."""
+def exact(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restore the flags of torch that `compute_exactly` sets."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = flags()
+    yield
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark, cudnn.deterministic = before[:4]
+    matmul.allow_bf16_reduced_precision_reduction, matmul.allow_fp16_reduced_precision_reduction = before[4:]
+
+
+def flags() -> tuple[bool, ...]:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    return (
+        cudnn.allow_tf32,
+        matmul.allow_tf32,
+        cudnn.benchmark,
+        cudnn.deterministic,
+        matmul.allow_bf16_reduced_precision_reduction,
+        matmul.allow_fp16_reduced_precision_reduction,
+    )
+
+
+@pytest.fixture
+def two_cuda_devices(monkeypatch: pytest.MonkeyPatch, exact: None) -> pytest.MonkeyPatch:
+    """A machine with two CUDA devices, a Turing and an Ampere card, outside torchrun and Slurm."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    capabilities = [(7, 5), (8, 6)]
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: capabilities[torch.device(device).index]
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Card {torch.device(device).index}")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80"])
+    for variable in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(variable, raising=False)
     return monkeypatch
 
 
@@ -37,6 +72,101 @@ def test_local_rank_selects_the_cuda_device_unless_an_index_is_given(
     assert pick_device("cuda:0") == torch.device("cuda", 0)
 
 
+def test_tasks_of_srun_that_see_all_devices_use_one_each(two_cuda_devices: pytest.MonkeyPatch) -> None:
+    two_cuda_devices.setenv("SLURM_LOCALID", "1")
+    assert pick_device("auto") == torch.device("cuda", 1)
+    two_cuda_devices.setenv("LOCAL_RANK", "0")  # torchrun within a task of srun
+    assert pick_device("auto") == torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize("variable", ["LOCAL_RANK", "SLURM_LOCALID"])
+def test_a_process_that_sees_one_device_uses_it_and_says_so_once(
+    two_cuda_devices: pytest.MonkeyPatch, variable: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    devices._log_only_device.cache_clear()
+    two_cuda_devices.setattr(torch.cuda, "device_count", lambda: 1)
+    two_cuda_devices.setenv(variable, "3")
+    with caplog.at_level(logging.INFO, "mil_toolkit"):
+        assert pick_device("auto") == pick_device("cuda") == torch.device("cuda", 0)
+    assert [record.getMessage()[: len(variable) + 5] for record in caplog.records] == [f"{variable} is 3"]
+
+
+def test_more_processes_than_devices_are_refused_by_the_variable(
+    two_cuda_devices: pytest.MonkeyPatch,
+) -> None:
+    two_cuda_devices.setenv("LOCAL_RANK", "3")
+    with pytest.raises(UsageError, match=r"LOCAL_RANK is 3, .* 2 are usable\. Start at most 2 processes"):
+        pick_device("auto")
+    assert pick_device("cuda:1") == torch.device("cuda", 1)
+    two_cuda_devices.setenv("LOCAL_RANK", "first")
+    with pytest.raises(UsageError, match="LOCAL_RANK is 'first'"):
+        pick_device("auto")
+    two_cuda_devices.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == CPU
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0"])
+def test_a_device_without_kernels_is_refused_by_its_name(
+    two_cuda_devices: pytest.MonkeyPatch, name: str
+) -> None:
+    """Also by `auto`: the CPU is not a silent substitute."""
+    two_cuda_devices.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90"])
+    with pytest.raises(
+        UsageError, match=r"CUDA device 0 \(Card 0\) .* 7\.5, .* sm_80, sm_90\. Install"
+    ) as error:
+        pick_device(name)
+    assert "--device cpu" in str(error.value)
+    assert pick_device("cuda:1") == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(
+    ("capability", "kernels", "expected"),
+    [
+        ((7, 5), ["sm_75", "sm_80"], True),
+        ((7, 0), ["sm_75", "sm_80"], False),
+        ((8, 6), ["sm_80"], True),
+        ((8, 0), ["sm_86"], False),
+        ((9, 0), ["sm_80"], False),
+        ((9, 0), ["sm_80", "compute_80"], True),
+        ((6, 1), ["compute_70"], False),
+        ((9, 0), ["sm_90a"], True),
+        ((12, 1), ["sm_120"], True),
+        ((12, 0), ["sm_100", "sm_120a"], True),
+        ((12, 1), ["sm_120a"], False),
+        ((9, 0), ["gfx90a"], True),
+        ((9, 0), [], True),
+    ],
+)
+def test_kernels_run_on_later_minor_versions_and_ptx_on_all_later_ones(
+    capability: tuple[int, int], kernels: list[str], expected: bool
+) -> None:
+    assert devices.has_kernels(capability, kernels) is expected
+
+
+def test_picking_a_cuda_device_turns_inexact_and_random_kernels_off(
+    two_cuda_devices: pytest.MonkeyPatch,
+) -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = True, False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = True
+    pick_device("cpu")
+    assert torch.backends.cudnn.allow_tf32
+    pick_device("auto")
+    assert flags() == (False, False, False, True, False, False)
+    assert devices.os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_the_flags_of_cuda_are_set_in_one_place() -> None:
+    pattern = re.compile(r"allow_tf32|reduced_precision_reduction|cudnn\.(benchmark|deterministic)|CUBLAS")
+    places = [path for path in (ROOT / "mil_toolkit").rglob("*.py") if pattern.search(path.read_text())]
+    assert [path.name for path in places] == ["devices.py"]
+
+
+def test_the_architecture_is_that_of_the_device(two_cuda_devices: pytest.MonkeyPatch) -> None:
+    assert devices.architecture(CPU) == ""
+    assert [devices.architecture(torch.device("cuda", i)) for i in (0, 1)] == ["sm_75", "sm_86"]
+
+
 def test_a_missing_cuda_device_is_refused(two_cuda_devices: pytest.MonkeyPatch) -> None:
     """There is no silent fallback to the CPU."""
     with pytest.raises(UsageError, match=r"CUDA device 2 was requested, but 2 are usable"):
@@ -53,6 +183,12 @@ def test_unknown_devices_are_refused(name: str) -> None:
         pick_device(name)
 
 
+@pytest.mark.parametrize("name", ["mps", "xpu", "xpu:0"])
+def test_accelerators_of_other_kinds_are_refused_with_advice(name: str) -> None:
+    with pytest.raises(UsageError, match=f"kind {name[:3]} are not supported: use cpu"):
+        pick_device(name)
+
+
 @pytest.mark.parametrize(
     ("vector", "tile", "expected"),
     [(False, False, "float32"), (True, False, "bfloat16"), (False, True, "bfloat16")],
@@ -66,15 +202,12 @@ def test_cpu_precision_depends_on_the_instruction_set(
     assert pick_precision("auto", CPU) == expected
 
 
-def test_cuda_precision_is_bfloat16_only_if_native(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A T4, which emulates it, gets float16."""
-    for native in (True, False):
-        monkeypatch.setattr(
-            torch.cuda,
-            "is_bf16_supported",
-            lambda including_emulation=True, n=native: n or including_emulation,
-        )
-        assert pick_precision("auto", CUDA) == ("bfloat16" if native else "float16")
+def test_cuda_precision_is_bfloat16_only_if_native(two_cuda_devices: pytest.MonkeyPatch) -> None:
+    """A T4, which emulates it, gets float16; the device in question decides, not the current one."""
+    assert pick_precision("auto", CUDA) == "float16"
+    assert pick_precision("auto", torch.device("cuda", 1)) == "bfloat16"
+    assert devices.training_dtype(CUDA) == torch.float32
+    assert devices.training_dtype(torch.device("cuda", 1)) == torch.bfloat16
 
 
 def test_a_named_precision_is_kept() -> None:

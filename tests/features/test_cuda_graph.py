@@ -85,11 +85,18 @@ def test_a_network_that_cannot_be_captured_is_called_as_it_is(
 
 
 @pytest.mark.usefixtures("graphs")
-def test_missing_memory_is_an_error_of_its_own() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_missing_memory_is_an_error_of_its_own(error: RuntimeError) -> None:
     def network(_: Tensor) -> Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+        raise error
 
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(error), match=r"CUDA"):
         captured(network, SHAPE, CUDA)
 
 

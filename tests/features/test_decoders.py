@@ -1,5 +1,6 @@
 """Decoder processes: the same bits as with threads, bounded memory, and errors instead of hanging."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -68,6 +69,23 @@ def test_unreadable_images_are_reported_as_with_threads(toml: Path, monkeypatch:
     assert sum(map(len, kept.values())) == 11 - len(messages)
     for patient, bag in kept.items():
         assert all(np.array_equal(row, whole[patient][name]) for name, row in bag.items())
+
+
+@pytest.mark.usefixtures("built_once", "processes")
+@pytest.mark.parametrize("place", ["ftruncate", "_start"])
+def test_missing_memory_for_processes_or_their_images_is_explained(
+    place: str, toml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os if place == "ftruncate" else Decoders, place, no_memory)
+        with pytest.raises(
+            UsageError, match=r"^Out of memory: .* GiB are free .* Use a --batch-size below 4\."
+        ):
+            run(toml, threads=1)
+    assert same(bags_of(run(toml, threads=1)), expected(toml))
 
 
 def test_batches_come_in_order_from_bounded_memory(tmp_path: Path) -> None:

@@ -23,10 +23,12 @@ from support.tiny_images import (
 import mil_toolkit.features.extract as extract_module
 import mil_toolkit.features.pipeline as pipeline_module
 from mil_toolkit.backbones.backbones import build_backbone
+from mil_toolkit.backbones.embedder import Embedder
 from mil_toolkit.backbones.encoders import ENCODERS
 from mil_toolkit.backbones.reading import Reading
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.core import devices, launchers
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
@@ -236,3 +238,69 @@ def test_an_encoder_is_extracted_as_its_authors_prepare_images(
     torch.save(network.state_dict(), tmp_path / "b.pth")
     again = extract(cohort, plain, tmp_path / "cache", device="cpu")
     assert (again.folder, again.extracted) == (done.folder, 0), "the same tensors in another container"
+
+
+class _OutOfMemory(torch.nn.Module):
+    """A network for which the device lacks memory."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+
+
+def test_missing_memory_is_a_usage_error_and_the_next_run_continues(
+    toml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the option and the free memory; no other batch size is used silently."""
+    sizes: list[int] = []
+
+    def embed(self: Embedder, pixels: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(pixels))
+        embeddings: torch.Tensor = _OutOfMemory()(pixels)
+        return embeddings
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Embedder, "forward", embed)
+        with pytest.raises(
+            UsageError, match=r"^Out of memory: .* GiB are free .* Use a --batch-size below 4\."
+        ):
+            run(toml)
+    assert set(sizes) == {4}
+    assert same(bags_of(run(toml)), expected(toml))
+
+
+@pytest.mark.parametrize(
+    ("precision", "advice"),
+    [("float16", "Use mil-extract --precision float32"), ("float32", "Other weights?")],
+)
+def test_a_value_that_is_not_finite_has_advice_by_precision(
+    toml: Path, precision: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflow(self: Embedder, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(pixels), 512), torch.inf, dtype=torch.float16)
+
+    monkeypatch.setattr(Embedder, "forward", overflow)
+    (line, *_) = run(toml, precision=precision, on_error="skip").skipped
+    assert line.endswith(advice if advice.endswith("?") else f"{advice}.")
+
+
+def test_rows_of_another_architecture_are_reported_and_not_put_into_one_bag(
+    toml: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(toml)
+    draw(toml.parent / "images/P1/3.png", seed=7)
+    with monkeypatch.context() as patch:
+        patch.setattr(devices, "architecture", lambda device: "sm_90")
+        assert run(toml).extracted == 4  # all images of P1, so that its bag has one architecture
+    assert " on sm_90. Those of the same image differ little: a cosine of 0.995" in caplog.text
+    assert "between architectures it has not been measured" in caplog.text
+
+
+def test_each_process_of_torchrun_reads_with_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    how = extract_module._How("cuda", "auto", None, None, None, False, False, None)
+    monkeypatch.setattr(launchers, "available_cores", lambda: 16)
+    readers = []
+    for count in ("1", "4", "64"):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", count)
+        readers.append(how._readers("cuda"))
+    assert readers == [16, 4, 1]
+    assert how._replace(workers=3)._readers("cuda") == 3

@@ -9,7 +9,7 @@ from typing import NoReturn
 import numpy as np
 import pytest
 from support.tiny_images import BAGS, LONG_AGO, draw, run, write_cohort
-from support.users import as_nobody, needs_root
+from support.users import as_nobody, let_search, needs_root
 from support.zoo import ADOBE_COLUMNS, iccp, rgb_profile, write_png
 
 from mil_toolkit.core.errors import UsageError
@@ -128,8 +128,7 @@ def test_rehash_replaces_a_wrong_answer(toml: Path) -> None:
 @needs_root
 def test_a_complete_cache_may_be_read_only(toml: Path) -> None:
     """Neither what was seen of the images nor their new times are then remembered."""
-    for parent in toml.parents[1:4]:
-        parent.chmod(0o755)
+    let_search(toml.parent)
     folder = run(toml).folder
     (folder / profiles.FILE_NAME).unlink()
     os.utime(toml.parent / "images/P1/0.png", (LONG_AGO + 7, LONG_AGO + 7))

@@ -15,6 +15,7 @@ from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.shard_layout import MAX_SEQUENCE
 from mil_toolkit.features.shards import encode_shard
 
+ON_CARD = RECORDED._replace(architecture="sm_90")
 Change = Callable[[h5py.File], object]
 
 
@@ -186,3 +187,30 @@ def test_no_shard_is_published_after_the_highest_sequence_number(tmp_path: Path)
     with pytest.raises(DataError, match="highest sequence number"):
         cache.publish([bag("b")], RECORDED)
     assert len([*cache.folder.glob("*.h5")]) == 1
+
+
+def test_the_architecture_is_an_attribute_of_shards_of_a_card_only(tmp_path: Path) -> None:
+    """Shards of a CPU keep their bytes, and those of earlier versions stay readable."""
+    cache = FeatureCache.create(tmp_path, "cohort", SPEC)
+    cache.publish([bag("a")], RECORDED)
+    cache.publish([bag("b")], ON_CARD)
+    names = {"schema", "spec", "sequence", "precision", "decoder"}
+    attributes = []
+    for path in sorted(cache.folder.glob("*.h5")):
+        with h5py.File(path) as file:
+            attributes.append({*file.attrs} - names)
+    assert sorted(attributes, key=len) == [set(), {"architecture"}]
+    reopened = FeatureCache.open(cache.folder)
+    assert {shard.patient_ids: shard.recorded for shard in reopened.shards} == {
+        ("a",): RECORDED,
+        ("b",): ON_CARD,
+    }
+    assert reopened.recorded(["a", "b"]) == ["float32 with pillow 13", "float32 with pillow 13 on sm_90"]
+
+
+@pytest.mark.parametrize(("value", "message"), [(7, "not of type str"), ("s" * 256, "more than 255")])
+def test_an_architecture_that_cannot_be_one_is_refused(tmp_path: Path, value: object, message: str) -> None:
+    cache = FeatureCache.create(tmp_path, "cohort", SPEC)
+    sealed(cache, attribute("architecture", value))
+    with pytest.raises(DataError, match=message):
+        cache.refresh()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.stored_bags import three_patients, write_trident
 from support.tiny_images import BAGS, CONFIG, write_cohort
-from support.users import as_nobody, needs_root
+from support.users import as_nobody, let_search, needs_root
 
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.core.errors import DataError
@@ -99,9 +99,7 @@ def test_a_special_file_of_rehashes_is_ignored(tmp_path: Path) -> None:
 @pytest.fixture(name="shared")
 def _shared(tmp_path: Path) -> Iterator[FeatureCache]:
     """A cache that another user may search."""
-    tmp_path.chmod(0o755)
-    for folder in tmp_path.parents[:2]:
-        folder.chmod(0o755)
+    let_search(tmp_path)
     yield three_patients(tmp_path / "cache")
 
 

@@ -101,3 +101,21 @@ def test_a_model_can_start_at_logistic_regressions_of_the_metadata(fusion: str) 
     head.start_at(logistic)
     expected = metadata() @ logistic[:, :-1, None] + logistic[:, None, -1:]
     torch.testing.assert_close(head(bags(), metadata()).total, expected.squeeze(-1))
+
+
+@pytest.mark.parametrize("fusion", FUSION_NAMES)
+@pytest.mark.parametrize("branch", METADATA_BRANCH_NAMES)
+@pytest.mark.parametrize("rates", [(0.1, 0.2), (0.0, 0.2), (0.1, 0.0)], ids=str)
+def test_the_dropouts_of_a_model_are_those_of_its_forward_pass(
+    fusion: str, branch: str, rates: tuple[float, float]
+) -> None:
+    """In their order, so that they can be drawn before."""
+    head = model(fusion=fusion, metadata_branch=branch, embedding_dropout=rates[0], metadata_dropout=rates[1])
+    applied = []
+
+    def dropout(x: Tensor, rate: float) -> Tensor:
+        applied.append((x.shape[-1], rate))
+        return x
+
+    head(bags(), metadata(), dropout)
+    assert head.dropouts == [(width, rate) for width, rate in applied if rate]

@@ -9,7 +9,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from mil_toolkit.model import kernels
-from mil_toolkit.model.layers import Linear, activated, draw, dropout_of, generators, keep_all, scores
+from mil_toolkit.model.layers import (
+    Linear,
+    activated,
+    draw,
+    drawn_dropout,
+    dropout_of,
+    generators,
+    keep_all,
+    scores,
+)
 
 SEEDS = [3, 1, 4]
 
@@ -77,6 +86,15 @@ def test_dropout_of_rate_zero_draws_nothing() -> None:
     assert dropout_of(own)(x, 0.0) is x
     assert torch.equal(draw(own, 2), draw(generators([0]), 2))
     assert keep_all(x, 0.9) is x
+
+
+def test_dropout_drawn_before_is_dropout_drawn_when_it_is_needed() -> None:
+    x, other = torch.randn(3, 4, 2), torch.randn(3, 4, 5)
+    lazy, own = dropout_of(generators(SEEDS)), generators(SEEDS)
+    drawn = drawn_dropout([draw(own, 4, 2) >= 0.25, draw(own, 4, 5) >= 0.5])
+    for dropout in (lazy, drawn):
+        assert dropout(x, 0.0) is x
+    assert torch.equal(lazy(x, 0.25), drawn(x, 0.25)) and torch.equal(lazy(other, 0.5), drawn(other, 0.5))
 
 
 @pytest.fixture(params=["fused", "separate"])

@@ -2,15 +2,20 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mil_toolkit.config import POOLING_NAMES, HeadConfig
+from mil_toolkit.model import poolings
 from mil_toolkit.model.layers import generators
 from mil_toolkit.model.poolings import (
     POOLINGS,
@@ -258,3 +263,136 @@ def transformed(pool: Transformer, k: int, bag: Tensor) -> Tensor:
     h = h + wide @ pool.narrow.weight[k] + pool.narrow.bias[k]
     weights = (h @ pool.score.weight[k]).softmax(0)
     return (weights * h).sum(0)
+
+
+# Memory and other devices.
+
+
+def results(name: str, x: Tensor, sizes: list[int], kept: Tensor | None) -> list[Tensor]:
+    """Return the pooled bags, the attention and the gradients of a pooling."""
+    pool, x = pooling(name), x.clone().requires_grad_()
+    bags = instances(x, sizes, kept)
+    pooled = pool(bags)
+    learned = [x, *pool.parameters()]
+    return [pooled, pool.attention(bags), *torch.autograd.grad(pooled.square().sum(), learned)]
+
+
+@every_pooling
+@pytest.mark.parametrize("dropped", [False, True])
+def test_blocks_of_bags_give_what_all_bags_at_once_give(
+    name: str, dropped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several blocks: some of several bags, one of a bag that is larger than a block may be."""
+    sizes = [2, 1, 9, 3, 3, 1]
+    x = torch.randn(len(SEEDS), sum(sizes), WIDTH, generator=torch.Generator().manual_seed(0))
+    kept = torch.arange(x.shape[1]) % 4 != 1 if dropped else None
+    kept = None if kept is None else kept.expand(len(SEEDS), -1).clone()
+    if kept is not None:
+        kept[:, 2] = True  # the only instance of its bag
+    expected = results(name, x, sizes, kept)
+    monkeypatch.setattr(poolings, "WHOLE", 0)
+    monkeypatch.setattr(poolings, "BLOCK", 8)
+    assert [len(block.sizes) for block in instances(x, sizes).blocks] == [2, 1, 1, 2]
+    for one, other in zip(expected, results(name, x, sizes, kept), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Takes note of the largest tensor that any operation makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        made = [value.numel() for value in tree_leaves(result) if isinstance(value, Tensor)]
+        self.elements = max([self.elements, *made])
+        return result
+
+
+def largest(bag_count: int, name: str) -> int:
+    """Return the largest tensor of forward and backward passes, for so many bags of 20 instances."""
+    x = torch.randn(1, 20 * bag_count, WIDTH, requires_grad=True)
+    pool = POOLINGS[name](WIDTH, CONFIG, generators([0]))
+    with LargestTensor() as seen:
+        bags = instances(x, [20] * bag_count, member_count=1)
+        pool(bags).sum().backward()
+        pool.attention(bags)
+    return seen.elements
+
+
+@every_pooling
+def test_memory_grows_no_faster_than_the_number_of_bags(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not with its square, as the matrix of bags and instances does."""
+    monkeypatch.setattr(poolings, "WHOLE", 0)
+    monkeypatch.setattr(poolings, "BLOCK", 100)
+    assert largest(40, name) <= 2.05 * largest(20, name)
+
+
+def test_sums_of_bags_are_added_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit as index_add does it on a CPU, which on CUDA adds in a random order."""
+    values = torch.randn(3, sum(SIZES), 5)
+    bags = instances(embeddings())
+    expected = torch.zeros(3, len(SIZES), 5).index_add(1, bags.bag, values)
+    assert torch.equal(bags.bag_sums(values), expected)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(bags.bag_sums(values), expected)
+
+
+@pytest.mark.parametrize(("device", "fused"), [("cpu", True), ("cuda", False)])
+def test_attention_on_cuda_uses_the_kernels_that_add_in_a_fixed_order(
+    device: str, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enabled = []
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor) -> Tensor:
+        switches = torch.backends.cuda
+        enabled.append((switches.flash_sdp_enabled(), switches.mem_efficient_sdp_enabled()))
+        return query
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", attend)
+    with FakeTensorMode():
+        pool = pooling("transformer")
+        move(pool, device)
+        pool(on(device, SIZES))
+    assert enabled == [(fused, fused)] * len(SIZES)
+
+
+def move(pool: nn.Module, device: str) -> None:
+    """Replace the parameters and buffers of a pooling by fake tensors on a device that need not exist."""
+    for module in pool.modules():
+        for name, value in module._parameters.items():
+            assert value is not None
+            module._parameters[name] = nn.Parameter(torch.empty(value.shape, device=device))
+        for name, buffer in module._buffers.items():
+            assert buffer is not None
+            module._buffers[name] = torch.empty(buffer.shape, device=device)
+
+
+def on(device: str, sizes: Sequence[int]) -> Instances:
+    """Return bags of fake tensors on a device that need not exist."""
+    x = torch.empty(len(SEEDS), sum(sizes), WIDTH, device=device)
+    bag = torch.empty(sum(sizes), dtype=torch.int64, device=device)
+    kept = torch.empty(len(SEEDS), sum(sizes), dtype=torch.bool, device=device)
+    return Instances(x, bag, sizes, len(SEEDS), kept=kept)
+
+
+@every_pooling
+@pytest.mark.parametrize("whole", [True, False])
+def test_no_tensor_of_a_pooling_is_on_another_device(
+    name: str, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a pretended card, where mixing devices is an error."""
+    if not whole:
+        monkeypatch.setattr(poolings, "WHOLE", 0)
+        monkeypatch.setattr(poolings, "BLOCK", 8)
+    with FakeTensorMode():
+        pool = pooling(name)
+        move(pool, "cuda")
+        bags = on("cuda", SIZES)
+        assert pool(bags).device == pool.attention(bags).device == torch.device("cuda", 0)
+        move(pool, "cpu")
+        if any(True for _ in pool.parameters()):
+            with pytest.raises(RuntimeError, match="cpu"):
+                pool(bags)

@@ -2,14 +2,25 @@
 
 import contextlib
 import os
+import tempfile
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 NOBODY = 65534
 
+_SHARED = Path(tempfile.gettempdir())  # which everyone may search
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+
+def let_search(folder: Path) -> None:
+    """Let everyone search a folder of a test, and all folders above it that the tests have made."""
+    for each in (folder, *folder.parents):
+        if each in (_SHARED, *_SHARED.parents):
+            break
+        each.chmod(0o755)
 
 
 def as_nobody(function: Callable[[], object]) -> str:

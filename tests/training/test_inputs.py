@@ -8,7 +8,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+import mil_toolkit.training.inputs as inputs_module
 from mil_toolkit.config import HeadConfig
+from mil_toolkit.features.bags import Bags
 from mil_toolkit.model.poolings import Instances
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.inputs import Inputs
@@ -168,3 +170,22 @@ def test_the_logistic_start_sees_only_the_training_patients_of_the_fold(
         logits = columns @ inputs.logistic(class_weights)[fold, :-1].numpy()
         logits += float(inputs.logistic(class_weights)[fold, -1])
         np.testing.assert_allclose(logits, fitted.decision_function(columns), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("most", "device"), [(32, "meta"), (33, "cpu")])
+def test_the_moments_of_large_cohorts_are_summed_on_the_device(
+    make_patients: Callable[..., Patients], monkeypatch: pytest.MonkeyPatch, most: int, device: str
+) -> None:
+    """Here, of the 33 images of 12 patients."""
+    used: list[str] = []
+
+    def fold_moments(bags: Bags, trains: Sequence[np.ndarray], device: torch.device) -> Sequence[object]:
+        used.append(device.type)
+        return ()
+
+    monkeypatch.setattr(inputs_module, "fold_moments", fold_moments)
+    monkeypatch.setattr(inputs_module, "PART", most)
+    patients = make_patients()
+    assert patients.bags is not None and int(patients.bags.offsets[-1]) == 33
+    assert Inputs(patients, [np.arange(6)], "meta").projections(HeadConfig(components=4)) == []
+    assert used == [device]

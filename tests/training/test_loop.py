@@ -12,11 +12,8 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import mil_toolkit.model.layers as layers_module
 import mil_toolkit.training.loop as training_module
-import mil_toolkit.training.losses as losses_module
 from mil_toolkit.config import OPTIMIZER_NAMES, POOLING_NAMES, HeadConfig
-from mil_toolkit.model.layers import generators
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.loop import Member, predict_held_out, predict_logits, train
 from mil_toolkit.training.patients import Patients
@@ -103,12 +100,7 @@ class OnlyOnTheDevice(TorchDispatchMode):
 def test_no_step_touches_the_host(
     components: int, pooling: str, make_patients: MakePatients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def drawn(members: Sequence[object], *shape: int) -> Tensor:
-        return torch.empty(len(members), *shape, device="meta")
-
-    for module in (layers_module, losses_module):
-        monkeypatch.setattr(module, "draw", drawn)
-    monkeypatch.setattr(training_module, "generators", lambda seeds, device: generators(seeds))
+    """All random draws are made on the host, and copied, before the first step of an epoch."""
     config = dataclasses.replace(CONFIG, pooling=pooling, components=components, logistic_start=False)
     inputs, folds = Inputs(make_patients(), TRAINS, "meta"), [member.fold for member in MEMBERS]
     for model, _ in train(inputs, config, MEMBERS, 0):  # the first epoch computes what is then kept
