@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import settings
 from optuna.storages._rdb.storage import _VersionManager
 from sklearn.linear_model import LogisticRegression
 from support.commands import Command, Done
@@ -42,6 +43,10 @@ os.environ.pop("PYTHONUNBUFFERED", None)  # it changes what a command that canno
 # For tensors this small, a second thread costs more time than it saves.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the commands and inherited by processes
 torch.set_num_threads(1)
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("suite", settings.default, deadline=None)
+settings.load_profile("suite")
 
 # By default, the garbage collector visits the millions of objects of all modules and tests again and again.
 gc.set_threshold(100_000, 20, 100)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.paths import configuration
 
@@ -23,7 +23,6 @@ def check_partition(splits: list[Split], count: int) -> None:
         assert (np.diff(split.train) > 0).all() and (np.diff(split.test) > 0).all()
 
 
-@settings(deadline=None)
 @given(st.integers(5, 40), st.integers(5, 40), st.integers(2, 5), st.integers(0, 99))
 def test_every_patient_is_held_out_once_and_classes_keep_their_share(
     positive: int, negative: int, folds: int, seed: int
@@ -95,7 +94,6 @@ def test_the_seed_determines_the_splits() -> None:
     assert sorted(patient for fold in first for patient in fold) == sorted(ids)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 99), st.sampled_from([1, 2, 5]))
 def test_groups_are_never_split(seed: int, folds: int) -> None:
     labels, ages = labels_and_ages(60, 60, seed)

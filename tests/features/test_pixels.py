@@ -223,7 +223,7 @@ def test_every_truncation_is_refused_or_harmless(kind: str) -> None:
     assert refused >= len(content) // 3
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(["JPEG", "PNG", "TIFF", "BMP", "WEBP"]), st.data())
 def test_corrupt_bytes_raise_only_data_errors(kind: str, data: st.DataObject) -> None:
     """Up to eight bytes of a valid file are replaced by any others."""

@@ -229,7 +229,6 @@ def fuzz(
 
     @settings(
         max_examples=cases,
-        deadline=None,
         database=None,
         derandomize=random_seed is None,
         phases=(Phase.generate,),
