@@ -42,12 +42,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    default = ExtractionConfig()
     parser = command_parser(
         "mil-extract", "Embed every image of a cohort once. Prints the folder of the cache to stdout."
     )
-    add = parser.add_argument
-    add("cohort", type=Path, metavar="COHORT.toml", help="the cohort")
+    parser.add_argument("cohort", type=Path, metavar="COHORT.toml", help="the cohort")
+    _add_embedding(parser)
+    _add_running(parser)
+    return parser
+
+
+def _add_embedding(parser: argparse.ArgumentParser) -> None:
+    """Add the options about the network and what it sees, which change the embeddings."""
+    default, add = ExtractionConfig(), parser.add_argument
     add(
         "--backbone",
         action="append",
@@ -93,8 +99,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="embed each image in N other orientations besides, at most 7 (default: 0)",
     )
-    _add_running(parser)
-    return parser
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
