@@ -175,9 +175,9 @@ def test_an_image_that_could_not_be_looked_at_is_looked_at_again(
 def test_a_device_that_does_not_exist_leaves_no_cache(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it is chosen by `auto`, such as with a LOCAL_RANK beyond the CUDA devices."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(UsageError, match="CUDA device 1 was requested, but 1 are usable"):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UsageError, match="LOCAL_RANK is 2, .* CUDA device 2, but 2 are usable"):
         run(toml, device="auto")
     assert not (toml.parents[1] / "cache").exists()
 
