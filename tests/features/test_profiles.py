@@ -177,7 +177,7 @@ def test_a_device_that_does_not_exist_leaves_no_cache(toml: Path, monkeypatch: p
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(UsageError, match="LOCAL_RANK is 2, .* CUDA device 2, but 2 are usable"):
+    with pytest.raises(UsageError, match=r"LOCAL_RANK is 2, .* CUDA device 2, but 2 are usable"):
         run(toml, device="auto")
     assert not (toml.parents[1] / "cache").exists()
 
