@@ -142,7 +142,7 @@ def test_a_wrong_number_of_outer_folds_names_the_option(
 ) -> None:
     with pytest.raises(SystemExit):
         tune.main(["c.toml", "--study", str(tmp_path), "--outer-folds", "x"])
-    assert "--outer-folds: expected a whole number or groups, not 'x'" in capsys.readouterr().err
+    assert "--outer-folds: expected a whole number, groups or official, not 'x'" in capsys.readouterr().err
 
 
 def test_a_study_in_use_is_not_touched(
