@@ -158,14 +158,15 @@ def _cheap_keys() -> Iterator[None]:
 def _restore_process() -> Iterator[None]:
     """Restore what a command changes in its process: logging, signal handlers and the number of threads."""
     logger = logging.getLogger("mil_toolkit")
-    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    logger.handlers, logger.propagate = [], True  # fixtures that live longer may have run commands
+    level = logger.level
     dispositions = {
         number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     }
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-    logger.handlers, logger.level, logger.propagate = handlers, level, propagate
+    logger.handlers, logger.level, logger.propagate = [], level, True
     for number, disposition in dispositions.items():
         signal.signal(number, disposition)
 

@@ -50,7 +50,6 @@ def test_a_class_may_have_several_words(tmp_path: Path) -> None:
 
 
 def test_excluded_rows_are_counted_and_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("mil_toolkit").propagate = True  # a command that ran before has turned it off
     path = write(tmp_path, TABLE, TOML, PATIENTS)
     with caplog.at_level(logging.INFO, "mil_toolkit"):
         read_cohort(path)

@@ -1,6 +1,5 @@
 """Images listed in an image table."""
 
-import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +64,6 @@ def listed(folder: Path, rows: Sequence[str]) -> Path:
 def test_paths_with_backslashes_are_read_with_slashes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logging.getLogger("mil_toolkit").propagate = True  # a command that ran before has turned it off
     cohort = read_cohort(listed(tmp_path, [r"P1,images\P1\a.png", r"P1,images\P1/b.JPG"]))
     assert cohort.image_names["P1"] == ("images/P1/a.png", "images/P1/b.JPG")
     assert cohort.images["P1"][0] == tmp_path / "images/P1/a.png"
@@ -77,7 +75,6 @@ def test_paths_with_backslashes_are_read_with_slashes(
 def test_a_file_with_a_backslash_in_its_name_is_read_as_it_is(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logging.getLogger("mil_toolkit").propagate = True
     path = listed(tmp_path, [r"P1,images/P1\a.png"])
     (tmp_path / r"images/P1\a.png").touch()
     assert read_cohort(path).images["P1"] == (tmp_path / r"images/P1\a.png",)

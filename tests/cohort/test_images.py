@@ -51,7 +51,6 @@ SYSTEM_FOLDERS = [
 def test_system_folders_are_passed_over_and_named_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    logging.getLogger("mil_toolkit").propagate = True
     path = write(tmp_path)
     expected = read_cohort(path).image_names
     touch(tmp_path / "images" / name / "P1/a.png")
@@ -80,7 +79,6 @@ def test_a_patient_may_be_called_like_a_system_folder(tmp_path: Path) -> None:
 def test_a_hidden_file_with_an_image_extension_is_called_hidden(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logging.getLogger("mil_toolkit").propagate = True
     path = write(tmp_path)
     hidden = [touch(tmp_path / "images/P1" / name) for name in ("._a.jpg", "._b.JPG")]
     touch(tmp_path / "images/P1/Thumbs.db")
@@ -94,7 +92,6 @@ def test_a_hidden_file_with_an_image_extension_is_called_hidden(
 def test_many_folders_below_patients_folders_are_named_in_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logging.getLogger("mil_toolkit").propagate = True
     path = write(tmp_path)
     for number in range(12):
         touch(tmp_path / "images/P1" / f"slide {number:02d}" / "deep" / "x.png")
@@ -125,7 +122,6 @@ def test_the_patients_of_a_missing_image_folder_are_not_reported_one_by_one(tmp_
 def test_the_warning_about_ignored_files_can_be_switched_off(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logging.getLogger("mil_toolkit").propagate = True  # a command that ran before has turned it off
     path = write(tmp_path)
     touch(tmp_path / "images/P1/notes.txt")
     quiet = read_cohort(path, log=False)

@@ -201,7 +201,7 @@ def project_on_all(fold: Fold, patch: pytest.MonkeyPatch) -> None:
     bags = fold.patients.bags
     assert bags is not None
     everyone = inputs_module.fold_moments(bags, [np.arange(len(fold.patients))])
-    patch.setattr(inputs_module, "fold_moments", lambda _, trains: everyone * len(trains))
+    patch.setattr(inputs_module, "fold_moments", lambda _, trains, *device: everyone * len(trains))
 
 
 def decide_on_held_out(fold: Fold, patch: pytest.MonkeyPatch) -> None:
