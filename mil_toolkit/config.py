@@ -124,8 +124,8 @@ class ExtractionConfig:
 
     weights: `imagenet` or `pretrained` (the published weights), `random` or the path of a checkpoint
     image_size: side in pixels of the image that the backbone gets; None for the size that it was made for
-    crop: side in pixels of the part that is shown, 0 for the whole image: the centre, or a window around the
-        nucleus if `preprocess` is one of CELL_NAMES
+    crop: side in pixels of the part that is shown: the centre, or a window around the nucleus if `preprocess`
+        is one of CELL_NAMES; 0 for the whole image, or the central square if `sampling` is `centre`
     crop_um: that side in micrometres; the cohort's resolution then determines `crop`
     scale: micrometres per pixel to which images are resampled before they are cropped; None: as they are
     sampling: None for that of the backbone

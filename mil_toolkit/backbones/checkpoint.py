@@ -30,11 +30,11 @@ HEADER_LIMIT = 32 * MEBIBYTE  # of the header of a safetensors file
 PICKLE_LIMIT = 8 * MEBIBYTE  # of each pickle of torch.save, where a byte may make an object
 TUPLE_LIMIT = 1_000_000  # values of a tuple, including those of the tuples in it
 WRAPPERS = (
-    "state_dict",
-    "teacher",
     "state_dict_ema",
     "model_ema",
     "ema",
+    "teacher",
+    "state_dict",
     "model_state_dict",
     "model_state",
     "model",

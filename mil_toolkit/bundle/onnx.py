@@ -41,12 +41,12 @@ def export_onnx(
       Of a model that uses images in several orientations (`augment` in the spec), their mean in float32
     - with `images`: `pixels` (N, S, S, 3) uint8, RGB, cropped, resized and masked as
       `features.pixels.prepare` does for the spec's `image_size`, `crop`, `preprocess` and `sampling`. If
-      the spec has `crop_um`, images of another resolution need a crop of the same micrometres; `cell-crop`
-      and `cell-mask` need the search of `features.nucleus.find_nucleus` in the whole image. Scaling,
-      normalisation and the rounding of embeddings to float16 are part of the file. All N images pass through
-      the network at once: for large bags, embed in batches and use the file without `images`. The file
-      computes in float32; compared with embeddings that were computed in bfloat16, probabilities differ in
-      the second decimal
+      the spec has `scale`, resample images to it first, with `features.scale.to_scale`. If it has `crop_um`,
+      images of another resolution need a crop of the same micrometres; `cell-crop` and `cell-mask` need the
+      search of `features.nucleus.find_nucleus` in the whole image. Division by 255, normalisation and the
+      rounding of embeddings to float16 are part of the file. All N images pass through the network at once:
+      for large bags, embed in batches and use the file without `images`. The file computes in float32;
+      compared with embeddings that were computed in bfloat16, probabilities differ in the second decimal
     - of several views, `embeddings_1`, `embeddings_2` and so on, or `pixels_1`, `pixels_2` and so on, of the
       same N images in the order of `features`
     - `metadata` (M,) float32: the encoded columns in the order of `metadata_columns`. The encoder replaces

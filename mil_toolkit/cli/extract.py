@@ -29,6 +29,7 @@ SKIPPED = 4
 _FEWEST = 2  # images whose embeddings can be compared
 _HEADING = "{:<28} {:<16} {:>5} {:>6} {:>9} {:>7} {:>7}"
 _ROW = "{:<28} {:<16} {:>5} {:>6} {:>9.1f} {:>7.3f} {:>7.1f}"
+_IGNORED = ("workers", "shard", "on_error", "rehash", "dry_run", "contact_sheet")  # by --probe
 _ENCODER = "encoder"  # the value of --scale
 _MICROMETRES = ("um", "\N{MICRO SIGN}m", "\N{GREEK SMALL LETTER MU}m")
 logger = logging.getLogger(__name__)
@@ -75,7 +76,8 @@ def _add_embedding(parser: argparse.ArgumentParser) -> None:
         type=_parse_crop,
         default=_Crop(default.crop),
         metavar="N[um]",
-        help="side of the part that is shown, in pixels or micrometres; 0: the whole image (default)",
+        help="side of the part that is shown, in pixels or micrometres; 0 (default): the whole image, or the"
+        " central square where the backbone's authors cut it",
     )
     add(
         "--scale",
@@ -131,7 +133,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         metavar="I/N",
         help="extract share I of N, counted from 1; auto: from the variables of torchrun or Slurm",
     )
-    add("--on-error", choices=("fail", "skip"), default="fail", help="what to do about unreadable images")
+    add("--on-error", choices=("fail", "skip"), help="what to do about unreadable images (default: fail)")
     add("--rehash", action="store_true", help="hash every image, even if its size and mtime are unchanged")
     add("--dry-run", action="store_true", help="only report what would be embedded")
     add(
@@ -178,8 +180,11 @@ def _parse_scale(text: str) -> float | str:
 def _configs(arguments: argparse.Namespace) -> list[ExtractionConfig]:
     """Return a configuration for each --backbone.
 
-    Raises UsageError for several without --probe, and for a backbone without the scale that is asked for.
+    Raises UsageError for several without --probe, for options that --probe does not use, and for a backbone
+    without the scale that is asked for.
     """
+    if arguments.probe is not None:
+        _check_probe(arguments)
     default = ExtractionConfig()
     backbones = arguments.backbone or [default.backbone]
     weights = arguments.weights or [default.weights]
@@ -200,6 +205,13 @@ def _configs(arguments: argparse.Namespace) -> list[ExtractionConfig]:
     ]
 
 
+def _check_probe(arguments: argparse.Namespace) -> None:
+    ignored = [f"--{name.replace('_', '-')}" for name in _IGNORED if getattr(arguments, name)]
+    if ignored:
+        them = "it" if len(ignored) == 1 else "them"
+        raise UsageError(f"--probe does not use {', '.join(ignored)}: leave {them} out.")
+
+
 def _scale(scale: float | str | None, backbone: str) -> float | None:
     return encoder_scale(backbone) if isinstance(scale, str) else scale
 
@@ -214,11 +226,11 @@ def _extract(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.features.sights import sight_summary
 
     configs = _configs(arguments)
-    config = configs[0]
+    config, on_error = configs[0], arguments.on_error or "fail"
     share = parse_share(arguments.shard, os.environ) if arguments.shard else WHOLE
     for named in configs:  # options first, because reading a large cohort takes a while
         check_backbone(named.backbone, named.weights)
-    check_options(config, arguments.batch_size, arguments.threads, arguments.workers, arguments.on_error)
+    check_options(config, arguments.batch_size, arguments.threads, arguments.workers, on_error)
     check_machine(arguments.device)
     if arguments.probe is not None:
         return _probe(arguments, configs)
@@ -236,7 +248,7 @@ def _extract(arguments: argparse.Namespace) -> Outcome:
         threads=arguments.threads,
         workers=arguments.workers,
         share=share,
-        on_error=arguments.on_error,
+        on_error=on_error,
         rehash=arguments.rehash,
         dry_run=arguments.dry_run,
         prepare=_use_available_cores,

@@ -77,8 +77,12 @@ def _reader(declared: Declaration, table: TextTable, one_of_several: bool, repor
         report.problems.add(f"{text} Several files need one fold in each; other layouts need a single file.")
         return None
     numbered = [name for name in header if _ONE_FOLD.fullmatch(name) and header.count(name) == 1]
-    single = next((name for name in _FOLDS if header.count(name) == 1), None)
-    if numbered or (single and any(cell.lower() in PARTS for cell in table.column(single) or [])):
+    single, *others = [name for name in _FOLDS if header.count(name) == 1] or [None]
+    if other := next((name for name in others if _names_parts(table, name)), None):
+        both = f"{table.name} has both the columns {single} and {other}, which says train or test."
+        report.problems.add(f"{both} Keep one of them.")
+        return None
+    if numbered or _names_parts(table, single):
         columns = sorted(numbered, key=_number_of_fold) or [str(single)]
         slides = id_column != _SLIDES and _SLIDES in header
         return _with_ids(FoldColumns(table, ids, report, columns, slides))
@@ -89,6 +93,10 @@ def _reader(declared: Declaration, table: TextTable, one_of_several: bool, repor
         f"{table.name} declares no folds: expected {_LAYOUTS}. It has the columns {columns_there}."
     )
     return None
+
+
+def _names_parts(table: TextTable, column: str | None) -> bool:
+    return column is not None and any(cell.lower() in PARTS for cell in table.column(column) or [])
 
 
 def _number_of_fold(column: str) -> int:

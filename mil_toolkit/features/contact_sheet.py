@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from tqdm import tqdm
 
 from mil_toolkit.backbones.backbones import preprocessing_of
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config import SQUASHED, ExtractionConfig
 from mil_toolkit.core.cores import available_cores
 from mil_toolkit.core.errors import MilError, UsageError
 from mil_toolkit.core.files import publish
@@ -24,7 +24,7 @@ from mil_toolkit.features.decoding import decode
 from mil_toolkit.features.loading import load_batches
 from mil_toolkit.features.nucleus import find_nucleus
 from mil_toolkit.features.opening import read_image_file
-from mil_toolkit.features.pixels import Window, prepare_noting, resize
+from mil_toolkit.features.pixels import Window, prepare_noting, resize, sampled_sides
 from mil_toolkit.features.plan import Wanted
 from mil_toolkit.features.scale import pixels_to_scale
 from mil_toolkit.features.sights import DOUBTFUL, SIGHTS, Sight, choose_doubtful, sight_summary
@@ -121,10 +121,12 @@ def _searched(
         try:
             pixels = decode(read_image_file(path)[0], colour)
             pixels = pixels_to_scale(pixels, patient.microns_per_pixel, config.scale)
+            height, width, _ = pixels.shape
+            if not config.crop:
+                sampled_sides((width, height), config.side, config.sampling or SQUASHED)
         except (OSError, MilError):
             return None
-        fits = min(pixels.shape[:2]) >= config.crop
-        if not fits:
+        if min(height, width) < config.crop:
             return None
         sight = find_nucleus(pixels).sight
         return SheetImage(patient.patient_id, name, path, sight, patient.microns_per_pixel)
@@ -138,7 +140,9 @@ def _searched(
 
 def _settings(config: ExtractionConfig) -> str:
     size = f" ({config.crop_um:g} micrometres)" if config.crop_um is not None else ""
-    crop = f"--crop {config.crop}{size}" if config.crop else "the whole image"
+    whole = config.sampling is None or config.sampling.mode == "squash"
+    shown = "the whole image" if whole else "the central square"
+    crop = f"--crop {config.crop}{size}" if config.crop else shown
     scale = f", --scale {config.scale:g}" if config.scale is not None else ""
     return f"--preprocess {config.preprocess}, {crop}{scale}"
 

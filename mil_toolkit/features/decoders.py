@@ -210,7 +210,7 @@ class Decoders(Generic[Job]):
         if code < 0:
             return UsageError(
                 f"{what}: it was killed by {_signal_name(-code)}, perhaps for lack of memory. Use fewer such"
-                f" processes with --workers, now {self.count}. What was published is kept."
+                f" processes with mil-extract --workers, now {self.count}. What was published is kept."
             )
         return MilError(f"{what}, with exit code {code}; the reason is above. What was published is kept.")
 

@@ -406,7 +406,7 @@ def check_crop(crop: int, wanted: Sequence[Wanted], scale: float | None = None) 
         listed = some([f"{width} x {height} ({count})" for (width, height), count in sizes.most_common()])
         raise UsageError(
             f"--crop {crop}: every image is smaller{at_scale}. Sizes and numbers of images: {listed}. Choose"
-            " a smaller crop, or 0 for the whole image."
+            " a smaller crop, or 0 for none."
         )
 
 

@@ -4,6 +4,8 @@ import os
 import threading
 from pathlib import Path
 
+import numpy as np
+
 from mil_toolkit.core.file_state import FileState, is_settled
 from mil_toolkit.core.memory import available_memory
 from mil_toolkit.core.reading import MEBIBYTE
@@ -46,4 +48,11 @@ class KeptPixels:
             if path in self._kept or pixels.nbytes > self._left:
                 return
             self._left -= pixels.nbytes
-            self._kept[path] = FileState.of(status), pixels
+            self._kept[path] = FileState.of(status), _without_larger_array(pixels)
+
+
+def _without_larger_array(pixels: Pixels) -> Pixels:
+    """Return a copy of pixels that are a part of a larger array, which they would keep in memory."""
+    whole = pixels.base
+    is_part = isinstance(whole, np.ndarray) and whole.nbytes > pixels.nbytes
+    return pixels.copy() if is_part else pixels

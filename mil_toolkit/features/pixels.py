@@ -13,6 +13,7 @@ from PIL import Image
 
 from mil_toolkit.config import SQUASHED, Sampling
 from mil_toolkit.core.errors import DataError
+from mil_toolkit.features.opening import MAX_PIXELS
 from mil_toolkit.features.sights import RIM, Sight
 from mil_toolkit.features.stain import Pixels, otsu_threshold
 
@@ -88,13 +89,26 @@ def _resized(image: Image.Image, height: int, width: int, interpolation: str) ->
     return image.resize((width, height), Image.Resampling[interpolation.upper()])
 
 
-def sample(image: Image.Image, size: int, sampling: Sampling) -> Pixels:
-    """Resize to `size` x `size` as an encoder expects it, with the rounding of timm's transforms."""
-    scaled, shorter = math.floor(size / sampling.crop_pct), min(image.size)
+def sampled_sides(sides: tuple[int, int], size: int, sampling: Sampling) -> tuple[int, int]:
+    """Return width and height to which `sample` resizes an image, before it keeps the central square.
+
+    Raises DataError if that is larger than any image that is decoded.
+    """
+    scaled, shorter = math.floor(size / sampling.crop_pct), min(sides)
     if sampling.mode == "squash":
-        height = width = scaled
-    else:
-        width, height = (scaled * side // shorter for side in image.size)
+        return scaled, scaled
+    width, height = (scaled * side // shorter for side in sides)
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{sides[0]} x {sides[1]} pixels are too long for a square of {size}.")
+    return width, height
+
+
+def sample(image: Image.Image, size: int, sampling: Sampling) -> Pixels:
+    """Resize to `size` x `size` as an encoder expects it, with the rounding of timm's transforms.
+
+    Raises DataError as `sampled_sides` does.
+    """
+    width, height = sampled_sides(image.size, size, sampling)
     # Resized before it becomes an array, because a large image takes longer to become one.
     resized = _resized(image, height, width, sampling.interpolation)
     top, left = (round((side - size) / 2) for side in (height, width))
@@ -201,11 +215,12 @@ def prepare_noting(
     """Crop, resize and preprocess an image; also return its window and what was found in it.
 
     image: RGB; as pixels it is (H, W, 3)
-    crop: side of the window, 0 for the whole image; central, or around a nucleus if `preprocess` searches one
+    crop: side of the window, central or around a nucleus if `preprocess` searches one; 0 shows what
+        `sampling` keeps of the whole image
     preprocess: a name in PREPROCESSES
     sampling: None resizes the whole image or window bilinearly
 
-    Raises DataError if the image is smaller than the crop.
+    Raises DataError if the image is smaller than the crop, or too long to be resized to a square.
     """
     if not isinstance(image, Image.Image):
         image = Image.fromarray(image)

@@ -22,7 +22,7 @@ from mil_toolkit.features.colour import Colour
 from mil_toolkit.features.extract import choose_colour
 from mil_toolkit.features.failures import Failures
 from mil_toolkit.features.notes import Notes
-from mil_toolkit.features.pipeline import BatchEmbedder, Pipeline
+from mil_toolkit.features.pipeline import MOST_THREADS, BatchEmbedder, Pipeline
 from mil_toolkit.features.plan import Plan, Wanted
 from mil_toolkit.features.resolution import in_pixels
 from mil_toolkit.features.spec import for_backbone
@@ -61,7 +61,8 @@ def probe(
 ) -> list[Probed]:
     """Embed the same `count` images with the backbone of each configuration; nothing is written.
 
-    threads: that read images, and on the CPU embed them; by default as for `extract`
+    threads: that read images, and on the CPU embed them; by default as for `extract`, but for a CUDA device
+        at most MOST_THREADS, since the start of processes would count as time of the images
 
     Raises DataError if fewer than FEWEST images can be read; before any image is read, the errors of
     `in_pixels`, and those of `build_backbone` for the first backbone that cannot be built.
@@ -69,7 +70,7 @@ def probe(
     configs = [in_pixels(config, cohort) for config in configs]
     wanted, colour, place = _chosen(cohort, count), choose_colour(cohort), pick_device(device)
     number = batch_size or default_batch_size(place)
-    readers = threads or (torch.get_num_threads() if place.type == "cpu" else own_cores())
+    readers = _readers(place, threads)
     ready = [
         (config, build_backbone(config.backbone, config.weights, config.image_size)) for config in configs
     ]
@@ -77,6 +78,13 @@ def probe(
         _probed(config, backbone, _Task(wanted, colour, place, precision, number, readers))
         for config, backbone in ready
     ]
+
+
+def _readers(device: torch.device, threads: int | None) -> int:
+    """Return how many threads read images."""
+    if device.type == "cpu":
+        return threads or torch.get_num_threads()
+    return min(threads or own_cores(), MOST_THREADS)
 
 
 class _Task(NamedTuple):

@@ -42,8 +42,8 @@ def _no_resolution(crop_um: float, cohort: Cohort) -> UsageError:
     source, crop = printable(cohort.source), f"A crop of {crop_um:g} micrometres"
     if not cohort.scales:
         return UsageError(
-            f"{crop} needs the resolution of the images, and {source} does not state microns_per_pixel. Add"
-            " it to [cohort]."
+            f"{crop} needs the resolution of the images, and {source} does not state microns_per_pixel, or"
+            " names an empty column. Add it to [cohort]: a number, or the name of a column with values."
         )
     return UsageError(
         f"{crop} has not the same number of pixels in all images, since the microns_per_pixel of {source}"
@@ -56,8 +56,8 @@ def _check_scales(cohort: Cohort) -> None:
     source = printable(cohort.source)
     if not cohort.scales:
         raise UsageError(
-            f"--scale needs the resolution of the images, and {source} does not state microns_per_pixel. Add"
-            " it to [cohort]: a number, or the name of a column."
+            f"--scale needs the resolution of the images, and {source} does not state microns_per_pixel, or"
+            " names an empty column. Add it to [cohort]: a number, or the name of a column with values."
         )
     unknown = [printable(patient) for patient in cohort.images if patient not in cohort.scales]
     lines = (f"patient {patient}: the microns_per_pixel of the images are unknown." for patient in unknown)
@@ -68,15 +68,16 @@ def _check_scales(cohort: Cohort) -> None:
 
 
 def warn_of_whole_images(config: ExtractionConfig) -> None:
-    """Warn where resampling has little effect because whole images are shown.
+    """Warn where resampling has little effect because images are shown without a crop.
 
     config: with the side of the images decided
     """
     if config.scale is not None and not config.crop and config.crop_um is None:
         size = config.side
         logger.warning(
-            "--scale without --crop: whole images are resized to %d x %d pixels in the end, whatever their"
-            " size, so that the network does not see %g micrometres per pixel. With --crop %d it does.",
+            "--scale without --crop: whole images, or their central squares, are resized to %d x %d pixels in"
+            " the end, whatever their size, so that the network does not see %g micrometres per pixel. With"
+            " --crop %d it does.",
             size,
             size,
             config.scale,

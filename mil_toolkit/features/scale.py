@@ -11,14 +11,14 @@ from mil_toolkit.features.stain import Pixels
 def resampled_sides(sides: tuple[int, int], microns_per_pixel: float, scale: float) -> tuple[int, int]:
     """Return width and height of an image after resampling, in pixels.
 
-    Raises DataError if a side would be less than a pixel, or the image larger than any that is decoded.
+    Raises DataError if a side would be rounded to no pixel, or the image larger than any that is decoded.
 
     >>> resampled_sides((40, 30), microns_per_pixel=0.2, scale=0.4)
     (20, 15)
     """
     exact = [side * microns_per_pixel / scale for side in sides]
-    if min(exact) < 0.5 or not exact[0] * exact[1] <= MAX_PIXELS:
-        size = "less than a pixel" if min(exact) < 0.5 else f"more than {MAX_PIXELS:,} pixels"
+    if min(exact) <= 0.5 or not exact[0] * exact[1] <= MAX_PIXELS:
+        size = "less than a pixel" if min(exact) <= 0.5 else f"more than {MAX_PIXELS:,} pixels"
         raise DataError(
             f"{sides[0]} x {sides[1]} pixels of {microns_per_pixel:g} micrometres are {size} at {scale:g}"
             " micrometres per pixel."

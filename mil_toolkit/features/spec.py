@@ -93,7 +93,8 @@ class Spec(BackboneSpec):
 
     schema: of the cache's files
     image_size: side of the square that images are resized to, in pixels; 0 for imported features
-    crop: side of the part that is shown, in pixels; 0 for the whole image
+    crop: side of the part that is shown, in pixels; 0 for the whole image, or the
+        central square of `sampling`
     preprocess: a name in `PREPROCESSES`
     crop_um: that side in micrometres, if it was given so; absent if it was given in pixels
     scale: how images are resampled to one scale; absent if they are shown as they are

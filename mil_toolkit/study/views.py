@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from mil_toolkit.backbones.spec import sampling_of
 from mil_toolkit.config import VIEW_SEPARATOR, StudyConfig, view_names
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.text import printable, some
@@ -60,5 +61,11 @@ def features_setting(single: Sequence[str], together: Sequence[str]) -> tuple[st
 def audited_view(features: Features) -> FeatureCache | None:
     """Return the view that the audit compares images by: one of whole images if possible, else the first."""
     caches = caches_of(features)
-    whole = [cache for cache in caches if not cache.spec["crop"] and cache.spec["preprocess"] == "none"]
+    whole = [cache for cache in caches if _shows_whole_images(cache)]
     return next(iter([*whole, *caches]), None)
+
+
+def _shows_whole_images(cache: FeatureCache) -> bool:
+    spec = cache.spec
+    is_squashed = sampling_of(spec).mode == "squash"
+    return is_squashed and not spec["crop"] and spec["preprocess"] == "none"

@@ -385,6 +385,17 @@ def test_the_first_of_several_wrappers_counts(tmp_path: Path, state: dict[str, T
         assert read_wrapped(path).wrappers == (first,)
 
 
+@pytest.mark.parametrize("averaged", ["state_dict_ema", "model_ema", "ema", "teacher"])
+@pytest.mark.parametrize("other", ["state_dict", "model", "model_state_dict", "student"])
+def test_averaged_weights_count_before_others(
+    tmp_path: Path, averaged: str, other: str, state: dict[str, Tensor]
+) -> None:
+    """As timm saves both: `state_dict` and `state_dict_ema`."""
+    path = tmp_path / "x.pt"
+    path.write_bytes(saved({other: {"other": torch.ones(1)}, averaged: state}))
+    assert read_wrapped(path).wrappers == (averaged,)
+
+
 def test_a_tensor_may_have_the_name_of_a_wrapper(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     path.write_bytes(saved({"model": torch.ones(1), "teacher": torch.ones(2)}))
@@ -393,7 +404,7 @@ def test_a_tensor_may_have_the_name_of_a_wrapper(tmp_path: Path) -> None:
 
 def test_keys_that_do_not_hold_tensors_are_named(tmp_path: Path) -> None:
     message = message_of_content(tmp_path, saved({"weights": {"a": torch.ones(1)}, "\x1b": 1}))
-    assert "top level or under state_dict, teacher, " in message
+    assert "top level or under state_dict_ema, model_ema, ema, teacher, state_dict, " in message
     assert message.endswith("these keys hold something else: weights, \\x1b.") and message.isprintable()
 
 

@@ -233,6 +233,16 @@ def test_mistakes_in_several_files_are_named_with_their_file(
         assert any(line in problem for problem in found), (line, found)
 
 
+@pytest.mark.parametrize("header", ["patient,fold,split", "patient,split,fold"])
+def test_a_column_of_folds_beside_one_of_parts_is_refused(tmp_path: Path, header: str) -> None:
+    """All rows say train: none of the patients is tested in the fold of its number."""
+    cells = {"fold": lambda patient: str(int(patient in LAST)), "split": lambda _: "Train"}
+    names = header.split(",")[1:]
+    rows = [",".join([patient, *(cells[name](patient) for name in names)]) for patient in PATIENTS]
+    (problem,) = problems(tmp_path, long_table(header, rows))
+    assert "has both the columns fold and split, which says train or test. Keep one of them." in problem
+
+
 def test_random_splits_and_a_single_split_are_refused(tmp_path: Path) -> None:
     again = problems(tmp_path / "again", lists(0), lists(0))
     assert any("patient P0 is tested 2 times: by f0.csv (f0.csv, row 2)" in line for line in again)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,15 @@ from support.tiny_images import backbone
 
 from mil_toolkit.backbones import backbones
 from mil_toolkit.cli.extract import _parse_crop, main
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.cohort.cohort import read_cohort
+from mil_toolkit.config import ExtractionConfig, Sampling
 from mil_toolkit.core.cores import available_cores
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.features import contact_sheet
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import check_options
 from mil_toolkit.features.loading import load_batches
-from mil_toolkit.features.plan import Wanted
+from mil_toolkit.features.plan import Wanted, wanted_images
 from mil_toolkit.features.sights import Sight, choose_doubtful
 
 ARGUMENTS = ["--backbone", "resnet18", "--weights", "random", "--image-size", "32", "--device", "cpu"]
@@ -154,6 +156,17 @@ def test_images_that_cannot_be_shown_are_left_out(toml: Path, capsys: pytest.Cap
     assert json.loads(out)["not_shown"] == 2
     assert command(toml, *CELLS, "--contact-sheet", str(sheet), "--dry-run", "--json") == 0
     assert json.loads(capsys.readouterr().out)["not_shown"] == 2
+
+
+def test_images_too_long_for_the_square_of_a_backbone_are_left_out(toml: Path) -> None:
+    Image.new("RGB", (40_000, 1)).save(toml.parent / "images" / "P1" / "0.png")
+    cohort, sheet = read_cohort(toml), toml.parents[1] / "sheet.png"
+    wanted = [wanted_images(cohort, patient, False) for patient in cohort.images]
+    config = ExtractionConfig("resnet18", "random", 224, sampling=Sampling("bilinear", "centre", 0.875))
+    assert contact_sheet.write_contact_sheet(sheet, wanted, config, None).left_out == 1
+    assert contact_sheet._settings(config) == "--preprocess none, the central square"
+    squashed = replace(config, sampling=Sampling())
+    assert contact_sheet._settings(squashed) == "--preprocess none, the whole image"
 
 
 def test_doubtful_images_of_each_kind_are_shown_in_turn() -> None:

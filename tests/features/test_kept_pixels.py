@@ -30,6 +30,13 @@ def test_an_unchanged_file_keeps_its_pixels(image: Path) -> None:
     assert kept.get(image) is PIXELS
 
 
+def test_of_a_part_of_a_larger_image_only_the_part_is_kept(image: Path) -> None:
+    kept, part = KeptPixels(100), np.zeros((2, 900, 3), dtype=np.uint8)[:, 1:3]
+    kept.keep(image, image.stat(), part)
+    pixels = kept.get(image)
+    assert pixels is not None and np.array_equal(pixels, part) and pixels.base is None
+
+
 def rewrite(image: Path) -> None:
     image.write_bytes(image.read_bytes())
 

@@ -239,6 +239,14 @@ def test_corrupt_bytes_raise_only_data_errors(kind: str, data: st.DataObject) ->
     assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
 
 
+def test_an_image_that_is_too_long_for_a_square_is_refused_before_it_is_resized() -> None:
+    sampling = Sampling("bicubic", "centre", 0.875)
+    for size in ((1, 60_000), (60_000, 1)):
+        with pytest.raises(DataError, match=f"{size[0]} x {size[1]} pixels are too long for a square of 224"):
+            prepare(Image.new("RGB", size), 224, 0, "none", sampling)
+    assert prepare(Image.new("RGB", (1, 900)), 224, 0, "none", sampling).shape == (224, 224, 3)
+
+
 def test_centre_crop() -> None:
     """The margins differ by at most one pixel, and smaller images are refused."""
     assert np.array_equal(centre_crop(RGB, 5), RGB[2:7, 4:9])

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from support.commands import Command
 from support.tiny_images import BAGS, break_some, write_cohort
 
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.config import ExtractionConfig
 from mil_toolkit.core.errors import DataError, UsageError
+from mil_toolkit.features import probe as probe_module
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
+from mil_toolkit.features.pipeline import wants_processes
 from mil_toolkit.features.probe import effective_rank, mean_cosine, probe
 
 CONFIG = ExtractionConfig("resnet18", "random", 32)
@@ -62,6 +65,35 @@ def test_images_are_resampled_as_by_an_extraction(toml: Path, tmp_path: Path) ->
     assert row.cosine == pytest.approx(mean_cosine(rows))
     with pytest.raises(UsageError, match="--scale needs the resolution"):
         probe(read_cohort(write_cohort(tmp_path / "other", BAGS)), [config], 100, device="cpu")
+
+
+@pytest.mark.parametrize("threads", [None, 2, 9])
+def test_a_card_reads_in_threads(threads: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start of processes would count as time of the images."""
+    monkeypatch.setattr(probe_module, "own_cores", lambda: 64)
+    card = torch.device("cuda")
+    readers = probe_module._readers(card, threads)
+    assert readers == min(threads or 64, 4) and not wants_processes(card, readers)
+    assert probe_module._readers(torch.device("cpu"), threads) == (threads or torch.get_num_threads())
+
+
+IGNORED = {
+    "--workers": ("--workers", "2"),
+    "--shard": ("--shard", "1/2"),
+    "--on-error": ("--on-error", "fail"),
+    "--rehash": ("--rehash",),
+    "--dry-run": ("--dry-run",),
+    "--contact-sheet": ("--contact-sheet", "sheet.png"),
+}
+
+
+def test_options_without_an_effect_on_a_probe_are_named_in_one_error(toml: Path, command: Command) -> None:
+    for name, given in IGNORED.items():
+        done = command("extract", toml, "--probe", 3, "--weights", "random", *given)
+        assert done.code == 2 and f"--probe does not use {name}: leave it out." in done.err
+    every = [word for given in IGNORED.values() for word in given]
+    done = command("extract", toml, "--probe", 3, *every)
+    assert done.code == 2 and f"--probe does not use {', '.join(IGNORED)}: leave them out." in done.err
 
 
 def test_images_that_cannot_be_read_are_left_out(toml: Path) -> None:

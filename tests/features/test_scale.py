@@ -90,6 +90,12 @@ def test_images_that_would_vanish_or_explode_are_refused(
         resampled_sides(sides, 0.25, scale)
 
 
+def test_half_a_pixel_is_less_than_one() -> None:
+    with pytest.raises(DataError, match=r"are less than a pixel at 0\.5"):
+        pixels_to_scale(pixels(40, 1), 0.25, 0.5)
+    assert resampled_sides((40, 3), 0.25, 0.5) == (20, 2)
+
+
 def test_embeddings_are_those_of_images_resampled_before_the_crop(toml: Path, tmp_path: Path) -> None:
     """A second cohort holds the resampled images as files: without --scale it has the same embeddings."""
     scales = {"P1": "0.25", "P2": "0.5", "P3": "0.125", "P4": "0.25"}
@@ -170,7 +176,8 @@ def test_a_crop_in_micrometres_is_cut_from_the_resampled_images(toml: Path) -> N
 
 def test_the_scale_needs_a_declared_resolution(toml: Path) -> None:
     with pytest.raises(
-        UsageError, match=r"does not state microns_per_pixel\. Add it to \[cohort\]: a number"
+        UsageError,
+        match=r"does not state microns_per_pixel, or names an empty column\. Add it to \[cohort\]: a number",
     ):
         run(toml, ExtractionConfig("resnet18", "random", 32, scale=0.25))
 
@@ -195,7 +202,11 @@ def test_the_command_resamples_and_warns_where_it_has_little_effect(toml: Path, 
     options = ("--backbone", "resnet18", "--weights", "random", "--image-size", 32, "--device", "cpu")
     where = ("--cache", toml.parents[1] / "cache", "--scale", 0.5)
     done = command("extract", toml, *options, *where)
-    assert done.code == 0 and "--scale without --crop: whole images are resized to 32 x 32" in done.err
+    assert (
+        done.code == 0
+        and "--scale without --crop: whole images, or their central squares, are resized to 32 x 32"
+        in done.err
+    )
     assert scale_of(FeatureCache.open(Path(done.out.strip())).spec) == 0.5
     sheet = toml.parents[1] / "sheet.png"
     cropped = command("extract", toml, *options, *where, "--crop", "8um", "--contact-sheet", sheet)

@@ -1,5 +1,6 @@
 """Studies with several feature folders: views that are used together, and folders to choose among."""
 
+import copy
 import json
 import pickle
 import shutil
@@ -169,6 +170,18 @@ def test_whole_images_are_audited(viewed: Viewed) -> None:
         audited = audited_view(caches)
         assert audited is not None and audited.folder == viewed.tiny.features
     assert audited_view(None) is None
+
+
+def test_central_squares_are_not_taken_for_whole_images(viewed: Viewed) -> None:
+    whole = next(cache for cache in viewed.caches if not cache.spec["crop"])
+    central, squashed = copy.copy(whole), copy.copy(whole)
+    central.spec = {**whole.spec, "sampling": {"interpolation": "bicubic", "mode": "centre", "crop_pct": 1.0}}
+    squashed.spec = {
+        **whole.spec,
+        "sampling": {"interpolation": "bicubic", "mode": "squash", "crop_pct": 1.0},
+    }
+    assert audited_view([central, whole]) is whole and audited_view([central, squashed]) is squashed
+    assert audited_view([central]) is central
 
 
 def test_the_mean_embeddings_of_all_views_are_a_baseline(viewed: Viewed) -> None:
