@@ -77,8 +77,9 @@ def _reader(declared: Declaration, table: TextTable, one_of_several: bool, repor
         report.problems.add(f"{text} Several files need one fold in each; other layouts need a single file.")
         return None
     numbered = [name for name in header if _ONE_FOLD.fullmatch(name) and header.count(name) == 1]
-    single, *others = [name for name in _FOLDS if header.count(name) == 1] or [None]
-    if other := next((name for name in others if _names_parts(table, name)), None):
+    singles = [name for name in _FOLDS if header.count(name) == 1]
+    single = next(iter(singles), None)
+    if other := next((name for name in singles[1:] if _names_parts(table, name)), None):
         both = f"{table.name} has both the columns {single} and {other}, which says train or test."
         report.problems.add(f"{both} Keep one of them.")
         return None

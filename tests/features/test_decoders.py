@@ -192,7 +192,9 @@ def test_a_killed_decoder_is_an_error_and_all_others_end(tmp_path: Path, number:
     """It names the signal, the images that were being read, and what to do."""
     draw(tmp_path / "a.png", 1)
     jobs = (tmp_path / "a.png" for _ in range(100))
-    message = rf"read some of .*a\.png.*: it was killed by {number.name}, .* with --workers, now 2\."
+    message = (
+        rf"read some of .*a\.png.*: it was killed by {number.name}, .* with mil-extract --workers, now 2\."
+    )
     with decoders() as processes, closing(processes.batches(jobs)) as batches:
         next(batches)
         ids = [worker.process.pid for worker in processes._workers.values()]
