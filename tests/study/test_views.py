@@ -82,7 +82,9 @@ def test_a_search_chooses_the_features(viewed: Viewed, tmp_path: Path, command: 
     assert trials["features"][0] == viewed.names[0]
     together = trials["features"].str.contains("+", regex=False)
     assert (trials["view_fusion"].notna() == together).all()
-    assert "Chosen: --" in done.out and "--set features" not in done.out
+    chosen = json.loads((tmp_path / "s" / "best.json").read_text())["params"]["features"].split("+")
+    words = " and ".join(chosen) + (" together" if len(chosen) > 1 else "")
+    assert f"Chosen: features {words}, --set " in done.out and "--set features" not in done.out
 
 
 def test_the_trial_of_a_chosen_folder_is_that_of_a_study_with_this_folder(
