@@ -198,7 +198,7 @@ def _imported(viewed: Viewed, tmp_path: Path) -> Imported:
         random, cohort = np.random.default_rng(0), viewed.tiny.cohort
         folders = [tmp_path / "-".join(names) / name for name in names]
         for folder in folders:
-            bags = [random.normal(size=(2, 64)) for _ in cohort.patient_ids]
+            bags = [random.normal(size=(2, 512)) for _ in cohort.patient_ids]
             made = make_cache(folder.with_suffix(".made"), cohort, bags).folder
             made.rename(folder)
         return [FeatureCache.open(folder) for folder in folders]
@@ -213,9 +213,9 @@ def of_imported(bundle: Path, caches: list[FeatureCache], *recorded: str) -> Mod
         BundleFeatures(cache.folder.name, cache.spec, [words])
         for cache, words in zip(caches, recorded or (RECORDED, RECORDED), strict=True)
     ]
-    config = replace(loaded.head.config, features="+".join(view.name for view in features))
-    head = replace(loaded.head, config=config)
-    return replace(loaded, head=head, about=replace(loaded.about, features=features))
+    model = loaded.head.model
+    model.config = replace(model.config, features="+".join(view.name for view in features))
+    return replace(loaded, about=replace(loaded.about, features=features))
 
 
 def test_views_of_equal_specs_are_told_apart_by_their_folders(
