@@ -12,7 +12,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
-from mil_toolkit.cli.argument_order import give_back
+from mil_toolkit.core.argument_order import give_back
 from mil_toolkit.core.errors import MilError, UsageError
 from mil_toolkit.core.processes import raise_on_stop_signals
 from mil_toolkit.core.reading import unreadable

@@ -6,7 +6,7 @@ import pytest
 from support.commands import Command
 
 from mil_toolkit.cli import ablate, fit, predict, tune
-from mil_toolkit.cli.argument_order import give_back
+from mil_toolkit.core.argument_order import give_back
 
 PARSERS = {"tune": tune._parser, "fit": fit._parser, "predict": predict._parser, "ablate": ablate._parser}
 POSITIONAL = {"predict": ["bundle", "cohort.toml"]}
