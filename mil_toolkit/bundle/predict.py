@@ -108,12 +108,18 @@ def predict(
 
 def _in_order(bundle: ModelBundle, caches: Sequence[FeatureCache]) -> Sequence[FeatureCache]:
     """Return the caches in the order of the bundle's views, if each view has one."""
-    found = [
-        next((cache for cache in caches if not _spec_problems(cache.spec, view.spec)), None)
-        for view in bundle.about.views
-    ]
-    ordered = [cache for cache in found if cache is not None]
-    return ordered if len(ordered) == len(found) == len(caches) else caches
+    views = bundle.about.views
+    left, ordered = list(caches), list[FeatureCache]()
+    names = {view.name for view in views}
+    for view in views if len(views) == len(caches) else ():
+        fitting = [place for place, cache in enumerate(left) if not _spec_problems(cache.spec, view.spec)]
+        if not fitting:
+            return caches
+        # Views of equal specs, such as imported features, differ in the names of their folders only
+        folders = {place: left[place].folder.name for place in fitting}
+        chosen = min(fitting, key=lambda place: (folders[place] != view.name, folders[place] in names))
+        ordered.append(left.pop(chosen))
+    return ordered or caches
 
 
 def _check_embeddings(patients: Patients, caches: Sequence[FeatureCache]) -> None:
@@ -211,16 +217,18 @@ def _warn_of_other_scales(bundle: ModelBundle, cohort: Cohort) -> None:
 
 
 def _warn_of_other_embeddings(bundle: ModelBundle, cohort: Cohort, caches: Sequence[FeatureCache]) -> None:
-    trained = sorted({words for view in bundle.about.views for words in view.recorded})
-    present = sorted({words for cache in caches for words in cache.recorded(cohort.patient_ids)})
-    if set(present) - set(trained):
-        logger.warning(
-            "The embeddings were computed in %s, those that the model was fitted on in %s. Embeddings of the"
-            " same image differ little: %s.",
-            printable(", ".join(present)),
-            printable(", ".join(trained)),
-            tolerance([*present, *trained]),
-        )
+    views = bundle.about.views
+    for view, cache in zip(views, caches, strict=True):
+        trained, present = sorted(set(view.recorded)), cache.recorded(cohort.patient_ids)
+        if set(present) - set(trained):
+            logger.warning(
+                "The embeddings%s were computed in %s, those that the model was fitted on in %s. Embeddings"
+                " of the same image differ little: %s.",
+                f" of {printable(view.name)}" if len(views) > 1 else "",
+                printable(", ".join(present)),
+                printable(", ".join(trained)),
+                tolerance([*present, *trained]),
+            )
 
 
 def extract_as_trained(

@@ -12,6 +12,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
+from mil_toolkit.core.argument_order import give_back
 from mil_toolkit.core.errors import MilError, UsageError
 from mil_toolkit.core.processes import raise_on_stop_signals
 from mil_toolkit.core.reading import unreadable
@@ -198,7 +199,7 @@ def _discard(stream: TextIO) -> None:
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments; what argparse prints may be cut off, as by `--help | head`."""
     try:
-        return parser.parse_args(argv)
+        return parser.parse_args(give_back(parser, sys.argv[1:] if argv is None else argv))
     except SystemExit:
         for stream in filter(None, (sys.stdout, sys.stderr)):
             try:

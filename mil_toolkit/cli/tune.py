@@ -1,6 +1,7 @@
 """mil-tune: search the hyperparameters of the head, and score the procedure by nested cross-validation."""
 
 import argparse
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from mil_toolkit.study.tune import Tuned
     from mil_toolkit.training.patients import Features
 
+logger = logging.getLogger(__name__)
 QUICK = {"trials": 10, "outer_folds": 0, "members": 1}
 FOUNDING = {"objective": "balanced_accuracy"}
 _DEFAULT = StudyConfig()
@@ -253,7 +255,7 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.cohort.image_places import check_outside_images, image_folders
     from mil_toolkit.core.devices import pick_device
     from mil_toolkit.core.own_folders import check_outside_own_folders
-    from mil_toolkit.study.canary import run_canary
+    from mil_toolkit.study.canary import NoShuffle, run_canary
     from mil_toolkit.study.learning import run_learning_curve
     from mil_toolkit.study.learning_words import learning_words
     from mil_toolkit.study.tune import check_run, recorded_threads, tune
@@ -272,7 +274,10 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
     canary = None
     if arguments.canary:
         check_run(study, device, how)  # `tune` checks too, but only after the canary
-        canary = run_canary(cohort, features, study, config, device, how=how)
+        try:
+            canary = run_canary(cohort, features, study, config, device, how=how)
+        except NoShuffle as error:
+            logger.warning("%s", error)
     tuned = tune(cohort, features, study, config, device, how)
     curve = None
     if arguments.learning_curve:
@@ -425,15 +430,11 @@ def _audit_lines(tuned: "Tuned") -> list[str]:
 
 
 def _settings(parameters: Mapping[str, Value]) -> str:
-    return " ".join(_setting(name, value) for name, value in parameters.items()) or "the defaults"
-
-
-def _setting(name: str, value: Value) -> str:
-    """Return the option that fixes a hyperparameter; features are named by options of their own."""
-    if name != "features":
-        return f"--set {name}={_short(value)}"
-    folders = view_names(str(value))
-    return f"--{'views' if len(folders) > 1 else 'features'} {' '.join(folders)}"
+    """Return the features in words, and the options that fix the other hyperparameters."""
+    options = [f"--set {name}={_short(value)}" for name, value in parameters.items() if name != "features"]
+    chosen = view_names(str(parameters["features"])) if "features" in parameters else []
+    features = [f"features {' and '.join(chosen)}{' together' if len(chosen) > 1 else ''}"] if chosen else []
+    return ", ".join([*features, *([" ".join(options)] if options else [])]) or "the defaults"
 
 
 def _short(value: Value) -> str:

@@ -173,9 +173,12 @@ def ablate(
 def _divide(
     study: Study, caches: Sequence[FeatureCache | None]
 ) -> tuple[Features, list[FeatureCache | None]]:
-    """Return the study's own features, which come first, and the others."""
-    count = max(1, len(study.description.all_features))
+    """Return the study's own features, which come first, in the order of its record, and the others."""
+    names = [identity.name for identity in study.description.all_features]
+    count = max(1, len(names))
     own = [cache for cache in caches[:count] if cache is not None]
+    if {cache.folder.name for cache in own} == set(names):
+        own.sort(key=lambda cache: names.index(cache.folder.name))
     return own if count > 1 else caches[0], [*caches[count:]]
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import numpy as np
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import ALONE, RunConfig, StudyConfig
+from mil_toolkit.config import ALONE, OFFICIAL, RunConfig, StudyConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import temporary_folder
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.seeds import derive_seed, shuffled_labels_path
+from mil_toolkit.core.text import printable
 from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.evaluation.intervals import Table
 from mil_toolkit.evaluation.metrics import METRICS
@@ -39,8 +41,14 @@ RUNS = 20
 MOST_TRIALS = 2
 MOST_FOLDS = 3
 MOST_EPOCHS = 20
-MOST_SHUFFLES = 20  # of the labels of whole groups, until the folds of a run have both classes
+MOST_SHUFFLES = (
+    20  # of the labels of whole groups, and of patients, until the folds of a run have both classes
+)
 logger = logging.getLogger(__name__)
+
+
+class NoShuffle(DataError):
+    """No shuffle of the labels leaves outer folds with both classes."""
 
 
 def run_canary(
@@ -60,7 +68,8 @@ def run_canary(
     how: its `workers` are the runs at once
 
     Publishes canary.json in the study folder and leaves the results of the study as they are; an existing
-    canary.json is read instead. Raises the errors of `tune`.
+    canary.json is read instead. Raises the errors of `tune`, and NoShuffle where the folds are fixed
+    (official, or of groups) and shuffled labels leave no outer folds to score.
     """
     check_outer_folds(cohort, config)
     labelled, config = cohort.labelled(), with_features(config, features)
@@ -69,7 +78,7 @@ def run_canary(
         canary = study.read_canary()
         if canary is None:
             patients = Patients.of(labelled, features)
-            jobs = [_ShuffledRun(study, labelled, device, number) for number in range(runs)]
+            jobs = [_shuffled_run(study, labelled, device, number) for number in range(runs)]
             count = min(runs, _processes(study, patients, device, how, runs))
             progress = _CanaryProgress(runs, count)
             canary = Canary.of(do_jobs(jobs, patients, Processes(count, config.threads, lock), progress))
@@ -95,19 +104,34 @@ def small(config: StudyConfig) -> StudyConfig:
 
 @dataclass(frozen=True, eq=False)
 class _ShuffledRun:
-    """One run of the canary; see `study.jobs.Job`."""
+    """One run of the canary; see `study.jobs.Job`.
+
+    config: of the small study, with the seed of the run; cohort: the labelled patients with shuffled labels
+    """
 
     study: Study
-    labelled: Cohort
+    config: StudyConfig
+    cohort: Cohort
     device: str
     number: int
 
     def do(self, patients: Patients, progress: Progress) -> float:
-        """Return the outer AUC of a small study on shuffled labels."""
+        """Return the outer AUC of a small study on shuffled labels, in a temporary folder."""
         begun = time.monotonic()
-        auc = _run_shuffled(self.study, self.labelled, patients, self.device, self.number)
+        shuffled = replace(patients, labels=self.cohort.labels.astype(np.int64))
+        with temporary_folder(self.study.folder) as temporary:
+            run = Study(temporary, self.config, replace(self.study.description, study=self.config))
+            auc = _outer_auc(run, self.cohort, shuffled, self.device)
         progress(SearchNote(f"run {self.number}", os.getpid(), seconds=time.monotonic() - begun, ended=True))
         return auc
+
+
+def _shuffled_run(study: Study, labelled: Cohort, device: str, number: int) -> _ShuffledRun:
+    """Return a run with its labels; raises the error of `_shuffled`."""
+    seed = derive_seed(*shuffled_labels_path(study.config.seed, number))
+    config = replace(small(study.config), seed=seed)
+    cohort = _shuffled(labelled, config, np.random.default_rng(seed))
+    return _ShuffledRun(study, config, cohort, device, number)
 
 
 class _CanaryProgress:
@@ -134,28 +158,31 @@ def _processes(study: Study, patients: Patients, device: str, how: RunConfig, ru
     return process_count(RunConfig(workers=how.workers), Workspace.of(run, patients, device), searches)
 
 
-def _run_shuffled(study: Study, labelled: Cohort, patients: Patients, device: str, number: int) -> float:
-    """Return the outer AUC of a small study on shuffled labels, in a temporary folder."""
-    seed = derive_seed(*shuffled_labels_path(study.config.seed, number))
-    config = replace(small(study.config), seed=seed)
-    cohort = _shuffled(labelled, config, np.random.default_rng(seed))
-    shuffled = replace(patients, labels=cohort.labels.astype(np.int64))
-    with temporary_folder(study.folder) as temporary:
-        run = Study(temporary, config, replace(study.description, study=config))
-        return _outer_auc(run, cohort, shuffled, device)
-
-
 def _shuffled(labelled: Cohort, config: StudyConfig, random: np.random.Generator) -> Cohort:
     """Return the patients with shuffled labels: those of whole groups, if these leave outer folds to score.
 
-    Where few groups have patients of both classes, they rarely do; then the patients are permuted.
+    Where few groups have patients of both classes, they rarely do; then the patients are permuted. Raises
+    NoShuffle if no permutation leaves outer folds to score either. Folds that are drawn are stratified by the
+    shuffled labels, and need no check.
     """
-    for _ in range(0 if labelled.groups is None else MOST_SHUFFLES):
-        labels = draw_shuffles(labelled.labels, labelled.groups, random, 1)[0]
-        cohort = replace(labelled, labels=labels)
-        if _can_be_scored(cohort, config):
+    fixed = config.outer_folds == OFFICIAL or labelled.groups is not None
+    for draw in _draws(labelled, random):
+        cohort = replace(labelled, labels=draw)
+        if not fixed or _can_be_scored(cohort, config):
             return cohort
-    return replace(labelled, labels=random.permutation(labelled.labels))
+    raise NoShuffle(
+        f"No canary: shuffled labels left no folds of {printable(labelled.source)} with both classes, in"
+        f" {MOST_SHUFFLES} attempts. There are too few patients of the smaller class."
+    )
+
+
+def _draws(labelled: Cohort, random: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield shuffled labels: of whole groups, where there are groups, and then of the patients."""
+    if labelled.groups is not None:
+        for _ in range(MOST_SHUFFLES):
+            yield draw_shuffles(labelled.labels, labelled.groups, random, 1)[0]
+    for _ in range(MOST_SHUFFLES):
+        yield random.permutation(labelled.labels)
 
 
 def _can_be_scored(cohort: Cohort, config: StudyConfig) -> bool:

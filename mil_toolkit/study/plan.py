@@ -94,8 +94,9 @@ def check_outer_folds(cohort: Cohort, config: StudyConfig) -> None:
     declared = f"{printable(cohort.source)} declares official folds under [splits]"
     if config.outer_folds not in (0, OFFICIAL):
         raise UsageError(
-            f"{declared}, and --outer-folds {config.outer_folds} would use others. Leave --outer-folds out"
-            " (0: no outer folds), or remove folds from [splits]."
+            f"{declared}, and --outer-folds {config.outer_folds} would use others. Run mil-tune without"
+            " --outer-folds (or with 0: no outer folds), and with another --study if this one has other outer"
+            " folds; or remove folds from [splits]."
         )
     repeats = len(official.repeats)
     if config.outer_folds == OFFICIAL and config.repeats != repeats:

@@ -52,6 +52,11 @@ from mil_toolkit.study.tables import PREDICTION_COLUMNS, read_predictions
 from mil_toolkit.training.patients import Patients
 
 Labels = Mapping[str, int]  # 0 or 1, by patient
+CHANGED = "The study was changed after mil-tune wrote it. Ask for the original, or run mil-tune again."
+OTHER_FOLDS = (
+    "The official folds of the cohort have changed since mil-tune wrote the study (or splits.json has)."
+    " Restore them, or run mil-tune with another --study."
+)
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,9 @@ def verify(study: Study, cohort: Cohort | None = None) -> StudyScores:
     if patients is not None:
         _refuse({study.patients_path: _patients_problems(study.description, patients)})
     labels = _labels(cohort, patients, outputs)
-    problems = split_problems(splits, study.config, labels, _groups(cohort, patients))
+    _refuse({study.splits_path: split_problems(splits, study.config, labels, _groups(cohort, patients))})
     if cohort is not None:
-        problems += official_problems(splits, study.config, cohort)
-    _refuse({study.splits_path: problems})
+        _refuse({study.splits_path: official_problems(splits, study.config, cohort)}, OTHER_FOLDS)
     _refuse(_output_problems(study, splits, outputs, labels))
     scores = _score_again(study, stored, outputs, patients)
     outer = _outer(outputs)
@@ -100,11 +104,10 @@ def check_outputs(study: Study, patients: Patients) -> None:
     _refuse(_searches_problems(study, splits, _read_outputs(study, splits), labels))
 
 
-def _refuse(problems: Mapping[Path, Sequence[str]]) -> None:
-    """Raise DataError with the problems of some files, unless there are none."""
+def _refuse(problems: Mapping[Path, Sequence[str]], advice: str = CHANGED) -> None:
+    """Raise DataError with the problems of some files and advice, unless there are none."""
     lines = [f"{printable(path)}: {problem}" for path, found in problems.items() for problem in found]
     if lines:
-        advice = "The study was changed after mil-tune wrote it. Ask for the original, or run mil-tune again."
         raise DataError([*lines, advice])
 
 

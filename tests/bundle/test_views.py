@@ -12,15 +12,18 @@ import pandas as pd
 import pytest
 import torch
 from support.commands import Command
+from support.planted import make_cache
 from support.studies import Viewed
 
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.checkpoints import checkpoints_of
 from mil_toolkit.bundle.onnx import export_onnx
 from mil_toolkit.bundle.predict import predict
+from mil_toolkit.bundle.records import BundleFeatures
 from mil_toolkit.config import VIEW_FUSION_NAMES
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import digest_json
+from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.decoding import decode
 from mil_toolkit.features.opening import read_image_file
 from mil_toolkit.features.pixels import prepare
@@ -168,6 +171,78 @@ def test_checkpoints_belong_to_views(bundle: Path) -> None:
     assert checkpoints_of([one, two], views) == [one, two]
     with pytest.raises(UsageError, match="one for each of the 2 views in this order"):
         checkpoints_of([one, two, one], views)
+
+
+def test_several_checkpoints_may_be_those_of_the_views_from_files(bundle: Path) -> None:
+    view = ModelBundle.load(bundle).about.views[0]
+    random, first, second = (
+        replace(view, name=name, spec={**view.spec, "weights": weights})
+        for name, weights in (("R", "random"), ("F", "file"), ("G", "file"))
+    )
+    one, two = Path("one"), Path("two")
+    assert checkpoints_of([one, two], [first, random, second]) == [one, None, two]
+    assert checkpoints_of([one, two, one], [first, random, second]) == [one, two, one]
+    with pytest.raises(UsageError, match=r"order: F, R, G, or only for F, G; got 4"):
+        checkpoints_of([one] * 4, [first, random, second])
+
+
+Imported = Callable[[str, str], list[FeatureCache]]
+RECORDED = "float32 with none"
+
+
+@pytest.fixture(name="imported")
+def _imported(viewed: Viewed, tmp_path: Path) -> Imported:
+    """Return a function that makes two caches of one spec in folders of these names: imported features."""
+
+    def caches(*names: str) -> list[FeatureCache]:
+        random, cohort = np.random.default_rng(0), viewed.tiny.cohort
+        folders = [tmp_path / "-".join(names) / name for name in names]
+        for folder in folders:
+            bags = [random.normal(size=(2, 512)) for _ in cohort.patient_ids]
+            made = make_cache(folder.with_suffix(".made"), cohort, bags).folder
+            made.rename(folder)
+        return [FeatureCache.open(folder) for folder in folders]
+
+    return caches
+
+
+def of_imported(bundle: Path, caches: list[FeatureCache], *recorded: str) -> ModelBundle:
+    """Return the bundle as if it had been fitted on these caches, in this order."""
+    loaded = ModelBundle.load(bundle)
+    features = [
+        BundleFeatures(cache.folder.name, cache.spec, [words])
+        for cache, words in zip(caches, recorded or (RECORDED, RECORDED), strict=True)
+    ]
+    model = loaded.head.model
+    model.config = replace(model.config, features="+".join(view.name for view in features))
+    return replace(loaded, about=replace(loaded.about, features=features))
+
+
+def test_views_of_equal_specs_are_told_apart_by_their_folders(
+    bundle: Path, viewed: Viewed, imported: Imported
+) -> None:
+    """Where no folder has the name of a view, the order in which they are given counts."""
+    caches, others, half = imported("A", "B"), imported("X", "Y"), imported("X", "A")
+    loaded, cohort = of_imported(bundle, caches), viewed.tiny.cohort
+    expected = predict(loaded, cohort, caches).table
+    assert predict(loaded, cohort, caches[::-1]).table.equals(expected)
+    assert predict(loaded, cohort, others).table.equals(expected)
+    swapped = predict(loaded, cohort, others[::-1]).table
+    assert not swapped.equals(expected)
+    for order in (half, half[::-1]):
+        assert predict(loaded, cohort, order).table.equals(swapped)
+
+
+def test_other_precisions_are_compared_view_by_view(
+    bundle: Path, viewed: Viewed, imported: Imported, caplog: pytest.LogCaptureFixture
+) -> None:
+    caches = imported("A", "B")
+    with caplog.at_level("WARNING", "mil_toolkit"):
+        predict(of_imported(bundle, caches), viewed.tiny.cohort, caches)
+        assert "were computed in" not in caplog.text
+        predict(of_imported(bundle, caches, RECORDED, "bfloat16 with none"), viewed.tiny.cohort, caches[::-1])
+    (line,) = [record.getMessage() for record in caplog.records if "were computed in" in record.getMessage()]
+    assert line.startswith(f"The embeddings of B were computed in {RECORDED}, those that")
 
 
 @pytest.mark.parametrize("fusion", VIEW_FUSION_NAMES)

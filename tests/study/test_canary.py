@@ -14,7 +14,8 @@ from support.commands import Command
 from support.planted import make_cache, make_cohort
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import GROUPS, StudyConfig
+from mil_toolkit.cohort.official_folds import OfficialFolds
+from mil_toolkit.config import GROUPS, OFFICIAL, StudyConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study import canary as module
@@ -182,6 +183,37 @@ def test_patients_are_permuted_where_whole_groups_leave_no_folds_to_score(
     assert all(shuffled.reshape(6, 5).std(1).any() for shuffled in seen)
 
 
+def with_official_folds(labels: np.ndarray, *sizes: int) -> Cohort:
+    """Return a cohort of noise whose official folds are its first, next, ... patients."""
+    cohort = make_cohort(labels, {"noise": np.random.default_rng(0).normal(size=len(labels))})
+    parts = np.split(np.array(cohort.patient_ids), np.cumsum(sizes)[:-1])
+    return replace(cohort, folds=OfficialFolds((tuple(frozenset(part.tolist()) for part in parts),)))
+
+
+def test_labels_are_shuffled_until_the_official_folds_can_be_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Official folds are not drawn again for the shuffled labels, which may leave none for training."""
+    cohort = with_official_folds((np.arange(30) % 6 == 0).astype(int), 18, 6, 6)
+    config = replace(CONFIG, outer_folds=OFFICIAL)
+    seen = seen_labels(cohort, tmp_path, config, monkeypatch)
+    assert len({tuple(shuffled) for shuffled in seen}) == RUNS
+    for shuffled in seen:
+        searches, _ = module.plan_searches(replace(cohort, labels=shuffled), small(config))
+        assert shuffled.sum() == 5 and any(shuffled[search.test].any() for search in searches[:-1])
+
+
+def test_official_folds_that_no_shuffle_can_be_scored_on_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every training part of the study has two positive patients, which hardly any shuffle keeps."""
+    labels = np.array([1, 1, 0, 0, 1, 1] + [0] * 34)
+    cohort, config = with_official_folds(labels, 4, 36), replace(CONFIG, outer_folds=OFFICIAL)
+    module.plan_searches(cohort, config)
+    with pytest.raises(module.NoShuffle, match=r"No canary: .* planted\.toml with both classes"):
+        seen_labels(cohort, tmp_path, config, monkeypatch)
+
+
 def test_noise_passes_and_the_study_is_unchanged(
     data: tuple[Cohort, FeatureCache], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -260,3 +292,16 @@ def test_the_command_runs_the_study_and_reports_a_failure(
     assert again.json["canary"] == json.loads((tmp_path / "canary.json").read_text())
     without = command("tune", *options, "--json")  # the same study without --canary
     assert without.code == 0 and without.json["canary"] is None
+
+
+def test_the_command_runs_the_study_without_a_canary_that_is_not_possible(
+    tiny_options: Sequence[object], tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def impossible(*_: object) -> None:
+        raise module.NoShuffle("No canary: why.")
+
+    monkeypatch.setattr(module, "_shuffled", impossible)
+    options = (*tiny_options, "--trials", 1, "--outer-folds", 0, "--study", tmp_path)
+    done = command("tune", *options, "--canary", "--json")
+    assert done.code == 0 and (tmp_path / "DONE").exists() and not (tmp_path / "canary.json").exists()
+    assert done.json["canary"] is None and "No canary: why." in done.err

@@ -93,8 +93,10 @@ def test_the_study_is_verified_against_the_folds_of_its_cohort(study: Path) -> N
     verify(Study.open(study), COHORT)
     verify(Study.open(study), replace(COHORT, folds=None))
     for other in (cohort_of(official(0), official(2)), cohort_of(official(0, 3), official(1, 3))):
-        with pytest.raises(DataError, match=r"splits\.json: it"):
+        with pytest.raises(DataError, match=r"splits\.json: it") as error:
             verify(Study.open(study), other)
+        assert "Restore them, or run mil-tune with another --study." in str(error.value)
+        assert "The study was changed" not in str(error.value)
 
 
 def test_a_study_is_not_resumed_with_other_folds(study: Path, tmp_path: Path) -> None:
@@ -117,6 +119,12 @@ def test_other_outer_folds_are_refused(tmp_path: Path, config: StudyConfig, reas
     with pytest.raises(UsageError, match=reason):
         tune(COHORT, None, tmp_path / "study", config, "cpu")
     assert not (tmp_path / "study").exists()
+
+
+def test_the_refusal_of_other_folds_fits_every_command_that_has_them(tmp_path: Path) -> None:
+    """`mil-ablate --retune` has no option --outer-folds: the folds are those of the study."""
+    with pytest.raises(UsageError, match=r"Run mil-tune without --outer-folds .*with another --study"):
+        tune(COHORT, None, tmp_path / "study", replace(CONFIG, outer_folds=5), "cpu")
 
 
 def test_official_folds_must_be_declared(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from mil_toolkit.config import StudyConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.shards import EmbeddedBag
+from mil_toolkit.study.ablation import _divide
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.methods import methods_paragraph
 from mil_toolkit.study.rivals import mean_embeddings
@@ -83,7 +84,18 @@ def test_a_search_chooses_the_features(viewed: Viewed, tmp_path: Path, command: 
     assert trials["features"][0] == viewed.names[0]
     together = trials["features"].str.contains("+", regex=False)
     assert (trials["view_fusion"].notna() == together).all()
-    assert "Chosen: --" in done.out and "--set features" not in done.out
+    chosen = Study.open(tmp_path / "s").final.read_best().parameters["features"].split("+")
+    words = " and ".join(chosen) + (" together" if len(chosen) > 1 else "")
+    assert f"Chosen: features {words}, --set " in done.out and "--set features" not in done.out
+
+
+def test_an_ablation_takes_the_views_of_its_study_in_any_order(viewed: Viewed, tiny: Tiny) -> None:
+    study, caches = Study.open(viewed.study), viewed.caches
+    for own in (caches, caches[::-1]):
+        divided, others = _divide(study, [*own, None])
+        assert divided == caches and others == [None]
+        study.check(tiny.cohort, divided)
+    assert _divide(study, [caches[1], None, caches[0]]) == ([caches[1]], [caches[0]])
 
 
 def test_the_trial_of_a_chosen_folder_is_that_of_a_study_with_this_folder(
