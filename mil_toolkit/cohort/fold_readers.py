@@ -191,7 +191,7 @@ class FoldColumns(Reader):
 def _part_problems(words: Mapping[str, str]) -> Iterator[str]:
     for column, word in words.items():
         if word.lower() not in PARTS:
-            written = "is empty" if is_missing(word) else f"{word!r} is not one of these"
+            written = "is empty" if is_missing(word) else f"is {word!r}"
             yield f"{printable(column)} must be train, val or test; it {written}."
 
 

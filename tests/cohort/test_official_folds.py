@@ -171,8 +171,8 @@ NEVER_OR_TWICE = "each repeat must test every labelled patient once"
         (LONG.replace("patient", "who"), ["f.csv has no column of patients: one of patient, patient_id"]),
         (columns(part) + "P0,test,train\n", ["f.csv, row 10: patient P0 already appears in row 2."]),
         (
-            columns(part).replace("P3,test,train", "P3,test,trian"),
-            ["f.csv, row 5: fold_1 must be train, val or test; it 'trian' is not one of these."],
+            columns(part).replace("P3,test,train", "P3,test,learn"),
+            ["f.csv, row 5: fold_1 must be train, val or test; it is 'learn'."],
         ),
         (
             columns(part).replace("P3,test,train", "P3,,train"),

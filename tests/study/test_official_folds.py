@@ -216,7 +216,7 @@ def test_commands_follow_the_official_folds(cohort_toml: Path, tmp_path: Path, c
         (("--outer-folds", 2), 2, "--outer-folds 2 would use others"),
         (("--outer-folds", "groups"), 2, "--outer-folds groups would use others"),
         (("--repeats", 3), 2, "with 2 repeats, so --repeats 3 cannot be used"),
-        (("--outer-folds", "offical"), 2, "expected a whole number, groups or official"),
+        (("--outer-folds", "officials"), 2, "expected a whole number, groups or official"),
         (("--quick",), 0, "no score on held-out patients"),
     ],
 )
