@@ -31,11 +31,19 @@ from mil_toolkit.features.bags import Bags
 from mil_toolkit.training import projection
 from mil_toolkit.training.patients import Patients
 
-# Tests and the processes they start expect the signal dispositions of a terminal. A shell starts background
-# jobs with SIGINT ignored, and processes inherit ignored and blocked signals.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-for _signal in (signal.SIGTERM, signal.SIGALRM, signal.SIGHUP):
-    signal.signal(_signal, signal.SIG_DFL)
+
+def handle_signals_as_in_a_terminal() -> None:
+    """Tests and the processes that they start expect this.
+
+    A shell starts background jobs with SIGINT ignored, processes inherit it, and commands end with other
+    dispositions.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+handle_signals_as_in_a_terminal()
 signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 os.environ.pop("PYTHONUNBUFFERED", None)  # it changes what a command that cannot write ends with
@@ -160,15 +168,12 @@ def _restore_process() -> Iterator[None]:
     logger = logging.getLogger("mil_toolkit")
     logger.handlers, logger.propagate = [], True  # fixtures that live longer may have run commands
     level = logger.level
-    dispositions = {
-        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
-    }
+    handle_signals_as_in_a_terminal()
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
     logger.handlers, logger.level, logger.propagate = [], level, True
-    for number, disposition in dispositions.items():
-        signal.signal(number, disposition)
+    handle_signals_as_in_a_terminal()
 
 
 @pytest.fixture(name="command")
