@@ -23,7 +23,7 @@ class Reading:
 
     @property
     def says(self) -> str:
-        """What was done, in words; empty if the tensors were used as they are."""
+        """A description of the changes; empty if the tensors were used as they are."""
         parts = []
         if self.wrappers:
             parts.append(f"read the tensors under {printable('/'.join(self.wrappers))}")

@@ -26,7 +26,7 @@ class OfficialFolds:
 
 
 class FoldPatient(NamedTuple):
-    """What has to be known of a patient to check the folds; label: -1 for unlabelled patients."""
+    """The part of a patient's data that the check of the folds needs; label: -1 for unlabelled patients."""
 
     label: int
     group: str | None

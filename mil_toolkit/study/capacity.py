@@ -8,6 +8,7 @@ from mil_toolkit.core.memory import available_memory
 from mil_toolkit.features.bags import Bags, is_streamed
 from mil_toolkit.study.workspace import Workspace
 from mil_toolkit.training.projection import MOST_COMPONENTS
+from mil_toolkit.training.seen import Seen
 
 # A rough model of the processor time of an epoch, in seconds. A study of less than _WORTHWHILE seconds runs
 # in one process, because others would take as long to start.
@@ -69,18 +70,13 @@ def _bytes_of_search(workspace: Workspace) -> int:
     least += images * (_IMAGE_BYTES + _DRAWN_BYTES * config.folds * config.members)
     loaded = [bags for bags in views if _is_loaded(bags, alone=len(views) == 1)]
     embeddings = max((_bytes_of(bags) for bags in loaded), default=0)
-    columns = sum(min(MOST_COMPONENTS, bags.width) * _slots(bags) for bags in loaded)
+    columns = sum(min(MOST_COMPONENTS, bags.width) * Seen(bags, bags.orientations).slots for bags in loaded)
     return least + 2 * embeddings + 3 * config.folds * images * workspace.dtype.itemsize * columns
 
 
 def _is_loaded(bags: Bags, alone: bool) -> bool:
     """Return whether a view's embeddings are in memory, all or while they are projected; see `ViewInputs`."""
     return type(bags) is Bags or not (alone or is_streamed(bags.embedding_count, bags.width))
-
-
-def _slots(bags: Bags) -> int:
-    """Return how many projected embeddings of each image are kept; see `Seen.slots`."""
-    return 1 if bags.orientations is None else bags.orientations.count + 1
 
 
 def _bytes_of(bags: Bags) -> int:
