@@ -100,7 +100,7 @@ class BackboneMemory:
     def find(self, name: str, weights: str, image_size: int | None) -> BackboneIdentity | None:
         """Return the identity of a backbone; None if it is unknown or if it may have changed."""
         key = _key(name, weights, image_size)
-        for entry in self._entries():
+        for entry in self._entries() if key else ():
             if entry.key == key and entry.is_sound() and entry.is_current():
                 return BackboneIdentity(*(getattr(entry, name) for name in BackboneIdentity._fields))
         return None
@@ -124,9 +124,10 @@ class BackboneMemory:
         """
         states = {os.path.abspath(path): _state(path) for path in files or ()}
         known = {path: state for path, state in states.items() if state and state.is_older_than(begun_ns)}
-        if files is None or len(known) < len(states):
+        key = _key(name, weights, image_size)
+        if not key or files is None or len(known) < len(states):
             return
-        entry = _Entry(_key(name, weights, image_size), known, *identity).checked()
+        entry = _Entry(key, known, *identity).checked()
         others = [other for other in self._entries() if other.key != entry.key]
         self._write([*others, entry][-MOST:])
 
@@ -161,24 +162,33 @@ def _state(path: Path) -> FileState | None:
         return None
 
 
-def _key(name: str, weights: str, image_size: int | None) -> str:
+def _key(name: str, weights: str, image_size: int | None) -> str | None:
     """Return a digest of all that decides about a network, except for the files of its weights.
 
-    Random weights depend on the processor, so that an entry counts on the machine where it was made.
+    It is None where this user may not list the modules that build networks, so that a change of them would
+    not be noticed. Random weights depend on the processor, so that an entry counts on the machine where it
+    was made.
     """
+    modules = _own_modules()
+    if not modules:
+        return None
     is_word = weights in WEIGHT_WORDS
     return digest_json(
         {
             "backbone": [name, weights if is_word else os.path.abspath(weights), image_size],
             "machine": [os.uname().nodename, os.uname().machine],
             "variables": [os.environ.get(variable) for variable in _VARIABLES],
-            "code": [*map(_package_state, _PACKAGES), *map(_state, _own_modules())],
+            "code": [*map(_package_state, _PACKAGES), *map(_state, modules)],
         }
     )
 
 
 def _own_modules() -> list[Path]:
-    return sorted(Path(__file__).parent.glob("*.py"))
+    folder = Path(__file__).parent
+    try:
+        return sorted(folder / name for name in os.listdir(folder) if name.endswith(".py"))
+    except OSError:
+        return []
 
 
 def _package_state(name: str) -> tuple[str, FileState | None] | None:

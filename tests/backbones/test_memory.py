@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.users import NOBODY, needs_root
+from support.users import NOBODY, as_nobody, let_search, needs_root
 
 from mil_toolkit.backbones import backbones
+from mil_toolkit.backbones import memory as memory_module
 from mil_toolkit.backbones.backbones import Backbone
 from mil_toolkit.backbones.identity import BackboneIdentity
 from mil_toolkit.backbones.memory import MOST, BackboneMemory
@@ -150,6 +151,26 @@ def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path, weights: Pat
     memory = BackboneMemory(tmp_path / "file")
     memory.remember("resnet18", str(weights), 32, IDENTITY, [weights], LATER)
     assert memory.find("resnet18", str(weights), 32) is None
+
+
+@needs_root
+def test_where_the_package_may_not_be_listed_nothing_is_remembered(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change of the modules would not be noticed there."""
+    code, shared = tmp_path / "closed" / "memory.py", tmp_path / "shared"
+    for folder, mode in ((code.parent, 0o700), (shared, 0o777)):
+        folder.mkdir()
+        folder.chmod(mode)
+    let_search(shared.parent)
+    monkeypatch.setattr(memory_module, "__file__", str(code))
+
+    def remember_and_find() -> object:
+        memory = BackboneMemory(shared)
+        memory.remember("resnet18", str(weights), 32, IDENTITY, [], LATER)
+        return memory.find("resnet18", str(weights), 32), os.listdir(shared)
+
+    assert as_nobody(remember_and_find) == "(None, [])"
 
 
 def test_the_file_is_private_and_bounded(memory: BackboneMemory, weights: Path) -> None:
