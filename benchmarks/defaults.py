@@ -3,7 +3,7 @@
     python benchmarks/defaults.py run COHORT.toml --features CACHE_FOLDER --crop CACHE_FOLDER [--part I/N]
     python benchmarks/defaults.py table COHORT.toml --features CACHE_FOLDER
     python benchmarks/defaults.py search COHORT.toml --features CACHE_FOLDER --repeats 1
-    python benchmarks/defaults.py shown COHORT.toml --repeats 5 [--only NAME ...]
+    python benchmarks/defaults.py shown COHORT.toml --repeats 5 [--only NAME ...] [--settings NAME ...]
 
 Every candidate is one fixed configuration, evaluated like a mil-tune study with a single trial: in each outer
 fold the inner folds choose its number of epochs, calibration and threshold, the members are refitted, and the
@@ -30,21 +30,24 @@ moves balanced accuracy by two points.
 `search` compares ways to choose a configuration: the defaults, the best trial of a search, and the best trial
 only if it surpasses the defaults by more than chance.
 
-`shown` compares what the network sees of each image, the preprocessing in SHOWN. The rule was written down
-before any of them was scored. Each candidate is a study of SHOWN_TRIALS trials with five outer folds and five
-repeats, on features of SHOWN_BACKBONE, with the default head and the same splits and seeds; and once more
-with images alone, which is reported but decides nothing. The primary metric is the balanced log-loss on the
-outer folds. The reference is the whole image. The candidate with the lowest loss is adopted only if its loss
-is lower than the reference's by LEAST_GAIN nats or more, and by more than two standard errors and more than
-the critical value of a max-T correction: the 95 % quantile, over bootstrap draws of patients, of the largest
-studentised lead of all candidates, centred at the observed leads. Otherwise `--preprocess none` stays. All
-candidates are reported. Other patients will check what is adopted.
+`shown` compares what the network sees of each image: the candidates in SHOWN, of which some are several
+views in one head. The rule was written down before any of them was scored. Each candidate is a study of
+SHOWN_TRIALS trials with five outer folds and five repeats, on features of SHOWN_BACKBONE, with the same
+splits and seeds. The default head without a search, with the metadata and on images alone, is reported but
+decides nothing. The primary metric is the balanced log-loss on the outer folds. The reference is the whole
+image. The candidate with the lowest loss is adopted only if its loss is lower than the reference's by
+LEAST_GAIN nats or more, and by more than two standard errors and more than the critical value of a max-T
+correction: the 95 % quantile, over bootstrap draws of patients, of the largest studentised lead of all
+candidates, centred at the observed leads. Otherwise `--preprocess none` stays. All candidates are reported.
+Other patients will check what is adopted. `--only` and `--settings` run a part of the studies, which resume
+where they stopped; the verdict needs all of them.
 
 The score of a default chosen here is a development score, to be confirmed on other patients.
 """
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
@@ -59,7 +62,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
-from mil_toolkit.config import ExtractionConfig, HeadConfig, Settings, StudyConfig
+from mil_toolkit.config import ExtractionConfig, HeadConfig, RunConfig, Settings, StudyConfig
 from mil_toolkit.core.devices import training_dtype, use_available_cores
 from mil_toolkit.core.seeds import MEMBERS, derive_seeds
 from mil_toolkit.evaluation.calibration import THRESHOLDS, Decision, fit_calibration, fit_decision
@@ -370,46 +373,57 @@ def best_always_replaces_defaults() -> Iterator[None]:
 SHOWN_BACKBONE, SHOWN_TRIALS, LEAST_GAIN = "efficientnet_lite0", 25, 0.015
 WINDOWS = (48, 64, 80, 96, 112)  # pixels
 WHOLE = "whole"
-SHOWN: dict[str, dict[str, Any]] = {
+SINGLE: dict[str, dict[str, Any]] = {
     WHOLE: {},
     "saturation mask": {"preprocess": "saturation-mask"},
     **{f"centre {side}": {"crop": side} for side in WINDOWS},
     **{f"cell {side}": {"crop": side, "preprocess": "cell-crop"} for side in WINDOWS},
     "cell mask 80": {"crop": 80, "preprocess": "cell-mask"},
 }
-BOTH, ALONE = "with metadata", "images alone"
-SHOWN_SETTINGS: dict[str, Settings] = {BOTH: {}, ALONE: {"metadata_branch": ("none",)}}
+SHOWN: dict[str, tuple[str, ...]] = {
+    **{name: (name,) for name in SINGLE},
+    "whole and cell 80": (WHOLE, "cell 80"),
+    "saturation mask and cell 80": ("saturation mask", "cell 80"),
+    "whole, saturation mask and cell 80": (WHOLE, "saturation mask", "cell 80"),
+}
+SEARCH, DEFAULT_HEAD, ALONE = "search", "default head", "default head, images alone"
+SHOWN_SETTINGS: dict[str, Settings] = {SEARCH: {}, DEFAULT_HEAD: {}, ALONE: {"metadata_branch": ("none",)}}
 
 
 def compare_shown(arguments: argparse.Namespace) -> None:
     """Score what the network may see of an image, and print all scores and the verdict as Markdown."""
     use_available_cores()
     names = arguments.only or [*SHOWN]
-    scored = {name: tables_shown(arguments, name) for name in names}
-    for inputs in SHOWN_SETTINGS:
-        print_row(inputs, *COLUMNS, f"log-loss minus {WHOLE}", "s.e.")
+    for setting in arguments.settings:
+        scored = {name: table_shown(arguments, name, setting) for name in names}
+        print_row(setting, *COLUMNS, f"log-loss minus {WHOLE}", "s.e.")
         print_row(*["---"] * (3 + len(COLUMNS)))
-        for name, tables in scored.items():
-            one, whole, scores = tables[inputs], scored[WHOLE][inputs], scores_with_intervals(tables[inputs])
+        for name, one in scored.items():
+            whole, scores = scored[WHOLE], scores_with_intervals(one)
             loss = with_interval(paired(one, whole, COLUMNS[0]), "+")
             error = f"{standard_error(one, whole, COLUMNS[0]):.3f}"
             print_row(name, *(with_interval(scores[column]) for column in COLUMNS), loss, error)
         print()
-    print(verdict_on({name: tables[BOTH] for name, tables in scored.items()}))
+        if setting == SEARCH and len(names) == len(SHOWN):
+            print(verdict_on(scored))
 
 
-def tables_shown(arguments: argparse.Namespace, name: str) -> dict[str, Table]:
-    """Embed the images as a candidate shows them, run its studies, and return their outer predictions."""
+def table_shown(arguments: argparse.Namespace, name: str, setting: str) -> Table:
+    """Embed the images as a candidate shows them, run its study, and return its outer predictions."""
     cohort = read_cohort(arguments.cohort)
-    config = ExtractionConfig(SHOWN_BACKBONE, **SHOWN[name])
-    features = FeatureCache.open(extract(cohort, config, arguments.work / "cache").folder)
-    predictions = {}
-    for inputs, settings in SHOWN_SETTINGS.items():
-        study = replace(STUDY, trials=arguments.trials, repeats=arguments.repeats, settings=settings)
-        folder = arguments.work / "shown" / f"{name} {inputs}".replace(" ", "-")
-        tune(cohort, features, folder, study)
-        predictions[inputs] = Table.of(read_predictions(folder / "predictions.csv"))
-    return predictions
+    caches = [view_shown(cohort, arguments.work / "cache", view) for view in SHOWN[name]]
+    trials = arguments.trials if setting == SEARCH else 1  # the first trial is the default head
+    study = replace(STUDY, trials=trials, repeats=arguments.repeats, settings=SHOWN_SETTINGS[setting])
+    folder = arguments.work / "shown" / f"{name} {setting}".replace(",", "").replace(" ", "-")
+    tune(cohort, caches if len(caches) > 1 else caches[0], folder, study, how=RunConfig(workers=None))
+    print(f"{name}, {setting}: scored", file=sys.stderr, flush=True)
+    return Table.of(read_predictions(folder / "predictions.csv"))
+
+
+def view_shown(cohort: Cohort, cache_folder: Path, view: str) -> FeatureCache:
+    """Embed the images as one view shows them."""
+    config = ExtractionConfig(SHOWN_BACKBONE, **SINGLE[view])
+    return FeatureCache.open(extract(cohort, config, cache_folder).folder)
 
 
 def verdict_on(candidates: Mapping[str, Table]) -> str:
@@ -510,7 +524,8 @@ def main() -> None:
     parser.add_argument("cohort", type=Path)
     parser.add_argument("--features", type=Path, metavar="CACHE_FOLDER", help="features, except for shown")
     parser.add_argument("--only", nargs="+", choices=SHOWN, help="candidates of shown; the whole image first")
-    parser.add_argument("--trials", type=int, default=SHOWN_TRIALS, help="trials of each study of shown")
+    parser.add_argument("--settings", nargs="+", choices=SHOWN_SETTINGS, default=[*SHOWN_SETTINGS])
+    parser.add_argument("--trials", type=int, default=SHOWN_TRIALS, help="trials of each search of shown")
     parser.add_argument(
         "--crop", type=Path, metavar="CACHE_FOLDER", help="features of a centre crop, for run"
     )
