@@ -18,6 +18,7 @@ from mil_toolkit.core.processes import raise_on_stop_signals
 from mil_toolkit.core.reading import unreadable
 from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import one_screen, printable, visible
+from mil_toolkit.core.version import __version__
 
 INTERRUPTED = 130
 
@@ -67,6 +68,7 @@ def command_parser(name: str, description: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every command has."""
     parser = _Parser(prog=name, description=description, formatter_class=_Formatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.add_argument("--version", action="version", version=f"{name} {__version__}")
     return parser
 
 

@@ -18,6 +18,7 @@ from support.paths import COMMANDS
 from support.studies import Tiny
 from support.users import as_nobody, needs_root
 
+import mil_toolkit
 from mil_toolkit.cli import command as frame
 from mil_toolkit.core.errors import BusyError, DataError, UsageError
 
@@ -53,6 +54,12 @@ except SystemExit:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_knows_its_version(name: str, command: Command) -> None:
+    done = command(name, "--version")
+    assert (done.code, done.out, done.err) == (0, f"mil-{name} {mil_toolkit.__version__}\n", "")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

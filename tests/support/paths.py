@@ -9,7 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = sorted(
-    path.stem for path in (ROOT / "mil_toolkit" / "cli").glob("[!_]*.py") if path.stem != "command"
+    path.stem
+    for path in (ROOT / "mil_toolkit" / "cli").glob("[!_]*.py")
+    if path.stem not in ("command", "mil")
 )
 
 

@@ -1,0 +1,49 @@
+"""`mil`: every command under one name."""
+
+import pytest
+from support.paths import COMMANDS
+
+import mil_toolkit
+from mil_toolkit.cli import mil
+
+
+def ended(*words: str) -> int:
+    """Return the exit code of `mil` where argparse ends it."""
+    with pytest.raises(SystemExit) as end:
+        mil.main(words)
+    return int(end.value.code or 0)
+
+
+def test_all_commands_are_there() -> None:
+    assert sorted(mil.COMMANDS) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_words_behind_the_name_belong_to_the_command(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(name, "--help") == 0
+    assert capsys.readouterr().out.startswith(f"usage: mil-{name} ")
+
+
+def test_a_command_returns_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert mil.main(["report", "no-such-study"]) == 3
+    assert capsys.readouterr().err.startswith("mil-report: no-such-study")
+
+
+def test_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended("--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    listed = [line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in COMMANDS]
+    assert listed == [*mil.COMMANDS]
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended("--version") == 0
+    assert capsys.readouterr().out == f"mil_toolkit {mil_toolkit.__version__}\n"
+
+
+@pytest.mark.parametrize("words", [(), ("train",), ("--no-such-option",)])
+def test_anything_else_is_a_usage_error(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(*words) == 2
+    assert capsys.readouterr().err.startswith("usage: mil COMMAND")
