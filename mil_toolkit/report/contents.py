@@ -122,10 +122,13 @@ def _explained(kind: str, name: str) -> str:
     return f"{kind} ({name})" if len(name) < 3 else name
 
 
-def read_contents(folder: Path) -> Contents:
-    """Read a study folder; raises DataError where it is not a finished study or a file cannot be read."""
+def read_contents(folder: Path, scores: StudyScores | None = None) -> Contents:
+    """Read a study folder; raises DataError where it is not a finished study or a file cannot be read.
+
+    scores: what `verify` returned for this study; None to verify it
+    """
     study = Study.open(folder)
-    scores, ablation = verify(study), study.read_ablation()
+    scores, ablation = scores or verify(study), study.read_ablation()
     if ablation is not None:
         verify_ablation(study, ablation)
     nested = scores.outer is not None
