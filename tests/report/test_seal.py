@@ -142,7 +142,7 @@ def test_the_code_counts(name: str, copied: Path, tmp_path: Path, monkeypatch: p
 def changed_data(root: Path, cohort: Path, features: Path) -> Iterator[Path]:
     """Change one file after another of the data of a study; yield what was changed."""
     image = next((cohort / "images").glob("*/*.jpg"))
-    for path in (image, *cohort.glob("*.csv"), *features.glob("*.h5"), features / "spec.json"):
+    for path in (image, cohort / "patients.csv", *features.glob("*.h5"), features / "spec.json"):
         flip(path)
         yield path
     for change in (
