@@ -20,12 +20,14 @@ from mil_toolkit.report.contents import (
     image_paths,
     image_scales,
     read_contents,
+    stored_views,
 )
 from mil_toolkit.report.doubtful import BYTES, doubtful_of
 from mil_toolkit.report.layout import Page, lay_out
 from mil_toolkit.report.markup import to_html
 from mil_toolkit.report.pictures import Pictures, Thumbnails, ViewSamples, samples_of, thumbnails_of
-from mil_toolkit.report.seal import GENERATOR, MOST_BYTES, Report, inputs_digest, with_seal
+from mil_toolkit.report.seal import GENERATOR, Report, inputs_digest, with_seal
+from mil_toolkit.report.seal import MOST_BYTES as MOST_BYTES
 from mil_toolkit.study.records import StudyScores
 
 _HEAD_BYTES = 4096  # of a page, which hold its title
@@ -149,13 +151,13 @@ def _pictures(contents: Contents, anonymise: bool) -> tuple[Pictures, str | None
     if not features:
         return Pictures({}, {}, 0, 0), None
     paths, problem = image_paths(contents.sources)
-    digests = image_digests(contents.sources, contents.table.patient_ids) if paths else {}
+    views = stored_views(contents.sources, contents.table.patient_ids) if paths else []
     if problem and anonymise:  # it may name patients and files
         problem = "Run mil-report without --anonymise to see the reason."
-    scales = image_scales(contents.sources, contents.table.patient_ids) if paths else {}
     specs = [identity.spec for identity in features]
     cells = [spec for spec in specs if spec.get("preprocess") in CELL_NAMES]  # whose nuclei can be in doubt
-    return _pictures_of([*cells, *specs][0], paths, digests, scales), problem
+    digests = image_digests(views[0]) if views else {}
+    return _pictures_of([*cells, *specs][0], paths, digests, image_scales(views)), problem
 
 
 def _pictures_of(
