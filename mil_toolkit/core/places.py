@@ -1,6 +1,7 @@
 """`states_digest`: a digest that tells whether files have changed, without reading most of them."""
 
 import contextlib
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -9,7 +10,9 @@ from pathlib import Path
 
 from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.file_state import SETTLED_NS, FileState
-from mil_toolkit.core.files import TEMPORARY_PREFIX, digest_file, digest_json
+from mil_toolkit.core.files import TEMPORARY_PREFIX, canonical_json, digest_file
+
+_FEW = 1000
 
 
 @dataclass(frozen=True)
@@ -29,16 +32,43 @@ def states_digest(places: Iterable[Place]) -> str:
     was. A file that was written so shortly before the digest is taken is among those written last, and these
     count by their content as well. New and vanished folders count, temporary ones do not.
     """
-    states = [entry for place in places for entry in _states(place)]
-    newest = max((state.ctime_ns for _, state in states if state is not None), default=0)
-    return digest_json([[path, state, _recent_content(path, state, newest)] for path, state in states])
+    hashed, last = hashlib.sha256(), _LastWritten()
+    for path, state in (entry for place in places for entry in _states(place)):
+        hashed.update(canonical_json([path, state]))
+        if state is not None:
+            last.add(path, state.ctime_ns)
+    hashed.update(canonical_json([[path, _content(path)] for path in last.paths()]))
+    return hashed.hexdigest()
 
 
-def _recent_content(path: str, state: FileState | None, newest: int) -> str | None:
-    """Return the digest of a file that was written shortly before the newest one; None of all others."""
-    if state is not None and state.ctime_ns >= newest - SETTLED_NS:
-        with contextlib.suppress(OSError, MilError):  # a pipe, or a file that was removed just now
-            return digest_file(Path(path))
+class _LastWritten:
+    """The files of many that were written within SETTLED_NS before the last one; few are kept at a time."""
+
+    def __init__(self) -> None:
+        self._written: list[tuple[str, int]] = []
+        self._newest, self._most = 0, _FEW
+
+    def add(self, path: str, time_ns: int) -> None:
+        """Add a file with the time at which it was written."""
+        self._newest = max(self._newest, time_ns)
+        self._written.append((path, time_ns))
+        if len(self._written) > self._most:
+            self._drop_older()
+            self._most = max(_FEW, 2 * len(self._written))
+
+    def paths(self) -> list[str]:
+        """Return the paths in the order in which they came."""
+        self._drop_older()
+        return [path for path, _ in self._written]
+
+    def _drop_older(self) -> None:
+        self._written = [entry for entry in self._written if entry[1] >= self._newest - SETTLED_NS]
+
+
+def _content(path: str) -> str | None:
+    """Return the digest of a file; None of a pipe, and of a file that was removed just now."""
+    with contextlib.suppress(OSError, MilError):
+        return digest_file(Path(path))
     return None
 
 

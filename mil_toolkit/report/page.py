@@ -26,9 +26,10 @@ from mil_toolkit.report.doubtful import BYTES, doubtful_of
 from mil_toolkit.report.layout import Page, lay_out
 from mil_toolkit.report.markup import to_html
 from mil_toolkit.report.pictures import Pictures, Thumbnails, ViewSamples, samples_of, thumbnails_of
-from mil_toolkit.report.seal import GENERATOR, Report, inputs_digest, with_seal
-from mil_toolkit.report.seal import MOST_BYTES as MOST_BYTES
+from mil_toolkit.report.seal import GENERATOR, MOST_BYTES, Report, inputs_digest, with_seal
 from mil_toolkit.study.records import StudyScores
+
+__all__ = ["MOST_BYTES", "Report", "render", "write_report"]
 
 _HEAD_BYTES = 4096  # of a page, which hold its title
 _CENTRE, _NUCLEUS = "at the centre", "around the nucleus nearest the centre"

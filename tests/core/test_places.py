@@ -123,6 +123,22 @@ def test_only_the_files_that_were_written_last_are_read(
     assert read == ["b.csv"]
 
 
+@pytest.mark.usefixtures("coarse_clock")
+def test_of_very_many_files_those_written_last_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever their order by name."""
+    monkeypatch.setattr(places, "_FEW", 5)
+    times = [1000 + 37 * number % 101 for number in range(101)]
+    for number, seconds in enumerate(times):
+        (tmp_path / f"{number}.csv").touch()
+        os.utime(tmp_path / f"{number}.csv", (seconds, seconds))
+    read = []
+    monkeypatch.setattr(places, "digest_file", lambda path: read.append(path.name))
+    states_digest([Place(tmp_path)])
+    assert sorted(read) == sorted(f"{times.index(seconds)}.csv" for seconds in (1098, 1099, 1100))
+
+
 def test_a_pipe_that_was_made_just_now_is_not_read(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
     assert states_digest([Place(folder)]) == states_digest([Place(folder)])
