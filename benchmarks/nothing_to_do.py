@@ -98,6 +98,7 @@ def prepared(folder: Path) -> Iterator[str]:
     yield "predict bundle cohort.toml"
     yield f"predict bundle cohort.toml --features {features}"
     yield "report study --output report.html"
+    yield "report study --output drawn.html --force"
     yield from (f"{command} --help" for command in COMMANDS)
 
 

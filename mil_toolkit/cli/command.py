@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from mil_toolkit.core.argument_order import give_back
 from mil_toolkit.core.errors import MilError, UsageError
@@ -19,6 +19,9 @@ from mil_toolkit.core.reading import unreadable
 from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import one_screen, printable, visible
 from mil_toolkit.core.version import __version__
+
+if TYPE_CHECKING:
+    from mil_toolkit.study.records import StudyScores
 
 INTERRUPTED = 130
 
@@ -32,15 +35,17 @@ class Outcome:
     exit_code: int = 0
 
 
-def with_report(outcome: Outcome, study: Path) -> Outcome:
-    """Write the study's report, and return the outcome with its path.
+def with_report(outcome: Outcome, study: Path, scores: "StudyScores | None" = None) -> Outcome:
+    """Write the study's report unless it is up to date, and return the outcome with its path.
+
+    scores: see `write_report`
 
     A report that cannot be written does not fail the command, whose own work is done.
     """
-    from mil_toolkit.report.page import write_report
+    from mil_toolkit.report.update import update_report
 
     try:
-        path = write_report(study).path
+        path = update_report(study, scores=scores).path
     except MilError as error:
         text = f"{outcome.text}\nNo report: {one_screen(str(error))} To try again: mil-report {study}"
         return replace(outcome, text=text, data={**outcome.data, "report": None})

@@ -112,7 +112,9 @@ def _fit(arguments: argparse.Namespace) -> Outcome:
     checkpoint = next(iter(weights), None)
     bundle = fit(cohort, features, arguments.study, output, device, finetune, outer, checkpoint, anonymous)
     exported = _export(bundle, output, weights) if arguments.onnx else None
-    return with_report(Outcome(_summary(bundle, output), _data(bundle, output, exported)), arguments.study)
+    verified = bundle.scores if bundle.backbone is None else None  # those of a fine-tuned model are its own
+    outcome = Outcome(_summary(bundle, output), _data(bundle, output, exported))
+    return with_report(outcome, arguments.study, verified)
 
 
 def _export(bundle: "ModelBundle", output: Path, weights: Sequence[Path]) -> list[Path]:

@@ -24,13 +24,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="replace patient ids and file names, and leave out the metadata of single patients",
     )
+    add("--force", action="store_true", help="draw the report even if it is up to date")
     return run(parser, _report, argv)
 
 
 def _report(arguments: argparse.Namespace) -> Outcome:
-    from mil_toolkit.report.page import write_report
+    from mil_toolkit.report.update import update_report
 
-    report = write_report(arguments.study, arguments.output, arguments.anonymise)
-    lines = [f"{report.path}: {report.size / 1e6:.1f} MB.", *report.notes]
+    report = update_report(arguments.study, arguments.output, arguments.anonymise, arguments.force)
+    size = f"{report.size / 1e6:.1f} MB"
+    line = f"{report.path}: {size}." if report.drawn else f"{report.path} is up to date: {size}."
     data: dict[str, Json] = {"report": str(report.path), "bytes": report.size, "notes": list(report.notes)}
-    return Outcome("\n".join(lines), data)
+    data["drawn"] = report.drawn
+    return Outcome("\n".join([line, *report.notes]), data)

@@ -53,10 +53,11 @@ def check_outputs(outputs: Mapping[str, Output], inputs: Iterable[Path] = ()) ->
         in the folder of a cache, a study or a bundle
     inputs: files that the command reads
     """
+    sources = list(inputs)
     problems = [
         f"{option}: {printable(output.path)} is read by this command and would be overwritten."
         for option, output in outputs.items()
-        if any(_same_file(output.path, source) for source in inputs)
+        if _is_among(output.path, sources)
     ]
     problems += [
         problem
@@ -72,6 +73,23 @@ def check_outputs(outputs: Mapping[str, Output], inputs: Iterable[Path] = ()) ->
         raise UsageError("\n".join([*problems, "Nothing was written. Name other files."]))
     for output in outputs.values():
         remove_dead_temporaries(output.path.parent)
+
+
+def _is_among(path: Path, sources: Sequence[Path]) -> bool:
+    """Return whether a path names one of some files; there may be very many of them."""
+    there = _identity(path)
+    if there is not None:
+        return any(_identity(source) == there for source in sources)
+    return any(_same_file(path, source) for source in sources if _identity(source) is None)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return device and inode of an existing file, which two paths of the same file share."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _same_file(one: Path, other: Path) -> bool:

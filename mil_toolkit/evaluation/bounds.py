@@ -3,9 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.special import stdtrit
-from scipy.stats import binomtest
 
 LEVEL = 0.95  # of the intervals
 _NARROWEST = 1e-12  # distance from 0 and 1 at which the AUC is searched
@@ -38,6 +36,8 @@ def exact_interval(successes: int, count: int) -> tuple[float, float]:
     >>> round(low, 3), round(high, 3)
     (0.555, 0.997)
     """
+    from scipy.stats import binomtest  # takes long to import, and few commands need it
+
     interval = binomtest(successes, count).proportion_ci(LEVEL, method="exact")
     return float(interval.low), float(interval.high)
 
@@ -124,6 +124,7 @@ def auc_interval(auc: float, pairs: np.ndarray, inflation: float, z: float) -> t
     Because the variance is that at the bound and not that at the estimate, the interval has a width also
     where the AUC is 1, and never leaves 0 to 1 (a score interval; Newcombe 2006).
     """
+    from scipy.optimize import brentq  # takes long to import
 
     def surplus(value: float) -> float:
         return float((value - auc) ** 2 - z**2 * inflation * auc_variance(value, pairs))

@@ -6,8 +6,6 @@ from typing import Annotated
 
 import numpy as np
 from msgspec import Meta
-from scipy.optimize import minimize
-from scipy.special import expit
 
 FEWEST_FOR_SLOPE = 20  # patients in the smaller class
 SMALLEST_SLOPE = 0.01
@@ -31,6 +29,8 @@ class Decision:
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Return the calibrated probabilities of the positive class, in the shape of the logits."""
+        from scipy.special import expit  # a study is read without scipy, whose import takes long
+
         return expit(self.slope * logits + self.intercept)
 
 
@@ -58,6 +58,8 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[float, floa
 
 
 def _fit(line: Callable[[np.ndarray], np.ndarray], start: list[float], targets: np.ndarray) -> list[float]:
+    from scipy.optimize import minimize  # see `Decision.probabilities`
+
     def loss(x: np.ndarray) -> float:
         return float(np.mean(np.logaddexp(0, line(x)) - targets * line(x)))
 
@@ -132,7 +134,7 @@ def fit_decision(
     0.5
     """
     slope, intercept = fit_calibration(logits, labels)
-    probabilities = expit(slope * logits + intercept)
+    probabilities = Decision(slope, intercept, 0.5).probabilities(logits)
     if sensitivity is not None:
         return Decision(slope, intercept, sensitive(probabilities, labels, sensitivity))
     return Decision(slope, intercept, THRESHOLDS[rule](probabilities, labels))

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from scipy.stats import beta
 
 from mil_toolkit.config import ThresholdRule
 from mil_toolkit.core.errors import DataError
@@ -48,6 +47,8 @@ def sensitivity_to_reach(
     if positives < fewest_positives(rule.sensitivity, rule.confidence):
         of_groups = None if groups is None else int(positive.sum())
         raise DataError(_too_few_words(rule.sensitivity, rule.confidence, positives, of_groups))
+    from scipy.stats import beta  # takes long to import, and few studies need it
+
     detected = np.arange(1, positives + 1)
     bounds = beta.ppf(1 - rule.confidence, detected, positives - detected + 1)
     return float(detected[bounds >= rule.sensitivity - _TOLERANCE][0] / positives)

@@ -128,7 +128,8 @@ def _concordance(predicted: Predicted, weights: np.ndarray, counted: np.ndarray)
     positive, negative = predicted.labels == 1, predicted.labels == 0
     high = predicted.probabilities[..., positive][..., :, None]
     low = predicted.probabilities[..., negative][..., None, :]
-    wins = ((high > low) + 0.5 * (high == low)) * counted  # (..., positives, negatives)
+    # A pair is 2 halves, or 1 for a tie: small integers need little memory. (..., positives, negatives)
+    wins = np.add(high > low, high >= low, dtype=np.int8) * (counted / 2)
     pairs = np.broadcast_to(counted, wins.shape[-2:]).astype(float)
     rows, columns = weights[..., positive][..., None, :], weights[..., negative]
     concordant, total = (((rows @ part)[..., 0, :] * columns).sum(-1) for part in (wins, pairs))

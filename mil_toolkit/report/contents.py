@@ -122,10 +122,13 @@ def _explained(kind: str, name: str) -> str:
     return f"{kind} ({name})" if len(name) < 3 else name
 
 
-def read_contents(folder: Path) -> Contents:
-    """Read a study folder; raises DataError where it is not a finished study or a file cannot be read."""
+def read_contents(folder: Path, scores: StudyScores | None = None) -> Contents:
+    """Read a study folder; raises DataError where it is not a finished study or a file cannot be read.
+
+    scores: what `verify` returned for this study; None to verify it
+    """
     study = Study.open(folder)
-    scores, ablation = verify(study), study.read_ablation()
+    scores, ablation = scores or verify(study), study.read_ablation()
     if ablation is not None:
         verify_ablation(study, ablation)
     nested = scores.outer is not None
@@ -222,30 +225,31 @@ def image_paths(sources: Sources | None) -> tuple[dict[Key, Path], str | None]:
     return dict(pairs), None
 
 
-def image_digests(sources: Sources | None, patient_ids: Sequence[str]) -> dict[Key, str]:
-    """Return the SHA-256 of each image as it was embedded; empty where the features cannot be read."""
-    bags = _stored_bags(sources, patient_ids)
-    return {(patient, image.name): image.digest.hex() for patient, bag in bags for image in bag.read_images()}
-
-
-def image_scales(sources: Sources | None, patient_ids: Sequence[str]) -> dict[str, float]:
-    """Return the micrometres per pixel of each patient's image files, where a view resamples them."""
-    scales = {
-        patient: bag.microns_per_pixel
-        for folder in (sources.feature_folders if sources is not None else ())
-        for patient, bag in _stored_bags(sources, patient_ids, folder)
-    }
-    return {patient: scale for patient, scale in scales.items() if scale is not None}
-
-
-def _stored_bags(
-    sources: Sources | None, patient_ids: Sequence[str], folder: str | None = None
-) -> list[tuple[str, StoredBag]]:
-    """Return the stored bag of each patient, of the first view or that in `folder`; none where unreadable."""
-    if sources is None or not sources.feature_folders:
+def stored_views(sources: Sources | None, patient_ids: Sequence[str]) -> list[dict[str, StoredBag]]:
+    """Return the stored bag of each patient in each view; no bags of a view that cannot be read."""
+    if sources is None:
         return []
+    working = Path(sources.working_folder)
+    return [_stored_bags(working / folder, patient_ids) for folder in sources.feature_folders]
+
+
+def _stored_bags(folder: Path, patient_ids: Sequence[str]) -> dict[str, StoredBag]:
     try:
-        place = Path(sources.working_folder) / (folder or sources.feature_folders[0])
-        return list(zip(patient_ids, FeatureCache.open(place).winners(patient_ids), strict=True))
+        return dict(zip(patient_ids, FeatureCache.open(folder).winners(patient_ids), strict=True))
     except MilError:
-        return []
+        return {}
+
+
+def image_digests(bags: Mapping[str, StoredBag]) -> dict[Key, str]:
+    """Return the SHA-256 of each image as it was embedded."""
+    return {
+        (patient, image.name): image.digest.hex()
+        for patient, bag in bags.items()
+        for image in bag.read_images()
+    }
+
+
+def image_scales(views: Sequence[Mapping[str, StoredBag]]) -> dict[str, float]:
+    """Return the micrometres per pixel of each patient's image files, where a view resamples them."""
+    scales = {patient: bag.microns_per_pixel for bags in views for patient, bag in bags.items()}
+    return {patient: scale for patient, scale in scales.items() if scale is not None}

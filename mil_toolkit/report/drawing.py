@@ -10,7 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from markupsafe import Markup
-from matplotlib import rc_context
+from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -41,7 +41,10 @@ _SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}hre
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """Set the look of all figures; text is shown literally, never as mathematics."""
+    """Set the look of all figures, whatever the user's matplotlibrc says.
+
+    Text is shown literally, never as mathematics.
+    """
     ink, muted, rule = (COLOURS[name] for name in ("ink", "muted", "rule"))
     settings: Any = {
         "svg.fonttype": "none",
@@ -72,7 +75,9 @@ def style() -> Iterator[None]:
         "lines.linewidth": 1.5,
         "lines.solid_capstyle": "round",
     }
-    with rc_context(settings), warnings.catch_warnings():
+    with rc_context(), warnings.catch_warnings():
+        rcdefaults()
+        rcParams.update(settings)
         warnings.filterwarnings("ignore", "Glyph", UserWarning)  # the page's fonts draw the text
         yield
 

@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from mil_toolkit.backbones.spec import sampling_of
 from mil_toolkit.config import CELL_NAMES
+from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.outputs import Output, check_outputs
 from mil_toolkit.core.reading import open_input
@@ -20,13 +20,17 @@ from mil_toolkit.report.contents import (
     image_paths,
     image_scales,
     read_contents,
+    stored_views,
 )
 from mil_toolkit.report.doubtful import BYTES, doubtful_of
 from mil_toolkit.report.layout import Page, lay_out
 from mil_toolkit.report.markup import to_html
 from mil_toolkit.report.pictures import Pictures, Thumbnails, ViewSamples, samples_of, thumbnails_of
+from mil_toolkit.report.seal import GENERATOR, MOST_BYTES, Report, inputs_digest, with_seal
+from mil_toolkit.study.records import StudyScores
 
-GENERATOR = b'<meta name="generator" content="mil_toolkit">'
+__all__ = ["MOST_BYTES", "Report", "render", "write_report"]
+
 _HEAD_BYTES = 4096  # of a page, which hold its title
 _CENTRE, _NUCLEUS = "at the centre", "around the nucleus nearest the centre"
 _WINDOWS = {  # by preprocessing: where a window lies, and what is masked in it
@@ -35,20 +39,15 @@ _WINDOWS = {  # by preprocessing: where a window lies, and what is masked in it
     "cell-crop": (_NUCLEUS, ""),
     "cell-mask": (_NUCLEUS, " Everything but the nucleus and its rim is black."),
 }
-MOST_BYTES = 24_000_000  # of the file; thumbnails that do not fit are left out
-
-
-@dataclass(frozen=True)
-class Report:
-    """The file, its size in bytes, and notes on what it lacks, a sentence each."""
-
-    path: Path
-    size: int
-    notes: tuple[str, ...]
+_SEAL_BYTES = 1000
 
 
 def write_report(
-    study: Path, output: Path | None = None, anonymise: bool = False, most_bytes: int = MOST_BYTES
+    study: Path,
+    output: Path | None = None,
+    anonymise: bool = False,
+    most_bytes: int = MOST_BYTES,
+    scores: StudyScores | None = None,
 ) -> Report:
     """Write the report of a finished study, by default as report.html in its folder.
 
@@ -57,16 +56,28 @@ def write_report(
     anonymise: replace the ids of patients and the names of files, and leave out the metadata of single
     patients
     most_bytes: size above which thumbnails are left out, those of the most confident correct patients first
+    scores: what `verify` returned for this study; None to verify it
 
     Raises DataError where the folder is not a finished study, UsageError where the output cannot be written
     or is an existing file other than a report.
     """
-    contents = read_contents(study)
+    inputs = _inputs(study, anonymise, most_bytes)  # before any of them is read
+    contents = read_contents(study, scores)
     path = output or contents.study.report
     _check_output(path, contents.study.folder)
-    page, notes = render(contents, anonymise, most_bytes)
+    page, notes = render(contents, anonymise, most_bytes - _SEAL_BYTES)
+    if inputs is not None:
+        page = with_seal(page, inputs, notes)
     publish(path, page)
     return Report(path, len(page), notes)
+
+
+def _inputs(study: Path, anonymise: bool, most_bytes: int) -> str | None:
+    """Return the digest of all that the page depends on; None where that is not known."""
+    try:
+        return inputs_digest(study, anonymise, most_bytes)
+    except MilError:
+        return None
 
 
 def _check_output(path: Path, study: Path) -> None:
@@ -80,7 +91,7 @@ def _is_report(path: Path) -> bool:
     with open_input(path) as file:
         head = file.read(_HEAD_BYTES)
     is_old = head.lower().startswith(b"<!doctype html") and b": study report</title>" in head
-    return is_old or GENERATOR in head
+    return is_old or GENERATOR.strip() in head
 
 
 def render(contents: Contents, anonymise: bool, most_bytes: int) -> tuple[bytes, tuple[str, ...]]:
@@ -141,13 +152,13 @@ def _pictures(contents: Contents, anonymise: bool) -> tuple[Pictures, str | None
     if not features:
         return Pictures({}, {}, 0, 0), None
     paths, problem = image_paths(contents.sources)
-    digests = image_digests(contents.sources, contents.table.patient_ids) if paths else {}
+    views = stored_views(contents.sources, contents.table.patient_ids) if paths else []
     if problem and anonymise:  # it may name patients and files
         problem = "Run mil-report without --anonymise to see the reason."
-    scales = image_scales(contents.sources, contents.table.patient_ids) if paths else {}
     specs = [identity.spec for identity in features]
     cells = [spec for spec in specs if spec.get("preprocess") in CELL_NAMES]  # whose nuclei can be in doubt
-    return _pictures_of([*cells, *specs][0], paths, digests, scales), problem
+    digests = image_digests(views[0]) if views else {}
+    return _pictures_of([*cells, *specs][0], paths, digests, image_scales(views)), problem
 
 
 def _pictures_of(

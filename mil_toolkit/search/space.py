@@ -16,10 +16,11 @@ from mil_toolkit.config import (
     view_names,
 )
 from mil_toolkit.core.errors import UsageError
-from mil_toolkit.training.patients import Patients
 
 if TYPE_CHECKING:
     import optuna
+
+    from mil_toolkit.training.patients import Patients  # imports pandas
 
 _FEATURES = "features"  # the field of HeadConfig
 Parameters = dict[str, Value]  # values of the hyperparameters that a search varies
@@ -48,7 +49,7 @@ class Space:
     orientations: bool = False
 
     @classmethod
-    def of(cls, config: StudyConfig, patients: Patients) -> "Space":
+    def of(cls, config: StudyConfig, patients: "Patients") -> "Space":
         """Return the space of a study on these patients."""
         return cls(config.settings, *shown_by(patients))
 
@@ -159,6 +160,6 @@ class Space:
         return list({self.config_of(point): point for point in points}.values())
 
 
-def shown_by(patients: Patients) -> tuple[bool, bool, bool]:
+def shown_by(patients: "Patients") -> tuple[bool, bool, bool]:
     """Return whether patients have images, metadata and several orientations of their images."""
     return patients.bags is not None, not patients.metadata.empty, patients.has_orientations

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t, ttest_1samp
 
 LEVEL = 0.01  # of the test: one sound procedure in a hundred fails
 POWER = 0.8  # with which the smallest mean AUC that is named would fail
@@ -40,6 +39,8 @@ class Canary:
     @classmethod
     def of(cls, aucs: list[float]) -> "Canary":
         """Test the AUCs of independent runs."""
+        from scipy.stats import t, ttest_1samp  # takes long, and most studies have no canary
+
         mean, deviation = float(np.mean(aucs)), float(np.std(aucs, ddof=1))
         error, freedom = deviation / np.sqrt(len(aucs)), len(aucs) - 1
         margin = float(t.ppf(0.975, freedom) * error)

@@ -30,6 +30,8 @@ from mil_toolkit.study.canary_result import Canary
 from mil_toolkit.study.description import SCHEMA, describe, patients_of, refuse_other, sources_of
 from mil_toolkit.study.plan import Search, fold_name
 from mil_toolkit.study.records import (
+    REPORT,
+    SOURCES,
     AblationScores,
     Best,
     Finding,
@@ -188,7 +190,7 @@ class Study:
     @property
     def sources_path(self) -> Path:
         """See `Sources`."""
-        return self.folder / "sources.json"
+        return self.folder / SOURCES
 
     @property
     def patients_path(self) -> Path:
@@ -213,7 +215,7 @@ class Study:
     @property
     def report(self) -> Path:
         """The report of `mil-report`."""
-        return self.folder / "report.html"
+        return self.folder / REPORT
 
     @property
     def canary(self) -> Path:

@@ -41,6 +41,7 @@ Label = Annotated[int, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 Epoch = Annotated[int, Meta(ge=1, le=MOST_EPOCHS)]
 Positive = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+SOURCES, REPORT = "sources.json", "report.html"  # to find them, `study.folder` need not be imported
 SEARCH_NAME = re.compile(r"final|repeat[1-9][0-9]{0,5}-fold[1-9][0-9]{0,5}")
 
 Item = TypeVar("Item")

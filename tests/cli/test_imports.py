@@ -100,6 +100,14 @@ def test_a_cache_is_described_and_verified_without_torch(place: Path) -> None:
         assert watch(place, "cache", action, str(folder)).modules <= {"numpy", "PIL"}
 
 
+def test_a_report_that_is_up_to_date_imports_neither_pandas_nor_matplotlib(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    arguments = ("report", str(tiny.study), "--output", "report.html")
+    assert not watch(tmp_path, *arguments).modules & {"torch", VISION, "timm", "h5py"}
+    assert watch(tmp_path, *arguments).modules <= {"numpy", "PIL"}
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_a_prediction_imports_neither_backbones_nor_optuna(tiny: Tiny, tmp_path: Path, given: bool) -> None:
     """With features that are named, and with those that mil-predict finds in the cache."""
