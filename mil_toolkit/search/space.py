@@ -112,15 +112,25 @@ class Space:
     def described(self) -> dict[str, list[Value] | SearchedInterval]:
         """Return, for every field, the list of values or the interval that a search tries.
 
-        Without a choice of features, what concerns views is left out, and without orientations `augment`, as
-        in studies of older versions.
+        Without a choice of features, what concerns views is left out, without orientations `augment`, and
+        what older versions lack (`Tunable.is_later`) where it is not varied, as in studies of these versions.
         """
         fields, unused = tunables(HeadConfig), set[str]()
         if _FEATURES not in self.settings:
             unused |= {_FEATURES, *(name for name, field in fields.items() if field.joins_views)}
         if not self.orientations:
             unused.add("augment")
+        unused |= {name for name, field in fields.items() if field.is_later and not self._varies(name)}
         return {name: self._choices(name, field) for name, field in fields.items() if name not in unused}
+
+    def _varies(self, name: str) -> bool:
+        """Return whether a configuration of the space may differ from the default in an active field."""
+        fields = tunables(HeadConfig)
+        options = self._options(name, fields[name])
+        return tuple(options) != (getattr(HeadConfig(), name),) and all(
+            set(allowed) & set(self._options(other, fields[other]))
+            for other, allowed in fields[name].needs.items()
+        )
 
     def _choices(self, name: str, field: Tunable) -> list[Value] | SearchedInterval:
         options = list(self._options(name, field))
