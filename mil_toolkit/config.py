@@ -477,7 +477,34 @@ PRESETS: dict[str, Settings] = {
         "gamma": (0.9,),
         "weight_decay": (0.0,),
     },
+    "wide": {
+        "components": (0, 16, 32, 64, 128),
+        "instance_layers": (0, 1, 2),
+        "pooling": ("attention", "gated-attention", "mean", "mean-std", "log-sum-exp", "dsmil"),
+        "zero_start": (True, False),
+    },
 }
+STARTS: dict[str, Mapping[str, Value]] = {
+    "key-instance": {
+        "components": 0,
+        "pooling": "gated-attention",
+        "zero_start": False,
+        "embedding_dropout": 0.0,
+        "instance_dropout": 0.0,
+        "weight_decay": 0.01,
+    },
+    "instance-network": {
+        "components": 0,
+        "instance_layers": 2,
+        "pooling": "gated-attention",
+        "zero_start": False,
+        "embedding_dropout": 0.0,
+        "instance_dropout": 0.0,
+        "weight_decay": 0.01,
+    },
+}
+"""Starting points beside the defaults, for bags that one image decides. A search tries those that lie in its
+space right after the defaults."""
 
 
 def parse_settings(items: Sequence[str]) -> dict[str, tuple[Value, ...]]:

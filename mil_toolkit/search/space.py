@@ -6,6 +6,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from mil_toolkit.config import (
+    STARTS,
     HeadConfig,
     Settings,
     StudyConfig,
@@ -148,14 +149,26 @@ class Space:
         return values
 
     def planned(self, sampler: str) -> list[Parameters]:
-        """Return what the first trials try: the whole grid for a grid search, otherwise the defaults.
+        """Return what the first trials try: the grid of a grid search, else defaults and starting points.
 
         Raises UsageError for a space that cannot be searched, before anything is written.
         """
         first = self.config_of(self.defaults())
         if not first.image_branch and first.metadata_branch == "none":
             raise UsageError("neither images nor metadata are left: set image_branch or metadata_branch.")
-        return self.grid() if sampler == "grid" else [self.defaults()]
+        return self.grid() if sampler == "grid" else [self.defaults(), *self.starts()]
+
+    def starts(self) -> list[Parameters]:
+        """Return the starting points of STARTS that lie in the space, as values of the varied fields."""
+        defaults = self.defaults()
+        inside = [
+            start
+            for start in STARTS.values()
+            if self.images and all(self.contains(name, value) for name, value in start.items())
+        ]
+        return [
+            defaults | {name: value for name, value in start.items() if name in defaults} for start in inside
+        ]
 
     def grid(self) -> list[Parameters]:
         """Return every distinct configuration of the lists; raises UsageError that names every interval."""
