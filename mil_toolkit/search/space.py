@@ -160,15 +160,19 @@ class Space:
 
     def starts(self) -> list[Parameters]:
         """Return the starting points of STARTS that lie in the space, as values of the varied fields."""
+        return [self._parameters(start) for start in STARTS.values() if self._holds(start)]
+
+    def _holds(self, start: Mapping[str, Value]) -> bool:
+        """Return whether the space has a configuration with these values, all of them with an effect."""
+        if not all(self.contains(name, value) for name, value in start.items()):
+            return False
+        config = self.config_of(self._parameters(start))
+        return all(getattr(config, name) == value for name, value in start.items())
+
+    def _parameters(self, start: Mapping[str, Value]) -> Parameters:
+        """Return the varied fields with these values, all others with their defaults."""
         defaults = self.defaults()
-        inside = [
-            start
-            for start in STARTS.values()
-            if self.images and all(self.contains(name, value) for name, value in start.items())
-        ]
-        return [
-            defaults | {name: value for name, value in start.items() if name in defaults} for start in inside
-        ]
+        return defaults | {name: value for name, value in start.items() if name in defaults}
 
     def grid(self) -> list[Parameters]:
         """Return every distinct configuration of the lists; raises UsageError that names every interval."""
