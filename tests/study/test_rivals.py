@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -15,6 +14,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from mil_toolkit.evaluation.calibration import Decision, fit_decision
 from mil_toolkit.evaluation.splits import Split
+from mil_toolkit.features.bags import Bags
 from mil_toolkit.study import rivals
 from mil_toolkit.study.rivals import (
     RIVALS,
@@ -161,13 +161,10 @@ def test_statistics_of_odd_bags_are_finite(make_patients: MakePatients) -> None:
     assert patients.bags is not None
     x = patients.bags.instances.clone()
     x[:, 0], x[:, 1], x[:, 2] = 3.0, x[:, 1] * 1e4, x[:, 2] * 1e-4
-    first, second = (patients.bags.rows(torch.tensor([place])) for place in (0, 1))
-    shortest = min(len(first), len(second))
-    rows = [patients.bags.rows(torch.tensor([place])) for place in range(60)]
-    rows[0], rows[1] = first[:shortest], second[:shortest]
-    x[rows[1]] = x[rows[0]]
-    rows[2] = rows[2][:1]
-    odd = replace(patients, bags=replace(patients.bags, instances=x).take_rows(rows))
+    bags = [*x.split(patients.bags.sizes.tolist())]
+    bags[1], bags[2] = bags[0], bags[2][:1]
+    names = ["" for bag in bags for _ in bag]
+    odd = replace(patients, bags=Bags.pack(bags, patients.ids, names))
     probabilities, _ = predictions(odd, "mean_max_min_logistic")
     assert np.isfinite(probabilities).all()
 

@@ -97,10 +97,12 @@ class OnlyOnTheDevice(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("pooling", POOLING_NAMES)
-@pytest.mark.parametrize(("components", "layers"), [(0, 0), (4, 0), (4, 2)])
+@pytest.mark.parametrize(
+    ("pooling", "components", "layers"),
+    [*((name, components, 0) for name in POOLING_NAMES for components in (0, 4)), ("attention", 4, 2)],
+)
 def test_no_step_touches_the_host(
-    components: int, layers: int, pooling: str, make_patients: MakePatients, monkeypatch: pytest.MonkeyPatch
+    pooling: str, components: int, layers: int, make_patients: MakePatients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All random draws are made on the host, and copied, before the first step of an epoch."""
     changes = {"components": components, "instance_layers": layers, "logistic_start": False}
