@@ -15,7 +15,20 @@ WEIGHT_WORDS = ("imagenet", "pretrained", "random")
 INTERPOLATION_NAMES = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 PREPROCESS_NAMES = ("none", "saturation-mask", *CELL_NAMES)
 PRECISION_NAMES = ("auto", "float32", "bfloat16", "float16")
-POOLING_NAMES = ("attention", "gated-attention", "mean", "max", "noisy-and", "top-k", "transformer")
+POOLING_NAMES = (
+    "attention",
+    "gated-attention",
+    "mean",
+    "max",
+    "noisy-and",
+    "top-k",
+    "transformer",
+    "mean-std",
+    "log-sum-exp",
+    "dsmil",
+    "clam",
+)
+ACTIVATION_NAMES = ("relu", "gelu")
 METADATA_BRANCH_NAMES = ("mlp", "direct", "none")
 FUSION_NAMES = ("concat", "late")
 VIEW_FUSION_NAMES = ("early", "late")
@@ -57,6 +70,8 @@ class Tunable:
     needs: values of other fields without which this one has no effect, so that a search does not suggest it
     maximum_excluded: whether `maximum` itself is not allowed
     joins_views: whether it has an effect only on several views that are used together
+    is_later: whether studies of older versions lack it; the description of a study leaves it out where the
+        study's search does not vary it
     """
 
     help: str
@@ -70,6 +85,7 @@ class Tunable:
     maximum: float = math.inf
     maximum_excluded: bool = False
     joins_views: bool = False
+    is_later: bool = False
 
     @property
     def searched(self) -> bool:
@@ -163,6 +179,7 @@ def view_names(features: str) -> list[str]:
 
 _IMAGES: dict[str, tuple[Value, ...]] = {"image_branch": (True,)}
 _MLP: dict[str, tuple[Value, ...]] = {"metadata_branch": ("mlp",)}
+_LAYERS: dict[str, tuple[Value, ...]] = {"instance_layers": (1, 2)}
 
 
 @dataclass(frozen=True)
@@ -190,6 +207,48 @@ class HeadConfig:
             needs=_IMAGES,
         ),
     )
+    instance_layers: int = tunable_field(
+        0,
+        Tunable(
+            "number of fully connected layers that transform each image's embedding before the pooling",
+            choices=(0, 1, 2),
+            maximum=2,
+            needs=_IMAGES,
+            is_later=True,
+        ),
+    )
+    instance_width: int = tunable_field(
+        128,
+        Tunable(
+            "width of these layers",
+            choices=(32, 64, 128, 256, 512),
+            search=(64, 128, 256),
+            needs=_LAYERS,
+            is_later=True,
+        ),
+    )
+    instance_activation: str = tunable_field(
+        "relu",
+        Tunable(
+            "activation of these layers",
+            choices=ACTIVATION_NAMES,
+            search=ACTIVATION_NAMES,
+            needs=_LAYERS,
+            is_later=True,
+        ),
+    )
+    instance_layer_dropout: float = tunable_field(
+        0.25,
+        Tunable(
+            "dropout rate of the columns after each of these layers",
+            low=0.0,
+            high=0.5,
+            maximum=1,
+            maximum_excluded=True,
+            needs=_LAYERS,
+            is_later=True,
+        ),
+    )
     pooling: str = tunable_field(
         "attention",
         Tunable(
@@ -205,7 +264,17 @@ class HeadConfig:
             "width of the hidden layer of the pooling",
             choices=(32, 64, 128, 256, 512),
             search=(32, 64, 128, 256),
-            needs={"pooling": ("attention", "gated-attention", "noisy-and", "transformer")},
+            needs={
+                "pooling": (
+                    "attention",
+                    "gated-attention",
+                    "noisy-and",
+                    "transformer",
+                    "log-sum-exp",
+                    "dsmil",
+                    "clam",
+                )
+            },
         ),
     )
     features: str = tunable_field(
@@ -242,6 +311,16 @@ class HeadConfig:
             log=True,
             minimum=1,
             needs={"pooling": ("top-k",)},
+        ),
+    )
+    instance_loss: float = tunable_field(
+        0.5,
+        Tunable(
+            "weight of the loss of single images: of the critical one of dsmil, of the clusters of clam",
+            low=0.0,
+            high=1.0,
+            needs={"pooling": ("dsmil", "clam")},
+            is_later=True,
         ),
     )
     metadata_branch: str = tunable_field(
@@ -398,7 +477,34 @@ PRESETS: dict[str, Settings] = {
         "gamma": (0.9,),
         "weight_decay": (0.0,),
     },
+    "wide": {
+        "components": (0, 16, 32, 64, 128),
+        "instance_layers": (0, 1, 2),
+        "pooling": ("attention", "gated-attention", "mean", "mean-std", "log-sum-exp", "dsmil"),
+        "zero_start": (True, False),
+    },
 }
+STARTS: dict[str, Mapping[str, Value]] = {
+    "key-instance": {
+        "components": 0,
+        "pooling": "gated-attention",
+        "zero_start": False,
+        "embedding_dropout": 0.0,
+        "instance_dropout": 0.0,
+        "weight_decay": 0.01,
+    },
+    "instance-network": {
+        "components": 0,
+        "instance_layers": 2,
+        "pooling": "gated-attention",
+        "zero_start": False,
+        "embedding_dropout": 0.0,
+        "instance_dropout": 0.0,
+        "weight_decay": 0.01,
+    },
+}
+"""Starting points beside the defaults, for bags that one image decides. A search tries those that lie in its
+space right after the defaults."""
 
 
 def parse_settings(items: Sequence[str]) -> dict[str, tuple[Value, ...]]:

@@ -19,7 +19,7 @@ from mil_toolkit.core.errors import UsageError, import_extra
 from mil_toolkit.core.files import publish
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.features.spec import augmented
-from mil_toolkit.model.poolings import Instances
+from mil_toolkit.model.instances import Instances
 from mil_toolkit.study.records import one_or_all
 from mil_toolkit.training.fitted import FittedHead
 
@@ -140,7 +140,7 @@ class _OnePatient(nn.Module):
         outputs = [torch.where(usable, value, nan) for value in (probability, spread)]
         outputs.insert(1, torch.where(usable, predicted, nothing))
         if instances is not None and self.model.pooling is not None:
-            outputs.append(torch.where(usable, self.model.pooling.attention(instances).mean(0), nan))
+            outputs.append(torch.where(usable, self.model.attention(instances).mean(0), nan))
         return tuple(outputs)
 
     def _calibrated(self, logits: Tensor) -> Tensor:

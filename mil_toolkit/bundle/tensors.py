@@ -17,8 +17,8 @@ from mil_toolkit.config import HeadConfig, tunables, view_names
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.model.head import MILModel
+from mil_toolkit.model.instances import Instances
 from mil_toolkit.model.layers import generators
-from mil_toolkit.model.poolings import Instances
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.projection import Projection

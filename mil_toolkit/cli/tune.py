@@ -195,7 +195,8 @@ def _add_search(group: argparse._ArgumentGroup) -> None:
         "--preset",
         choices=PRESETS,
         default="default",
-        help="set of fixed hyperparameters; founding: the plain head on raw embeddings",
+        help="search space; founding: the plain head on raw embeddings; wide: also whole embeddings, an"
+        " instance network, more poolings and other initialisations, for bags that one image decides",
     )
     add("--quick", action="store_true", help=f"a first look: {' '.join(option_words(QUICK))} unless given")
     add(

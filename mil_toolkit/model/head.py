@@ -8,17 +8,24 @@ from torch import Tensor, nn
 
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.core.errors import UsageError
+from mil_toolkit.model.instances import Instances
 from mil_toolkit.model.layers import Dropout, Linear, keep_all
-from mil_toolkit.model.poolings import Instances
+from mil_toolkit.model.network import InstanceNetwork
+from mil_toolkit.model.poolings import pool
+from mil_toolkit.model.supervised import Terms
 from mil_toolkit.model.views import pooling_of
 
 
 class Logits(NamedTuple):
-    """Logits of the positive class, (K, B) each; `image` and `metadata` only with late fusion."""
+    """Logits of the positive class, (K, B) each; `image` and `metadata` only with late fusion.
+
+    losses: (K, B, C), the loss of the pooling's predictions of instances, see `Terms`; None for none
+    """
 
     total: Tensor
     image: Tensor | None = None
     metadata: Tensor | None = None
+    losses: Tensor | None = None
 
 
 class MetadataMLP(nn.Sequential):
@@ -81,6 +88,9 @@ class MILModel(nn.Module):
                 "the model has neither images nor metadata: set image_branch or metadata_branch."
             )
         widths = view_widths if config.view_fusion == "late" and len(view_widths) > 1 else [embedding_width]
+        has_layers = images and config.instance_layers > 0
+        self.network = InstanceNetwork(widths, config, generators) if has_layers else None
+        widths = widths if self.network is None else self.network.output_widths
         self.pooling = pooling_of(widths, config, generators) if images else None
         self.branch = branch(metadata_width, config, generators) if branch else None
         image_width = self.pooling.width if self.pooling else 0
@@ -92,12 +102,17 @@ class MILModel(nn.Module):
         else:
             self.classifier = Linear(image_width + branch_width, 1, generators, zero=config.zero_start)
 
-    @property
-    def dropouts(self) -> list[tuple[int, float]]:
-        """Number of columns and rate of each dropout of a forward pass, in order, without those of rate 0."""
+    def dropouts(self, instances: int, bags: int) -> list[tuple[int, int, float]]:
+        """Return rows, columns and rate of each dropout of a forward pass, in order, without those of rate 0.
+
+        instances, bags: their numbers in the forward pass
+        """
+        of_instances = [] if self.network is None else self.network.dropouts
         of_bags = [] if self.pooling is None else [(self.pooling.width, self.config.embedding_dropout)]
         of_metadata = [] if self.branch is None else self.branch.dropouts
-        return [(width, rate) for width, rate in [*of_bags, *of_metadata] if rate]
+        shapes = [(instances, *dropout) for dropout in of_instances]
+        shapes += [(bags, *dropout) for dropout in (*of_bags, *of_metadata)]
+        return [shape for shape in shapes if shape[-1]]
 
     @torch.no_grad()
     def start_at(self, logistic: Tensor) -> None:
@@ -116,16 +131,33 @@ class MILModel(nn.Module):
         Shapes: metadata (K, B, M) -> (K, B)
         Bags beyond the B rows of metadata are dropped: they only pad the instances to a round number.
         """
-        parts = []
+        parts, terms = [], Terms()
         if self.pooling is not None:
             assert bags is not None
-            pooled = self.pooling(bags)[:, : metadata.shape[1]]
+            pooled, terms = self._pool(bags, metadata.shape[1], dropout)
             parts.append(dropout(pooled, self.config.embedding_dropout))
         if self.branch is not None:
             parts.append(self.branch(metadata, dropout))
         if not self.late:
             joint = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
-            return Logits(self.classifier(joint).squeeze(-1))
-        image = self.image_classifier(parts[0]).squeeze(-1)
+            return Logits(_added(self.classifier(joint).squeeze(-1), terms), losses=terms.losses)
+        image = _added(self.image_classifier(parts[0]).squeeze(-1), terms)
         clinical = self.metadata_classifier(parts[1]).squeeze(-1)
-        return Logits(image + clinical, image, clinical)
+        return Logits(image + clinical, image, clinical, terms.losses)
+
+    def attention(self, bags: Instances) -> Tensor:
+        """Return each instance's share in its pooled bag: (K, n), summing to one within each bag."""
+        assert self.pooling is not None
+        return self.pooling.attention(bags if self.network is None else self.network(bags))
+
+    def _pool(self, bags: Instances, count: int, dropout: Dropout) -> tuple[Tensor, Terms]:
+        """Return the first `count` bags as pooled, (K, count, width), and what the pooling predicts."""
+        assert self.pooling is not None
+        pooled, terms = pool(self.pooling, bags if self.network is None else self.network(bags, dropout))
+        kept = (None if term is None else term[:, :count] for term in terms)
+        return pooled[:, :count], Terms(*kept)
+
+
+def _added(logits: Tensor, terms: Terms) -> Tensor:
+    """Return the logits (K, B) with what the pooling adds to them."""
+    return logits if terms.logits is None else logits + terms.logits

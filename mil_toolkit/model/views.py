@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from mil_toolkit.config import HeadConfig
-from mil_toolkit.model.poolings import POOLINGS, Instances, Pooling
+from mil_toolkit.model.instances import Instances
+from mil_toolkit.model.poolings import POOLINGS, Pooling, pool
+from mil_toolkit.model.supervised import Supervised, Terms
 
 
-class ViewPoolings(nn.Module):
+class ViewPoolings(Supervised):
     """A pooling for each of several views, whose pooled bags are put side by side.
 
     widths: columns of each view; the instances hold those of one view after the other
@@ -25,12 +27,14 @@ class ViewPoolings(nn.Module):
     def _poolings(self) -> list[Pooling]:
         return list(self.views)  # type: ignore[arg-type]
 
-    def forward(self, bags: Instances) -> Tensor:
-        return torch.cat([pool(part) for pool, part in self._parts(bags)], -1)
+    def with_terms(self, bags: Instances) -> tuple[Tensor, Terms]:
+        """Return the pooled bags (K, B, width), and the mean over the views of what they predict."""
+        pooled, terms = zip(*(pool(pooling, part) for pooling, part in self._parts(bags)), strict=True)
+        return torch.cat(pooled, -1), Terms.mean(terms)
 
     def attention(self, bags: Instances) -> Tensor:
         """Return each instance's mean attention over the views: (K, n)."""
-        return torch.stack([pool.attention(part) for pool, part in self._parts(bags)]).mean(0)
+        return torch.stack([pooling.attention(part) for pooling, part in self._parts(bags)]).mean(0)
 
     def _parts(self, bags: Instances) -> Iterator[tuple[Pooling, Instances]]:
         return zip(self._poolings, bags.columns(self.widths), strict=True)

@@ -6,6 +6,7 @@ _BASELINES = {
     "metadata_logistic_c1": "Metadata only, C = 1",
     "bag_size": "Number of images only",
     "mean_logistic": "Mean embedding",
+    "mean_max_min_logistic": "Mean, maximum and minimum of the embeddings",
 }
 
 

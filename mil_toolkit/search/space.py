@@ -6,6 +6,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from mil_toolkit.config import (
+    STARTS,
     HeadConfig,
     Settings,
     StudyConfig,
@@ -113,15 +114,25 @@ class Space:
     def described(self) -> dict[str, list[Value] | SearchedInterval]:
         """Return, for every field, the list of values or the interval that a search tries.
 
-        Without a choice of features, what concerns views is left out, and without orientations `augment`, as
-        in studies of older versions.
+        Without a choice of features, what concerns views is left out, without orientations `augment`, and
+        what older versions lack (`Tunable.is_later`) where it is not varied, as in studies of these versions.
         """
         fields, unused = tunables(HeadConfig), set[str]()
         if _FEATURES not in self.settings:
             unused |= {_FEATURES, *(name for name, field in fields.items() if field.joins_views)}
         if not self.orientations:
             unused.add("augment")
+        unused |= {name for name, field in fields.items() if field.is_later and not self._varies(name)}
         return {name: self._choices(name, field) for name, field in fields.items() if name not in unused}
+
+    def _varies(self, name: str) -> bool:
+        """Return whether a configuration of the space may differ from the default in an active field."""
+        fields = tunables(HeadConfig)
+        options = self._options(name, fields[name])
+        return tuple(options) != (getattr(HeadConfig(), name),) and all(
+            set(allowed) & set(self._options(other, fields[other]))
+            for other, allowed in fields[name].needs.items()
+        )
 
     def _choices(self, name: str, field: Tunable) -> list[Value] | SearchedInterval:
         options = list(self._options(name, field))
@@ -139,14 +150,30 @@ class Space:
         return values
 
     def planned(self, sampler: str) -> list[Parameters]:
-        """Return what the first trials try: the whole grid for a grid search, otherwise the defaults.
+        """Return what the first trials try: the grid of a grid search, else defaults and starting points.
 
         Raises UsageError for a space that cannot be searched, before anything is written.
         """
         first = self.config_of(self.defaults())
         if not first.image_branch and first.metadata_branch == "none":
             raise UsageError("neither images nor metadata are left: set image_branch or metadata_branch.")
-        return self.grid() if sampler == "grid" else [self.defaults()]
+        return self.grid() if sampler == "grid" else [self.defaults(), *self.starts()]
+
+    def starts(self) -> list[Parameters]:
+        """Return the starting points of STARTS that lie in the space, as values of the varied fields."""
+        return [self._parameters(start) for start in STARTS.values() if self._holds(start)]
+
+    def _holds(self, start: Mapping[str, Value]) -> bool:
+        """Return whether the space has a configuration with these values, all of them with an effect."""
+        if not all(self.contains(name, value) for name, value in start.items()):
+            return False
+        config = self.config_of(self._parameters(start))
+        return all(getattr(config, name) == value for name, value in start.items())
+
+    def _parameters(self, start: Mapping[str, Value]) -> Parameters:
+        """Return the varied fields with these values, all others with their defaults."""
+        defaults = self.defaults()
+        return defaults | {name: value for name, value in start.items() if name in defaults}
 
     def grid(self) -> list[Parameters]:
         """Return every distinct configuration of the lists; raises UsageError that names every interval."""

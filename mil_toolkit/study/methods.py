@@ -91,6 +91,7 @@ def _inputs(features: Sequence[FeaturesIdentity], config: StudyConfig) -> Iterat
     else:
         listed = "; ".join(f"({number}) by {words}" for number, words in enumerate(embedded, 1))
         yield f"Each image was embedded in {len(embedded)} views: {listed}. {_use_of_views(config)}"
+    yield from _instance_layers(config)
     yield (
         "The embeddings of a patient's images were combined by a pooling over the bag (Ilse 2018) and"
         " classified together with the clinical values by a small head."
@@ -102,6 +103,14 @@ def _inputs(features: Sequence[FeaturesIdentity], config: StudyConfig) -> Iterat
             f"Each image was also embedded in {_counts(counts)}{some} (turned by quarter turns and flipped)."
             f" {_AUGMENTED[frozenset(config.settings.get('augment', (True,)))]}"
         )
+
+
+def _instance_layers(config: StudyConfig) -> Iterator[str]:
+    """Yield how many layers transformed each embedding, if any could."""
+    numbers = [int(value) for value in config.settings.get("instance_layers", (0,))]
+    if any(numbers):
+        most = f"{'Up to ' if len(numbers) > 1 else ''}{count_of(max(numbers), 'fully connected layer')}"
+        yield f"{most} transformed each embedding before the pooling."
 
 
 def _counts(orientations: Sequence[int]) -> str:

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
+from mil_toolkit.config import HeadConfig
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.splits import Split
+from mil_toolkit.features.bags import Bags
 from mil_toolkit.training.curves import predicted_by, value_of
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
+from mil_toolkit.training.projection import fit_projection, fold_moments
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -45,6 +49,27 @@ def mean_embeddings(patients: Patients, train: np.ndarray) -> np.ndarray | None:
     return np.concatenate(means, axis=1) if means else None
 
 
+def bag_statistics(patients: Patients, train: np.ndarray) -> np.ndarray | None:
+    """Return mean, maximum and minimum of each bag's reduced embeddings (B, 3 C); None without images.
+
+    Each view is standardised and reduced to the default number of components on the training patients, as
+    for the model, and their columns are side by side.
+    """
+    parts = [_statistics(bags, train) for bags in patients.views.values()]
+    return np.concatenate(parts, axis=1) if parts else None
+
+
+def _statistics(bags: Bags, train: np.ndarray) -> np.ndarray:
+    (moments,) = fold_moments(bags, [train])
+    projection = fit_projection(moments, standardise=True, components=HeadConfig().components)
+    tables = []
+    for part in bags.parts():
+        x = projection(bags.embeddings(bags.rows(part)))  # (n, C)
+        of_bags = [torch.segment_reduce(x, name, lengths=bags.sizes[part]) for name in ("mean", "max", "min")]
+        tables.append(torch.cat(of_bags, 1))
+    return torch.cat(tables).double().numpy()
+
+
 @dataclass(frozen=True)
 class Rival:
     """A baseline: the columns of its regression, and the regularisation strengths to choose from."""
@@ -58,6 +83,7 @@ RIVALS: dict[str, Rival] = {
     "metadata_logistic_c1": Rival(metadata_columns, strengths=(1.0,)),  # a search can make a baseline worse
     "bag_size": Rival(bag_size),
     "mean_logistic": Rival(mean_embeddings),
+    "mean_max_min_logistic": Rival(bag_statistics),
 }
 METADATA_RIVALS = ("metadata_logistic", "metadata_logistic_c1")  # those that see only the metadata
 

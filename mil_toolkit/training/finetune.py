@@ -20,8 +20,8 @@ from mil_toolkit.core.devices import DTYPES, pick_precision
 from mil_toolkit.core.errors import Diverged
 from mil_toolkit.core.seeds import derive_seed, derive_seeds
 from mil_toolkit.features.image_files import ImageFile, ImageFiles
+from mil_toolkit.model.instances import Instances
 from mil_toolkit.model.layers import dropout_of, generators
-from mil_toolkit.model.poolings import Instances
 from mil_toolkit.training.augmentation import augment, turn
 from mil_toolkit.training.backpropagation import Halves, backpropagate
 from mil_toolkit.training.checkpoints import CheckpointState

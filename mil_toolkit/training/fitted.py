@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mil_toolkit.model.head import MILModel
-from mil_toolkit.model.poolings import Instances
+from mil_toolkit.model.instances import Instances
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.projection import Projection
@@ -46,7 +46,7 @@ class FittedHead:
             bags = self._instances(patients, places)
             logits.append(self.model(bags, metadata[places].expand(self.member_count, -1, -1)).total)
             if attention and bags is not None and self.model.pooling is not None:
-                weights.append(self.model.pooling.attention(bags).mean(0))
+                weights.append(self.model.attention(bags).mean(0))
         return HeadOutput(
             torch.cat(logits, 1).double().numpy(), torch.cat(weights).numpy() if weights else None
         )

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.features.bags import PART, Bags, StreamedBags, is_streamed
-from mil_toolkit.model.poolings import Instances
+from mil_toolkit.model.instances import Instances
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.projected import ProjectedFile

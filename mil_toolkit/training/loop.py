@@ -60,7 +60,7 @@ class _Step(NamedTuple):
     labels: (b,)
     weights: (K, b), weight of each patient in each member's loss
     active: K booleans, the members that train on at least one of the patients
-    dropout: of the embeddings and the metadata
+    dropout: of the instances' layers, the embeddings and the metadata
     """
 
     batch: Batch
@@ -141,14 +141,15 @@ class _Population:
         """
         if self.inputs.device.type == "cpu":
             return [dropout_of(self.generators)] * len(batches)
-        shapes = [(len(batch.patients), *dropout) for batch in batches for dropout in self.model.dropouts]
+        numbers = [(len(batch.rows), len(batch.patients)) for batch in batches]
+        shapes = [shape for number in numbers for shape in self.model.dropouts(*number)]
         if not shapes:
             return [keep_all] * len(batches)
         drawn = [(draw(self.generators, rows, width) >= rate).flatten(1) for rows, width, rate in shapes]
         moved = torch.cat(drawn, 1).to(self.inputs.device, non_blocking=True)
         parts = moved.split([rows * width for rows, width, _ in shapes], 1)
         kept = [part.unflatten(1, shape[:2]) for part, shape in zip(parts, shapes, strict=True)]
-        count = len(self.model.dropouts)
+        count = len(shapes) // len(batches)
         return [drawn_dropout(kept[first : first + count]) for first in range(0, len(kept), count)]
 
     def _update(self, step: _Step, rate: float) -> Tensor:

@@ -36,7 +36,8 @@ def member_losses(logits: Logits, labels: Tensor, weights: Tensor, config: HeadC
     """Return each member's mean weighted cross-entropy over its own training patients, (K,).
 
     Shapes: logits (K, b), labels (b,), weights (K, b), where b is the number of patients in the mini-batch.
-    With late fusion, the cross-entropy of each branch is added, multiplied by `config.auxiliary`. A member
+    With late fusion, the cross-entropy of each branch is added, multiplied by `config.auxiliary`; where the
+    pooling predicts instances, the loss of these predictions, multiplied by `config.instance_loss`. A member
     without training patients in the mini-batch has a loss of 0.
 
     >>> logits, labels = torch.tensor([[0.0, 2.0, -1.0]]), torch.tensor([1.0, 1.0, 0.0])
@@ -48,6 +49,9 @@ def member_losses(logits: Logits, labels: Tensor, weights: Tensor, config: HeadC
     for branch in (logits.image, logits.metadata):
         if branch is not None:
             losses = losses + config.auxiliary * functional.softplus(branch * sign)
+    if logits.losses is not None:
+        classes = labels.long().expand(losses.shape)[..., None]  # (K, b, 1)
+        losses = losses + config.instance_loss * logits.losses.gather(-1, classes).squeeze(-1)
     return (losses * weights).sum(1) / (weights > 0).sum(1).clamp(min=1)
 
 

@@ -126,7 +126,7 @@ def _held_out_attention(model: MILModel, inputs: Inputs, folds: Sequence[int]) -
         assert instances is not None
         rows = batch.rows.cpu()[batch.bag.cpu() < len(batch.patients)]  # without the padding rows
         member_weights = held_out[:, bags.bag_of_instance[rows]]  # (K, n)
-        attention = model.pooling.attention(instances).float().cpu()[:, : len(rows)]
+        attention = model.attention(instances).float().cpu()[:, : len(rows)]
         means.append((attention * member_weights).sum(0) / member_weights.sum(0))
     return torch.cat(means).double().numpy()
 

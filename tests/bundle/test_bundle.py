@@ -44,6 +44,7 @@ def _folder(make_patients: MakePatients, tmp_path: Path) -> Path:
         {"fusion": "concat", "metadata_branch": "direct"},
         {"metadata_branch": "none"},
         {"image_branch": False},
+        {"instance_layers": 2, "instance_width": 6, "instance_activation": "gelu"},
     ],
     ids=str,
 )

@@ -106,6 +106,9 @@ def test_every_pooling_gives_the_same_results_in_onnx(exported: Exported) -> Non
     [
         {"components": 0, "standardise": False, "metadata_branch": "mlp", "fusion": "concat"},
         {"metadata_branch": "none"},
+        {"instance_layers": 2, "instance_width": 6},
+        {"instance_layers": 1, "instance_activation": "gelu", "pooling": "transformer", "components": 0},
+        {"instance_layers": 1, "instance_width": 5, "pooling": "dsmil", "fusion": "concat"},
     ],
     ids=str,
 )

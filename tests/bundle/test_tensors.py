@@ -149,6 +149,9 @@ def test_empty_tensors_of_any_declared_size_allocate_nothing(folder: Path) -> No
         ("config", {"hidden": 2**31, "pooling": "transformer"}),
         ("config", {"metadata_branch": "mlp", "metadata_hidden": 10**9}),
         ("config", {"top_k": 10**9}),
+        ("config", {"instance_layers": 1}),
+        ("config", {"instance_layers": 2**31}),
+        ("config", {"instance_layers": 2, "instance_width": 10**9}),
         ("config", {"hidden": 0}),
         (None, {"embedding_width": 2**20}),
         (None, {"embedding_width": 0}),
@@ -185,9 +188,10 @@ def test_heads_that_fit_their_tensors_and_cannot_be_applied_are_refused(
 
 
 @pytest.mark.parametrize("pooling", POOLING_NAMES)
-@pytest.mark.parametrize("branch", ["mlp", "direct", "none"])
-def test_shapes_are_those_of_the_model_itself(pooling: str, branch: str) -> None:
+@pytest.mark.parametrize(("branch", "layers"), [("mlp", 0), ("direct", 2), ("none", 0)])
+def test_shapes_are_those_of_the_model_itself(pooling: str, branch: str, layers: int) -> None:
     config = HeadConfig(pooling=pooling, metadata_branch=branch, hidden=8, metadata_hidden=5)
+    config = replace(config, instance_layers=layers, instance_width=7)
 
     def build(members: int) -> MILModel:
         return MILModel(config, 6, 3, generators([0]) * members)

@@ -137,6 +137,20 @@ def test_quick_has_no_outer_folds_and_given_options_win(tiny: Tiny, tmp_path: Pa
     assert (told["trials"], told["outer_folds"], told["members"]) == (1, 0, 1)
 
 
+def test_a_wide_search_begins_with_the_defaults_and_the_starting_points(
+    tiny: Tiny, tmp_path: Path, command: Command
+) -> None:
+    few = ("--trials", 4, "--epochs", 1, "--folds", 2, "--members", 1, "--outer-folds", 0)
+    data = (tiny.cohort_toml, "--features", tiny.features, "--study", tmp_path / "study")
+    done = command("tune", *data, *few, "--preset", "wide", "--json")
+    assert done.code == 0, done.err
+    trials = pd.read_csv(tmp_path / "study" / "trials.csv").head(3)
+    assert trials["components"].tolist() == [64, 0, 0]
+    assert trials["instance_layers"].tolist() == [0, 0, 2]
+    assert trials["pooling"].tolist() == ["attention", "gated-attention", "gated-attention"]
+    assert trials["zero_start"].tolist() == [True, False, False]
+
+
 def test_a_wrong_number_of_outer_folds_names_the_option(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,8 +7,8 @@ from torch import Tensor
 from mil_toolkit.config import FUSION_NAMES, METADATA_BRANCH_NAMES, HeadConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.model.head import METADATA_BRANCHES, MILModel
+from mil_toolkit.model.instances import Instances
 from mil_toolkit.model.layers import generators
-from mil_toolkit.model.poolings import Instances
 
 SEEDS = (7, 8)
 SIZES = torch.tensor([3, 1, 2])
@@ -105,17 +105,20 @@ def test_a_model_can_start_at_logistic_regressions_of_the_metadata(fusion: str) 
 
 @pytest.mark.parametrize("fusion", FUSION_NAMES)
 @pytest.mark.parametrize("branch", METADATA_BRANCH_NAMES)
+@pytest.mark.parametrize("layers", [0, 2])
 @pytest.mark.parametrize("rates", [(0.1, 0.2), (0.0, 0.2), (0.1, 0.0)], ids=str)
 def test_the_dropouts_of_a_model_are_those_of_its_forward_pass(
-    fusion: str, branch: str, rates: tuple[float, float]
+    fusion: str, branch: str, rates: tuple[float, float], layers: int
 ) -> None:
     """In their order, so that they can be drawn before."""
-    head = model(fusion=fusion, metadata_branch=branch, embedding_dropout=rates[0], metadata_dropout=rates[1])
+    settings = {"embedding_dropout": rates[0], "metadata_dropout": rates[1], "instance_layers": layers}
+    head = model(fusion=fusion, metadata_branch=branch, **settings)
     applied = []
 
     def dropout(x: Tensor, rate: float) -> Tensor:
-        applied.append((x.shape[-1], rate))
+        applied.append((*x.shape[1:], rate))
         return x
 
     head(bags(), metadata(), dropout)
-    assert head.dropouts == [(width, rate) for width, rate in applied if rate]
+    assert head.dropouts(instances=6, bags=3) == [shape for shape in applied if shape[-1]]
+    assert [rows for rows, _, _ in applied].count(6) == layers

@@ -1,9 +1,11 @@
 """The search space where a study has several feature folders."""
 
+import dataclasses
+
 import pytest
 from optuna.trial import FixedTrial
 
-from mil_toolkit.config import HeadConfig, tunables
+from mil_toolkit.config import PRESETS, STARTS, HeadConfig, Settings, tunables
 from mil_toolkit.search.space import Space
 
 CHOICE, TOGETHER = ("whole", "crop"), ("whole+crop",)
@@ -54,3 +56,45 @@ def test_a_grid_holds_each_fusion_only_for_views_together() -> None:
     points = Space(settings).grid()
     assert len(points) == 4
     assert {Space(settings).config_of(point).features for point in points} == {*CHOICE, *TOGETHER}
+
+
+def test_a_plain_search_tries_only_the_defaults_first() -> None:
+    assert Space({}).planned("tpe") == [Space({}).defaults()]
+
+
+def test_a_wide_search_tries_the_starting_points_after_the_defaults() -> None:
+    space = Space(PRESETS["wide"])
+    first, *others = map(space.config_of, space.planned("tpe"))
+    assert first == HeadConfig() and len(others) == len(STARTS) > 0
+    for config, start in zip(others, STARTS.values(), strict=True):
+        assert config == dataclasses.replace(HeadConfig(), **start)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "left"),
+    [
+        ({"zero_start": (True,)}, 0),
+        ({"zero_start": (False,), "weight_decay": (0.01,)}, 2),  # also where a setting fixes the value
+        ({"instance_layers": (0, 1)}, 1),
+        ({"image_branch": (False,)}, 0),
+    ],
+    ids=str,
+)
+def test_starting_points_lie_in_the_space(settings: Settings, left: int) -> None:
+    space = Space({**PRESETS["wide"], **settings})
+    assert len(space.starts()) == left
+    assert all(space.contains(name, value) for start in space.starts() for name, value in start.items())
+
+
+def test_without_images_there_are_no_starting_points() -> None:
+    assert Space(PRESETS["wide"], images=False).starts() == []
+
+
+def test_the_description_of_a_plain_study_is_that_of_older_versions() -> None:
+    """Otherwise a study that was begun before could not go on."""
+    later = {name for name, field in tunables(HeadConfig).items() if field.is_later}
+    assert "instance_layers" in later and not later & Space({}).described().keys()
+    wide = Space(PRESETS["wide"]).described()
+    assert later <= wide.keys() and wide["instance_layers"] == [0, 1, 2]
+    fixed = Space({"instance_layers": (1,), "pooling": ("clam",)}).described()
+    assert later <= fixed.keys() and fixed["instance_layers"] == [1]

@@ -14,11 +14,13 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from mil_toolkit.evaluation.calibration import Decision, fit_decision
 from mil_toolkit.evaluation.splits import Split
+from mil_toolkit.features.bags import Bags
 from mil_toolkit.study import rivals
 from mil_toolkit.study.rivals import (
     RIVALS,
     STRENGTHS,
     bag_size,
+    bag_statistics,
     mean_embeddings,
     metadata_columns,
     rival_predictions,
@@ -130,10 +132,48 @@ def test_a_mean_embedding_is_the_mean_of_the_bag(make_patients: MakePatients) ->
         np.testing.assert_allclose(means[place], patients.bags.select([patient]).instances.mean(0), rtol=1e-5)
 
 
-def test_without_images_two_baselines_have_no_data(make_patients: MakePatients) -> None:
+def test_the_statistics_of_a_bag_are_those_of_its_reduced_embeddings(make_patients: MakePatients) -> None:
+    patients, train = make_patients(), np.arange(9)
+    assert patients.bags is not None
+    statistics = bag_statistics(patients, train)
+    assert statistics is not None
+    x = patients.bags.instances.double().numpy()
+    weights = np.repeat(1 / patients.bags.sizes.numpy(), patients.bags.sizes.numpy())
+    weights[int(patients.bags.offsets[9]) :] = 0  # each training bag weighs the same
+    weights /= weights.sum()
+    centred = x - weights @ x
+    scaled = centred / np.sqrt(weights @ centred**2)
+    _, axes = np.linalg.eigh((scaled * weights[:, None]).T @ scaled)
+    bags = np.split(scaled @ axes[:, ::-1], patients.bags.offsets[1:-1].numpy())
+    width = x.shape[1]
+    for place, bag in enumerate(bags):
+        # Up to the common scale and the sign of each component, which swaps maximum and minimum
+        mean, highest, lowest = statistics[place].reshape(3, width)
+        scale = np.abs(mean).sum() / np.abs(bag.mean(0)).sum()
+        np.testing.assert_allclose(np.abs(mean), scale * np.abs(bag.mean(0)), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(highest - lowest, scale * np.ptp(bag, axis=0), rtol=1e-3, atol=1e-4)
+        assert (lowest <= mean + 1e-6).all() and (mean <= highest + 1e-6).all()
+
+
+def test_statistics_of_odd_bags_are_finite(make_patients: MakePatients) -> None:
+    """Constant columns, columns of wildly different scale, equal bags, and bags of one instance."""
+    patients = make_patients(60)
+    assert patients.bags is not None
+    x = patients.bags.instances.clone()
+    x[:, 0], x[:, 1], x[:, 2] = 3.0, x[:, 1] * 1e4, x[:, 2] * 1e-4
+    bags = [*x.split(patients.bags.sizes.tolist())]
+    bags[1], bags[2] = bags[0], bags[2][:1]
+    names = ["" for bag in bags for _ in bag]
+    odd = replace(patients, bags=Bags.pack(bags, patients.ids, names))
+    probabilities, _ = predictions(odd, "mean_max_min_logistic")
+    assert np.isfinite(probabilities).all()
+
+
+def test_without_images_the_baselines_of_images_have_no_data(make_patients: MakePatients) -> None:
     patients = make_patients(images=False)
     assert bag_size(patients, np.arange(12)) is None
     assert mean_embeddings(patients, np.arange(12)) is None
+    assert bag_statistics(patients, np.arange(12)) is None
 
 
 def test_without_metadata_one_baseline_has_no_data(make_patients: MakePatients) -> None:

@@ -68,6 +68,21 @@ def test_the_methods_name_the_settings_of_the_study(study: Study) -> None:
     assert study.description.features is not None
     assert study.description.features.spec["backbone"] in text
     assert "Only clinical values were used" in methods_paragraph(config, None)
+    assert "fully connected" not in text
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ((1,), "1 fully connected layer transformed"),
+        ((0, 1, 2), "Up to 2 fully connected layers transformed"),
+    ],
+)
+def test_the_methods_name_the_layers_before_the_pooling(
+    numbers: tuple[int, ...], words: str, study: Study
+) -> None:
+    config = StudyConfig(settings={"instance_layers": numbers})
+    assert words in methods_paragraph(config, study.description.features)
 
 
 @pytest.mark.parametrize(

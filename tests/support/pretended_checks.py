@@ -39,6 +39,7 @@ HEAD = HeadConfig(
     embedding_dropout=0.3,
     metadata_dropout=0.2,
     instance_dropout=0.2,
+    instance_width=8,
 )
 Figures = dict[str, float]
 
@@ -55,7 +56,8 @@ def heads(make_patients: Callable[..., Patients]) -> Iterator[tuple[str, float]]
     trains = [np.setdiff1d(order, part) for part in np.split(order, 3)]
     for number, pooling in enumerate(POOLING_NAMES):
         optimizer, components = ("adamw", "sgd", "adam")[number % 3], (0, 8)[number % 2]
-        config = replace(HEAD, pooling=pooling, optimizer=optimizer, components=components)
+        changes = {"optimizer": optimizer, "components": components, "instance_layers": number // 2 % 3}
+        config = replace(HEAD, pooling=pooling, **changes)
         outputs = [outputs_of(patients, trains, config, device) for device in (CPU, DEVICE)]
         yield pooling, max(map(difference, *outputs))
 

@@ -81,11 +81,14 @@ def test_images_are_decoded_in_the_first_epoch_only(
     assert all(torch.equal(tensor, reading.tensors()[name]) for name, tensor in keeping.tensors().items())
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"instance_layers": 1, "pooling": "dsmil"}, {"pooling": "clam"}], ids=str
+)
 def test_bags_processed_one_after_the_other_are_one_mini_batch(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, object], tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together = finetuner(tiny, tmp_path, instance_dropout=0.0, embedding_dropout=0.0)
-    apart = finetuner(tiny, tmp_path, instance_dropout=0.0, embedding_dropout=0.0)
+    rates = dict.fromkeys(("instance_dropout", "embedding_dropout", "instance_layer_dropout"), 0.0)
+    together, apart = (finetuner(tiny, tmp_path, **rates, **changes) for _ in range(2))
     for each in (together, apart):
         # Augmentation would depend on the chunk in which an image is drawn.
         monkeypatch.setattr(finetune, "augment", lambda pixels, jitter, random: pixels)

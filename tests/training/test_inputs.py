@@ -11,7 +11,7 @@ from torch import Tensor
 import mil_toolkit.training.inputs as inputs_module
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.features.bags import Bags
-from mil_toolkit.model.poolings import Instances
+from mil_toolkit.model.instances import Instances
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.patients import Patients

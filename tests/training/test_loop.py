@@ -42,6 +42,8 @@ def weights_after(inputs: Inputs, config: HeadConfig, members: Sequence[Member])
         {"components": 0, "instance_dropout": 0.0, "pooling": "gated-attention"},
         {"image_branch": False},
         {"metadata_branch": "none", "class_weights": False},
+        {"instance_layers": 2, "instance_width": 6},
+        {"instance_layers": 1, "instance_width": 6, "components": 0, "pooling": "dsmil", "fusion": "concat"},
     ],
     ids=str,
 )
@@ -95,13 +97,16 @@ class OnlyOnTheDevice(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("pooling", POOLING_NAMES)
-@pytest.mark.parametrize("components", [0, 4])
+@pytest.mark.parametrize(
+    ("pooling", "components", "layers"),
+    [*((name, components, 0) for name in POOLING_NAMES for components in (0, 4)), ("attention", 4, 2)],
+)
 def test_no_step_touches_the_host(
-    components: int, pooling: str, make_patients: MakePatients, monkeypatch: pytest.MonkeyPatch
+    pooling: str, components: int, layers: int, make_patients: MakePatients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All random draws are made on the host, and copied, before the first step of an epoch."""
-    config = dataclasses.replace(CONFIG, pooling=pooling, components=components, logistic_start=False)
+    changes = {"components": components, "instance_layers": layers, "logistic_start": False}
+    config = dataclasses.replace(CONFIG, pooling=pooling, **changes)
     inputs, folds = Inputs(make_patients(), TRAINS, "meta"), [member.fold for member in MEMBERS]
     for model, _ in train(inputs, config, MEMBERS, 0):  # the first epoch computes what is then kept
         predict_held_out(model, inputs, folds)

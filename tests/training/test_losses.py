@@ -52,6 +52,18 @@ def test_late_fusion_adds_the_losses_of_the_branches() -> None:
     torch.testing.assert_close(loss(image + metadata, image, metadata), expected)
 
 
+def test_the_loss_of_single_instances_is_that_of_the_class_of_the_bag() -> None:
+    logits, by_class = torch.randn(2, 3), torch.rand(2, 3, 2)
+    labels, weights = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([[1.0, 0.5, 0.0], [0.0, 0.0, 2.0]])
+    config = dataclasses.replace(CONFIG, instance_loss=0.3)
+    own = torch.stack([by_class[:, 0, 1], by_class[:, 1, 0], by_class[:, 2, 1]], 1)
+    expected = member_losses(Logits(logits), labels, weights, config)
+    expected += 0.3 * (own * weights).sum(1) / torch.tensor([2.0, 1.0])
+    torch.testing.assert_close(
+        member_losses(Logits(logits, losses=by_class), labels, weights, config), expected
+    )
+
+
 def test_instance_dropout_keeps_its_share_and_never_empties_a_bag() -> None:
     sizes = torch.tensor([1, 1000, 2, 1])
     kept = drop_instances(sizes.tolist(), 0.9, generators([1, 2]))

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from mil_toolkit.config import OPTIMIZER_NAMES, HeadConfig
 from mil_toolkit.model.head import Logits, MILModel
+from mil_toolkit.model.instances import Instances
 from mil_toolkit.model.layers import generators
-from mil_toolkit.model.poolings import Instances
 from mil_toolkit.training.losses import member_losses
 from mil_toolkit.training.optimizer import Optimizer
 

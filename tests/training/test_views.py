@@ -109,7 +109,14 @@ def test_late_fusion_of_mean_poolings_equals_the_mean_of_a_concatenation(patient
 @pytest.mark.parametrize("fusion", VIEW_FUSION_NAMES)
 @pytest.mark.parametrize(
     "changes",
-    [{"pooling": "attention"}, {"pooling": "max"}, {"components": 0}, {"pooling": "noisy-and"}],
+    [
+        {"pooling": "attention"},
+        {"pooling": "max"},
+        {"components": 0},
+        {"pooling": "noisy-and"},
+        {"pooling": "dsmil", "instance_layers": 1, "instance_width": 6},
+        {"pooling": "clam", "components": 0},
+    ],
     ids=str,
 )
 def test_lockstep_training_equals_training_one_member_at_a_time(

@@ -122,7 +122,8 @@ def _patient_facts(contents: Contents) -> Iterator[tuple[str, str]]:
 
 def _model_words(contents: Contents) -> str:
     head, members = contents.best.config, contents.study.config.members
-    images = f"{head.pooling} pooling of the images" if head.image_branch else "no images"
+    layers = f" after {count_of(head.instance_layers, 'layer')}" if head.instance_layers else ""
+    images = f"{head.pooling} pooling of the images{layers}" if head.image_branch else "no images"
     views = view_names(head.features) if head.image_branch else []
     if views:
         fused = f", joined {_FUSIONS[head.view_fusion]}" if len(views) > 1 else ""
