@@ -78,8 +78,8 @@ def _application(about: About) -> Iterator[str]:
     yield "```sh\nmil-predict FOLDER_OF_THIS_CARD new_cohort.toml\n```"
     yield (
         f"`predictions.csv` then holds, for each patient, the calibrated probability of {_positive(about)},"
-        f" the prediction (positive at or above {number(about.decision.threshold)}) and the spread: the"
-        " standard deviation of the members' own probabilities."
+        f" the prediction (positive at or above {number(about.decision.constants['threshold'])}) and the"
+        " spread: the standard deviation of the members' own probabilities."
     )
     if about.columns:
         yield "new_cohort.toml must declare these metadata columns; the headings in its table may differ:"

@@ -126,7 +126,7 @@ def _data(bundle: "ModelBundle", output: Path, exported: list[Path] | None) -> d
         "bundle": str(output),
         "members": bundle.head.member_count,
         "epochs": bundle.about.epoch,
-        "threshold": bundle.decision.threshold,
+        "threshold": bundle.decision.constants["threshold"],
     }
     if exported is not None:
         data["onnx"] = [str(path) for path in exported]
@@ -143,7 +143,7 @@ def _summary(bundle: "ModelBundle", output: Path) -> str:
         count_of(about.patients, "patient"),
     ]
     lines = [] if bundle.finetuning is None else _finetuning_lines(bundle.finetuning, about)
-    lines.append(f"{output}: {', '.join(counts)}, threshold {bundle.decision.threshold:.3f}.")
+    lines.append(f"{output}: {', '.join(counts)}, threshold {bundle.decision.constants['threshold']:.3f}.")
     return "\n".join([*lines, f"Next: mil-predict {output} COHORT.toml"])
 
 

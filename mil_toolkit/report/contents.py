@@ -96,14 +96,14 @@ class Contents:
     @cached_property
     def table(self) -> Table:
         """The predictions as arrays."""
-        return Table.of(self.predictions, self.study.config.prevalence)
+        return self.study.table(self.predictions)
 
     @cached_property
     def metadata_table(self) -> Table | None:
         """The outer predictions of the baseline on metadata only, of the same patients as `table`."""
         if self.metadata is None or not self.nested:
             return None
-        table = Table.of(self.metadata, self.study.config.prevalence)
+        table = self.study.table(self.metadata)
         return table.select(self.table.patient_ids)
 
     @property
@@ -175,7 +175,7 @@ def _metadata_predictions(study: Study) -> pd.DataFrame | None:
     if not exists(study.rivals):
         return None
     rows = read_predictions(study.rivals)
-    metadata = rows[rows["rival"] == METADATA]
+    metadata = rows[rows["rival"] == METADATA[study.outcome.kind]]
     return None if metadata.empty else metadata.drop(columns="rival")
 
 

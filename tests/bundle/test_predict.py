@@ -28,6 +28,7 @@ from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
 from mil_toolkit.features import bags
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
+from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.study.tables import publish_table
 from mil_toolkit.study.tune import tune
 from mil_toolkit.training.patients import Patients
@@ -49,7 +50,7 @@ def test_every_patient_is_predicted(tiny: Tiny, bundle: ModelBundle) -> None:
     assert list(table.columns) == ["patient_id", "probability", "prediction", "spread", "label"]
     assert tuple(table["patient_id"]) == tiny.cohort.patient_ids
     assert table["probability"].between(0, 1).all() and (table["spread"] >= 0).all()
-    decided = table["probability"] >= bundle.decision.threshold
+    decided = table["probability"] >= bundle.decision.constants["threshold"]
     assert (table["prediction"] == decided.astype(int)).all()
     known = table["label"].notna()
     assert list(table.loc[known, "patient_id"]) == list(tiny.cohort.labelled().patient_ids)
@@ -352,7 +353,7 @@ def test_imported_features_cannot_be_recomputed(tiny: Tiny, bundle: ModelBundle)
 
 @pytest.mark.parametrize("prediction", [0, 1])
 def test_a_submission_uses_the_words_of_the_table(prediction: int, tiny: Tiny, tmp_path: Path) -> None:
-    cohort = replace(tiny.cohort, class_names=("0", "1"))
+    cohort = replace(tiny.cohort, outcome=Binary())
     table = pd.DataFrame({"patient_id": cohort.patient_ids, "prediction": prediction})
     assert write_submission(tmp_path / "s.csv", table, cohort) == 3
     assert (tmp_path / "s.csv").read_text() == "ID,LABEL\n" + "".join(

@@ -112,7 +112,7 @@ def _count(contents: Contents, label: int, decided: int) -> Count:
 
 
 def _thresholds(contents: Contents) -> str:
-    config, threshold = contents.study.config, contents.best.decision.threshold
+    config, threshold = contents.study.config, contents.best.decision.constants["threshold"]
     return (
         "Thresholds apply to calibrated probabilities. Rule:"
         f" {threshold_rule(config.threshold_rule)}. Threshold of the final model:"
