@@ -16,6 +16,7 @@ from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.evaluation.decisions import fit_by_rule, sensitivity_to_reach
 from mil_toolkit.evaluation.metrics import Predicted
 from mil_toolkit.evaluation.scoring import BINARY, Scoring
+from mil_toolkit.outcomes.binary_text import BinaryText
 from mil_toolkit.outcomes.outcome import UNLABELLED, Exclusion, Lack, Outcome, OutcomeRow, Parsed
 from mil_toolkit.outcomes.words import (
     Words,
@@ -151,6 +152,11 @@ class Binary(Outcome):
     def check_rule(self, targets: np.ndarray, rule: ThresholdRule, groups: np.ndarray | None) -> None:
         """Raise DataError where the positive patients are too few for the confidence of a sensitivity."""
         sensitivity_to_reach(rule, targets, groups)
+
+    @property
+    def text(self) -> BinaryText:
+        """Sentences about positive and negative patients."""
+        return BinaryText()
 
     @classmethod
     def parse_decision(cls, value: Json) -> Decision:

@@ -13,6 +13,7 @@ from mil_toolkit.config import ThresholdRule
 from mil_toolkit.core.records import Json
 from mil_toolkit.evaluation.metrics import Predicted
 from mil_toolkit.evaluation.scoring import Predictions, Scoring
+from mil_toolkit.outcomes.text import OutcomeText
 
 UNLABELLED = -1  # target of a patient whose class is to be predicted
 
@@ -189,6 +190,11 @@ class Outcome(Protocol):
 
     def check_rule(self, targets: np.ndarray, rule: ThresholdRule, groups: np.ndarray | None) -> None:
         """Raise DataError where `decide` would, before any training; targets: of the held-out patients."""
+        ...
+
+    @property
+    def text(self) -> OutcomeText:
+        """The parts of sentences about the outcome."""
         ...
 
     @classmethod

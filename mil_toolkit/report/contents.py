@@ -107,10 +107,13 @@ class Contents:
         return table.select(self.table.patient_ids)
 
     @property
-    def class_names(self) -> tuple[str, str]:
-        """Names of class 0 and class 1; short ones are explained."""
-        negative, positive = self.patients.class_names if self.patients else ("0", "1")
-        return _explained("negative", negative), _explained("positive", positive)
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; short ones of two classes are explained."""
+        outcome = self.study.outcome
+        names = self.patients.class_names if self.patients else outcome.class_names
+        if len(names) != 2 or len(outcome.stratum_names) != 2:
+            return names
+        return tuple(_explained(outcome.stratum_names[number], name) for number, name in enumerate(names))
 
     @property
     def uses_images(self) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import ALONE, OFFICIAL, RunConfig, StudyConfig
+from mil_toolkit.config import ALONE, OFFICIAL, RunConfig, StudyConfig, for_outcome
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import temporary_folder
 from mil_toolkit.core.locks import exclusive
@@ -70,7 +70,8 @@ def run_canary(
     (official, or of groups) and shuffled labels leave no outer folds to score.
     """
     check_outer_folds(cohort, config)
-    labelled, config = cohort.labelled(), with_features(config, features)
+    config = for_outcome(with_features(config, features), cohort.outcome.kind)
+    labelled = cohort.labelled()
     with exclusive(folder) as lock, fixed_threads(config.threads):
         study = Study.begin(folder, config, cohort, features)  # refuses the folder of another study
         canary = study.read_canary()

@@ -107,9 +107,11 @@ def _value_problems(table: pd.DataFrame, expected: Expected) -> Iterator[str]:
 
 
 def value_problems(table: pd.DataFrame, columns: Sequence[str], scoring: Scoring) -> Iterator[str]:
-    """Yield which of some columns have values that are out of bounds."""
-    low, high = scoring.bounds
+    """Yield which of some columns have values or decisions that are out of bounds."""
     for name in columns:
+        low, high = scoring.bounds
+        if name == scoring.decision:
+            low, high = min(scoring.decisions), max(scoring.decisions)
         outside = ~table[name].between(low, high)
         if outside.any():
             yield f"{name} is not between {low:g} and {high:g} in row {_first(outside)}."

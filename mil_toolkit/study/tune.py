@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import ALONE, OFFICIAL, RunConfig, StudyConfig
+from mil_toolkit.config import ALONE, OFFICIAL, RunConfig, StudyConfig, for_outcome
 from mil_toolkit.core.devices import pick_device
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import read_json
@@ -77,7 +77,8 @@ def tune(
     folder.
     """
     check_outer_folds(cohort, config)
-    labelled, config = cohort.labelled(), with_features(config, features)
+    config = for_outcome(with_features(config, features), cohort.outcome.kind)
+    labelled = cohort.labelled()
     patients = Patients.of(labelled, features)
     Space.of(config, patients).planned(config.sampler)  # raises before anything is written
     searches, splits = plan_searches(labelled, config)
