@@ -168,8 +168,10 @@ def _scored(
 def _scores(bundle: ModelBundle, predictions: pd.DataFrame) -> Scores | None:
     """Return scores of labelled patients, at the prevalence that the study was given."""
     scoring = bundle.scoring
+    if predictions.empty:
+        return None
     columns = {name: predictions[name].to_numpy() for name in scoring.targets}
-    if predictions.empty or not scoring.scorable(scoring.targets_of(columns)):
+    if not scoring.scorable(scoring.targets_of(columns)):
         return None
     one_model = predictions.assign(repeat=1, fold=1)
     return scores_with_intervals(Table.of(one_model, bundle.about.procedure.prevalence, scoring))
@@ -322,8 +324,9 @@ def _check_images(cohort: Cohort) -> None:
 
 def check_submission(cohort: Cohort) -> None:
     """Raise DataError if a class has several words: a challenge file can only hold one."""
-    keys = dict(zip(("negative", "positive"), cohort.outcome.class_words, strict=True))
-    several = [f"{key} has {', '.join(words)}" for key, words in keys.items() if len(words) > 1]
+    keys = cohort.outcome.stratum_names
+    words_of = enumerate(cohort.outcome.class_words)
+    several = [f"{keys[number]} has {', '.join(words)}" for number, words in words_of if len(words) > 1]
     if several:
         raise DataError(
             f"{cohort.source}: a challenge file needs one word for each class, but {' and '.join(several)}."

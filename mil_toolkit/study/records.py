@@ -243,7 +243,7 @@ class PatientsRecord:
         for place, patient in enumerate(self.patients):
             if self.class_names and patient.label not in range(len(self.class_names)):
                 classes = f"0 to {len(self.class_names) - 1}"
-                raise ValueError(f"patients[{place}]: label is not a class from {classes}")
+                raise ValueError(f"patients[{place}].label is not a class from {classes}")
             if not _fits(patient.metadata, self.columns):
                 raise ValueError(f"patients[{place}]: the metadata do not fit the columns")
 

@@ -82,7 +82,7 @@ def tune(
     patients = Patients.of(labelled, features)
     Space.of(config, patients).planned(config.sampler)  # raises before anything is written
     searches, splits = plan_searches(labelled, config)
-    _check_positives(config, patients, searches)
+    _check_rule(config, patients, searches)
     check_run(folder, device, how)
     with (
         exclusive(folder) if how.storage is None else shared(folder, wait=False) as lock,
@@ -161,7 +161,7 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _check_positives(config: StudyConfig, patients: Patients, searches: Sequence[Search]) -> None:
+def _check_rule(config: StudyConfig, patients: Patients, searches: Sequence[Search]) -> None:
     """Raise DataError where a search has too few patients for the decision rule."""
     problems = []
     for search in searches:

@@ -25,6 +25,7 @@ from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.config import ExtractionConfig, StudyConfig
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
+from mil_toolkit.evaluation.scoring import Predictions
 from mil_toolkit.features import bags
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
@@ -202,7 +203,8 @@ def test_a_prediction_that_is_not_finite_names_its_patient(
 ) -> None:
     probabilities = np.full(27, 0.5)
     probabilities[2] = np.nan
-    monkeypatch.setattr(ModelBundle, "probabilities", lambda *_: (probabilities, np.zeros(27), None))
+    predictions = Predictions(probabilities, np.zeros(27))
+    monkeypatch.setattr(ModelBundle, "apply", lambda *_: (predictions, np.zeros(27), None))
     with pytest.raises(DataError, match=r"^patient P003 has no prediction") as caught:
         predict(bundle, tiny.cohort, tiny.cache)
     assert len(caught.value.problems) == 1
