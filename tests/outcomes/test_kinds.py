@@ -195,7 +195,7 @@ def test_heads_of_the_width_of_the_outcome_learn_by_its_loss(kind: str) -> None:
     weights = torch.ones(2, len(targets))
     loss = member_losses(logits, torch.from_numpy(encoded), weights, config, LOSSES[kind])
     assert loss.shape == (2,) and bool(loss.isfinite().all())
-    loss.sum().backward()  # type: ignore[no-untyped-call]
+    loss.sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
