@@ -69,13 +69,14 @@ from mil_toolkit.evaluation.calibration import THRESHOLDS, Decision, fit_calibra
 from mil_toolkit.evaluation.intervals import Table, draw_patients, percentile_interval, scores_with_intervals
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.records import Estimate
+from mil_toolkit.evaluation.scoring import Predictions
 from mil_toolkit.evaluation.words import with_interval
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
 from mil_toolkit.study import choice
 from mil_toolkit.study.plan import Search, plan_searches
-from mil_toolkit.study.rivals import Rival, mean_embeddings, metadata_columns, rival_predictions
-from mil_toolkit.study.tables import PREDICTION_COLUMNS, read_predictions
+from mil_toolkit.study.rivals import Rival, logistic, mean_embeddings, metadata_columns, rival_predictions
+from mil_toolkit.study.tables import prediction_table, read_predictions
 from mil_toolkit.study.tune import tune
 from mil_toolkit.study.variants import thin
 from mil_toolkit.training.fitted import FittedHead
@@ -222,10 +223,16 @@ def by_logistic(
     """Predict with a logistic regression under the same rules as a study's baselines."""
     decide = partial(fit_decision, rule=STUDY.threshold)
     predictions = rival_predictions(
-        Rival(columns), patients, search.patients, search.test, search.inner, STUDY.objective, decide
+        Rival(columns, logistic),
+        patients,
+        search.patients,
+        search.test,
+        search.inner,
+        STUDY.objective,
+        decide,
     )
     assert predictions is not None
-    return table(search, patients, *predictions)
+    return prediction_table(search, search.test, patients, predictions)
 
 
 def _present(columns: np.ndarray | None) -> np.ndarray:
@@ -244,14 +251,6 @@ LOGISTICS: dict[str, Callable[..., pd.DataFrame]] = {
 }
 
 
-def table(search: Search, patients: Patients, probabilities: np.ndarray, decided: np.ndarray) -> pd.DataFrame:
-    """Return the predictions of an outer fold as a table with PREDICTION_COLUMNS."""
-    repeat, fold = search.path
-    ids, labels = [patients.ids[place] for place in search.test], patients.labels[search.test]
-    columns = (repeat, fold, ids, labels, probabilities, decided.astype(int))
-    return pd.DataFrame(dict(zip(PREDICTION_COLUMNS, columns, strict=True)))
-
-
 def predictions_of(
     patients: Patients, search: Search, inside: np.ndarray, outside: np.ndarray, rule: str
 ) -> pd.DataFrame:
@@ -260,7 +259,9 @@ def predictions_of(
     slope, intercept = fit_calibration(inside, labels)
     threshold = THRESHOLDS[rule](expit(slope * inside + intercept), labels)
     probabilities = Decision(slope, intercept, threshold).probabilities(outside)
-    return table(search, patients, probabilities, probabilities >= threshold)
+    return prediction_table(
+        search, search.test, patients, Predictions(probabilities, probabilities >= threshold)
+    )
 
 
 def logits_path(work: Path, name: str, search: Search) -> Path:

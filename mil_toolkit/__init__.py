@@ -2,9 +2,10 @@
 
 The folders are the stages that data pass through; each one imports only from itself and those before it:
 
-core          files, locks, processes, devices, seeds and text; it knows no patients
+core          files, locks, processes, devices, seeds, text and cells of tables; it knows no patients
 config        every setting: a field holds its default, its help text and its search range
 evaluation    metrics, intervals, comparisons, calibration and splits
+outcomes      what is predicted: its targets, and how they are declared, learned, scored and written
 cohort        the patients: cohort.toml, the table, the metadata and the image files
 backbones     pretrained networks, their weights, and how they embed images
 model         the head: pooling, metadata branch and classifier; it imports only torch

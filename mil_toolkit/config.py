@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
 
 from mil_toolkit.core.errors import UsageError
@@ -33,24 +33,54 @@ METADATA_BRANCH_NAMES = ("mlp", "direct", "none")
 FUSION_NAMES = ("concat", "late")
 VIEW_FUSION_NAMES = ("early", "late")
 OPTIMIZER_NAMES = ("sgd", "adam", "adamw")
-METRIC_NAMES = (
-    "balanced_log_loss",
-    "log_loss",
-    "accuracy",
-    "sensitivity",
-    "specificity",
-    "balanced_accuracy",
-    "auc",
-    "auc_pooled",
-    "brier",
-    "calibration_error",
-    "referred",
-    "ppv",
-    "npv",
+
+
+@dataclass(frozen=True)
+class OutcomeMetrics:
+    """The names of the metrics of a kind of outcome.
+
+    objective, primary: the defaults of `StudyConfig.objective` and `StudyConfig.primary_metric`
+    never_primary: those that cannot carry a verdict, without a better direction or an interval
+    """
+
+    names: tuple[str, ...]
+    objective: str
+    primary: str
+    never_primary: tuple[str, ...] = ()
+
+
+OUTCOME_METRICS: dict[str, OutcomeMetrics] = {
+    "binary": OutcomeMetrics(
+        names=(
+            "balanced_log_loss",
+            "log_loss",
+            "accuracy",
+            "sensitivity",
+            "specificity",
+            "balanced_accuracy",
+            "auc",
+            "auc_pooled",
+            "brier",
+            "calibration_error",
+            "referred",
+            "ppv",
+            "npv",
+        ),
+        objective="balanced_log_loss",
+        primary="balanced_accuracy",
+        never_primary=("calibration_error", "referred"),
+    ),
+}
+"""The metrics of each kind of outcome, which defines them."""
+METRIC_NAMES = tuple(dict.fromkeys(name for metrics in OUTCOME_METRICS.values() for name in metrics.names))
+PRIMARY_NAMES = tuple(
+    dict.fromkeys(
+        name
+        for metrics in OUTCOME_METRICS.values()
+        for name in metrics.names
+        if name not in metrics.never_primary
+    )
 )
-
-
-PRIMARY_NAMES = tuple(name for name in METRIC_NAMES if name not in ("calibration_error", "referred"))
 """The metrics that can carry a study's verdict: those with a better direction and an interval."""
 Value = bool | int | float | str
 """The value of a hyperparameter."""
@@ -675,8 +705,8 @@ class StudyConfig:
     repeats: int = 1
     outer_folds: int | str = 5
     members: int = 5
-    objective: str = "balanced_log_loss"
-    primary_metric: str = "balanced_accuracy"
+    objective: str = OUTCOME_METRICS["binary"].objective
+    primary_metric: str = OUTCOME_METRICS["binary"].primary
     threshold: str = "share"
     sensitivity: float | None = None
     sensitivity_confidence: float | None = None
@@ -762,6 +792,31 @@ class StudyConfig:
     def epochs(self) -> tuple[int, ...]:
         """The maximum numbers of epochs that a search tries."""
         return tuple(int(value) for value in self.settings.get("epochs", (HeadConfig().epochs,)))
+
+
+def for_outcome(config: StudyConfig, kind: str) -> StudyConfig:
+    """Return the configuration for a kind of outcome.
+
+    Metrics that the outcome does not have are replaced by its own defaults if they are those of
+    `StudyConfig`, which nobody may have asked for. Raises UsageError for all others.
+    """
+    known, default = OUTCOME_METRICS[kind], StudyConfig()
+    objective, primary = config.objective, config.primary_metric
+    if objective not in known.names and objective == default.objective:
+        objective = known.objective
+    if primary not in known.names and primary == default.primary_metric:
+        primary = known.primary
+    problems = [
+        f"{flag} must be one of {', '.join(names)} for the outcome {kind}, not {name}."
+        for flag, name, names in (
+            ("--objective", objective, known.names),
+            ("--primary-metric", primary, [name for name in known.names if name not in known.never_primary]),
+        )
+        if name not in names
+    ]
+    if problems:
+        raise UsageError("\n".join(problems))
+    return replace(config, objective=objective, primary_metric=primary)
 
 
 def study_options(config: StudyConfig) -> list[str]:

@@ -23,6 +23,7 @@ from mil_toolkit.core.seeds import FINAL, derive_seed, inner_folds_path, members
 from mil_toolkit.core.text import count_of, some
 from mil_toolkit.evaluation.calibration import THRESHOLDS
 from mil_toolkit.evaluation.metrics import METRICS
+from mil_toolkit.evaluation.scoring import Predictions
 from mil_toolkit.evaluation.splits import make_splits
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.training.arrays import BAG, BagError, Data, patients_of_arrays
@@ -187,13 +188,13 @@ class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         `fit`, also where a word differs in its spelling only. Warns of words that `fit` never saw, which
         count as missing.
         """
-        positive = self._probabilities(X)
+        positive = self._predictions(X).values
         both = np.stack([1 - positive, positive], axis=1)
         return both if self._positive_index() == 1 else both[:, ::-1]
 
     def predict(self, X: Data) -> np.ndarray:
         """Return classes (B,) by the fitted threshold, which may not be 0.5; raises as `predict_proba`."""
-        positive = self._probabilities(X) >= self.decision_.threshold
+        positive = self._predictions(X).decisions
         return self.classes_[np.where(positive, self._positive_index(), 1 - self._positive_index())]
 
     def spread(self, X: Data) -> np.ndarray:
@@ -202,7 +203,7 @@ class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises as `predict_proba`.
         """
         logits = self._logits(X)
-        return self.decision_.probabilities(logits).std(0)
+        return self.decision_.predict(logits).values.std(0)
 
     def attention(self, X: Data) -> list[np.ndarray]:
         """Return the mean attention over members, one array (n,) per bag, which sums to one.
@@ -273,10 +274,9 @@ class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
 
-    def _probabilities(self, X: Data) -> np.ndarray:
-        """Return the calibrated probabilities (B,) of the positive class."""
-        logits = self._logits(X).mean(0)
-        return self.decision_.probabilities(logits)
+    def _predictions(self, X: Data) -> Predictions:
+        """Return the calibrated probabilities (B,) of the positive class, and whether it is predicted."""
+        return self.decision_.predict(self._logits(X).mean(0))
 
     def _logits(self, X: Data) -> np.ndarray:
         """Return the members' logits (K, B)."""

@@ -14,6 +14,7 @@ LAYERS = (
     "core",
     "config",
     "evaluation",
+    "outcomes",
     "cohort",
     "backbones",
     "model",

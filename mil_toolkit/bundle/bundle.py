@@ -35,8 +35,9 @@ from mil_toolkit.core.files import digest, digest_json, publish, publish_json, r
 from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.core.text import printable
 from mil_toolkit.core.version import __version__
-from mil_toolkit.evaluation.calibration import Decision
+from mil_toolkit.evaluation.scoring import Predictions, Scoring
 from mil_toolkit.features.spec import Spec
+from mil_toolkit.outcomes.outcome import DecisionRule
 from mil_toolkit.study.records import ColumnRecord, FinetuningScores, StudyScores
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.patients import Patients
@@ -62,23 +63,38 @@ class ModelBundle:
     backbone: Mapping[str, Tensor] | None = None
     finetuning: FinetuningScores | None = None
 
-    def probabilities(
+    def apply(
         self, patients: Patients, attention: bool = True
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Return the calibrated probabilities, their spread and, where it is wanted, the attention.
+    ) -> tuple[Predictions, np.ndarray, np.ndarray | None]:
+        """Return the predictions, their spread and, where it is wanted, the attention.
 
-        probability: (B,) of the positive class, from the mean logit of the members
-        spread: (B,) standard deviation of the members' own probabilities
+        predictions: of B patients, from the mean logit of the members
+        spread: standard deviation of the members' own values, in the shape of the values
         attention: (N,), or None without images
         """
         logits, weights = self.head.apply(patients, attention)
-        decision = self.decision
-        return decision.probabilities(logits.mean(0)), decision.probabilities(logits).std(0), weights
+        spread = self.decision.predict(logits).values.std(0)
+        return self.decision.predict(logits.mean(0)), spread, weights
+
+    def probabilities(
+        self, patients: Patients, attention: bool = True
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return the predicted values, their spread and the attention; see `apply`.
+
+        With two classes, the values are the calibrated probabilities (B,) of the positive class.
+        """
+        predictions, spread, weights = self.apply(patients, attention)
+        return predictions.values, spread, weights
 
     @property
-    def decision(self) -> Decision:
+    def decision(self) -> DecisionRule:
         """How logits become probabilities and predictions."""
         return self.about.decision
+
+    @property
+    def scoring(self) -> Scoring:
+        """How the predictions are stored and scored."""
+        return self.about.predicted.scoring
 
     @property
     def has_backbone(self) -> bool:

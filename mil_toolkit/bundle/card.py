@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from mil_toolkit.bundle.records import About, BundleFeatures
 from mil_toolkit.config import GROUPS, OFFICIAL, StudyConfig
 from mil_toolkit.core.text import count_of
-from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.words import (
     DEFAULTS_NOTE,
     comparison_words,
@@ -19,13 +18,14 @@ from mil_toolkit.evaluation.words import (
     metric_words,
     number,
     passed_over_words,
-    threshold_rule,
     with_interval,
 )
 from mil_toolkit.features.spec import augmented
 from mil_toolkit.study.records import StudyScores
 
 _MARKUP = re.compile(r"[\\`*\[\]|~@$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.", re.IGNORECASE)
+
+_BESIDE = ("balanced_accuracy", "auc")  # metrics of the baselines beside the primary one
 
 
 def plain(value: object) -> str:
@@ -58,29 +58,23 @@ def _summary(about: About, members: int) -> Iterator[str]:
     if members == 1:
         averaged = "It has a single member."
     yield (
-        f"This model distinguishes {_positive(about)} (positive) from {_negative(about)} (negative) patients."
+        f"This model {about.predicted.text.task(_names(about))}."
         f" Inputs: {', '.join(inputs)}. It was fitted by `mil-fit` of mil_toolkit"
         f" {plain(about.versions['mil_toolkit'])}. {averaged}"
     )
     yield "**A research tool, not a medical device. Do not base decisions on a patient's care on it.**"
 
 
-def _positive(about: About) -> str:
-    return f"*{plain(about.class_names[1])}*"
-
-
-def _negative(about: About) -> str:
-    return f"*{plain(about.class_names[0])}*"
+def _names(about: About) -> list[str]:
+    """Return the names of the classes, emphasised."""
+    return [f"*{plain(name)}*" for name in about.class_names]
 
 
 def _application(about: About) -> Iterator[str]:
     yield "## How to apply it"
     yield "```sh\nmil-predict FOLDER_OF_THIS_CARD new_cohort.toml\n```"
-    yield (
-        f"`predictions.csv` then holds, for each patient, the calibrated probability of {_positive(about)},"
-        f" the prediction (positive at or above {number(about.decision.threshold)}) and the spread: the"
-        " standard deviation of the members' own probabilities."
-    )
+    columns = about.predicted.text.columns(_names(about), about.decision.constants)
+    yield f"`predictions.csv` then holds, for each patient, {columns}."
     if about.columns:
         yield "new_cohort.toml must declare these metadata columns; the headings in its table may differ:"
         rows = [
@@ -126,12 +120,9 @@ def _view(features: BundleFeatures, about: About) -> Iterator[str]:
 
 def _data(about: About) -> Iterator[str]:
     yield "## Data"
-    negatives, positives = about.class_counts
+    distribution = about.predicted.text.data(_names(about), about.class_counts)
     images = f" with {about.images} images" if about.features else ""
-    yield (
-        f"Cohort {plain(about.cohort)}: {about.patients} labelled patients{images}, of which {positives} are"
-        f" {_positive(about)} and {negatives} {_negative(about)}."
-    )
+    yield (f"Cohort {plain(about.cohort)}: {about.patients} labelled patients{images}{distribution}.")
 
 
 def _disclosure(about: About) -> Iterator[str]:
@@ -179,7 +170,7 @@ def _making(about: About, scores: StudyScores, members: int) -> Iterator[str]:
     yield (
         f"The search tried {count_of(procedure.trials, 'configuration')} of the head on {folds} of the"
         f" training patients and compared them by {procedure.objective.replace('_', ' ')}.{reason}"
-        f" Calibration and threshold ({threshold_rule(procedure.threshold_rule)}) were"
+        f" {about.predicted.text.fitted(procedure.threshold_rule)} were"
         f" fitted on the out-of-fold predictions of {_chosen(procedure, bool(kept))}."
         f" {'The member was' if members == 1 else f'The {members} members were'} then fitted on all labelled"
         f" patients for {count_of(about.epoch, 'epoch')}. `config.json` holds the complete configuration."
@@ -223,10 +214,10 @@ def _evaluation(about: About, scores: StudyScores) -> Iterator[str]:
         " intervals over patients."
     )
     parts = (outer, scores.inner, scores.optimism or {})
-    rows = [[name, *(with_interval(part[name]) for part in parts if part)] for name in METRICS]
+    rows = [[name, *(with_interval(part[name]) for part in parts if part)] for name in scores.inner]
     yield _table(("", "outer", "validation", "optimism"), rows)
     yield f"Baselines on the same outer folds, and the model minus each baseline in {name}:"
-    metrics = list(dict.fromkeys([metric, "balanced_accuracy", "auc"]))
+    metrics = list(dict.fromkeys([metric, *(name for name in _BESIDE if name in scores.inner)]))
     rows = [_baseline(scores, baseline, metrics) for baseline in scores.rivals or {}]
     yield _table(("", *map(metric_words, metrics), "difference"), rows)
 
@@ -240,7 +231,7 @@ def _validation_only(about: About, scores: StudyScores) -> Iterator[str]:
         " The validation scores chose the configuration, the number of epochs and the threshold, and are"
         " therefore optimistic:"
     )
-    yield _table(("", "validation"), [[name, with_interval(scores.inner[name])] for name in METRICS])
+    yield _table(("", "validation"), [[name, with_interval(score)] for name, score in scores.inner.items()])
 
 
 def _outer_folds(procedure: StudyConfig) -> str:
@@ -279,17 +270,9 @@ def _limits(about: About, scores: StudyScores) -> Iterator[str]:
 
 
 def _limit_lines(about: About, scores: StudyScores) -> Iterator[str]:
-    negatives, positives = about.class_counts
     yield "It was trained on the staining, camera and patients of a single cohort."
     yield DEFAULTS_NOTE
-    yield (
-        f"The smaller class has {count_of(min(negatives, positives), 'patient')}. The intervals are"
-        " for new patients of this population; another hospital may lie outside of them."
-    )
-    yield (
-        f"Its probabilities are calibrated for a population with {100 * positives / about.patients:.0f} %"
-        " positive patients, and are biased where that share differs."
-    )
+    yield from about.predicted.text.limits(about.class_counts)
     yield "The spread measures the disagreement of the members, which is only a part of the uncertainty."
     yield (
         "A missing number counts as the training median, a missing or unknown category as the average"
@@ -302,10 +285,14 @@ def _limit_lines(about: About, scores: StudyScores) -> Iterator[str]:
             " should."
         )
     if scores.bag_size:
-        positive, negative = (number(scores.bag_size[name]) for name in ("positive", "negative"))
+        strata, names = about.predicted.scoring.rank_strata, dict(enumerate(_names(about)))
+        correlations = [
+            f"{number(scores.bag_size[name])} among {names.get(stratum, name)}"
+            for stratum, name in strata.items()
+        ]
         yield (
             "Rank correlation of the logit with the number of images, which is not a sign of disease:"
-            f" {positive} among {_positive(about)}, {negative} among {_negative(about)}."
+            f" {', '.join(correlations)}."
         )
 
 

@@ -13,6 +13,7 @@ from mil_toolkit.core.files import TEMPORARY_PREFIX, check_schema, digest, diges
 from mil_toolkit.core.reading import MEBIBYTE, read_input
 from mil_toolkit.core.records import Json, Record, from_json
 from mil_toolkit.core.text import printable, some
+from mil_toolkit.outcomes.kinds import decode_decision
 
 TENSORS, CONFIG, SCORES, CARD = "model.safetensors", "config.json", "scores.json", "README.md"
 BACKBONE = "backbone.safetensors"  # only where the backbone was fine-tuned
@@ -137,7 +138,7 @@ def read_contents(folder: Path, digests: Mapping[str, str]) -> dict[str, bytes]:
 def as_record(value: Json, kind: type[Record], path: Path) -> Record:
     """Return parsed JSON as a record; raises DataError also where StudyConfig refuses an option's value."""
     try:
-        return from_json(value, kind, path)
+        return from_json(value, kind, path, decode_decision)
     except (DataError, UsageError) as error:
         reason = str(error).removeprefix(f"{path} does not have the expected content: ")
         raise faulty(path, f"it does not have the expected content: {reason}") from None

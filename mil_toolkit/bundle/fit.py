@@ -5,7 +5,6 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save
 
@@ -127,13 +126,13 @@ def _about(
     patients: Patients,
 ) -> About:
     """Return the description of a model, without anything of single patients."""
-    negatives, positives = np.bincount(patients.labels, minlength=2).tolist()
+    counts = [int((patients.labels == number).sum()) for number in range(len(cohort.class_names))]
     features = _features(study, caches, patients)
     return About(
         study=study.folder.name,
         cohort=cohort.name,
         patients=len(patients),
-        class_counts=(negatives, positives),
+        class_counts=tuple(counts),
         images=0 if patients.bags is None else int(patients.bags.sizes.sum()),
         fitted_on=ANONYMOUS,
         class_names=cohort.class_names,
@@ -145,6 +144,7 @@ def _about(
         versions={name: version(name) for name in PACKAGES},
         items=_items(study, scores),
         microns_per_pixel=training_scales(cohort.labelled(), features),
+        outcome=study.description.outcome,
     )
 
 

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import numpy as np
 from msgspec import Meta
 
-from mil_toolkit.cohort.cells import normal_form
+from mil_toolkit.core.cells import normal_form
 from mil_toolkit.core.cores import available_cores
 from mil_toolkit.features.cache import FeatureCache
 

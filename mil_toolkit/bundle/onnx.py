@@ -104,7 +104,7 @@ def publish_onnx(bundle: ModelBundle, folder: Path, weights: Checkpoints = None)
 
 
 def _write(bundle: ModelBundle, path: Path, backbones: Sequence[Backbone]) -> None:
-    model = _OnePatient(bundle.head, bundle.decision, backbones).eval()
+    model = _OnePatient(bundle.head, _two_classes(bundle), backbones).eval()
     program = _export(model, *_example(bundle, bool(backbones)))
     program.model.metadata_props.update(_properties(bundle))
     _forget_sources(program)
@@ -116,6 +116,13 @@ def _forget_sources(program: "torch.onnx.ONNXProgram") -> None:
     functions = program.model.functions.values()
     for node in chain(program.model.graph.all_nodes(), *(function.all_nodes() for function in functions)):
         node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
+
+
+def _two_classes(bundle: ModelBundle) -> Decision:
+    """Return calibration and threshold; raises UsageError for an outcome that has no ONNX export."""
+    if not isinstance(bundle.decision, Decision):
+        raise UsageError(f"A model of the outcome {bundle.about.predicted.kind} cannot be exported to ONNX.")
+    return bundle.decision
 
 
 class _OnePatient(nn.Module):
@@ -213,7 +220,7 @@ def _properties(bundle: ModelBundle) -> dict[str, str]:
     specs = [view.spec for view in bundle.about.views]
     properties = {
         "class_names": bundle.about.class_names,
-        "threshold": bundle.decision.threshold,
+        "threshold": _two_classes(bundle).threshold,
         "metadata_columns": bundle.head.encoder.columns,
         "metadata_encoder": bundle.head.encoder.to_json(),
         "features": one_or_all(specs),

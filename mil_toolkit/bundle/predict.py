@@ -92,15 +92,15 @@ def predict(
     for line in extrapolations(bundle, patients.metadata):
         logger.warning("%s", line)
     _check_embeddings(patients, caches)
-    probability, spread, weights = bundle.probabilities(patients, attention)
-    _check_results(patients, probability, spread)
-    decided = (probability >= bundle.decision.threshold).astype(int)
-    table = pd.DataFrame(
-        {"patient_id": patients.ids, "probability": probability, "prediction": decided, "spread": spread}
-    )
-    known = patients.labels >= 0
+    predicted, spread, weights = bundle.apply(patients, attention)
+    _check_results(patients, predicted.values, spread)
+    scoring, known = bundle.scoring, patients.outcome.known(patients.labels)
+    columns: dict[str, object] = {"patient_id": patients.ids, **scoring.prediction_columns(predicted)}
+    table = pd.DataFrame(columns | scoring.spread_columns(spread))
     if known.any():
-        table["label"] = pd.Series(patients.labels).where(known).astype("Int64")
+        for name, targets in scoring.target_columns(patients.labels).items():
+            column = pd.Series(targets).where(known)
+            table[name] = column.astype("Int64") if targets.dtype.kind == "i" else column
     predictions = Predictions(table, attention_table(patients, weights))
     grouped = table if patients.groups is None else table.assign(group=patients.groups)
     return _scored(bundle, predictions, grouped[known], next(iter(caches), None))
@@ -132,10 +132,10 @@ def _check_embeddings(patients: Patients, caches: Sequence[FeatureCache]) -> Non
 
 
 def _check_results(patients: Patients, probability: np.ndarray, spread: np.ndarray) -> None:
-    bad = ~(np.isfinite(probability) & np.isfinite(spread))
+    finite = np.isfinite(probability) & np.isfinite(spread)
     _refuse(
         patients,
-        bad,
+        ~finite.reshape(len(finite), -1).all(1),
         "has no prediction: the model computes a probability that is not a finite number. Its metadata or"
         " embeddings, or the bundle's tensors, are far outside the usual range.",
     )
@@ -167,10 +167,14 @@ def _scored(
 
 def _scores(bundle: ModelBundle, predictions: pd.DataFrame) -> Scores | None:
     """Return scores of labelled patients, at the prevalence that the study was given."""
-    if predictions.empty or predictions["label"].nunique() < 2:
+    scoring = bundle.scoring
+    if predictions.empty:
+        return None
+    columns = {name: predictions[name].to_numpy() for name in scoring.targets}
+    if not scoring.scorable(scoring.targets_of(columns)):
         return None
     one_model = predictions.assign(repeat=1, fold=1)
-    return scores_with_intervals(Table.of(one_model, bundle.about.procedure.prevalence))
+    return scores_with_intervals(Table.of(one_model, bundle.about.procedure.prevalence, scoring))
 
 
 def _feature_problems(bundle: ModelBundle, cohort: Cohort, caches: Sequence[FeatureCache]) -> list[str]:
@@ -320,8 +324,9 @@ def _check_images(cohort: Cohort) -> None:
 
 def check_submission(cohort: Cohort) -> None:
     """Raise DataError if a class has several words: a challenge file can only hold one."""
-    keys = dict(zip(("negative", "positive"), cohort.class_words, strict=True))
-    several = [f"{key} has {', '.join(words)}" for key, words in keys.items() if len(words) > 1]
+    keys = cohort.outcome.stratum_names
+    words_of = enumerate(cohort.outcome.class_words)
+    several = [f"{keys[number]} has {', '.join(words)}" for number, words in words_of if len(words) > 1]
     if several:
         raise DataError(
             f"{cohort.source}: a challenge file needs one word for each class, but {' and '.join(several)}."

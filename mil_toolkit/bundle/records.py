@@ -9,8 +9,9 @@ from msgspec import Meta
 from mil_toolkit.bundle.membership import Fingerprint, TrainingMarks
 from mil_toolkit.config import FinetuneConfig, StudyConfig
 from mil_toolkit.core.records import Json, to_json
-from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.features.spec import Spec
+from mil_toolkit.outcomes.kinds import OutcomeRecord, outcome_of
+from mil_toolkit.outcomes.outcome import DecisionRule, Outcome
 from mil_toolkit.study.records import ColumnRecord, as_list, one_or_all
 from mil_toolkit.study.tripod import Item
 
@@ -66,14 +67,15 @@ class Scales:
 class About:
     """Where a model comes from.
 
-    study, cohort: names; patients: number of labelled patients; class_counts, class_names: negative, positive
+    study, cohort: names; patients: number of labelled patients; class_counts, class_names: of each class,
+        negative and positive if there are two; empty if the outcome has no classes
     images: of all patients, 0 for a model on metadata only
     fitted_on: how the patients are recognised; "anonymous" if nothing about them was to be stored, and
         fingerprints in bundles of schema FINGERPRINTS
     columns: the metadata columns as declared
     features: a list of several views; None for a model on metadata only
     procedure: the options of the study; epoch: the number of epochs that the heads were fitted for
-    decision: calibration and threshold
+    decision: calibration and decision rule
     versions: of mil_toolkit and of the packages that matter for the numbers
     finetuned: how the backbone in the bundle was trained, with the number of epochs that was chosen; None
         where the backbone stayed frozen
@@ -82,25 +84,38 @@ class About:
     items: of TRIPOD+AI, for the model card; None in bundles of older versions
     microns_per_pixel: of the training images, if it is known and matters, see `training_scales`; None in
         bundles of older versions
+    outcome: None for two classes
     """
 
     study: str
     cohort: str
     patients: Count
-    class_counts: tuple[Count, Count]
+    class_counts: tuple[Count, ...]
     images: Count
     fitted_on: TrainingMarks | Literal["anonymous"] | list[Fingerprint]
-    class_names: tuple[str, str]
+    class_names: tuple[str, ...]
     columns: list[ColumnRecord]
     features: BundleFeatures | list[BundleFeatures] | None
     procedure: StudyConfig
     epoch: Epochs
-    decision: Decision
+    decision: DecisionRule
     versions: dict[str, str]
     finetuned: FinetuneConfig | None = None
     ranges: dict[str, tuple[float, float]] | None = None
     items: list[Item] | None = None
     microns_per_pixel: Scales | None = None
+    outcome: OutcomeRecord | None = None
+
+    def __post_init__(self) -> None:
+        expected = len(self.predicted.class_names)
+        for name in ("class_names", "class_counts"):
+            if len(getattr(self, name)) != expected:
+                raise ValueError(f"{name}: {len(getattr(self, name))} classes instead of {expected}")
+
+    @property
+    def predicted(self) -> Outcome:
+        """What the model predicts; without the table's words if it has two classes."""
+        return outcome_of(self.outcome)
 
     @property
     def views(self) -> list[BundleFeatures]:
@@ -116,7 +131,7 @@ class About:
         """Return the JSON object, which lacks `finetuned` for a frozen backbone, and absent values."""
         value = to_json(self)
         assert isinstance(value, dict)
-        for name in ("finetuned", "ranges", "items", "microns_per_pixel"):
+        for name in ("finetuned", "ranges", "items", "microns_per_pixel", "outcome"):
             if value[name] is None:
                 del value[name]
         views: list[Json] = [view.to_json() for view in self.views]
@@ -130,6 +145,7 @@ class HeadRecord:
     config: fields of HeadConfig, as the writing version had them; embedding_width: after the projection, 0
     without images; encoder: see `MetadataEncoder.to_json`
     view_widths: of several views, the columns of each after the projection; None otherwise
+    outputs: of each head; None for one
     """
 
     config: dict[str, Any]
@@ -137,6 +153,7 @@ class HeadRecord:
     embedding_width: Width
     encoder: dict[str, Any]
     view_widths: list[Width] | None = None
+    outputs: Annotated[int, Meta(ge=2, le=2**10)] | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +169,7 @@ class BundleConfig:
         """Return the JSON object."""
         value = to_json(self)
         assert isinstance(value, dict) and isinstance(value["head"], dict)
-        if self.head.view_widths is None:
-            del value["head"]["view_widths"]
+        for name in ("view_widths", "outputs"):
+            if value["head"][name] is None:
+                del value["head"][name]
         return value | {"about": self.about.to_json()}

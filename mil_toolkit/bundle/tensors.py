@@ -41,7 +41,8 @@ def head_record(head: FittedHead) -> HeadRecord:
     width = 0 if head.projection is None else head.projection.width
     widths = list(head.model.view_widths) if len(head.model.view_widths) > 1 else None
     encoder = dict(head.encoder.to_json())
-    return HeadRecord(asdict(head.model.config), head.member_count, width, encoder, widths)
+    outputs = head.model.outputs if head.model.outputs > 1 else None
+    return HeadRecord(asdict(head.model.config), head.member_count, width, encoder, widths, outputs)
 
 
 def head_tensors(head: FittedHead) -> dict[str, Tensor]:
@@ -100,7 +101,7 @@ def build_head(
 
     def build(members: int) -> MILModel:
         seeds = generators([0]) * members
-        return MILModel(config, record.embedding_width, columns, seeds, view_widths)
+        return MILModel(config, record.embedding_width, columns, seeds, view_widths, record.outputs or 1)
 
     numbers = [value for value in record.config.values() if isinstance(value, int)]
     is_small = max(record.embedding_width, columns, *numbers) <= _SMALL

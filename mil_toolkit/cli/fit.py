@@ -128,7 +128,7 @@ def _data(bundle: "ModelBundle", output: Path, exported: list[Path] | None) -> d
         "bundle": str(output),
         "members": bundle.head.member_count,
         "epochs": bundle.about.epoch,
-        "threshold": bundle.decision.threshold,
+        **bundle.decision.constants,
     }
     if exported is not None:
         data["onnx"] = [str(path) for path in exported]
@@ -145,7 +145,8 @@ def _summary(bundle: "ModelBundle", output: Path) -> str:
         count_of(about.patients, "patient"),
     ]
     lines = [] if bundle.finetuning is None else _finetuning_lines(bundle.finetuning, about)
-    lines.append(f"{output}: {', '.join(counts)}, threshold {bundle.decision.threshold:.3f}.")
+    counts += [f"{name} {value:.3f}" for name, value in bundle.decision.constants.items()]
+    lines.append(f"{output}: {', '.join(counts)}.")
     return "\n".join([*lines, f"Next: mil-predict {output} COHORT.toml"])
 
 

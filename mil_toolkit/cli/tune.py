@@ -29,6 +29,7 @@ from mil_toolkit.config import (
     RunConfig,
     StudyConfig,
     Value,
+    for_outcome,
     option_words,
     parse_settings,
     tunables,
@@ -266,7 +267,8 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
     cohort = read_cohort(arguments.cohort, images=False)
     config = _with_official_folds(config, cohort, arguments)
     features = _features(arguments, cohort.name)
-    config = with_features(_choosing(config, arguments), features)
+    config = for_outcome(_choosing(config, arguments), cohort.outcome.kind)
+    config = with_features(config, features)
     study, device = arguments.study, arguments.device
     check_outside_images(image_folders(arguments.cohort), {"--study": study})
     check_outside_own_folders(study)
@@ -368,7 +370,7 @@ def summary(tuned: "Tuned", quick: bool = False) -> str:
 
 def score_lines(scores: "StudyScores", primary_metric: str) -> list[str]:
     """Return the table of scores: a row for each kind, the baselines below the outer scores."""
-    training, metrics = scores.training or {}, table_metrics(primary_metric)
+    training, metrics = scores.training or {}, table_metrics(primary_metric, scores.inner)
     rows = {"": metrics, "training": [number(training.get(metric)) for metric in metrics]}
     kinds = {"validation (inner folds)": scores.inner}
     if scores.outer is not None:

@@ -4,8 +4,8 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mil_toolkit.cohort.cells import normal_form
 from mil_toolkit.cohort.listing import holds, is_hidden, is_system_folder
+from mil_toolkit.core.cells import normal_form
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.text import printable, some
 

@@ -12,9 +12,9 @@ import pandas as pd
 from mil_toolkit.cohort.columns import (
     check_columns,
     read_groups,
-    read_labels,
     read_patient_ids,
     read_scales,
+    read_targets,
     read_values,
 )
 from mil_toolkit.cohort.declaration import Declaration, StudySection, read_declaration
@@ -31,6 +31,8 @@ from mil_toolkit.cohort.value_warnings import warn_of_values
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest_json
 from mil_toolkit.core.text import printable
+from mil_toolkit.outcomes.binary import Binary
+from mil_toolkit.outcomes.outcome import Outcome
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,17 +41,15 @@ class Cohort:
 
     source: the cohort.toml
     patient_ids: P ids, trimmed, in Unicode normal form C
-    labels: (P,) int8, 1 positive, 0 negative, -1 unlabelled
+    outcome: what is predicted; labels: its targets, whose first axis is the patients
     groups: (P,) str, or None if no group column is declared
     metadata: (P, M) by patient and metadata name, not transformed: numbers in the declared unit and ages in
         years as float64, NaN if missing; categories in upper case, None if missing
     stratify: what the inner folds are stratified by: "label" or metadata names
-    class_names: the table's words for class 0 and class 1
     images: the image files of each patient in the order of their names; empty if read without images
     image_names: for each path in `images`, the image's name within its patient: the path below the patient's
         folder (after the root's name if several roots contain the patient), or the path in the image table
     tables: the files that the cohort was read from besides `source`
-    class_words: all of the table's words for class 0 and class 1, which `class_names` joins
     spellings: how the cells of a column are written, see `read_spellings`; (P,) by metadata name
     study: what the cohort.toml says about the study, for reports
     scales: the micrometres per pixel of each patient's images, where the cohort.toml or the table states it
@@ -65,19 +65,23 @@ class Cohort:
     columns: tuple[MetadataColumn, ...]
     metadata: pd.DataFrame
     stratify: tuple[str, ...]
-    class_names: tuple[str, str]
     images: dict[str, tuple[Path, ...]]
     image_names: dict[str, tuple[str, ...]]
     tables: tuple[Path, ...] = ()
-    class_words: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     spellings: Mapping[str, np.ndarray] = field(default_factory=dict)
     study: StudySection = field(default_factory=StudySection)
     excluded: Mapping[str, int] = field(default_factory=dict)
     scales: Mapping[str, float] = field(default_factory=dict)
     folds: OfficialFolds | None = None
+    outcome: Outcome = field(default_factory=Binary)
 
     def __len__(self) -> int:
         return len(self.patient_ids)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The table's words for each class; empty if the outcome has no classes."""
+        return self.outcome.class_names
 
     @property
     def microns_per_pixel(self) -> float | None:
@@ -112,12 +116,12 @@ class Cohort:
         )
 
     def labelled(self) -> "Cohort":
-        """Return the patients whose label is known."""
-        return self._where(self.labels >= 0)
+        """Return the patients whose outcome is known."""
+        return self._where(self.outcome.known(self.labels))
 
     def unlabelled(self) -> "Cohort":
-        """Return the patients whose label is to be predicted."""
-        return self._where(self.labels < 0)
+        """Return the patients whose outcome is to be predicted."""
+        return self._where(~self.outcome.known(self.labels))
 
     def _where(self, mask: np.ndarray) -> "Cohort":
         return self.select([patient for patient, keep in zip(self.patient_ids, mask, strict=True) if keep])
@@ -150,13 +154,14 @@ def read_cohort(path: Path | str, images: bool = True, log: bool = True) -> Coho
     table = selection.table
     before = len(problems)
     ids = read_patient_ids(declared, table, problems)
-    labels = read_labels(declared, table, problems)
+    labels = read_targets(declared, table, problems)
     groups = read_groups(declared, table, problems)
     sound = len(problems) == before and len(ids) == len(labels)
     scales = read_scales(declared, table, problems)
     values = {column.name: read_values(declared, table, column, problems) for column in declared.columns}
-    patients = _fold_patients(ids, labels, groups)
-    folds = read_folds(declared, patients, selection.excluded, problems, sound=sound, log=log)
+    patients = _fold_patients(ids, declared.outcome.known(labels), groups)
+    targets = labels if sound else None
+    folds = read_folds(declared, patients, targets, selection.excluded, problems, log=log)
     paths = find_images(declared, ids, selection.excluded, problems, log) if images else {}
     problems.raise_if_any()
     if log:
@@ -166,12 +171,11 @@ def read_cohort(path: Path | str, images: bool = True, log: bool = True) -> Coho
         name=declared.cohort.name,
         source=declared.source,
         patient_ids=tuple(ids),
-        labels=np.array(labels, dtype=np.int8),
+        labels=labels,
         groups=None if groups is None else np.array(groups, dtype=str),
         columns=declared.columns,
         metadata=_metadata(ids, values),
         stratify=declared.splits.stratify,
-        class_names=declared.class_names,
         images={patient: tuple(paths[patient].values()) for patient in ids if patient in paths},
         image_names={patient: tuple(paths[patient]) for patient in ids if patient in paths},
         tables=tuple(
@@ -179,12 +183,12 @@ def read_cohort(path: Path | str, images: bool = True, log: bool = True) -> Coho
             for name in (declared.cohort.table, declared.cohort.image_table, *declared.splits.fold_files)
             if name is not None
         ),
-        class_words=declared.class_words,
         spellings=read_spellings(declared, table),
         study=declared.study,
         excluded=dict(selection.rows),
         scales={patient: scale for patient, scale in zip(ids, scales, strict=True) if not math.isnan(scale)},
         folds=folds,
+        outcome=declared.outcome,
     )
 
 
@@ -201,11 +205,14 @@ def _read_declared_table(declared: Declaration, images: bool, problems: Problems
 
 
 def _fold_patients(
-    ids: Sequence[str], labels: Sequence[int], groups: Sequence[str] | None
+    ids: Sequence[str], known: np.ndarray, groups: Sequence[str] | None
 ) -> dict[str, FoldPatient]:
-    """Return label and group by patient; unlabelled where labels or groups could not be read."""
-    rows = zip_longest(ids, labels[: len(ids)], (groups or ())[: len(ids)])
-    return {patient: FoldPatient(-1 if label is None else label, group) for patient, label, group in rows}
+    """Return the part of each patient's data that the folds need; unlabelled where it could not be read."""
+    rows = zip_longest(ids, known[: len(ids)], (groups or ())[: len(ids)])
+    return {
+        patient: FoldPatient(bool(labelled), row, group)
+        for row, (patient, labelled, group) in enumerate(rows)
+    }
 
 
 def _metadata(ids: list[str], values: Mapping[str, np.ndarray]) -> pd.DataFrame:

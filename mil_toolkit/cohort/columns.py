@@ -3,19 +3,19 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
 
-from mil_toolkit.cohort.cells import canonical_word, is_missing, normal_form
 from mil_toolkit.cohort.declaration import Declaration
 from mil_toolkit.cohort.kinds import KINDS, MetadataColumn, Unreadable
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import TextTable
 from mil_toolkit.cohort.toml import suggestion
+from mil_toolkit.core.cells import is_missing, normal_form
 from mil_toolkit.core.text import SOME, each_or_most, printable, some
-
-CLASSES = {"negative": 0, "positive": 1, "unlabelled": -1}  # by the key that declares the word
+from mil_toolkit.outcomes.outcome import OutcomeRow
 
 
 class _RepeatedId(NamedTuple):
@@ -28,8 +28,10 @@ class _RepeatedId(NamedTuple):
 
 def check_columns(declared: Declaration, table: TextTable, problems: Problems) -> None:
     """Report columns that the table does not have exactly once, and metadata that are the id or the label."""
-    cohort = declared.cohort
-    uses = [("[cohort] id", cohort.id), ("[cohort] label", cohort.label), ("[cohort] group", cohort.group)]
+    cohort, outcome = declared.cohort, declared.outcome.table_columns
+    uses: list[tuple[str, str | None]] = [("[cohort] id", cohort.id)]
+    uses += [(f"[cohort] {key}", column) for key, column in outcome.items()]
+    uses.append(("[cohort] group", cohort.group))
     if isinstance(cohort.microns_per_pixel, str):
         uses.append(("[cohort] microns_per_pixel", cohort.microns_per_pixel))
     uses += [(f"{column.section} column", column.column) for column in declared.columns]
@@ -40,10 +42,11 @@ def check_columns(declared: Declaration, table: TextTable, problems: Problems) -
         elif count > 1:
             problems.add(f"{table.name} has {count} columns {name!r} ({use}); rename all but one.")
     for column in declared.columns:
-        if column.column in (cohort.id, cohort.label):
+        if column.column in (cohort.id, *outcome.values()):
             problems.add(
-                f"{column.section} column {column.column!r} is the id or the label column, which must not be"
-                " metadata: a model that sees it learns nothing else."
+                f"{column.section} column {column.column!r} is the id or the"
+                f" {' or the '.join(outcome) or 'label'} column, which must not be metadata: a model that"
+                " sees it learns nothing else."
             )
 
 
@@ -84,29 +87,18 @@ def _repeated_ids(table: TextTable, repeated: Sequence[_RepeatedId]) -> list[str
     return [f"{count}: {rows}. The table needs one row per patient. {advice}"]
 
 
-def read_labels(declared: Declaration, table: TextTable, problems: Problems) -> list[int]:
-    """Return 1 for positive, 0 for negative and -1 for unlabelled patients; other words are reported."""
-    column = declared.cohort.label
-    if column is None:
-        return [-1] * len(table.rows)
-    words = declared.cohort.label_words()
-    known = {canonical_word(word): CLASSES[key] for key in CLASSES for word in words.get(key, ())}
-    labels, unknown = [], []
-    for place, cell in cells_of(declared, table, column):
-        labels.append(known.get(canonical_word(cell), -1))
-        if canonical_word(cell) in known:
-            continue
-        if is_missing(cell):
-            advice = f'Fill it in, or declare unlabelled = "{cell}" if the patient is to be predicted.'
-            problems.add(f"no label in {column!r}. {advice}", place)
-        else:
-            unknown.append(f"{place}: {printable(column)} {cell!r}")
-    expected = [f"{word!r} ({key})" for key in words for word in words[key]]
-    reason = f"not one of {', '.join(expected)}"
-    each = (f"{label} is {reason}." for label in unknown)
-    summary = f"labels are {reason}. Does the table use other words for the classes? Affected:"
-    problems.extend(each_or_most(unknown, len(labels), each, summary))
-    return labels
+def read_targets(declared: Declaration, table: TextTable, problems: Problems) -> np.ndarray:
+    """Return the targets of all rows, see `Outcome.parse`; cells that cannot be read are reported.
+
+    None are returned if a declared column is missing.
+    """
+    columns = [table.column(name) for name in declared.outcome.table_columns.values()]
+    cells = [column for column in columns if column is not None]
+    rows = map(OutcomeRow, _places(declared, table), zip(*cells, strict=True) if cells else repeat(()))
+    complete = len(cells) == len(columns)
+    parsed = declared.outcome.parse(list(rows) if complete else [], declared.cohort.decimal)
+    problems.extend(parsed.problems)
+    return parsed.targets
 
 
 def read_groups(declared: Declaration, table: TextTable, problems: Problems) -> list[str] | None:

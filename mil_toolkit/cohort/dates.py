@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from datetime import date, datetime
 
-from mil_toolkit.cohort.cells import DateCell
+from mil_toolkit.core.cells import DateCell
 
 EXAMPLE_DAY = datetime(1987, 11, 23)
 DATE_CELL = "a spreadsheet's date"  # stands for the format of a cell that needs none

@@ -2,13 +2,12 @@
 
 import math
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
-from mil_toolkit.cohort.cells import canonical_word
 from mil_toolkit.cohort.dates import problem_of_format
 from mil_toolkit.cohort.delimited import SEPARATORS
 from mil_toolkit.cohort.kinds import KINDS, MetadataColumn
@@ -23,48 +22,35 @@ from mil_toolkit.cohort.toml import (
     suggestion,
 )
 from mil_toolkit.core.text import printable
+from mil_toolkit.outcomes.kinds import KINDS as OUTCOMES
+from mil_toolkit.outcomes.kinds import foreign_key_problems, keys_of_kind, kind_of
+from mil_toolkit.outcomes.outcome import Outcome
 
 Section = TypeVar("Section")
-Words: TypeAlias = str | int | tuple[str | int, ...]  # one word of the label column, or several
 
 COHORT_NAME = re.compile(r"\w[\w. -]*")  # it names a folder of the cache
 NAME_BYTES = 200
 DECIMALS = (".", ",")
+BEFORE_OUTCOME = ("name", "table", "images", "image_table", "id")  # keys that messages list first
 
 
 @dataclass(frozen=True)
 class CohortSection:
-    """The `[cohort]` section, one field per key. A key that is absent or invalid has its default."""
+    """The `[cohort]` section without the keys of the outcome, one field per key.
+
+    A key that is absent or invalid has its default.
+    """
 
     name: str = ""
     table: str = ""
     images: tuple[str, ...] = ()
     image_table: str | None = None
     id: str = ""
-    label: str | None = None
-    positive: Words | None = None
-    negative: Words | None = None
-    unlabelled: Words | None = None
-    exclude: Words | None = None
     group: str | None = None
     separator: str | None = None
     sheet: str | None = None
     decimal: str = "."
     microns_per_pixel: int | float | str | None = None  # a number, or the name of a column
-
-    def label_words(self) -> dict[str, tuple[str | int, ...]]:
-        """Return the declared words of the label column by their keys, class 0 first."""
-        words = {
-            "negative": self.negative,
-            "positive": self.positive,
-            "unlabelled": self.unlabelled,
-            "exclude": self.exclude,
-        }
-        return {key: _several(word) for key, word in words.items() if word is not None}
-
-
-def _several(words: Words) -> tuple[str | int, ...]:
-    return words if isinstance(words, tuple) else (words,)
 
 
 @dataclass(frozen=True)
@@ -99,7 +85,13 @@ class StudySection:
 
 # The known keys and their types follow from the dataclasses.
 SECTIONS: dict[str, tuple[type, ...]] = dict.fromkeys(("cohort", "metadata", "splits", "study"), (dict,))
-COHORT_KEYS = keys_of(CohortSection)
+_SECTION_KEYS = keys_of(CohortSection)
+_OUTCOME_KEYS = {key: types for outcome in OUTCOMES.values() for key, types in keys_of(outcome).items()}
+COHORT_KEYS = {  # those of the outcome after the id
+    **{key: _SECTION_KEYS[key] for key in _SECTION_KEYS if key in BEFORE_OUTCOME},
+    **_OUTCOME_KEYS,
+    **{key: _SECTION_KEYS[key] for key in _SECTION_KEYS if key not in BEFORE_OUTCOME},
+}
 METADATA_KEYS = {key: types for key, types in keys_of(MetadataColumn).items() if key != "name"}
 SPLIT_KEYS = keys_of(SplitsSection)
 STUDY_KEYS = keys_of(StudySection)
@@ -111,21 +103,10 @@ class Declaration:
 
     source: Path
     cohort: CohortSection
+    outcome: Outcome
     columns: tuple[MetadataColumn, ...]
     splits: SplitsSection
     study: StudySection
-
-    @property
-    def class_names(self) -> tuple[str, str]:
-        """The words for class 0 and class 1; several words of a class are joined with "or"."""
-        negative, positive = self.class_words
-        return " or ".join(negative or "0"), " or ".join(positive or "1")
-
-    @property
-    def class_words(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """All words for class 0 and for class 1; empty if they are not declared."""
-        words = self.cohort.label_words()
-        return tuple(map(str, words.get("negative", ()))), tuple(map(str, words.get("positive", ())))
 
     def path(self, declared: str) -> Path:
         """Return a declared path, which is relative to the cohort.toml."""
@@ -141,8 +122,9 @@ def read_declaration(path: Path, images: bool, problems: Problems) -> Declaratio
     document = checked_values(name, read_toml(path), SECTIONS, problems)
     given = subsection(document, "cohort")
     valid = checked_values(f"{name} [cohort]", given, COHORT_KEYS, problems)
-    cohort = _build(CohortSection, valid)
-    _check_cohort(f"{name} [cohort]", given, valid, cohort, problems)
+    cohort = _build(CohortSection, {key: value for key, value in valid.items() if key in _SECTION_KEYS})
+    outcome = _read_outcome(given, valid)
+    _check_cohort(f"{name} [cohort]", given, valid, cohort, outcome, problems)
     if images and "images" not in given and "image_table" not in given:
         problems.add("images (folders) or image_table is missing.", f"{name} [cohort]")
     metadata = subsection(document, "metadata")
@@ -151,7 +133,14 @@ def read_declaration(path: Path, images: bool, problems: Problems) -> Declaratio
     study = _read_study(f"{name} [study]", subsection(document, "study"), problems)
     if "table" not in valid or "id" not in valid:
         problems.raise_if_any()
-    return Declaration(path, cohort, columns, splits, study)
+    return Declaration(path, cohort, outcome, columns, splits, study)
+
+
+def _read_outcome(given: TomlTable, valid: TomlTable) -> Outcome:
+    """Return the outcome that the keys of `[cohort]` declare, with its valid values."""
+    kind = kind_of(given)
+    keys = keys_of_kind(kind)
+    return _build(OUTCOMES[kind], {key: value for key, value in valid.items() if key in keys})
 
 
 def _build(section: Callable[..., Section], valid: TomlTable) -> Section:
@@ -162,11 +151,16 @@ def _build(section: Callable[..., Section], valid: TomlTable) -> Section:
 
 
 def _check_cohort(
-    place: str, given: TomlTable, valid: TomlTable, cohort: CohortSection, problems: Problems
+    place: str,
+    given: TomlTable,
+    valid: TomlTable,
+    cohort: CohortSection,
+    outcome: Outcome,
+    problems: Problems,
 ) -> None:
-    for key in ("name", "table", "id", *(("positive", "negative") if "label" in given else ())):
-        if key not in given:
-            problems.add(f"{key} is missing.", place)
+    missing = [key for key in ("name", "table", "id") if key not in given]
+    for key in [*missing, *outcome.missing_keys(given)]:
+        problems.add(f"{key} is missing.", place)
     if "name" in valid and not COHORT_NAME.fullmatch(cohort.name):
         allowed = "start with a letter or digit and contain only letters, digits, _, spaces, dots and dashes"
         problems.add(f"name {cohort.name!r} must {allowed}, because it names a folder.", place)
@@ -182,25 +176,8 @@ def _check_cohort(
     resolution = cohort.microns_per_pixel
     if isinstance(resolution, int | float) and not 0 < resolution < math.inf:
         problems.add(f"microns_per_pixel must be a positive number, not {resolution}.", place)
-    if cohort.exclude is not None and "label" not in given:
-        problems.add("exclude lists words of the label column, but label is missing.", place)
-    _check_words(place, cohort, problems)
-
-
-def _check_words(place: str, cohort: CohortSection, problems: Problems) -> None:
-    """Report words of the label column that are declared more than once."""
-    words = cohort.label_words()
-    uses: dict[str, list[str]] = defaultdict(list)  # keys that declare a word, by its canonical form
-    for key, several in words.items():
-        for word in several:
-            uses[canonical_word(word)].append(key)
-    repeated = {word: keys for word, keys in uses.items() if len(keys) > 1}
-    if repeated and all(len(several) == 1 for several in words.values()):
-        values = ", ".join(repr(word) for (word,) in words.values())
-        problems.add(f"{', '.join(words)} must differ, but they are {values}.", place)
-        return
-    for word, keys in repeated.items():
-        problems.add(f"the word {word!r} is declared more than once: {', '.join(keys)}. Keep one.", place)
+    for text in (*foreign_key_problems(given), *outcome.declaration_problems(given)):
+        problems.add(text, place)
 
 
 def _read_columns(path: Path, sections: TomlTable, problems: Problems) -> tuple[MetadataColumn, ...]:

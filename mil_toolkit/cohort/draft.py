@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from mil_toolkit.cohort.cells import normal_form
 from mil_toolkit.cohort.class_folders import refuse_class_folders
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.cohort.draft_lines import CHECK
@@ -16,6 +15,7 @@ from mil_toolkit.cohort.listing import holds, is_system_folder, list_folder
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import TextTable, read_table
 from mil_toolkit.cohort.toml import toml_string
+from mil_toolkit.core.cells import normal_form
 from mil_toolkit.core.errors import DataError, MilError, UsageError
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.outputs import Output, check_outputs

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from mil_toolkit.cohort.cells import normal_form
 from mil_toolkit.cohort.declaration import COHORT_NAME
 from mil_toolkit.cohort.draft_lines import TableColumn, check, examples
 from mil_toolkit.cohort.guess_kinds import Guess, guess_column, guess_decimal
@@ -20,9 +19,10 @@ from mil_toolkit.cohort.guess_roles import (
     usual_spelling,
 )
 from mil_toolkit.cohort.header_words import is_named_group, is_named_label, is_sex
-from mil_toolkit.cohort.numbers import is_number
 from mil_toolkit.cohort.table import TextTable
 from mil_toolkit.cohort.toml import toml_string
+from mil_toolkit.core.cells import normal_form
+from mil_toolkit.core.numbers import is_number
 from mil_toolkit.core.text import count_of, printable
 
 INTEGER = re.compile(r"0|-?[1-9][0-9]*")  # as TOML writes it

@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from mil_toolkit.cohort.cells import canonical_word, normal_form
 from mil_toolkit.cohort.declaration import Declaration
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import TextTable
+from mil_toolkit.core.cells import canonical_word, normal_form
 from mil_toolkit.core.text import count_of, printable
 
 logger = logging.getLogger(__name__)
@@ -39,12 +39,11 @@ def select_rows(declared: Declaration, table: TextTable, problems: Problems) -> 
 
     Reported are patients with both an excluded and another row, and a table without other rows.
     """
-    cohort = declared.cohort
-    ids, labels = table.column(cohort.id), None if cohort.label is None else table.column(cohort.label)
-    words = {canonical_word(word) for word in cohort.label_words().get("exclude", ())}
-    if ids is None or labels is None or not words:
+    ids, exclusion = table.column(declared.cohort.id), declared.outcome.exclusion
+    labels = None if exclusion is None else table.column(exclusion.column)
+    if ids is None or exclusion is None or labels is None:
         return Selection(table, frozenset(), {})
-    out = [canonical_word(label) in words for label in labels]
+    out = [canonical_word(label) in exclusion.words for label in labels]
     kept = [place for place, left_out in enumerate(out) if not left_out]
     numbers = {normal_form(ids[place]): table.numbers[place] for place in kept}
     for number, patient, left_out in zip(table.numbers, map(normal_form, ids), out, strict=True):

@@ -4,9 +4,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from mil_toolkit.cohort.cells import NUMBER, canonical_word, is_missing, normal_form
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import TextTable
+from mil_toolkit.core.cells import NUMBER, canonical_word, is_missing, normal_form
 from mil_toolkit.core.text import printable
 
 TEST = "test"

@@ -10,7 +10,6 @@
 import re
 from collections.abc import Collection, Sequence
 
-from mil_toolkit.cohort.cells import normal_form
 from mil_toolkit.cohort.declaration import Declaration
 from mil_toolkit.cohort.fold_readers import (
     BOOLEANS,
@@ -26,6 +25,7 @@ from mil_toolkit.cohort.fold_readers import (
 )
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import TextTable, read_table
+from mil_toolkit.core.cells import normal_form
 from mil_toolkit.core.text import printable, some
 
 ID_COLUMNS = ("patient", "patient_id", "case_id", "slide_id")  # besides the cohort's own

@@ -9,22 +9,22 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import skew
 
-from mil_toolkit.cohort.cells import is_missing_value
 from mil_toolkit.cohort.dates import read_date
 from mil_toolkit.cohort.draft_lines import TableColumn, check, examples
 from mil_toolkit.cohort.guess_dates import check_formats, guess_formats, readings_as_text, shape_of
 from mil_toolkit.cohort.guess_roles import MANY_WORDS, guess_classes, numbers_the_rows, spellings_of
 from mil_toolkit.cohort.header_words import is_named_birth, is_named_group, is_named_label, present
 from mil_toolkit.cohort.kinds import DAYS_PER_YEAR
-from mil_toolkit.cohort.numbers import (
+from mil_toolkit.cohort.plausibility import Oddity, numbers_for_dates, odd_ages, odd_numbers
+from mil_toolkit.cohort.toml import toml_string
+from mil_toolkit.core.cells import is_missing_value
+from mil_toolkit.core.numbers import (
     ambiguous_thousands,
     has_separated_thousands,
     is_number,
     looks_numeric,
     number_text,
 )
-from mil_toolkit.cohort.plausibility import Oddity, numbers_for_dates, odd_ages, odd_numbers
-from mil_toolkit.cohort.toml import toml_string
 from mil_toolkit.core.text import printable, some
 
 FEW_NUMBERS = 5  # a column of at most this many different whole numbers may hold codes

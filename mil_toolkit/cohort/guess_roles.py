@@ -5,7 +5,6 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mil_toolkit.cohort.cells import NUMBER, is_missing, normal_form
 from mil_toolkit.cohort.draft_lines import examples
 from mil_toolkit.cohort.header_words import (
     NEGATIVE_WORDS,
@@ -17,6 +16,7 @@ from mil_toolkit.cohort.header_words import (
     is_sex,
 )
 from mil_toolkit.cohort.near_ids import near_ids, nearest_column
+from mil_toolkit.core.cells import NUMBER, is_missing, normal_form
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.text import count_of, printable
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from mil_toolkit.cohort.cells import is_missing
+from mil_toolkit.core.cells import is_missing
 
 LABEL_HEADER = re.compile(r"label|target|class|diagnos|outcome", re.IGNORECASE)
 BIRTH_HEADER = re.compile(r"birth|born|dob|naiss|geb", re.IGNORECASE)

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mil_toolkit.cohort.cells import normal_form
 from mil_toolkit.cohort.class_folders import folders_with_patients
 from mil_toolkit.cohort.declaration import Declaration
 from mil_toolkit.cohort.listing import (
@@ -18,6 +17,7 @@ from mil_toolkit.cohort.listing import (
     list_folder,
 )
 from mil_toolkit.cohort.problems import Problems
+from mil_toolkit.core.cells import normal_form
 from mil_toolkit.core.reading import unreadable
 from mil_toolkit.core.text import each_or_most, printable
 

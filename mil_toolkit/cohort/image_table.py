@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mil_toolkit.cohort.cells import normal_form
 from mil_toolkit.cohort.declaration import Declaration
 from mil_toolkit.cohort.listing import IMAGE_ENDINGS, has_image_ending, holds, is_file, is_hidden
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import TextTable, read_table
+from mil_toolkit.core.cells import normal_form
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.text import SOME, count_of, printable, some
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 
-from mil_toolkit.cohort.cells import is_missing, is_missing_value, normal_form
 from mil_toolkit.cohort.dates import read_date, serial_day
-from mil_toolkit.cohort.numbers import is_limit, is_number, may_group, number_text
+from mil_toolkit.core.cells import is_missing, is_missing_value, normal_form
+from mil_toolkit.core.numbers import is_limit, is_number, may_group, number_text
 from mil_toolkit.core.text import printable
 
 OLDEST = 130  # years; a greater age means that the date was misread

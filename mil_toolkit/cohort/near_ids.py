@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from mil_toolkit.cohort.cells import is_missing, normal_form
+from mil_toolkit.core.cells import is_missing, normal_form
 from mil_toolkit.core.text import printable, some
 
 

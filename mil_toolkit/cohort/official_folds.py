@@ -6,11 +6,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from mil_toolkit.cohort.declaration import Declaration
 from mil_toolkit.cohort.fold_readers import TEST, WrittenFold, WrittenFolds
 from mil_toolkit.cohort.fold_tables import read_fold_tables
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.core.text import count_of, each_or_most, printable, some
+from mil_toolkit.outcomes.outcome import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +29,10 @@ class OfficialFolds:
 
 
 class FoldPatient(NamedTuple):
-    """The part of a patient's data that the check of the folds needs; label: -1 for unlabelled patients."""
+    """The part of a patient's data that the check of the folds needs; row: the position among the targets."""
 
-    label: int
+    labelled: bool
+    row: int
     group: str | None
 
 
@@ -38,6 +42,7 @@ class _Check:
 
     files: their names, for messages
     labelled: the patients who must have folds; others: patients that are passed over
+    targets: of all patients of the table, see `Outcome`
     """
 
     files: str
@@ -45,7 +50,8 @@ class _Check:
     labelled: Mapping[str, FoldPatient]
     others: Collection[str]
     table: str
-    class_names: tuple[str, str]
+    outcome: Outcome
+    targets: np.ndarray
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the folds, a line each."""
@@ -143,15 +149,16 @@ class _Check:
         for fold in folds:
             tested = self.tested(fold)
             for part, patients in (("tests", tested), ("trains on", self.labelled.keys() - tested)):
-                labels = {self.labelled[patient].label for patient in patients}
-                if len(labels) != 1:
+                rows = [self.labelled[patient].row for patient in patients]
+                lack = self.outcome.lack(self.targets[rows]) if rows else None
+                if lack is None:
                     continue
-                word, first = printable(self.class_names[labels.pop()]), min(patients)
+                first = min(patients)
                 place = f", {fold.parts[first].place}" if first in fold.parts else ""
                 yield (
-                    f"{self.files}: {fold.name} {part} patients of one class only, {word}"
-                    f" ({count_of(len(patients), 'patient')}, such as {printable(first)}{place}). Both"
-                    " classes must be among its held-out and among its training patients."
+                    f"{self.files}: {fold.name} {part} {lack.what} ({count_of(len(patients), 'patient')},"
+                    f" such as {printable(first)}{place}). {lack.need} its held-out and among its training"
+                    " patients."
                 )
 
     def _groups(self, folds: Sequence[WrittenFold]) -> Iterator[str]:
@@ -181,32 +188,35 @@ class _Check:
 def read_folds(
     declared: Declaration,
     patients: Mapping[str, FoldPatient],
+    targets: np.ndarray | None,
     excluded: Collection[str],
     problems: Problems,
     *,
-    sound: bool = True,
     log: bool = True,
 ) -> OfficialFolds | None:
     """Read and check the official folds of a cohort; None if it declares none, or where they are wrong.
 
     patients: of the cohort's table; excluded: ids of the rows that the cohort leaves out
-    sound: whether ids, labels and groups of the table could be read; otherwise only the ids are compared
+    targets: of the patients; None where ids, targets and groups of the table could not be read, so that only
+        the ids are compared
     log: whether to log how many patients without a label are passed over
 
     Each repeat must hold out every labelled patient once. Reported are patients of no row, patients without a
     fold, patients that are tested never or twice, empty folds, folds with one class, and divided groups.
     """
     files = declared.splits.fold_files
-    labelled = {patient: known for patient, known in patients.items() if known.label >= 0}
+    labelled = {patient: known for patient, known in patients.items() if known.labelled}
     others = {*excluded, *(patients.keys() - labelled.keys())}
-    written = read_fold_tables(declared, files, others if sound else excluded, problems) if files else None
+    ignored = excluded if targets is None else others
+    written = read_fold_tables(declared, files, ignored, problems) if files else None
     if written is None:
         return None
-    names = some([*map(printable, files)])
-    check = _Check(names, written, labelled, others, declared.cohort.table, declared.class_names)
+    names, table = some([*map(printable, files)]), declared.cohort.table
+    known = np.empty(0) if targets is None else targets
+    check = _Check(names, written, labelled, others, table, declared.outcome, known)
     before = len(problems)
-    problems.extend(check.problems() if sound else check.unknown() if patients else ())
-    if len(problems) > before or not sound:
+    problems.extend(check.problems() if targets is not None else check.unknown() if patients else ())
+    if len(problems) > before or targets is None:
         return None
     if log:
         _log_passed_over(names, written, patients, excluded)
@@ -221,7 +231,7 @@ def _log_passed_over(
     counts = Counter(
         "excluded" if patient in excluded else "unlabelled"
         for patient in named
-        if patient in excluded or patients[patient].label < 0
+        if patient in excluded or not patients[patient].labelled
     )
     if counts:
         listed = " and ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))

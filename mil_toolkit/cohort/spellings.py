@@ -6,11 +6,11 @@ differ in it.
 
 import numpy as np
 
-from mil_toolkit.cohort.cells import is_missing, normal_form
 from mil_toolkit.cohort.dates import read_date
 from mil_toolkit.cohort.declaration import Declaration
 from mil_toolkit.cohort.kinds import MetadataColumn, parse_category
 from mil_toolkit.cohort.table import TextTable
+from mil_toolkit.core.cells import is_missing, normal_form
 
 
 def read_spellings(declared: Declaration, table: TextTable) -> dict[str, np.ndarray]:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mil_toolkit.cohort.cells import NUMBER, DateCell, is_missing, normal_form
 from mil_toolkit.cohort.delimited import read_delimited
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.workbook import is_workbook, problem_of_format, read_workbook
+from mil_toolkit.core.cells import NUMBER, DateCell, is_missing, normal_form
 from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.reading import MEBIBYTE, read_input
 from mil_toolkit.core.text import count_of, printable

@@ -5,6 +5,7 @@ import itertools
 import json
 import tomllib
 from collections.abc import Collection, Mapping
+from dataclasses import fields
 from datetime import date, datetime, time
 from pathlib import Path
 from types import NoneType
@@ -50,7 +51,8 @@ def keys_of(section: type) -> dict[str, tuple[type, ...]]:
 
     A field of type `X | None` is an optional key of type X; a tuple is a list in TOML.
     """
-    return {name: _toml_types(hint) for name, hint in get_type_hints(section).items()}
+    hints = get_type_hints(section)
+    return {field.name: _toml_types(hints[field.name]) for field in fields(section)}
 
 
 def _toml_types(hint: type) -> tuple[type, ...]:

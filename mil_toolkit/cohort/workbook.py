@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from mil_toolkit.cohort.cells import DateCell, NumberCell
 from mil_toolkit.cohort.problems import Problems
+from mil_toolkit.core.cells import DateCell, NumberCell
 from mil_toolkit.core.reading import MEBIBYTE
 from mil_toolkit.core.text import printable
 

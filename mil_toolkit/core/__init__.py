@@ -1,1 +1,1 @@
-"""The base of every other folder: files, locks, processes, devices, seeds and text. It knows no patients."""
+"""The base of every other folder: files, processes, devices, seeds, text, cells. It knows no patients."""

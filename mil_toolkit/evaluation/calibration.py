@@ -1,11 +1,13 @@
 """Calibration by slope and intercept, and rules that choose a threshold (see docs/evidence.md)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 from msgspec import Meta
+
+from mil_toolkit.evaluation.scoring import Predictions
 
 FEWEST_FOR_SLOPE = 20  # patients in the smaller class
 SMALLEST_SLOPE = 0.01
@@ -27,11 +29,28 @@ class Decision:
     intercept: float
     threshold: Annotated[float, Meta(ge=0, le=1)]
 
+    def predict(self, outputs: np.ndarray) -> Predictions:
+        """Return calibrated probabilities and decisions, in the shape of the logits."""
+        probabilities = self.probabilities(outputs)
+        return Predictions(probabilities, probabilities >= self.threshold)
+
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Return the calibrated probabilities of the positive class, in the shape of the logits."""
         from scipy.special import expit  # a study is read without scipy, whose import takes long
 
         return expit(self.slope * logits + self.intercept)
+
+    @property
+    def constants(self) -> dict[str, float]:
+        """The columns of a table of predictions that hold the same number in every row."""
+        return {"threshold": self.threshold}
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong with the numbers."""
+        if not 0 <= self.threshold <= 1:
+            yield f"the threshold {self.threshold} is not between 0 and 1"
+        if self.slope < 0:
+            yield f"the slope {self.slope} is negative"
 
 
 def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

@@ -7,8 +7,8 @@ import numpy as np
 
 from mil_toolkit.evaluation.bounds import quantile
 from mil_toolkit.evaluation.influence import spread
-from mil_toolkit.evaluation.methods import LOSSES, METHODS, Linear, Sample, linear
-from mil_toolkit.evaluation.metrics import METRICS, Metric, Predicted
+from mil_toolkit.evaluation.methods import Linear, Sample, is_bounded, is_loss, linear
+from mil_toolkit.evaluation.metrics import Metric, Predicted
 from mil_toolkit.evaluation.records import Comparison, Difference, Estimate, Optimism
 from mil_toolkit.evaluation.table import DRAWS, Table
 
@@ -24,9 +24,9 @@ def compare(one: Table, other: Table) -> Comparison:
     swaps, estimates = _draw_swaps(one), differences(one, other)
     tested = {
         name: Difference(
-            estimate.value, estimate.low, estimate.high, _p_value(one, other, METRICS[name], estimate, swaps)
+            estimate.value, estimate.low, estimate.high, _p_value(one, other, metric, estimate, swaps)
         )
-        for name, estimate in estimates.items()
+        for (name, estimate), metric in zip(estimates.items(), one.scoring.metrics.values(), strict=True)
     }
     return Comparison(float((one.decisions != other.decisions).sum(1).mean()), tested)
 
@@ -36,10 +36,10 @@ def optimism(inner: Table, outer: Table) -> Optimism:
     return differences(inner, outer)
 
 
-def differences(one: Table, other: Table, metrics: Iterable[str] = METRICS) -> dict[str, Estimate]:
-    """Return one minus other on the same patients, for the named metrics, with its paired interval."""
-    samples = Sample(one), Sample(other)
-    return {name: _difference(samples, name, METRICS[name]) for name in metrics}
+def differences(one: Table, other: Table, metrics: Iterable[str] | None = None) -> dict[str, Estimate]:
+    """Return one minus other on the same patients, with its paired interval; metrics: names, None for all."""
+    samples, known = (Sample(one), Sample(other)), one.scoring.metrics
+    return {name: _difference(samples, name, known[name]) for name in (known if metrics is None else metrics)}
 
 
 def _difference(samples: tuple[Sample, Sample], name: str, metric: Metric) -> Estimate:
@@ -50,7 +50,7 @@ def _difference(samples: tuple[Sample, Sample], name: str, metric: Metric) -> Es
         return Estimate(value if np.isfinite(value) else None, None, None)
     if _same(samples[0].table, samples[1].table):
         return Estimate(value, value, value)
-    return Estimate(value, *_interval(samples, name, value, one, other))
+    return Estimate(value, *_interval(samples, name, metric, value, one, other))
 
 
 def _same(one: Table, other: Table) -> bool:
@@ -60,7 +60,7 @@ def _same(one: Table, other: Table) -> bool:
 
 
 def _interval(
-    samples: tuple[Sample, Sample], name: str, value: float, one: Linear, other: Linear
+    samples: tuple[Sample, Sample], name: str, metric: Metric, value: float, one: Linear, other: Linear
 ) -> tuple[float, float]:
     """Return the interval of a difference by the variance of the paired influences.
 
@@ -71,12 +71,12 @@ def _interval(
     sample, z = samples[0], samples[0].z
     variance, freedom = spread(one.influence - other.influence, sample.units, one.strata)
     variance *= max(own.widening(name) for own in samples)
-    if name in LOSSES:
+    if is_loss(metric):
         half = quantile(freedom) * float(np.sqrt(variance))
         return value - half, value + half
     variance = max(variance, *(float(np.square(own.influence).max()) for own in (one, other)))
     half = z * float(np.sqrt(variance + (one.excess(z) + other.excess(z)) / 2))
-    most = 1.0 if name in METHODS else np.inf
+    most = 1.0 if is_bounded(metric) else np.inf
     return max(-most, value - half), min(most, value + half)
 
 
@@ -86,7 +86,7 @@ def _interval(
 def _p_value(one: Table, other: Table, metric: Metric, estimate: Estimate, swaps: np.ndarray) -> float | None:
     if estimate.value is None:
         return None
-    swapped = np.concatenate([_swapped(one, other, metric, part) for part in _parts(one.labels, swaps)])
+    swapped = np.concatenate([_swapped(one, other, metric, part) for part in _parts(one.strata, swaps)])
     extreme = np.sum(np.abs(swapped) >= abs(estimate.value) - 1e-12)
     return (1 + float(extreme)) / (1 + len(swaps))
 
@@ -97,9 +97,10 @@ def _draw_swaps(table: Table, seed: int = 1) -> np.ndarray:
     return (np.random.default_rng(seed).random((DRAWS, units.max() + 1)) < 0.5)[:, units]
 
 
-def _parts(labels: np.ndarray, swaps: np.ndarray) -> list[np.ndarray]:
-    """Return the swaps in parts whose comparisons of pairs fit into memory."""
-    pairs = int((labels == 1).sum() * (labels == 0).sum())
+def _parts(strata: np.ndarray, swaps: np.ndarray) -> list[np.ndarray]:
+    """Return the swaps in parts whose comparisons of pairs of different strata fit into memory."""
+    counts = np.unique(strata, return_counts=True)[1]
+    pairs = int(counts.sum() ** 2 - (counts**2).sum()) // 2
     return np.array_split(swaps, max(1, len(swaps) * pairs // _AT_ONCE))
 
 
@@ -114,8 +115,10 @@ def _swapped(one: Table, other: Table, metric: Metric, swaps: np.ndarray) -> np.
 
 
 def _mixed(mine: Predicted, theirs: Predicted, swaps: np.ndarray) -> Predicted:
+    several = mine.probabilities.ndim > mine.decisions.ndim  # values for each patient, in a last axis
+    of_values = swaps[..., None] if several else swaps
     return replace(
         mine,
-        probabilities=np.where(swaps, theirs.probabilities, mine.probabilities),
+        probabilities=np.where(of_values, theirs.probabilities, mine.probabilities),
         decisions=np.where(swaps, theirs.decisions, mine.decisions),
     )

@@ -44,16 +44,16 @@ def spread(influence: np.ndarray, units: np.ndarray, strata: np.ndarray) -> Spre
 def design_effect(table: Table) -> float:
     """Return how many times the variance of a mean grows because patients of a group are alike.
 
-    It is measured on the distances of probability and label, which show a dependence also where no decision
+    It is measured on the distances of prediction and target, which show a dependence also where no decision
     is wrong, and lies between 1 and the mean size of a patient's group.
     """
     if table.groups is None:
         return 1.0
-    distances = np.abs(table.probabilities - table.labels).mean(0)
-    for label in (0, 1):
-        distances[table.labels == label] -= distances[table.labels == label].mean()
+    distances, strata = table.scoring.errors(table.labels, table.probabilities).mean(0), table.strata
+    for stratum in np.unique(strata):
+        distances[strata == stratum] -= distances[strata == stratum].mean()
     alone = float(distances @ distances)
-    grouped = spread(distances, table.units, table.labels).variance
+    grouped = spread(distances, table.units, strata).variance
     return float(np.clip(grouped / alone if alone > 0 else np.inf, 1, mean_size(table.units)))
 
 

@@ -6,7 +6,7 @@ from mil_toolkit.evaluation.bounds import LEVEL, exact_interval, wilson
 from mil_toolkit.evaluation.calibration_error import expected_if_calibrated
 from mil_toolkit.evaluation.comparisons import compare, optimism
 from mil_toolkit.evaluation.methods import Sample, linear
-from mil_toolkit.evaluation.metrics import BINS, METRICS, Metric, bins_of
+from mil_toolkit.evaluation.metrics import BINS, Metric, bins_of, calibration_error
 from mil_toolkit.evaluation.records import ReliabilityBin, Score, Scores
 from mil_toolkit.evaluation.table import DRAWS, Table, draw_patients
 
@@ -45,7 +45,7 @@ def scores_with_intervals(table: Table) -> Scores:
     expectation is returned beside it instead.
     """
     sample = Sample(table)
-    return {name: _score(sample, name, metric) for name, metric in METRICS.items()}
+    return {name: _score(sample, name, metric) for name, metric in table.scoring.metrics.items()}
 
 
 def _score(sample: Sample, name: str, metric: Metric) -> Score:
@@ -53,7 +53,7 @@ def _score(sample: Sample, name: str, metric: Metric) -> Score:
     value = table.score(metric)
     found = linear(sample, name, value)
     low, high = (None, None) if found is None else found.bounds[:2]
-    expected = expected_if_calibrated(table.probabilities) if name == "calibration_error" else None
+    expected = expected_if_calibrated(table.probabilities) if metric.of is calibration_error else None
     known = value if np.isfinite(value) else None
     return Score(known, low, high, len(table.labels), len(table.probabilities), expected)
 

@@ -9,6 +9,7 @@ scores of a single model are not widened.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 
@@ -31,7 +32,7 @@ from mil_toolkit.evaluation.influence import (
     mean_size,
     spread,
 )
-from mil_toolkit.evaluation.metrics import METRICS
+from mil_toolkit.evaluation.metrics import METRICS, Metric, Score
 from mil_toolkit.evaluation.table import Table
 
 # The variance of a score from cross-validation on n patients is (1 + TRAINING / n) times that over patients
@@ -68,6 +69,10 @@ class Linear:
         return max(0.0, implied**2 - self.bounds.variance)
 
 
+Method: TypeAlias = Callable[["Sample", str, float], Linear]
+"""A function of a sample, a metric's name and its value, which returns the interval."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """A table, with properties that the intervals of all its scores share."""
@@ -82,7 +87,7 @@ class Sample:
     @cached_property
     def alike(self) -> np.ndarray:
         """A single stratum, (n,)."""
-        return np.zeros_like(self.table.labels)
+        return np.zeros(len(self.table.labels), dtype=int)
 
     @cached_property
     def design(self) -> float:
@@ -111,19 +116,35 @@ class Sample:
 
 def linear(sample: Sample, name: str, value: float) -> Linear | None:
     """Return interval and influences of the metric called `name`; None if it has no interval or is NaN."""
-    if not METRICS[name].resampled or not np.isfinite(value):
+    metric = sample.table.scoring.metrics[name]
+    if not metric.resampled or not np.isfinite(value):
         return None
-    return METHODS.get(name, _by_derivative)(sample, name, value)
+    return method_of(metric)(sample, name, value)
+
+
+def method_of(metric: Metric) -> Method:
+    """Return the method of a metric's interval."""
+    return METHOD_OF.get(metric.of, _by_derivative)
+
+
+def is_loss(metric: Metric) -> bool:
+    """Return whether a metric is a mean of losses, which have no upper bound."""
+    return method_of(metric) is _loss
+
+
+def is_bounded(metric: Metric) -> bool:
+    """Return whether a metric is known to lie between 0 and 1."""
+    return metric.of in METHOD_OF and not is_loss(metric)
 
 
 def _by_derivative(sample: Sample, name: str, value: float) -> Linear:
     """Return the symmetric interval of a metric that has no method of its own."""
     weights = 1 + STEP * np.eye(len(sample.units))
-    influence = (sample.table.scores(METRICS[name], weights) - value) / STEP
-    observed, freedom = spread(influence, sample.units, sample.table.labels)
+    influence = (sample.table.scores(sample.table.scoring.metrics[name], weights) - value) / STEP
+    observed, freedom = spread(influence, sample.units, sample.table.strata)
     variance = observed * sample.widening(name)
     half = quantile(freedom) * float(np.sqrt(variance))
-    return Linear(Bounds(value - half, value + half, variance), influence, sample.table.labels)
+    return Linear(Bounds(value - half, value + half, variance), influence, sample.table.strata)
 
 
 # Proportions.
@@ -261,7 +282,7 @@ def _loss(sample: Sample, name: str, value: float) -> Linear:
 
 LOSSES = ("balanced_log_loss", "log_loss", "brier")
 CALIBRATED = (*LOSSES, "auc_pooled")
-METHODS: dict[str, Callable[[Sample, str, float], Linear]] = {
+METHODS: dict[str, Method] = {
     "balanced_log_loss": _loss,
     "log_loss": _loss,
     "accuracy": _share,
@@ -275,3 +296,5 @@ METHODS: dict[str, Callable[[Sample, str, float], Linear]] = {
     "ppv": _predictive_value,
     "npv": _predictive_value,
 }
+METHOD_OF: dict[Score, Method] = {METRICS[name].of: method for name, method in METHODS.items()}
+"""The methods by the function of the metric, since metrics of several outcomes may share a name."""

@@ -21,6 +21,9 @@ class Predicted:
     labels: (n,) of 0 and 1; folds: (n,), the outer fold that held the patient out
     probabilities: (..., n), of the positive class; decisions: (..., n), True if predicted positive
     prevalence: share of positives for the predictive values; None uses the share among the weighted patients
+
+    For other outcomes than two classes, `labels` are the targets (n, ...), `probabilities` the predicted
+    values (..., n) or (..., n, V), and `decisions` (..., n) what is decided from them.
     """
 
     labels: np.ndarray
@@ -45,6 +48,10 @@ class Metric:
     of: Score
     higher_is_better: bool = True
     resampled: bool = True
+
+    def value(self, predicted: Predicted) -> float:
+        """Return the score of predictions in which all patients count alike."""
+        return float(self.of(predicted, np.ones(len(predicted.labels))))
 
     def score(self, labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> float:
         """Return the score of predictions from a single fold: labels (n,), probabilities (n,).

@@ -45,17 +45,19 @@ class Units:
     strata: np.ndarray
 
     @classmethod
-    def of(cls, labels: np.ndarray, groups: np.ndarray | None = None) -> "Units":
-        """Return patients or groups in strata of their class, or in one stratum if a group has both classes.
+    def of(cls, strata: np.ndarray, groups: np.ndarray | None = None) -> "Units":
+        """Return patients or groups in strata of their class, or in one stratum if a group has several.
+
+        strata: (n,) the class of each patient, or the stratum if the outcome has no classes
 
         >>> Units.of(np.array([1, 1, 0]), np.array(["a", "a", "b"])).strata.tolist()
         [1.0, 0.0]
         """
         if groups is None:
-            return cls(np.arange(len(labels)), labels)
+            return cls(np.arange(len(strata)), strata)
         names, places = np.unique(groups, return_inverse=True)
-        shares = np.bincount(places, labels) / np.bincount(places)  # of positives
-        return cls(places, shares if np.isin(shares, (0, 1)).all() else np.zeros(len(names)))
+        means = np.bincount(places, strata) / np.bincount(places)
+        return cls(places, means if np.array_equal(means[places], strata) else np.zeros(len(names)))
 
 
 def max_t(
@@ -64,12 +66,14 @@ def max_t(
     candidates: Sequence[Predicted],
     groups: np.ndarray | None = None,
     level: float = LEVEL,
+    strata: np.ndarray | None = None,
 ) -> MaxT:
     """Test which candidates are better than the reference, with one error probability for all of them.
 
     reference, candidates: predictions for the same n patients
     groups: (n,), patients of a group are resampled together; None resamples patients
     level: probability that no candidate surpasses the reference if none is better
+    strata: (n,), within which patients are resampled; None for those of the labels
 
     The test for superior predictive ability of Hansen 2005 (Journal of Business & Economic Statistics 23),
     after the reality check of White 2000: patients are resampled, paired between all candidates. The
@@ -80,18 +84,15 @@ def max_t(
 
     The predictions are taken as given: the test does not know how much other seeds would change them.
     """
-    units, sign = Units.of(reference.labels, groups), 1 if metric.higher_is_better else -1
-    value, share = _score(metric, reference), _shares(metric, reference, units)
-    leads = sign * np.array([_score(metric, candidate) - value for candidate in candidates])
+    units = Units.of(reference.labels if strata is None else strata, groups)
+    sign = 1 if metric.higher_is_better else -1
+    value, share = metric.value(reference), _shares(metric, reference, units)
+    leads = sign * np.array([metric.value(candidate) - value for candidate in candidates])
     shares = sign * np.stack([_shares(metric, candidate, units) - share for candidate in candidates])
     errors = np.sqrt((shares**2).sum(1))
     if len(units.strata) < FEWEST_UNITS:
         return MaxT(leads, errors, np.inf)
     return MaxT(leads, errors, _critical(leads, errors, shares @ draw_patients(units.strata).T, units, level))
-
-
-def _score(metric: Metric, predicted: Predicted) -> float:
-    return float(metric.of(predicted, np.ones(len(predicted.labels))))
 
 
 def _shares(metric: Metric, predicted: Predicted, units: Units) -> np.ndarray:
@@ -100,7 +101,7 @@ def _shares(metric: Metric, predicted: Predicted, units: Units) -> np.ndarray:
         np.arange(len(units.strata)), 1 + units.strata.size * units.places.size // _AT_ONCE
     )
     without = [metric.of(predicted, (units.places != block[:, None]).astype(float)) for block in blocks]
-    changes = _score(metric, predicted) - np.concatenate(without)
+    changes = metric.value(predicted) - np.concatenate(without)
     for stratum in np.unique(units.strata):
         changes[units.strata == stratum] -= changes[units.strata == stratum].mean()
     return changes

@@ -1,6 +1,6 @@
 """Stratified splits of patients that keep declared groups together."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.text import count_of
 
 MOST_BINS = 4  # of age
+TWO_CLASSES = {1: "positive", 0: "negative"}
 _SINGLE_SPLIT_FOLDS = 5  # a single 80/20 split is one of five folds
 
 
@@ -63,10 +64,12 @@ def make_splits(
     seed: int,
     ages: np.ndarray | None = None,
     groups: np.ndarray | None = None,
+    names: Mapping[int, str] = TWO_CLASSES,
 ) -> tuple[list[Split], int]:
     """Split n labelled patients into stratified folds; return the splits and the number of age bins used.
 
-    labels: (n,) of 0 and 1; ages: (n,) in years, NaN if unknown; groups: (n,)
+    labels: (n,) classes or other strata; ages: (n,) in years, NaN if unknown; groups: (n,)
+    names: of the strata that every fold needs, by number
     folds: 1 gives a single 80/20 split
 
     The strata are the labels, combined with age bins if ages are given. Groups are never split; with groups,
@@ -78,9 +81,9 @@ def make_splits(
     >>> [len(split.test) for split in splits]
     [4, 4, 4]
     """
-    _check_enough(labels, folds, groups)
+    _check_enough(labels, folds, groups, names)
     if groups is not None:
-        return _grouped(labels, groups, folds, seed), 1
+        return _grouped(labels, groups, folds, seed, names), 1
     bins, count = (
         age_bins(labels, ages, _smallest_stratum(folds))
         if ages is not None
@@ -101,12 +104,14 @@ def _stratified(strata: np.ndarray, folds: int, seed: int) -> list[Split]:
     return _sorted_splits(splitter.split(strata, strata))
 
 
-def _grouped(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[Split]:
+def _grouped(
+    labels: np.ndarray, groups: np.ndarray, folds: int, seed: int, names: Mapping[int, str]
+) -> list[Split]:
     from sklearn.model_selection import StratifiedGroupKFold  # only to make splits
 
     splitter = StratifiedGroupKFold(_smallest_stratum(folds), shuffle=True, random_state=seed)
     splits = _sorted_splits(splitter.split(labels, labels, groups))
-    incomplete = [str(number) for number, split in enumerate(splits, 1) if _lacks_class(labels, split)]
+    incomplete = [str(number) for number, split in enumerate(splits, 1) if _lacks_class(labels, split, names)]
     if incomplete:
         raise DataError(
             f"with the declared groups, fold {', '.join(incomplete)} of {len(splits)} has no patients of one"
@@ -138,8 +143,8 @@ def leave_one_group_out(labels: np.ndarray, groups: np.ndarray) -> list[Split]:
     return splits
 
 
-def _lacks_class(labels: np.ndarray, split: Split) -> bool:
-    return any(len(np.unique(labels[part])) < 2 for part in (split.train, split.test))
+def _lacks_class(labels: np.ndarray, split: Split, names: Mapping[int, str]) -> bool:
+    return any(not names.keys() <= set(labels[part].tolist()) for part in (split.train, split.test))
 
 
 def _sorted_splits(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> list[Split]:
@@ -151,9 +156,11 @@ def _smallest_stratum(folds: int) -> int:
     return _SINGLE_SPLIT_FOLDS if folds == 1 else folds
 
 
-def _check_enough(labels: np.ndarray, folds: int, groups: np.ndarray | None) -> None:
+def _check_enough(
+    labels: np.ndarray, folds: int, groups: np.ndarray | None, names: Mapping[int, str]
+) -> None:
     problems = []
-    for label, name in ((1, "positive"), (0, "negative")):
+    for label, name in names.items():
         chosen = labels == label
         count = int(chosen.sum()) if groups is None else len(np.unique(groups[chosen]))
         if count < _smallest_stratum(folds):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mil_toolkit.evaluation.metrics import Metric, Predicted
+from mil_toolkit.evaluation.scoring import BINARY, Scoring
 
 DRAWS = 2000  # resamples of a band, and permutations of a test
 
@@ -21,6 +22,7 @@ class Table:
     """Predictions of n patients in R repeats, as arrays in the order of the patients' ids.
 
     labels: (n,) of 0 and 1; folds, probabilities, decisions: (R, n)
+    scoring: of the outcome; for others than two classes, see `Predicted` for the shapes
     prevalence: share of positives for the predictive values; None uses the share among the patients
     groups: (n,), patients of one group depend on each other; None: every patient is a group
     selected_from: number of patients of the table that these were selected from; None if they are all
@@ -34,9 +36,12 @@ class Table:
     prevalence: float | None = None
     groups: np.ndarray | None = None
     selected_from: int | None = None
+    scoring: Scoring = BINARY
 
     @classmethod
-    def of(cls, predictions: pd.DataFrame, prevalence: float | None = None) -> "Table":
+    def of(
+        cls, predictions: pd.DataFrame, prevalence: float | None = None, scoring: Scoring = BINARY
+    ) -> "Table":
         """Convert a table of predictions, in which every repeat must have the same patients.
 
         >>> rows = {"repeat": [1, 1], "fold": [1, 2], "patient_id": ["P2", "P1"], "label": [0, 1],
@@ -45,13 +50,16 @@ class Table:
         ('P1', 'P2')
         """
         wide = predictions.pivot(index="repeat", columns="patient_id")
-        labels = wide["label"].to_numpy()[0].astype(int)
-        ids = tuple(map(str, wide["label"].columns))
-        decisions = wide["prediction"].to_numpy() == 1
-        folds, probabilities = wide["fold"].to_numpy(), wide["probability"].to_numpy(float)
+        ids = tuple(map(str, wide["fold"].columns))
+        folds = wide["fold"].to_numpy()
+        labels = scoring.targets_of({name: wide[name].to_numpy()[0] for name in scoring.targets})
+        probabilities = scoring.values_of({name: wide[name].to_numpy() for name in scoring.values})
+        decisions = np.zeros_like(folds)
+        if scoring.decision is not None:
+            decisions = scoring.decided(wide[scoring.decision].to_numpy())
         grouped = "group" in predictions and predictions["group"].notna().all()
         groups = wide["group"].to_numpy()[0].astype(str) if grouped else None
-        return cls(ids, labels, folds, probabilities, decisions, prevalence, groups)
+        return cls(ids, labels, folds, probabilities, decisions, prevalence, groups, scoring=scoring)
 
     def select(self, patient_ids: Sequence[str]) -> "Table":
         """Return the predictions of these patients only, in this order."""
@@ -71,6 +79,11 @@ class Table:
     def cross_validated(self) -> int:
         """The number of patients on whom the models were trained and scored in turn."""
         return self.selected_from or len(self.labels)
+
+    @property
+    def strata(self) -> np.ndarray:
+        """The stratum of each patient, (n,): the class, if there are classes."""
+        return self.scoring.strata(self.labels)
 
     @property
     def one_model(self) -> bool:
@@ -96,13 +109,12 @@ class Table:
     def _fold_score(self, repeat: int, fold: float, metric: Metric) -> float:
         inside = self.folds[repeat] == fold
         labels = self.labels[inside]
-        if len(np.unique(labels)) < 2:
+        if not self.scoring.scorable(labels):
             return np.nan
         probabilities, decisions, folds = (
             rows[repeat][inside] for rows in (self.probabilities, self.decisions, self.folds)
         )
-        predicted = Predicted(labels, probabilities, decisions, folds, self.prevalence)
-        return float(metric.of(predicted, np.ones(len(labels))))
+        return metric.value(Predicted(labels, probabilities, decisions, folds, self.prevalence))
 
     def scores(self, metric: Metric, weights: np.ndarray) -> np.ndarray:
         """Return a metric averaged over repeats, (draws,), given weights (draws, n) of the patients."""
@@ -118,7 +130,8 @@ def draw_patients(
 ) -> np.ndarray:
     """Return how often each patient is drawn in each bootstrap resample, (draws, n).
 
-    labels: (n,); groups: (n,), drawn as a whole; None draws patients
+    labels: (n,), or the strata of an outcome without classes; groups: (n,), drawn as a whole; None draws
+        patients
 
     The classes are resampled separately, so that each keeps its number of patients. Groups are resampled
     separately by the classes that they hold, so that no resample lacks a class.

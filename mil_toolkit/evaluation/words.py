@@ -1,6 +1,6 @@
 """Scores, intervals and paired comparisons as text, for summaries, the report and the model card."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from mil_toolkit.config import ThresholdRule
 from mil_toolkit.core.text import count_of
@@ -47,9 +47,9 @@ def metric_title(name: str) -> str:
     return words[0].upper() + words[1:]
 
 
-def table_metrics(primary: str) -> list[str]:
-    """Return the metrics that a summary shows, among them the primary one."""
-    return list(dict.fromkeys([*TABLE, primary]))
+def table_metrics(primary: str, known: Collection[str]) -> list[str]:
+    """Return the metrics that a summary shows, among them the primary one; known: those of the outcome."""
+    return list(dict.fromkeys([*(name for name in TABLE if name in known), primary]))
 
 
 def number(value: float | None, sign: str = "") -> str:

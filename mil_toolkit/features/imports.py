@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mil_toolkit.cohort.cells import normal_form
 from mil_toolkit.cohort.declaration import COHORT_NAME
+from mil_toolkit.core.cells import normal_form
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.file_state import UNKNOWN_MTIME
 from mil_toolkit.core.files import digest_file, remove_dead_temporaries

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mil_toolkit.cohort.cells import is_missing, normal_form
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import TextTable, read_table
+from mil_toolkit.core.cells import is_missing, normal_form
 from mil_toolkit.core.text import count_of, each_or_most, printable
 from mil_toolkit.features.feature_files import FeatureFile
 

@@ -17,9 +17,9 @@ from mil_toolkit.model.views import pooling_of
 
 
 class Logits(NamedTuple):
-    """Logits of the positive class, (K, B) each; `image` and `metadata` only with late fusion.
+    """Outputs of the head, (K, B) each, or (K, B, C) if it has several; branches only with late fusion.
 
-    losses: (K, B, C), the loss of the pooling's predictions of instances, see `Terms`; None for none
+    losses: (K, B, classes), the loss of the pooling's predictions of instances, see `Terms`; None for none
     """
 
     total: Tensor
@@ -67,6 +67,7 @@ class MILModel(nn.Module):
     metadata_width: M encoded columns, 0 without metadata
     generators: K, one per member, which draw the initial weights
     view_widths: of several views, the columns of each, D in total
+    outputs: C, the number of outputs for each patient
 
     Raises UsageError if the model has neither images nor metadata.
     """
@@ -78,9 +79,10 @@ class MILModel(nn.Module):
         metadata_width: int,
         generators: Sequence[torch.Generator],
         view_widths: Sequence[int] = (),
+        outputs: int = 1,
     ):
         super().__init__()
-        self.config, self.view_widths = config, tuple(view_widths)
+        self.config, self.view_widths, self.outputs = config, tuple(view_widths), outputs
         images = config.image_branch and embedding_width > 0
         branch = METADATA_BRANCHES[config.metadata_branch] if metadata_width > 0 else None
         if not images and branch is None:
@@ -97,10 +99,11 @@ class MILModel(nn.Module):
         branch_width = self.branch.width if self.branch else 0
         self.late = config.fusion == "late" and images and branch is not None
         if self.late:
-            self.image_classifier = Linear(image_width, 1, generators, zero=config.zero_start)
-            self.metadata_classifier = Linear(branch_width, 1, generators, zero=config.zero_start)
+            self.image_classifier = Linear(image_width, outputs, generators, zero=config.zero_start)
+            self.metadata_classifier = Linear(branch_width, outputs, generators, zero=config.zero_start)
         else:
-            self.classifier = Linear(image_width + branch_width, 1, generators, zero=config.zero_start)
+            width = image_width + branch_width
+            self.classifier = Linear(width, outputs, generators, zero=config.zero_start)
 
     def dropouts(self, instances: int, bags: int) -> list[tuple[int, int, float]]:
         """Return rows, columns and rate of each dropout of a forward pass, in order, without those of rate 0.
@@ -115,20 +118,20 @@ class MILModel(nn.Module):
         return [shape for shape in shapes if shape[-1]]
 
     @torch.no_grad()
-    def start_at(self, logistic: Tensor) -> None:
-        """Initialise the metadata's weights in the classifier with those of logistic regressions.
+    def start_at(self, linear: Tensor) -> None:
+        """Initialise the metadata's weights in the classifier with those of linear models.
 
-        logistic: (K, M + 1), the intercept last; the metadata branch has to be `MetadataDirect`
+        linear: (K, M + 1, C), the intercepts last; the metadata branch has to be `MetadataDirect`
         """
         classifier = self.metadata_classifier if self.late else self.classifier
-        classifier.weight[:, 1 - logistic.shape[1] :, 0] = logistic[:, :-1]
-        classifier.bias[:, 0, 0] = logistic[:, -1]
+        classifier.weight[:, 1 - linear.shape[1] :] = linear[:, :-1]
+        classifier.bias[:, 0] = linear[:, -1]
 
     def forward(self, bags: Instances | None, metadata: Tensor, dropout: Dropout = keep_all) -> Logits:
         """Compute the logits of B bags.
 
         bags: their instances, None without images
-        Shapes: metadata (K, B, M) -> (K, B)
+        Shapes: metadata (K, B, M) -> (K, B), or (K, B, C) if the head has several outputs
         Bags beyond the B rows of metadata are dropped: they only pad the instances to a round number.
         """
         parts, terms = [], Terms()
@@ -140,15 +143,19 @@ class MILModel(nn.Module):
             parts.append(self.branch(metadata, dropout))
         if not self.late:
             joint = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
-            return Logits(_added(self.classifier(joint).squeeze(-1), terms), losses=terms.losses)
-        image = _added(self.image_classifier(parts[0]).squeeze(-1), terms)
-        clinical = self.metadata_classifier(parts[1]).squeeze(-1)
+            return Logits(_added(self._shaped(self.classifier(joint)), terms), losses=terms.losses)
+        image = _added(self._shaped(self.image_classifier(parts[0])), terms)
+        clinical = self._shaped(self.metadata_classifier(parts[1]))
         return Logits(image + clinical, image, clinical, terms.losses)
 
     def attention(self, bags: Instances) -> Tensor:
         """Return each instance's share in its pooled bag: (K, n), summing to one within each bag."""
         assert self.pooling is not None
         return self.pooling.attention(bags if self.network is None else self.network(bags))
+
+    def _shaped(self, outputs: Tensor) -> Tensor:
+        """Return a single output without its axis: (K, B, 1) -> (K, B)."""
+        return outputs.squeeze(-1) if self.outputs == 1 else outputs
 
     def _pool(self, bags: Instances, count: int, dropout: Dropout) -> tuple[Tensor, Terms]:
         """Return the first `count` bags as pooled, (K, count, width), and what the pooling predicts."""

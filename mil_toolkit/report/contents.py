@@ -96,21 +96,24 @@ class Contents:
     @cached_property
     def table(self) -> Table:
         """The predictions as arrays."""
-        return Table.of(self.predictions, self.study.config.prevalence)
+        return self.study.table(self.predictions)
 
     @cached_property
     def metadata_table(self) -> Table | None:
         """The outer predictions of the baseline on metadata only, of the same patients as `table`."""
         if self.metadata is None or not self.nested:
             return None
-        table = Table.of(self.metadata, self.study.config.prevalence)
+        table = self.study.table(self.metadata)
         return table.select(self.table.patient_ids)
 
     @property
-    def class_names(self) -> tuple[str, str]:
-        """Names of class 0 and class 1; short ones are explained."""
-        negative, positive = self.patients.class_names if self.patients else ("0", "1")
-        return _explained("negative", negative), _explained("positive", positive)
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; short ones of two classes are explained."""
+        outcome = self.study.outcome
+        names = self.patients.class_names if self.patients else outcome.class_names
+        if len(names) != 2 or len(outcome.stratum_names) != 2:
+            return names
+        return tuple(_explained(outcome.stratum_names[number], name) for number, name in enumerate(names))
 
     @property
     def uses_images(self) -> bool:
@@ -178,7 +181,7 @@ def _metadata_predictions(study: Study) -> pd.DataFrame | None:
     if not exists(study.rivals):
         return None
     rows = read_predictions(study.rivals)
-    metadata = rows[rows["rival"] == METADATA]
+    metadata = rows[rows["rival"] == METADATA[study.outcome.kind]]
     return None if metadata.empty else metadata.drop(columns="rival")
 
 

@@ -9,12 +9,13 @@ from mil_toolkit.report.drawing import style
 from mil_toolkit.report.gallery import Naming
 from mil_toolkit.report.sections.ablation import AblationSection, ablation_section
 from mil_toolkit.report.sections.attention import AttentionSection, attention_section
-from mil_toolkit.report.sections.data import DataSection, data_section
+from mil_toolkit.report.sections.by_outcome import OUTCOME_SECTIONS
+from mil_toolkit.report.sections.data import DataSection
 from mil_toolkit.report.sections.overview import Overview, overview
 from mil_toolkit.report.sections.reporting import ReportingSection, reporting_section
-from mil_toolkit.report.sections.scores import ScoresSection, scores_section
+from mil_toolkit.report.sections.scores import ScoresSection
 from mil_toolkit.report.sections.search import SearchSection, search_section
-from mil_toolkit.report.sections.use import UseSection, use_section
+from mil_toolkit.report.sections.use import UseSection
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Page:
     anonymise: bool
     nested: bool
     repeats: int
-    class_names: tuple[str, str]
+    class_names: tuple[str, ...]
     overview: Overview
     scores: ScoresSection
     use: UseSection
@@ -44,6 +45,7 @@ class Page:
 
 def lay_out(contents: Contents, anonymise: bool) -> Page:
     """Draw all figures of a study, and return its page."""
+    own = OUTCOME_SECTIONS[contents.study.outcome.kind]
     with style():
         return Page(
             title=printable(contents.study.folder.resolve().name),
@@ -54,10 +56,10 @@ def lay_out(contents: Contents, anonymise: bool) -> Page:
             repeats=contents.own_scores[contents.primary_metric].repeats,
             class_names=contents.class_names,
             overview=overview(contents, anonymise),
-            scores=scores_section(contents),
-            use=use_section(contents),
+            scores=own.scores(contents),
+            use=own.use(contents),
             search=search_section(contents),
-            data=data_section(contents, anonymise),
+            data=own.data(contents, anonymise),
             attention=attention_section(contents, Naming(anonymise)),
             ablation=ablation_section(contents.ablation) if contents.ablation else None,
             reporting=reporting_section(contents),

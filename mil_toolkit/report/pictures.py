@@ -113,7 +113,7 @@ class ViewSamples:
 
 
 def samples_of(
-    pictures: Pictures, cases: Sequence[Case], class_names: tuple[str, str], as_seen: bool = False
+    pictures: Pictures, cases: Sequence[Case], class_names: tuple[str, ...], as_seen: bool = False
 ) -> list[Sample]:
     """Return the images of highest attention of the SAMPLES most confident correct patients of each class.
 

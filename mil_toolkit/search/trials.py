@@ -45,7 +45,9 @@ class FinishedTrial:
 
     @property
     def logits(self) -> np.ndarray | None:
-        """The logits of the held-out patients of the inner folds, (n,) float32, in the order of the patients.
+        """The logits of the held-out patients of the inner folds, float32, in the order of the patients.
+
+        (n,), or flat (n * C,) if the head has several outputs.
 
         Of a complete trial at its chosen epoch, of a pruned one at its best epoch.
         """

@@ -289,7 +289,8 @@ def _refit_and_predict(workspace: Workspace, search: Search, chosen: Chosen, tes
     seed = members_path(workspace.config.seed, search.path)
     members, device, dtype = workspace.config.members, workspace.device, workspace.dtype
     head = refit(train, chosen.config, chosen.epoch, members, seed, device, dtype)
-    return without_members(outer_predictions(search, test, head.apply(test).logits, chosen.decision))
+    predictions = outer_predictions(search, test, head.apply(test).logits, chosen.decision)
+    return without_members(predictions, test.outcome.scoring)
 
 
 # A separate search for each variant.
@@ -319,7 +320,7 @@ def _read_result(study: Study, search: Search) -> FoldResult:
     """Read what a study chose and predicted in an outer fold."""
     files = study.search_folder(search)
     best = files.read_best()
-    predictions = without_members(read_predictions(files.predictions))
+    predictions = without_members(read_predictions(files.predictions), study.outcome.scoring)
     epochs = read_epochs(files.epochs(best.number))
     return FoldResult(search.path, Chosen(best.config, best.epoch, best.decision), predictions, epochs)
 
@@ -355,13 +356,12 @@ def _scores(
     data: Data, trials: int | None, variants: Sequence[Variant], results: Results, left_out: Reasons
 ) -> AblationScores:
     own = [variant.name for variant in variants if variant.source == 0]
-    prevalence = data.study.config.prevalence
     return AblationScores(
         retuned=trials,
         features=list(data.features),
         images_of_equal_bags=data.images_of_equal_bags,
-        variants=score_variants(results, own, prevalence),
-        gains=gains(results, prevalence),
+        variants=score_variants(results, own, data.study.table),
+        gains=gains(results, data.study.table),
         left_out=left_out,
         primary_metric=data.study.config.primary_metric,
     )

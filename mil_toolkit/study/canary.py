@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import ALONE, OFFICIAL, RunConfig, StudyConfig
+from mil_toolkit.config import ALONE, OFFICIAL, RunConfig, StudyConfig, for_outcome
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import temporary_folder
 from mil_toolkit.core.locks import exclusive
@@ -19,8 +19,6 @@ from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.seeds import derive_seed, shuffled_labels_path
 from mil_toolkit.core.text import printable
 from mil_toolkit.core.threads import fixed_threads
-from mil_toolkit.evaluation.intervals import Table
-from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.shuffles import draw_shuffles
 from mil_toolkit.search.storage import MemoryStorage, quiet_optuna
 from mil_toolkit.study.canary_result import Canary
@@ -72,7 +70,8 @@ def run_canary(
     (official, or of groups) and shuffled labels leave no outer folds to score.
     """
     check_outer_folds(cohort, config)
-    labelled, config = cohort.labelled(), with_features(config, features)
+    config = for_outcome(with_features(config, features), cohort.outcome.kind)
+    labelled = cohort.labelled()
     with exclusive(folder) as lock, fixed_threads(config.threads):
         study = Study.begin(folder, config, cohort, features)  # refuses the folder of another study
         canary = study.read_canary()
@@ -118,7 +117,7 @@ class _ShuffledRun:
     def do(self, patients: Patients, progress: Progress) -> float:
         """Return the outer AUC of a small study on shuffled labels, in a temporary folder."""
         begun = time.monotonic()
-        shuffled = replace(patients, labels=self.cohort.labels.astype(np.int64))
+        shuffled = replace(patients, labels=self.cohort.labels.astype(patients.labels.dtype))
         with temporary_folder(self.study.folder) as temporary:
             run = Study(temporary, self.config, replace(self.study.description, study=self.config))
             auc = _outer_auc(run, self.cohort, shuffled, self.device)
@@ -178,11 +177,12 @@ def _shuffled(labelled: Cohort, config: StudyConfig, random: np.random.Generator
 
 def _draws(labelled: Cohort, random: np.random.Generator) -> Iterator[np.ndarray]:
     """Yield shuffled labels: of whole groups, where there are groups, and then of the patients."""
+    places = np.arange(len(labelled))
     if labelled.groups is not None:
         for _ in range(MOST_SHUFFLES):
-            yield draw_shuffles(labelled.labels, labelled.groups, random, 1)[0]
+            yield labelled.labels[draw_shuffles(places, labelled.groups, random, 1)[0]]
     for _ in range(MOST_SHUFFLES):
-        yield random.permutation(labelled.labels)
+        yield labelled.labels[random.permutation(places)]
 
 
 def _can_be_scored(cohort: Cohort, config: StudyConfig) -> bool:
@@ -191,7 +191,7 @@ def _can_be_scored(cohort: Cohort, config: StudyConfig) -> bool:
         outer = plan_searches(cohort, config)[0][:-1]
     except DataError:
         return False
-    return any(len(np.unique(cohort.labels[search.test])) > 1 for search in outer)
+    return any(cohort.outcome.lack(cohort.labels[search.test]) is None for search in outer)
 
 
 def _outer_auc(study: Study, cohort: Cohort, patients: Patients, device: str) -> float:
@@ -200,5 +200,5 @@ def _outer_auc(study: Study, cohort: Cohort, patients: Patients, device: str) ->
     workspace = Workspace.of(study, patients, device)
     with quiet_optuna():
         run_searches(search_runs(workspace, outer, MemoryStorage(), NoTracker(study)), no_progress)
-    table = Table.of(pd.concat([predictions_of(study, search) for search in outer]))
-    return float(table.scores(METRICS["auc"], np.ones((1, len(table.labels))))[0])
+    table = study.table(pd.concat([predictions_of(study, search) for search in outer]))
+    return table.score(table.scoring.metrics[table.scoring.discrimination])

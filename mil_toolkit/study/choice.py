@@ -10,16 +10,16 @@ from mil_toolkit.config import HeadConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.seeds import members_path
-from mil_toolkit.evaluation.calibration import Decision
-from mil_toolkit.evaluation.metrics import METRICS, Predicted
+from mil_toolkit.evaluation.metrics import Predicted
 from mil_toolkit.evaluation.records import PassedOver
+from mil_toolkit.outcomes.outcome import DecisionRule
 from mil_toolkit.search.trials import FinishedTrial
 from mil_toolkit.study.plan import Search
 from mil_toolkit.study.records import Best
 from mil_toolkit.study.selection import HeldOut, best_or_defaults
 from mil_toolkit.study.tables import attention_table, prediction_table, publish_table
 from mil_toolkit.study.workspace import Workspace
-from mil_toolkit.training.curves import Curves, decide, value_of
+from mil_toolkit.training.curves import Curves, decide
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.procedure import cross_fit_members
 
@@ -71,7 +71,7 @@ def _retrained(workspace: Workspace, search: Search, inputs: Inputs, trial: Fini
     return Candidate(trial, config, curves)
 
 
-def _record(chosen: Candidate, decision: Decision, passed_over: PassedOver | None) -> Best:
+def _record(chosen: Candidate, decision: DecisionRule, passed_over: PassedOver | None) -> Best:
     trial = chosen.trial
     assert trial.epoch is not None and trial.value is not None  # the trial is complete
     training = _training_scores(chosen.curves, decision)
@@ -87,17 +87,18 @@ def _record(chosen: Candidate, decision: Decision, passed_over: PassedOver | Non
     )
 
 
-def _training_scores(curves: Curves, decision: Decision) -> dict[str, float | None]:
+def _training_scores(curves: Curves, decision: DecisionRule) -> dict[str, float | None]:
     labels, logits, members = curves.training_logits(1)
-    probabilities = decision.probabilities(logits)
-    predicted = Predicted(labels, probabilities, probabilities >= decision.threshold, members)
-    return {name: _finite(value_of(name, predicted)) for name in METRICS}
+    predicted = Predicted(labels, *decision.predict(logits), members)
+    return {name: _finite(metric.value(predicted)) for name, metric in curves.metrics.items()}
 
 
-def _out_of_fold(workspace: Workspace, search: Search, curves: Curves, decision: Decision) -> pd.DataFrame:
+def _out_of_fold(
+    workspace: Workspace, search: Search, curves: Curves, decision: DecisionRule
+) -> pd.DataFrame:
     kept = curves.held_out
     logits = curves.out_of_fold(1)[kept]
-    table = prediction_table(search, search.patients[kept], workspace.patients, logits, decision)
+    table = prediction_table(search, search.patients[kept], workspace.patients, decision.predict(logits))
     return table.assign(fold=curves.held_by[kept] + 1)
 
 

@@ -93,7 +93,8 @@ def score_study(
         check_outputs(study, workspace.patients)
         outer = [predictions_of(study, search) for search in searches[:-1]]
         if outer:
-            publish_table(study.final.predictions, without_members(pd.concat(outer)))
+            table = without_members(pd.concat(outer), study.outcome.scoring)
+            publish_table(study.final.predictions, table)
         if rivals is None:
             rivals = outer_rivals(workspace.config, workspace.patients, searches[:-1]) if outer else {}
         if rivals:

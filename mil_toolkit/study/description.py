@@ -11,6 +11,7 @@ from mil_toolkit.core.files import digest_json
 from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.core.text import SOME, some
 from mil_toolkit.features.spec import augmented
+from mil_toolkit.outcomes.kinds import record_of
 from mil_toolkit.search.space import Space
 from mil_toolkit.study.records import (
     CohortIdentity,
@@ -38,7 +39,8 @@ def describe(config: StudyConfig, cohort: Cohort, features: Features) -> StudyDe
     has_orientations = any(augmented(identity.spec) for identity in identities)
     space = Space(config.settings, bool(identities), not cohort.metadata.empty, has_orientations)
     identity = CohortIdentity(cohort.name, labelled.digest(), len(labelled))
-    return StudyDescription(SCHEMA, config, space.described(), identity, one_or_all(identities))
+    outcome = record_of(cohort.outcome)
+    return StudyDescription(SCHEMA, config, space.described(), identity, one_or_all(identities), outcome)
 
 
 def sources_of(folder: Path, cohort: Cohort, features: Features) -> Sources:

@@ -21,13 +21,13 @@ from mil_toolkit.core.device_memory import explain_out_of_memory
 from mil_toolkit.core.devices import architecture, pick_precision
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.locks import exclusive
-from mil_toolkit.evaluation.calibration import Decision
-from mil_toolkit.evaluation.intervals import Table, compare, scores_with_intervals
+from mil_toolkit.evaluation.intervals import compare, scores_with_intervals
 from mil_toolkit.evaluation.records import Comparison, Scores
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.opening import DECODER
 from mil_toolkit.features.shards import Recorded
 from mil_toolkit.features.spec import Spec, folder_name
+from mil_toolkit.outcomes.outcome import DecisionRule
 from mil_toolkit.study.finetuning_runs import ImageBar, Run, Setup, train
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.plan import Search
@@ -52,8 +52,8 @@ class Choice:
     """
 
     epoch: int
-    frozen: Decision
-    tuned: Decision
+    frozen: DecisionRule
+    tuned: DecisionRule
     inner: pd.DataFrame
 
 
@@ -144,14 +144,14 @@ def is_better(comparison: Comparison) -> bool:
 
 def _finetune(setup: Setup, outer: bool, progress: ImageBar) -> Finetuned:
     """Compare both models, score fine-tuning if asked to, and fit on all patients if it is kept."""
-    prevalence, searches = setup.study.config.prevalence, setup.outer if outer else setup.outer[:1]
+    table, searches = setup.study.table, setup.outer if outer else setup.outer[:1]
     progress.expect(sum(map(setup.images, searches)))
     separate, *others = [_predict_held_out(setup, search, progress) for search in searches]
-    comparison = compare(Table.of(separate.tuned, prevalence), Table.of(separate.frozen, prevalence))
+    comparison = compare(table(separate.tuned), table(separate.frozen))
     predictions = _without_separate(setup, [fold.tuned for fold in others]) if outer else None
     scored: Scores | str = NOT_EVALUATED
     if predictions is not None:
-        scored = scores_with_intervals(Table.of(predictions, prevalence))
+        scored = scores_with_intervals(table(predictions))
     kept = is_better(comparison)
     scores = FinetuningScores(
         settings=setup.config,
@@ -194,14 +194,16 @@ def _choose(setup: Setup, search: Search, progress: ImageBar) -> Choice:
     before, after = (decide(curves, config.threshold_rule) for curves in (frozen, chosen))
     held_out = chosen.held_out
     logits = chosen.out_of_fold(1)[held_out]
-    inner = prediction_table(search, search.patients[held_out], setup.patients, logits, after)
+    inner = prediction_table(search, search.patients[held_out], setup.patients, after.predict(logits))
     return Choice(epoch, before, after, inner)
 
 
 def _inner_curves(setup: Setup, search: Search, progress: ImageBar) -> tuple[Curves, Curves]:
     """Return the logits of the held-out patients of all inner folds, before training and after each epoch."""
     members, patients = setup.study.config.members, setup.patients.take(search.patients)
-    logits = np.zeros((setup.config.epochs + 1, len(search.inner) * members, len(patients)))
+    several = [patients.outcome.outputs] if patients.outcome.outputs > 1 else []
+    count = len(search.inner) * members
+    logits = np.zeros((setup.config.epochs + 1, count, len(patients), *several))
     trains_on = np.ones((len(search.inner), len(patients)), dtype=bool)
     for fold, split in enumerate(search.inner):
         watched, trained = patients.take(split.test), patients.take(split.train)
@@ -210,9 +212,10 @@ def _inner_curves(setup: Setup, search: Search, progress: ImageBar) -> tuple[Cur
         logits[:, rows, split.test] = train(setup, run, progress).logits
         trains_on[fold, split.test] = False
     folds = np.repeat(np.arange(len(search.inner)), members)
-    labels, groups = patients.labels, patients.groups
+    labels, groups, outcome = patients.labels, patients.groups, patients.outcome.fitted(patients.labels)
     frozen, tuned = (
-        Curves(part, folds, trains_on, labels, groups=groups) for part in (logits[:1], logits[1:])
+        Curves(part, folds, trains_on, labels, groups=groups, outcome=outcome)
+        for part in (logits[:1], logits[1:])
     )
     return frozen, tuned
 
@@ -241,11 +244,11 @@ def _features(setup: Setup, finetuner: Finetuner) -> TunedFeatures:
 def _scores(setup: Setup, choice: Choice, outer: pd.DataFrame | None) -> StudyScores:
     """Return the scores of the fine-tuned model; outer: its predictions in the outer folds, if any."""
     config = setup.study.config
-    inner = Table.of(choice.inner, config.prevalence)
+    inner = setup.study.table(choice.inner)
     scores = StudyScores(epoch=choice.epoch, training=None, inner=scores_with_intervals(inner))
     if outer is None:
         return scores
-    patient_ids = Table.of(outer, config.prevalence).patient_ids
+    patient_ids = setup.study.table(outer).patient_ids
     rivals = {
         name: table.select(patient_ids)
         for name, table in rival_tables(config, setup.patients, setup.outer).items()

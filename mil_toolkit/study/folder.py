@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import MOST_EPOCHS, HeadConfig, StudyConfig
@@ -26,6 +27,9 @@ from mil_toolkit.core.records import (
     to_json,
 )
 from mil_toolkit.core.text import printable, some
+from mil_toolkit.evaluation.table import Table
+from mil_toolkit.outcomes.kinds import decode_decision, outcome_of
+from mil_toolkit.outcomes.outcome import Outcome
 from mil_toolkit.study.canary_result import Canary
 from mil_toolkit.study.description import SCHEMA, describe, patients_of, refuse_other, sources_of
 from mil_toolkit.study.plan import Search, fold_name
@@ -90,7 +94,7 @@ class SearchFolder:
         """Read what the search chose; raises DataError where it has not ended."""
         value = read_json(self.best)
         _refuse_unknown(self.best, value, "config", HeadConfig)
-        return from_json(value, Best, self.best)
+        return from_json(value, Best, self.best, decode_decision)
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,15 @@ class Study:
             advice = "Run its mil-tune command again to resume it."
             raise DataError(f"{printable(folder)} has not ended. {advice}") from None
         return study
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the study predicts; without the table's words if it has two classes."""
+        return outcome_of(self.description.outcome)
+
+    def table(self, predictions: pd.DataFrame) -> Table:
+        """Return predictions of the study as arrays; see `Table.of`."""
+        return Table.of(predictions, self.config.prevalence, self.outcome.scoring)
 
     def check(self, cohort: Cohort, features: Features) -> None:
         """Raise DataError where the study was made of another cohort or other features."""

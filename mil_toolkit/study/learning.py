@@ -16,7 +16,6 @@ from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.evaluation.intervals import Table, draw_patients, percentile_interval, scores_with_intervals
-from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.power_law import fit_power_law
 from mil_toolkit.evaluation.records import Estimate
 from mil_toolkit.study.capacity import process_count
@@ -68,7 +67,7 @@ def run_learning_curve(
         predictions = _run(study, plans, patients, device, RunConfig(workers=how.workers), lock)
         predictions[1.0] = read_predictions(study.final.predictions)
         sizes = {share: _mean_size(plans.get(share, full)) for share in predictions}
-        tables = {share: Table.of(rows, study.config.prevalence) for share, rows in predictions.items()}
+        tables = {share: study.table(rows) for share, rows in predictions.items()}
         curve = _curve(study.config.primary_metric, sizes, tables, width, left_out)
     publish_record(study.learning_curve, curve)
     return curve
@@ -137,10 +136,11 @@ def _curve(
     left_out: dict[str, str],
 ) -> LearningCurve:
     """Return the points, and the power law with its band from resamples of the held-out patients."""
-    metric, shares = METRICS[name], sorted(tables)
+    full, shares = tables[1.0], sorted(tables)
+    metric = full.scoring.metrics[name]
     scores = {share: scores_with_intervals(tables[share])[name] for share in shares}
-    labels = tables[1.0].labels
-    weights = np.concatenate([np.ones((1, len(labels))), draw_patients(labels, groups=tables[1.0].groups)])
+    everyone = np.ones((1, len(full.labels)))
+    weights = np.concatenate([everyone, draw_patients(full.strata, groups=full.groups)])
     drawn = np.stack([tables[share].scores(metric, weights) for share in shares], axis=1)  # (1 + draws, S)
     at = np.array([sizes[share] for share in shares])
     best = _SCORES_BEST if metric.higher_is_better else _LOSSES_BEST
@@ -154,7 +154,7 @@ def _curve(
         curve=[CurvePoint(float(size), band) for size, band in zip(grid, bands, strict=True)],
         doubled=_estimate(now_and_twice[:, 1] - now_and_twice[:, 0]),
         width=width,
-        patients_for_width=_patients_for(scores[1.0], len(labels), width),
+        patients_for_width=_patients_for(scores[1.0], len(full.labels), width),
         left_out=left_out,
     )
 

@@ -1,7 +1,7 @@
 """`learning_words`: what a learning curve says, in words."""
 
-from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.words import metric_words, with_interval
+from mil_toolkit.outcomes.kinds import metric_of
 from mil_toolkit.study.records import LearningCurve
 
 WORTH_COLLECTING = 0.02  # gain in a score that a clinic would collect twice as many patients for
@@ -27,7 +27,7 @@ def _advice(curve: LearningCurve) -> str:
     low, high = curve.doubled.low, curve.doubled.high
     if low is None or high is None:
         return "The curve cannot be fitted."
-    if not METRICS[curve.metric].higher_is_better:
+    if not metric_of(curve.metric).higher_is_better:
         low, high = -high, -low
     if high < WORTH_COLLECTING:
         return (

@@ -5,8 +5,10 @@ from collections.abc import Iterator, Sequence
 from mil_toolkit.config import GROUPS, OFFICIAL, StudyConfig, Value, view_names
 from mil_toolkit.core.text import count_of
 from mil_toolkit.core.version import __version__
-from mil_toolkit.evaluation.words import metric_words, threshold_rule
+from mil_toolkit.evaluation.words import metric_words
 from mil_toolkit.features.spec import Spec, augmented, scale_of
+from mil_toolkit.outcomes.binary import Binary
+from mil_toolkit.outcomes.outcome import Outcome
 from mil_toolkit.study.records import FeaturesIdentity, as_list
 
 REFERENCES = {
@@ -57,20 +59,24 @@ _AUGMENTED: dict[frozenset[Value], str] = {  # by the values of the setting
 RecordedFeatures = FeaturesIdentity | list[FeaturesIdentity] | None  # as in a `StudyDescription`
 
 
-def methods_paragraph(config: StudyConfig, features: RecordedFeatures) -> str:
+_TWO_CLASSES = Binary()
+
+
+def methods_paragraph(
+    config: StudyConfig, features: RecordedFeatures, outcome: Outcome = _TWO_CLASSES
+) -> str:
     """Return the methods of a study, with references by author and year."""
-    return " ".join(_sentences(config, features))
+    return " ".join(_sentences(config, features, outcome))
 
 
-def _sentences(config: StudyConfig, features: RecordedFeatures) -> Iterator[str]:
+def _sentences(config: StudyConfig, features: RecordedFeatures, outcome: Outcome) -> Iterator[str]:
     yield from _inputs(as_list(features), config)
     yield _search(config)
     yield from _evaluation(config)
     yield (
         "Members of a model differ in their random seed; their logits were averaged"
         f" ({count_of(config.members, 'member')}). Out-of-fold logits of the inner folds gave the calibration"
-        " by slope and intercept (Platt 1999) and then the decision threshold:"
-        f" {threshold_rule(config.threshold_rule)}."
+        f" {outcome.text.calibration(config.threshold_rule)}."
     )
     yield (
         "Baselines used the same folds, inner choice and threshold rule; differences were compared pairwise"

@@ -14,7 +14,7 @@ from mil_toolkit.core.files import digest_json
 from mil_toolkit.core.seeds import FINAL, derive_seed, inner_folds_path, outer_folds_path, subset_path
 from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.splits import Split, describe_splits, leave_one_group_out, make_splits
-from mil_toolkit.study.records import ClassCounts, HeldOut, SplitsRecord
+from mil_toolkit.study.records import HeldOut, SplitsRecord
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], Sp
     searches.append(Search(FINAL, everyone, everyone[:0], inner))
     splits = SplitsRecord(
         bins,
-        {search.name: _class_counts(cohort.labels[search.test]) for search in searches[:-1]},
+        {search.name: _counts(cohort, search.test) for search in searches[:-1]},
         {search.name: _held_out(search, cohort.patient_ids) for search in searches},
     )
     return searches, splits
@@ -152,17 +152,20 @@ def thin(search: Search, cohort: Cohort, config: StudyConfig, share: float) -> S
     random = np.random.default_rng(derive_seed(*subset_path(config.seed, search.path)))
     units = search.patients if cohort.groups is None else cohort.groups[search.patients]
     names, unit_of = np.unique(units, return_inverse=True)
-    positive = np.bincount(unit_of, cohort.labels[search.patients]) / np.bincount(unit_of) >= 0.5
+    strata = cohort.outcome.strata(cohort.labels[search.patients])
+    of_units = np.floor(np.bincount(unit_of, strata) / np.bincount(unit_of) + 0.5)  # the mean, rounded
     kept = np.zeros(len(names), dtype=bool)
-    for places in (np.flatnonzero(positive), np.flatnonzero(~positive)):
+    for places in (np.flatnonzero(of_units == stratum) for stratum in np.unique(of_units)[::-1]):
         kept[random.permutation(places)[: math.ceil(share * len(places))]] = True
     patients = search.patients[kept[unit_of]]
     inner, _ = _inner_splits(cohort, patients, config, search.path)
     return Search(search.path, patients, search.test, inner)
 
 
-def _class_counts(labels: np.ndarray) -> ClassCounts:
-    return ClassCounts(int((labels == 1).sum()), int((labels == 0).sum()))
+def _counts(cohort: Cohort, patients: np.ndarray) -> dict[str, int]:
+    """Return the number of these patients in each stratum, by its name."""
+    strata = cohort.outcome.strata(cohort.labels[patients])
+    return {name: int((strata == number).sum()) for number, name in cohort.outcome.stratum_names.items()}
 
 
 def official_tests(cohort: Cohort) -> list[list[str]]:
@@ -183,12 +186,13 @@ def _outer_splits(cohort: Cohort, config: StudyConfig, repeat: int) -> list[Spli
         return _official_splits(cohort, repeat)
     if isinstance(config.outer_folds, int):
         seed = derive_seed(*outer_folds_path(config.seed, repeat))
-        return make_splits(cohort.labels.astype(int), config.outer_folds, seed, groups=cohort.groups)[0]
+        strata, names = cohort.outcome.strata(cohort.labels), cohort.outcome.stratum_names
+        return make_splits(strata, config.outer_folds, seed, groups=cohort.groups, names=names)[0]
     if cohort.groups is None:
         raise DataError(
             f'--outer-folds groups needs a group column: group = "..." under [cohort] in {cohort.source}.'
         )
-    return leave_one_group_out(cohort.labels, cohort.groups)
+    return leave_one_group_out(cohort.outcome.strata(cohort.labels), cohort.groups)
 
 
 def _inner_splits(
@@ -197,10 +201,10 @@ def _inner_splits(
     by_age = "age" in cohort.stratify and "age" in cohort.metadata
     ages = cohort.metadata["age"].to_numpy(float)[patients] if by_age else None
     groups = None if cohort.groups is None else cohort.groups[patients]
-    labels = cohort.labels[patients].astype(int)
+    strata, names = cohort.outcome.strata(cohort.labels[patients]), cohort.outcome.stratum_names
     try:
         seed = derive_seed(*inner_folds_path(config.seed, path))
-        return make_splits(labels, config.folds, seed, ages, groups)
+        return make_splits(strata, config.folds, seed, ages, groups, names)
     except DataError as error:
         among = "all labelled patients"
         if path != FINAL:

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, logit
 
 from mil_toolkit.core.text import count_of, printable, some
-from mil_toolkit.study.tables import PREDICTION_COLUMNS
+from mil_toolkit.evaluation.scoring import Scoring
+from mil_toolkit.study.tables import ROW_COLUMNS
 
 TOLERANCE = 1e-6  # of probabilities and scores that are computed again, perhaps on another machine
-_SATURATED = 1e-9  # probabilities nearer to 0 or 1 do not determine their logits
+Target: TypeAlias = tuple[float, ...]  # of a patient, a number for each of `Scoring.targets`
 _GROUP = "group"  # optional column of all tables
 
 
@@ -19,24 +20,36 @@ _GROUP = "group"  # optional column of all tables
 class Expected:
     """What a table of predictions must contain.
 
-    repeat: in every row; folds: of each patient, who has one row; labels: of these and other patients
-    threshold: decides whether a prediction is positive
+    scoring: of the outcome
+    repeat: in every row; folds: of each patient, who has one row; targets: of these and other patients
+    constants: of the decision rule
     members: number of members, each with a column; None for out-of-fold predictions, which have no such
         columns
     """
 
+    scoring: Scoring
     repeat: int
     folds: Mapping[str, int]
-    labels: Mapping[str, int]
-    threshold: float
+    targets: Mapping[str, Target]
+    constants: Mapping[str, float]
     members: int | None = None
 
     @property
     def columns(self) -> list[str]:
         """The names of the columns."""
-        if self.members is None:
-            return PREDICTION_COLUMNS
-        return [*PREDICTION_COLUMNS, "threshold", *(f"member{number + 1}" for number in range(self.members))]
+        columns = prediction_columns(self.scoring)
+        return columns if self.members is None else [*columns, *self.constants, *self.member_columns]
+
+    @property
+    def member_columns(self) -> list[str]:
+        """The names of the columns of the members."""
+        numbers = range(1, (self.members or 0) + 1)
+        return [name for number in numbers for name in self.scoring.member_names(number)]
+
+
+def prediction_columns(scoring: Scoring) -> list[str]:
+    """Return the columns that all tables of predictions have."""
+    return [*ROW_COLUMNS, *scoring.columns]
 
 
 def prediction_problems(table: pd.DataFrame, expected: Expected) -> list[str]:
@@ -70,38 +83,49 @@ def _row_problems(table: pd.DataFrame, expected: Expected) -> Iterator[str]:
     known = folds.notna()
     yield from _different(table[known], "fold", folds[known])
     yield from _different(table, "repeat", pd.Series(expected.repeat, table.index))
-    labels = table["patient_id"].map(expected.labels)
-    yield from _different(table[known], "label", labels[known])
+    for place, name in enumerate(expected.scoring.targets):
+        targets = {patient: target[place] for patient, target in expected.targets.items()}
+        yield from _different(table[known], name, table["patient_id"].map(targets)[known])
 
 
 def _value_problems(table: pd.DataFrame, expected: Expected) -> Iterator[str]:
-    """Yield whether the values are no probabilities, or no decisions by the threshold."""
-    outside = list(probability_problems(table, expected.columns[4:]))
+    """Yield whether values are out of bounds, or the decisions are not those of the decision rule."""
+    scoring, constants = expected.scoring, {}
+    checked = [*expected.columns[len(ROW_COLUMNS) + len(scoring.targets) :]]
+    outside = list(value_problems(table, checked, scoring))
     yield from outside
-    if "threshold" in expected.columns:
-        yield from _different(table, "threshold", pd.Series(expected.threshold, table.index))
-    decided = (table["probability"] >= expected.threshold).astype(int)
-    yield from _different(table, "prediction", decided)
+    for name, number in expected.constants.items():
+        constants[name] = np.full(len(table), number)
+        if name in expected.columns:
+            yield from _different(table, name, pd.Series(number, table.index))
+    if scoring.decision is not None:
+        values = scoring.values_of({name: table[name].to_numpy() for name in scoring.values})
+        decided = scoring.decide(values, constants).astype(int)
+        yield from _different(table, scoring.decision, pd.Series(decided, table.index))
     if expected.members is not None and not outside:
-        yield from _mean_problems(table, expected.columns[len(PREDICTION_COLUMNS) + 1 :])
+        yield from _mean_problems(table, expected)
 
 
-def probability_problems(table: pd.DataFrame, columns: Sequence[str]) -> Iterator[str]:
-    """Yield which of some columns have values that are not between 0 and 1."""
+def value_problems(table: pd.DataFrame, columns: Sequence[str], scoring: Scoring) -> Iterator[str]:
+    """Yield which of some columns have values or decisions that are out of bounds."""
     for name in columns:
-        outside = ~table[name].between(0, 1)
+        low, high = scoring.bounds
+        if name == scoring.decision:
+            low, high = min(scoring.decisions), max(scoring.decisions)
+        outside = ~table[name].between(low, high)
         if outside.any():
-            yield f"{name} is not between 0 and 1 in row {_first(outside)}."
+            yield f"{name} is not between {low:g} and {high:g} in row {_first(outside)}."
 
 
-def _mean_problems(table: pd.DataFrame, members: Sequence[str]) -> Iterator[str]:
-    """Yield whether the probability is not that of the members' mean logit."""
-    alone = np.asarray(table[members])
-    determined = np.all((alone > _SATURATED) & (alone < 1 - _SATURATED), axis=1)
-    means = expit(logit(np.where(determined[:, None], alone, 0.5)).mean(1))
-    wrong = determined & (np.abs(means - np.asarray(table["probability"])) > TOLERANCE)
+def _mean_problems(table: pd.DataFrame, expected: Expected) -> Iterator[str]:
+    """Yield whether the value is not that of the members' mean logit."""
+    pooled, (name, *_) = expected.scoring.pooled, expected.scoring.values
+    if pooled is None:
+        return
+    means = pooled(np.asarray(table[expected.member_columns]).T)
+    wrong = np.abs(means - np.asarray(table[name])) > TOLERANCE  # false for NaN
     if wrong.any():
-        yield f"probability is not that of the members' mean logit {_rows(wrong)}."
+        yield f"{name} is not that of the members' mean logit {_rows(wrong)}."
 
 
 def _different(table: pd.DataFrame, name: str, expected: pd.Series) -> Iterator[str]:

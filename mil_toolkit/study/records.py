@@ -22,7 +22,7 @@ from mil_toolkit.config import (
     view_names,
 )
 from mil_toolkit.core.errors import UsageError
-from mil_toolkit.evaluation.calibration import Decision
+from mil_toolkit.core.records import ABSENT_IF_NONE
 from mil_toolkit.evaluation.records import (
     Comparison,
     Estimate,
@@ -34,10 +34,11 @@ from mil_toolkit.evaluation.records import (
     Spread,
 )
 from mil_toolkit.features.spec import Spec
+from mil_toolkit.outcomes.kinds import OutcomeRecord
+from mil_toolkit.outcomes.outcome import DecisionRule
 from mil_toolkit.search.space import SearchedInterval
 
 Share = Annotated[float, Meta(ge=0, le=1)]
-Label = Annotated[int, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 Epoch = Annotated[int, Meta(ge=1, le=MOST_EPOCHS)]
 Positive = Annotated[int, Meta(ge=1, le=1_000_000_000)]
@@ -90,6 +91,7 @@ class StudyDescription:
 
     study: the options; space: of each hyperparameter the values or the interval that a search tries
     features: a list of several feature folders; None for metadata only
+    outcome: None for two classes
     """
 
     schema: int
@@ -97,6 +99,7 @@ class StudyDescription:
     space: dict[str, list[Value] | SearchedInterval]
     cohort: CohortIdentity
     features: FeaturesIdentity | list[FeaturesIdentity] | None
+    outcome: OutcomeRecord | None = field(default=None, metadata=ABSENT_IF_NONE)
 
     def __post_init__(self) -> None:
         names = [identity.name for identity in self.all_features]
@@ -120,14 +123,6 @@ class StudyDescription:
 
 
 @dataclass(frozen=True)
-class ClassCounts:
-    """Patients of each class."""
-
-    positive: Count
-    negative: Count
-
-
-@dataclass(frozen=True)
 class HeldOut:
     """The held-out patients of a search and of each of its inner folds, by id."""
 
@@ -140,11 +135,11 @@ class SplitsRecord:
     """The splits of a study, by the name of the search (splits.json).
 
     age_bins: age bins that the inner folds are stratified by, 1 where they are not
-    held_out: patients of each class in each outer fold
+    held_out: patients of each class (or other stratum, by name) in each outer fold
     """
 
     age_bins: dict[str, Positive]
-    held_out: dict[str, ClassCounts]
+    held_out: dict[str, dict[str, Count]]
     searches: dict[str, HeldOut]
 
     def __post_init__(self) -> None:
@@ -194,11 +189,12 @@ class ColumnRecord:
 class PatientRecord:
     """A labelled patient; `images` is the bag size, None without images; missing metadata are None.
 
+    label: the target; the number of the class if there are classes
     group: None where the cohort declares none, and in studies of older versions
     """
 
     id: str
-    label: Label
+    label: int | float | list[float]
     images: Positive | None
     metadata: dict[str, float | str | None]
     group: str | None = None
@@ -225,14 +221,14 @@ class Statements:
 class PatientsRecord:
     """The labelled patients of a study, and how many others the cohort has (patients.json).
 
-    class_names: the table's words for class 0 and class 1
+    class_names: the table's words for each class; empty if the outcome has no classes
     grouped: whether the cohort declares groups
     excluded: rows of the table that the cohort leaves out, by the word of their label
     statements: the `[study]` section of the cohort.toml
     These three are None in studies of older versions.
     """
 
-    class_names: tuple[str, str]
+    class_names: tuple[str, ...]
     unlabelled: Count
     columns: list[ColumnRecord]
     patients: list[PatientRecord]
@@ -246,6 +242,9 @@ class PatientsRecord:
         if len({patient.id for patient in self.patients}) < len(self.patients):
             raise ValueError("patients: an id occurs twice")
         for place, patient in enumerate(self.patients):
+            if self.class_names and patient.label not in range(len(self.class_names)):
+                classes = f"0 to {len(self.class_names) - 1}"
+                raise ValueError(f"patients[{place}].label is not a class from {classes}")
             if not _fits(patient.metadata, self.columns):
                 raise ValueError(f"patients[{place}]: the metadata do not fit the columns")
 
@@ -290,7 +289,7 @@ class Best:
     number: of the trial, from 0; its seeds derive from it
     epoch, value: the configuration's number of epochs, and the objective at that epoch on the inner folds;
         both were chosen on these folds
-    decision: calibration and threshold, from the out-of-fold logits of all members
+    decision: calibration and decision rule, from the out-of-fold logits of all members
     training: scores on the training patients of the inner folds
     parameters: the values of the hyperparameters that the search varied
     passed_over: None where no trial was passed over, and in studies of older versions
@@ -300,7 +299,7 @@ class Best:
     config: HeadConfig
     epoch: Epoch
     value: float
-    decision: Decision
+    decision: DecisionRule
     training: dict[str, float | None]
     parameters: dict[str, Value]
     passed_over: PassedOver | None = None
@@ -310,10 +309,8 @@ class Best:
             head_config(asdict(self.config))
         except UsageError as error:
             raise ValueError(f"config: {error}") from None
-        if not 0 <= self.decision.threshold <= 1:
-            raise ValueError(f"decision: the threshold {self.decision.threshold} is not between 0 and 1")
-        if self.decision.slope < 0:
-            raise ValueError(f"decision: the slope {self.decision.slope} is negative")
+        for problem in self.decision.problems():
+            raise ValueError(f"decision: {problem}")
         if self.epoch > self.config.epochs:
             raise ValueError(
                 f"epoch: {self.epoch} is more than the {self.config.epochs} of the configuration"
@@ -444,7 +441,7 @@ class VariantFold:
     fold: Positive
     unchanged: bool
     epoch: Epoch
-    threshold: Share
+    threshold: Share | None
 
 
 @dataclass(frozen=True)

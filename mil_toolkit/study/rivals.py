@@ -1,33 +1,34 @@
-"""Baselines: logistic regressions with the folds, inner choice and threshold rule of the model.
+"""Baselines: linear models with the folds, inner choice and threshold rule of the model.
 
 JSON files call them `rivals`. docs/evidence.md explains them.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
 from mil_toolkit.config import HeadConfig
-from mil_toolkit.evaluation.calibration import Decision
-from mil_toolkit.evaluation.metrics import METRICS
+from mil_toolkit.evaluation.scoring import Predictions
 from mil_toolkit.evaluation.splits import Split
 from mil_toolkit.features.bags import Bags
-from mil_toolkit.training.curves import predicted_by, value_of
+from mil_toolkit.outcomes.outcome import DecisionRule, Outcome
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.projection import fit_projection, fold_moments
-
-if TYPE_CHECKING:
-    from sklearn.linear_model import LogisticRegression
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse regularisation strengths to choose from
 
 # A function of B patients, and of the indices of those to fit an encoding on. It returns the columns (B, C)
 # of a regression, or None if the patients do not have the data.
 Columns = Callable[[Patients, np.ndarray], np.ndarray | None]
+
+# A function of standardised columns (n, C), the targets of the same patients, the fitted outcome, the columns
+# of other patients (m, C) and an inverse regularisation strength. It returns what the head would put out for
+# these others, (m,) or (m, outputs).
+Regression: TypeAlias = Callable[[np.ndarray, np.ndarray, Outcome, np.ndarray, float], np.ndarray]
 
 
 def metadata_columns(patients: Patients, train: np.ndarray) -> np.ndarray | None:
@@ -68,6 +69,14 @@ def _statistics(bags: Bags, train: np.ndarray) -> np.ndarray:
         of_bags = [torch.segment_reduce(x, name, lengths=bags.sizes[part]) for name in ("mean", "max", "min")]
         tables.append(torch.cat(of_bags, 1))
     return torch.cat(tables).double().numpy()
+def logistic(
+    x: np.ndarray, targets: np.ndarray, outcome: Outcome, others: np.ndarray, strength: float
+) -> np.ndarray:
+    """Return the logits of a class-balanced logistic regression, (m,)."""
+    from sklearn.linear_model import LogisticRegression  # to read a study, it is not needed
+
+    regression = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)
+    return np.asarray(regression.fit(x, targets).decision_function(others))
 
 
 @dataclass(frozen=True)
@@ -75,17 +84,26 @@ class Rival:
     """A baseline: the columns of its regression, and the regularisation strengths to choose from."""
 
     columns: Columns
+    regression: Regression
     strengths: tuple[float, ...] = STRENGTHS
 
 
-RIVALS: dict[str, Rival] = {
-    "metadata_logistic": Rival(metadata_columns),
-    "metadata_logistic_c1": Rival(metadata_columns, strengths=(1.0,)),  # a search can make a baseline worse
-    "bag_size": Rival(bag_size),
-    "mean_logistic": Rival(mean_embeddings),
-    "mean_max_min_logistic": Rival(bag_statistics),
+RIVALS: dict[str, dict[str, Rival]] = {
+    "binary": {
+        "metadata_logistic": Rival(metadata_columns, logistic),
+        # A search can make a baseline worse.
+        "metadata_logistic_c1": Rival(metadata_columns, logistic, strengths=(1.0,)),
+        "bag_size": Rival(bag_size, logistic),
+        "mean_logistic": Rival(mean_embeddings, logistic),
+        "mean_max_min_logistic": Rival(bag_statistics, logistic),
+    },
 }
-METADATA_RIVALS = ("metadata_logistic", "metadata_logistic_c1")  # those that see only the metadata
+"""The baselines of each kind of outcome, by name; the first one sees only the metadata."""
+
+
+def metadata_rivals(kind: str) -> list[str]:
+    """Return the names of the baselines that see only the metadata."""
+    return [name for name, rival in RIVALS[kind].items() if rival.columns is metadata_columns]
 
 
 def rival_predictions(
@@ -95,15 +113,15 @@ def rival_predictions(
     test: np.ndarray,
     inner: Sequence[Split],
     objective: str,
-    decide: Callable[[np.ndarray, np.ndarray, np.ndarray | None], Decision],
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return a baseline's probabilities and decisions for the test patients, each (n,).
+    decide: Callable[[np.ndarray, np.ndarray, np.ndarray | None], DecisionRule],
+) -> Predictions | None:
+    """Return a baseline's predictions for the test patients.
 
     train, test: indices among `patients`; inner: splits of `train`, as indices within it
-    decide: fits calibration and threshold to logits, labels and groups (None if none are declared)
+    decide: fits a decision rule to outputs, targets and groups (None if none are declared)
 
-    The regularisation strength is the best by `objective` on the inner out-of-fold logits, on which
-    calibration and threshold are then fitted. Returns None if the patients do not have the data.
+    The regularisation strength is the best by `objective` on the inner out-of-fold outputs, on which the
+    decision rule is then fitted. Returns None if the patients do not have the data.
     """
     columns = rival.columns
     if columns(patients, train) is None:
@@ -111,56 +129,42 @@ def rival_predictions(
     held_out = np.concatenate([split.test for split in inner])
     folds = np.repeat(np.arange(len(inner)), [len(split.test) for split in inner])
     labels = patients.labels[train][held_out]
-    logits = _out_of_fold(columns, patients, train, inner, rival.strengths)
+    outcome = patients.outcome.fitted(patients.labels[train])
+    metric = outcome.scoring.metrics[objective]
+    logits = _out_of_fold(rival, patients, outcome, train, inner)
     scores = {
-        strength: value_of(objective, predicted_by(values, labels, folds))
+        strength: metric.value(outcome.predicted(values, labels, folds))
         for strength, values in logits.items()
     }
-    best = (max if METRICS[objective].higher_is_better else min)(
-        scores, key=lambda strength: scores[strength]
-    )
+    best = (max if metric.higher_is_better else min)(scores, key=lambda strength: scores[strength])
     groups = None if patients.groups is None else patients.groups[train][held_out]
     decision = decide(logits[best], labels, groups)
-    probabilities = decision.probabilities(_logits(columns, patients, train, test, best))
-    return probabilities, probabilities >= decision.threshold
+    chosen = replace(rival, strengths=(best,))
+    return decision.predict(_logits_by_strength(chosen, patients, outcome, train, test)[best])
 
 
 def _out_of_fold(
-    columns: Columns,
-    patients: Patients,
-    train: np.ndarray,
-    inner: Sequence[Split],
-    strengths: Sequence[float],
+    rival: Rival, patients: Patients, outcome: Outcome, train: np.ndarray, inner: Sequence[Split]
 ) -> dict[float, np.ndarray]:
     """Return, by strength, the logits of the held-out patients of all inner folds, fold after fold."""
     folds = [
-        _logits_by_strength(columns, patients, train[split.train], train[split.test], strengths)
+        _logits_by_strength(rival, patients, outcome, train[split.train], train[split.test])
         for split in inner
     ]
-    return {strength: np.concatenate([logits[strength] for logits in folds]) for strength in strengths}
-
-
-def _logits(
-    columns: Columns, patients: Patients, train: np.ndarray, test: np.ndarray, strength: float
-) -> np.ndarray:
-    return _logits_by_strength(columns, patients, train, test, [strength])[strength]
+    return {strength: np.concatenate([logits[strength] for logits in folds]) for strength in rival.strengths}
 
 
 def _logits_by_strength(
-    columns: Columns, patients: Patients, train: np.ndarray, test: np.ndarray, strengths: Sequence[float]
+    rival: Rival, patients: Patients, outcome: Outcome, train: np.ndarray, test: np.ndarray
 ) -> dict[float, np.ndarray]:
     """Return the logits of the test patients by strength; the columns are encoded and scaled once."""
     from sklearn.preprocessing import StandardScaler  # to read a study, it is not needed
 
-    x = columns(patients, train)
+    x = rival.columns(patients, train)
     assert x is not None
     scaler = StandardScaler().fit(x[train])
-    x_train, x_test, labels = scaler.transform(x[train]), scaler.transform(x[test]), patients.labels[train]
-    fitted = {strength: _regression(strength).fit(x_train, labels) for strength in strengths}
-    return {strength: regression.decision_function(x_test) for strength, regression in fitted.items()}
-
-
-def _regression(strength: float) -> "LogisticRegression":
-    from sklearn.linear_model import LogisticRegression
-
-    return LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)
+    x_train, x_test, targets = scaler.transform(x[train]), scaler.transform(x[test]), patients.labels[train]
+    return {
+        strength: rival.regression(x_train, targets, outcome, x_test, strength)
+        for strength in rival.strengths
+    }

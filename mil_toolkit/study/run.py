@@ -8,7 +8,6 @@ from functools import cached_property
 from mil_toolkit.core.files import remove_dead_temporaries
 from mil_toolkit.core.records import to_json
 from mil_toolkit.core.seeds import derive_seed, trial_path
-from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.search.samplers import PRUNERS, SAMPLERS, Sampler
 from mil_toolkit.search.slots import Slots
 from mil_toolkit.search.storage import Storage
@@ -52,7 +51,7 @@ class SearchRun:
         epochs = max(config.epochs)
         planned = self.workspace.space.planned(config.sampler)
         count = trials_each(self.workspace)
-        higher = METRICS[config.objective].higher_is_better
+        higher = self.workspace.study.outcome.scoring.metrics[config.objective].higher_is_better
         slots = Slots(self.storage, self.search.name, count, higher, PRUNERS[config.pruner](epochs), planned)
         identity = to_json(self.workspace.study.description)
         assert isinstance(identity, dict)

@@ -1,16 +1,17 @@
 """The choice between the defaults and the other trials of a search, from their out-of-fold predictions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from mil_toolkit.evaluation.metrics import METRICS, Predicted
+from mil_toolkit.evaluation.metrics import Predicted
 from mil_toolkit.evaluation.multiplicity import MaxT, max_t
 from mil_toolkit.evaluation.records import PassedOver
+from mil_toolkit.outcomes.binary import Binary
+from mil_toolkit.outcomes.outcome import Outcome
 from mil_toolkit.search.trials import FinishedTrial
 from mil_toolkit.study.plan import Search
-from mil_toolkit.training.curves import predicted_by
 from mil_toolkit.training.patients import Patients
 
 
@@ -18,12 +19,14 @@ from mil_toolkit.training.patients import Patients
 class HeldOut:
     """The n held-out patients of a search's inner folds, in the order of the trials' logits.
 
-    labels, folds: (n,); groups: (n,), or None where no groups are declared
+    labels: their targets; folds: (n,); groups: (n,), or None where no groups are declared
+    outcome: what is predicted, fitted to the patients of the search
     """
 
     labels: np.ndarray
     folds: np.ndarray
     groups: np.ndarray | None = None
+    outcome: Outcome = field(default_factory=Binary)
 
     @classmethod
     def of(cls, search: Search, patients: Patients) -> "HeldOut":
@@ -33,11 +36,13 @@ class HeldOut:
             folds[split.test] = fold
         held_out = search.patients[folds >= 0]
         groups = None if patients.groups is None else patients.groups[held_out]
-        return cls(patients.labels[held_out], folds[folds >= 0], groups)
+        outcome = patients.outcome.fitted(patients.labels[search.patients])
+        return cls(patients.labels[held_out], folds[folds >= 0], groups, outcome)
 
     def predicted(self, logits: np.ndarray) -> Predicted:
-        """Return predictions from a trial's logits (n,)."""
-        return predicted_by(logits.astype(float), self.labels, self.folds)
+        """Return predictions from a trial's logits, (n,) or flat (n * C,)."""
+        shape = (len(self.labels), self.outcome.outputs) if self.outcome.outputs > 1 else (-1,)
+        return self.outcome.predicted(logits.astype(float).reshape(shape), self.labels, self.folds)
 
 
 def best_or_defaults(
@@ -56,9 +61,10 @@ def best_or_defaults(
         return defaults, None
     if defaults.logits is None or best.logits is None:  # the trials of an older version
         return defaults, PassedOver(best.number, None, None)
-    metric = METRICS[objective]
+    metric = held_out.outcome.scoring.metrics[objective]
     predictions = [held_out.predicted(trial.logits) for trial in compared if trial.logits is not None]
-    test = max_t(metric, held_out.predicted(defaults.logits), predictions, held_out.groups)
+    strata = held_out.outcome.scoring.strata(held_out.labels)
+    test = max_t(metric, held_out.predicted(defaults.logits), predictions, held_out.groups, strata=strata)
     surpassing = [trial for trial, better in zip(compared, test.surpasses, strict=True) if better]
     complete = [trial for trial in surpassing if trial.complete]
     if complete:

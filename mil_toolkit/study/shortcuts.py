@@ -48,7 +48,12 @@ Search = Callable[[Cohort, FeatureCache | None, Labelled, int], Iterator[Candida
 
 
 def check_shortcuts(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
-    """Find what predicts the label of the labelled patients without a model of the images."""
+    """Find what predicts the outcome of the labelled patients without a model of the images."""
+    return SHORTCUT_CHECKS[cohort.outcome.kind](cohort, cache)
+
+
+def _check_two_classes(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
+    """Find what predicts the label."""
     labelled = cohort.labelled()
     if len(np.unique(labelled.labels)) < 2:
         text = "shortcuts were not checked: the labelled patients do not include both classes."
@@ -208,3 +213,7 @@ def _describe_spellings(name: str, written: np.ndarray, positive: np.ndarray) ->
 
 
 SEARCHES: tuple[Search, ...] = (_bag_size, _predictive_columns, _missing_values, _spellings)
+SHORTCUT_CHECKS: dict[str, Callable[[Cohort, FeatureCache | None], Iterator[Finding]]] = {
+    "binary": _check_two_classes,
+}
+"""The check of each kind of outcome."""

@@ -1,7 +1,7 @@
 """Checks of the splits that a study stored (splits.json)."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import OFFICIAL, StudyConfig
@@ -31,19 +31,20 @@ def search_name(path: tuple[int, int]) -> str:
 def split_problems(
     splits: SplitsRecord,
     config: StudyConfig,
-    labels: Mapping[str, int],
+    labelled: Collection[str],
     groups: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Return what is wrong with the splits of a study with these options, a sentence each.
 
-    labels: of all labelled patients; groups: of these patients, None where there are none or they are unknown
+    labelled: ids of all labelled patients; groups: of these patients, None where there are none or they are
+        unknown
     """
     expected = [search_name(path) for path in search_paths(splits, config)]
     if expected != list(splits.searches):
         return [f"it has the searches {some(list(splits.searches))}; the options give {some(expected)}."]
-    problems = list(_outer_problems(splits, config, labels))
+    problems = list(_outer_problems(splits, config, labelled))
     for name, held_out in splits.searches.items():
-        training = set(labels) - set(held_out.test)
+        training = set(labelled) - set(held_out.test)
         problems += _inner_problems(name, held_out.inner, training, config.folds)
         if groups is not None:
             problems += _group_problems(name, held_out, training, groups)
@@ -70,14 +71,14 @@ def official_problems(splits: SplitsRecord, config: StudyConfig, cohort: Cohort)
     return [f"its outer folds are not {declared}: they differ in {some(other)}."] if other else []
 
 
-def _outer_problems(splits: SplitsRecord, config: StudyConfig, labels: Mapping[str, int]) -> Iterator[str]:
+def _outer_problems(splits: SplitsRecord, config: StudyConfig, labelled: Collection[str]) -> Iterator[str]:
     """Yield what is wrong with the outer folds: each repeat holds every patient out once."""
     if splits.searches[FINAL_NAME].test:
         yield "the final search, which trains on all patients, has held-out patients."
     paths = search_paths(splits, config)[:-1]
     for repeat in range(1, config.repeats + 1) if paths else ():
         tests = [splits.searches[fold_name(*path)].test for path in paths if path[0] == repeat]
-        yield from _partition_problems(f"the outer folds of repeat {repeat}", tests, set(labels))
+        yield from _partition_problems(f"the outer folds of repeat {repeat}", tests, set(labelled))
 
 
 def _inner_problems(

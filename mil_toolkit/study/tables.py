@@ -19,7 +19,8 @@ from mil_toolkit.core.errors import DataError, Diverged, UsageError
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.reading import MEBIBYTE, read_input
 from mil_toolkit.core.text import SOME, count_of, printable, some
-from mil_toolkit.evaluation.calibration import Decision
+from mil_toolkit.evaluation.scoring import Predictions, Scoring
+from mil_toolkit.outcomes.outcome import DecisionRule
 from mil_toolkit.study.folder import outer_folders
 from mil_toolkit.study.plan import Search
 from mil_toolkit.training.patients import Patients
@@ -28,7 +29,7 @@ ATTENTION_COLUMNS = ["patient_id", "image", "attention"]
 TRIAL_COLUMNS = ["number", "value", "state"]  # then the hyperparameters
 TRIAL_STATES = ("COMPLETE", "PRUNED", "FAIL")
 ROUNDING = 1e-3  # of the attention on a single image
-PREDICTION_COLUMNS = ["repeat", "fold", "patient_id", "label", "probability", "prediction"]
+ROW_COLUMNS = ["repeat", "fold", "patient_id"]  # then the columns of the outcome
 GROUP = "group"  # a further column where groups are declared
 _WHOLE, _TEXT = ("repeat", "fold", "label", "prediction"), ("patient_id", "image", GROUP, "rival")
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how a formula begins in a spreadsheet
@@ -37,44 +38,41 @@ TABLE_LIMIT = 512 * MEBIBYTE  # a row of attention takes about 40 bytes
 
 
 def prediction_table(
-    search: Search, places: np.ndarray, patients: Patients, logits: np.ndarray, decision: Decision
+    search: Search, places: np.ndarray, patients: Patients, predictions: Predictions
 ) -> pd.DataFrame:
-    """Return predictions of the patients at `places` (n,) from their logits (n,): PREDICTION_COLUMNS."""
-    probabilities = decision.probabilities(logits)
-    return probability_table(search, places, patients, probabilities, probabilities >= decision.threshold)
+    """Return a table of predictions of the patients at `places` (n,).
 
-
-def probability_table(
-    search: Search, places: np.ndarray, patients: Patients, probabilities: np.ndarray, decisions: np.ndarray
-) -> pd.DataFrame:
-    """Return predictions of the patients at `places` from probabilities and decisions: PREDICTION_COLUMNS.
-
-    Shapes: places, probabilities, decisions (n,). GROUP follows where groups are declared.
+    It has ROW_COLUMNS and the columns of the outcome, see `Scoring`. GROUP follows where groups are declared.
     """
     repeat, fold = search.path
+    scoring = patients.outcome.scoring
     ids = [patients.ids[place] for place in places]
-    values = (repeat, fold, ids, patients.labels[places], probabilities, decisions.astype(int))
-    table = pd.DataFrame(dict(zip(PREDICTION_COLUMNS, values, strict=True)))
+    columns: dict[str, object] = dict(zip(ROW_COLUMNS, (repeat, fold, ids), strict=True))
+    columns |= scoring.target_columns(patients.labels[places])
+    table = pd.DataFrame(columns | scoring.prediction_columns(predictions))
     return table if patients.groups is None else table.assign(**{GROUP: patients.groups[places]})
 
 
-def without_members(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return PREDICTION_COLUMNS, and GROUP where it is there."""
-    return predictions[[*PREDICTION_COLUMNS, *({GROUP} & set(predictions))]]
+def without_members(predictions: pd.DataFrame, scoring: Scoring) -> pd.DataFrame:
+    """Return ROW_COLUMNS and the columns of the outcome, and GROUP where it is there."""
+    return predictions[[*ROW_COLUMNS, *scoring.columns, *({GROUP} & set(predictions))]]
 
 
-def outer_predictions(search: Search, test: Patients, logits: np.ndarray, decision: Decision) -> pd.DataFrame:
-    """Return predictions of an outer fold's held-out patients from the members' logits (K, n).
+def outer_predictions(
+    search: Search, test: Patients, logits: np.ndarray, decision: DecisionRule
+) -> pd.DataFrame:
+    """Return predictions of an outer fold's held-out patients from the members' logits (K, n) or (K, n, C).
 
-    PREDICTION_COLUMNS by the mean logit, `threshold`, then each member's probability as `member1`, ... Raises
-    Diverged where a logit is not finite.
+    The columns of `prediction_table` by the mean logit, the constants of the decision rule, then the values
+    of each member. Raises Diverged where a logit is not finite.
     """
     if not np.isfinite(logits).all():
         raise Diverged(f"{search.name}: the refitted model diverged. Limit learning_rate by --set.")
-    table = prediction_table(search, np.arange(len(test)), test, logits.mean(0), decision)
-    alone = decision.probabilities(logits)
-    members = {f"member{number}": values for number, values in enumerate(alone, 1)}
-    return table.assign(threshold=decision.threshold, **members)
+    table = prediction_table(search, np.arange(len(test)), test, decision.predict(logits.mean(0)))
+    members: dict[str, float | np.ndarray] = dict(decision.constants)
+    for number, values in enumerate(decision.predict(logits).values, 1):
+        members |= test.outcome.scoring.member_columns(number, values)
+    return table.assign(**members)
 
 
 def attention_table(patients: Patients, attention: np.ndarray | None) -> pd.DataFrame | None:

@@ -12,11 +12,9 @@ from mil_toolkit.study.folder import EpochScores, publish_epochs
 from mil_toolkit.study.plan import Search
 from mil_toolkit.study.tracker import Tracker
 from mil_toolkit.study.workspace import Workspace
-from mil_toolkit.training.curves import Curves, best_epoch_of, value_of
+from mil_toolkit.training.curves import Curves, best_epoch_of
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.procedure import run_trial
-
-EPOCH_METRICS = ("balanced_log_loss", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +88,8 @@ def _log(
 def epoch_scores(curves: Curves) -> list[EpochScores]:
     """Return the scores after each epoch, on the held-out and on the training patients; see `Curves`.
 
-    The threshold is 0.5. Training scores are those of the epoch's own training pass.
+    Nothing is calibrated; see `Outcome.predicted`. Training scores are those of the epoch's own training
+    pass.
     """
     return [_scores_after(curves, epoch) for epoch in range(1, len(curves.logits) + 1)]
 
@@ -98,8 +97,8 @@ def epoch_scores(curves: Curves) -> list[EpochScores]:
 def _scores_after(curves: Curves, epoch: int) -> EpochScores:
     parts = {"training": curves.training(epoch), "validation": curves.validation(epoch)}
     scores = {
-        f"{part}_{name}": value_of(name, predicted)
+        f"{part}_{name}": curves.metrics[name].value(predicted)
         for part, predicted in parts.items()
-        for name in EPOCH_METRICS
+        for name in curves.outcome.scoring.epoch_metrics
     }
     return {"epoch": epoch, **scores}

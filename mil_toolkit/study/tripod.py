@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from mil_toolkit.config import OFFICIAL
 from mil_toolkit.core.text import count_of
-from mil_toolkit.evaluation.words import metric_words, threshold_rule, with_interval
+from mil_toolkit.evaluation.words import metric_words, with_interval
+from mil_toolkit.outcomes.kinds import outcome_of
 from mil_toolkit.study.records import ColumnRecord, PatientsRecord, StudyDescription, StudyScores
 
 NOT_STATED = "not stated ([study] section of cohort.toml)"
@@ -22,25 +23,20 @@ class Item(NamedTuple):
 def tripod_items(description: StudyDescription, patients: PatientsRecord, scores: StudyScores) -> list[Item]:
     """Return the items in the order of the checklist."""
     return [
-        *_design(patients),
+        *_design(description, patients),
         *_variables(patients),
         *_methods(description, patients),
-        *_results(description.study.primary_metric, patients, scores),
+        *_results(description, patients, scores),
     ]
 
 
-def _design(patients: PatientsRecord) -> Iterator[Item]:
+def _design(description: StudyDescription, patients: PatientsRecord) -> Iterator[Item]:
     stated = patients.statements
     yield Item("5b", "Dates", (stated and stated.dates) or NOT_STATED)
     yield Item("6a", "Setting", (stated and stated.setting) or NOT_STATED)
     yield Item("6b", "Eligibility", (stated and stated.eligibility) or NOT_STATED)
-    yield Item("8a", "Outcome", _outcome(patients))
+    yield Item("8a", "Outcome", outcome_of(description.outcome).text.definition(patients.class_names))
     yield Item("8b", "Reference standard", (stated and stated.reference_standard) or NOT_STATED)
-
-
-def _outcome(patients: PatientsRecord) -> str:
-    negative, positive = patients.class_names
-    return f"{positive} (positive) against {negative} (negative)"
 
 
 def _variables(patients: PatientsRecord) -> Iterator[Item]:
@@ -63,9 +59,8 @@ def _methods(description: StudyDescription, patients: PatientsRecord) -> Iterato
         "A missing number is replaced by the median of the training patients; a missing category counts as"
         " the average patient. Where training patients lack values too, an indicator is added.",
     )
-    weighted = "Both classes have the same total weight in the loss unless the search decides otherwise"
-    rule = threshold_rule(config.threshold_rule)
-    yield Item("13", "Class imbalance", f"{weighted}; threshold: {rule}.")
+    weights = outcome_of(description.outcome).text.weights(config.threshold_rule)
+    yield Item("13", "Class imbalance", weights)
     fairness = patients.statements and patients.statements.fairness
     yield Item("14", "Fairness", fairness or f"{NOT_STATED}; scores in subgroups are in the section on use")
     yield Item("16", "Training and evaluation", _evaluation(description))
@@ -81,19 +76,21 @@ def _evaluation(description: StudyDescription) -> str:
     return f"Nested cross-validation ({folds}); no external validation."
 
 
-def _results(primary: str, patients: PatientsRecord, scores: StudyScores) -> Iterator[Item]:
+def _results(description: StudyDescription, patients: PatientsRecord, scores: StudyScores) -> Iterator[Item]:
+    outcome, primary = outcome_of(description.outcome), description.study.primary_metric
+    labels = [patient.label for patient in patients.patients]
+    counts = [labels.count(number) for number in range(len(patients.class_names))]
+    discrimination = outcome.scoring.discrimination
     yield Item("20a", "Flow of participants", flow(patients))
-    positives = sum(patient.label == 1 for patient in patients.patients)
-    negatives = len(patients.patients) - positives
-    yield Item("20b", "Outcome in those analysed", f"{positives} positive, {negatives} negative")
+    yield Item("20b", "Outcome in those analysed", outcome.text.analysed(counts))
     yield Item("20b", "Missing values by column", _missing(patients))
     shown = scores.outer or scores.inner
     kind = "held-out patients" if scores.outer else "validation (inner folds), optimistic"
     yield Item(
         "23a",
         "Performance",
-        f"primary metric: {metric_words(primary)} {with_interval(shown[primary])}; AUC"
-        f" {with_interval(shown['auc'])}"
+        f"primary metric: {metric_words(primary)} {with_interval(shown[primary])};"
+        f" {metric_words(discrimination)} {with_interval(shown[discrimination])}"
         f" ({kind})",
     )
     use = patients.statements and patients.statements.intended_use

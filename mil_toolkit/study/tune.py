@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import ALONE, OFFICIAL, RunConfig, StudyConfig
+from mil_toolkit.config import ALONE, OFFICIAL, RunConfig, StudyConfig, for_outcome
 from mil_toolkit.core.devices import pick_device
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import read_json
@@ -19,7 +19,6 @@ from mil_toolkit.core.reading import report_read_errors
 from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.text import some
 from mil_toolkit.core.threads import fixed_threads
-from mil_toolkit.evaluation.decisions import sensitivity_to_reach
 from mil_toolkit.search.space import Space
 from mil_toolkit.search.storage import DATABASE, DatabaseStorage, postgresql_url, quiet_optuna
 from mil_toolkit.study.audit import audit
@@ -29,7 +28,7 @@ from mil_toolkit.study.folder import Study, is_study_folder
 from mil_toolkit.study.jobs import Job, Processes, RivalsJob, SearchJob, do_jobs
 from mil_toolkit.study.plan import Search, check_outer_folds, costs, longest_first, plan_searches
 from mil_toolkit.study.progress import StudyBar
-from mil_toolkit.study.records import Best, ClassCounts, Finding, StudyScores
+from mil_toolkit.study.records import Best, Finding, StudyScores
 from mil_toolkit.study.remaining import RemainingTime, SearchNote
 from mil_toolkit.study.run import trials_each
 from mil_toolkit.study.selection import HeldOut
@@ -78,11 +77,12 @@ def tune(
     folder.
     """
     check_outer_folds(cohort, config)
-    labelled, config = cohort.labelled(), with_features(config, features)
+    config = for_outcome(with_features(config, features), cohort.outcome.kind)
+    labelled = cohort.labelled()
     patients = Patients.of(labelled, features)
     Space.of(config, patients).planned(config.sampler)  # raises before anything is written
     searches, splits = plan_searches(labelled, config)
-    _check_positives(config, patients, searches)
+    _check_rule(config, patients, searches)
     check_run(folder, device, how)
     with (
         exclusive(folder) if how.storage is None else shared(folder, wait=False) as lock,
@@ -161,23 +161,24 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _check_positives(config: StudyConfig, patients: Patients, searches: Sequence[Search]) -> None:
-    """Raise DataError where a search has too few positive patients for the confidence of a sensitivity."""
+def _check_rule(config: StudyConfig, patients: Patients, searches: Sequence[Search]) -> None:
+    """Raise DataError where a search has too few patients for the decision rule."""
     problems = []
     for search in searches:
         held_out = HeldOut.of(search, patients)
         try:
-            sensitivity_to_reach(config.threshold_rule, held_out.labels, held_out.groups)
+            held_out.outcome.check_rule(held_out.labels, config.threshold_rule, held_out.groups)
         except DataError as error:
             problems.append(f"search {search.name}: {error}")
     if problems:
         raise DataError(problems)
 
 
-def _log_held_out(counts: Mapping[str, ClassCounts]) -> None:
+def _log_held_out(counts: Mapping[str, Mapping[str, int]]) -> None:
     """Log the class counts of official folds and of folds of whole groups, which are hardly stratified."""
-    folds = (f"{name} {count.positive} + {count.negative}" for name, count in counts.items())
-    logger.info("Held-out patients of the outer folds (positive + negative): %s.", ", ".join(folds))
+    names = " + ".join(next(iter(counts.values()), {}))
+    folds = (f"{name} {' + '.join(map(str, count.values()))}" for name, count in counts.items())
+    logger.info("Held-out patients of the outer folds (%s): %s.", names, ", ".join(folds))
 
 
 def _audit(study: Study, cohort: Cohort, features: Features) -> list[Finding]:

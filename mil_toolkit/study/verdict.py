@@ -1,8 +1,8 @@
 """The verdict of a study, by its primary metric and against the stronger of the baselines on the metadata."""
 
-from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.records import Comparison
 from mil_toolkit.evaluation.words import FEW, metric_words, with_interval
+from mil_toolkit.outcomes.kinds import metric_of
 from mil_toolkit.study.records import StudyScores
 
 _VERSIONS = {"metadata_logistic": "C searched", "metadata_logistic_c1": "C = 1"}  # of the same baseline
@@ -35,7 +35,7 @@ def stronger_metadata_baseline(scores: StudyScores, metric: str) -> str | None:
     known = {name: value for name, value in values.items() if value is not None}
     if not known:
         return next(iter(values), None)
-    return (max if METRICS[metric].higher_is_better else min)(known, key=lambda name: known[name])
+    return (max if metric_of(metric).higher_is_better else min)(known, key=lambda name: known[name])
 
 
 def _metadata_baselines(scores: StudyScores) -> list[str]:
@@ -43,7 +43,7 @@ def _metadata_baselines(scores: StudyScores) -> list[str]:
 
 
 def _gain_words(gain: Comparison, metric: str, version: str) -> str:
-    difference, higher = gain.differences[metric], METRICS[metric].higher_is_better
+    difference, higher = gain.differences[metric], metric_of(metric).higher_is_better
     value = with_interval(difference, "+") + ("" if higher else " (lower is better)")
     above = difference.low is not None and difference.low > 0
     below = difference.high is not None and difference.high < 0

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
@@ -15,15 +16,18 @@ from mil_toolkit.config import HeadConfig, active_fields
 from mil_toolkit.core.access import exists
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.text import printable
-from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
+from mil_toolkit.evaluation.intervals import scores_with_intervals
+from mil_toolkit.evaluation.scoring import Scoring
 from mil_toolkit.search.space import SearchedInterval
 from mil_toolkit.study.description import patients_digest
 from mil_toolkit.study.folder import SearchFolder, Study
 from mil_toolkit.study.prediction_checks import (
     Expected,
+    Target,
     column_problems,
+    prediction_columns,
     prediction_problems,
-    probability_problems,
+    value_problems,
 )
 from mil_toolkit.study.records import (
     AblationScores,
@@ -48,10 +52,10 @@ from mil_toolkit.study.splits import (
     search_paths,
     split_problems,
 )
-from mil_toolkit.study.tables import PREDICTION_COLUMNS, read_predictions
+from mil_toolkit.study.tables import ROW_COLUMNS, read_predictions
 from mil_toolkit.training.patients import Patients
 
-Labels = Mapping[str, int]  # 0 or 1, by patient
+Targets = Mapping[str, Target]  # by patient
 CHANGED = "The study was changed after mil-tune wrote it. Ask for the original, or run mil-tune again."
 OTHER_FOLDS = (
     "The official folds of the cohort have changed since mil-tune wrote the study (or splits.json has)."
@@ -81,11 +85,11 @@ def verify(study: Study, cohort: Cohort | None = None) -> StudyScores:
     outputs = _read_outputs(study, splits)
     if patients is not None:
         _refuse({study.patients_path: _patients_problems(study.description, patients)})
-    labels = _labels(cohort, patients, outputs)
-    _refuse({study.splits_path: split_problems(splits, study.config, labels, _groups(cohort, patients))})
+    targets = _targets(cohort, patients, outputs, study.outcome.scoring)
+    _refuse({study.splits_path: split_problems(splits, study.config, targets, _groups(cohort, patients))})
     if cohort is not None:
         _refuse({study.splits_path: official_problems(splits, study.config, cohort)}, OTHER_FOLDS)
-    _refuse(_output_problems(study, splits, outputs, labels))
+    _refuse(_output_problems(study, splits, outputs, targets))
     scores = _score_again(study, stored, outputs, patients)
     outer = _outer(outputs)
     if outer is not None and exists(study.rivals):
@@ -100,8 +104,8 @@ def check_outputs(study: Study, patients: Patients) -> None:
     patients: the labelled patients of the study. Raises DataError as `verify` does.
     """
     splits = study.read_splits()
-    labels = dict(zip(patients.ids, patients.labels.tolist(), strict=True))
-    _refuse(_searches_problems(study, splits, _read_outputs(study, splits), labels))
+    targets = _by_patient(patients.ids, patients.labels)
+    _refuse(_searches_problems(study, splits, _read_outputs(study, splits), targets))
 
 
 def _refuse(problems: Mapping[Path, Sequence[str]], advice: str = CHANGED) -> None:
@@ -144,16 +148,29 @@ def _patients_problems(description: StudyDescription, patients: PatientsRecord) 
     return ["its ids, labels, groups or metadata are not those of the cohort in config.json."]
 
 
-def _labels(cohort: Cohort | None, patients: PatientsRecord | None, outputs: Mapping[str, Outputs]) -> Labels:
-    """Return the labels of the labelled patients: from the cohort, else as the study stored them."""
+def _targets(
+    cohort: Cohort | None, patients: PatientsRecord | None, outputs: Mapping[str, Outputs], scoring: Scoring
+) -> Targets:
+    """Return the targets of the labelled patients: from the cohort, else as the study stored them."""
     if cohort is not None:
         labelled = cohort.labelled()
-        return dict(zip(labelled.patient_ids, map(int, labelled.labels), strict=True))
+        return _by_patient(labelled.patient_ids, labelled.labels)
     if patients is not None:
-        return {patient.id: patient.label for patient in patients.patients}
+        return {patient.id: _as_target(patient.label) for patient in patients.patients}
     outer = [output.predictions for output in outputs.values() if output.predictions is not None]
     tables = pd.concat([outputs[FINAL_NAME].out_of_fold, *outer])
-    return dict(zip(tables["patient_id"], tables["label"], strict=True))
+    return dict(
+        zip(tables["patient_id"], zip(*(tables[name] for name in scoring.targets), strict=True), strict=True)
+    )
+
+
+def _by_patient(patient_ids: Sequence[str], targets: np.ndarray) -> dict[str, Target]:
+    return dict(zip(patient_ids, map(_as_target, targets.tolist()), strict=True))
+
+
+def _as_target(stored: float | list[float]) -> Target:
+    """Return the target of a patient from its JSON: a number, or a list of them."""
+    return tuple(stored) if isinstance(stored, list) else (stored,)
 
 
 def _groups(cohort: Cohort | None, patients: PatientsRecord | None) -> dict[str, str] | None:
@@ -171,10 +188,10 @@ def _groups(cohort: Cohort | None, patients: PatientsRecord | None) -> dict[str,
 
 
 def _output_problems(
-    study: Study, splits: SplitsRecord, outputs: Mapping[str, Outputs], labels: Labels
+    study: Study, splits: SplitsRecord, outputs: Mapping[str, Outputs], targets: Targets
 ) -> dict[Path, list[str]]:
     """Return what is wrong with the choices and predictions of all searches, by file."""
-    problems = _searches_problems(study, splits, outputs, labels)
+    problems = _searches_problems(study, splits, outputs, targets)
     outer = _outer(outputs)
     if outer is not None and not any(problems.values()):
         problems[study.final.predictions] = _whole_problems(study, outer)
@@ -182,11 +199,11 @@ def _output_problems(
 
 
 def _searches_problems(
-    study: Study, splits: SplitsRecord, outputs: Mapping[str, Outputs], labels: Labels
+    study: Study, splits: SplitsRecord, outputs: Mapping[str, Outputs], targets: Targets
 ) -> dict[Path, list[str]]:
     problems: dict[Path, list[str]] = {}
     for path in search_paths(splits, study.config):
-        problems |= _search_problems(study, path, splits.searches, outputs, labels)
+        problems |= _search_problems(study, path, splits.searches, outputs, targets)
     return problems
 
 
@@ -195,21 +212,21 @@ def _search_problems(
     path: tuple[int, int],
     searches: Mapping[str, HeldOut],
     outputs: Mapping[str, Outputs],
-    labels: Labels,
+    targets: Targets,
 ) -> dict[Path, list[str]]:
     name = search_name(path)
     folder, output, held_out = _folder(study, name), outputs[name], searches[name]
     repeat, fold = path
-    threshold = output.best.decision.threshold
+    scoring, constants = study.outcome.scoring, output.best.decision.constants
     inner = {patient: number for number, ids in enumerate(held_out.inner, 1) for patient in ids}
-    expected = Expected(repeat, inner, labels, threshold)
+    expected = Expected(scoring, repeat, inner, targets, constants)
     problems = {
         folder.best: list(_best_problems(study.description, output.best)),
         folder.out_of_fold: prediction_problems(output.out_of_fold, expected),
     }
     if output.predictions is not None:
         test = dict.fromkeys(held_out.test, fold)
-        expected = Expected(repeat, test, labels, threshold, study.config.members)
+        expected = Expected(scoring, repeat, test, targets, constants, study.config.members)
         problems[folder.predictions] = prediction_problems(output.predictions, expected)
     return problems
 
@@ -233,11 +250,12 @@ def _best_problems(description: StudyDescription, best: Best) -> Iterator[str]:
 def _whole_problems(study: Study, outer: pd.DataFrame) -> list[str]:
     """Return whether the study's table of predictions is not that of its outer folds."""
     whole = read_predictions(study.final.predictions)
-    problems = list(column_problems(whole, PREDICTION_COLUMNS))
+    columns = prediction_columns(study.outcome.scoring)
+    problems = list(column_problems(whole, columns))
     if problems:
         return problems
     order = ["repeat", "patient_id"]
-    one, other = (table[PREDICTION_COLUMNS].sort_values(order) for table in (whole, outer))
+    one, other = (table[columns].sort_values(order) for table in (whole, outer))
     if one.to_numpy().tolist() == other.to_numpy().tolist():
         return []
     return ["its rows are not those of the predictions.csv of the outer folds."]
@@ -259,28 +277,30 @@ def verify_ablation(study: Study, ablation: AblationScores) -> None:
     """
     problems = {study.ablation.scores: list(variant_problems(ablation))}
     _refuse(problems)
-    expected = _patients_of(read_predictions(study.final.predictions))
-    scores = {}
+    scoring, scores = study.outcome.scoring, {}
+    expected = _patients_of(read_predictions(study.final.predictions), scoring)
     for name in ablation.variants:
         path = study.ablation.predictions / f"{name}.csv"
         table = read_predictions(path)
         problems[path] = [
-            *column_problems(table, PREDICTION_COLUMNS),
-            *probability_problems(table, ["probability"]),
-        ] or _other_patients(table, expected)
+            *column_problems(table, prediction_columns(scoring)),
+            *value_problems(table, scoring.values, scoring),
+        ] or _other_patients(table, expected, scoring)
         _refuse(problems)
-        scores[name] = scores_with_intervals(Table.of(table, study.config.prevalence))
+        scores[name] = scores_with_intervals(study.table(table))
     _refuse({study.ablation.scores: ablation_problems(ablation, scores)})
 
 
-def _patients_of(predictions: pd.DataFrame) -> list[list[int | str]]:
-    """Return repeat, fold, patient and label of every prediction, in order."""
-    rows: list[list[int | str]] = predictions[PREDICTION_COLUMNS[:4]].to_numpy().tolist()
+def _patients_of(predictions: pd.DataFrame, scoring: Scoring) -> list[list[float | str]]:
+    """Return repeat, fold, patient and target of every prediction, in order."""
+    columns = [*ROW_COLUMNS, *scoring.targets]
+    rows: list[list[float | str]] = predictions[columns].to_numpy().tolist()
     return sorted(rows, key=str)
 
 
-def _other_patients(table: pd.DataFrame, expected: list[list[int | str]]) -> list[str]:
-    if _patients_of(table) == expected and table["prediction"].isin((0, 1)).all():
+def _other_patients(table: pd.DataFrame, expected: list[list[float | str]], scoring: Scoring) -> list[str]:
+    decided = scoring.decision is None or table[scoring.decision].isin(scoring.decisions).all()
+    if _patients_of(table, scoring) == expected and decided:
         return []
     return ["its rows are not those of the patients in the predictions.csv of the study."]
 
@@ -293,7 +313,7 @@ def _score_again(
 ) -> StudyScores:
     """Return the scores of the predictions, with what cannot be computed from them as stored."""
     final = outputs[FINAL_NAME]
-    inner, outer = Table.of(final.out_of_fold, study.config.prevalence), _outer(outputs)
+    inner, outer = study.table(final.out_of_fold), _outer(outputs)
     best = final.best
     scores = replace(
         stored,
@@ -313,15 +333,16 @@ def _score_rivals_again(
 ) -> StudyScores:
     """Return the scores with those of the baselines' stored predictions."""
     rows = read_predictions(study.rivals)
-    _refuse({study.rivals: list(column_problems(rows, [*PREDICTION_COLUMNS, "rival"]))})
-    expected, prevalence = _patients_of(outer), study.config.prevalence
+    scoring = study.outcome.scoring
+    _refuse({study.rivals: list(column_problems(rows, [*prediction_columns(scoring), "rival"]))})
+    expected = _patients_of(outer, scoring)
     rivals = {str(name): table for name, table in rows.groupby("rival", sort=False)}
     for table in rivals.values():
-        problems = [*probability_problems(table, ["probability"]), *_other_patients(table, expected)]
-        _refuse({study.rivals: problems})
-    tables = {name: Table.of(table.drop(columns="rival"), prevalence) for name, table in rivals.items()}
+        problems = list(value_problems(table, scoring.values, scoring))
+        _refuse({study.rivals: [*problems, *_other_patients(table, expected, scoring)]})
+    tables = {name: study.table(table.drop(columns="rival")) for name, table in rivals.items()}
     sizes = _bag_sizes(patients)
-    scored = with_rivals(scores, Table.of(outer, prevalence), sizes, tables)
+    scored = with_rivals(scores, study.table(outer), sizes, tables)
     known = patients is not None
     return scored if known else replace(scored, bag_size_of_metadata=scores.bag_size_of_metadata)
 

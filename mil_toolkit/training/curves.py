@@ -1,31 +1,30 @@
 """Logits of every epoch on the inner folds, and the choices made from them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.special import expit
 
 from mil_toolkit.config import ThresholdRule
-from mil_toolkit.evaluation.calibration import Decision
-from mil_toolkit.evaluation.decisions import fit_by_rule
-from mil_toolkit.evaluation.metrics import METRICS, Predicted
-
-THRESHOLD = 0.5  # for metrics that need a threshold before one has been fitted
+from mil_toolkit.evaluation.metrics import Metric, Predicted
+from mil_toolkit.outcomes.binary import Binary
+from mil_toolkit.outcomes.outcome import DecisionRule, Outcome
 
 
 @dataclass(frozen=True)
 class Curves:
     """Logits of K members for B patients in each of E epochs, with the folds that the members trained on.
 
-    logits: (E, K, B). For patients that a member's fold holds out: predictions of the model at the end of the
-        epoch. For its training patients: outputs of the training pass, with dropout and before each update.
+    logits: (E, K, B), or (E, K, B, C) if the head has several outputs. For patients that a member's fold
+        holds out: predictions of the model at the end of the epoch. For its training patients: outputs of the
+        training pass, with dropout and before each update.
     folds: (K,) the fold of each member
     trains_on: (F, B) bool, the training patients of each fold
-    labels: (B,)
+    labels: the targets of the patients
     attention: (N,) attention of each image in the last epoch, averaged over the members that did not train on
         its patient (NaN where there is none). None where it was not computed or there are no images.
     groups: (B,) the groups of the patients; None if none are declared
+    outcome: what is predicted, fitted to the patients
 
     Epochs are counted from 1.
     """
@@ -36,6 +35,12 @@ class Curves:
     labels: np.ndarray
     attention: np.ndarray | None = None
     groups: np.ndarray | None = None
+    outcome: Outcome = field(default_factory=Binary)
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """The metrics of the outcome, by name."""
+        return self.outcome.scoring.metrics
 
     @property
     def held_by(self) -> np.ndarray:
@@ -48,31 +53,34 @@ class Curves:
         return np.logical_not(self.trains_on.all(0))
 
     def out_of_fold(self, epoch: int) -> np.ndarray:
-        """Return each patient's mean logit over the members that did not train on it, (B,); NaN if none."""
+        """Return each patient's mean logit over the members that did not train on it; NaN if none.
+
+        Shapes: (B,), or (B, C) if the head has several outputs
+        """
         weights = ~self.trains_on[self.folds]  # (K, B)
+        weights = weights.reshape(weights.shape + (1,) * (self.logits.ndim - 3))
         with np.errstate(invalid="ignore"):
             return np.asarray((self.logits[epoch - 1] * weights).sum(0) / weights.sum(0))
 
     def validation(self, epoch: int) -> Predicted:
         """Return the out-of-fold predictions of the held-out patients, each with its fold."""
         held_out = self.held_out
-        return predicted_by(self.out_of_fold(epoch)[held_out], self.labels[held_out], self.held_by[held_out])
+        outputs = self.out_of_fold(epoch)[held_out]
+        return self.outcome.predicted(outputs, self.labels[held_out], self.held_by[held_out])
+
+    def objective(self, name: str, epoch: int) -> float:
+        """Return the metric `name` of the out-of-fold predictions."""
+        return self.metrics[name].value(self.validation(epoch))
 
     def training(self, epoch: int) -> Predicted:
         """Return the predictions of the training patients, pooled over members, which count as folds."""
         labels, logits, members = self.training_logits(epoch)
-        return predicted_by(logits, labels, members)
+        return self.outcome.predicted(logits, labels, members)
 
     def training_logits(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return labels and logits of the training patients, and the member of each; pooled over members."""
         member, patient = self.trains_on[self.folds].nonzero()
         return self.labels[patient], self.logits[epoch - 1, member, patient], member
-
-
-def predicted_by(logits: np.ndarray, labels: np.ndarray, folds: np.ndarray) -> Predicted:
-    """Return the predictions of n patients from their logits (n,), decided at a probability of 0.5."""
-    probabilities = expit(logits)
-    return Predicted(labels, probabilities, probabilities >= THRESHOLD, folds)
 
 
 def smooth(curve: Sequence[float]) -> np.ndarray:
@@ -95,19 +103,15 @@ def best_epoch(curve: Sequence[float], higher_is_better: bool) -> int:
     return int(np.argmax(smoothed if higher_is_better else -smoothed)) + 1
 
 
-def value_of(name: str, predicted: Predicted) -> float:
-    """Return the metric `name` of predictions, whose pairs of patients count within their folds only."""
-    return float(METRICS[name].of(predicted, np.ones(len(predicted.labels))))
-
-
 def best_epoch_of(curves: Curves, objective: str) -> int:
     """Return the epoch, counted from 1, at which the smoothed objective on held-out patients is best."""
-    curve = [value_of(objective, curves.validation(epoch)) for epoch in range(1, len(curves.logits) + 1)]
-    return best_epoch(curve, METRICS[objective].higher_is_better)
+    curve = [curves.objective(objective, epoch) for epoch in range(1, len(curves.logits) + 1)]
+    return best_epoch(curve, curves.metrics[objective].higher_is_better)
 
 
-def decide(curves: Curves, rule: ThresholdRule) -> Decision:
-    """Fit calibration and threshold to the out-of-fold logits of the first epoch; raises as `fit_by_rule`."""
+def decide(curves: Curves, rule: ThresholdRule) -> DecisionRule:
+    """Fit the decision rule to the out-of-fold logits of the first epoch; raises as `Outcome.decide`."""
     held_out = curves.held_out
     groups = None if curves.groups is None else curves.groups[held_out]
-    return fit_by_rule(curves.out_of_fold(1)[held_out], curves.labels[held_out], rule, groups)
+    outputs = curves.out_of_fold(1)[held_out]
+    return curves.outcome.decide(outputs, curves.labels[held_out], rule, groups)

@@ -27,7 +27,7 @@ from mil_toolkit.training.backpropagation import Halves, backpropagate
 from mil_toolkit.training.checkpoints import CheckpointState
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.inputs import Inputs
-from mil_toolkit.training.losses import drop_instances, member_losses, patient_weights
+from mil_toolkit.training.losses import LOSSES, drop_instances, member_losses, patient_weights
 from mil_toolkit.training.optimizer import Optimizer
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.spill import Spill, shelves_for
@@ -81,7 +81,7 @@ class Finetuner:
         self.metadata = inputs.metadata.expand(head.member_count, -1, -1)  # (K, B, M)
         weights = patient_weights(inputs, self.model.config)
         self.weights = weights.expand(head.member_count, -1)  # (K, B)
-        self.labels = torch.from_numpy(patients.labels).float().to(device)
+        self.targets, self.loss = inputs.targets, LOSSES[inputs.outcome.kind]
         self.head_optimizer = Optimizer(self.model, self.model.config)
         self.optimizer = torch.optim.AdamW(self.halves.parameters.values(), lr=options.config.backbone_rate)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
@@ -140,7 +140,8 @@ class Finetuner:
         bags = Instances.of(self.projection(embeddings)[None], sizes, len(members))
         places = group.to(embeddings.device)
         logits = self.model(replace(bags, kept=kept), self.metadata[:, places], dropout_of(members))
-        return member_losses(logits, self.labels[places], self.weights[:, places], config).sum()
+        weights = self.weights[:, places]
+        return member_losses(logits, self.targets[places], weights, config, self.loss).sum()
 
     def _move(self) -> None:
         """Update heads and backbone with the accumulated gradients, and clear these."""

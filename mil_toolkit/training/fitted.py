@@ -20,7 +20,7 @@ _BAGS_PER_BATCH = 32
 class HeadOutput(NamedTuple):
     """Output of a fitted head for B patients with N images.
 
-    logits: (K, B), by member and patient
+    logits: (K, B), by member and patient, or (K, B, C) if the head has several outputs
     attention: (N,) attention of each image within its bag, averaged over members; None without images, and
         where it is not wanted
     """

@@ -67,7 +67,8 @@ class Inputs:
             name: ViewInputs(bags, self.trains, self.device, dtype, alone)
             for name, bags in patients.views.items()
         }
-        self._logistic: dict[bool, Tensor] = {}
+        self.outcome = patients.outcome.fitted(patients.labels)
+        self._linear_start: dict[bool, Tensor] = {}
         self._held_out: dict[int, list[list[Batch]]] = {}
         self._indices: dict[tuple[int, ...], Tensor] = {}
 
@@ -87,23 +88,23 @@ class Inputs:
         )
         return torch.from_numpy(values).float().to(self.device)
 
-    def logistic(self, class_weights: bool) -> Tensor:
-        """Return weights and intercept of a logistic regression on each fold's training metadata, (F, M + 1).
+    def linear_start(self, class_weights: bool) -> Tensor:
+        """Return the linear model on each fold's training metadata that heads start at, (F, M + 1, C).
 
-        class_weights: give both classes the same total weight
+        class_weights: give all classes the same total weight; see `Outcome.linear_start`
         """
-        if class_weights not in self._logistic:
-            fitted = [self._fit_logistic(fold, class_weights) for fold in range(len(self.trains))]
-            self._logistic[class_weights] = torch.tensor(np.stack(fitted)).float().to(self.device)
-        return self._logistic[class_weights]
+        if class_weights not in self._linear_start:
+            fitted = [
+                self.outcome.linear_start(x[train], self.patients.labels[train], class_weights)
+                for x, train in zip(self.metadata.cpu().numpy(), self.trains, strict=True)
+            ]
+            self._linear_start[class_weights] = torch.tensor(np.stack(fitted)).float().to(self.device)
+        return self._linear_start[class_weights]
 
-    def _fit_logistic(self, fold: int, class_weights: bool) -> np.ndarray:
-        from sklearn.linear_model import LogisticRegression  # to apply a model, it is not needed
-
-        regression = LogisticRegression(class_weight="balanced" if class_weights else None)
-        train = self.trains[fold]
-        regression.fit(self.metadata[fold].cpu().numpy()[train], self.patients.labels[train])
-        return np.append(regression.coef_[0], regression.intercept_[0])
+    @cached_property
+    def targets(self) -> Tensor:
+        """The targets as the loss takes them, (B, ...); see `Outcome.training_targets`."""
+        return torch.from_numpy(self.outcome.training_targets(self.patients.labels)).to(self.device)
 
     @cached_property
     def trains_on(self) -> Tensor:

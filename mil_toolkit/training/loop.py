@@ -13,7 +13,7 @@ from mil_toolkit.config import HeadConfig
 from mil_toolkit.model.head import MetadataDirect, MILModel
 from mil_toolkit.model.layers import Dropout, draw, drawn_dropout, dropout_of, generators, keep_all
 from mil_toolkit.training.inputs import Batch, Inputs
-from mil_toolkit.training.losses import drop_instances, member_losses, patient_weights
+from mil_toolkit.training.losses import LOSSES, drop_instances, member_losses, patient_weights
 from mil_toolkit.training.optimizer import Optimizer
 
 
@@ -29,7 +29,7 @@ class Epoch(NamedTuple):
     """Result of one epoch.
 
     model: the K members after the epoch
-    logits: (K, B) outputs of the training pass, with dropout and before each update
+    logits: (K, B) or (K, B, C) outputs of the training pass, with dropout and before each update
     """
 
     model: MILModel
@@ -57,7 +57,7 @@ class _Step(NamedTuple):
     kept: (K, n) bool, the instances that dropout keeps; None keeps all
     drawn: (K, n) in [0, 1), the orientation of each image; None if there is nothing to draw
     metadata: (K, b, M)
-    labels: (b,)
+    targets: (b, ...)
     weights: (K, b), weight of each patient in each member's loss
     active: K booleans, the members that train on at least one of the patients
     dropout: of the instances' layers, the embeddings and the metadata
@@ -67,7 +67,7 @@ class _Step(NamedTuple):
     kept: Tensor | None
     drawn: Tensor | None
     metadata: Tensor
-    labels: Tensor
+    targets: Tensor
     weights: Tensor
     active: Sequence[bool]
     dropout: Dropout
@@ -83,12 +83,13 @@ class _Population:
         self.folds = folds = [member.fold for member in members]
         self.metadata = inputs.metadata[folds]  # (K, B, M)
         widths = inputs.view_widths(config)
-        self.model = MILModel(config, sum(widths), self.metadata.shape[-1], self.generators, widths)
+        columns, outputs = self.metadata.shape[-1], inputs.outcome.outputs
+        self.model = MILModel(config, sum(widths), columns, self.generators, widths, outputs)
         self.model.to(inputs.device)
         if config.logistic_start and isinstance(self.model.branch, MetadataDirect):
-            self.model.start_at(inputs.logistic(config.class_weights)[folds])
+            self.model.start_at(inputs.linear_start(config.class_weights)[folds])
         self.weights = patient_weights(inputs, config)[folds]  # (K, B)
-        self.labels = torch.from_numpy(inputs.patients.labels).float().to(inputs.device)
+        self.targets, self.loss = inputs.targets, LOSSES[inputs.outcome.kind]
         self.optimizer = Optimizer(self.model, config)
 
     def run_epoch(self, order: Tensor, rate: float) -> Tensor:
@@ -108,13 +109,13 @@ class _Population:
         batches = self.inputs.batches(order, size)
         order_on_device = torch.cat([batch.patients for batch in batches])
         metadata = self.metadata.index_select(1, order_on_device).split(size, 1)
-        labels = self.labels.index_select(0, order_on_device).split(size)
+        targets = self.targets.index_select(0, order_on_device).split(size)
         weights = self.weights.index_select(1, order_on_device).split(size, 1)
         trains_on = self.inputs.trains_on[self.folds]  # (K, B), on the CPU like `order`
         active = [trains_on[:, patients].any(1).tolist() for patients in order.split(size)]
         kept, drawn = self._draw_kept(batches), self._draw_orientations(batches)
         dropouts = self._draw_dropouts(batches)
-        return [*map(_Step, batches, kept, drawn, metadata, labels, weights, active, dropouts)]
+        return [*map(_Step, batches, kept, drawn, metadata, targets, weights, active, dropouts)]
 
     def _draw_kept(self, batches: Sequence[Batch]) -> Sequence[Tensor | None]:
         """Return the instances of each mini-batch that dropout keeps, (K, n) bool; None keeps all."""
@@ -156,14 +157,14 @@ class _Population:
         """Update the members on one mini-batch, and return their logits (K, b) from before the update."""
         bags = self.inputs.instances(self.config, step.batch, self.folds, step.kept, step.drawn)
         logits = self.model(bags, step.metadata, step.dropout)
-        loss = member_losses(logits, step.labels, step.weights, self.config).sum()
+        loss = member_losses(logits, step.targets, step.weights, self.config, self.loss).sum()
         self.optimizer.step(loss, rate, step.active)
         return logits.total.detach()
 
 
 @torch.inference_mode()
 def predict_logits(model: MILModel, inputs: Inputs, folds: Sequence[int]) -> Tensor:
-    """Return the logits of all patients by all members, (K, B) on the CPU.
+    """Return the logits of all patients by all members, (K, B) or (K, B, C) on the CPU.
 
     folds: the fold of each of the K members, which determines the projection and the encoder of its inputs
     """
@@ -178,11 +179,14 @@ def predict_logits(model: MILModel, inputs: Inputs, folds: Sequence[int]) -> Ten
 
 @torch.inference_mode()
 def predict_held_out(model: MILModel, inputs: Inputs, folds: Sequence[int]) -> Tensor:
-    """Return logits (K, B) of the patients that each member's fold holds out, on the device; others are 0.
+    """Return logits of the patients that each member's fold holds out, on the device; others are 0.
+
+    Shapes: (K, B), or (K, B, C) if the head has several outputs
 
     folds: the fold of each of the K members
     """
-    logits = torch.zeros(len(folds), len(inputs.patients), device=inputs.device)
+    several = [model.outputs] if model.outputs > 1 else []
+    logits = torch.zeros(len(folds), len(inputs.patients), *several, device=inputs.device)
     # Only one fold's members run at a time, so F times as many bags fit as in training, where all F folds
     # run.
     batch_size = model.config.batch_size * len(inputs.trains)

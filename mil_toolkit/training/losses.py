@@ -1,6 +1,7 @@
 """Loss functions of K members, patient weights and instance dropout."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,46 +12,62 @@ from mil_toolkit.model.head import Logits
 from mil_toolkit.model.layers import draw
 from mil_toolkit.training.inputs import Inputs
 
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""A function of outputs (K, b) or (K, b, C) and targets (b, ...) that returns the losses (K, b)."""
+
 
 def patient_weights(inputs: Inputs, config: HeadConfig) -> Tensor:
     """Return the weight of each patient in each fold's loss, (F, B).
 
     The weight is 0 for patients that the fold holds out. For its training patients it is 1, or, with
-    `config.class_weights`, n / (2 n_class), so that both classes have the same total and the mean weight is
-    1.
+    `config.class_weights` and C classes, n / (C n_class), so that all classes have the same total and the
+    mean weight is 1.
     """
     trains_on = inputs.trains_on.float().to(inputs.device)
-    if not config.class_weights:
+    classes = len(inputs.outcome.class_names)
+    if not (config.class_weights and classes):
         return trains_on
     labels = torch.from_numpy(inputs.patients.labels).to(inputs.device)
     weights = torch.zeros_like(trains_on)
-    for label in (0, 1):
+    for label in range(classes):
         in_class = trains_on * (labels == label)
-        weights += (
-            in_class * trains_on.sum(1, keepdim=True) / (2 * in_class.sum(1, keepdim=True)).clamp(min=1)
-        )
+        totals = (classes * in_class.sum(1, keepdim=True)).clamp(min=1)
+        weights += in_class * trains_on.sum(1, keepdim=True) / totals
     return weights
 
 
-def member_losses(logits: Logits, labels: Tensor, weights: Tensor, config: HeadConfig) -> Tensor:
-    """Return each member's mean weighted cross-entropy over its own training patients, (K,).
+def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of two classes: logits (K, b), labels (b,) of 0 and 1 -> (K, b)."""
+    return functional.softplus(logits * (1 - 2 * labels))
 
-    Shapes: logits (K, b), labels (b,), weights (K, b), where b is the number of patients in the mini-batch.
-    With late fusion, the cross-entropy of each branch is added, multiplied by `config.auxiliary`; where the
-    pooling predicts instances, the loss of these predictions, multiplied by `config.instance_loss`. A member
-    without training patients in the mini-batch has a loss of 0.
+
+LOSSES: dict[str, Loss] = {
+    "binary": binary_cross_entropy,
+}
+"""The loss of each kind of outcome."""
+
+
+def member_losses(
+    logits: Logits, targets: Tensor, weights: Tensor, config: HeadConfig, loss: Loss = binary_cross_entropy
+) -> Tensor:
+    """Return each member's mean weighted loss over its own training patients, (K,).
+
+    loss: of the outcome
+    Shapes: logits (K, b) or (K, b, C), targets (b, ...), weights (K, b), where b is the number of patients in
+    the mini-batch. With late fusion, the loss of each branch is added, multiplied by `config.auxiliary`; where
+    the pooling predicts instances, the loss of these predictions, multiplied by `config.instance_loss`. A
+    member without training patients in the mini-batch has a loss of 0.
 
     >>> logits, labels = torch.tensor([[0.0, 2.0, -1.0]]), torch.tensor([1.0, 1.0, 0.0])
     >>> member_losses(Logits(logits), labels, torch.tensor([[1.0, 1.0, 0.0]]), HeadConfig())
     tensor([0.4100])
     """
-    sign = 1 - 2 * labels
-    losses = functional.softplus(logits.total * sign)  # (K, b)
+    losses = loss(logits.total, targets)  # (K, b)
     for branch in (logits.image, logits.metadata):
         if branch is not None:
-            losses = losses + config.auxiliary * functional.softplus(branch * sign)
+            losses = losses + config.auxiliary * loss(branch, targets)
     if logits.losses is not None:
-        classes = labels.long().expand(losses.shape)[..., None]  # (K, b, 1)
+        classes = targets.long().expand(losses.shape)[..., None]  # (K, b, 1)
         losses = losses + config.instance_loss * logits.losses.gather(-1, classes).squeeze(-1)
     return (losses * weights).sum(1) / (weights > 0).sum(1).clamp(min=1)
 

@@ -1,7 +1,7 @@
 """`Patients`: labelled or unlabelled patients with their bags and metadata."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +10,8 @@ import pandas as pd
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config import view_names
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.outcomes.binary import Binary
+from mil_toolkit.outcomes.outcome import Outcome
 from mil_toolkit.training.view_checks import check_views
 
 if TYPE_CHECKING:
@@ -32,12 +34,13 @@ class Patients:
     """The data of B patients, in one order.
 
     bags: their embeddings, or None without images; of several views, those of the first one
-    labels: (B,) of 0 and 1, or -1 where unknown
+    labels: the targets of the outcome, whose first axis is the patients
     metadata: B rows of unencoded values, indexed by patient id
     log_columns: names of the metadata columns whose logarithm the encoder takes
     groups: (B,) of names, or None where no groups are declared
     view_names: names of the views
     other_bags: embeddings of the same images in the other views
+    outcome: what is predicted
     """
 
     bags: "Bags | None"
@@ -47,6 +50,7 @@ class Patients:
     groups: np.ndarray | None = None
     view_names: tuple[str, ...] = ("",)
     other_bags: "tuple[Bags, ...]" = ()
+    outcome: Outcome = field(default_factory=Binary)
 
     @classmethod
     def of(cls, cohort: Cohort, features: Features, names: Sequence[str] | None = None) -> "Patients":
@@ -60,7 +64,8 @@ class Patients:
         caches = caches_of(features)
         check_views(caches, cohort.patient_ids)
         log_columns = tuple(column.name for column in cohort.columns if column.transform == "log")
-        patients = cls(None, cohort.labels.astype(np.int64), cohort.metadata, log_columns, cohort.groups)
+        targets = cohort.labels.astype(np.int64 if cohort.labels.dtype.kind == "i" else np.float64)
+        patients = cls(None, targets, cohort.metadata, log_columns, cohort.groups, outcome=cohort.outcome)
         named = names or [cache.folder.name for cache in caches]
         bags = [_bags(cache, cohort.patient_ids, alone=len(caches) == 1) for cache in caches]
         return patients.with_views(dict(zip(named, bags, strict=True))) if bags else patients
@@ -101,10 +106,8 @@ class Patients:
         ids = list(metadata.index)
         bags = None if self.bags is None else self.bags.select(ids)
         groups = None if self.groups is None else self.groups[indices]
-        others = tuple(bags.select(ids) for bags in self.other_bags)
-        return Patients(
-            bags, self.labels[indices], metadata, self.log_columns, groups, self.view_names, others
-        )
+        others, labels = tuple(bags.select(ids) for bags in self.other_bags), self.labels[indices]
+        return replace(self, bags=bags, labels=labels, metadata=metadata, groups=groups, other_bags=others)
 
 
 def _bags(cache: FeatureCache, patient_ids: Sequence[str], alone: bool) -> "Bags":

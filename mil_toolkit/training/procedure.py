@@ -19,9 +19,8 @@ import torch
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.core.errors import Diverged
 from mil_toolkit.core.seeds import derive_seeds
-from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.model.head import MILModel
-from mil_toolkit.training.curves import Curves, best_epoch, smooth, value_of
+from mil_toolkit.training.curves import Curves, best_epoch, smooth
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.loop import Member, predict_held_out, predict_logits, train
@@ -64,7 +63,7 @@ def run_trial(
     Training stops early after `config.patience` epochs without a better one. Raises Diverged where a logit is
     not finite.
     """
-    metric = METRICS[objective]
+    higher = inputs.outcome.scoring.metrics[objective].higher_is_better
     folds = list(range(len(inputs.trains)))
     seeds = derive_seeds(len(folds), *seed)
     members = [Member(fold, member_seed) for fold, member_seed in zip(folds, seeds, strict=True)]
@@ -73,22 +72,30 @@ def run_trial(
     curve: list[float] = []
     for epoch, result in enumerate(train(inputs, config, members, members[0].seed), 1):
         held_out = predict_held_out(result.model, inputs, folds)
-        logits.append(torch.where(trains_on, result.logits, held_out).cpu().numpy())
+        trained = trains_on if held_out.ndim == 2 else trains_on[..., None]
+        logits.append(torch.where(trained, result.logits, held_out).cpu().numpy())
         if not np.isfinite(logits[-1]).all():
             raise Diverged(f"the logits are no longer finite after epoch {epoch}.")
         curves = _curves(inputs, logits, folds)
-        curve.append(value_of(objective, curves.validation(epoch)))
+        curve.append(curves.objective(objective, epoch))
         if on_epoch is not None:
             on_epoch(curves, float(smooth(curve)[-1]))
-        if epoch - best_epoch(curve, metric.higher_is_better) >= config.patience:
+        if epoch - best_epoch(curve, higher) >= config.patience:
             break
-    best = best_epoch(curve, metric.higher_is_better)
+    best = best_epoch(curve, higher)
     return Trial(best, curve[best - 1], curves)
 
 
 def _curves(inputs: Inputs, logits: Sequence[np.ndarray], folds: Sequence[int]) -> Curves:
     patients, trains_on = inputs.patients, inputs.trains_on.numpy()
-    return Curves(np.stack(logits), np.array(folds), trains_on, patients.labels, groups=patients.groups)
+    return Curves(
+        np.stack(logits),
+        np.array(folds),
+        trains_on,
+        patients.labels,
+        groups=patients.groups,
+        outcome=inputs.outcome,
+    )
 
 
 def cross_fit_members(

@@ -95,7 +95,7 @@ def test_every_score_has_its_interval_next_to_baselines_and_optimism(tiny: Tiny,
                 "-" if score[each] is None else f"{score[each]:.3f}" for each in ("value", "low", "high")
             ]
             assert cell == "{} ({} to {})".format(*shown)
-    assert scores["rivals"].keys() == set(RIVALS)
+    assert scores["rivals"].keys() == set(RIVALS["binary"])
     for name, gain in scores["gains"].items():
         assert f"{gain['differences']['balanced_accuracy']['value']:+.3f}" in rows[name][2]
 

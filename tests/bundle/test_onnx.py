@@ -70,7 +70,7 @@ def check_parity(bundle: ModelBundle, patients: Patients, path: Path, bags: Sequ
     for place, (bag, weights) in enumerate(zip(bags, np.split(attention, ends), strict=True)):
         found = session.run(None, {name: np.asarray(bag), "metadata": encoded[place]})
         np.testing.assert_allclose(found[0], [probability[place]], atol=2e-6)
-        assert found[1] == [probability[place] >= bundle.decision.threshold]
+        assert found[1] == [probability[place] >= bundle.decision.constants["threshold"]]
         np.testing.assert_allclose(found[2], [spread[place]], atol=2e-6)
         np.testing.assert_allclose(found[3], weights, atol=2e-6)
 

@@ -25,9 +25,11 @@ from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.config import ExtractionConfig, StudyConfig
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
+from mil_toolkit.evaluation.scoring import Predictions
 from mil_toolkit.features import bags
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
+from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.study.tables import publish_table
 from mil_toolkit.study.tune import tune
 from mil_toolkit.training.patients import Patients
@@ -49,7 +51,7 @@ def test_every_patient_is_predicted(tiny: Tiny, bundle: ModelBundle) -> None:
     assert list(table.columns) == ["patient_id", "probability", "prediction", "spread", "label"]
     assert tuple(table["patient_id"]) == tiny.cohort.patient_ids
     assert table["probability"].between(0, 1).all() and (table["spread"] >= 0).all()
-    decided = table["probability"] >= bundle.decision.threshold
+    decided = table["probability"] >= bundle.decision.constants["threshold"]
     assert (table["prediction"] == decided.astype(int)).all()
     known = table["label"].notna()
     assert list(table.loc[known, "patient_id"]) == list(tiny.cohort.labelled().patient_ids)
@@ -201,7 +203,8 @@ def test_a_prediction_that_is_not_finite_names_its_patient(
 ) -> None:
     probabilities = np.full(27, 0.5)
     probabilities[2] = np.nan
-    monkeypatch.setattr(ModelBundle, "probabilities", lambda *_: (probabilities, np.zeros(27), None))
+    predictions = Predictions(probabilities, np.zeros(27))
+    monkeypatch.setattr(ModelBundle, "apply", lambda *_: (predictions, np.zeros(27), None))
     with pytest.raises(DataError, match=r"^patient P003 has no prediction") as caught:
         predict(bundle, tiny.cohort, tiny.cache)
     assert len(caught.value.problems) == 1
@@ -352,7 +355,7 @@ def test_imported_features_cannot_be_recomputed(tiny: Tiny, bundle: ModelBundle)
 
 @pytest.mark.parametrize("prediction", [0, 1])
 def test_a_submission_uses_the_words_of_the_table(prediction: int, tiny: Tiny, tmp_path: Path) -> None:
-    cohort = replace(tiny.cohort, class_names=("0", "1"))
+    cohort = replace(tiny.cohort, outcome=Binary())
     table = pd.DataFrame({"patient_id": cohort.patient_ids, "prediction": prediction})
     assert write_submission(tmp_path / "s.csv", table, cohort) == 3
     assert (tmp_path / "s.csv").read_text() == "ID,LABEL\n" + "".join(

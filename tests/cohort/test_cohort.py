@@ -10,9 +10,9 @@ import pytest
 from support.cohort_files import TABLE, TOML, only_problem, problems, touch, write
 from support.paths import ROOT
 
-from mil_toolkit.cohort.cells import MISSING
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.cohort.kinds import MetadataColumn
+from mil_toolkit.core.cells import MISSING
 from mil_toolkit.core.errors import DataError
 
 REAL = ROOT.parent / "shared" / "lymphocytosis"

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.cohort_files import problems
 
-from mil_toolkit.cohort.cells import DateCell
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.cohort.dates import problem_of_format, read_date, serial_day
+from mil_toolkit.core.cells import DateCell
 
 TOML = """\
 [cohort]

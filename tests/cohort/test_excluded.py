@@ -46,7 +46,7 @@ def test_a_class_may_have_several_words(tmp_path: Path) -> None:
     cohort = read_cohort(write(tmp_path, TABLE, TOML, PATIENTS))
     assert labels(cohort) == {"P1": 1, "P2": 1, "P3": 0, "P4": 0, "P7": -1, "P8": -1}
     assert cohort.class_names == ("reactive or healthy", "CLL or MCL")
-    assert cohort.class_words == (("reactive", "healthy"), ("CLL", "MCL"))
+    assert cohort.outcome.class_words == (("reactive", "healthy"), ("CLL", "MCL"))
 
 
 def test_excluded_rows_are_counted_and_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from support.cohort_files import TABLE, TOML, only_problem, problems, write
 from support.commands import Command
 
-from mil_toolkit.cohort.cells import MISSING
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.cohort.delimited import guess_separator
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import TABLE_LIMIT, read_table
+from mil_toolkit.core.cells import MISSING
 from mil_toolkit.core.errors import DataError
 
 

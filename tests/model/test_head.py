@@ -98,7 +98,7 @@ def test_dropout_is_applied_to_the_pooled_bag_and_to_each_metadata_layer() -> No
 @pytest.mark.parametrize("fusion", FUSION_NAMES)
 def test_a_model_can_start_at_logistic_regressions_of_the_metadata(fusion: str) -> None:
     head, logistic = model(fusion=fusion, metadata_branch="direct", zero_start=True), torch.randn(2, 5)
-    head.start_at(logistic)
+    head.start_at(logistic[:, :, None])
     expected = metadata() @ logistic[:, :-1, None] + logistic[:, None, -1:]
     torch.testing.assert_close(head(bags(), metadata()).total, expected.squeeze(-1))
 

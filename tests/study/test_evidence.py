@@ -124,7 +124,7 @@ def assert_same_fit(one: Fold, other: Fold, kept: list[str]) -> None:
     assert one.rows["threshold"].tolist() == other.rows["threshold"].tolist(), "threshold"
     columns = ["probability", "prediction", "member1", "member2"]
     assert one.rows.loc[kept, columns].equals(other.rows.loc[kept, columns]), "predictions"
-    for name in rivals.RIVALS:
+    for name in rivals.RIVALS["binary"]:
         mine, theirs = one.baseline(name), other.baseline(name)
         assert [mine[patient] for patient in kept] == [theirs[patient] for patient in kept], name
 
@@ -224,9 +224,9 @@ def _on_everyone(columns: rivals.Columns, everyone: np.ndarray, patients: Patien
 
 def fit_baselines_on_all(fold: Fold, patch: pytest.MonkeyPatch) -> None:
     everyone = np.arange(len(fold.patients))
-    for name, rival in rivals.RIVALS.items():
+    for name, rival in rivals.RIVALS["binary"].items():
         columns = partial(_on_everyone, rival.columns, everyone)
-        patch.setitem(rivals.RIVALS, name, replace(rival, columns=columns))
+        patch.setitem(rivals.RIVALS["binary"], name, replace(rival, columns=columns))
 
 
 LEAKS: dict[str, tuple[Callable[[Fold, pytest.MonkeyPatch], None], str, str | None]] = {

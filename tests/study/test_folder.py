@@ -166,6 +166,6 @@ def test_each_group_is_an_outer_fold(tiny: Tiny) -> None:
     assert [set(groups[search.test]) for search in searches[:-1]] == [{"G0"}, {"G1"}, {"G2"}, {"G3"}]
     assert len(searches) == 5 and len(saved.searches["repeat1-fold4"].test) == 6
     held_out = saved.held_out["repeat1-fold4"]
-    assert held_out.positive + held_out.negative == 6
+    assert held_out["positive"] + held_out["negative"] == 6
     with pytest.raises(DataError, match="group column"):
         plan_searches(cohort, config)

@@ -30,7 +30,8 @@ from mil_toolkit.training.patients import Patients
 MakePatients = Callable[..., Patients]
 TRAIN, TEST = np.arange(40), np.arange(40, 60)
 INNER = [Split(np.setdiff1d(TRAIN, TRAIN[fold::4]), TRAIN[fold::4]) for fold in range(4)]
-every_baseline = pytest.mark.parametrize("name", RIVALS)
+BINARY = RIVALS["binary"]
+every_baseline = pytest.mark.parametrize("name", BINARY)
 
 
 def decide(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> Decision:
@@ -38,7 +39,7 @@ def decide(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) ->
 
 
 def predictions(patients: Patients, name: str) -> tuple[np.ndarray, np.ndarray]:
-    predicted = rival_predictions(RIVALS[name], patients, TRAIN, TEST, INNER, "balanced_log_loss", decide)
+    predicted = rival_predictions(BINARY[name], patients, TRAIN, TEST, INNER, "balanced_log_loss", decide)
     assert predicted is not None
     return predicted
 
@@ -63,7 +64,7 @@ def test_labels_of_test_patients_have_no_influence(name: str, make_patients: Mak
 @every_baseline
 def test_a_test_patient_has_no_influence_on_others(name: str, make_patients: MakePatients) -> None:
     patients = mixed(make_patients(60))
-    alone = rival_predictions(RIVALS[name], patients, TRAIN, TEST[:1], INNER, "balanced_log_loss", decide)
+    alone = rival_predictions(BINARY[name], patients, TRAIN, TEST[:1], INNER, "balanced_log_loss", decide)
     assert alone is not None
     np.testing.assert_allclose(alone[0], predictions(patients, name)[0][:1])
 
@@ -119,7 +120,7 @@ def test_the_strength_is_chosen_by_pairs_within_inner_folds(
         seen.append(chosen)
         return decide(chosen, labels, groups)
 
-    rival = RIVALS["metadata_logistic"]
+    rival = BINARY["metadata_logistic"]
     assert rival_predictions(rival, patients, TRAIN, TEST, INNER, "auc", watched) is not None
     assert seen[0] is within
 
@@ -179,4 +180,4 @@ def test_without_images_the_baselines_of_images_have_no_data(make_patients: Make
 def test_without_metadata_one_baseline_has_no_data(make_patients: MakePatients) -> None:
     patients = make_patients()
     bare = replace(patients, metadata=patients.metadata[[]])
-    assert RIVALS["metadata_logistic"].columns(bare, np.arange(12)) is None
+    assert BINARY["metadata_logistic"].columns(bare, np.arange(12)) is None

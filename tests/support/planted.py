@@ -41,7 +41,6 @@ def make_cohort(
         columns=columns,
         metadata=table,
         stratify=("label",),
-        class_names=("0", "1"),
         images={},
         image_names={},
     )

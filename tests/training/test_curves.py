@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import log_loss
 
-from mil_toolkit.training.curves import Curves, best_epoch, best_epoch_of, smooth, value_of
+from mil_toolkit.training.curves import Curves, best_epoch, best_epoch_of, smooth
 
 
 def test_pairs_of_patients_count_within_inner_folds_only() -> None:
@@ -14,8 +14,8 @@ def test_pairs_of_patients_count_within_inner_folds_only() -> None:
     logits = np.array([[[0.0, 0, 5, 4], [2, 1, 0, 0]]])
     trains_on = np.array([[True, True, False, False], [False, False, True, True]])
     curves = Curves(logits, np.array([0, 1]), trains_on, labels)
-    assert value_of("auc", curves.validation(1)) == 1.0
-    assert value_of("auc_pooled", curves.validation(1)) == 0.75
+    assert curves.objective("auc", 1) == 1.0
+    assert curves.objective("auc_pooled", 1) == 0.75
     assert best_epoch_of(curves, "auc") == 1
 
 

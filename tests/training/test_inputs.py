@@ -167,8 +167,8 @@ def test_the_logistic_start_sees_only_the_training_patients_of_the_fold(
     for fold, train in enumerate(TRAINS):
         columns = inputs.metadata[fold].numpy()
         fitted = LogisticRegression(class_weight=weight).fit(columns[train], patients.labels[train])
-        logits = columns @ inputs.logistic(class_weights)[fold, :-1].numpy()
-        logits += float(inputs.logistic(class_weights)[fold, -1])
+        logits = columns @ inputs.linear_start(class_weights)[fold, :-1, 0].numpy()
+        logits += float(inputs.linear_start(class_weights)[fold, -1, 0])
         np.testing.assert_allclose(logits, fitted.decision_function(columns), rtol=1e-4, atol=1e-5)
 
 

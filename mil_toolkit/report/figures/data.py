@@ -43,7 +43,7 @@ class Values:
 
     values: pd.Series
     labels: np.ndarray
-    class_names: tuple[str, str]
+    class_names: tuple[str, ...]
     name: str
     title: str
     log: bool = False
@@ -71,7 +71,7 @@ def _column(
     patients: PatientsRecord,
     column: ColumnRecord,
     labels: np.ndarray,
-    class_names: tuple[str, str],
+    class_names: tuple[str, ...],
     place: int,
 ) -> Values:
     values = pd.Series([patient.metadata[column.name] for patient in patients.patients], dtype=object)
@@ -80,7 +80,7 @@ def _column(
     return Values(values, labels, class_names, f"column-{place}", title, column.transform == "log")
 
 
-def _class_sizes(labels: np.ndarray, class_names: tuple[str, str]) -> Chart:
+def _class_sizes(labels: np.ndarray, class_names: tuple[str, ...]) -> Chart:
     counts = [int((labels == label).sum()) for label in (0, 1)]
     figure, axes = canvas(bottom=0.28)
     axes.bar([0, 1], counts, color=CLASS_COLOURS, width=0.55)
@@ -93,7 +93,7 @@ def _class_sizes(labels: np.ndarray, class_names: tuple[str, str]) -> Chart:
     return Chart(to_svg(figure, "classes", caption), "Patients of each class", caption)
 
 
-def _name_classes(axes: Axes, class_names: tuple[str, str]) -> None:
+def _name_classes(axes: Axes, class_names: tuple[str, ...]) -> None:
     axes.set_xticks([0, 1], [shortened(name, _LONGEST_CLASS) for name in class_names])
     axes.set_xlim(-0.6, 1.6)
     axes.tick_params("x", length=0, labelcolor=INK)

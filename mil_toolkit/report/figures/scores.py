@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.intervals import reliability
-from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.recalibration import calibration, smooth_curve
 from mil_toolkit.evaluation.records import Estimate
 from mil_toolkit.evaluation.words import calibration_words, number, with_interval
@@ -155,10 +154,9 @@ def folds_figure(contents: Contents) -> Chart:
     figure, axes = canvas(height=1.05 + 0.42 * len(repeats), left=0.85, top=0.34)
     words = []
     for offset, (metric, (label, mark, colour)) in zip((-0.14, 0.14), metrics.items(), strict=True):
+        scored = contents.table.scoring.metrics[metric]
         for place in range(len(repeats)):
-            values = [
-                score for score in contents.table.fold_scores(place, METRICS[metric]) if np.isfinite(score)
-            ]
+            values = [score for score in contents.table.fold_scores(place, scored) if np.isfinite(score)]
             axes.plot(values, [place + offset] * len(values), mark, color=colour, ms=5.5, alpha=0.75, mew=0)
             words.append(
                 f"repeat {place + 1} {label} {', '.join(f'{value:.2f}' for value in sorted(values))}"

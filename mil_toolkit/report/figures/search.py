@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from mil_toolkit.config import HeadConfig, Value, parse_settings, tunables
-from mil_toolkit.evaluation.metrics import METRICS
+from mil_toolkit.outcomes.kinds import metric_of
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import ACCENT, INK, MUTED, RULE, Chart, canvas, to_svg
 from mil_toolkit.report.names import metric_name
@@ -28,7 +28,7 @@ def history_figure(contents: Contents) -> Chart | None:
     if complete.empty:
         return None
     numbers, values = complete["number"].astype(int), complete["value"].astype(float)
-    best = values.cummax() if METRICS[objective].higher_is_better else values.cummin()
+    best = values.cummax() if metric_of(objective).higher_is_better else values.cummin()
     figure, axes = canvas(left=0.74)
     axes.plot(numbers, values, "o", color=MUTED, ms=4, mew=0, alpha=0.7, label="trial")
     axes.step(numbers, best, where="post", color=ACCENT, label="best so far")
@@ -79,7 +79,7 @@ def importances(contents: Contents) -> dict[str, float]:
     if len(complete) < FEWEST_TRIALS:
         return {}
     objective = contents.study.config.objective
-    study = optuna.create_study(direction="maximize" if METRICS[objective].higher_is_better else "minimize")
+    study = optuna.create_study(direction="maximize" if metric_of(objective).higher_is_better else "minimize")
     rows = _parameters(complete)
     names = sorted({name for values in rows for name in values})
     spaces = {name: _distribution(name, [row[name] for row in rows if name in row]) for name in names}
@@ -115,7 +115,7 @@ def parallel_figure(contents: Contents) -> Chart | None:
     columns = [trials[OBJECTIVE], *(trials[name] for name in names)]
     titles = [metric_name(objective), *names]
     scales = [_Axis.of(title, column) for title, column in zip(titles, columns, strict=True)]
-    higher = METRICS[objective].higher_is_better
+    higher = metric_of(objective).higher_is_better
     ranks = trials[OBJECTIVE].rank(ascending=not higher, pct=True).to_numpy()  # the best trials lowest
     figure, axes = canvas(3.7, 0.45 + 0.46 * len(scales), left=0.12, bottom=0.12)
     _draw_scales(axes, scales)

@@ -5,7 +5,6 @@ import io
 from dataclasses import dataclass
 
 from mil_toolkit.core.text import printable
-from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.records import Score
 from mil_toolkit.evaluation.words import number, with_interval
 from mil_toolkit.report.contents import Contents
@@ -32,7 +31,7 @@ def reporting_section(contents: Contents) -> ReportingSection:
     """Return the section for papers."""
     description, patients = contents.study.description, contents.patients
     items = [] if patients is None else tripod_items(description, patients, contents.scores)
-    text = methods_paragraph(description.study, description.features)
+    text = methods_paragraph(description.study, description.features, contents.study.outcome)
     cited = [reference for key, reference in REFERENCES.items() if key in text]
     return ReportingSection(
         [Item(item.number, item.topic, printable(item.text)) for item in items],
@@ -47,7 +46,7 @@ def _csv(contents: Contents) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["metric", "value", "low", "high", "patients", "repeats"])
-    for name in METRICS:
+    for name in contents.table.scoring.metrics:
         score = contents.own_scores[name]
         bounds = [_plain(value) for value in (score.value, score.low, score.high)]
         writer.writerow([name, *bounds, score.patients, score.repeats])
@@ -59,7 +58,10 @@ def _plain(value: float | None) -> str:
 
 
 def _latex(contents: Contents) -> str:
-    rows = [f"{metric_name(name)} & {_latex_score(contents.own_scores[name])} \\\\" for name in METRICS]
+    rows = [
+        f"{metric_name(name)} & {_latex_score(contents.own_scores[name])} \\\\"
+        for name in contents.table.scoring.metrics
+    ]
     head = ["\\begin{tabular}{lr}", "\\hline", "Metric & Value (95\\,\\% interval) \\\\", "\\hline"]
     return "\n".join([*head, *rows, "\\hline", "\\end{tabular}", ""])
 

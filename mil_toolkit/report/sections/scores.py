@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mil_toolkit.core.text import count_of, counted
-from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.words import metric_words, number, spread_words, table_metrics, threshold_rule
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import Chart
@@ -56,10 +55,11 @@ class ScoresSection:
 
 def scores_section(contents: Contents) -> ScoresSection:
     """Return the section on the scores of a study."""
-    main = table_metrics(contents.primary_metric)
+    main = table_metrics(contents.primary_metric, contents.own_scores)
+    others = [name for name in contents.table.scoring.metrics if name not in main]
     return ScoresSection(
         table=_table("Scores", contents, main),
-        others=_table("All other metrics", contents, [name for name in METRICS if name not in main]),
+        others=_table("All other metrics", contents, others),
         matrix=_matrix(contents),
         thresholds=_thresholds(contents),
         spread=spread_words(contents.scores.spread),
@@ -112,7 +112,7 @@ def _count(contents: Contents, label: int, decided: int) -> Count:
 
 
 def _thresholds(contents: Contents) -> str:
-    config, threshold = contents.study.config, contents.best.decision.threshold
+    config, threshold = contents.study.config, contents.best.decision.constants["threshold"]
     return (
         "Thresholds apply to calibrated probabilities. Rule:"
         f" {threshold_rule(config.threshold_rule)}. Threshold of the final model:"

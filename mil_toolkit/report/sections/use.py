@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.corrected_t import corrected_t
 from mil_toolkit.evaluation.intervals import scores_with_intervals
-from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.records import Estimate
 from mil_toolkit.evaluation.sample_size import sample_size
 from mil_toolkit.evaluation.words import metric_words, p_value, with_interval
@@ -76,7 +75,7 @@ def _sample_size_words(contents: Contents) -> str | None:
     if patients is None or not patients.columns:
         return None
     parameters = sum(_parameters(contents, column.name, column.kind) for column in patients.columns)
-    baseline = rivals.get(METADATA)
+    baseline = rivals.get(METADATA["binary"])
     loss = baseline["log_loss"].value if baseline else None
     size = sample_size(parameters, float((contents.table.labels == 1).mean()), loss)
     basis = "15 % of the largest possible R2" if size.assumed else f"an R2 (Cox-Snell) of {size.r2:.2f}"
@@ -101,7 +100,8 @@ def _training_sets_words(contents: Contents) -> str | None:
     """Return how much the gain over metadata only varies over training sets, which intervals omit."""
     if contents.metadata_table is None:
         return None
-    result = corrected_t(contents.table, contents.metadata_table, METRICS[contents.primary_metric])
+    metric = contents.table.scoring.metrics[contents.primary_metric]
+    result = corrected_t(contents.table, contents.metadata_table, metric)
     if result is None:
         return None
     gain = with_interval(Estimate(result.value, result.low, result.high), "+")

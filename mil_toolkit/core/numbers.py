@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from mil_toolkit.cohort.cells import NUMBER, NumberCell
+from mil_toolkit.core.cells import NUMBER, NumberCell
 
 SPACES = " \u00a0\u2009\u202f'\u2019"  # separate thousands, whatever the decimal sign
 SPACED = re.compile(rf"[+-]?\d{{1,3}}(?P<mark>[{SPACES}])\d{{3}}(?:(?P=mark)\d{{3}})*", re.ASCII)

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mil_toolkit.cohort.cells import NumberCell
-from mil_toolkit.cohort.numbers import ambiguous_thousands, is_limit, looks_numeric, number_text
+from mil_toolkit.core.cells import NumberCell
+from mil_toolkit.core.numbers import ambiguous_thousands, is_limit, looks_numeric, number_text
 
 
 @pytest.mark.parametrize(

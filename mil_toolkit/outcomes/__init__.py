@@ -1,0 +1,1 @@
+"""What is predicted: the kinds of outcome, and how each is declared, learned, scored and written."""
