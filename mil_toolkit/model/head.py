@@ -95,9 +95,14 @@ class MILModel(nn.Module):
     @property
     def dropouts(self) -> list[tuple[int, float]]:
         """Number of columns and rate of each dropout of a forward pass, in order, without those of rate 0."""
+        return [(width, rate) for width, rate in self.dropout_calls if rate]
+
+    @property
+    def dropout_calls(self) -> list[tuple[int, float]]:
+        """Number of columns and rate of each call of `dropout` in a forward pass, in order."""
         of_bags = [] if self.pooling is None else [(self.pooling.width, self.config.embedding_dropout)]
         of_metadata = [] if self.branch is None else self.branch.dropouts
-        return [(width, rate) for width, rate in [*of_bags, *of_metadata] if rate]
+        return [*of_bags, *of_metadata]
 
     @torch.no_grad()
     def start_at(self, logistic: Tensor) -> None:

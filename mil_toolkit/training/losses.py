@@ -32,22 +32,25 @@ def patient_weights(inputs: Inputs, config: HeadConfig) -> Tensor:
     return weights
 
 
-def member_losses(logits: Logits, labels: Tensor, weights: Tensor, config: HeadConfig) -> Tensor:
+def member_losses(
+    logits: Logits, labels: Tensor, weights: Tensor, config: HeadConfig, auxiliary: Tensor | None = None
+) -> Tensor:
     """Return each member's mean weighted cross-entropy over its own training patients, (K,).
 
-    Shapes: logits (K, b), labels (b,), weights (K, b), where b is the number of patients in the mini-batch.
-    With late fusion, the cross-entropy of each branch is added, multiplied by `config.auxiliary`. A member
-    without training patients in the mini-batch has a loss of 0.
+    Shapes: logits (K, b), labels (b,) or (K, b), weights (K, b), where b is the number of patients in the
+    mini-batch. With late fusion, the cross-entropy of each branch is added, multiplied by `config.auxiliary`
+    or by that of each member, auxiliary (K, 1). A member without training patients in the mini-batch has a
+    loss of 0.
 
     >>> logits, labels = torch.tensor([[0.0, 2.0, -1.0]]), torch.tensor([1.0, 1.0, 0.0])
     >>> member_losses(Logits(logits), labels, torch.tensor([[1.0, 1.0, 0.0]]), HeadConfig())
     tensor([0.4100])
     """
-    sign = 1 - 2 * labels
+    sign, share = 1 - 2 * labels, config.auxiliary if auxiliary is None else auxiliary
     losses = functional.softplus(logits.total * sign)  # (K, b)
     for branch in (logits.image, logits.metadata):
         if branch is not None:
-            losses = losses + config.auxiliary * functional.softplus(branch * sign)
+            losses = losses + share * functional.softplus(branch * sign)
     return (losses * weights).sum(1) / (weights > 0).sum(1).clamp(min=1)
 
 

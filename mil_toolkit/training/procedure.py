@@ -11,7 +11,6 @@ The section "The nested procedure" of docs/evidence.md describes how a study use
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,37 +18,14 @@ import torch
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.core.errors import Diverged
 from mil_toolkit.core.seeds import derive_seeds
-from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.model.head import MILModel
-from mil_toolkit.training.curves import Curves, best_epoch, smooth, value_of
+from mil_toolkit.training.course import Course, OnEpoch, Trial, curves_of
+from mil_toolkit.training.curves import Curves
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.loop import Member, predict_held_out, predict_logits, train
 from mil_toolkit.training.patients import Patients
-
-
-@dataclasses.dataclass(frozen=True)
-class Trial:
-    """Result of one configuration on the inner folds.
-
-    epoch: the chosen epoch, counted from 1, the same for all folds
-    value: the objective on the pooled out-of-fold predictions of that epoch
-    curves: logits of all epochs that were run
-    """
-
-    epoch: int
-    value: float
-    curves: Curves
-
-
-class OnEpoch(Protocol):
-    """A callback that `run_trial` calls after each epoch, to report progress or to prune the trial.
-
-    It receives the curves of all epochs so far, and the smoothed objective of the last one. An exception that
-    it raises ends the trial and reaches the caller of `run_trial`.
-    """
-
-    def __call__(self, curves: Curves, value: float, /) -> None: ...
+from mil_toolkit.training.readback import read_back
 
 
 def run_trial(
@@ -64,31 +40,25 @@ def run_trial(
     Training stops early after `config.patience` epochs without a better one. Raises Diverged where a logit is
     not finite.
     """
-    metric = METRICS[objective]
     folds = list(range(len(inputs.trains)))
-    seeds = derive_seeds(len(folds), *seed)
-    members = [Member(fold, member_seed) for fold, member_seed in zip(folds, seeds, strict=True)]
+    members = trial_members(inputs, seed)
     trains_on = inputs.trains_on[folds].to(inputs.device)  # (K, B)
-    logits: list[np.ndarray] = []
-    curve: list[float] = []
-    for epoch, result in enumerate(train(inputs, config, members, members[0].seed), 1):
-        held_out = predict_held_out(result.model, inputs, folds)
-        logits.append(torch.where(trains_on, result.logits, held_out).cpu().numpy())
-        if not np.isfinite(logits[-1]).all():
-            raise Diverged(f"the logits are no longer finite after epoch {epoch}.")
-        curves = _curves(inputs, logits, folds)
-        curve.append(value_of(objective, curves.validation(epoch)))
-        if on_epoch is not None:
-            on_epoch(curves, float(smooth(curve)[-1]))
-        if epoch - best_epoch(curve, metric.higher_is_better) >= config.patience:
+    epochs = (
+        torch.where(trains_on, logits, predict_held_out(model, inputs, folds))
+        for model, logits in train(inputs, config, members, members[0].seed)
+    )
+    course = Course(inputs, config, objective, on_epoch)
+    for logits in read_back(epochs, inputs.device):
+        course.take(logits)
+        if course.ended:
             break
-    best = best_epoch(curve, metric.higher_is_better)
-    return Trial(best, curve[best - 1], curves)
+    return course.result()
 
 
-def _curves(inputs: Inputs, logits: Sequence[np.ndarray], folds: Sequence[int]) -> Curves:
-    patients, trains_on = inputs.patients, inputs.trains_on.numpy()
-    return Curves(np.stack(logits), np.array(folds), trains_on, patients.labels, groups=patients.groups)
+def trial_members(inputs: Inputs, seed: Sequence[int]) -> list[Member]:
+    """Return the members of a trial, one for each fold; seed: path that their seeds are derived from."""
+    seeds = derive_seeds(len(inputs.trains), *seed)
+    return [Member(fold, member_seed) for fold, member_seed in enumerate(seeds)]
 
 
 def cross_fit_members(
@@ -109,7 +79,7 @@ def cross_fit_members(
         raise Diverged(
             f"the best configuration diverged with other seeds: {config}. Limit learning_rate with --set."
         )
-    curves = _curves(inputs, [logits], folds)
+    curves = curves_of(inputs, [logits], folds)
     return dataclasses.replace(curves, attention=_held_out_attention(model, inputs, folds))
 
 

@@ -1,0 +1,352 @@
+"""`JointPopulation`: the members of several trials of equal shape, trained in one population.
+
+A card takes about as long to begin an operation for the members of one trial as for those of several. Each
+trial keeps its own random numbers, order of patients, rates and optimizer state, and so its own result.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mil_toolkit.config import HeadConfig, Value
+from mil_toolkit.model.layers import Dropout, draw
+from mil_toolkit.model.poolings import WHOLE, Instances
+from mil_toolkit.training.inputs import ROW_MULTIPLE, Inputs
+from mil_toolkit.training.loop import Member, Population, predict_held_out
+from mil_toolkit.training.losses import drop_instances, member_losses
+from mil_toolkit.training.optimizer import flatten
+
+MEMBERWISE = (
+    "zero_start",
+    "metadata_dropout",
+    "logistic_start",
+    "auxiliary",
+    "embedding_dropout",
+    "instance_dropout",
+    "class_weights",
+    "momentum",
+    "learning_rate",
+    "gamma",
+    "weight_decay",
+    "epochs",
+    "patience",
+)
+"""The fields of HeadConfig that may differ between the trials of one population."""
+POOLINGS_TOGETHER = ("attention", "gated-attention", "mean", "noisy-and")
+"""The poolings of several trials at once: those whose operations do not depend on the sizes of the bags,
+which differ between trials."""
+
+
+def shape_of(config: HeadConfig) -> dict[str, Value]:
+    """Return the fields in which the trials of one population agree."""
+    return {
+        field.name: getattr(config, field.name) for field in fields(config) if field.name not in MEMBERWISE
+    }
+
+
+def joins(inputs: Inputs, config: HeadConfig) -> bool:
+    """Return whether trials of this shape can be trained in one population.
+
+    They cannot with the other poolings, without projection (members then share their embeddings in training),
+    with embeddings that are read from a file, and with so many instances that a mini-batch is divided.
+    """
+    bags = inputs.patients.bags
+    if not config.image_branch or bags is None:
+        return True
+    largest = bags.sizes.sort(descending=True).values[: config.batch_size].sum() + 2 * ROW_MULTIPLE
+    return (
+        config.pooling in POOLINGS_TOGETHER
+        and config.components > 0
+        and not any(view.reads_from_file for view in inputs.chosen(config))
+        and int(largest) * (config.batch_size + 1) <= WHOLE
+    )
+
+
+@dataclass(frozen=True)
+class JointInstances(Instances):
+    """The instances of T trials, whose bags differ: x (K, n, D), bag (T, n), kept (K, n)."""
+
+    def softmax(self, scores: Tensor) -> Tensor:
+        """Apply a softmax to scores (K, n) over each bag's kept instances: (K, B, n), zero elsewhere."""
+        if self.kept is not None:
+            scores = scores.masked_fill(~self.kept, -torch.inf)
+        by_trial = scores.unflatten(0, (len(self.bag), -1))[:, :, None]  # (T, K / T, 1, n)
+        return (by_trial + self._outside()[:, None]).softmax(-1).flatten(0, 1)
+
+    def _outside(self) -> Tensor:
+        """Return `outside` of each trial, (T, B, n)."""
+        trials, count = self.bag.shape
+        outside = torch.full((trials, len(self.sizes), count), -torch.inf, device=self.bag.device)
+        return outside.scatter_(1, self.bag[:, None], 0.0)
+
+    @property
+    def blocks(self) -> "Sequence[JointInstances]":
+        """The instances, which are not divided."""
+        return [self]
+
+    def averages(self, scores: Tensor, values: Tensor) -> Tensor:
+        """Average values (K, n, O) over each bag with the softmax of scores (K, n): (K, B, O)."""
+        return torch.bmm(self.softmax(scores), values)
+
+
+class _Step(NamedTuple):
+    """Everything that the update on one mini-batch of b patients and n instances of each of T trials needs.
+
+    rows, bag: (T, n); kept: (K, n) or None; drawn: (K, n) or None; see `Instances` and `Inputs.instances`
+    bags: number of bags, with that of padding rows if there are any
+    metadata: (K, b, M); labels, weights: (K, b)
+    scales: factors (K, b, W) of each dropout, None where nothing is dropped
+    active: for each trial, which of its members train on at least one of the patients
+    """
+
+    rows: Tensor
+    bag: Tensor
+    bags: int
+    kept: Tensor | None
+    drawn: Tensor | None
+    metadata: Tensor
+    labels: Tensor
+    weights: Tensor
+    scales: Sequence[Tensor | None]
+    active: Sequence[Sequence[bool]]
+
+
+class JointTrial:
+    """One trial of a joint population: its members and the order in which it sees the patients."""
+
+    def __init__(self, inputs: Inputs, config: HeadConfig, members: Sequence[Member], order_seed: int):
+        self.config, self.population = config, Population(inputs, config, members)
+        self._shuffle = torch.Generator().manual_seed(order_seed)
+
+    def order(self) -> Tensor:
+        """Return the order of the patients in the next epoch, (B,)."""
+        return torch.randperm(len(self.population.inputs.patients), generator=self._shuffle)
+
+
+class JointPopulation:
+    """Trials of equal shape with F members each, K in all, one for each fold.
+
+    values: parameters and buffers of all members by name, (K, ...)
+    """
+
+    def __init__(self, inputs: Inputs, trials: Sequence[JointTrial]):
+        self.inputs, self.trials, self.epoch = inputs, list(trials), 0
+        self._join()
+
+    def _join(self) -> None:
+        populations = [trial.population for trial in self.trials]
+        self.model, self.config = populations[0].model, self.trials[0].config
+        self.folds = [fold for population in populations for fold in population.folds]
+        self.values = joined([population.model for population in populations])
+        self._parameters = [value for value in self.values.values() if isinstance(value, nn.Parameter)]
+        rows = flatten(self._parameters).split(self.members)
+        for population, values in zip(populations, rows, strict=True):
+            population.optimizer.share(values)
+        shares = [[trial.config.auxiliary] for trial in self.trials for _ in range(self.members)]
+        self._auxiliary = torch.tensor(shares, device=self.inputs.device)  # (K, 1)
+        self._weights = torch.cat([population.weights for population in populations])
+        self._metadata = torch.cat([population.metadata for population in populations])
+
+    @property
+    def members(self) -> int:
+        """Number of members of each trial."""
+        return len(self.inputs.trains)
+
+    def keep(self, trials: Sequence[JointTrial]) -> None:
+        """Train only these trials from now on."""
+        if len(trials) < len(self.trials):
+            self.trials = list(trials)
+            self._join()
+
+    def run_epoch(self) -> Tensor:
+        """Train on all patients once; return the logits of the training pass, (K, B)."""
+        orders = torch.stack([trial.order() for trial in self.trials])  # (T, B)
+        rates = [trial.config.learning_rate * trial.config.gamma**self.epoch for trial in self.trials]
+        self.epoch += 1
+        (place,) = moved([orders], self.inputs.device)
+        place = self._by_member(place)
+        logits = torch.cat([self._update(step, rates) for step in self._prepare(orders, place)], 1)
+        return torch.empty_like(logits).scatter_(1, place, logits)
+
+    def held_out(self) -> Tensor:
+        """Return logits (K, B) of the patients that each member's fold holds out; others are 0."""
+        return predict_held_out(self.model, self.inputs, self.folds, self.values)
+
+    def _by_member(self, values: Tensor) -> Tensor:
+        """Repeat what each trial has, (T, ...), for each of its members, (K, ...)."""
+        return values.repeat_interleave(self.members, 0)
+
+    def _prepare(self, orders: Tensor, place: Tensor) -> list[_Step]:
+        """Return the steps of an epoch; all random draws and all copies to the device happen here.
+
+        orders: (T, B) on the CPU; place: the same for each member, (K, B) on the device
+        """
+        size = self.config.batch_size
+        packings = [_Packing.of(self.inputs, parts) for parts in orders.split(size, 1)]
+        kept, drawn = self._draw_kept(packings), self._draw_orientations(packings)
+        columns = self._metadata.shape[-1]
+        metadata = self._metadata.gather(1, place[..., None].expand(-1, -1, columns)).split(size, 1)
+        labels = self.trials[0].population.labels[place].split(size, 1)
+        weights = self._weights.gather(1, place).split(size, 1)
+        active = [self._active(parts) for parts in orders.split(size, 1)]
+        indices = moved([*chain.from_iterable((one.rows, one.bag) for one in packings)], self.inputs.device)
+        bags = [one.bags for one in packings]
+        fields = (indices[::2], indices[1::2], bags, kept, drawn, metadata, labels, weights)
+        return [*map(_Step, *fields, self._draw_scales(packings), active)]
+
+    def _active(self, patients: Tensor) -> list[list[bool]]:
+        """Return which members of each trial train on at least one of its patients (T, b)."""
+        return [self.inputs.trains_on[:, one].any(1).tolist() for one in patients]
+
+    def _draw_kept(self, packings: "Sequence[_Packing]") -> Sequence[Tensor | None]:
+        """Return the instances that dropout keeps, (K, n) for each mini-batch; None keeps all."""
+        rates = [trial.config.instance_dropout for trial in self.trials]
+        if self.model.pooling is None or not any(rates):
+            return [None] * len(packings)
+        by_trial = []
+        for number, (trial, rate) in enumerate(zip(self.trials, rates, strict=True)):
+            sizes = [one.sizes[number] for one in packings]
+            lengths, generators = [*map(sum, sizes)], trial.population.generators
+            kept = torch.ones(self.members, sum(lengths), dtype=torch.bool)
+            if rate:
+                kept = drop_instances([*chain.from_iterable(sizes)], rate, generators)
+            by_trial.append(_padded(kept.split(lengths, 1), packings, True))
+        return moved([torch.cat(parts) for parts in zip(*by_trial, strict=True)], self.inputs.device)
+
+    def _draw_orientations(self, packings: "Sequence[_Packing]") -> Sequence[Tensor | None]:
+        """Return a number for the orientation of each image, (K, n) for each mini-batch; None if only one."""
+        if not self.inputs.draws_orientations(self.config):
+            return [None] * len(packings)
+        by_trial = []
+        for number, trial in enumerate(self.trials):
+            lengths = [sum(one.sizes[number]) for one in packings]
+            drawn = draw(trial.population.generators, sum(lengths))
+            by_trial.append(_padded(drawn.split(lengths, 1), packings, 0.0))
+        return moved([torch.cat(parts) for parts in zip(*by_trial, strict=True)], self.inputs.device)
+
+    def _draw_scales(self, packings: "Sequence[_Packing]") -> list[list[Tensor | None]]:
+        """Return the factors of every dropout in each mini-batch."""
+        calls = [trial.population.model.dropout_calls for trial in self.trials]
+        drops = [any(rate for _, rate in of_trials) for of_trials in zip(*calls, strict=True)]
+        scales = [
+            torch.cat([self._scale(trial, one.patients, *call) for trial, call in of_trials])
+            for one in packings
+            for of_trials, dropped in zip(self._calls(calls), drops, strict=True)
+            if dropped
+        ]
+        left = iter(moved(scales, self.inputs.device))
+        return [[next(left) if dropped else None for dropped in drops] for _ in packings]
+
+    def _calls(
+        self, calls: Sequence[Sequence[tuple[int, float]]]
+    ) -> Iterable[list[tuple[JointTrial, tuple[int, float]]]]:
+        """Yield each dropout of a forward pass, as the trials with their columns and rates."""
+        return ([*zip(self.trials, of_trials, strict=True)] for of_trials in zip(*calls, strict=True))
+
+    def _scale(self, trial: JointTrial, patients: int, width: int, rate: float) -> Tensor:
+        if not rate:
+            return torch.ones(self.members, patients, width)
+        return (draw(trial.population.generators, patients, width) >= rate) / (1 - rate)
+
+    def _update(self, step: _Step, rates: Sequence[float]) -> Tensor:
+        """Update the members on one mini-batch, and return their logits (K, b) from before the update."""
+        arguments = self._instances(step), step.metadata, scaled_dropout(step.scales)
+        logits = functional_call(self.model, dict(self.values), arguments)
+        losses = member_losses(logits, step.labels, step.weights, self.config, self._auxiliary)
+        gradients = torch.autograd.grad(losses.sum(), self._parameters)
+        gradient = torch.cat([part.flatten(1) for part in gradients], 1)  # (K, P)
+        parts = gradient.split(self.members)
+        for trial, part, rate, active in zip(self.trials, parts, rates, step.active, strict=True):
+            trial.population.optimizer.update(part, rate, active)
+        return logits.total.detach()
+
+    def _instances(self, step: _Step) -> JointInstances | None:
+        if self.model.pooling is None:
+            return None
+        rows = self._by_member(step.rows)
+        x = self.inputs.member_rows(self.config, rows, self.folds, step.drawn)
+        return JointInstances(x, step.bag, [0] * step.bags, len(self.folds), kept=step.kept)
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """The rows of b patients of each of T trials, with padding rows that bring them to the same number n.
+
+    rows, bag: (T, n) on the CPU; bags: number of bags, with that of the padding rows if there are any
+    sizes: of each trial's bags when it is trained alone, padding rows included
+    patients: b
+    """
+
+    rows: Tensor
+    bag: Tensor
+    bags: int
+    sizes: Sequence[Sequence[int]]
+    patients: int
+
+    @classmethod
+    def of(cls, inputs: Inputs, patients: Tensor) -> "_Packing":
+        """Pack patients (T, b)."""
+        rows, bags, sizes = zip(*map(inputs.rows_of, patients), strict=True)
+        count = patients.shape[1]
+        length, is_padded = max(map(len, rows)), any(len(one) > count for one in sizes)
+        # A bag of padding rows must not be empty in one trial only: its softmax would not be a number.
+        full = [len(one) == count and len(row) == length for one, row in zip(sizes, rows, strict=True)]
+        if is_padded and any(full):
+            length += ROW_MULTIPLE
+        is_padded = is_padded or any(len(row) < length for row in rows)
+        return cls(
+            torch.stack([nn.functional.pad(row, (0, length - len(row))) for row in rows]),
+            torch.stack([nn.functional.pad(bag, (0, length - len(bag)), value=count) for bag in bags]),
+            count + is_padded,
+            sizes,
+            count,
+        )
+
+
+def _padded(parts: Sequence[Tensor], packings: Sequence[_Packing], value: float) -> list[Tensor]:
+    """Return what was drawn for each mini-batch (F, n), with a value for the further padding rows."""
+    return [
+        nn.functional.pad(part, (0, one.rows.shape[1] - part.shape[1]), value=value)
+        for part, one in zip(parts, packings, strict=True)
+    ]
+
+
+def joined(models: Sequence[nn.Module]) -> dict[str, Tensor]:
+    """Return the parameters and buffers of models of equal shape by name, their members side by side."""
+    parameters, buffers = defaultdict[str, list[Tensor]](list), defaultdict[str, list[Tensor]](list)
+    for model in models:
+        for name, parameter in model.named_parameters():
+            parameters[name].append(parameter.detach())
+        for name, buffer in model.named_buffers():
+            buffers[name].append(buffer)
+    values: dict[str, Tensor] = {name: nn.Parameter(torch.cat(each)) for name, each in parameters.items()}
+    return values | {name: torch.cat(each) for name, each in buffers.items()}
+
+
+def scaled_dropout(scales: Sequence[Tensor | None]) -> Dropout:
+    """Return a dropout of x (K, ...) that multiplies with these factors, one for each call.
+
+    The rate that the model passes is that of one trial only and has no effect.
+    """
+    left = iter(scales)
+
+    def dropout(x: Tensor, rate: float) -> Tensor:
+        factors = next(left)
+        return x if factors is None else x * factors
+
+    return dropout
+
+
+def moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Return tensors of one type on a device, copied there at once."""
+    if device.type == "cpu" or not tensors:
+        return list(tensors)
+    flat = torch.cat([tensor.flatten() for tensor in tensors]).to(device, non_blocking=True)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
