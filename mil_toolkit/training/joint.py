@@ -5,7 +5,7 @@ trial keeps its own random numbers, order of patients, rates and optimizer state
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from torch.func import functional_call
 from mil_toolkit.config import HeadConfig, Value
 from mil_toolkit.model.layers import Dropout, draw
 from mil_toolkit.model.poolings import WHOLE, Instances
+from mil_toolkit.training.graphs import Compute, Graphs
 from mil_toolkit.training.inputs import ROW_MULTIPLE, Inputs
 from mil_toolkit.training.loop import Member, Population, predict_held_out
 from mil_toolkit.training.losses import drop_instances, member_losses
@@ -59,12 +60,12 @@ def joins(inputs: Inputs, config: HeadConfig) -> bool:
     bags = inputs.patients.bags
     if not config.image_branch or bags is None:
         return True
-    largest = bags.sizes.sort(descending=True).values[: config.batch_size].sum() + 2 * ROW_MULTIPLE
+    largest = bucket(int(bags.sizes.sort(descending=True).values[: config.batch_size].sum()) + 1)
     return (
         config.pooling in POOLINGS_TOGETHER
         and config.components > 0
         and not any(view.reads_from_file for view in inputs.chosen(config))
-        and int(largest) * (config.batch_size + 1) <= WHOLE
+        and largest * (config.batch_size + 1) <= WHOLE
     )
 
 
@@ -99,22 +100,43 @@ class _Step(NamedTuple):
     """Everything that the update on one mini-batch of b patients and n instances of each of T trials needs.
 
     rows, bag: (T, n); kept: (K, n) or None; drawn: (K, n) or None; see `Instances` and `Inputs.instances`
-    bags: number of bags, with that of padding rows if there are any
-    metadata: (K, b, M); labels, weights: (K, b)
+    metadata: (K, b, M); labels, weights: (K, b); rates: (T,) learning rates
     scales: factors (K, b, W) of each dropout, None where nothing is dropped
     active: for each trial, which of its members train on at least one of the patients
     """
 
     rows: Tensor
     bag: Tensor
-    bags: int
     kept: Tensor | None
     drawn: Tensor | None
     metadata: Tensor
     labels: Tensor
     weights: Tensor
+    rates: Tensor
     scales: Sequence[Tensor | None]
     active: Sequence[Sequence[bool]]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors of the step."""
+        return [value for value in (*self[:8], *self.scales) if value is not None]
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> "_Step":
+        """Return the step with other tensors of the same shapes."""
+        left = iter(tensors)
+        *fields, scales = ([None if one is None else next(left) for one in part] for part in self._parts)
+        return _Step(*fields[0], scales, self.active)  # type: ignore[arg-type]
+
+    @property
+    def _parts(self) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
+        return self[:8], self.scales
+
+    @property
+    def shape(self) -> Hashable:
+        """What decides about the operations of the update."""
+        shapes = tuple(tuple(value.shape) for value in self.tensors)
+        missing = tuple(value is None for part in self._parts for value in part)
+        return shapes, missing, tuple(map(tuple, self.active))
 
 
 class JointTrial:
@@ -139,6 +161,12 @@ class JointPopulation:
         self.inputs, self.trials, self.epoch = inputs, list(trials), 0
         self._join()
 
+    def epochs(self, count: int) -> Iterator[Tensor]:
+        """Yield the logits (K, B) of each of `count` epochs; see `Curves`."""
+        trains_on = self.inputs.trains_on[self.folds].to(self.inputs.device)
+        for _ in range(count):
+            yield torch.where(trains_on, self.run_epoch(), self.held_out())
+
     def _join(self) -> None:
         populations = [trial.population for trial in self.trials]
         self.model, self.config = populations[0].model, self.trials[0].config
@@ -150,6 +178,7 @@ class JointPopulation:
             population.optimizer.share(values)
         shares = [[trial.config.auxiliary] for trial in self.trials for _ in range(self.members)]
         self._auxiliary = torch.tensor(shares, device=self.inputs.device)  # (K, 1)
+        self._graphs = Graphs(self.inputs.device)
         self._weights = torch.cat([population.weights for population in populations])
         self._metadata = torch.cat([population.metadata for population in populations])
 
@@ -167,16 +196,24 @@ class JointPopulation:
     def run_epoch(self) -> Tensor:
         """Train on all patients once; return the logits of the training pass, (K, B)."""
         orders = torch.stack([trial.order() for trial in self.trials])  # (T, B)
-        rates = [trial.config.learning_rate * trial.config.gamma**self.epoch for trial in self.trials]
-        self.epoch += 1
         (place,) = moved([orders], self.inputs.device)
         place = self._by_member(place)
-        logits = torch.cat([self._update(step, rates) for step in self._prepare(orders, place)], 1)
+        steps = self._prepare(orders, place)
+        self.epoch += 1
+        logits = torch.cat([self._graphs.run(step.shape, self._of(step), step.tensors) for step in steps], 1)
         return torch.empty_like(logits).scatter_(1, place, logits)
 
     def held_out(self) -> Tensor:
         """Return logits (K, B) of the patients that each member's fold holds out; others are 0."""
-        return predict_held_out(self.model, self.inputs, self.folds, self.values)
+
+        def predict(_: Sequence[Tensor]) -> Tensor:
+            return predict_held_out(self.model, self.inputs, self.folds, self.values)
+
+        return self._graphs.run("held out", predict, [])
+
+    def _of(self, step: _Step) -> Compute:
+        """Return the update as a function of the step's tensors."""
+        return lambda tensors: self._update(step.with_tensors(tensors))
 
     def _by_member(self, values: Tensor) -> Tensor:
         """Repeat what each trial has, (T, ...), for each of its members, (K, ...)."""
@@ -196,8 +233,9 @@ class JointPopulation:
         weights = self._weights.gather(1, place).split(size, 1)
         active = [self._active(parts) for parts in orders.split(size, 1)]
         indices = moved([*chain.from_iterable((one.rows, one.bag) for one in packings)], self.inputs.device)
-        bags = [one.bags for one in packings]
-        fields = (indices[::2], indices[1::2], bags, kept, drawn, metadata, labels, weights)
+        rates = [trial.config.learning_rate * trial.config.gamma**self.epoch for trial in self.trials]
+        rate = moved([torch.tensor(rates)], self.inputs.device) * len(packings)
+        fields = (indices[::2], indices[1::2], kept, drawn, metadata, labels, weights, rate)
         return [*map(_Step, *fields, self._draw_scales(packings), active)]
 
     def _active(self, patients: Tensor) -> list[list[bool]]:
@@ -254,7 +292,7 @@ class JointPopulation:
             return torch.ones(self.members, patients, width)
         return (draw(trial.population.generators, patients, width) >= rate) / (1 - rate)
 
-    def _update(self, step: _Step, rates: Sequence[float]) -> Tensor:
+    def _update(self, step: _Step) -> Tensor:
         """Update the members on one mini-batch, and return their logits (K, b) from before the update."""
         arguments = self._instances(step), step.metadata, scaled_dropout(step.scales)
         logits = functional_call(self.model, dict(self.values), arguments)
@@ -262,7 +300,7 @@ class JointPopulation:
         gradients = torch.autograd.grad(losses.sum(), self._parameters)
         gradient = torch.cat([part.flatten(1) for part in gradients], 1)  # (K, P)
         parts = gradient.split(self.members)
-        for trial, part, rate, active in zip(self.trials, parts, rates, step.active, strict=True):
+        for trial, part, rate, active in zip(self.trials, parts, step.rates, step.active, strict=True):
             trial.population.optimizer.update(part, rate, active)
         return logits.total.detach()
 
@@ -271,21 +309,22 @@ class JointPopulation:
             return None
         rows = self._by_member(step.rows)
         x = self.inputs.member_rows(self.config, rows, self.folds, step.drawn)
-        return JointInstances(x, step.bag, [0] * step.bags, len(self.folds), kept=step.kept)
+        bags = step.metadata.shape[1] + 1  # with that of the padding rows
+        return JointInstances(x, step.bag, [0] * bags, len(self.folds), kept=step.kept)
 
 
 @dataclass(frozen=True)
 class _Packing:
-    """The rows of b patients of each of T trials, with padding rows that bring them to the same number n.
+    """The rows of b patients of each of T trials, with padding rows that bring them to the same `bucket` n.
 
-    rows, bag: (T, n) on the CPU; bags: number of bags, with that of the padding rows if there are any
+    rows, bag: (T, n) on the CPU; padding rows have bag b, which is never empty: its softmax would not be a
+        number
     sizes: of each trial's bags when it is trained alone, padding rows included
     patients: b
     """
 
     rows: Tensor
     bag: Tensor
-    bags: int
     sizes: Sequence[Sequence[int]]
     patients: int
 
@@ -294,19 +333,29 @@ class _Packing:
         """Pack patients (T, b)."""
         rows, bags, sizes = zip(*map(inputs.rows_of, patients), strict=True)
         count = patients.shape[1]
-        length, is_padded = max(map(len, rows)), any(len(one) > count for one in sizes)
-        # A bag of padding rows must not be empty in one trial only: its softmax would not be a number.
-        full = [len(one) == count and len(row) == length for one, row in zip(sizes, rows, strict=True)]
-        if is_padded and any(full):
-            length += ROW_MULTIPLE
-        is_padded = is_padded or any(len(row) < length for row in rows)
+        length = bucket(max(sum(one[:count]) for one in sizes) + 1) if inputs.patients.bags else 0
         return cls(
             torch.stack([nn.functional.pad(row, (0, length - len(row))) for row in rows]),
             torch.stack([nn.functional.pad(bag, (0, length - len(bag)), value=count) for bag in bags]),
-            count + is_padded,
             sizes,
             count,
         )
+
+
+def bucket(rows: int) -> int:
+    """Return the number of rows of a mini-batch with at least this many: 128, 256, 384, 512, 768, 1024, ...
+
+    These are the powers of two from 128 and the numbers halfway between them, but 192. A CUDA graph is
+    captured for each number of rows, so there must be few; with these, less than half of the rows are added.
+
+    >>> [bucket(rows) for rows in (1, 128, 129, 400, 513, 769)]
+    [128, 128, 256, 512, 768, 1024]
+    """
+    size = ROW_MULTIPLE
+    while size < rows:
+        halfway = size + size // 2
+        size = halfway if rows <= halfway and halfway % ROW_MULTIPLE == 0 else 2 * size
+    return size
 
 
 def _padded(parts: Sequence[Tensor], packings: Sequence[_Packing], value: float) -> list[Tensor]:

@@ -57,8 +57,11 @@ class Optimizer:
         self.update(torch.cat([part.flatten(1) for part in gradients], 1), rate, active)
 
     @torch.no_grad()
-    def update(self, gradient: Tensor, rate: float, active: Sequence[bool]) -> None:
-        """Update the active members with the gradient (K, P); see `move`."""
+    def update(self, gradient: Tensor, rate: float | Tensor, active: Sequence[bool]) -> None:
+        """Update the active members with the gradient (K, P); see `move`.
+
+        rate: also a tensor () on the device, so that a CUDA graph reads it at each call
+        """
         values, first, second, steps, gradient_rows = (
             list(compress(rows, active)) for rows in (*self._rows, gradient.unbind())
         )
@@ -72,7 +75,7 @@ class Optimizer:
         values: list[Tensor],
         gradients: list[Tensor],
         first: list[Tensor],
-        rate: float,
+        rate: float | Tensor,
     ) -> None:
         sgd(
             values,
@@ -94,7 +97,7 @@ class Optimizer:
         first: list[Tensor],
         second: list[Tensor],
         steps: list[Tensor],
-        rate: float,
+        rate: float | Tensor,
     ) -> None:
         beta1, beta2 = self.BETAS
         adam(

@@ -10,10 +10,11 @@ The section "The nested procedure" of docs/evidence.md describes how a study use
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.core.errors import Diverged
@@ -23,6 +24,7 @@ from mil_toolkit.training.course import Course, OnEpoch, Trial, curves_of
 from mil_toolkit.training.curves import Curves
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.inputs import Inputs
+from mil_toolkit.training.joint import JointPopulation, JointTrial, joins
 from mil_toolkit.training.loop import Member, predict_held_out, predict_logits, train
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.readback import read_back
@@ -40,19 +42,24 @@ def run_trial(
     Training stops early after `config.patience` epochs without a better one. Raises Diverged where a logit is
     not finite.
     """
-    folds = list(range(len(inputs.trains)))
-    members = trial_members(inputs, seed)
-    trains_on = inputs.trains_on[folds].to(inputs.device)  # (K, B)
-    epochs = (
-        torch.where(trains_on, logits, predict_held_out(model, inputs, folds))
-        for model, logits in train(inputs, config, members, members[0].seed)
-    )
     course = Course(inputs, config, objective, on_epoch)
-    for logits in read_back(epochs, inputs.device):
+    for logits in read_back(_epochs(inputs, config, trial_members(inputs, seed)), inputs.device):
         course.take(logits)
         if course.ended:
             break
     return course.result()
+
+
+def _epochs(inputs: Inputs, config: HeadConfig, members: Sequence[Member]) -> Iterator[Tensor]:
+    """Yield the logits (K, B) of each epoch of a trial; on a card by CUDA graphs where `joins` allows it."""
+    if inputs.device.type != "cpu" and joins(inputs, config):
+        trial = JointTrial(inputs, config, members, members[0].seed)
+        yield from JointPopulation(inputs, [trial]).epochs(config.epochs)
+        return
+    folds = [member.fold for member in members]
+    trains_on = inputs.trains_on[folds].to(inputs.device)  # (K, B)
+    for model, logits in train(inputs, config, members, members[0].seed):
+        yield torch.where(trains_on, logits, predict_held_out(model, inputs, folds))
 
 
 def trial_members(inputs: Inputs, seed: Sequence[int]) -> list[Member]:

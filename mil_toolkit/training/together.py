@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mil_toolkit.config import HeadConfig
@@ -116,9 +115,7 @@ class _JointRun:
 
     def _epochs(self) -> Iterator[Tensor]:
         """Yield the logits (K, B) of each epoch of the trials that have not ended."""
-        trains_on = self.inputs.trains_on.to(self.inputs.device)  # (F, B)
         while left := [each for each in self.courses if each.continues(self.population.epoch)]:
             self.population.keep([each.trial for each in left])
             self._unscored.append(left)
-            logits, held_out = self.population.run_epoch(), self.population.held_out()
-            yield torch.where(trains_on.repeat(len(left), 1), logits, held_out)
+            yield from self.population.epochs(1)

@@ -1,15 +1,19 @@
 """Trials in one population against the same trials trained alone."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mil_toolkit.config import OPTIMIZER_NAMES, POOLING_NAMES, HeadConfig
+from mil_toolkit.training.graphs import Compute
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.joint import (
     MEMBERWISE,
@@ -118,6 +122,35 @@ def test_a_trial_that_diverges_does_not_touch_the_others(make_patients: MakePati
         torch.testing.assert_close(together[number], expected, rtol=1e-4, atol=1e-5)
 
 
+class OnlyOnTheDevice(TorchDispatchMode):
+    """Fails if an operation uses a tensor that is not on the device, here torch's `meta`."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves((args, kwargs, result)):
+            assert not isinstance(value, Tensor) or value.is_meta, func
+        return result
+
+
+@pytest.mark.parametrize("pooling", POOLINGS_TOGETHER)
+def test_what_is_captured_does_not_touch_the_host(pooling: str, make_patients: MakePatients) -> None:
+    """Neither a step nor the prediction, once what is kept has been computed."""
+    inputs = Inputs(make_patients(), TRAINS, "meta")
+    population, captured = begin(inputs, configs(pooling=pooling, logistic_start=False)), []
+    list(population.epochs(1))
+    run = population._graphs.run
+
+    def watched(key: Hashable, compute: Compute, tensors: Sequence[Tensor]) -> Tensor:
+        captured.append(key)
+        with OnlyOnTheDevice():
+            return run(key, compute, tensors)
+
+    population._graphs.run = watched  # type: ignore[method-assign]
+    assert all(logits.is_meta for logits in population.epochs(2)) and len(captured) == 2 * (3 + 1)
+
+
 def test_every_field_decides_about_shapes_or_may_differ() -> None:
     """A new field of HeadConfig that is not listed keeps trials apart."""
     names = {field.name for field in dataclasses.fields(HeadConfig)}
@@ -134,6 +167,6 @@ def test_what_cannot_be_joined_is_listed(
     joined = {name for name in POOLING_NAMES if joins(inputs, dataclasses.replace(CONFIG, pooling=name))}
     assert joined == set(POOLINGS_TOGETHER)
     assert not joins(inputs, dataclasses.replace(CONFIG, components=0))
-    monkeypatch.setattr("mil_toolkit.training.joint.WHOLE", 6 * 256)
+    monkeypatch.setattr("mil_toolkit.training.joint.WHOLE", 6 * 128 - 1)
     assert not joins(inputs, CONFIG)
     assert joins(inputs, dataclasses.replace(CONFIG, image_branch=False, pooling="max"))

@@ -43,7 +43,7 @@ def _inputs(make_patients: MakePatients) -> Inputs:
 
 @pytest.fixture(name="joining")
 def _joining(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> Inputs:
-    """Return inputs whose trials share populations on the CPU, which is scored one epoch late as a card is."""
+    """Return inputs whose trials share populations on the CPU; epochs are scored late, as on a card."""
     late = torch.device("meta")
     read_back, groups = together.read_back, together._groups
 
