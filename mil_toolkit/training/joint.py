@@ -119,24 +119,29 @@ class _Step(NamedTuple):
     @property
     def tensors(self) -> list[Tensor]:
         """All tensors of the step."""
-        return [value for value in (*self[:8], *self.scales) if value is not None]
+        return [value for value in self._slots if value is not None]
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> "_Step":
         """Return the step with other tensors of the same shapes."""
         left = iter(tensors)
-        *fields, scales = ([None if one is None else next(left) for one in part] for part in self._parts)
-        return _Step(*fields[0], scales, self.active)  # type: ignore[arg-type]
+        slots = [None if value is None else next(left) for value in self._slots]
+        count = len(slots) - len(self.scales)
+        return self._replace(**dict(zip(_FIELDS, slots[:count], strict=True)), scales=slots[count:])
 
     @property
-    def _parts(self) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
-        return self[:8], self.scales
+    def _slots(self) -> list[Tensor | None]:
+        """The fields of `_FIELDS`, and the factors of each dropout."""
+        return [*(getattr(self, name) for name in _FIELDS), *self.scales]
 
     @property
     def shape(self) -> Hashable:
         """What decides about the operations of the update."""
         shapes = tuple(tuple(value.shape) for value in self.tensors)
-        missing = tuple(value is None for part in self._parts for value in part)
+        missing = tuple(value is None for value in self._slots)
         return shapes, missing, tuple(map(tuple, self.active))
+
+
+_FIELDS = ("rows", "bag", "kept", "drawn", "metadata", "labels", "weights", "rates")  # tensors of a step
 
 
 class JointTrial:

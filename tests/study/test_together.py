@@ -18,7 +18,7 @@ from mil_toolkit.search.samplers import PRUNERS
 from mil_toolkit.study import trial as trial_module
 from mil_toolkit.study.tune import tune
 from mil_toolkit.training.curves import Curves
-from mil_toolkit.training.together import TrialRequest
+from mil_toolkit.training.together import TrialRequest, run_trials
 
 METADATA: dict[str, Any] = {"epochs": (7,), "image_branch": (False,)}
 CONFIG = StudyConfig(trials=11, folds=2, outer_folds=0, members=1, settings=METADATA, together=4)
@@ -50,10 +50,10 @@ def test_a_study_goes_on_after_interrupts_as_if_there_were_none(
     config = replace(CONFIG, trials=14, pruner=pruner)
     tune(tiny.cohort, None, tmp_path / "whole", config, "cpu")
     assert set(trials(tmp_path / "whole")["state"]) == {"COMPLETE", "PRUNED"}
-    run, stopped = trial_module.run_trials, set[tuple[int, ...]]()
+    stopped = set[tuple[int, ...]]()
 
     def stop(inputs: Any, requests: Sequence[TrialRequest], *rest: Any) -> Any:
-        return run(inputs, [stopping(request) for request in requests], *rest)
+        return run_trials(inputs, [stopping(request) for request in requests], *rest)
 
     def stopping(request: TrialRequest) -> TrialRequest:
         def on_epoch(curves: Curves, value: float) -> None:

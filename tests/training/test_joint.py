@@ -24,6 +24,7 @@ from mil_toolkit.training.joint import (
     shape_of,
 )
 from mil_toolkit.training.loop import predict_held_out, train
+from mil_toolkit.training.optimizer import Optimizer
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.procedure import trial_members
 
@@ -135,8 +136,17 @@ class OnlyOnTheDevice(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("pooling", POOLINGS_TOGETHER)
-def test_what_is_captured_does_not_touch_the_host(pooling: str, make_patients: MakePatients) -> None:
+def test_what_is_captured_does_not_touch_the_host(
+    pooling: str, make_patients: MakePatients, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither a step nor the prediction, once what is kept has been computed."""
+    update = Optimizer.update
+
+    def update_by_number(self: Optimizer, gradient: Tensor, rate: Tensor, active: Sequence[bool]) -> None:
+        assert rate.is_meta
+        update(self, gradient, 0.1, active)  # `meta` has no optimizers with a tensor as learning rate
+
+    monkeypatch.setattr(Optimizer, "update", update_by_number)
     inputs = Inputs(make_patients(), TRAINS, "meta")
     population, captured = begin(inputs, configs(pooling=pooling, logistic_start=False)), []
     list(population.epochs(1))

@@ -15,6 +15,7 @@ from mil_toolkit.training.curves import Curves
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.procedure import run_trial
+from mil_toolkit.training.readback import read_back
 from mil_toolkit.training.together import TrialRequest, run_trials
 
 MakePatients = Callable[..., Patients]
@@ -45,7 +46,7 @@ def _inputs(make_patients: MakePatients) -> Inputs:
 def _joining(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> Inputs:
     """Return inputs whose trials share populations on the CPU; epochs are scored late, as on a card."""
     late = torch.device("meta")
-    read_back, groups = together.read_back, together._groups
+    groups = together._groups
 
     class Elsewhere:
         patients, device = inputs.patients, late
