@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -126,7 +126,8 @@ class _Step(NamedTuple):
         left = iter(tensors)
         slots = [None if value is None else next(left) for value in self._slots]
         count = len(slots) - len(self.scales)
-        return self._replace(**dict(zip(_FIELDS, slots[:count], strict=True)), scales=slots[count:])
+        fields: dict[str, Any] = dict(zip(_FIELDS, slots[:count], strict=True))
+        return self._replace(**fields, scales=slots[count:])
 
     @property
     def _slots(self) -> list[Tensor | None]:
