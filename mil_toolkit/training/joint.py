@@ -5,23 +5,24 @@ trial keeps its own random numbers, order of patients, rates and optimizer state
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from itertools import chain
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from mil_toolkit.config import HeadConfig, Value
-from mil_toolkit.model.layers import Dropout, draw
-from mil_toolkit.model.poolings import WHOLE, Instances
+from mil_toolkit.model.layers import draw
+from mil_toolkit.model.poolings import WHOLE
 from mil_toolkit.training.graphs import Compute, Graphs
-from mil_toolkit.training.inputs import ROW_MULTIPLE, Inputs
+from mil_toolkit.training.inputs import Inputs
+from mil_toolkit.training.joint_step import JointInstances, Step, scaled_dropout
 from mil_toolkit.training.loop import Member, Population, predict_held_out
 from mil_toolkit.training.losses import drop_instances, member_losses
 from mil_toolkit.training.optimizer import flatten
+from mil_toolkit.training.packing import Packing, bucket, moved, padded
 
 MEMBERWISE = (
     "zero_start",
@@ -67,82 +68,6 @@ def joins(inputs: Inputs, config: HeadConfig) -> bool:
         and not any(view.reads_from_file for view in inputs.chosen(config))
         and largest * (config.batch_size + 1) <= WHOLE
     )
-
-
-@dataclass(frozen=True)
-class JointInstances(Instances):
-    """The instances of T trials, whose bags differ: x (K, n, D), bag (T, n), kept (K, n)."""
-
-    def softmax(self, scores: Tensor) -> Tensor:
-        """Apply a softmax to scores (K, n) over each bag's kept instances: (K, B, n), zero elsewhere."""
-        if self.kept is not None:
-            scores = scores.masked_fill(~self.kept, -torch.inf)
-        by_trial = scores.unflatten(0, (len(self.bag), -1))[:, :, None]  # (T, K / T, 1, n)
-        return (by_trial + self._outside()[:, None]).softmax(-1).flatten(0, 1)
-
-    def _outside(self) -> Tensor:
-        """Return `outside` of each trial, (T, B, n)."""
-        trials, count = self.bag.shape
-        outside = torch.full((trials, len(self.sizes), count), -torch.inf, device=self.bag.device)
-        return outside.scatter_(1, self.bag[:, None], 0.0)
-
-    @property
-    def blocks(self) -> "Sequence[JointInstances]":
-        """The instances, which are not divided."""
-        return [self]
-
-    def averages(self, scores: Tensor, values: Tensor) -> Tensor:
-        """Average values (K, n, O) over each bag with the softmax of scores (K, n): (K, B, O)."""
-        return torch.bmm(self.softmax(scores), values)
-
-
-class _Step(NamedTuple):
-    """Everything that the update on one mini-batch of b patients and n instances of each of T trials needs.
-
-    rows, bag: (T, n); kept: (K, n) or None; drawn: (K, n) or None; see `Instances` and `Inputs.instances`
-    metadata: (K, b, M); labels, weights: (K, b); rates: (T,) learning rates
-    scales: factors (K, b, W) of each dropout, None where nothing is dropped
-    active: for each trial, which of its members train on at least one of the patients
-    """
-
-    rows: Tensor
-    bag: Tensor
-    kept: Tensor | None
-    drawn: Tensor | None
-    metadata: Tensor
-    labels: Tensor
-    weights: Tensor
-    rates: Tensor
-    scales: Sequence[Tensor | None]
-    active: Sequence[Sequence[bool]]
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """All tensors of the step."""
-        return [value for value in self._slots if value is not None]
-
-    def with_tensors(self, tensors: Sequence[Tensor]) -> "_Step":
-        """Return the step with other tensors of the same shapes."""
-        left = iter(tensors)
-        slots = [None if value is None else next(left) for value in self._slots]
-        count = len(slots) - len(self.scales)
-        fields: dict[str, Any] = dict(zip(_FIELDS, slots[:count], strict=True))
-        return self._replace(**fields, scales=slots[count:])
-
-    @property
-    def _slots(self) -> list[Tensor | None]:
-        """The fields of `_FIELDS`, and the factors of each dropout."""
-        return [*(getattr(self, name) for name in _FIELDS), *self.scales]
-
-    @property
-    def shape(self) -> Hashable:
-        """What decides about the operations of the update."""
-        shapes = tuple(tuple(value.shape) for value in self.tensors)
-        missing = tuple(value is None for value in self._slots)
-        return shapes, missing, tuple(map(tuple, self.active))
-
-
-_FIELDS = ("rows", "bag", "kept", "drawn", "metadata", "labels", "weights", "rates")  # tensors of a step
 
 
 class JointTrial:
@@ -217,7 +142,7 @@ class JointPopulation:
 
         return self._graphs.run("held out", predict, [])
 
-    def _of(self, step: _Step) -> Compute:
+    def _of(self, step: Step) -> Compute:
         """Return the update as a function of the step's tensors."""
         return lambda tensors: self._update(step.with_tensors(tensors))
 
@@ -225,13 +150,13 @@ class JointPopulation:
         """Repeat what each trial has, (T, ...), for each of its members, (K, ...)."""
         return values.repeat_interleave(self.members, 0)
 
-    def _prepare(self, orders: Tensor, place: Tensor) -> list[_Step]:
+    def _prepare(self, orders: Tensor, place: Tensor) -> list[Step]:
         """Return the steps of an epoch; all random draws and all copies to the device happen here.
 
         orders: (T, B) on the CPU; place: the same for each member, (K, B) on the device
         """
         size = self.config.batch_size
-        packings = [_Packing.of(self.inputs, parts) for parts in orders.split(size, 1)]
+        packings = [Packing.of(self.inputs, parts) for parts in orders.split(size, 1)]
         kept, drawn = self._draw_kept(packings), self._draw_orientations(packings)
         columns = self._metadata.shape[-1]
         metadata = self._metadata.gather(1, place[..., None].expand(-1, -1, columns)).split(size, 1)
@@ -242,13 +167,13 @@ class JointPopulation:
         rates = [trial.config.learning_rate * trial.config.gamma**self.epoch for trial in self.trials]
         rate = moved([torch.tensor(rates)], self.inputs.device) * len(packings)
         fields = (indices[::2], indices[1::2], kept, drawn, metadata, labels, weights, rate)
-        return [*map(_Step, *fields, self._draw_scales(packings), active)]
+        return [*map(Step, *fields, self._draw_scales(packings), active)]
 
     def _active(self, patients: Tensor) -> list[list[bool]]:
         """Return which members of each trial train on at least one of its patients (T, b)."""
         return [self.inputs.trains_on[:, one].any(1).tolist() for one in patients]
 
-    def _draw_kept(self, packings: "Sequence[_Packing]") -> Sequence[Tensor | None]:
+    def _draw_kept(self, packings: Sequence[Packing]) -> Sequence[Tensor | None]:
         """Return the instances that dropout keeps, (K, n) for each mini-batch; None keeps all."""
         rates = [trial.config.instance_dropout for trial in self.trials]
         if self.model.pooling is None or not any(rates):
@@ -260,10 +185,10 @@ class JointPopulation:
             kept = torch.ones(self.members, sum(lengths), dtype=torch.bool)
             if rate:
                 kept = drop_instances([*chain.from_iterable(sizes)], rate, generators)
-            by_trial.append(_padded(kept.split(lengths, 1), packings, True))
+            by_trial.append(padded(kept.split(lengths, 1), packings, True))
         return moved([torch.cat(parts) for parts in zip(*by_trial, strict=True)], self.inputs.device)
 
-    def _draw_orientations(self, packings: "Sequence[_Packing]") -> Sequence[Tensor | None]:
+    def _draw_orientations(self, packings: Sequence[Packing]) -> Sequence[Tensor | None]:
         """Return a number for the orientation of each image, (K, n) for each mini-batch; None if only one."""
         if not self.inputs.draws_orientations(self.config):
             return [None] * len(packings)
@@ -271,10 +196,10 @@ class JointPopulation:
         for number, trial in enumerate(self.trials):
             lengths = [sum(one.sizes[number]) for one in packings]
             drawn = draw(trial.population.generators, sum(lengths))
-            by_trial.append(_padded(drawn.split(lengths, 1), packings, 0.0))
+            by_trial.append(padded(drawn.split(lengths, 1), packings, 0.0))
         return moved([torch.cat(parts) for parts in zip(*by_trial, strict=True)], self.inputs.device)
 
-    def _draw_scales(self, packings: "Sequence[_Packing]") -> list[list[Tensor | None]]:
+    def _draw_scales(self, packings: Sequence[Packing]) -> list[list[Tensor | None]]:
         """Return the factors of every dropout in each mini-batch."""
         calls = [trial.population.model.dropout_calls for trial in self.trials]
         drops = [any(rate for _, rate in of_trials) for of_trials in zip(*calls, strict=True)]
@@ -298,7 +223,7 @@ class JointPopulation:
             return torch.ones(self.members, patients, width)
         return (draw(trial.population.generators, patients, width) >= rate) / (1 - rate)
 
-    def _update(self, step: _Step) -> Tensor:
+    def _update(self, step: Step) -> Tensor:
         """Update the members on one mini-batch, and return their logits (K, b) from before the update."""
         arguments = self._instances(step), step.metadata, scaled_dropout(step.scales)
         logits = functional_call(self.model, dict(self.values), arguments)
@@ -310,66 +235,13 @@ class JointPopulation:
             trial.population.optimizer.update(part, rate, active)
         return logits.total.detach()
 
-    def _instances(self, step: _Step) -> JointInstances | None:
+    def _instances(self, step: Step) -> JointInstances | None:
         if self.model.pooling is None:
             return None
         rows = self._by_member(step.rows)
         x = self.inputs.member_rows(self.config, rows, self.folds, step.drawn)
         bags = step.metadata.shape[1] + 1  # with that of the padding rows
         return JointInstances(x, step.bag, [0] * bags, len(self.folds), kept=step.kept)
-
-
-@dataclass(frozen=True)
-class _Packing:
-    """The rows of b patients of each of T trials, with padding rows that bring them to the same `bucket` n.
-
-    rows, bag: (T, n) on the CPU; padding rows have bag b, which is never empty: its softmax would not be a
-        number
-    sizes: of each trial's bags when it is trained alone, padding rows included
-    patients: b
-    """
-
-    rows: Tensor
-    bag: Tensor
-    sizes: Sequence[Sequence[int]]
-    patients: int
-
-    @classmethod
-    def of(cls, inputs: Inputs, patients: Tensor) -> "_Packing":
-        """Pack patients (T, b)."""
-        rows, bags, sizes = zip(*map(inputs.rows_of, patients), strict=True)
-        count = patients.shape[1]
-        length = bucket(max(sum(one[:count]) for one in sizes) + 1) if inputs.patients.bags else 0
-        return cls(
-            torch.stack([nn.functional.pad(row, (0, length - len(row))) for row in rows]),
-            torch.stack([nn.functional.pad(bag, (0, length - len(bag)), value=count) for bag in bags]),
-            sizes,
-            count,
-        )
-
-
-def bucket(rows: int) -> int:
-    """Return the number of rows of a mini-batch with at least this many: 128, 256, 384, 512, 768, 1024, ...
-
-    These are the powers of two from 128 and the numbers halfway between them, but 192. A CUDA graph is
-    captured for each number of rows, so there must be few; with these, less than half of the rows are added.
-
-    >>> [bucket(rows) for rows in (1, 128, 129, 400, 513, 769)]
-    [128, 128, 256, 512, 768, 1024]
-    """
-    size = ROW_MULTIPLE
-    while size < rows:
-        halfway = size + size // 2
-        size = halfway if rows <= halfway and halfway % ROW_MULTIPLE == 0 else 2 * size
-    return size
-
-
-def _padded(parts: Sequence[Tensor], packings: Sequence[_Packing], value: float) -> list[Tensor]:
-    """Return what was drawn for each mini-batch (F, n), with a value for the further padding rows."""
-    return [
-        nn.functional.pad(part, (0, one.rows.shape[1] - part.shape[1]), value=value)
-        for part, one in zip(parts, packings, strict=True)
-    ]
 
 
 def joined(models: Sequence[nn.Module]) -> dict[str, Tensor]:
@@ -382,26 +254,3 @@ def joined(models: Sequence[nn.Module]) -> dict[str, Tensor]:
             buffers[name].append(buffer)
     values: dict[str, Tensor] = {name: nn.Parameter(torch.cat(each)) for name, each in parameters.items()}
     return values | {name: torch.cat(each) for name, each in buffers.items()}
-
-
-def scaled_dropout(scales: Sequence[Tensor | None]) -> Dropout:
-    """Return a dropout of x (K, ...) that multiplies with these factors, one for each call.
-
-    The rate that the model passes is that of one trial only and has no effect.
-    """
-    left = iter(scales)
-
-    def dropout(x: Tensor, rate: float) -> Tensor:
-        factors = next(left)
-        return x if factors is None else x * factors
-
-    return dropout
-
-
-def moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Return tensors of one type on a device, copied there at once."""
-    if device.type == "cpu" or not tensors:
-        return list(tensors)
-    flat = torch.cat([tensor.flatten() for tensor in tensors]).to(device, non_blocking=True)
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]

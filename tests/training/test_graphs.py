@@ -11,7 +11,8 @@ from torch import Tensor
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.training.graphs import Compute, Graphs
 from mil_toolkit.training.inputs import Inputs
-from mil_toolkit.training.joint import JointPopulation, JointTrial, bucket
+from mil_toolkit.training.joint import JointPopulation, JointTrial
+from mil_toolkit.training.packing import bucket
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.procedure import trial_members
 
