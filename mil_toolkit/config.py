@@ -651,6 +651,7 @@ _STUDY_RANGES = {
     "members": (1, 1000),
     "seed": (0, math.inf),
     "threads": (1, 1024),
+    "together": (1, 1000),
 }
 _STUDY_NAMES = {
     "objective": METRIC_NAMES,
@@ -697,6 +698,8 @@ class StudyConfig:
     prevalence: share of positives for the predictive values where the model will be used; by default that of
         the cohort
     threads: of the numerical libraries in each search; results depend on it to the last bit
+    together: trials of a search that are proposed together; on a card, those of equal shape are trained in
+        one population
     settings: the values that `--set` and `--preset` allow
     """
 
@@ -715,6 +718,7 @@ class StudyConfig:
     pruner: str = "median"
     seed: int = 0
     threads: int = 1
+    together: int = 1
     settings: Settings = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -199,6 +199,14 @@ def _add_search(group: argparse._ArgumentGroup) -> None:
         help="search space; founding: the plain head on raw embeddings; wide: also whole embeddings, an"
         " instance network, more poolings and other initialisations, for bags that one image decides",
     )
+    add(
+        "--together",
+        type=int,
+        default=_DEFAULT.together,
+        metavar="N",
+        help="propose N trials at once; on a CUDA card, those of equal shape are trained in one population"
+        " (default: %(default)s, each trial from the results of all before it)",
+    )
     add("--quick", action="store_true", help=f"a first look: {' '.join(option_words(QUICK))} unless given")
     add(
         "--set",
@@ -276,7 +284,7 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
         config = replace(config, threads=recorded_threads(study) or config.threads)
     canary = None
     if arguments.canary:
-        check_run(study, device, how)  # `tune` checks too, but only after the canary
+        check_run(study, device, config, how)  # `tune` checks too, but only after the canary
         try:
             canary = run_canary(cohort, features, study, config, device, how=how)
         except NoShuffle as error:

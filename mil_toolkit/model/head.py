@@ -111,11 +111,16 @@ class MILModel(nn.Module):
         instances, bags: their numbers in the forward pass
         """
         of_instances = [] if self.network is None else self.network.dropouts
+        shapes = [(instances, *dropout) for dropout in of_instances]
+        shapes += [(bags, *dropout) for dropout in self.bag_dropouts]
+        return [shape for shape in shapes if shape[-1]]
+
+    @property
+    def bag_dropouts(self) -> list[tuple[int, float]]:
+        """Number of columns and rate of each dropout of the bags and their metadata, in order."""
         of_bags = [] if self.pooling is None else [(self.pooling.width, self.config.embedding_dropout)]
         of_metadata = [] if self.branch is None else self.branch.dropouts
-        shapes = [(instances, *dropout) for dropout in of_instances]
-        shapes += [(bags, *dropout) for dropout in (*of_bags, *of_metadata)]
-        return [shape for shape in shapes if shape[-1]]
+        return [*of_bags, *of_metadata]
 
     @torch.no_grad()
     def start_at(self, linear: Tensor) -> None:

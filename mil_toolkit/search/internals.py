@@ -4,7 +4,8 @@ Optuna offers no public way to do these things. The package therefore requires `
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -56,3 +57,26 @@ class SlotHyperband(optuna.pruners.HyperbandPruner):
         renumbered = copy.copy(trial)
         renumbered.number = trial.user_attrs.get(SLOT, trial.number)
         return int(super()._get_bracket_id(study, renumbered))
+
+
+def hide_from_pruner(trial: optuna.Trial, slots: Container[int]) -> None:
+    """Let the pruner decide about a trial as if no other trial had one of these slots."""
+    study = trial.study
+    storage: Any = _WithoutSlots(study._storage, slots)
+    trial.study = optuna.Study(study.study_name, storage, study.sampler, study.pruner)
+
+
+class _WithoutSlots:
+    """A storage whose trials in some slots cannot be listed."""
+
+    def __init__(self, storage: optuna.storages.BaseStorage, slots: Container[int]):
+        self._storage, self._slots = storage, slots
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        trials = self._storage.get_all_trials(study_id, deepcopy, states)
+        return [trial for trial in trials if trial.user_attrs.get(SLOT) not in self._slots]

@@ -19,6 +19,7 @@ from mil_toolkit.search.trials import FinishedTrial, NoValue, RunningTrial, coun
 
 CLOSED = "closed"  # user attribute of a search that begins no more trials
 Objective = Callable[[RunningTrial], float]
+SamplerOf = Callable[[int], optuna.samplers.BaseSampler]  # from a slot
 logger = logging.getLogger(__name__)
 
 
@@ -100,7 +101,7 @@ class Slots:
         for trial in self._trials(TrialState.RUNNING):
             self.study.tell(trial.number, state=TrialState.FAIL)
 
-    def run_next(self, objective: Objective, sampler: Callable[[int], optuna.samplers.BaseSampler]) -> bool:
+    def run_next(self, objective: Objective, sampler: SamplerOf) -> bool:
         """Run the trial of the lowest free slot; return False where no slot is free.
 
         objective: returns the trial's value, or raises NoValue where it has none
@@ -156,8 +157,11 @@ class Slots:
         return slot_of(waiting)
 
     def _free(self, trials: Sequence[FrozenTrial]) -> int | None:
-        taken = {slot_of(trial) for trial in trials if counts(trial) or trial.state is TrialState.RUNNING}
+        taken = self._taken(trials)
         return next((slot for slot in range(self.count) if slot not in taken), None)
+
+    def _taken(self, trials: Sequence[FrozenTrial]) -> set[int]:
+        return {slot_of(trial) for trial in trials if counts(trial) or trial.state is TrialState.RUNNING}
 
     def _parameters(self, slot: int) -> dict[str, Value]:
         return dict(self.planned[slot]) if slot < len(self.planned) else {}

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -45,6 +46,16 @@ def check_trials(source: object, trials: Sequence[FrozenTrial], count: int, spac
     if problems:
         more = [f"{len(problems)} problems in all."] if len(problems) > SOME else []
         raise DataError([*problems[:SOME], *more, "Ask for the original, or begin a new study."])
+
+
+def check_proposed(source: object, proposed: object, space: Space) -> None:
+    """Raise DataError where a search in this space cannot have proposed these trials; see `RoundSlots`."""
+    problems = ["the trials of its last round are not an object"]
+    if isinstance(proposed, dict) and all(isinstance(value, dict) for value in proposed.values()):
+        problems = [*chain.from_iterable(_parameter_problems(value, space) for value in proposed.values())]
+    if problems:
+        lines = [f"{source}: {problem}." for problem in problems[:SOME]]
+        raise DataError([*lines, "Ask for the original, or begin a new study."])
 
 
 def _trial_problems(trial: FrozenTrial, count: int, space: Space) -> Iterator[str]:

@@ -69,6 +69,8 @@ def _statistics(bags: Bags, train: np.ndarray) -> np.ndarray:
         of_bags = [torch.segment_reduce(x, name, lengths=bags.sizes[part]) for name in ("mean", "max", "min")]
         tables.append(torch.cat(of_bags, 1))
     return torch.cat(tables).double().numpy()
+
+
 def logistic(
     x: np.ndarray, targets: np.ndarray, outcome: Outcome, others: np.ndarray, strength: float
 ) -> np.ndarray:

@@ -2,23 +2,24 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
+from mil_toolkit.config import HeadConfig
 from mil_toolkit.core.files import remove_dead_temporaries
 from mil_toolkit.core.records import to_json
 from mil_toolkit.core.seeds import derive_seed, trial_path
+from mil_toolkit.search.rounds import Ending, RoundSlots
 from mil_toolkit.search.samplers import PRUNERS, SAMPLERS, Sampler
-from mil_toolkit.search.slots import Slots
 from mil_toolkit.search.storage import Storage
-from mil_toolkit.search.trials import RunningTrial
+from mil_toolkit.search.trials import FinishedTrial, RunningTrial
 from mil_toolkit.study.conclusion import conclude, is_concluded
 from mil_toolkit.study.description import refuse_other, with_defaults
 from mil_toolkit.study.plan import Search
 from mil_toolkit.study.progress import Progress
 from mil_toolkit.study.remaining import SearchNote
 from mil_toolkit.study.tracker import Tracker
-from mil_toolkit.study.trial import evaluate
+from mil_toolkit.study.trial import evaluate, evaluate_together
 from mil_toolkit.study.workspace import LatestInputs, Workspace
 
 POLL = 1.0  # seconds between two looks at what processes of other commands do
@@ -42,17 +43,18 @@ class SearchRun:
         self.workspace, self.search, self.storage = workspace, search, storage
         self.tracker, self.inputs, self.timeout = tracker, inputs, timeout
         self._deadline: float | None = None
-        self._latest = 0  # number of the trial that this process ran last
+        self._latest: list[int] = []  # numbers of the trials that this process ran last
 
     @cached_property
-    def slots(self) -> Slots:
+    def slots(self) -> RoundSlots:
         """The search's trials; raises DataError where the storage holds another study under this name."""
         config = self.workspace.config
         epochs = max(config.epochs)
         planned = self.workspace.space.planned(config.sampler)
         count = trials_each(self.workspace)
         higher = self.workspace.study.outcome.scoring.metrics[config.objective].higher_is_better
-        slots = Slots(self.storage, self.search.name, count, higher, PRUNERS[config.pruner](epochs), planned)
+        pruner = PRUNERS[config.pruner](epochs)
+        slots = RoundSlots(self.storage, self.search.name, count, higher, pruner, planned)
         identity = to_json(self.workspace.study.description)
         assert isinstance(identity, dict)
         identity["splits"] = self.search.digest
@@ -81,24 +83,50 @@ class SearchRun:
         return True
 
     def _run_next(self, progress: Progress) -> bool:
-        """Run the next trial; return whether there was one."""
+        """Run the next trial, or the next round of trials; return whether there was one."""
         begun = time.monotonic()
-        if not (self._in_time() and self.slots.run_next(self._evaluate, self._sampler)):
+        if not (self._in_time() and self._run_some()):
             return False
-        progress(self._note(time.monotonic() - begun))
+        seconds = (time.monotonic() - begun) / max(1, len(self._latest))
+        for note in self._notes(seconds):
+            progress(note)
         return True
 
-    def _note(self, seconds: float | None = None) -> SearchNote:
-        """Return a note of the trials so far; seconds: that the latest one took, None before the first."""
+    def _run_some(self) -> bool:
+        together = self.workspace.config.together
+        if together == 1:
+            return self.slots.run_next(self._evaluate, self._sampler)
+        self._latest = self.slots.run_round(together, self._suggest, self._evaluate_round, self._sampler)
+        return bool(self._latest)
+
+    def _note(self) -> SearchNote:
+        """Return a note that the search begins, or goes on."""
         trials = self.slots.counted
-        epochs = sum(trial.reported for trial in trials if trial.number == self._latest)
+        return SearchNote(self.search.name, os.getpid(), len(trials), self._best_of(trials))
+
+    def _notes(self, seconds: float) -> Iterator[SearchNote]:
+        """Yield a note of each of the latest trials; seconds: that each of them took."""
+        trials = self.slots.counted
+        reported = {trial.number: trial.reported for trial in trials}
+        best, before = self._best_of(trials), len(trials) - len(self._latest)
+        for count, number in enumerate(self._latest, before + 1):
+            epochs = reported.get(number, 0)
+            yield SearchNote(self.search.name, os.getpid(), count, best, seconds, epochs)
+
+    def _best_of(self, trials: Sequence[FinishedTrial]) -> float | None:
         best = self.slots.best(trials)
-        value = None if best is None else best.value
-        return SearchNote(self.search.name, os.getpid(), len(trials), value, seconds, epochs)
+        return None if best is None else best.value
+
+    def _suggest(self, trial: RunningTrial) -> HeadConfig:
+        return trial.suggest(self.workspace.space)
 
     def _evaluate(self, trial: RunningTrial) -> float:
-        self._latest = trial.number
+        self._latest = [trial.number]
         return evaluate(self.workspace, self.search, self.inputs.of(self.search), self.tracker, trial)
+
+    def _evaluate_round(self, trials: Sequence[RunningTrial]) -> list[Ending]:
+        inputs = self.inputs.of(self.search)
+        return evaluate_together(self.workspace, self.search, inputs, self.tracker, trials)
 
     def _sampler(self, number: int) -> Sampler:
         # It depends on the slot only, and not on how often the study was interrupted.

@@ -1,20 +1,24 @@
 """One trial of a search: training on the inner folds, pruning, and the scores of its epochs."""
 
 import logging
+from collections.abc import Sequence
+from typing import NoReturn
 
 import numpy as np
 
-from mil_toolkit.config import HeadConfig
 from mil_toolkit.core.errors import Diverged
 from mil_toolkit.core.seeds import trial_path
+from mil_toolkit.search.rounds import Ending
 from mil_toolkit.search.trials import NoValue, Pruned, RunningTrial
 from mil_toolkit.study.folder import EpochScores, publish_epochs
 from mil_toolkit.study.plan import Search
 from mil_toolkit.study.tracker import Tracker
 from mil_toolkit.study.workspace import Workspace
+from mil_toolkit.training.course import Trial
 from mil_toolkit.training.curves import Curves, best_epoch_of
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.procedure import run_trial
+from mil_toolkit.training.together import TrialRequest, run_trials
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +39,64 @@ class _EpochReports:
         return [] if self.curves is None else epoch_scores(self.curves)
 
 
+class _Evaluation:
+    """A trial with its configuration and seed; records how it ended."""
+
+    def __init__(
+        self, workspace: Workspace, search: Search, inputs: Inputs, tracker: Tracker, trial: RunningTrial
+    ):
+        self.workspace, self.search, self.tracker, self.trial = workspace, search, tracker, trial
+        self.inputs, self.objective = inputs, workspace.config.objective
+        self.config, self.reports = trial.suggest(workspace.space), _EpochReports(trial)
+        self.seed = trial_path(workspace.config.seed, search.path, trial.number)
+
+    @property
+    def request(self) -> TrialRequest:
+        """The trial as one of several to run."""
+        return TrialRequest(self.config, self.seed, self.reports)
+
+    def run(self) -> float:
+        """Run the trial alone; see `evaluate`."""
+        try:
+            result = run_trial(self.inputs, self.config, self.objective, self.seed, self.reports)
+        except (Pruned, Diverged) as error:
+            self.fail(error)
+        return self.value_of(result)
+
+    def ending(self, ended: Trial | Exception) -> Ending:
+        """Record the end of the trial, and return its value or the exception that `run` raises instead."""
+        try:
+            return self.fail(ended) if isinstance(ended, Exception) else self.value_of(ended)
+        except (Pruned, NoValue) as error:
+            return error
+
+    def fail(self, error: Exception) -> NoReturn:
+        """Record the end of a trial without a result, and raise what `evaluate` raises."""
+        if isinstance(error, Pruned):
+            _record_best_epoch(self.trial, self.reports.curves, self.objective)
+        if isinstance(error, Pruned | Diverged):
+            self._log()
+        if isinstance(error, Diverged):
+            logger.info("search %s, trial %d diverged.", self.search.name, self.trial.number)
+            raise NoValue("diverged") from None
+        raise error
+
+    def value_of(self, result: Trial) -> float:
+        """Record the result of the trial, and return its value."""
+        self._log()
+        if not np.isfinite(result.value):
+            raise NoValue(f"{self.objective} is undefined")
+        self.trial.record_epoch(result.epoch)
+        _record_logits(self.trial, result.curves, result.epoch)
+        return result.value
+
+    def _log(self) -> None:
+        """Publish the scores after each epoch."""
+        number, rows = self.trial.number, self.reports.scores()
+        publish_epochs(self.workspace.study.search_folder(self.search).epochs(number), rows)
+        self.tracker.log_trial(self.search.name, number, self.config, rows)
+
+
 def evaluate(
     workspace: Workspace, search: Search, inputs: Inputs, tracker: Tracker, trial: RunningTrial
 ) -> float:
@@ -43,24 +105,16 @@ def evaluate(
     Publishes the scores after each epoch. Raises Pruned where the search gives the trial up, NoValue where
     training diverges or the objective is undefined.
     """
-    config, objective = trial.suggest(workspace.space), workspace.config.objective
-    reports, seed = _EpochReports(trial), trial_path(workspace.config.seed, search.path, trial.number)
-    try:
-        result = run_trial(inputs, config, objective, seed, reports)
-    except Pruned:
-        _record_best_epoch(trial, reports.curves, objective)
-        _log(workspace, search, tracker, trial.number, config, reports.scores())
-        raise
-    except Diverged:
-        _log(workspace, search, tracker, trial.number, config, reports.scores())
-        logger.info("search %s, trial %d diverged.", search.name, trial.number)
-        raise NoValue("diverged") from None
-    _log(workspace, search, tracker, trial.number, config, reports.scores())
-    if not np.isfinite(result.value):
-        raise NoValue(f"{objective} is undefined")
-    trial.record_epoch(result.epoch)
-    _record_logits(trial, result.curves, result.epoch)
-    return result.value
+    return _Evaluation(workspace, search, inputs, tracker, trial).run()
+
+
+def evaluate_together(
+    workspace: Workspace, search: Search, inputs: Inputs, tracker: Tracker, trials: Sequence[RunningTrial]
+) -> list[Ending]:
+    """Evaluate several trials; return the value of each, or the exception that `evaluate` would raise."""
+    evaluations = [_Evaluation(workspace, search, inputs, tracker, trial) for trial in trials]
+    ended = run_trials(inputs, [each.request for each in evaluations], workspace.config.objective, Pruned)
+    return [each.ending(one) for each, one in zip(evaluations, ended, strict=True)]
 
 
 def _record_best_epoch(trial: RunningTrial, curves: Curves | None, objective: str) -> None:
@@ -71,18 +125,6 @@ def _record_best_epoch(trial: RunningTrial, curves: Curves | None, objective: st
 
 def _record_logits(trial: RunningTrial, curves: Curves, epoch: int) -> None:
     trial.record_logits(curves.out_of_fold(epoch)[curves.held_out])
-
-
-def _log(
-    workspace: Workspace,
-    search: Search,
-    tracker: Tracker,
-    number: int,
-    config: HeadConfig,
-    rows: list[EpochScores],
-) -> None:
-    publish_epochs(workspace.study.search_folder(search).epochs(number), rows)
-    tracker.log_trial(search.name, number, config, rows)
 
 
 def epoch_scores(curves: Curves) -> list[EpochScores]:

@@ -83,7 +83,7 @@ def tune(
     Space.of(config, patients).planned(config.sampler)  # raises before anything is written
     searches, splits = plan_searches(labelled, config)
     _check_rule(config, patients, searches)
-    check_run(folder, device, how)
+    check_run(folder, device, config, how)
     with (
         exclusive(folder) if how.storage is None else shared(folder, wait=False) as lock,
         quiet_optuna(),
@@ -132,8 +132,13 @@ def _run(
     return bar, rivals
 
 
-def check_run(folder: Path, device: str, how: RunConfig) -> None:
+def check_run(folder: Path, device: str, config: StudyConfig, how: RunConfig) -> None:
     """Raise UsageError for a folder, device, storage or tracker that cannot be used."""
+    if config.together > 1 and how.storage is not None:
+        raise UsageError(
+            f"--together {config.together} cannot be combined with --storage, where processes share the"
+            " trials of a search one by one. Leave one of them out."
+        )
     _check_folder(folder)
     pick_device(device)
     TRACKERS[how.tracker].check()

@@ -24,7 +24,7 @@ from mil_toolkit.training.projection import (
 )
 from mil_toolkit.training.seen import Seen
 
-_ROW_MULTIPLE = 128  # the number of rows of a mini-batch is a multiple of this
+ROW_MULTIPLE = 128  # the number of rows of a mini-batch is a multiple of this
 
 
 class Batch(NamedTuple):
@@ -139,7 +139,7 @@ class Inputs:
     def batches(self, patients: Tensor, batch_size: int) -> list[Batch]:
         """Divide patients (b,) into mini-batches in this order; all indices go to the device in one copy."""
         parts = patients.split(batch_size)
-        filled = [self._filled(part) for part in parts]
+        filled = [self.rows_of(part) for part in parts]
         rows, bags, sizes = zip(*filled, strict=True)
         pieces = [*parts, *rows, *bags]
         lengths = [len(piece) for piece in pieces]
@@ -189,6 +189,17 @@ class Inputs:
         shift, scale = (_side_by_side(values)[self.device_index(folds), None] for values in scalers)
         return Instances(x, batch.bag, batch.sizes, len(folds), shift, scale, kept)
 
+    def member_rows(
+        self, config: HeadConfig, rows: Tensor, folds: Sequence[int], drawn: Tensor | None = None
+    ) -> Tensor:
+        """Return the projected embeddings (K, n, D) of other rows for each of K members.
+
+        rows: (K, n), on the device; folds, drawn: see `instances`
+        """
+        numbers = self.device_index(folds)
+        views = self.chosen(config)
+        return _side_by_side([view.projected_rows(config, rows, folds, numbers, drawn) for view in views])
+
     def device_index(self, numbers: Sequence[int]) -> Tensor:
         """Return numbers of folds or members as a tensor on the device, copied there only once."""
         key = tuple(numbers)
@@ -196,10 +207,10 @@ class Inputs:
             self._indices[key] = torch.tensor(key, device=self.device)
         return self._indices[key]
 
-    def _filled(self, patients: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+    def rows_of(self, patients: Tensor) -> tuple[Tensor, Tensor, list[int]]:
         """Return the rows of these patients' embeddings, the bag of each row, and the sizes of the bags.
 
-        Padding rows (copies of row 0) bring the number of rows to a multiple of `_ROW_MULTIPLE`. They form
+        Padding rows (copies of row 0) bring the number of rows to a multiple of `ROW_MULTIPLE`. They form
         one additional bag at the end, whose output the model drops.
 
         bfloat16 kernels are compiled once for each shape; without padding, almost every mini-batch would have
@@ -209,7 +220,7 @@ class Inputs:
         if packed is None:
             return patients[:0], patients[:0], []
         rows, sizes = packed.rows(patients), packed.sizes[patients]
-        filler = -len(rows) % _ROW_MULTIPLE
+        filler = -len(rows) % ROW_MULTIPLE
         bag = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
         filled = functional.pad(rows, (0, filler)), functional.pad(bag, (0, filler), value=len(sizes))
         return *filled, [*sizes.tolist(), *[filler][: bool(filler)]]
@@ -256,12 +267,12 @@ class ViewInputs:
     def projected_rows(
         self, config: HeadConfig, rows: Tensor, folds: Sequence[int], numbers: Tensor, drawn: Tensor | None
     ) -> Tensor:
-        """Return these rows (n,) as projected in each of the G folds, (G, n, components).
+        """Return these rows, (n,) or (G, n), as projected in each of the G folds, (G, n, components).
 
         numbers: (G,) the folds, on the device; drawn: (G, n), see `Inputs.instances`
         """
         places = self.seen(config).places(rows, drawn)  # (n,) or (G, n)
-        if self._is_streamed:
+        if self.reads_from_file:
             return self._projected_file(config).read(places, folds).to(self.device)
         view = self._view(config)
         starts = numbers[:, None] * view.shape[1]  # (G, 1)
@@ -331,12 +342,12 @@ class ViewInputs:
     def _read(self) -> Bags:
         """Return the bags; those of one of several views are in memory as long as the result is used."""
         bags = self.bags
-        if self.alone or self._is_streamed or not isinstance(bags, StreamedBags):
+        if self.alone or self.reads_from_file or not isinstance(bags, StreamedBags):
             return bags
         return Bags(bags.instances, bags.offsets, bags.patient_ids, (), bags.orientations)
 
     @property
-    def _is_streamed(self) -> bool:
+    def reads_from_file(self) -> bool:
         """Whether there are so many embeddings that the projected ones are kept in a file."""
         bags = self.bags
         if not isinstance(bags, StreamedBags):

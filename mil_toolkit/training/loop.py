@@ -1,7 +1,7 @@
 """The training loop: K heads trained in lockstep, and their predictions."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
 
@@ -43,7 +43,7 @@ def train(inputs: Inputs, config: HeadConfig, members: Sequence[Member], order_s
     own training patients in the mini-batch; a member that has none is not updated. The learning rate is
     multiplied by `config.gamma` after each epoch. To stop early, stop iterating.
     """
-    population = _Population(inputs, config, members)
+    population = Population(inputs, config, members)
     shuffle = torch.Generator().manual_seed(order_seed)
     for epoch in range(config.epochs):
         order = torch.randperm(len(inputs.patients), generator=shuffle)
@@ -73,8 +73,12 @@ class _Step(NamedTuple):
     dropout: Dropout
 
 
-class _Population:
-    """K members and their training data, moved to the device before the first epoch."""
+class Population:
+    """K members and their training data, moved to the device before the first epoch.
+
+    optimizer: holds the parameters of `model`
+    weights: (K, B) of the patients in each member's loss; metadata: (K, B, M); labels: (B,)
+    """
 
     def __init__(self, inputs: Inputs, config: HeadConfig, members: Sequence[Member]):
         self.inputs, self.config = inputs, config
@@ -178,12 +182,15 @@ def predict_logits(model: MILModel, inputs: Inputs, folds: Sequence[int]) -> Ten
 
 
 @torch.inference_mode()
-def predict_held_out(model: MILModel, inputs: Inputs, folds: Sequence[int]) -> Tensor:
+def predict_held_out(
+    model: MILModel, inputs: Inputs, folds: Sequence[int], values: Mapping[str, Tensor] | None = None
+) -> Tensor:
     """Return logits of the patients that each member's fold holds out, on the device; others are 0.
 
     Shapes: (K, B), or (K, B, C) if the head has several outputs
 
     folds: the fold of each of the K members
+    values: parameters and buffers of the K members by name; None for those of the model
     """
     several = [model.outputs] if model.outputs > 1 else []
     logits = torch.zeros(len(folds), len(inputs.patients), *several, device=inputs.device)
@@ -191,13 +198,16 @@ def predict_held_out(model: MILModel, inputs: Inputs, folds: Sequence[int]) -> T
     # run.
     batch_size = model.config.batch_size * len(inputs.trains)
     held_out = inputs.held_out(batch_size)
-    tensors = list(chain(model.named_parameters(), model.named_buffers()))
+    if values is None:
+        values = dict(chain(model.named_parameters(), model.named_buffers()))
     for fold in dict.fromkeys(folds):
         numbers = [number for number, member_fold in enumerate(folds) if member_fold == fold]
         members = inputs.device_index(numbers)
-        state = {name: value.index_select(0, members) for name, value in tensors}
+        state = {name: value.index_select(0, members) for name, value in values.items()}
         for batch in held_out[fold]:
             bags = inputs.instances(model.config, batch, [fold] * len(numbers))
+            if bags is not None:  # a product of members side by side would spread what is not finite
+                bags = replace(bags, x=bags.x.expand(len(numbers), -1, -1))
             metadata = inputs.metadata[fold].index_select(0, batch.patients).expand(len(numbers), -1, -1)
             outputs = functional_call(model, state, (bags, metadata))
             logits[members[:, None], batch.patients] = outputs.total

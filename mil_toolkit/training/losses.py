@@ -37,7 +37,7 @@ def patient_weights(inputs: Inputs, config: HeadConfig) -> Tensor:
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy of two classes: logits (K, b), labels (b,) of 0 and 1 -> (K, b)."""
+    """Return the cross-entropy of two classes: logits (K, b), labels (b,) or (K, b) of 0 and 1 -> (K, b)."""
     return functional.softplus(logits * (1 - 2 * labels))
 
 
@@ -48,24 +48,32 @@ LOSSES: dict[str, Loss] = {
 
 
 def member_losses(
-    logits: Logits, targets: Tensor, weights: Tensor, config: HeadConfig, loss: Loss = binary_cross_entropy
+    logits: Logits,
+    targets: Tensor,
+    weights: Tensor,
+    config: HeadConfig,
+    loss: Loss = binary_cross_entropy,
+    auxiliary: Tensor | None = None,
 ) -> Tensor:
     """Return each member's mean weighted loss over its own training patients, (K,).
 
     loss: of the outcome
-    Shapes: logits (K, b) or (K, b, C), targets (b, ...), weights (K, b), where b is the number of patients in
-    the mini-batch. With late fusion, the loss of each branch is added, multiplied by `config.auxiliary`; where
-    the pooling predicts instances, the loss of these predictions, multiplied by `config.instance_loss`. A
-    member without training patients in the mini-batch has a loss of 0.
+    auxiliary: that of each member, (K, 1); None for `config.auxiliary`
+    Shapes: logits (K, b) or (K, b, C), targets (b, ...), or (K, b) if each member has patients of its own,
+    weights (K, b), where b is the number of patients in the mini-batch. With late fusion, the loss of each
+    branch is added, multiplied by `auxiliary`; where the pooling predicts instances, the loss of these
+    predictions, multiplied by `config.instance_loss`. A member without training patients in the mini-batch
+    has a loss of 0.
 
     >>> logits, labels = torch.tensor([[0.0, 2.0, -1.0]]), torch.tensor([1.0, 1.0, 0.0])
     >>> member_losses(Logits(logits), labels, torch.tensor([[1.0, 1.0, 0.0]]), HeadConfig())
     tensor([0.4100])
     """
+    share = config.auxiliary if auxiliary is None else auxiliary
     losses = loss(logits.total, targets)  # (K, b)
     for branch in (logits.image, logits.metadata):
         if branch is not None:
-            losses = losses + config.auxiliary * loss(branch, targets)
+            losses = losses + share * loss(branch, targets)
     if logits.losses is not None:
         classes = targets.long().expand(losses.shape)[..., None]  # (K, b, 1)
         losses = losses + config.instance_loss * logits.losses.gather(-1, classes).squeeze(-1)

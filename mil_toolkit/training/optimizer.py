@@ -29,8 +29,17 @@ class Optimizer:
         self.values = flatten(self.parameters)
         self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
         self.steps = self.values.new_zeros(len(self.values))
-        state = (self.values, self.first, self.second, self.steps)
-        self._rows = [list(tensor.unbind()) for tensor in state]  # of each member, views
+        self._rows = self._unbound()
+
+    def _unbound(self) -> list[list[Tensor]]:
+        """Return the values, moments and steps of each member, views."""
+        return [list(tensor.unbind()) for tensor in (self.values, self.first, self.second, self.steps)]
+
+    def share(self, values: Tensor) -> None:
+        """Use the rows (K, P) of a tensor with equal values, such as that of a larger population."""
+        view_in(self.parameters, values)
+        self.values = values
+        self._rows = self._unbound()
 
     def step(self, loss: Tensor, rate: float, active: Sequence[bool]) -> None:
         """Update the active members along the gradient of `loss`, the sum of all members' losses.
@@ -45,7 +54,14 @@ class Optimizer:
 
         rate: learning rate; active: K booleans
         """
-        gradient = torch.cat([part.flatten(1) for part in gradients], 1)  # (K, P)
+        self.update(torch.cat([part.flatten(1) for part in gradients], 1), rate, active)
+
+    @torch.no_grad()
+    def update(self, gradient: Tensor, rate: float | Tensor, active: Sequence[bool]) -> None:
+        """Update the active members with the gradient (K, P); see `move`.
+
+        rate: also a tensor () on the device, so that a CUDA graph reads it at each call
+        """
         values, first, second, steps, gradient_rows = (
             list(compress(rows, active)) for rows in (*self._rows, gradient.unbind())
         )
@@ -59,7 +75,7 @@ class Optimizer:
         values: list[Tensor],
         gradients: list[Tensor],
         first: list[Tensor],
-        rate: float,
+        rate: float | Tensor,
     ) -> None:
         sgd(
             values,
@@ -81,7 +97,7 @@ class Optimizer:
         first: list[Tensor],
         second: list[Tensor],
         steps: list[Tensor],
-        rate: float,
+        rate: float | Tensor,
     ) -> None:
         beta1, beta2 = self.BETAS
         adam(
@@ -109,7 +125,12 @@ def flatten(parameters: Sequence[nn.Parameter]) -> Tensor:
     An update then takes a few operations instead of a few for every parameter.
     """
     values = torch.cat([parameter.detach().flatten(1) for parameter in parameters], 1)
+    view_in(parameters, values)
+    return values
+
+
+def view_in(parameters: Sequence[nn.Parameter], values: Tensor) -> None:
+    """Make parameters of shape (K, ...) views of the columns of a tensor (K, P)."""
     widths = [parameter[0].numel() for parameter in parameters]
     for parameter, columns in zip(parameters, values.split(widths, 1), strict=True):
         parameter.data = columns.view(parameter.shape)
-    return values

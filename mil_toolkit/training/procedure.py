@@ -10,45 +10,24 @@ The section "The nested procedure" of docs/evidence.md describes how a study use
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.core.errors import Diverged
 from mil_toolkit.core.seeds import derive_seeds
 from mil_toolkit.model.head import MILModel
-from mil_toolkit.training.curves import Curves, best_epoch, smooth
+from mil_toolkit.training.course import Course, OnEpoch, Trial, curves_of
+from mil_toolkit.training.curves import Curves
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.inputs import Inputs
+from mil_toolkit.training.joint import JointPopulation, JointTrial, joins
 from mil_toolkit.training.loop import Member, predict_held_out, predict_logits, train
 from mil_toolkit.training.patients import Patients
-
-
-@dataclasses.dataclass(frozen=True)
-class Trial:
-    """Result of one configuration on the inner folds.
-
-    epoch: the chosen epoch, counted from 1, the same for all folds
-    value: the objective on the pooled out-of-fold predictions of that epoch
-    curves: logits of all epochs that were run
-    """
-
-    epoch: int
-    value: float
-    curves: Curves
-
-
-class OnEpoch(Protocol):
-    """A callback that `run_trial` calls after each epoch, to report progress or to prune the trial.
-
-    It receives the curves of all epochs so far, and the smoothed objective of the last one. An exception that
-    it raises ends the trial and reaches the caller of `run_trial`.
-    """
-
-    def __call__(self, curves: Curves, value: float, /) -> None: ...
+from mil_toolkit.training.readback import read_back
 
 
 def run_trial(
@@ -63,39 +42,32 @@ def run_trial(
     Training stops early after `config.patience` epochs without a better one. Raises Diverged where a logit is
     not finite.
     """
-    higher = inputs.outcome.scoring.metrics[objective].higher_is_better
-    folds = list(range(len(inputs.trains)))
-    seeds = derive_seeds(len(folds), *seed)
-    members = [Member(fold, member_seed) for fold, member_seed in zip(folds, seeds, strict=True)]
-    trains_on = inputs.trains_on[folds].to(inputs.device)  # (K, B)
-    logits: list[np.ndarray] = []
-    curve: list[float] = []
-    for epoch, result in enumerate(train(inputs, config, members, members[0].seed), 1):
-        held_out = predict_held_out(result.model, inputs, folds)
-        trained = trains_on if held_out.ndim == 2 else trains_on[..., None]
-        logits.append(torch.where(trained, result.logits, held_out).cpu().numpy())
-        if not np.isfinite(logits[-1]).all():
-            raise Diverged(f"the logits are no longer finite after epoch {epoch}.")
-        curves = _curves(inputs, logits, folds)
-        curve.append(curves.objective(objective, epoch))
-        if on_epoch is not None:
-            on_epoch(curves, float(smooth(curve)[-1]))
-        if epoch - best_epoch(curve, higher) >= config.patience:
+    course = Course(inputs, config, objective, on_epoch)
+    for logits in read_back(_epochs(inputs, config, trial_members(inputs, seed)), inputs.device):
+        course.take(logits)
+        if course.ended:
             break
-    best = best_epoch(curve, higher)
-    return Trial(best, curve[best - 1], curves)
+    return course.result()
 
 
-def _curves(inputs: Inputs, logits: Sequence[np.ndarray], folds: Sequence[int]) -> Curves:
-    patients, trains_on = inputs.patients, inputs.trains_on.numpy()
-    return Curves(
-        np.stack(logits),
-        np.array(folds),
-        trains_on,
-        patients.labels,
-        groups=patients.groups,
-        outcome=inputs.outcome,
-    )
+def _epochs(inputs: Inputs, config: HeadConfig, members: Sequence[Member]) -> Iterator[Tensor]:
+    """Yield the logits (K, B) of each epoch of a trial; on a card by CUDA graphs where `joins` allows it."""
+    if inputs.device.type != "cpu" and joins(inputs, config):
+        trial = JointTrial(inputs, config, members, members[0].seed)
+        yield from JointPopulation(inputs, [trial]).epochs(config.epochs)
+        return
+    folds = [member.fold for member in members]
+    trains_on = inputs.trains_on[folds].to(inputs.device)  # (K, B)
+    for model, logits in train(inputs, config, members, members[0].seed):
+        held_out = predict_held_out(model, inputs, folds)
+        trained = trains_on if held_out.ndim == 2 else trains_on[..., None]
+        yield torch.where(trained, logits, held_out)
+
+
+def trial_members(inputs: Inputs, seed: Sequence[int]) -> list[Member]:
+    """Return the members of a trial, one for each fold; seed: path that their seeds are derived from."""
+    seeds = derive_seeds(len(inputs.trains), *seed)
+    return [Member(fold, member_seed) for fold, member_seed in enumerate(seeds)]
 
 
 def cross_fit_members(
@@ -116,7 +88,7 @@ def cross_fit_members(
         raise Diverged(
             f"the best configuration diverged with other seeds: {config}. Limit learning_rate with --set."
         )
-    curves = _curves(inputs, [logits], folds)
+    curves = curves_of(inputs, [logits], folds)
     return dataclasses.replace(curves, attention=_held_out_attention(model, inputs, folds))
 
 

@@ -31,6 +31,7 @@ from mil_toolkit.core.errors import OutOfMemory, UsageError
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
 from support.card_data import CPU, Place, draw_jpegs, draw_pixels
+from support.card_graphs import graphs, together, waiting
 from support.card_limits import Check, Figures, Limit, same
 from support.card_training import extracted, gradients, lockstep, memory, steps, synchronisations
 from support.paths import ROOT
@@ -195,6 +196,9 @@ CHECKS: Mapping[str, Check] = {
     "embeddings": embeddings,
     "lockstep": lockstep,
     "synchronisations": synchronisations,
+    "graphs": graphs,
+    "waiting": waiting,
+    "together": together,
     "gradients": gradients,
     "memory": memory,
     "steps": steps,

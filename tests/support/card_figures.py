@@ -31,6 +31,7 @@ from mil_toolkit.training.loop import Member, predict_held_out, train
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.procedure import run_trial
 from mil_toolkit.training.spill import Spill, shelves_for
+from mil_toolkit.training.together import TrialRequest, run_trials
 from support.card_data import CPU, Place, draw_folds, draw_jpegs, draw_patients, draw_pixels
 from support.card_training import spread_loss
 
@@ -229,7 +230,12 @@ def training(place: Place) -> Speeds:
     trial = in_turn(
         place, {"trial": lambda: run_trial(inputs, whole, "balanced_log_loss", (0,))}, place.size(3, 1)
     )
+    requests = [TrialRequest(whole, (0, number)) for number in range(place.size(8, 2))]
+    jointly = in_turn(
+        place, {"trials": lambda: run_trials(inputs, requests, "balanced_log_loss")}, place.size(3, 1)
+    )
     figures = {f"epoch_ms_{name}": 1000 * each for name, each in seconds.items()}
+    figures |= {f"seconds_per_trial_together_{len(requests)}": jointly["trials"] / len(requests)}
     figures |= {"speedup_bag_loop": seconds["bag_loop"] / seconds["ours"]}
     return figures | {
         "speedup_processor": seconds["processor"] / seconds["ours"],

@@ -29,6 +29,7 @@ from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.procedure import cross_fit_members, refit, run_trial
 from mil_toolkit.training.projection import fold_moments
+from mil_toolkit.training.together import TrialRequest, run_trials
 
 CPU = torch.device("cpu")
 HEAD = HeadConfig(
@@ -72,6 +73,21 @@ def outputs_of(
     fitted = refit(patients, config, 2, 2, (4,), device).apply(patients)
     assert members.attention is not None and fitted.attention is not None
     return [trial.curves.logits, members.logits, members.attention, fitted.logits, fitted.attention]
+
+
+def together(make_patients: Callable[..., Patients]) -> float:
+    """Return the largest difference of trials in one population on the device and alone on the CPU."""
+    patients, order = make_patients(24, 20), np.random.default_rng(0).permutation(24)
+    trains = [np.setdiff1d(order, part) for part in np.split(order, 3)]
+    changes = ({}, {"learning_rate": 1e-3, "instance_dropout": 0.0}, {"embedding_dropout": 0.0, "epochs": 1})
+    requests = [
+        TrialRequest(replace(HEAD, components=8, **changed), (1, number))
+        for number, changed in enumerate(changes)
+    ]
+    results = [run_trials(Inputs(patients, trains, each), requests, "auc") for each in (CPU, DEVICE)]
+    return max(
+        difference(one.curves.logits, other.curves.logits) for one, other in zip(*results, strict=True)
+    )
 
 
 def moments(make_patients: Callable[..., Patients]) -> float:
@@ -159,7 +175,7 @@ def main() -> None:
     devices._cpu_has_bfloat16 = lambda: False
     torch.set_num_threads(1)
     figures: Figures = {"mixtures": mixtures(), "embedding": embedding(), "moments": moments(make_patients)}
-    figures |= dict(heads(make_patients))
+    figures |= dict(heads(make_patients)) | {"together": together(make_patients)}
     with tempfile.TemporaryDirectory() as folder:
         figures |= dict(finetuning(Path(folder)))
     json.dump(figures, sys.stdout)

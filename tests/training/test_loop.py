@@ -110,13 +110,13 @@ def test_no_step_touches_the_host(
     inputs, folds = Inputs(make_patients(), TRAINS, "meta"), [member.fold for member in MEMBERS]
     for model, _ in train(inputs, config, MEMBERS, 0):  # the first epoch computes what is then kept
         predict_held_out(model, inputs, folds)
-    update = training_module._Population._update
+    update = training_module.Population._update
 
     def watched(*args: Any) -> Tensor:
         with OnlyOnTheDevice():
             return update(*args)
 
-    monkeypatch.setattr(training_module._Population, "_update", watched)
+    monkeypatch.setattr(training_module.Population, "_update", watched)
     for model, given in train(inputs, config, MEMBERS, 0):
         with OnlyOnTheDevice():
             assert predict_held_out(model, inputs, folds).is_meta and given.is_meta

@@ -39,6 +39,10 @@ def test_a_search_follows_the_one_on_the_cpu(figures: Figures, pooling: str) -> 
     assert figures[pooling] < 1e-5
 
 
+def test_trials_in_one_population_follow_the_same_trials_alone_on_the_cpu(figures: Figures) -> None:
+    assert figures["together"] < 1e-5
+
+
 def test_moments_on_a_device_are_those_of_the_cpu(figures: Figures) -> None:
     assert figures["moments"] < 1e-6
 
