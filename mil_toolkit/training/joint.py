@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mil_toolkit.config import HeadConfig, Value
+from mil_toolkit.model.instances import WHOLE
 from mil_toolkit.model.layers import draw
-from mil_toolkit.model.poolings import WHOLE
 from mil_toolkit.training.graphs import Compute, Graphs
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.joint_step import JointInstances, Step, scaled_dropout

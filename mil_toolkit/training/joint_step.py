@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mil_toolkit.model.instances import Instances
 from mil_toolkit.model.layers import Dropout
-from mil_toolkit.model.poolings import Instances
 
 
 @dataclass(frozen=True)
