@@ -17,7 +17,7 @@ import torch
 from hypothesis import settings
 from support.commands import Command, Done
 from support.paths import ROOT, required
-from support.remembered import remember_results
+from support.remembered import remember_networks, remember_results
 from support.studies import Tiny, Viewed
 
 from mil_toolkit.bundle import membership
@@ -99,6 +99,7 @@ def _results_remembered() -> Iterator[None]:
     """Compute results once that many tests need."""
     with pytest.MonkeyPatch.context() as patch:
         remember_results(patch)
+        remember_networks(patch)
         yield
 
 

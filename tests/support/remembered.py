@@ -1,4 +1,4 @@
-"""Results that many tests need, computed once in a process: each function patches the code that computes them.
+"""Results that many tests need, remembered in a process by patches of the code that computes them.
 
 The results are those of the code itself, to the bit: only equal inputs get a result that is remembered.
 """
@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib import rcParams
 from matplotlib.figure import Figure
 from matplotlib.transforms import TransformNode
 from optuna.storages._rdb.storage import _VersionManager
 from sklearn.linear_model import LogisticRegression
+from torch import nn
 
 from mil_toolkit.core.files import digest
 from mil_toolkit.training import projection
@@ -25,7 +27,7 @@ _DRAWING = ("svg.fonttype", "svg.hashsalt", "text.parse_math")  # settings that 
 
 
 def remember_results(patch: pytest.MonkeyPatch) -> None:
-    """Remember everything that functions of this module remember."""
+    """Remember everything that functions of this module remember, except networks."""
     for remember in (remember_axes, remember_regressions, remember_schema_version, remember_figures):
         remember(patch)
 
@@ -89,6 +91,29 @@ def remember_figures(patch: pytest.MonkeyPatch) -> None:
             file.write(known[key])
 
     patch.setattr(Figure, "savefig", savefig)
+
+
+def remember_networks(patch: pytest.MonkeyPatch) -> None:
+    """Keep the networks of torchvision that commands and tests build from the same random numbers."""
+    import torchvision  # which imports torch's compiler: not every user of this module needs it
+
+    for name in ("resnet18", "resnet34", "resnet50"):
+        patch.setattr(torchvision.models, name, _built_once(getattr(torchvision.models, name)))
+
+
+def _built_once(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    known = dict[tuple[str, str], tuple[nn.Module, torch.Tensor]]()
+
+    def built_once() -> nn.Module:
+        key = str(torch.empty(0).device), digest(torch.get_rng_state().numpy().tobytes())
+        if key not in known:
+            known.clear()  # nearly all tests use one seed
+            known[key] = build(), torch.get_rng_state()
+        network, state = known[key]
+        torch.set_rng_state(state)
+        return copy.deepcopy(network)
+
+    return built_once
 
 
 class _Pickler(pickle.Pickler):
