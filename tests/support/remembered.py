@@ -97,20 +97,23 @@ def remember_networks(patch: pytest.MonkeyPatch) -> None:
     """Keep the networks of torchvision that commands and tests build from the same random numbers."""
     import torchvision  # which imports torch's compiler: not every user of this module needs it
 
+    resnet = torchvision.models.ResNet
     for name in ("resnet18", "resnet34", "resnet50"):
-        patch.setattr(torchvision.models, name, _built_once(getattr(torchvision.models, name)))
+        patch.setattr(torchvision.models, name, _built_once(getattr(torchvision.models, name), resnet))
 
 
-def _built_once(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-    known = dict[tuple[str, str], tuple[nn.Module, torch.Tensor]]()
+def _built_once(build: Callable[[], nn.Module], kind: type[nn.Module]) -> Callable[[], nn.Module]:
+    """Return `build` with a memory of one network; kind: its class, of which tests replace methods."""
+    known = dict[tuple[object, ...], tuple[nn.Module, torch.Tensor]]()
 
     def built_once() -> nn.Module:
-        key = str(torch.empty(0).device), digest(torch.get_rng_state().numpy().tobytes())
+        state = digest(torch.get_rng_state().numpy().tobytes())
+        key = (str(torch.empty(0).device), state, *vars(kind).values())
         if key not in known:
             known.clear()  # nearly all tests use one seed
             known[key] = build(), torch.get_rng_state()
-        network, state = known[key]
-        torch.set_rng_state(state)
+        network, after = known[key]
+        torch.set_rng_state(after)
         return copy.deepcopy(network)
 
     return built_once
