@@ -19,6 +19,7 @@ def run(name: str, argv: Sequence[str], folder: str, streams: Sequence[int]) -> 
     for place, stream in enumerate(streams, start=1):
         os.dup2(stream, place)
         os.close(stream)
+    sys.stdout, sys.stderr = (os.fdopen(place, "w", closefd=False) for place in (1, 2))
     try:
         code = import_module(f"mil_toolkit.cli.{name}").main(list(argv))
     except SystemExit as stop:  # from argparse
@@ -35,7 +36,8 @@ def serve(listening: socket.socket, nothing: int) -> None:
     while True:
         with listening.accept()[0] as client:
             request, streams, *_ = socket.recv_fds(client, 1 << 16, 2)
-            code = run(*json.loads(request), streams)
+            name, argv, folder = json.loads(request)
+            code = run(name, argv, folder, streams)
             for place in (1, 2):  # a script ends when nobody holds its streams any more
                 os.dup2(nothing, place)
             client.sendall(str(code).encode())
