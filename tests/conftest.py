@@ -1,10 +1,8 @@
 """Fixtures shared by all tests: cohorts of random embeddings, of synthetic images, and the real cohort."""
 
-import copy
 import gc
 import logging
 import os
-import pickle
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -17,18 +15,15 @@ import pandas as pd
 import pytest
 import torch
 from hypothesis import settings
-from optuna.storages._rdb.storage import _VersionManager
-from sklearn.linear_model import LogisticRegression
 from support.commands import Command, Done
 from support.paths import ROOT, required
+from support.remembered import remember_networks, remember_results
 from support.studies import Tiny, Viewed
 
 from mil_toolkit.bundle import membership
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.config import ExtractionConfig, StudyConfig
-from mil_toolkit.core.files import digest
 from mil_toolkit.features.bags import Bags
-from mil_toolkit.training import projection
 from mil_toolkit.training.patients import Patients
 
 
@@ -100,57 +95,11 @@ def _make_patients() -> Callable[..., Patients]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _axes_computed_once() -> Iterator[None]:
-    """Keep the principal axes of recent covariances: many tests project the folds of the tiny cohort."""
-    compute, known = projection._principal_axes, dict[tuple[str, int], np.ndarray]()
-
-    def principal_axes(covariance: np.ndarray, components: int) -> np.ndarray:
-        key = digest(covariance.tobytes()), components
-        if key not in known:
-            if len(known) == 100:
-                known.clear()
-            known[key] = compute(covariance, components)
-        return known[key].copy()
-
+def _results_remembered() -> Iterator[None]:
+    """Compute results once that many tests need."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(projection, "_principal_axes", principal_axes)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _regressions_fitted_once() -> Iterator[None]:
-    """Keep logistic regressions that converged: studies of the same cohort have the same baselines."""
-    fit, known = LogisticRegression.fit, dict[str, dict[str, object]]()
-
-    def fit_once(
-        self: LogisticRegression, X: object, y: object, sample_weight: object = None
-    ) -> LogisticRegression:
-        key = digest(pickle.dumps((self.get_params(), X, y, sample_weight)))
-        if key in known:
-            vars(self).update(copy.deepcopy(known[key]))
-            return self
-        fit(self, X, y, sample_weight)
-        if (self.n_iter_ < self.max_iter).all():  # the others warn
-            known[key] = copy.deepcopy(vars(self))
-        return self
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LogisticRegression, "fit", fit_once)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _schema_version_read_once() -> Iterator[None]:
-    """Let Optuna read the version of its tables from its migration scripts once, not for every storage."""
-    read, known = _VersionManager.get_head_version, list[str]()
-
-    def get_head_version(self: _VersionManager) -> str:
-        if not known:
-            known.append(read(self))
-        return known[0]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_VersionManager, "get_head_version", get_head_version)
+        remember_results(patch)
+        remember_networks(patch)
         yield
 
 

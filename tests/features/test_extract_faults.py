@@ -68,7 +68,7 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def _whole(server: Server) -> Bits:
     """The result of an uninterrupted run."""
     cache = server.folder / "whole"
-    assert server.run(cache) == 0
+    assert server.run_here((server.toml, "--cache", cache, *OPTIONS), server.log(cache)) == 0
     return bits(only(cache))
 
 

@@ -90,7 +90,10 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("postgres")
     toml = draw_cohort(folder / "cohort", patients=24, unlabelled=0, image_size=8, images=(1, 2))
     with serving("tune_server.py") as process:
-        yield Server(process, toml)
+        server = Server(process, toml)
+        argv = (toml, "--study", folder / "first", *OPTIONS, "--trials", 1)
+        assert server.run_here(argv, folder / "log") == 0
+        yield server
 
 
 def trials(url: str) -> dict[str, list[optuna.trial.FrozenTrial]]:

@@ -76,7 +76,8 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def _whole(server: Server) -> Bits:
     """What an undisturbed run finds."""
     study = server.folder / "whole"
-    assert server.run(study) == 0, said(study)
+    argv = (server.toml, "--study", study, *OPTIONS)
+    assert server.run_here(argv, log(study)) == 0, said(study)
     return outcome(study)
 
 

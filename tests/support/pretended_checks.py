@@ -123,29 +123,24 @@ def finetuning(folder: Path) -> Iterator[tuple[str, float]]:
         each.advance()
         each.advance()
     assert all(isinstance(parameter.data, PretendedTensor) for parameter in other.halves.parameters.values())
-    yield (
-        "step",
-        max(
-            difference(value.numpy(), other.tensors()[name].numpy()) for name, value in one.tensors().items()
-        ),
-    )
+    yield "step", _largest_difference(one, other)
     yield "prediction", difference(one.predict(patients), other.predict(patients))
     resumed = finetuner(DEVICE)
     resumed.restore(other.tensors(), other.state())
     for each in (resumed, other):
         each.advance()
-    yield (
-        "resumed",
-        max(
-            difference(value.numpy(), resumed.tensors()[name].numpy())
-            for name, value in other.tensors().items()
-        ),
-    )
+    yield "resumed", _largest_difference(other, resumed)
     formats = [
         (state["exp_avg"].stride(), parameter.stride())
         for parameter, state in resumed.optimizer.state.items()
     ]
     yield "formats", float(sum(one != other for one, other in formats))
+
+
+def _largest_difference(one: Finetuner, other: Finetuner) -> float:
+    """Return the largest difference of any tensor of two finetuners."""
+    tensors = other.tensors()
+    return max(difference(value.numpy(), tensors[name].numpy()) for name, value in one.tensors().items())
 
 
 def embedding() -> float:

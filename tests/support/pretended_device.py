@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import return_and_correct_aliasing
-from torch.utils._pytree import tree_iter, tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.backend_registration import (
     _DummyBackendModule,
     _setup_privateuseone_for_python_backend,
@@ -61,23 +61,22 @@ class PretendedTensor(Tensor):
     ) -> Any:
         kwargs = kwargs or {}
         to = torch.device(kwargs.get("device") or NAME)
+        values, structure = tree_flatten((args, kwargs))
         if func not in _COPIES:
-            check_devices(func, (args, kwargs))
+            check_devices(func, values)
         elif func is _COPIES[0] and not isinstance(args[0], PretendedTensor):
             return args[0].copy_(args[1].host)
-        host_args, host_kwargs = tree_map(_on_host, (args, kwargs))
+        host_args, host_kwargs = tree_unflatten(map(_on_host, values), structure)
         result = func(*host_args, **host_kwargs)
         if to.type == "cpu":
             return result
-        wrapped = tree_map(
-            lambda value: PretendedTensor(value) if isinstance(value, Tensor) else value, result
-        )
+        wrapped = PretendedTensor(result) if isinstance(result, Tensor) else tree_map(_on_device, result)
         return return_and_correct_aliasing(func, args, kwargs, wrapped)
 
 
-def check_devices(func: object, values: object) -> None:
+def check_devices(func: object, values: Sequence[object]) -> None:
     """Raise MixedDevices for tensors of the CPU, which only as numbers may meet those of a card."""
-    for value in tree_iter(values):
+    for value in values:
         if isinstance(value, Tensor) and not isinstance(value, PretendedTensor) and value.ndim:
             raise MixedDevices(f"{func} got a tensor {tuple(value.shape)} on {value.device}")
 

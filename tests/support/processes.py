@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -34,6 +34,10 @@ class CommandServer:
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
+
+    def run_here(self, argv: Sequence[object], log: Path) -> int:
+        """Run a command in the server itself, so that later ones start faster; return its exit code."""
+        return self.ask(here=[str(argument) for argument in argv], log=str(log))
 
     def wait(self, process: int) -> int:
         """Wait for a process; return its exit code, or minus the signal that ended it."""

@@ -32,7 +32,8 @@ def installed_programs(folder: Path, names: Sequence[str]) -> Iterator[None]:
         program.write_text(CLIENT.format(python=sys.executable, address=str(address), name=name))
         program.chmod(0o755)
     argv = [sys.executable, str(Path(__file__).with_name("program_server.py")), str(address)]
-    with subprocess.Popen(argv, env=os.environ | {"PYTHONPATH": str(ROOT)}) as server:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    with subprocess.Popen(argv, env=environment) as server:
         try:
             wait_until(lambda: address.exists() or server.poll() is not None)
             yield

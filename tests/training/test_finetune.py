@@ -49,8 +49,9 @@ def test_it_resumes_in_the_middle_of_an_epoch(tiny: Tiny, tmp_path: Path) -> Non
     for _ in range(3):
         resumed.advance()
     assert (resumed.epoch, resumed.step) == (straight.epoch, straight.step) == (1, 2)
+    tensors = resumed.tensors()
     for name, each in straight.tensors().items():
-        assert torch.equal(each, resumed.tensors()[name]), name
+        assert torch.equal(each, tensors[name]), name
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".safetensors"], (
         "temporary files have no name"
     )
@@ -78,7 +79,8 @@ def test_images_are_decoded_in_the_first_epoch_only(
         assert trained.patients.bags is not None
         images = len(trained.patients.bags.instances)
         assert len(decoded) == (images if trained is keeping else 2 * images)
-    assert all(torch.equal(tensor, reading.tensors()[name]) for name, tensor in keeping.tensors().items())
+    tensors = reading.tensors()
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in keeping.tensors().items())
 
 
 @pytest.mark.parametrize(
@@ -132,10 +134,11 @@ def test_scaled_losses_move_the_same_and_an_overflow_moves_only_the_heads(tiny: 
     before = {name: tensor.clone() for name, tensor in plain.tensors().items()}
     for tuning in (plain, scaled, overflown):
         tuning.advance()
+    others, moved_heads = scaled.tensors(), overflown.tensors()
     for name, tensor in plain.tensors().items():
-        torch.testing.assert_close(scaled.tensors()[name], tensor)
+        torch.testing.assert_close(others[name], tensor)
         if not name.startswith("adamw"):
-            moved = overflown.tensors()[name]
+            moved = moved_heads[name]
             torch.testing.assert_close(moved, before[name] if name.startswith("backbone") else tensor)
 
 
