@@ -1,7 +1,6 @@
 """Paired comparisons of two methods on the same patients: differences, their intervals and p-values."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from mil_toolkit.evaluation.metrics import METRICS, Metric, Predicted
 from mil_toolkit.evaluation.records import Comparison, Difference, Estimate, Optimism
 from mil_toolkit.evaluation.table import DRAWS, Table
 
-_AT_ONCE = 2_000_000  # pairs of patients times permutations that are scored in one call
+_AT_ONCE = 2_000_000  # weights that are scored in one call
 
 
 def compare(one: Table, other: Table) -> Comparison:
@@ -86,7 +85,7 @@ def _interval(
 def _p_value(one: Table, other: Table, metric: Metric, estimate: Estimate, swaps: np.ndarray) -> float | None:
     if estimate.value is None:
         return None
-    swapped = np.concatenate([_swapped(one, other, metric, part) for part in _parts(one.labels, swaps)])
+    swapped = np.concatenate([_swapped(one, other, metric, part) for part in _parts(swaps)])
     extreme = np.sum(np.abs(swapped) >= abs(estimate.value) - 1e-12)
     return (1 + float(extreme)) / (1 + len(swaps))
 
@@ -97,25 +96,23 @@ def _draw_swaps(table: Table, seed: int = 1) -> np.ndarray:
     return (np.random.default_rng(seed).random((DRAWS, units.max() + 1)) < 0.5)[:, units]
 
 
-def _parts(labels: np.ndarray, swaps: np.ndarray) -> list[np.ndarray]:
-    """Return the swaps in parts whose comparisons of pairs fit into memory."""
-    pairs = int((labels == 1).sum() * (labels == 0).sum())
-    return np.array_split(swaps, max(1, len(swaps) * pairs // _AT_ONCE))
+def _parts(swaps: np.ndarray) -> list[np.ndarray]:
+    """Return the swaps in parts whose weights fit into memory."""
+    return np.array_split(swaps, 1 + 2 * swaps.size // _AT_ONCE)
 
 
 def _swapped(one: Table, other: Table, metric: Metric, swaps: np.ndarray) -> np.ndarray:
     """Return the differences (draws,) after swapping the methods for the patients in `swaps` (draws, n)."""
-    alike = np.ones(len(one.labels))
-    differences = [
-        metric.of(_mixed(mine, theirs, swaps), alike) - metric.of(_mixed(theirs, mine, swaps), alike)
-        for mine, theirs in zip(one.repeats(), other.repeats(), strict=True)
-    ]
-    return np.mean(differences, axis=0)
-
-
-def _mixed(mine: Predicted, theirs: Predicted, swaps: np.ndarray) -> Predicted:
-    return replace(
-        mine,
-        probabilities=np.where(swaps, theirs.probabilities, mine.probabilities),
-        decisions=np.where(swaps, theirs.decisions, mine.decisions),
+    kept, exchanged = (
+        np.concatenate(pair, axis=1).astype(float) for pair in ((~swaps, swaps), (swaps, ~swaps))
     )
+    both = [_both(mine, theirs) for mine, theirs in zip(one.repeats(), other.repeats(), strict=True)]
+    return np.mean([metric.of(pair, kept) - metric.of(pair, exchanged) for pair in both], axis=0)
+
+
+def _both(mine: Predicted, theirs: Predicted) -> Predicted:
+    """Return the predictions of two methods, (2n,). Weights of 0 and 1 then choose one for each patient."""
+    labels, folds = np.tile(mine.labels, 2), np.tile(mine.folds, 2)
+    probabilities = np.concatenate([mine.probabilities, theirs.probabilities])
+    decisions = np.concatenate([mine.decisions, theirs.decisions])
+    return Predicted(labels, probabilities, decisions, folds, mine.prevalence)

@@ -52,7 +52,7 @@ def probability_table(
     Shapes: places, probabilities, decisions (n,). GROUP follows where groups are declared.
     """
     repeat, fold = search.path
-    ids = [patients.ids[place] for place in places]
+    ids = patients.metadata.index[places].tolist()
     values = (repeat, fold, ids, patients.labels[places], probabilities, decisions.astype(int))
     table = pd.DataFrame(dict(zip(PREDICTION_COLUMNS, values, strict=True)))
     return table if patients.groups is None else table.assign(**{GROUP: patients.groups[places]})
