@@ -1,6 +1,6 @@
 """Paired comparisons of two methods on the same patients: differences, their intervals and p-values."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,11 +20,10 @@ def compare(one: Table, other: Table) -> Comparison:
     The p-value is that of a permutation test which swaps the two methods of a patient, or of all patients of
     a group, in all repeats together.
     """
-    swaps, estimates = _draw_swaps(one), differences(one, other)
+    estimates = differences(one, other)
+    p_values = _p_values(one, other, {name: estimate.value for name, estimate in estimates.items()})
     tested = {
-        name: Difference(
-            estimate.value, estimate.low, estimate.high, _p_value(one, other, METRICS[name], estimate, swaps)
-        )
+        name: Difference(estimate.value, estimate.low, estimate.high, p_values.get(name))
         for name, estimate in estimates.items()
     }
     return Comparison(float((one.decisions != other.decisions).sum(1).mean()), tested)
@@ -82,18 +81,19 @@ def _interval(
 # The permutation test.
 
 
-def _p_value(one: Table, other: Table, metric: Metric, estimate: Estimate, swaps: np.ndarray) -> float | None:
-    if estimate.value is None:
-        return None
-    swapped = np.concatenate([_swapped(one, other, metric, part) for part in _parts(swaps)])
-    extreme = np.sum(np.abs(swapped) >= abs(estimate.value) - 1e-12)
-    return (1 + float(extreme)) / (1 + len(swaps))
+def _p_values(one: Table, other: Table, values: Mapping[str, float | None]) -> dict[str, float]:
+    """Return the p-value of each metric whose difference has a value."""
+    known = {name: abs(value) for name, value in values.items() if value is not None}
+    both = [_both(mine, theirs) for mine, theirs in zip(one.repeats(), other.repeats(), strict=True)]
+    parts = [_swapped(both, known, swaps) for swaps in _parts(_draw_swaps(one))]
+    extreme = np.abs(np.concatenate(parts, axis=1)) >= np.array([*known.values()])[:, None] - 1e-12
+    return dict(zip(known, ((1 + extreme.sum(1)) / (1 + DRAWS)).tolist(), strict=True))
 
 
 def _draw_swaps(table: Table, seed: int = 1) -> np.ndarray:
     """Return whether each patient is swapped in each permutation, (DRAWS, n), the same in a group."""
-    units = table.units
-    return (np.random.default_rng(seed).random((DRAWS, units.max() + 1)) < 0.5)[:, units]
+    units, random = table.units, np.random.default_rng(seed)
+    return np.stack([random.random(units.max() + 1) < 0.5 for _ in range(DRAWS)])[:, units]
 
 
 def _parts(swaps: np.ndarray) -> list[np.ndarray]:
@@ -101,13 +101,17 @@ def _parts(swaps: np.ndarray) -> list[np.ndarray]:
     return np.array_split(swaps, 1 + 2 * swaps.size // _AT_ONCE)
 
 
-def _swapped(one: Table, other: Table, metric: Metric, swaps: np.ndarray) -> np.ndarray:
-    """Return the differences (draws,) after swapping the methods for the patients in `swaps` (draws, n)."""
+def _swapped(both: Sequence[Predicted], names: Iterable[str], swaps: np.ndarray) -> np.ndarray:
+    """Return the differences (metrics, draws) after swapping the methods for the patients in `swaps`.
+
+    both: the predictions of the two methods in each repeat, see `_both`; swaps: (draws, n)
+    """
     kept, exchanged = (
         np.concatenate(pair, axis=1).astype(float) for pair in ((~swaps, swaps), (swaps, ~swaps))
     )
-    both = [_both(mine, theirs) for mine, theirs in zip(one.repeats(), other.repeats(), strict=True)]
-    return np.mean([metric.of(pair, kept) - metric.of(pair, exchanged) for pair in both], axis=0)
+    metrics = [METRICS[name].of for name in names]
+    repeats = [[of(pair, kept) - of(pair, exchanged) for of in metrics] for pair in both]
+    return np.mean(np.array(repeats), axis=0)
 
 
 def _both(mine: Predicted, theirs: Predicted) -> Predicted:
