@@ -5,9 +5,9 @@
 The embeddings are random, 384 columns wide, in shards of the toolkit's own format. A weak signal is added to
 the embeddings of positive patients. Each command runs in a process of its own, of which the table shows wall
 time, processor time and peak memory: the sum over the whole process tree of the proportional set size (PSS),
-sampled ten times a second. `mil-tune` runs one search at a time, so that the processor time of one trial is
-what the process used between the beginning and the end of the second trial of the search on all patients. The
-first one also reads and projects the embeddings.
+sampled ten times a second, less often in commands of more than 20 seconds. `mil-tune` runs one search at a
+time, so that the processor time of one trial is what the process used between the beginning and the end of
+the second trial of the search on all patients. The first one also reads and projects the embeddings.
 
 Ten million images take 8.5 GB in `--folder` and another 2.6 GB for the temporary file of `mil-tune`. Every
 row is saved in `rows.jsonl` of that folder as soon as it is measured: a run that was stopped continues with
@@ -72,7 +72,7 @@ TUNE += ["--set", "components=64", "--set", "pooling=attention", "--set", "hidde
 TUNE += ["--workers", "1"]
 ROWS = "rows.jsonl"
 _TICKS = os.sysconf("SC_CLK_TCK")
-_SAMPLED = 0.1  # seconds between two samples of the memory
+_SAMPLED, _SAMPLES = 0.1, 200  # seconds between two samples, which grow with the time of the command
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,8 @@ class Sampler:
         return self._samples
 
     def _sample(self) -> None:
-        while not self._stopped.wait(_SAMPLED):
+        begun = time.monotonic()
+        while not self._stopped.wait(max(_SAMPLED, (time.monotonic() - begun) / _SAMPLES)):
             processes = descendants(self._root)
             used = sum(map(processor_seconds, processes))
             self._samples.append(Sample(time.time(), used, sum(map(pss, processes))))
