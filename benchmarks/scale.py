@@ -42,13 +42,13 @@ SIGNAL = 0.05  # added to the first columns of a positive patient's embeddings
 SPEC: Spec = {
     "schema": 1,
     "backbone": "simulated",
-    "weights": "random",
-    "seed": 0,
-    "weight_digest": "0" * 64,
+    "weights": "imported from bags",
+    "seed": None,
+    "weight_digest": None,
     "width": WIDTH,
-    "mean": [0.5, 0.5, 0.5],
-    "std": [0.5, 0.5, 0.5],
-    "image_size": 224,
+    "mean": None,
+    "std": None,
+    "image_size": 0,
     "crop": 0,
     "preprocess": "none",
 }
@@ -238,9 +238,10 @@ def run(folder: Path, label: str, images: int, arguments: Sequence[str]) -> tupl
         [sys.executable, "-c", code, *options], cwd=folder, stdout=subprocess.DEVNULL, env=environment
     )
     sampler = Sampler(process.pid)
-    if process.wait():
-        raise SystemExit(f"{label} failed with exit code {process.returncode}.")
+    process.wait()
     after, samples = os.times(), sampler.stop()
+    if process.returncode:
+        raise SystemExit(f"{label} failed with exit code {process.returncode}.")
     processor = after.children_user + after.children_system - before.children_user - before.children_system
     peak = max((sample.megabytes for sample in samples), default=0.0)
     return Cost(label, images, time.monotonic() - begun, processor, peak), samples
