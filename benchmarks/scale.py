@@ -1,28 +1,31 @@
 """Measure every command on cohorts of 10,000 patients with 10, 100 and 1,000 images each.
 
-    python benchmarks/scale.py [--sizes 100000 1000000 10000000] [--folder /tmp] [--json]
+    python benchmarks/scale.py [--sizes 100000 1000000 10000000] [--folder /tmp/mil-scale] [--json]
 
 The embeddings are random, 384 columns wide, in shards of the toolkit's own format. A weak signal is added to
 the embeddings of positive patients. Each command runs in a process of its own, of which the table shows wall
 time, processor time and peak memory: the sum over the whole process tree of the proportional set size (PSS),
-sampled ten times a second. The time of one trial is that between the first and the last trial of a search of
-`mil-tune`, without starting and loading.
+sampled ten times a second, less often in commands of more than 20 seconds. `mil-tune` runs one search at a
+time, so that the processor time of one trial is what the process used between the beginning and the end of
+the second trial of the search on all patients. The first one also reads and projects the embeddings.
 
-Ten million images take 8 GB in `--folder` and another 4 GB for the temporary files of `mil-tune`.
+Ten million images take 8.5 GB in `--folder` and another 2.6 GB for the temporary file of `mil-tune`. Every
+row is saved in `rows.jsonl` of that folder as soon as it is measured: a run that was stopped continues with
+the command that it lost. The cohorts are removed as soon as all their rows are there.
 """
 
 import argparse
 import csv
 import json
 import os
-import statistics
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +42,13 @@ SIGNAL = 0.05  # added to the first columns of a positive patient's embeddings
 SPEC: Spec = {
     "schema": 1,
     "backbone": "simulated",
-    "weights": "random",
-    "seed": 0,
-    "weight_digest": "0" * 64,
+    "weights": "imported from bags",
+    "seed": None,
+    "weight_digest": None,
     "width": WIDTH,
-    "mean": [0.5, 0.5, 0.5],
-    "std": [0.5, 0.5, 0.5],
-    "image_size": 224,
+    "mean": None,
+    "std": None,
+    "image_size": 0,
     "crop": 0,
     "preprocess": "none",
 }
@@ -64,20 +67,30 @@ negative = 0
 column = "AGE"
 kind = "number"
 """
-TUNE = ["--outer-folds", "2", "--folds", "3", "--trials", "2", "--members", "1", "--epochs", "2"]
+TUNE = ["--outer-folds", "2", "--folds", "2", "--trials", "2", "--members", "1", "--epochs", "1"]
 TUNE += ["--set", "components=64", "--set", "pooling=attention", "--set", "hidden=32", "--device", "cpu"]
-_SAMPLED = 0.1  # seconds between two samples of the memory
+TUNE += ["--workers", "1"]
+ROWS = "rows.jsonl"
+_TICKS = os.sysconf("SC_CLK_TCK")
+_SAMPLED, _SAMPLES = 0.1, 200  # seconds between two samples, which grow with the time of the command
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a command: seconds, and the peak memory of all its processes in MB."""
+    """The cost of a command: seconds, and the peak memory of all its processes in MB.
+
+    bytes: of the file that it wrote, where that is of interest
+    """
 
     command: str
     images: int
     wall: float
     processor: float
     peak_mb: float
+    bytes: int = 0
+
+
+Step = Callable[[], Iterator[Cost]]
 
 
 def main() -> None:
@@ -86,48 +99,88 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[10**5, 10**6, 10**7], metavar="IMAGES")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "mil-scale")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    arguments.folder.mkdir(exist_ok=True)
     costs: list[Cost] = []
     for images in arguments.sizes:
-        with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-            for cost in measure(Path(name), images):
-                print(line(cost), file=sys.stderr if arguments.json else sys.stdout, flush=True)
-                costs.append(cost)
+        for cost in measure(arguments.folder, images):
+            print(line(cost), file=sys.stderr if arguments.json else sys.stdout, flush=True)
+            costs.append(cost)
+        shutil.rmtree(arguments.folder / f"{images}", ignore_errors=True)
     if arguments.json:
         print(json.dumps([asdict(cost) for cost in costs]))
 
 
 def line(cost: Cost) -> str:
     """Return one row of the table."""
-    size = f"{cost.images:>12,}  {cost.command:24s}"
-    return f"{size}{cost.wall:9.1f} s wall{cost.processor:9.1f} s processor{cost.peak_mb:9.0f} MB"
+    size = f"{cost.images:>12,}  {cost.command:18s}"
+    written = f"  {cost.bytes / 1e6:.1f} MB written" if cost.bytes else ""
+    seconds = f"{cost.wall:9.1f} s wall{cost.processor:9.1f} s processor"
+    return f"{size}{seconds}{cost.peak_mb:9.0f} MB{written}"
 
 
 def measure(folder: Path, images: int) -> Iterator[Cost]:
-    """Write a cohort and yield the cost of each command."""
-    begun = time.monotonic(), time.process_time()
-    cache = write_cohort(folder, images // PATIENTS)
-    yield Cost("write", images, time.monotonic() - begun[0], time.process_time() - begun[1], 0)
-    cohort, study = str(folder / "cohort.toml"), folder / "study"
-    yield run(folder, "mil-cache info", images, ["cache", "info", str(cache)])
-    yield run(folder, "mil-cache verify", images, ["cache", "verify", str(cache)])
-    features = ["--features", str(cache)]
-    yield run(folder, "mil-tune", images, ["tune", cohort, *features, "--study", str(study), *TUNE])
-    seconds = trial_seconds(study)
-    yield Cost("  one trial", images, seconds, seconds, 0)
+    """Yield the cost of each command: those that `folder` has already, and else as they are measured."""
+    rows = folder / ROWS
+    known = [Cost(**json.loads(row)) for row in rows.read_text().splitlines()] if rows.exists() else []
+    saved = {cost.command: cost for cost in known if cost.images == images}
+    for name, step in steps(folder / f"{images}", images).items():
+        if name not in saved:
+            for cost in step():
+                saved[cost.command] = cost
+                with rows.open("a") as file:
+                    file.write(json.dumps(asdict(cost)) + "\n")
+        yield saved[name]
+
+
+def steps(folder: Path, images: int) -> dict[str, Step]:
+    """Return what measures each row; the step of mil-tune also measures the row after it."""
+    cohort, study, cache = str(folder / "cohort.toml"), folder / "study", folder / "cache"
+    bundle, predictions = str(study / "model"), folder / "predictions.csv"
+
+    def commanded(name: str, *options: str, output: Path | None = None) -> Step:
+        def step() -> Iterator[Cost]:
+            features = next((cache / "simulated").iterdir())
+            given = [option.replace("FEATURES", str(features)) for option in options]
+            cost, _ = run(folder, name, images, given)
+            yield replace(cost, bytes=output.stat().st_size if output else 0)
+
+        return step
+
+    def write() -> Iterator[Cost]:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        begun = time.monotonic(), time.process_time()
+        size = write_cohort(folder, images // PATIENTS)
+        yield Cost("write", images, time.monotonic() - begun[0], time.process_time() - begun[1], 0, size)
+
+    def tune() -> Iterator[Cost]:
+        shutil.rmtree(study, ignore_errors=True)
+        features = str(next((cache / "simulated").iterdir()))
+        options = ["tune", cohort, "--features", features, "--study", str(study), *TUNE]
+        cost, samples = run(folder, "mil-tune", images, options)
+        yield trial_cost(study, images, samples)
+        yield cost
+
     # Without --anonymous, mil-fit derives a slow key for each patient, half a second for ten patients.
-    options = ["--study", str(study), *features, "--anonymous", "--device", "cpu"]
-    yield run(folder, "mil-fit", images, ["fit", cohort, *options])
-    bundle, output = str(study / "model"), ["--output", str(folder / "predictions.csv")]
-    yield run(folder, "mil-predict", images, ["predict", bundle, cohort, *features, *output])
-    yield run(folder, "mil-report", images, ["report", str(study)])
-    yield Cost(f"  report of {(study / 'report.html').stat().st_size / 1e6:.1f} MB", images, 0, 0, 0)
+    fit = ["fit", cohort, "--study", str(study), "--features", "FEATURES", "--anonymous", "--device", "cpu"]
+    predict = ["predict", bundle, cohort, "--features", "FEATURES", "--output", str(predictions)]
+    return {
+        "write": write,
+        "mil-cache info": commanded("mil-cache info", "cache", "info", "FEATURES"),
+        "mil-cache verify": commanded("mil-cache verify", "cache", "verify", "FEATURES"),
+        "mil-tune": tune,
+        "  one trial": tune,
+        "mil-fit": commanded("mil-fit", *fit),
+        "mil-predict": commanded("mil-predict", *predict, output=predictions),
+        "mil-report": commanded("mil-report", "report", str(study), output=study / "report.html"),
+    }
 
 
-def write_cohort(folder: Path, each: int) -> Path:
-    """Write a cohort of PATIENTS with `each` images and its shards; return the folder of the cache."""
+def write_cohort(folder: Path, each: int) -> int:
+    """Write a cohort of PATIENTS with `each` images and its shards; return the size of the shards."""
     (folder / "images").mkdir()
     (folder / "cohort.toml").write_text(COHORT)
     random = np.random.default_rng(0)
@@ -135,13 +188,14 @@ def write_cohort(folder: Path, each: int) -> Path:
         rows = ([name(patient), patient % 2, f"{random.normal(60, 10):.1f}"] for patient in range(PATIENTS))
         csv.writer(file).writerows([["ID", "LABEL", "AGE"], *rows])
     cache = FeatureCache.create(folder / "cache", "simulated", SPEC)
-    count = min(SHARD_PATIENTS, -(-SHARD_IMAGES // each))
+    count, size = min(SHARD_PATIENTS, -(-SHARD_IMAGES // each)), 0
     noise = np.random.default_rng(1).standard_normal((2**16, WIDTH), dtype=np.float32).astype(np.float16)
     for first in range(0, PATIENTS, count):
         bags = [draw(patient, each, noise) for patient in range(first, min(first + count, PATIENTS))]
         content = encode_shard(bags, cache.spec_digest, 1, RECORDED)
         (cache.folder / f"{digest(content)}.h5").write_bytes(content)  # not flushed to the disk one by one
-    return cache.folder
+        size += len(content)
+    return size
 
 
 def name(patient: int) -> str:
@@ -165,37 +219,54 @@ def draw(patient: int, each: int, noise: np.ndarray) -> EmbeddedBag:
     return EmbeddedBag(name(patient), images, embeddings)
 
 
-def run(folder: Path, label: str, images: int, arguments: Sequence[str]) -> Cost:
-    """Run a command, and return its cost; the rest of the table is left out if it fails."""
+@dataclass(frozen=True)
+class Sample:
+    """What a process and its descendants used: processor seconds until a time, and memory at that time."""
+
+    time: float
+    processor: float
+    megabytes: float
+
+
+def run(folder: Path, label: str, images: int, arguments: Sequence[str]) -> tuple[Cost, list[Sample]]:
+    """Run a command, and return its cost and samples; the rest of the table is left out if it fails."""
     module, *options = arguments
     code = f"import sys; from mil_toolkit.cli.{module} import main; sys.exit(main(sys.argv[1:]))"
     begun, before = time.monotonic(), os.times()
-    process = subprocess.Popen([sys.executable, "-c", code, *options], cwd=folder, stdout=subprocess.DEVNULL)
-    peak = Peak(process.pid)
-    if process.wait():
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *options], cwd=folder, stdout=subprocess.DEVNULL, env=environment
+    )
+    sampler = Sampler(process.pid)
+    process.wait()
+    after, samples = os.times(), sampler.stop()
+    if process.returncode:
         raise SystemExit(f"{label} failed with exit code {process.returncode}.")
-    after = os.times()
     processor = after.children_user + after.children_system - before.children_user - before.children_system
-    return Cost(label, images, time.monotonic() - begun, processor, peak.stop())
+    peak = max((sample.megabytes for sample in samples), default=0.0)
+    return Cost(label, images, time.monotonic() - begun, processor, peak), samples
 
 
-class Peak:
-    """Samples the memory of a process and its descendants until `stop`."""
+class Sampler:
+    """Samples a process and its descendants until `stop`."""
 
     def __init__(self, root: int):
-        self._root, self._highest, self._stopped = root, 0.0, threading.Event()
+        self._root, self._samples, self._stopped = root, list[Sample](), threading.Event()
         self._thread = threading.Thread(target=self._sample)
         self._thread.start()
 
-    def stop(self) -> float:
-        """Return the highest sum that was seen, in MB."""
+    def stop(self) -> list[Sample]:
+        """Return the samples."""
         self._stopped.set()
         self._thread.join()
-        return self._highest
+        return self._samples
 
     def _sample(self) -> None:
-        while not self._stopped.wait(_SAMPLED):
-            self._highest = max(self._highest, sum(map(pss, descendants(self._root))))
+        begun = time.monotonic()
+        while not self._stopped.wait(max(_SAMPLED, (time.monotonic() - begun) / _SAMPLES)):
+            processes = descendants(self._root)
+            used = sum(map(processor_seconds, processes))
+            self._samples.append(Sample(time.time(), used, sum(map(pss, processes))))
 
 
 def descendants(root: int) -> list[int]:
@@ -219,15 +290,26 @@ def pss(process: int) -> float:
     return sum(int(row.split()[1]) for row in lines if row.startswith("Pss:")) / 1024
 
 
-def trial_seconds(study: Path) -> float:
-    """Return the median duration of the trials of a study, except the first of each search.
+def processor_seconds(process: int) -> float:
+    """Return the processor time that a process has used, 0 if it has ended."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / _TICKS
 
-    The first trial of a search reads and projects the embeddings for all others.
-    """
+
+def trial_cost(study: Path, images: int, samples: Sequence[Sample]) -> Cost:
+    """Return the cost of the second trial of the search on all patients."""
     storage = optuna.storages.RDBStorage(f"sqlite:///{study / 'optuna.db'}")
-    searches = (storage.get_all_trials(summary._study_id)[1:] for summary in storage.get_all_studies())
-    times = [trial.duration for trials in searches for trial in trials if trial.duration is not None]
-    return statistics.median(duration.total_seconds() for duration in times)
+    (search,) = (summary for summary in storage.get_all_studies() if summary.study_name == "final")
+    trial = storage.get_all_trials(search._study_id)[1]
+    assert trial.datetime_start is not None and trial.datetime_complete is not None
+    bounds = trial.datetime_start.timestamp(), trial.datetime_complete.timestamp()
+    within = [sample for sample in samples if bounds[0] <= sample.time <= bounds[1]]
+    used = np.interp(bounds, [sample.time for sample in samples], [sample.processor for sample in samples])
+    peak = max((sample.megabytes for sample in within), default=0.0)
+    return Cost("  one trial", images, bounds[1] - bounds[0], float(used[1] - used[0]), peak)
 
 
 if __name__ == "__main__":

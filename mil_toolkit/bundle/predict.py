@@ -125,8 +125,9 @@ def _in_order(bundle: ModelBundle, caches: Sequence[FeatureCache]) -> Sequence[F
 def _check_embeddings(patients: Patients, caches: Sequence[FeatureCache]) -> None:
     """Raise DataError for embeddings that are not finite; they would spoil other patients' results, too."""
     for bags, cache in zip(patients.views.values(), caches, strict=True):
-        rows = torch.arange(int(bags.offsets[-1])).split(PART)
-        finite = torch.cat([bags.embeddings(part).isfinite().all(1) for part in rows]).numpy()
+        images = int(bags.offsets[-1])
+        parts = (torch.arange(first, min(first + PART, images)) for first in range(0, images, PART))
+        finite = torch.cat([bags.embeddings(part).isfinite().all(1) for part in parts]).numpy()
         bad = ~np.logical_and.reduceat(finite, bags.offsets.numpy()[:-1])
         _refuse(patients, bad, f"has embeddings in {printable(cache.folder)} that are not finite numbers.")
 

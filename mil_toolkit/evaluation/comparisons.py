@@ -1,7 +1,6 @@
 """Paired comparisons of two methods on the same patients: differences, their intervals and p-values."""
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from mil_toolkit.evaluation.metrics import Metric, Predicted
 from mil_toolkit.evaluation.records import Comparison, Difference, Estimate, Optimism
 from mil_toolkit.evaluation.table import DRAWS, Table
 
-_AT_ONCE = 2_000_000  # pairs of patients times permutations that are scored in one call
+_AT_ONCE = 2_000_000  # weights that are scored in one call
 
 
 def compare(one: Table, other: Table) -> Comparison:
@@ -21,12 +20,11 @@ def compare(one: Table, other: Table) -> Comparison:
     The p-value is that of a permutation test which swaps the two methods of a patient, or of all patients of
     a group, in all repeats together.
     """
-    swaps, estimates = _draw_swaps(one), differences(one, other)
+    estimates = differences(one, other)
+    p_values = _p_values(one, other, {name: estimate.value for name, estimate in estimates.items()})
     tested = {
-        name: Difference(
-            estimate.value, estimate.low, estimate.high, _p_value(one, other, metric, estimate, swaps)
-        )
-        for (name, estimate), metric in zip(estimates.items(), one.scoring.metrics.values(), strict=True)
+        name: Difference(estimate.value, estimate.low, estimate.high, p_values.get(name))
+        for name, estimate in estimates.items()
     }
     return Comparison(float((one.decisions != other.decisions).sum(1).mean()), tested)
 
@@ -83,42 +81,42 @@ def _interval(
 # The permutation test.
 
 
-def _p_value(one: Table, other: Table, metric: Metric, estimate: Estimate, swaps: np.ndarray) -> float | None:
-    if estimate.value is None:
-        return None
-    swapped = np.concatenate([_swapped(one, other, metric, part) for part in _parts(one.strata, swaps)])
-    extreme = np.sum(np.abs(swapped) >= abs(estimate.value) - 1e-12)
-    return (1 + float(extreme)) / (1 + len(swaps))
+def _p_values(one: Table, other: Table, values: Mapping[str, float | None]) -> dict[str, float]:
+    """Return the p-value of each metric whose difference has a value."""
+    known = {name: abs(value) for name, value in values.items() if value is not None}
+    both = [_both(mine, theirs) for mine, theirs in zip(one.repeats(), other.repeats(), strict=True)]
+    metrics = [one.scoring.metrics[name] for name in known]
+    parts = [_swapped(both, metrics, swaps) for swaps in _parts(_draw_swaps(one))]
+    extreme = np.abs(np.concatenate(parts, axis=1)) >= np.array([*known.values()])[:, None] - 1e-12
+    return dict(zip(known, ((1 + extreme.sum(1)) / (1 + DRAWS)).tolist(), strict=True))
 
 
 def _draw_swaps(table: Table, seed: int = 1) -> np.ndarray:
     """Return whether each patient is swapped in each permutation, (DRAWS, n), the same in a group."""
-    units = table.units
-    return (np.random.default_rng(seed).random((DRAWS, units.max() + 1)) < 0.5)[:, units]
+    units, random = table.units, np.random.default_rng(seed)
+    return np.stack([random.random(units.max() + 1) < 0.5 for _ in range(DRAWS)])[:, units]
 
 
-def _parts(strata: np.ndarray, swaps: np.ndarray) -> list[np.ndarray]:
-    """Return the swaps in parts whose comparisons of pairs of different strata fit into memory."""
-    counts = np.unique(strata, return_counts=True)[1]
-    pairs = int(counts.sum() ** 2 - (counts**2).sum()) // 2
-    return np.array_split(swaps, max(1, len(swaps) * pairs // _AT_ONCE))
+def _parts(swaps: np.ndarray) -> list[np.ndarray]:
+    """Return the swaps in parts whose weights fit into memory."""
+    return np.array_split(swaps, 1 + 2 * swaps.size // _AT_ONCE)
 
 
-def _swapped(one: Table, other: Table, metric: Metric, swaps: np.ndarray) -> np.ndarray:
-    """Return the differences (draws,) after swapping the methods for the patients in `swaps` (draws, n)."""
-    alike = np.ones(len(one.labels))
-    differences = [
-        metric.of(_mixed(mine, theirs, swaps), alike) - metric.of(_mixed(theirs, mine, swaps), alike)
-        for mine, theirs in zip(one.repeats(), other.repeats(), strict=True)
-    ]
-    return np.mean(differences, axis=0)
+def _swapped(both: Sequence[Predicted], metrics: Sequence[Metric], swaps: np.ndarray) -> np.ndarray:
+    """Return the differences (metrics, draws) after swapping the methods for the patients in `swaps`.
 
-
-def _mixed(mine: Predicted, theirs: Predicted, swaps: np.ndarray) -> Predicted:
-    several = mine.probabilities.ndim > mine.decisions.ndim  # values for each patient, in a last axis
-    of_values = swaps[..., None] if several else swaps
-    return replace(
-        mine,
-        probabilities=np.where(of_values, theirs.probabilities, mine.probabilities),
-        decisions=np.where(swaps, theirs.decisions, mine.decisions),
+    both: the predictions of the two methods in each repeat, see `_both`; swaps: (draws, n)
+    """
+    kept, exchanged = (
+        np.concatenate(pair, axis=1).astype(float) for pair in ((~swaps, swaps), (swaps, ~swaps))
     )
+    repeats = [[metric.of(pair, kept) - metric.of(pair, exchanged) for metric in metrics] for pair in both]
+    return np.mean(np.array(repeats), axis=0)
+
+
+def _both(mine: Predicted, theirs: Predicted) -> Predicted:
+    """Return the predictions of two methods, (2n,). Weights of 0 and 1 then choose one for each patient."""
+    labels, folds = np.tile(mine.labels, 2), np.tile(mine.folds, 2)
+    probabilities = np.concatenate([mine.probabilities, theirs.probabilities])
+    decisions = np.concatenate([mine.decisions, theirs.decisions])
+    return Predicted(labels, probabilities, decisions, folds, mine.prevalence)

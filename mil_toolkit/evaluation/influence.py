@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mil_toolkit.evaluation.metrics import Predicted, losses
+from mil_toolkit.evaluation.metrics import Predicted, auc, auc_pooled, losses
 from mil_toolkit.evaluation.table import Table
 
+_MOST_PAIRS = 2**20  # of patients whose order is compared at a time
 LEAST_INFORMATION = 1.0  # on an intercept; the smoothed labels of the calibration (Platt 1999) leave about 2
 
 
@@ -145,18 +146,32 @@ def _pairs(predicted: Predicted, pooled: bool) -> np.ndarray:
 
 
 def _concordance_influence(predicted: Predicted, pooled: bool) -> np.ndarray:
-    positive, negative = predicted.labels == 1, predicted.labels == 0
+    """Return the influences (n,) on the AUC of one repeat; memory holds at most _MOST_PAIRS pairs at a time.
+
+    All parts have the same columns, whose sums are added row by row: the parts make no difference.
+    """
+    positive, negative = (np.flatnonzero(predicted.labels == label) for label in (1, 0))
+    total = float(_pairs(predicted, pooled).prod(1).sum())
+    share = float((auc_pooled if pooled else auc)(predicted, np.ones(len(predicted.labels))))
+    influence, columns = np.zeros(len(predicted.labels)), np.zeros((0, len(negative)))
+    for rows in np.array_split(positive, 1 + len(positive) * len(negative) // _MOST_PAIRS):
+        excess = _excess(predicted, rows, negative, share, pooled)
+        influence[rows] = excess.sum(1) / total
+        columns = np.concatenate([columns, excess]).sum(0, keepdims=True)
+    influence[negative] = columns[0] / total
+    return influence
+
+
+def _excess(
+    predicted: Predicted, positive: np.ndarray, negative: np.ndarray, share: float, pooled: bool
+) -> np.ndarray:
+    """Return by how much each pair that counts is more concordant than the mean pair, `share`."""
     high, low = predicted.probabilities[positive][:, None], predicted.probabilities[negative]
     wins = (high > low) + 0.5 * (high == low)
-    counted = np.ones_like(wins)
-    if not pooled:
-        counted = (predicted.folds[positive][:, None] == predicted.folds[negative]).astype(float)
-        wins = wins * counted
-    total = counted.sum()
-    excess = wins - wins.sum() / total * counted
-    influence = np.zeros(len(predicted.labels))
-    influence[positive], influence[negative] = excess.sum(1) / total, excess.sum(0) / total
-    return influence
+    if pooled:
+        return np.asarray(wins - share)
+    counted = predicted.folds[positive][:, None] == predicted.folds[negative]
+    return np.asarray((wins - share) * counted)
 
 
 # Losses.

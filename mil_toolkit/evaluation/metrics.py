@@ -6,10 +6,12 @@ take a single set of weights at a time; the tests check that both give the same 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
+_SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 BINS = 10  # of equal width, for the calibration error and the reliability curve
 _SMALLEST = np.finfo(float).eps  # probability whose logarithm is taken, as in scikit-learn
 
@@ -71,6 +73,16 @@ def _of_class(label: int, predicted: Predicted, weights: np.ndarray) -> np.ndarr
     return weights * (predicted.labels == label)
 
 
+def _share(hits: np.ndarray, counted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the share of `hits` (..., n) among the patients `counted` (n,), both bool.
+
+    Sums of whole weights are exact, so that the product of matrices gives the bits of any other sum.
+    """
+    both = (hits & counted).astype(float)
+    number = weights @ both if both.ndim == 1 else (weights * both).sum(-1)
+    return np.asarray(number / (weights @ counted.astype(float)))
+
+
 def losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Return the log-loss of each patient in nats: labels (n,), probabilities (..., n) -> (..., n)."""
     of_label = np.where(labels == 1, probabilities, 1 - probabilities)
@@ -91,17 +103,17 @@ def balanced_log_loss(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
 
 def accuracy(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     """Return the share of patients that are predicted correctly."""
-    return _mean(predicted.decisions == predicted.labels, weights)
+    return _share(predicted.decisions == predicted.labels, np.ones(len(predicted.labels), bool), weights)
 
 
 def sensitivity(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     """Return the share of positive patients that are predicted positive."""
-    return _mean(predicted.decisions, _of_class(1, predicted, weights))
+    return _share(predicted.decisions, predicted.labels == 1, weights)
 
 
 def specificity(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     """Return the share of negative patients that are predicted negative."""
-    return _mean(~predicted.decisions, _of_class(0, predicted, weights))
+    return _share(~predicted.decisions, predicted.labels == 0, weights)
 
 
 def balanced_accuracy(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
@@ -120,27 +132,40 @@ def auc(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     >>> float(auc(predicted, np.ones(4))), float(auc_pooled(predicted, np.ones(4)))
     (1.0, 0.75)
     """
-    positive, negative = predicted.labels == 1, predicted.labels == 0
-    together = predicted.folds[positive][:, None] == predicted.folds[negative]
-    return _concordance(predicted, weights, together)
+    return _concordance(predicted, weights, predicted.folds)
 
 
 def auc_pooled(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     """Return the area under the ROC curve of all patients, which includes pairs across folds."""
-    return _concordance(predicted, weights, np.array(1.0))
+    return _concordance(predicted, weights, np.zeros(len(predicted.labels)))
 
 
-def _concordance(predicted: Predicted, weights: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """Return the share of concordant pairs; counted: 1 for pairs that count, broadcast to all pairs."""
-    positive, negative = predicted.labels == 1, predicted.labels == 0
-    high = predicted.probabilities[..., positive][..., :, None]
-    low = predicted.probabilities[..., negative][..., None, :]
-    # A pair is 2 halves, or 1 for a tie: small integers need little memory. (..., positives, negatives)
-    wins = np.add(high > low, high >= low, dtype=np.int8) * (counted / 2)
-    pairs = np.broadcast_to(counted, wins.shape[-2:]).astype(float)
-    rows, columns = weights[..., positive][..., None, :], weights[..., negative]
-    concordant, total = (((rows @ part)[..., 0, :] * columns).sum(-1) for part in (wins, pairs))
-    return _ratio(concordant, total)
+def _concordance(predicted: Predicted, weights: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Return the share of concordant pairs within folds (n,), without a matrix of all pairs.
+
+    With whole weights, all sums are multiples of one half: their order makes no difference.
+    """
+    if predicted.probabilities.ndim > 1:
+        rows = np.broadcast_to(weights, predicted.probabilities.shape)
+        pairs = zip(predicted.probabilities, rows, strict=True)
+        return np.stack([_concordance(replace(predicted, probabilities=p), w, folds) for p, w in pairs])
+    order = np.lexsort((predicted.probabilities, folds))
+    level = (_is_new(predicted.probabilities[order]) | _is_new(folds[order])).cumsum()
+    negative, positive = (predicted.labels[order] == label for label in (0, 1))
+    by_patient = np.moveaxis(weights, -1, 0)  # (n, ...), whose rows are quick to gather
+    negatives, positives = (by_patient[order[chosen]] for chosen in (negative, positive))
+    # The weight of the negatives before each place; then the places between which those of a positive are.
+    before = np.concatenate([np.zeros((1, *weights.shape[:-1])), negatives.cumsum(0)])
+    first, last = (np.searchsorted(folds[order][negative], folds[order][positive], side) for side in _SIDES)
+    lower, upto = (np.searchsorted(level[negative], level[positive], side) for side in _SIDES)
+    concordant = positives * ((before[lower] + before[upto]) / 2 - before[first])
+    total = positives * (before[last] - before[first])
+    return _ratio(concordant.sum(0), total.sum(0))
+
+
+def _is_new(values: np.ndarray) -> np.ndarray:
+    """Return whether each of sorted values (n,) differs from the one before it; the first one does."""
+    return np.append(True, values[1:] != values[:-1])[: len(values)]
 
 
 def brier(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
@@ -174,7 +199,9 @@ def _positive_shares(predicted: Predicted, weights: np.ndarray) -> tuple[np.ndar
 
 def _prevalence(predicted: Predicted, weights: np.ndarray) -> np.ndarray | np.float64:
     stated = predicted.prevalence
-    return _mean(predicted.labels == 1, weights) if stated is None else np.float64(stated)
+    if stated is not None:
+        return np.float64(stated)
+    return _share(predicted.labels == 1, np.ones(len(predicted.labels), bool), weights)
 
 
 def referred(predicted: Predicted, weights: np.ndarray) -> np.ndarray:

@@ -63,7 +63,8 @@ class Table:
 
     def select(self, patient_ids: Sequence[str]) -> "Table":
         """Return the predictions of these patients only, in this order."""
-        places = [self.patient_ids.index(patient) for patient in patient_ids]
+        index = {patient: place for place, patient in enumerate(self.patient_ids)}
+        places = [index[patient] for patient in patient_ids]
         return replace(
             self,
             patient_ids=tuple(patient_ids),

@@ -16,6 +16,7 @@ from mil_toolkit.evaluation.intervals import Table
 from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.shards import StoredBag
+from mil_toolkit.report.shown import shown_places
 from mil_toolkit.study.canary_result import Canary
 from mil_toolkit.study.folder import SearchFolder, Study, read_epochs
 from mil_toolkit.study.plan import fold_name
@@ -29,7 +30,7 @@ from mil_toolkit.study.records import (
     StudyScores,
 )
 from mil_toolkit.study.scores import METADATA
-from mil_toolkit.study.tables import outer_attention, read_attention, read_predictions, read_trials
+from mil_toolkit.study.tables import attention_parts, outer_attention_parts, read_predictions, read_trials
 from mil_toolkit.study.verification import verify, verify_ablation
 
 FULL = "full"  # the ablation's variant without a change
@@ -52,7 +53,7 @@ class Contents:
     predictions: on held-out patients, of the outer folds or, without these, of the inner folds
     patients, sources: None in studies of older versions
     attention: `patient_id`, `image`, `attention`, averaged over repeats, by models that did not see the
-        patient; None where there is none
+        patient, of the patients whose images are shown (see `shown_places`); None where there is none
     curves: of every search; ablation_curves: of every outer fold, for the full model and the variants with
         other features
     learning_curve: scores against the number of training patients; None where it was not asked for
@@ -143,7 +144,7 @@ def read_contents(folder: Path, scores: StudyScores | None = None) -> Contents:
         predictions=predictions,
         patients=study.read_patients(),
         sources=study.read_sources(),
-        attention=_attention(study, nested, set(predictions["patient_id"])),
+        attention=_attention(study, nested, predictions),
         findings=study.read_findings(),
         canary=study.read_canary(),
         trials=read_trials(study.final.trials),
@@ -159,21 +160,23 @@ def read_contents(folder: Path, scores: StudyScores | None = None) -> Contents:
     )
 
 
-def _attention(study: Study, nested: bool, patients: Collection[str]) -> pd.DataFrame | None:
+def _attention(study: Study, nested: bool, predictions: pd.DataFrame) -> pd.DataFrame | None:
     """Return attention averaged over repeats; it still sums to one within each patient.
 
-    Raises DataError where it is that of others than `patients`, who have predictions.
+    Raises DataError where it is that of others than the patients who have predictions.
     """
-    if nested:
-        table = outer_attention(study.folder)
-    else:
-        path = study.final.attention
-        table = read_attention(path) if exists(path) else None
-    if table is None:
+    if not nested and not exists(study.final.attention):
         return None
-    if not table["patient_id"].isin(patients).all():
-        raise DataError(f"{printable(study.folder)} has attention of patients without predictions.")
-    means = table.groupby(["patient_id", "image"], sort=False)["attention"].mean()
+    table, known = Table.of(predictions), set(predictions["patient_id"])
+    shown = {table.patient_ids[place] for place in shown_places(table)}
+    kept = []
+    for part in outer_attention_parts(study.folder) if nested else attention_parts(study.final.attention):
+        if not part["patient_id"].isin(known).all():
+            raise DataError(f"{printable(study.folder)} has attention of patients without predictions.")
+        kept.append(part[part["patient_id"].isin(shown)])
+    if not kept:
+        return None
+    means = pd.concat(kept).groupby(["patient_id", "image"], sort=False)["attention"].mean()
     return means.reset_index()
 
 
@@ -210,8 +213,8 @@ def _epochs(path: Path) -> pd.DataFrame:
     return pd.DataFrame((exists(path) and read_epochs(path)) or [{"epoch": 0}])
 
 
-def image_paths(sources: Sources | None) -> tuple[dict[Key, Path], str | None]:
-    """Return the paths of the cohort's images, and the reason where they cannot be reached."""
+def image_paths(sources: Sources | None, patient_ids: Collection[str]) -> tuple[dict[Key, Path], str | None]:
+    """Return the paths of these patients' images, and the reason where they cannot be reached."""
     if sources is None:
         return {}, "The study was made by an older version, which did not store where its images are."
     try:
@@ -222,7 +225,8 @@ def image_paths(sources: Sources | None) -> tuple[dict[Key, Path], str | None]:
         return {}, f"{first}{more}"
     pairs = (
         ((patient, name), path)
-        for patient in cohort.images
+        for patient in patient_ids
+        if patient in cohort.images
         for name, path in zip(cohort.image_names[patient], cohort.images[patient], strict=True)
     )
     return dict(pairs), None

@@ -1,18 +1,17 @@
-"""`cases`: an entry for each predicted patient, the worst mistakes first; of very many, for some."""
+"""`cases`: an entry for each patient that is shown."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from mil_toolkit.core.files import digest
 from mil_toolkit.core.text import printable
 from mil_toolkit.report.contents import Contents
+from mil_toolkit.report.shown import shown_places
 from mil_toolkit.study.records import PatientRecord
 
 HIGHEST, LOWEST = 5, 3  # images of a patient that are shown
-MOST_WORST = MOST_BEST = 1000  # patients that are shown; each takes about 3 KB of the page
 EQUAL = 1e-6  # attention within a bag that differs by less counts as equal
 
 
@@ -87,21 +86,9 @@ class Naming:
 
 
 def cases(contents: Contents, naming: Naming) -> list[Case]:
-    """Return the predicted patients, the worst mistakes first: wrong in most repeats, then by error.
-
-    Of more than MOST_WORST + MOST_BEST patients, the first MOST_WORST and the last MOST_BEST.
-    """
+    """Return the patients to show; see `shown_places`."""
     table = contents.table
-    wrong = (table.decisions != table.labels).mean(0)
-    probabilities = table.probabilities.mean(0)
-    order = sorted(
-        range(len(table.labels)),
-        key=lambda place: (
-            -wrong[place],
-            -abs(table.labels[place] - probabilities[place]),
-            digest(table.patient_ids[place].encode(errors="surrogateescape")),
-        ),
-    )
+    wrong, probabilities = (table.decisions != table.labels).mean(0), table.probabilities.mean(0)
     records = (
         {} if contents.patients is None else {record.id: record for record in contents.patients.patients}
     )
@@ -116,13 +103,8 @@ def cases(contents: Contents, naming: Naming) -> list[Case]:
             attention.get(table.patient_ids[place]),
             naming,
         )
-        for place in (order if shows_all(len(order)) else [*order[:MOST_WORST], *order[-MOST_BEST:]])
+        for place in shown_places(table)
     ]
-
-
-def shows_all(patients: int) -> bool:
-    """Return whether `cases` returns all of this number of patients."""
-    return patients <= MOST_WORST + MOST_BEST
 
 
 def _by_patient(attention: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
@@ -141,26 +123,30 @@ def _case(
     naming: Naming,
 ) -> Case:
     name = naming.patient(stored)
-    attention = None if rows is None else _attention(list(_by_weight(rows, naming)))
+    attention = None if rows is None else _attention(rows, naming)
     images = record.images if record else None
     metadata = record.metadata if record and not naming.anonymise else {}
     images = images or (attention.images if attention else None)
     return Case(stored, name, label, probability, wrong, images, metadata, attention)
 
 
-def _attention(ranked: list[WeightedImage]) -> Attention:
-    if ranked[0].attention - ranked[-1].attention < EQUAL:
-        return Attention(len(ranked), (), (), None)
-    shares = np.array([image.attention for image in ranked])
-    lowest = max(HIGHEST, len(ranked) - LOWEST)
-    effective = float(1 / (shares**2).sum())
-    return Attention(len(ranked), tuple(ranked[:HIGHEST]), tuple(ranked[lowest:]), effective)
-
-
-def _by_weight(rows: pd.DataFrame, naming: Naming) -> Iterator[WeightedImage]:
-    """Yield the images by falling attention, ties in the order of the bag."""
+def _attention(rows: pd.DataFrame, naming: Naming) -> Attention:
+    """Return the images by falling attention, ties in the order of the bag."""
     names, attention = rows["image"].tolist(), rows["attention"].to_numpy()
-    for rank, place in enumerate(np.argsort(-attention, kind="stable").tolist(), 1):
-        yield WeightedImage(
-            names[place], naming.image(names[place], place + 1), float(attention[place]), rank
+    order = np.argsort(-attention, kind="stable")
+    shares = attention[order]
+    if shares[0] - shares[-1] < EQUAL:
+        return Attention(len(order), (), (), None)
+
+    def ranked(ranks: range) -> tuple[WeightedImage, ...]:
+        places = ((rank, int(order[rank])) for rank in ranks)
+        return tuple(
+            WeightedImage(
+                names[place], naming.image(names[place], place + 1), float(attention[place]), rank + 1
+            )
+            for rank, place in places
         )
+
+    highest = range(min(HIGHEST, len(order)))
+    lowest = range(max(HIGHEST, len(order) - LOWEST), len(order))
+    return Attention(len(order), ranked(highest), ranked(lowest), float(1 / (shares**2).sum()))

@@ -1,7 +1,7 @@
 """`write_report`: the report of a study folder, as one HTML file."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mil_toolkit.backbones.spec import sampling_of
@@ -97,8 +97,8 @@ def _is_report(path: Path) -> bool:
 def render(contents: Contents, anonymise: bool, most_bytes: int) -> tuple[bytes, tuple[str, ...]]:
     """Return the page, and notes on what it lacks."""
     page = lay_out(contents, anonymise)
-    pictures, problem = _pictures(contents, anonymise)
     cases = page.attention.cases
+    pictures, problem = _pictures(contents, [case.stored for case in cases], anonymise)
     views = _view_samples(contents, pictures, page)
     samples = [] if views else samples_of(pictures, cases, page.class_names)
     room = most_bytes - len(to_html(page, samples, cell_note=_window_note(pictures), views=views))
@@ -146,13 +146,13 @@ def _place_note(pictures: Pictures) -> str:
     )
 
 
-def _pictures(contents: Contents, anonymise: bool) -> tuple[Pictures, str | None]:
-    """Return the study's images, and the reason where they cannot be reached."""
+def _pictures(contents: Contents, patient_ids: Sequence[str], anonymise: bool) -> tuple[Pictures, str | None]:
+    """Return the images of these patients, and the reason where they cannot be reached."""
     features = contents.study.description.all_features
     if not features:
         return Pictures({}, {}, 0, 0), None
-    paths, problem = image_paths(contents.sources)
-    views = stored_views(contents.sources, contents.table.patient_ids) if paths else []
+    paths, problem = image_paths(contents.sources, patient_ids)
+    views = stored_views(contents.sources, patient_ids) if paths else []
     if problem and anonymise:  # it may name patients and files
         problem = "Run mil-report without --anonymise to see the reason."
     specs = [identity.spec for identity in features]

@@ -16,7 +16,7 @@ _EPOCH, _EPOCH_PER_INSTANCE, _SHARE_OF_EPOCHS = 4e-3, 5e-7, 0.4
 _WORTHWHILE = 20.0
 # Rough bytes of a process without data, for each patient, and for each image in an epoch, with what each
 # member draws for it.
-_PROCESS_BYTES, _PATIENT_BYTES, _IMAGE_BYTES, _DRAWN_BYTES = 700 * 2**20, 100_000, 32, 5
+_PROCESS_BYTES, _PATIENT_BYTES, _IMAGE_BYTES, _DRAWN_BYTES = 700 * 2**20, 100_000, 32, 1
 
 
 def process_count(how: RunConfig, workspace: Workspace, searches: int) -> int:

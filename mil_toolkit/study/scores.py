@@ -78,7 +78,8 @@ def with_model_scores(
 ) -> StudyScores:
     """Return the scores with all that rests on the model's own outer predictions."""
     table = Table.of(predictions, inner.prevalence, inner.scoring)
-    both = [patient for patient in inner.patient_ids if patient in table.patient_ids]
+    known = set(table.patient_ids)
+    both = [patient for patient in inner.patient_ids if patient in known]
     return replace(
         scores,
         outer=scores_with_intervals(table),

@@ -28,6 +28,7 @@ from mil_toolkit.study.records import Finding
 LEVEL = 0.04
 SMALLEST_CLASS = 2  # patients with a value of the column
 SUSPICIOUS = 0.95  # AUC of one column, above which it may have been recorded after the diagnosis
+_AT_ONCE = 2_000_000  # weights that are scored in one call
 
 Figures = dict[str, float]  # an AUC and its 95 % interval: `value`, `low`, `high`
 
@@ -81,7 +82,9 @@ def area(values: np.ndarray, labels: np.ndarray, folds: np.ndarray | None = None
     folds = np.zeros(len(labels)) if folds is None else folds
     predicted = Predicted(labels, values, values > 0, folds)
     metric = METRICS["auc"]
-    low, high = percentile_interval(metric.of(predicted, draw_patients(labels)))
+    draws = draw_patients(labels)
+    parts = np.array_split(draws, 1 + draws.size // _AT_ONCE)
+    low, high = percentile_interval(np.concatenate([metric.of(predicted, part) for part in parts]))
     return {"value": float(metric.of(predicted, np.ones(len(labels)))), "low": low, "high": high}
 
 

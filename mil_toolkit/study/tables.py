@@ -1,5 +1,6 @@
 """Tables of predictions and attention: building, publishing and reading them."""
 
+import contextlib
 import math
 import re
 import warnings
@@ -34,6 +35,7 @@ GROUP = "group"  # a further column where groups are declared
 _WHOLE, _TEXT = ("repeat", "fold", "label", "prediction"), ("patient_id", "image", GROUP, "rival")
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # how a formula begins in a spreadsheet
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,9}")
+_ROWS = 2**18  # of attention that are in memory together
 TABLE_LIMIT = 512 * MEBIBYTE  # a row of attention takes about 40 bytes
 
 
@@ -46,7 +48,7 @@ def prediction_table(
     """
     repeat, fold = search.path
     scoring = patients.outcome.scoring
-    ids = [patients.ids[place] for place in places]
+    ids = patients.metadata.index[places].tolist()
     columns: dict[str, object] = dict(zip(ROW_COLUMNS, (repeat, fold, ids), strict=True))
     columns |= scoring.target_columns(patients.labels[places])
     table = pd.DataFrame(columns | scoring.prediction_columns(predictions))
@@ -89,9 +91,15 @@ def outer_attention(folder: Path) -> pd.DataFrame | None:
     `repeat`, `fold`, `patient_id`, `image`, `attention`, which sums to one in each patient and repeat; None
     where no model looked at images. Raises DataError where a file cannot be read.
     """
-    paths = [search.attention for search in outer_folders(folder).values() if exists(search.attention)]
-    tables = [read_attention(path, ["repeat", "fold", *ATTENTION_COLUMNS]) for path in paths]
+    tables = [*outer_attention_parts(folder)]
     return pd.concat(tables, ignore_index=True) if tables else None
+
+
+def outer_attention_parts(folder: Path) -> Iterator[pd.DataFrame]:
+    """Yield the rows of `outer_attention`, some at a time."""
+    for search in outer_folders(folder).values():
+        if exists(search.attention):
+            yield from attention_parts(search.attention, ["repeat", "fold", *ATTENTION_COLUMNS])
 
 
 def publish_table(path: Path, table: pd.DataFrame) -> None:
@@ -115,15 +123,20 @@ def _as_it_was(text: str) -> str:
 
 def read_attention(path: Path, columns: Sequence[str] = ATTENTION_COLUMNS) -> pd.DataFrame:
     """Read a table of attention with these columns; raises DataError where it is another or out of range."""
-    table = read_predictions(path)
-    if list(table) != list(columns):
-        names, expected = some([printable(str(name)) for name in table]), ", ".join(columns)
-        raise DataError(f"{printable(path)} has the columns {names}, where {expected} are expected.")
-    outside = ~table["attention"].between(0, 1 + ROUNDING)
-    if outside.any():
-        row = int(outside.to_numpy().argmax()) + 2
-        raise DataError(f"{printable(path)}, row {row}: attention is not between 0 and 1.")
-    return table
+    return pd.concat([*attention_parts(path, columns)])
+
+
+def attention_parts(path: Path, columns: Sequence[str] = ATTENTION_COLUMNS) -> Iterator[pd.DataFrame]:
+    """Yield the rows of a table of attention, some at a time; raises as `read_attention`."""
+    for table in _parts(path):
+        if list(table) != list(columns):
+            names, expected = some([printable(str(name)) for name in table]), ", ".join(columns)
+            raise DataError(f"{printable(path)} has the columns {names}, where {expected} are expected.")
+        outside = ~table["attention"].between(0, 1 + ROUNDING)
+        if outside.any():
+            row = int(table.index[outside][0]) + 2
+            raise DataError(f"{printable(path)}, row {row}: attention is not between 0 and 1.")
+        yield table
 
 
 def read_trials(path: Path) -> pd.DataFrame:
@@ -170,7 +183,11 @@ def read_predictions(path: Path) -> pd.DataFrame:
     Raises DataError that names the file, and the first row and column with a cell that is not a number or not
     finite.
     """
-    table = _read_texts(path)
+    return _parsed(path, _read_texts(path))
+
+
+def _parsed(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of a table of predictions or attention with numbers where the cells are numbers."""
     problems: list[str] = []
     for name in map(str, table):
         if name in _TEXT:
@@ -182,15 +199,45 @@ def read_predictions(path: Path) -> pd.DataFrame:
     return table
 
 
+def _parts(path: Path) -> Iterator[pd.DataFrame]:
+    """Yield the rows of a table of attention, _ROWS at a time; raises as `read_predictions`."""
+    with _table_errors(path):
+        reader = _reader(path, _ROWS)
+    while True:
+        with _table_errors(path):
+            part = next(reader, None)
+        if part is None:
+            return
+        yield _parsed(path, part)
+
+
 def _read_texts(path: Path) -> pd.DataFrame:
     """Read the cells of a CSV file as text."""
+    with _table_errors(path):
+        return next(_reader(path, None))
+
+
+def _reader(path: Path, rows: int | None) -> Iterator[pd.DataFrame]:
+    """Return an iterator over the rows of a CSV file, so many at a time; it has at least one part."""
+    reader: Iterator[pd.DataFrame] = pd.read_csv(
+        BytesIO(read_input(path, TABLE_LIMIT)),
+        dtype=str,
+        keep_default_na=False,
+        index_col=False,
+        encoding_errors="surrogateescape",
+        iterator=True,
+        chunksize=rows,
+    )
+    return reader
+
+
+@contextlib.contextmanager
+def _table_errors(path: Path) -> Iterator[None]:
+    """Turn errors of pandas into errors that name the file."""
     try:
-        content = BytesIO(read_input(path, TABLE_LIMIT))
         with warnings.catch_warnings():
             warnings.simplefilter("error", ParserWarning)  # rows with more cells than the header
-            return pd.read_csv(
-                content, dtype=str, keep_default_na=False, index_col=False, encoding_errors="surrogateescape"
-            )
+            yield
     except FileNotFoundError:
         raise DataError(f"{printable(path)} does not exist.") from None
     except (ValueError, ParserWarning) as error:
@@ -202,13 +249,15 @@ def _numbers(path: Path, name: str, texts: pd.Series, problems: list[str]) -> pd
     """Return the numbers of a column; unlike those of pandas' own parser, exact to the last bit."""
     parse = _whole if name in _WHOLE else _finite
     numbers = [parse(text) for text in texts]
-    bad = [row for row, number in enumerate(numbers) if number is None]
+    bad = [place for place, number in enumerate(numbers) if number is None]
     if not bad:
         return pd.Series(numbers, texts.index, dtype=int if name in _WHOLE else float)
     kind = "a whole number" if name in _WHOLE else "a finite number"
     others = f" Nor is it in {count_of(len(bad) - 1, 'other row')}." if len(bad) > 1 else ""
     cell, column = printable(texts.iloc[bad[0]]), printable(name)
-    problems.append(f"{printable(path)}, row {bad[0] + 2}: {column} is {cell!r}, not {kind}.{others}")
+    problems.append(
+        f"{printable(path)}, row {texts.index[bad[0]] + 2}: {column} is {cell!r}, not {kind}.{others}"
+    )
     return texts
 
 

@@ -1,6 +1,6 @@
 """`Inputs`: what the members of all trials of one search train on, each part computed once and kept."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from mil_toolkit.training.projection import (
 )
 from mil_toolkit.training.seen import Seen
 
+_INDEXED = 2**21  # instances of mini-batches whose indices are in memory together: 32 bytes each
 ROW_MULTIPLE = 128  # the number of rows of a mini-batch is a multiple of this
 
 
@@ -69,7 +70,7 @@ class Inputs:
         }
         self.outcome = patients.outcome.fitted(patients.labels)
         self._linear_start: dict[bool, Tensor] = {}
-        self._held_out: dict[int, list[list[Batch]]] = {}
+        self._held_out: dict[tuple[int, int], list[Batch]] = {}
         self._indices: dict[tuple[int, ...], Tensor] = {}
 
     @cached_property
@@ -136,9 +137,19 @@ class Inputs:
         """Return whether training draws an orientation of each image, in one view or in several."""
         return any(view.seen(config).orientations is not None for view in self.chosen(config))
 
-    def batches(self, patients: Tensor, batch_size: int) -> list[Batch]:
-        """Divide patients (b,) into mini-batches in this order; all indices go to the device in one copy."""
+    def batches(self, patients: Tensor, batch_size: int) -> Iterator[Batch]:
+        """Yield patients (b,) in mini-batches in this order.
+
+        The indices of many mini-batches are computed and copied to the device at once, those of up to
+        _INDEXED instances (or of one mini-batch), which is all of them except in very large cohorts.
+        """
         parts = patients.split(batch_size)
+        ends = np.cumsum([sum(self.filled_sizes(part)) for part in parts])
+        for group in np.split(np.arange(len(parts)), np.flatnonzero(np.diff(ends // _INDEXED)) + 1):
+            yield from self._moved([parts[place] for place in group])
+
+    def _moved(self, parts: Sequence[Tensor]) -> Iterator[Batch]:
+        """Yield the mini-batches of these patients; all their indices go to the device in one copy."""
         filled = [self.rows_of(part) for part in parts]
         rows, bags, sizes = zip(*filled, strict=True)
         pieces = [*parts, *rows, *bags]
@@ -147,14 +158,18 @@ class Inputs:
         count = len(parts)
         moved_patients, moved_rows, moved_bags = moved[:count], moved[count : 2 * count], moved[2 * count :]
         fields = zip(moved_patients, moved_rows, moved_bags, sizes, strict=True)
-        return [Batch(*values) for values in fields]
+        return (Batch(*values) for values in fields)
 
-    def held_out(self, batch_size: int) -> list[list[Batch]]:
-        """Return, for each fold, the mini-batches of the patients that it holds out."""
-        if batch_size not in self._held_out:
-            held_out = [row.logical_not().nonzero().flatten() for row in self.trains_on]
-            self._held_out[batch_size] = [self.batches(patients, batch_size) for patients in held_out]
-        return self._held_out[batch_size]
+    def held_out(self, batch_size: int, fold: int) -> Iterable[Batch]:
+        """Return the mini-batches of the patients that a fold holds out; they are kept if they are few."""
+        key = batch_size, fold
+        if key in self._held_out:
+            return self._held_out[key]
+        batches = self.batches(self.trains_on[fold].logical_not().nonzero().flatten(), batch_size)
+        packed = self.patients.bags
+        if packed is not None and int(packed.offsets[-1]) > _INDEXED:
+            return batches
+        return self._held_out.setdefault(key, [*batches])
 
     def instances(
         self,
@@ -207,6 +222,15 @@ class Inputs:
             self._indices[key] = torch.tensor(key, device=self.device)
         return self._indices[key]
 
+    def filled_sizes(self, patients: Tensor) -> list[int]:
+        """Return the sizes of these patients' bags in a mini-batch, with the bag of padding rows, if any."""
+        packed = self.patients.bags
+        if packed is None:
+            return []
+        sizes: list[int] = packed.sizes[patients].tolist()
+        filler = -sum(sizes) % ROW_MULTIPLE
+        return [*sizes, *[filler][: bool(filler)]]
+
     def rows_of(self, patients: Tensor) -> tuple[Tensor, Tensor, list[int]]:
         """Return the rows of these patients' embeddings, the bag of each row, and the sizes of the bags.
 
@@ -216,14 +240,13 @@ class Inputs:
         bfloat16 kernels are compiled once for each shape; without padding, almost every mini-batch would have
         a new one. float32 is padded too, so that both precisions draw the same random numbers.
         """
-        packed = self.patients.bags
+        packed, sizes = self.patients.bags, self.filled_sizes(patients)
         if packed is None:
             return patients[:0], patients[:0], []
-        rows, sizes = packed.rows(patients), packed.sizes[patients]
-        filler = -len(rows) % ROW_MULTIPLE
-        bag = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
-        filled = functional.pad(rows, (0, filler)), functional.pad(bag, (0, filler), value=len(sizes))
-        return *filled, [*sizes.tolist(), *[filler][: bool(filler)]]
+        rows = packed.rows(patients)
+        rows = functional.pad(rows, (0, sum(sizes) - len(rows)))
+        counts = torch.tensor(sizes, dtype=torch.int64)
+        return rows, torch.repeat_interleave(torch.arange(len(sizes)), counts), sizes
 
 
 class ViewInputs:

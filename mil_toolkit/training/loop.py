@@ -98,63 +98,67 @@ class Population:
 
     def run_epoch(self, order: Tensor, rate: float) -> Tensor:
         """Train on all patients in this order (B,), and return the logits (K, B) of the training pass."""
-        steps = self._prepare(order)
-        logits = torch.cat([self._update(step, rate) for step in steps], 1)
-        order_on_device = torch.cat([step.batch.patients for step in steps])
+        order_on_device = order.to(self.inputs.device, non_blocking=True)
+        logits = torch.cat([self._update(step, rate) for step in self._prepare(order, order_on_device)], 1)
         return torch.empty_like(logits).index_copy_(1, order_on_device, logits)
 
-    def _prepare(self, order: Tensor) -> list[_Step]:
+    def _prepare(self, order: Tensor, order_on_device: Tensor) -> Iterator[_Step]:
         """Return the steps of an epoch.
 
-        All copies to the device and all random draws of the epoch happen here, so that no step waits for
-        them.
+        All random draws of the epoch happen here, and all copies to the device except of the indices of very
+        large cohorts, so that no step waits for them.
         """
         size = self.config.batch_size
-        batches = self.inputs.batches(order, size)
-        order_on_device = torch.cat([batch.patients for batch in batches])
+        parts = order.split(size)
         metadata = self.metadata.index_select(1, order_on_device).split(size, 1)
         targets = self.targets.index_select(0, order_on_device).split(size)
         weights = self.weights.index_select(1, order_on_device).split(size, 1)
         trains_on = self.inputs.trains_on[self.folds]  # (K, B), on the CPU like `order`
-        active = [trains_on[:, patients].any(1).tolist() for patients in order.split(size)]
-        kept, drawn = self._draw_kept(batches), self._draw_orientations(batches)
-        dropouts = self._draw_dropouts(batches)
-        return [*map(_Step, batches, kept, drawn, metadata, targets, weights, active, dropouts)]
+        active = [trains_on[:, patients].any(1).tolist() for patients in parts]
+        sizes = [self.inputs.filled_sizes(patients) for patients in parts]
+        kept, drawn = self._draw_kept(sizes), self._draw_orientations(sizes)
+        dropouts = self._draw_dropouts(
+            [(sum(rows), len(ids)) for rows, ids in zip(sizes, parts, strict=True)]
+        )
+        batches = self.inputs.batches(order, size)
+        return map(_Step, batches, kept, drawn, metadata, targets, weights, active, dropouts)
 
-    def _draw_kept(self, batches: Sequence[Batch]) -> Sequence[Tensor | None]:
-        """Return the instances of each mini-batch that dropout keeps, (K, n) bool; None keeps all."""
+    def _draw_kept(self, sizes: Sequence[Sequence[int]]) -> Sequence[Tensor | None]:
+        """Return the instances of each mini-batch that dropout keeps, (K, n) bool; None keeps all.
+
+        sizes: of the bags of each mini-batch
+        """
         rate = self.config.instance_dropout
         if rate == 0 or self.model.pooling is None:
-            return [None] * len(batches)
-        kept = drop_instances([size for batch in batches for size in batch.sizes], rate, self.generators)
+            return [None] * len(sizes)
+        kept = drop_instances([*chain(*sizes)], rate, self.generators)
         kept = kept.to(self.inputs.device, non_blocking=True)
-        return kept.split([len(batch.rows) for batch in batches], 1)
+        return kept.split([sum(of_batch) for of_batch in sizes], 1)
 
-    def _draw_orientations(self, batches: Sequence[Batch]) -> Sequence[Tensor | None]:
+    def _draw_orientations(self, sizes: Sequence[Sequence[int]]) -> Sequence[Tensor | None]:
         """Draw the orientation of each image, (K, n) for each mini-batch; None if there is only one."""
         if not self.inputs.draws_orientations(self.config):
-            return [None] * len(batches)
-        lengths = [len(batch.rows) for batch in batches]
+            return [None] * len(sizes)
+        lengths = [sum(of_batch) for of_batch in sizes]
         drawn = draw(self.generators, sum(lengths)).to(self.inputs.device, non_blocking=True)
         return drawn.split(lengths, 1)
 
-    def _draw_dropouts(self, batches: Sequence[Batch]) -> Sequence[Dropout]:
-        """Return the dropout of each mini-batch.
+    def _draw_dropouts(self, numbers: Sequence[tuple[int, int]]) -> Sequence[Dropout]:
+        """Return the dropout of each mini-batch; numbers: of instances and of patients in each.
 
         The CPU draws when a step needs it, to save memory. For another device everything is drawn at once, in
         the same order, and copied at once.
         """
         if self.inputs.device.type == "cpu":
-            return [dropout_of(self.generators)] * len(batches)
-        numbers = [(len(batch.rows), len(batch.patients)) for batch in batches]
+            return [dropout_of(self.generators)] * len(numbers)
         shapes = [shape for number in numbers for shape in self.model.dropouts(*number)]
         if not shapes:
-            return [keep_all] * len(batches)
+            return [keep_all] * len(numbers)
         drawn = [(draw(self.generators, rows, width) >= rate).flatten(1) for rows, width, rate in shapes]
         moved = torch.cat(drawn, 1).to(self.inputs.device, non_blocking=True)
         parts = moved.split([rows * width for rows, width, _ in shapes], 1)
         kept = [part.unflatten(1, shape[:2]) for part, shape in zip(parts, shapes, strict=True)]
-        count = len(shapes) // len(batches)
+        count = len(shapes) // len(numbers)
         return [drawn_dropout(kept[first : first + count]) for first in range(0, len(kept), count)]
 
     def _update(self, step: _Step, rate: float) -> Tensor:
@@ -197,14 +201,13 @@ def predict_held_out(
     # Only one fold's members run at a time, so F times as many bags fit as in training, where all F folds
     # run.
     batch_size = model.config.batch_size * len(inputs.trains)
-    held_out = inputs.held_out(batch_size)
     if values is None:
         values = dict(chain(model.named_parameters(), model.named_buffers()))
     for fold in dict.fromkeys(folds):
         numbers = [number for number, member_fold in enumerate(folds) if member_fold == fold]
         members = inputs.device_index(numbers)
         state = {name: value.index_select(0, members) for name, value in values.items()}
-        for batch in held_out[fold]:
+        for batch in inputs.held_out(batch_size, fold):
             bags = inputs.instances(model.config, batch, [fold] * len(numbers))
             if bags is not None:  # a product of members side by side would spread what is not finite
                 bags = replace(bags, x=bags.x.expand(len(numbers), -1, -1))

@@ -14,6 +14,7 @@ from mil_toolkit.training.inputs import Inputs
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """A function of outputs (K, b) or (K, b, C) and targets (b, ...) that returns the losses (K, b)."""
+_DRAWN = 2**20  # numbers that are drawn at a time
 
 
 def patient_weights(inputs: Inputs, config: HeadConfig) -> Tensor:
@@ -89,10 +90,13 @@ def drop_instances(sizes: Sequence[int], rate: float, generators: Sequence[torch
 
     One instance of each bag, chosen uniformly at random, is always kept, so that no bag becomes empty.
     """
-    kept = draw(generators, sum(sizes)) >= rate
+    kept = torch.empty(len(generators), sum(sizes), dtype=torch.bool, device=generators[0].device)
+    for row, generator in zip(kept, generators, strict=True):
+        for part in row.split(_DRAWN):  # gives the numbers of a single draw, in less memory
+            torch.ge(draw([generator], len(part))[0], rate, out=part)
     sizes_on_host = torch.tensor(sizes, dtype=torch.int64)
     bag_sizes, ends = (
         tensor.to(kept.device, non_blocking=True) for tensor in (sizes_on_host, sizes_on_host.cumsum(0))
     )
     always_kept = (draw(generators, len(sizes)) * bag_sizes).long() + ends - bag_sizes  # (K, B)
-    return kept.scatter(1, always_kept, True)
+    return kept.scatter_(1, always_kept, True)

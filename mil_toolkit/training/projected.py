@@ -40,8 +40,10 @@ class ProjectedFile:
         instances = int(seen.bags.offsets[-1])
         count = instances * seen.slots
         tensor = MappedTensor(len(projections) * count, projections[0].width, dtype)
-        for rows in torch.arange(instances).split(max(1, PART // seen.slots)):
-            embeddings, first = seen.read(rows), int(rows[0]) * seen.slots
+        step = max(1, PART // seen.slots)
+        for start in range(0, instances, step):
+            embeddings = seen.read(torch.arange(start, min(start + step, instances)))
+            first = start * seen.slots
             for fold, projection in enumerate(projections):
                 tensor.write(fold * count + first, projection.on(device, embeddings).cpu())
         return cls(tensor, count)

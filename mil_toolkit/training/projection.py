@@ -1,6 +1,6 @@
 """`Projection`: the linear map from embeddings to the inputs of a head, fitted on training bags."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,17 +58,30 @@ def bag_moments(bags: Bags, chosen: np.ndarray, origin: np.ndarray, device: torc
     device: that computes the sums, a chunk of the embeddings at a time
     """
     index = torch.from_numpy(chosen)
-    rows, sizes = bags.rows(index), bags.sizes[index]
-    roots = torch.repeat_interleave(sizes.float().rsqrt(), sizes)[:, None]
+    roots = bags.sizes[index].float().rsqrt()
     total = torch.zeros(bags.width, dtype=torch.float64, device=device)
     outer = torch.zeros(len(total), len(total), dtype=torch.float64, device=device)
     shift = torch.from_numpy(origin).float().to(device)
-    for part, root in zip(rows.split(_CHUNK), roots.to(device).split(_CHUNK), strict=True):
+    for places, part in _rows(bags, index):
         # Multiplied by the square root of its weight, so that each product of two rows has the full weight.
+        root = roots[places, None].to(device)
         x = (bags.embeddings(part).to(device).float() - shift) * root  # (c, D)
         total += (x * root).sum(0)
         outer += x.T @ x
     return Moments(len(chosen), total.cpu().numpy(), outer.cpu().numpy(), origin)
+
+
+def _rows(bags: Bags, chosen: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the rows of the bags at positions `chosen` (b,), _CHUNK at a time.
+
+    Each part is the place in `chosen` of the bag of each row, (c,), and the rows, (c,).
+    """
+    ends = bags.sizes[chosen].cumsum(0)
+    shifts = bags.offsets[1:][chosen] - ends
+    for first in range(0, int(ends[-1]) if len(ends) else 0, _CHUNK):
+        numbers = torch.arange(first, min(first + _CHUNK, int(ends[-1])))
+        places = torch.searchsorted(ends, numbers, right=True)
+        yield places, numbers + shifts[places]
 
 
 @dataclass(frozen=True)
@@ -185,10 +198,9 @@ def mean_instance(bags: Bags, chosen: Tensor) -> np.ndarray:
 
     The last bits of the result depend on whether the embeddings are streamed.
     """
-    rows = bags.rows(chosen)
     if not isinstance(bags, StreamedBags):
-        return np.asarray(bags.embeddings(rows).double().mean(0))
+        return np.asarray(bags.embeddings(bags.rows(chosen)).double().mean(0))
     total = torch.zeros(bags.width, dtype=torch.float64)
-    for part in rows.split(_CHUNK):
+    for _, part in _rows(bags, chosen):
         total += bags.embeddings(part).double().sum(0)
-    return np.asarray(total / len(rows))
+    return np.asarray(total / int(bags.sizes[chosen].sum()))

@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import permutation_test, t, ttest_rel
 from support.tables import LABELS, make_table
 
+from mil_toolkit.evaluation import comparisons
 from mil_toolkit.evaluation.comparisons import compare, differences, optimism
 from mil_toolkit.evaluation.influence import concordance, spread
 from mil_toolkit.evaluation.intervals import scores_with_intervals
@@ -89,6 +90,31 @@ def test_the_permutation_test_agrees_with_scipy() -> None:
     )
     accuracy = compare(one, other).differences["accuracy"]
     assert accuracy.p_value == pytest.approx(expected.pvalue, abs=0.03)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_weights_of_two_methods_swap_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = make_table(1.0), make_table(0.6, seed=5)
+    swaps = np.random.default_rng(0).random((7, 65)) < 0.5
+    expected = []
+    for swap in swaps:
+        rows = [
+            [
+                np.where(swap, theirs, mine)
+                for mine, theirs in (
+                    (first.probabilities, second.probabilities),
+                    (first.decisions, second.decisions),
+                )
+            ]
+            for first, second in ((one, other), (other, one))
+        ]
+        mixed = [replace(one, probabilities=row[0], decisions=row[1]) for row in rows]
+        expected.append(mixed[0].score(METRICS[name]) - mixed[1].score(METRICS[name]))
+    both = [*map(comparisons._both, one.repeats(), other.repeats())]
+    (found,) = comparisons._swapped(both, [name], swaps)
+    np.testing.assert_allclose(found, expected, atol=1e-14)
+    monkeypatch.setattr(comparisons, "_AT_ONCE", 300)
+    assert [len(part) for part in comparisons._parts(swaps)] == [2, 2, 2, 1]
 
 
 def test_groups_are_swapped_as_a_whole() -> None:

@@ -1,5 +1,6 @@
 """Influences of patients, compared with derivatives of the metrics, DeLong and the cluster jackknife."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 from support.tables import LABELS, make_table
 
+from mil_toolkit.evaluation import influence as influence_module
 from mil_toolkit.evaluation.influence import (
     concordance,
     design_effect,
@@ -109,6 +111,30 @@ def test_the_variance_of_the_auc_is_delongs(decimals: int) -> None:
     found = concordance(table, pooled=True)
     assert spread(found.influence, table.units, table.labels).variance == pytest.approx(delong(table))
     np.testing.assert_array_equal(found.pairs, [[40, 25]])
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_influences_on_the_auc_in_parts_are_the_same_to_the_bit(
+    pooled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = make_table(0.7)
+    table = replace(table, probabilities=table.probabilities.round(1))
+    whole = concordance(table, pooled).influence
+    for pairs in (1, 60, 500):
+        monkeypatch.setattr(influence_module, "_MOST_PAIRS", pairs)
+        np.testing.assert_array_equal(concordance(table, pooled).influence, whole)
+
+
+def test_memory_of_the_influences_on_the_auc_does_not_grow_with_the_pairs() -> None:
+    random, count = np.random.default_rng(0), 6000
+    labels, probabilities = np.arange(count) % 2, random.random((1, count))
+    folds, ids = np.ones((1, count)), tuple(map(str, range(count)))
+    table = Table(ids, labels, folds, probabilities, probabilities >= 0.5)
+    tracemalloc.start()
+    concordance(table, pooled=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 3000 * 3000  # bytes of a single matrix of all pairs
 
 
 def test_pairs_are_counted_within_folds() -> None:

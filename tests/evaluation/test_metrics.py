@@ -1,6 +1,7 @@
 """Metrics, compared with their formulas and with scikit-learn."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -113,6 +114,50 @@ def test_auc_counts_only_pairs_within_folds() -> None:
     pairs = [(0.9, 0.4), (0.5, 0.4), (0.2, 0.6), (0.8, 0.6)]  # positive and negative of the same fold
     score = METRICS["auc"].of(Predicted(LABELS, PROBABILITIES, PROBABILITIES >= 0.5, folds), np.ones(6))
     assert float(score) == sum(high > low for high, low in pairs) / len(pairs)
+
+
+def pairs_of(labels: np.ndarray, folds: np.ndarray) -> list[tuple[int, int]]:
+    """Return the places of every positive and negative patient of the same fold."""
+    places = [np.flatnonzero(labels == label).tolist() for label in (1, 0)]
+    return [(one, other) for one in places[0] for other in places[1] if folds[one] == folds[other]]
+
+
+patients_in_folds = st.lists(
+    st.tuples(
+        st.integers(0, 1), st.sampled_from([0.0, 0.2, 0.3, 0.5, 1.0]), st.integers(0, 2), st.integers(0, 3)
+    ),
+    max_size=25,
+)
+
+
+@given(patients_in_folds)
+def test_auc_is_exactly_that_of_all_pairs(rows: list[tuple[int, float, int, int]]) -> None:
+    labels, probabilities, folds, weights = np.array(rows, dtype=float).reshape(-1, 4).T
+    whole = Predicted(labels.astype(int), probabilities, probabilities >= 0.5, folds)
+    for name, used in (("auc", folds), ("auc_pooled", np.zeros(len(folds)))):
+        concordant = total = 0.0
+        for one, other in pairs_of(labels, used):
+            weight = weights[one] * weights[other]
+            total += weight
+            concordant += weight * (
+                (probabilities[one] > probabilities[other])
+                + 0.5 * (probabilities[one] == probabilities[other])
+            )
+        expected = concordant / total if total else np.nan
+        np.testing.assert_array_equal(METRICS[name].of(whole, weights), expected)
+        np.testing.assert_array_equal(METRICS[name].of(whole, np.stack([weights, weights])), [expected] * 2)
+
+
+def test_memory_of_the_aucs_does_not_grow_with_the_pairs() -> None:
+    random, count = np.random.default_rng(0), 20_000
+    labels, probabilities = random.integers(0, 2, count), random.random(count)
+    many = Predicted(labels, probabilities, probabilities >= 0.5, random.integers(0, 3, count))
+    for name in ("auc", "auc_pooled"):
+        tracemalloc.start()
+        METRICS[name].of(many, np.ones(count))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 300 * count, name  # bytes; a matrix of all pairs takes 5,000 for each patient
 
 
 def test_the_predictive_values_depend_on_the_stated_prevalence() -> None:

@@ -10,7 +10,7 @@ import pytest
 from support.reports import rewrite, thumbnails, written
 from support.studies import Tiny
 
-from mil_toolkit.report import gallery
+from mil_toolkit.report import shown as shown_module
 from mil_toolkit.report.contents import read_contents
 from mil_toolkit.report.gallery import Naming, cases
 from mil_toolkit.report.sections.attention import attention_section
@@ -34,14 +34,28 @@ def test_of_very_many_patients_the_worst_and_the_best_are_shown(
     everyone = cases(contents, Naming(False))
     section = attention_section(contents, Naming(False))
     assert section.cases == everyone and "All patients with their predictions" in section.summary
-    monkeypatch.setattr(gallery, "MOST_WORST", 3)
-    monkeypatch.setattr(gallery, "MOST_BEST", len(everyone) - 3)
+    monkeypatch.setattr(shown_module, "MOST_WORST", 3)
+    monkeypatch.setattr(shown_module, "MOST_BEST", len(everyone) - 3)
     assert cases(contents, Naming(False)) == everyone
-    monkeypatch.setattr(gallery, "MOST_BEST", 2)
+    monkeypatch.setattr(shown_module, "MOST_BEST", 2)
     section = attention_section(contents, Naming(False))
     assert section.cases == everyone[:3] + everyone[-2:]
     assert f"Of {len(everyone)} patients with their predictions" in section.summary
     assert "predictions.csv has all" in section.summary
+
+
+def test_attention_is_read_of_the_patients_who_are_shown(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everyone, attention = cases(read_contents(study), Naming(False)), read_contents(study).attention
+    assert attention is not None and set(attention["patient_id"]) == {case.stored for case in everyone}
+    monkeypatch.setattr(shown_module, "MOST_WORST", 2)
+    monkeypatch.setattr(shown_module, "MOST_BEST", 1)
+    contents = read_contents(study)
+    found = [*everyone[:2], everyone[-1]]
+    assert contents.attention is not None
+    assert set(contents.attention["patient_id"]) == {case.stored for case in found}
+    assert cases(contents, Naming(False)) == found
 
 
 def test_images_are_ranked_by_attention_of_models_that_did_not_see_the_patient(study: Path) -> None:

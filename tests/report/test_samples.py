@@ -58,7 +58,7 @@ def test_samples_of_cell_windows_show_the_image_and_the_window(study: Path, prep
 def test_a_sample_is_what_the_backbone_gets(study: Path) -> None:
     """Up to the compression of the page's pictures."""
     contents = read_contents(study)
-    paths, _ = image_paths(contents.sources)
+    paths, _ = image_paths(contents.sources, contents.table.patient_ids)
     pictures = Pictures(paths, {}, 24, 32, None, "cell-mask")
     shown = cases(contents, Naming(False))
     sample = samples_of(pictures, shown, ("negative", "positive"))[0]
@@ -87,7 +87,7 @@ def test_an_image_that_vanishes_is_left_out(
 ) -> None:
     """Each image is read once for a sample, so that it cannot vanish between two reads."""
     contents = read_contents(study)
-    paths, _ = image_paths(contents.sources)
+    paths, _ = image_paths(contents.sources, contents.table.patient_ids)
     shown = cases(contents, Naming(False))
     expected = samples_of(Pictures(paths, {}, 24, 32, None, preprocess), shown, ("negative", "positive"))
     reads: list[Path] = []
@@ -138,7 +138,7 @@ def test_samples_of_a_crop_show_the_image_and_its_centre(study: Path, preprocess
 
 def test_images_in_doubt_are_shown_of_each_kind(study: Path, tmp_path: Path) -> None:
     contents = read_contents(study)
-    paths, _ = image_paths(contents.sources)
+    paths, _ = image_paths(contents.sources, contents.table.patient_ids)
     shown = cases(contents, Naming(True))
     keys = [(case.stored, image.stored) for case in shown for image in case.shown_images]
     for number, key in enumerate(keys):  # every image is white, or has three nuclei

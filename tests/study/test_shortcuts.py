@@ -12,6 +12,7 @@ from support.audited import LABELS, PATIENTS, embeddings, only, sound
 from support.planted import Column, make_cache, make_cohort
 
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
+from mil_toolkit.study import shortcuts
 from mil_toolkit.study.audit import audit
 from mil_toolkit.study.shortcuts import area, check_shortcuts, column_area
 
@@ -21,6 +22,13 @@ def test_the_area_agrees_with_scikit_learn() -> None:
     found = area(values, LABELS)
     assert found["value"] == pytest.approx(roc_auc_score(LABELS, values))
     assert found["low"] < found["value"] < found["high"]
+
+
+def test_resamples_scored_in_parts_give_the_same_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).normal(LABELS * 0.5).round(1)
+    whole = area(values, LABELS)
+    monkeypatch.setattr(shortcuts, "_AT_ONCE", 7 * len(LABELS))
+    assert area(values, LABELS) == whole
 
 
 def test_a_bag_size_that_predicts_the_label_is_a_shortcut(tmp_path: Path) -> None:

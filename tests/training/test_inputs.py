@@ -102,11 +102,34 @@ def test_mini_batches_keep_the_order_of_the_patients(make_patients: MakePatients
 
 
 def test_a_fold_holds_out_the_patients_it_does_not_train_on(make_patients: MakePatients) -> None:
-    held_out = Inputs(make_patients(), TRAINS).held_out(3)
+    inputs = Inputs(make_patients(), TRAINS)
+    held_out = [inputs.held_out(3, fold) for fold in (0, 1)]
     assert [[batch.patients.tolist() for batch in batches] for batches in held_out] == [
         [[8, 9, 10], [11]],
         [[0, 1, 2], [3]],
     ]
+
+
+def test_indices_of_a_few_mini_batches_at_a_time_are_the_same(
+    make_patients: MakePatients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = torch.tensor([7, 2, 9, 0, 4, 11, 3])
+    inputs = Inputs(make_patients(), TRAINS)
+    together, kept = [*inputs.batches(order, 2)], [*inputs.held_out(3, 0)]
+    assert inputs.held_out(3, 0) is inputs.held_out(3, 0)
+    monkeypatch.setattr(inputs_module, "_INDEXED", 1)
+    moved: list[int] = []
+    move = Inputs._moved
+    monkeypatch.setattr(Inputs, "_moved", lambda self, parts: moved.append(len(parts)) or move(self, parts))
+    inputs = Inputs(make_patients(), TRAINS)
+    for one, other in ((together, inputs.batches(order, 2)), (kept, inputs.held_out(3, 0))):
+        for first, second in zip(one, other, strict=True):
+            assert torch.equal(first.patients, second.patients) and torch.equal(first.rows, second.rows)
+            assert torch.equal(first.bag, second.bag) and first.sizes == second.sizes
+    assert moved == [1] * 6
+    batches = inputs.batches(order, 2)
+    next(iter(batches))
+    assert len(moved) == 7, "indices of later mini-batches are computed when they are needed"
 
 
 def test_projected_embeddings_are_computed_once(

@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.model.head import Logits
-from mil_toolkit.model.layers import generators
+from mil_toolkit.model.layers import draw, generators
+from mil_toolkit.training import losses
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.losses import drop_instances, member_losses, patient_weights
 from mil_toolkit.training.patients import Patients
@@ -76,3 +77,14 @@ def test_the_instance_that_is_always_kept_is_chosen_uniformly() -> None:
     kept = drop_instances([3] * 4000, 1 - 1e-9, generators([1, 2]))
     shares = kept[0].view(4000, 3).float().mean(0)
     assert shares.tolist() == pytest.approx([1 / 3] * 3, abs=0.03)
+
+
+def test_instance_dropout_drawn_in_parts_is_that_of_a_single_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [5, 40, 1, 54]
+    whole, in_parts = generators([1, 2]), generators([1, 2])
+    kept = drop_instances(sizes, 0.5, whole)
+    drawn = draw(generators([1, 2]), 100) >= 0.5
+    assert ((kept == drawn) | kept).all() and (kept != drawn).sum() <= 2 * len(sizes)
+    monkeypatch.setattr(losses, "_DRAWN", 7)
+    assert torch.equal(drop_instances(sizes, 0.5, in_parts), kept)
+    assert torch.equal(draw(whole, 3), draw(in_parts, 3)), "what is drawn afterwards must not change either"

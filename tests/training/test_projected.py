@@ -67,6 +67,20 @@ def test_streamed_moments_are_those_of_embeddings_in_memory(both: tuple[Patients
         np.testing.assert_allclose(one.covariance, other.covariance, rtol=1e-5, atol=1e-6)
 
 
+def test_rows_are_those_of_the_bags_a_few_at_a_time(both: tuple[Patients, Patients]) -> None:
+    for chosen in (torch.tensor([3, 0, 11, 7, 8]), torch.arange(COUNT), torch.tensor([5]), torch.arange(0)):
+        for bags in (patients.bags for patients in both):
+            assert bags is not None
+            parts = [*projection._rows(bags, chosen)]
+            places, rows = (
+                (torch.cat([chosen[:0], *column]) for column in zip(*parts, strict=True))
+                if parts
+                else 2 * [chosen]
+            )
+            assert all(len(part) <= 7 for _, part in parts) and torch.equal(rows, bags.rows(chosen))
+            assert torch.equal(places, torch.repeat_interleave(torch.arange(len(chosen)), bags.sizes[chosen]))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("settings", CONFIGS)
 def test_members_see_the_same_instances(

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from mil_toolkit.report.contents import Contents
-from mil_toolkit.report.gallery import MOST_BEST, MOST_WORST, Case, Naming, cases, shows_all
+from mil_toolkit.report.gallery import Case, Naming, cases
+from mil_toolkit.report.shown import MOST_BEST, MOST_WORST, shows_all
 
 
 @dataclass(frozen=True)
