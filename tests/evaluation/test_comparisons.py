@@ -111,7 +111,7 @@ def test_weights_of_two_methods_swap_them(name: str, monkeypatch: pytest.MonkeyP
         mixed = [replace(one, probabilities=row[0], decisions=row[1]) for row in rows]
         expected.append(mixed[0].score(METRICS[name]) - mixed[1].score(METRICS[name]))
     both = [*map(comparisons._both, one.repeats(), other.repeats())]
-    (found,) = comparisons._swapped(both, [name], swaps)
+    (found,) = comparisons._swapped(both, [METRICS[name]], swaps)
     np.testing.assert_allclose(found, expected, atol=1e-14)
     monkeypatch.setattr(comparisons, "_AT_ONCE", 300)
     assert [len(part) for part in comparisons._parts(swaps)] == [2, 2, 2, 1]
