@@ -50,7 +50,7 @@ class FittedHead:
         for places in torch.arange(len(patients)).split(_BAGS_PER_BATCH):
             bags = self._instances(patients, places)
             total = self.model(bags, metadata[places].expand(self.member_count, -1, -1)).total
-            logits[:, places] = total.double().numpy()
+            logits[:, places.numpy()] = total.double().numpy()
             if weights is not None and bags is not None and self.model.pooling is not None:
                 shares = self.model.pooling.attention(bags).mean(0)
                 weights[first : first + len(shares)] = shares.numpy()
