@@ -839,7 +839,9 @@ def study_options(config: StudyConfig) -> list[str]:
         if name != "settings" and value != defaults[name]
     }
     if preset:
-        options |= {"preset": preset, "objective": config.objective}  # a preset has an objective of its own
+        options["preset"] = preset
+    if preset == "founding":  # it has an objective of its own
+        options["objective"] = config.objective
     implied = {**(PRESETS[preset] if preset else {}), "epochs": (HeadConfig().epochs,)}
     changed = {
         name: values

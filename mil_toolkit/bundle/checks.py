@@ -33,6 +33,8 @@ def config_problems(config: BundleConfig) -> Iterator[str]:
         yield f"about.class_counts {list(about.class_counts)} must add up to {about.patients} patients."
     if (about.images > 0) != bool(about.views):
         yield f"about.images is {about.images}; it must be 0 exactly if about.features is null."
+    if (config.head.outputs or 1) != about.predicted.outputs:
+        yield f"head.outputs must be {about.predicted.outputs}, as the outcome {about.predicted.kind} has."
     yield from _membership_problems(about, config.schema)
     yield from _column_problems(about.columns)
     yield from _range_problems(about)

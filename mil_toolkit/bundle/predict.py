@@ -125,9 +125,10 @@ def _in_order(bundle: ModelBundle, caches: Sequence[FeatureCache]) -> Sequence[F
 def _check_embeddings(patients: Patients, caches: Sequence[FeatureCache]) -> None:
     """Raise DataError for embeddings that are not finite; they would spoil other patients' results, too."""
     for bags, cache in zip(patients.views.values(), caches, strict=True):
-        images = int(bags.offsets[-1])
-        parts = (torch.arange(first, min(first + PART, images)) for first in range(0, images, PART))
-        finite = torch.cat([bags.embeddings(part).isfinite().all(1) for part in parts]).numpy()
+        finite = np.empty(int(bags.offsets[-1]), dtype=bool)  # small results between large ones waste memory
+        for first in range(0, len(finite), PART):
+            rows = torch.arange(first, min(first + PART, len(finite)))
+            finite[first : first + PART] = bags.embeddings(rows).isfinite().all(1).numpy()
         bad = ~np.logical_and.reduceat(finite, bags.offsets.numpy()[:-1])
         _refuse(patients, bad, f"has embeddings in {printable(cache.folder)} that are not finite numbers.")
 

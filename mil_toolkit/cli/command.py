@@ -62,7 +62,7 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if trivial else super()._get_help_string(action)
 
 
-class _Parser(argparse.ArgumentParser):
+class EscapingParser(argparse.ArgumentParser):
     """Shows the characters of its arguments that a terminal may act on escaped."""
 
     def _print_message(self, message: str, file: TextIO | None = None) -> None:  # type: ignore[override]
@@ -71,7 +71,7 @@ class _Parser(argparse.ArgumentParser):
 
 def command_parser(name: str, description: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every command has."""
-    parser = _Parser(prog=name, description=description, formatter_class=_Formatter)
+    parser = EscapingParser(prog=name, description=description, formatter_class=_Formatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument("--version", action="version", version=f"{name} {__version__}")
     return parser
@@ -106,8 +106,8 @@ def run(
     argv: Sequence[str] | None,
 ) -> int:
     """Run a command and return its exit code; a MilError is printed without a traceback."""
-    _escape_what_cannot_be_encoded()
-    arguments = _parse(parser, argv)
+    escape_what_cannot_be_encoded()
+    arguments = parse(parser, argv)
     _yield_idle_threads()
     _log_to_stderr()
     try:
@@ -191,7 +191,7 @@ def _say(text: str) -> None:
         _discard(sys.stderr)
 
 
-def _escape_what_cannot_be_encoded() -> None:
+def escape_what_cannot_be_encoded() -> None:
     """Let stdout and stderr escape the characters that the locale's encoding does not have."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -203,7 +203,7 @@ def _discard(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments; what argparse prints may be cut off, as by `--help | head`."""
     try:
         return parser.parse_args(give_back(parser, sys.argv[1:] if argv is None else argv))

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from mil_toolkit.cli.command import EscapingParser, escape_what_cannot_be_encoded, parse
 from mil_toolkit.core.version import __version__
 
 COMMANDS = {
@@ -26,14 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words and words[0] in COMMANDS:
         command: int = import_module(f"mil_toolkit.cli.{words[0]}").main(words[1:])
         return command
+    escape_what_cannot_be_encoded()
     parser = _parser()
-    parser.parse_args(words)  # shows the help or the version, or names the unknown word
+    parse(parser, words)  # shows the help or the version, or names the unknown word
     parser.error("the name of a command is missing.")
 
 
 def _parser() -> argparse.ArgumentParser:
     listed = "\n".join(f"  {name:<9}{text}" for name, text in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = EscapingParser(
         prog="mil",
         usage="mil COMMAND [OPTIONS]",
         description=f"The commands of mil_toolkit. `mil COMMAND` is the same as `mil-COMMAND`.\n\n{listed}",

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit, logit
 
 from mil_toolkit.evaluation.metrics import METRICS, Metric
 
@@ -147,11 +146,15 @@ def _distances(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def _logits(probabilities: np.ndarray) -> np.ndarray:
+    from scipy.special import logit  # takes long to import
+
     return logit(np.clip(probabilities, _LEAST, 1 - _LEAST))
 
 
 def _of_mean_logit(members: np.ndarray) -> np.ndarray:
     determined = np.all((members > _SATURATED) & (members < 1 - _SATURATED), axis=0)
+    from scipy.special import expit, logit  # take long to import
+
     means = expit(logit(np.where(determined, members, 0.5)).mean(0))
     return np.where(determined, means, np.nan)
 

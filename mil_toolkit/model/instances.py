@@ -168,7 +168,7 @@ class Instances:
         return x if self.shift is None or self.scale is None else (x - self.shift) * self.scale
 
     def standardised(self) -> Tensor:
-        """Return the standardised embeddings themselves: (K, n, D) float32. Only max pooling needs them."""
+        """Return the standardised embeddings, for poolings of single columns: (K, n, D) float32."""
         return self._standardise(self.x.float().repeat_interleave(self.member_count // len(self.x), 0))
 
     def _own(self, weights: Tensor) -> Tensor:

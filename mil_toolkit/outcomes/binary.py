@@ -6,14 +6,12 @@ from typing import ClassVar
 
 import msgspec
 import numpy as np
-from scipy.special import expit
 
 from mil_toolkit.config import ThresholdRule
 from mil_toolkit.core.cells import canonical_word
 from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import printable
 from mil_toolkit.evaluation.calibration import Decision
-from mil_toolkit.evaluation.decisions import fit_by_rule, sensitivity_to_reach
 from mil_toolkit.evaluation.metrics import Predicted
 from mil_toolkit.evaluation.scoring import BINARY, Scoring
 from mil_toolkit.outcomes.binary_text import BinaryText
@@ -140,6 +138,8 @@ class Binary(Outcome):
 
     def predicted(self, outputs: np.ndarray, targets: np.ndarray, folds: np.ndarray) -> Predicted:
         """Return probabilities without calibration, decided at 0.5."""
+        from scipy.special import expit  # a report that is up to date does without scipy
+
         probabilities = expit(outputs)
         return Predicted(targets, probabilities, probabilities >= THRESHOLD, folds)
 
@@ -147,10 +147,14 @@ class Binary(Outcome):
         self, outputs: np.ndarray, targets: np.ndarray, rule: ThresholdRule, groups: np.ndarray | None
     ) -> Decision:
         """Fit calibration and threshold to out-of-fold logits (n,); raises as `fit_by_rule`."""
+        from mil_toolkit.evaluation.decisions import fit_by_rule  # it imports pandas
+
         return fit_by_rule(outputs, targets, rule, groups)
 
     def check_rule(self, targets: np.ndarray, rule: ThresholdRule, groups: np.ndarray | None) -> None:
         """Raise DataError where the positive patients are too few for the confidence of a sensitivity."""
+        from mil_toolkit.evaluation.decisions import sensitivity_to_reach  # it imports pandas
+
         sensitivity_to_reach(rule, targets, groups)
 
     @property

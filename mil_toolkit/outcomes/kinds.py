@@ -53,6 +53,10 @@ class OutcomeRecord:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind: {self.kind[:100]!r} is not one of {', '.join(KINDS)}")
+        if self.kind == DEFAULT:
+            raise ValueError(f"kind: {DEFAULT} is not written; it is the kind without a record")
+        if unknown := self.declared.keys() - set(keys_of_kind(self.kind)):
+            raise ValueError(f"declared: {min(unknown)[:100]!r} is not a key of {self.kind}")
         outcome_of(self)
 
 

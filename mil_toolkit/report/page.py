@@ -56,12 +56,13 @@ def write_report(
     anonymise: replace the ids of patients and the names of files, and leave out the metadata of single
     patients
     most_bytes: size above which thumbnails are left out, those of the most confident correct patients first
-    scores: what `verify` returned for this study; None to verify it
+    scores: what `verify` returned for this study; None to verify it. A page of given scores is never up to
+    date for `mil-report`, since the study may have changed after they were verified.
 
     Raises DataError where the folder is not a finished study, UsageError where the output cannot be written
     or is an existing file other than a report.
     """
-    inputs = _inputs(study, anonymise, most_bytes)  # before any of them is read
+    inputs = _inputs(study, anonymise, most_bytes) if scores is None else None  # before any of them is read
     contents = read_contents(study, scores)
     path = output or contents.study.report
     _check_output(path, contents.study.folder)

@@ -1,6 +1,6 @@
 """`Space`: the search space of a study's head."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -157,7 +157,7 @@ class Space:
         first = self.config_of(self.defaults())
         if not first.image_branch and first.metadata_branch == "none":
             raise UsageError("neither images nor metadata are left: set image_branch or metadata_branch.")
-        return self.grid() if sampler == "grid" else [self.defaults(), *self.starts()]
+        return self.grid() if sampler == "grid" else self._distinct([self.defaults(), *self.starts()])
 
     def starts(self) -> list[Parameters]:
         """Return the starting points of STARTS that lie in the space, as values of the varied fields."""
@@ -183,8 +183,11 @@ class Space:
             raise UsageError(f"--sampler grid needs --set NAME=VALUE[,VALUE...] for {', '.join(intervals)}.")
         searched = {name: options for name, options in lists.items() if len(options) > 1}
         points = [dict(zip(searched, values, strict=True)) for values in product(*searched.values())]
-        # Points that differ only in fields without effect are the same configuration.
-        return list({self.config_of(point): point for point in points}.values())
+        return self._distinct(points)
+
+    def _distinct(self, points: Iterable[Parameters]) -> list[Parameters]:
+        """Return the points of different configurations; fields without effect make no difference."""
+        return list({self.config_of(point): point for point in reversed([*points])}.values())[::-1]
 
 
 def shown_by(patients: "Patients") -> tuple[bool, bool, bool]:

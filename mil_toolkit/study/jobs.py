@@ -30,7 +30,8 @@ from mil_toolkit.training.patients import Patients
 
 NEEDS_LESS_MEMORY = (
     "Run the same command again with fewer --workers, which share the device, or with --device cpu: a study"
-    " continues where it stopped. A new study needs less with --set batch_size=4."
+    " continues where it stopped. A new study needs less with a smaller --together or --set"
+    " batch_size=4."
 )
 Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)

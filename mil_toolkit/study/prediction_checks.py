@@ -91,7 +91,11 @@ def _row_problems(table: pd.DataFrame, expected: Expected) -> Iterator[str]:
 def _value_problems(table: pd.DataFrame, expected: Expected) -> Iterator[str]:
     """Yield whether values are out of bounds, or the decisions are not those of the decision rule."""
     scoring, constants = expected.scoring, {}
-    checked = [*expected.columns[len(ROW_COLUMNS) + len(scoring.targets) :]]
+    checked = [
+        name
+        for name in expected.columns[len(ROW_COLUMNS) + len(scoring.targets) :]
+        if name not in expected.constants
+    ]
     outside = list(value_problems(table, checked, scoring))
     yield from outside
     for name, number in expected.constants.items():

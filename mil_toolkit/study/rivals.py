@@ -5,19 +5,19 @@ JSON files call them `rivals`. docs/evidence.md explains them.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import torch
 
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.evaluation.scoring import Predictions
 from mil_toolkit.evaluation.splits import Split
-from mil_toolkit.features.bags import Bags
 from mil_toolkit.outcomes.outcome import DecisionRule, Outcome
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
-from mil_toolkit.training.projection import fit_projection, fold_moments
+
+if TYPE_CHECKING:
+    from mil_toolkit.features.bags import Bags
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # inverse regularisation strengths to choose from
 
@@ -60,7 +60,11 @@ def bag_statistics(patients: Patients, train: np.ndarray) -> np.ndarray | None:
     return np.concatenate(parts, axis=1) if parts else None
 
 
-def _statistics(bags: Bags, train: np.ndarray) -> np.ndarray:
+def _statistics(bags: "Bags", train: np.ndarray) -> np.ndarray:
+    import torch  # to read a study, it is not needed
+
+    from mil_toolkit.training.projection import fit_projection, fold_moments
+
     (moments,) = fold_moments(bags, [train])
     projection = fit_projection(moments, standardise=True, components=HeadConfig().components)
     tables = []
@@ -125,8 +129,7 @@ def rival_predictions(
     The regularisation strength is the best by `objective` on the inner out-of-fold outputs, on which the
     decision rule is then fitted. Returns None if the patients do not have the data.
     """
-    columns = rival.columns
-    if columns(patients, train) is None:
+    if (columns := rival.columns(patients, train)) is None:
         return None
     held_out = np.concatenate([split.test for split in inner])
     folds = np.repeat(np.arange(len(inner)), [len(split.test) for split in inner])
@@ -142,28 +145,28 @@ def rival_predictions(
     groups = None if patients.groups is None else patients.groups[train][held_out]
     decision = decide(logits[best], labels, groups)
     chosen = replace(rival, strengths=(best,))
-    return decision.predict(_logits_by_strength(chosen, patients, outcome, train, test)[best])
+    return decision.predict(_logits_by_strength(chosen, columns, patients, outcome, train, test)[best])
 
 
 def _out_of_fold(
     rival: Rival, patients: Patients, outcome: Outcome, train: np.ndarray, inner: Sequence[Split]
 ) -> dict[float, np.ndarray]:
     """Return, by strength, the logits of the held-out patients of all inner folds, fold after fold."""
-    folds = [
-        _logits_by_strength(rival, patients, outcome, train[split.train], train[split.test])
-        for split in inner
-    ]
+    folds = []
+    for split in inner:
+        own, others = train[split.train], train[split.test]
+        columns = rival.columns(patients, own)
+        assert columns is not None
+        folds.append(_logits_by_strength(rival, columns, patients, outcome, own, others))
     return {strength: np.concatenate([logits[strength] for logits in folds]) for strength in rival.strengths}
 
 
 def _logits_by_strength(
-    rival: Rival, patients: Patients, outcome: Outcome, train: np.ndarray, test: np.ndarray
+    rival: Rival, x: np.ndarray, patients: Patients, outcome: Outcome, train: np.ndarray, test: np.ndarray
 ) -> dict[float, np.ndarray]:
-    """Return the logits of the test patients by strength; the columns are encoded and scaled once."""
+    """Return the logits of the test patients by strength; x: columns of all patients, encoded on `train`."""
     from sklearn.preprocessing import StandardScaler  # to read a study, it is not needed
 
-    x = rival.columns(patients, train)
-    assert x is not None
     scaler = StandardScaler().fit(x[train])
     x_train, x_test, targets = scaler.transform(x[train]), scaler.transform(x[test]), patients.labels[train]
     return {

@@ -84,11 +84,11 @@ class SearchRun:
 
     def _run_next(self, progress: Progress) -> bool:
         """Run the next trial, or the next round of trials; return whether there was one."""
-        begun = time.monotonic()
+        begun, self._latest = time.monotonic(), []
         if not (self._in_time() and self._run_some()):
             return False
         seconds = (time.monotonic() - begun) / max(1, len(self._latest))
-        for note in self._notes(seconds):
+        for note in self._notes(seconds) if self._latest else [self._note()]:
             progress(note)
         return True
 

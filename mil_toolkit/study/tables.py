@@ -248,7 +248,8 @@ def _table_errors(path: Path) -> Iterator[None]:
 def _numbers(path: Path, name: str, texts: pd.Series, problems: list[str]) -> pd.Series:
     """Return the numbers of a column; unlike those of pandas' own parser, exact to the last bit."""
     parse = _whole if name in _WHOLE else _finite
-    numbers = [parse(text) for text in texts]
+    parsed = {text: parse(text) for text in set(texts)}  # of a fold or label, there are few
+    numbers = [parsed[text] for text in texts]
     bad = [place for place, number in enumerate(numbers) if number is None]
     if not bad:
         return pd.Series(numbers, texts.index, dtype=int if name in _WHOLE else float)

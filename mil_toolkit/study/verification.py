@@ -18,6 +18,7 @@ from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.text import printable
 from mil_toolkit.evaluation.intervals import scores_with_intervals
 from mil_toolkit.evaluation.scoring import Scoring
+from mil_toolkit.outcomes.kinds import outcome_of
 from mil_toolkit.search.space import SearchedInterval
 from mil_toolkit.study.description import patients_digest
 from mil_toolkit.study.folder import SearchFolder, Study
@@ -143,6 +144,9 @@ def _folder(study: Study, name: str) -> SearchFolder:
 
 def _patients_problems(description: StudyDescription, patients: PatientsRecord) -> list[str]:
     """Return whether patients.json does not belong to the cohort of config.json."""
+    names = outcome_of(description.outcome).class_names
+    if len(patients.class_names) != len(names):
+        return [f"it names {len(patients.class_names)} classes instead of {len(names)}."]
     if patients.grouped is None or patients_digest(patients) == description.cohort.digest:
         return []  # older versions did not store the groups, which are part of the digest
     return ["its ids, labels, groups or metadata are not those of the cohort in config.json."]

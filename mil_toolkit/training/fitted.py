@@ -41,15 +41,22 @@ class FittedHead:
     def apply(self, patients: Patients, attention: bool = True) -> HeadOutput:
         """Compute logits and, where it is wanted, attention for any patients; labels are not used."""
         metadata = torch.tensor(self.encoder.encode(patients.metadata).to_numpy(np.float32))
-        logits, weights = [], []
+        # Small results of each batch, kept between its large ones, would keep these from being reused.
+        several = (self.model.outputs,) if self.model.outputs > 1 else ()
+        logits, weights = np.empty((self.member_count, len(patients), *several)), None
+        if attention and self.projection is not None and self.model.pooling is not None:
+            assert patients.bags is not None
+            weights = np.empty(int(patients.bags.offsets[-1]), dtype=np.float32)
+        first = 0
         for places in torch.arange(len(patients)).split(_BAGS_PER_BATCH):
             bags = self._instances(patients, places)
-            logits.append(self.model(bags, metadata[places].expand(self.member_count, -1, -1)).total)
-            if attention and bags is not None and self.model.pooling is not None:
-                weights.append(self.model.attention(bags).mean(0))
-        return HeadOutput(
-            torch.cat(logits, 1).double().numpy(), torch.cat(weights).numpy() if weights else None
-        )
+            total = self.model(bags, metadata[places].expand(self.member_count, -1, -1)).total
+            logits[:, places.numpy()] = total.double().numpy()
+            if weights is not None and bags is not None:
+                shares = self.model.attention(bags).mean(0)
+                weights[first : first + len(shares)] = shares.numpy()
+                first += len(shares)
+        return HeadOutput(logits, weights)
 
     @property
     def member_count(self) -> int:

@@ -55,12 +55,12 @@ def shape_of(config: HeadConfig) -> dict[str, Value]:
 def joins(inputs: Inputs, config: HeadConfig) -> bool:
     """Return whether trials of this shape can be trained in one population.
 
-    They cannot with several outputs, with layers on the instances, with the other poolings, without
-    projection (members then share their embeddings in training), with embeddings that are read from a file,
-    and with so many instances that a mini-batch is divided.
+    They cannot with several outputs or targets, with layers on the instances, with the other poolings,
+    without projection (members then share their embeddings in training), with embeddings that are read from a
+    file, and with so many instances that a mini-batch is divided.
     """
     bags = inputs.patients.bags
-    if inputs.outcome.outputs > 1:
+    if inputs.outcome.outputs > 1 or inputs.targets.ndim > 1:
         return False
     if not config.image_branch or bags is None:
         return True

@@ -1,6 +1,6 @@
 """The training loop: K heads trained in lockstep, and their predictions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
@@ -143,14 +143,20 @@ class Population:
         drawn = draw(self.generators, sum(lengths)).to(self.inputs.device, non_blocking=True)
         return drawn.split(lengths, 1)
 
-    def _draw_dropouts(self, numbers: Sequence[tuple[int, int]]) -> Sequence[Dropout]:
+    def _draw_dropouts(self, numbers: Sequence[tuple[int, int]]) -> Iterable[Dropout]:
         """Return the dropout of each mini-batch; numbers: of instances and of patients in each.
 
-        The CPU draws when a step needs it, to save memory. For another device everything is drawn at once, in
-        the same order, and copied at once.
+        The CPU draws when a step needs it, to save memory. For another device everything is drawn in the same
+        order and copied at once; with layers on the instances, whose dropouts are large, for one mini-batch
+        after the other.
         """
         if self.inputs.device.type == "cpu":
             return [dropout_of(self.generators)] * len(numbers)
+        groups = [numbers] if self.model.network is None else [[number] for number in numbers]
+        return chain.from_iterable(map(self._moved_dropouts, groups))
+
+    def _moved_dropouts(self, numbers: Sequence[tuple[int, int]]) -> Sequence[Dropout]:
+        """Draw the dropouts of these mini-batches, and copy them to the device at once."""
         shapes = [shape for number in numbers for shape in self.model.dropouts(*number)]
         if not shapes:
             return [keep_all] * len(numbers)

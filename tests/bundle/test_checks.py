@@ -45,6 +45,7 @@ def reverse(record: Any, name: str) -> None:
 DECISION, HEAD = ("about", "decision"), ("head", "config")
 SPEC, ENCODER = ("about", "features", "spec"), ("head", "encoder")
 CHANGES: list[tuple[str, Callable[[Any], None]]] = [
+    ("outputs", at("head", "outputs", to=3)),
     # The decision.
     ("threshold", at(*DECISION, "threshold", to="0.5")),
     ("threshold", at(*DECISION, "threshold", to=7)),

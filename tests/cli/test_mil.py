@@ -43,6 +43,14 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == f"mil_toolkit {mil_toolkit.__version__}\n"
 
 
+def test_an_unknown_name_is_shown_without_what_a_terminal_may_act_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert ended("\x1b[31mtrain") == 2
+    error = capsys.readouterr().err
+    assert "train" in error and "\x1b" not in error
+
+
 @pytest.mark.parametrize("words", [(), ("train",), ("--no-such-option",)])
 def test_anything_else_is_a_usage_error(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(*words) == 2

@@ -162,9 +162,9 @@ def test_with_zero_start_the_images_have_no_effect_on_the_first_logits(layers: i
     config = dataclasses.replace(CONFIG, pooling=name, zero_start=True, instance_layers=layers)
     model = MILModel(config, WIDTH, 2, generators(SEEDS))
     metadata = torch.randn(len(SEEDS), len(SIZES), 2)
-    logistic = torch.randn(len(SEEDS), 3)
-    model.start_at(logistic)
-    expected = (metadata @ logistic[:, :-1, None] + logistic[:, None, -1:]).squeeze(-1)
+    linear = torch.randn(len(SEEDS), 3, 1)
+    model.start_at(linear)
+    expected = (metadata @ linear[:, :-1] + linear[:, -1:]).squeeze(-1)
     torch.testing.assert_close(model(instances(embeddings()), metadata).total, expected)
 
 

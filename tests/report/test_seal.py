@@ -12,6 +12,8 @@ from support.studies import Tiny
 
 from mil_toolkit.report import page, seal
 from mil_toolkit.report.seal import GENERATOR, MOST_BYTES, current_report, inputs_digest, with_seal
+from mil_toolkit.study.folder import Study
+from mil_toolkit.study.verification import verify
 
 NOTE = 'One "image" is > 3 & missing.'
 PAGE = b"<!doctype html>\n" + GENERATOR + b"<p>a page</p>\n" * 30
@@ -45,6 +47,12 @@ def _moved(copied: Path, tiny: Tiny, tmp_path: Path) -> Path:
     toml, features = tmp_path / tiny.cohort_toml.parent.name / "cohort.toml", tmp_path / tiny.features.name
     rewrite(copied / "sources.json", lambda sources: sources.update(cohort=str(toml), features=str(features)))
     return copied
+
+
+def test_a_page_of_scores_that_were_verified_before_is_not_up_to_date(copied: Path) -> None:
+    """The study may have changed since, and nobody would verify it again."""
+    page.write_report(copied, scores=verify(Study.open(copied)))
+    assert current_report(copied) is None
 
 
 def test_a_report_is_drawn_only_if_it_is_not_up_to_date_or_forced(

@@ -94,8 +94,8 @@ def test_the_best_trial_is_chosen_where_it_surpasses_the_defaults(
 ) -> None:
     critical = 0.0 if surpassed else 100.0
 
-    def max_t_of(*arguments: Any) -> MaxT:
-        return replace(max_t(*arguments), critical=critical)
+    def max_t_of(*arguments: Any, **options: Any) -> MaxT:
+        return replace(max_t(*arguments, **options), critical=critical)
 
     monkeypatch.setattr(selection, "max_t", max_t_of)
     tuned = tune(tiny.cohort, tiny.cache, tmp_path, replace(PLAIN, trials=4, sampler="random"), "cpu")
