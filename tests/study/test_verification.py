@@ -109,6 +109,12 @@ SPLITS = [
     Doctored("a list", content("splits.json", b"[]"), r"splits\.json does not have the expected content"),
 ]
 PATIENTS = [
+    Doctored("no class", setting("patients.json", "class_names", to=[]), "it names 0 classes instead of 2"),
+    Doctored(
+        "three classes",
+        setting("patients.json", "class_names", to=["a", "b", "c"]),
+        "it names 3 classes instead of 2",
+    ),
     Doctored("a label", in_json("patients.json", flip_first), r"patients\.json: its ids, labels"),
     Doctored(
         "a value",
