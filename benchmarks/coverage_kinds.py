@@ -29,7 +29,7 @@ from mil_toolkit.evaluation.class_metrics import COSTS, OF_EACH_CLASS, ORDERED_M
 from mil_toolkit.evaluation.intervals import draw_patients, percentile_interval
 from mil_toolkit.evaluation.measure import Measure
 from mil_toolkit.evaluation.measure_intervals import Patients, influences, least_variance, measure_interval
-from mil_toolkit.evaluation.number_metrics import NUMBER_METRICS, NumberPredicted
+from mil_toolkit.evaluation.number_metrics import NUMBER_METRICS, NumberPredicted, through_intercept
 from mil_toolkit.evaluation.survival_metrics import SURVIVAL_METRICS, SurvivalPredicted, uncensored
 
 COLUMNS, FOLDS, NEW = 6, 5, 200  # NEW: patients of the population for each fitted model
@@ -75,6 +75,8 @@ def scored(
         patients = Patients(np.arange(count), means, cross_validated=count)
         value = measure.score(predicted, count)
         influence = influences(lambda weights, of=measure.of: of(predicted, weights), count)  # type: ignore[misc]
+        if isinstance(predicted, NumberPredicted) and name == "mae":
+            influence = influence + through_intercept(predicted)
         least = 0.0
         if isinstance(predicted, ClassPredicted) and name in COSTS:
             least = least_variance(COSTS[name](predicted), means)
@@ -193,9 +195,10 @@ def number_cohort(
     for fold in range(FOLDS):
         train, test, ours = folds != fold, folds == fold, new_folds() == fold
         centre = targets[train].mean()
-        gram = x[train].T @ x[train] + np.eye(COLUMNS)
-        slopes = np.linalg.solve(gram, x[train].T @ (targets[train] - centre))
-        own[test], new[ours] = centre + x[test] @ slopes, centre + new_x[ours] @ slopes
+        origin = x[train].mean(0)
+        z = x[train] - origin
+        slopes = np.linalg.solve(z.T @ z + np.eye(COLUMNS), z.T @ (targets[train] - centre))
+        own[test], new[ours] = (centre + (part - origin) @ slopes for part in (x[test], new_x[ours]))
     return NumberPredicted(targets, own, folds), NumberPredicted(later, new, new_folds())
 
 

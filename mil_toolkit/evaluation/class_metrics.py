@@ -178,7 +178,7 @@ def macro_auc(predicted: ClassPredicted, weights: np.ndarray) -> np.ndarray:
 
 
 def second_classes(predicted: ClassPredicted) -> np.ndarray:
-    """Return the most probable class of each patient except for the true one: probabilities (n, C) -> (n,)."""
+    """Return the most probable wrong class of each patient, (n,), of probabilities (n, C)."""
     others = predicted.probabilities.copy()
     others[np.arange(len(others)), predicted.labels] = -1
     return np.asarray(others.argmax(-1))
@@ -187,24 +187,25 @@ def second_classes(predicted: ClassPredicted) -> np.ndarray:
 COSTS: dict[str, Callable[[ClassPredicted], np.ndarray]] = {
     "balanced_log_loss": lambda predicted: losses(second_classes(predicted), predicted.probabilities),
     "brier": lambda predicted: squared_errors(second_classes(predicted), predicted.probabilities),
-    "rank_error": lambda predicted: np.ones(len(predicted.labels)),
 }
 
 CLASS_METRICS: dict[str, Measure[ClassPredicted]] = {
-    "balanced_log_loss": Measure(balanced_log_loss, "positive", higher_is_better=False, balanced=True),
-    "balanced_accuracy": Measure(balanced_accuracy, "share", balanced=True),
-    "macro_f1": Measure(macro_f1, "share"),
-    "macro_auc": Measure(macro_auc, "share", balanced=True),
-    "brier": Measure(brier, "positive", higher_is_better=False),
-    "kappa": Measure(kappa, "correlation"),
+    "balanced_log_loss": Measure(
+        balanced_log_loss, "positive", higher_is_better=False, training=20, balanced=True
+    ),
+    "balanced_accuracy": Measure(balanced_accuracy, "share", training=30, balanced=True),
+    "macro_f1": Measure(macro_f1, "share", training=40),
+    "macro_auc": Measure(macro_auc, "share", training=30, balanced=True),
+    "brier": Measure(brier, "positive", higher_is_better=False, training=10),
+    "kappa": Measure(kappa, "correlation", training=30),
 }
 ORDERED_METRICS: dict[str, Measure[ClassPredicted]] = {
     **CLASS_METRICS,
-    "quadratic_kappa": Measure(quadratic_kappa, "correlation"),
-    "rank_error": Measure(rank_error, "positive", higher_is_better=False),
+    "quadratic_kappa": Measure(quadratic_kappa, "correlation", training=30),
+    "rank_error": Measure(rank_error, "count", higher_is_better=False, training=40),
 }
 OF_EACH_CLASS: dict[str, Measure[ClassPredicted]] = {  # scores have the shape (..., C)
-    "sensitivity": Measure(sensitivities, "share"),
-    "specificity": Measure(specificities, "share"),
-    "ppv": Measure(predictive_values, "share"),
+    "sensitivity": Measure(sensitivities, "share", training=10),
+    "specificity": Measure(specificities, "share", training=10),
+    "ppv": Measure(predictive_values, "share", training=30),
 }

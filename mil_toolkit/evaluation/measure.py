@@ -7,7 +7,7 @@ from typing import Generic, Literal, TypeVar
 import numpy as np
 
 P = TypeVar("P")  # what is scored: the predictions of a kind of outcome
-Scale = Literal["share", "positive", "correlation", "explained", "plain"]
+Scale = Literal["share", "count", "positive", "correlation", "explained"]
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class Measure(Generic[P]):
     """A score, its direction, and how its interval is formed; see measure_intervals.py.
 
     of: computes the scores (...) from predictions and weights (..., n) of the patients
-    scale: range of the score: "share" 0 to 1, "positive" above 0, "correlation" -1 to 1, "explained" below 1,
-        "plain" unbounded
+    scale: range of the score: "share" 0 to 1, "count" a mean of small counts, "positive" above 0,
+        "correlation" -1 to 1, "explained" below 1
     training: the variance of a score from cross-validation on n patients is (1 + training / n) times that
         over patients who are predicted by given models; found by benchmarks/coverage_kinds.py --unwidened
     balanced: whether classes of different sizes have the same weight in the score
@@ -25,7 +25,7 @@ class Measure(Generic[P]):
     of: Callable[[P, np.ndarray], np.ndarray]
     scale: Scale
     higher_is_better: bool = True
-    training: float = 30.0
+    training: float = 0.0
     balanced: bool = False
 
     def score(self, predicted: P, count: int) -> float:

@@ -165,14 +165,25 @@ def _correlation(estimate: _Estimate) -> tuple[float, float]:
     return 2 * low - 1, 2 * high - 1
 
 
-def _plain(estimate: _Estimate) -> tuple[float, float]:
-    return estimate.value - _half(estimate), estimate.value + _half(estimate)
+def _count(estimate: _Estimate) -> tuple[float, float]:
+    """Return the interval of a mean of small counts: the variance at a bound is in proportion to the bound.
+
+    The score interval of a Poisson mean (Garwood 1936 has the exact one) whose variance is multiplied by the
+    observed dispersion, which is averaged with 1 where the counts are few. It has a width also at 0.
+    """
+    value, count = estimate.value, estimate.count
+    errors = count * value
+    observed = estimate.variance / estimate.widening * count / value if value > 0 else 1.0
+    effect = (errors * observed + PRIOR_ERRORS * estimate.design) / (errors + PRIOR_ERRORS)
+    unit = quantile(max(1.0, count - 1)) ** 2 * effect * estimate.widening / count
+    half = float(np.sqrt(unit * value + unit**2 / 4))
+    return max(0.0, value + unit / 2 - half), value + unit / 2 + half
 
 
 SCALES: dict[Scale, Callable[[_Estimate], tuple[float, float]]] = {
     "share": _share,
+    "count": _count,
     "positive": _positive,
     "explained": _explained,
     "correlation": _correlation,
-    "plain": _plain,
 }

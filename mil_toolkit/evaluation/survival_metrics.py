@@ -165,8 +165,8 @@ def observed_risk(predicted: SurvivalPredicted, weights: np.ndarray) -> np.ndarr
 
 
 SURVIVAL_METRICS: dict[str, Measure[SurvivalPredicted]] = {
-    "concordance_harrell": Measure(concordance_harrell, "share"),
-    "concordance_uno": Measure(concordance_uno, "share"),
-    "integrated_brier": Measure(integrated_brier, "positive", higher_is_better=False),
-    "brier_at_horizon": Measure(brier_at_horizon, "positive", higher_is_better=False),
+    "concordance_harrell": Measure(concordance_harrell, "share", training=20),
+    "concordance_uno": Measure(concordance_uno, "share", training=20),
+    "integrated_brier": Measure(integrated_brier, "positive", higher_is_better=False, training=0),
+    "brier_at_horizon": Measure(brier_at_horizon, "positive", higher_is_better=False, training=0),
 }
