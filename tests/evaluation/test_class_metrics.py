@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import sklearn.metrics as sk
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mil_toolkit.evaluation import class_metrics as classes
@@ -64,6 +64,7 @@ SK = {
 
 @every_metric
 @given(seed=st.integers(0, 500))
+@settings(max_examples=20)
 def test_a_weighted_metric_agrees_with_scikit_learn(name: str, seed: int) -> None:
     predicted = one_fold(drawn(seed))
     weights = np.random.default_rng(seed).integers(1, 5, len(LABELS)).astype(float)
@@ -146,6 +147,7 @@ def test_the_direction_of_a_metric_is_that_of_better_predictions(name: str) -> N
     ],
 )
 @given(seed=st.integers(0, 500))
+@settings(max_examples=20)
 def test_two_classes_have_the_scores_of_a_binary_outcome(
     name: str, binary: str, factor: float, seed: int
 ) -> None:

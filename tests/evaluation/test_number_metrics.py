@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import sklearn.metrics as sk
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, spearmanr
 
@@ -44,6 +44,7 @@ def somers(targets: np.ndarray, values: np.ndarray) -> float:
 
 @every_metric
 @given(seed=st.integers(0, 500))
+@settings(max_examples=20)
 def test_a_weighted_metric_of_one_fold_agrees_with_the_library(name: str, seed: int) -> None:
     predicted = drawn(seed, folds=1)
     weights = np.random.default_rng(seed).integers(1, 4, 12).astype(float)
