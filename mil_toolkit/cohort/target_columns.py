@@ -83,12 +83,12 @@ def check_class_words(
         problems.add(f"at least two classes are needed, but the declared ones are: {names}.", "[cohort]")
     uses: dict[str, list[str]] = defaultdict(list)
     for name, words in (*classes.items(), ("unlabelled", tuple(unlabelled))):
-        for word in {canonical_word(word): word for word in words}:
-            uses[word].append(name)
-    for word, names in uses.items():
-        if len(names) > 1:
-            both = " and ".join(map(repr, names))
-            problems.add(f"the word {word!r} belongs to {both}; keep it in one of them.", "[cohort]")
+        for canonical in set(map(canonical_word, words)):
+            uses[canonical].append(name)
+    for canonical, owners in uses.items():
+        if len(owners) > 1:
+            both = " and ".join(map(repr, owners))
+            problems.add(f"the word {canonical!r} belongs to {both}; keep it in one of them.", "[cohort]")
 
 
 def check_class_sizes(

@@ -22,7 +22,7 @@ def test_the_recalibration_is_the_regression_of_targets_on_outputs() -> None:
     targets = 3 * outputs - 2 + random.normal(size=50)
     slope, intercept = np.polyfit(outputs, targets, 1)
     fitted = fit_affine(outputs, targets)
-    assert (fitted.slope, fitted.intercept) == (pytest.approx(slope), pytest.approx(intercept))
+    np.testing.assert_allclose([fitted.slope, fitted.intercept], [slope, intercept])
     residuals = targets - fitted.values(outputs)
     assert residuals.mean() == pytest.approx(0, abs=1e-12)
     assert residuals @ outputs == pytest.approx(0, abs=1e-9)
