@@ -95,7 +95,7 @@ def macro_f1(predicted: ClassPredicted, weights: np.ndarray) -> np.ndarray:
     """Return the mean over classes of the harmonic mean of sensitivity and positive predictive value.
 
     The class's value is 2 TP / (2 TP + FP + FN), which is 0 for a class that nobody is predicted to have
-    (Opitz and Burst 2019, "Macro F1 and Macro F1", eq. 2).
+    (Opitz and Burst 2019, "Macro F1 and Macro F1": the mean of F1 scores, not F1 of the means).
     """
     counts = confusion(predicted, weights)
     return np.asarray(ratio(2 * _hits(counts), counts.sum(-1) + counts.sum(-2)).mean(-1))
@@ -152,7 +152,7 @@ def squared_errors(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def brier(predicted: ClassPredicted, weights: np.ndarray) -> np.ndarray:
-    """Return the mean squared distance of the probabilities from the class (Brier 1950, eq. 2).
+    """Return the mean squared distance of the probabilities from the class (Brier 1950).
 
     It lies between 0 and 2; of two classes, it is twice the Brier score of a binary outcome.
     """
@@ -167,9 +167,10 @@ def class_aucs(predicted: ClassPredicted, weights: np.ndarray) -> np.ndarray:
 
 
 def macro_auc(predicted: ClassPredicted, weights: np.ndarray) -> np.ndarray:
-    """Return the mean over classes of the AUC against all others within folds (Provost and Domingos 2000).
+    """Return the mean over classes of the AUC against all others within folds.
 
-    All classes count the same. NaN if no fold has patients of a class and of another one.
+    All classes count the same (Fawcett 2006, section 9.2, weights them by their shares). NaN if no fold has
+    patients of a class and of another one.
     """
     return np.asarray(class_aucs(predicted, weights).mean(-1))
 
@@ -191,18 +192,18 @@ COSTS: dict[str, Callable[[ClassPredicted], np.ndarray]] = {
 
 CLASS_METRICS: dict[str, Measure[ClassPredicted]] = {
     "balanced_log_loss": Measure(
-        balanced_log_loss, "positive", higher_is_better=False, training=20, balanced=True
+        balanced_log_loss, "positive", higher_is_better=False, training=10, balanced=True
     ),
     "balanced_accuracy": Measure(balanced_accuracy, "share", training=30, balanced=True),
     "macro_f1": Measure(macro_f1, "share", training=40),
-    "macro_auc": Measure(macro_auc, "share", training=30, balanced=True),
+    "macro_auc": Measure(macro_auc, "share", training=40, balanced=True),
     "brier": Measure(brier, "positive", higher_is_better=False, training=10),
     "kappa": Measure(kappa, "correlation", training=30),
 }
 ORDERED_METRICS: dict[str, Measure[ClassPredicted]] = {
     **CLASS_METRICS,
-    "quadratic_kappa": Measure(quadratic_kappa, "correlation", training=30),
-    "rank_error": Measure(rank_error, "count", higher_is_better=False, training=40),
+    "quadratic_kappa": Measure(quadratic_kappa, "correlation", training=50),
+    "rank_error": Measure(rank_error, "count", higher_is_better=False, training=60),
 }
 OF_EACH_CLASS: dict[str, Measure[ClassPredicted]] = {  # scores have the shape (..., C)
     "sensitivity": Measure(sensitivities, "share", training=10),

@@ -22,9 +22,9 @@ def choose_cuts(times: np.ndarray, events: np.ndarray, count: int, horizon: floa
     times: (n,) of training patients; events: (n,) bool, at least one of them True
 
     The ends are quantiles of the event times, so that each interval has about as many events (Kvamme and
-    Borgan 2021, section 3.1, discuss the choice), and the one that is nearest to the horizon is replaced by
-    it. If equal event times leave fewer ends, the last one is repeated: intervals without width, which nobody
-    can have an event in.
+    Borgan 2021 discuss the choice), and the one that is nearest to the horizon is replaced by it. If equal
+    event times leave fewer ends, the last one is repeated: intervals without width, which nobody can have an
+    event in.
 
     >>> choose_cuts(np.arange(1.0, 9.0), np.ones(8, dtype=bool), count=4, horizon=5.0).tolist()
     [2.75, 5.0, 6.25, 8.0]
@@ -53,7 +53,7 @@ def to_intervals(times: np.ndarray, events: np.ndarray, cuts: np.ndarray) -> Int
 def survival_from_logits(logits: np.ndarray) -> np.ndarray:
     """Return the survival at the cut points from the logits of the hazards: (..., T) -> (..., T).
 
-    The survival is the product of 1 - hazard up to each cut (Kvamme and Borgan 2021, eq. 2).
+    The survival is the product of 1 - hazard up to each cut (Kvamme and Borgan 2021, section 2).
     """
     return np.exp(-np.cumsum(np.logaddexp(0, logits), axis=-1))
 
@@ -61,7 +61,7 @@ def survival_from_logits(logits: np.ndarray) -> np.ndarray:
 def survival_at(times: np.ndarray, cuts: np.ndarray, survival: np.ndarray) -> np.ndarray:
     """Return the survival at times (m,) from that at the cut points: (..., T) -> (..., m).
 
-    It is linear between the cut points (constant density interpolation; Kvamme and Borgan 2021, section 4.1),
+    It is linear between the cut points (constant density interpolation of Kvamme and Borgan 2021),
     1 at time 0, and constant after the last cut. Of a repeated cut, the last value counts.
     """
     ends = np.concatenate([[0.0], cuts])

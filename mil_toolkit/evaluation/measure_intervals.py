@@ -81,6 +81,24 @@ def effective_count(strata: np.ndarray, balanced: bool) -> float:
     return float(len(sizes) ** 2 / (1 / sizes).sum())
 
 
+def kurtotic_freedom(influence: np.ndarray) -> float:
+    """Return the degrees of freedom of a variance that is estimated from influences (n,), at least 1.
+
+    These are 2 n / (kurtosis - (n - 3) / (n - 1)) (O'Neill 2014, "Some useful moment results in sampling
+    problems"): about n for normal influences, fewer where few patients with large losses make up most of the
+    variance, as with squared errors.
+
+    >>> round(kurtotic_freedom(np.array([9.0, -1, -1, -1, -1, -1, -1, -1, -1, -1])), 1)
+    2.7
+    """
+    count = len(influence)
+    squares = (influence - influence.mean()) ** 2
+    if count < 3 or not squares.any():
+        return max(1.0, count - 1.0)
+    kurtosis = float((squares**2).mean() / squares.mean() ** 2)
+    return max(1.0, min(count - 1.0, 2 * count / max(1e-9, kurtosis - (count - 3) / (count - 1))))
+
+
 def least_variance(costs: np.ndarray, strata: np.ndarray) -> float:
     """Return half of the variance of a mean of losses that one patient who is predicted wrongly would cause.
 
@@ -111,6 +129,7 @@ def measure_interval(
         return UNKNOWN
     own, freedom = spread(influence, patients.units, patients.strata)
     observed = max(own, least)
+    freedom = min(freedom, kurtotic_freedom(np.bincount(patients.units, influence)))
     widening = patients.widening(measure.training)
     counted = effective_count(patients.strata, measure.balanced) if count is None else count
     estimate = _Estimate(value, observed * widening, freedom, counted, widening, patients.design)

@@ -60,11 +60,11 @@ def prediction_margin(residuals: np.ndarray, level: float = LEVEL) -> float:
     """Return the half width of the prediction interval of a new patient, from residuals (n,) out of fold.
 
     This is the ceil(level * (n + 1))-th smallest absolute residual, infinite if there are too few for the
-    level (19 for 95 %). The interval value +- margin of a model that is trained on all patients is the
-    cross-conformal one of Barber et al. 2021, "Predictive inference with the jackknife+", eq. 1.4, with folds
-    in place of single patients: for patients who are exchangeable with the training patients it covers at
-    `level` where the model hardly changes if a fold is left out (their theorem 5), and without such an
-    assumption nothing is guaranteed. `cv_plus` has a guarantee without it.
+    level (19 for 95 %). The interval value +- margin of a model that is trained on all patients is that of
+    the jackknife (Barber et al. 2021, "Predictive inference with the jackknife+", section 1), with folds in
+    place of single patients. For patients who are exchangeable with the training patients it covers at about
+    `level` where the predictions hardly change if a fold is left out (their theorem 5); without such
+    stability nothing is guaranteed (theorem 2). `cv_plus` has a guarantee without it.
 
     >>> prediction_margin(np.arange(-9.0, 10.0)), prediction_margin(np.ones(18))
     (9.0, inf)
@@ -86,7 +86,7 @@ class Ranges(NamedTuple):
 
 
 def cv_plus(residuals: np.ndarray, values: np.ndarray, level: float = LEVEL) -> Ranges:
-    """Return the CV+ prediction intervals of m new patients (Barber et al. 2021, eq. 3.1).
+    """Return the CV+ prediction intervals of m new patients (Barber et al. 2021, section 3).
 
     residuals: (n,), absolute or signed, out of fold
     values: (n, m), of each new patient by the model that was trained without the fold of training patient i

@@ -83,7 +83,7 @@ def censoring_curve(times: np.ndarray, events: np.ndarray) -> StepCurve:
 
 
 def kaplan_meier(times: np.ndarray, events: np.ndarray) -> KaplanMeier:
-    """Return the Kaplan-Meier curve with intervals on the scale log(-log) (Borgan and Liestøl 1990, eq. 4).
+    """Return the Kaplan-Meier curve with intervals on the scale log(-log) (Borgan and Liestøl 1990).
 
     times: (n,); events: (n,) bool. Where the curve is 1 or 0, the interval has no width.
     """

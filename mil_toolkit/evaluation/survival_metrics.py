@@ -95,7 +95,7 @@ def concordance_harrell(predicted: SurvivalPredicted, weights: np.ndarray) -> np
 
 
 def concordance_uno(predicted: SurvivalPredicted, weights: np.ndarray) -> np.ndarray:
-    """Return the concordance of events before the horizon, free of the censoring (Uno et al. 2011, eq. 6).
+    """Return the concordance of events before the horizon, free of the censoring (Uno et al. 2011).
 
     A pair is weighted by the inverse square of the probability that the earlier event was not censored.
     """
@@ -115,7 +115,8 @@ def concordance_uno(predicted: SurvivalPredicted, weights: np.ndarray) -> np.nda
 def squared_errors(predicted: SurvivalPredicted) -> np.ndarray:
     """Return the squared error of each patient at each time of the grid with IPCW, (..., n, G).
 
-    Graf et al. 1999, eq. 5: patients censored before a time count nothing there, the others for those too.
+    Graf et al. 1999: a patient who was censored before a time has no error there; those who were not have the
+    weight of such patients too.
     """
     died = (predicted.times[:, None] <= predicted.grid) & predicted.events[:, None]
     alive = predicted.times[:, None] > predicted.grid
@@ -136,12 +137,12 @@ def integrated_errors(predicted: SurvivalPredicted) -> np.ndarray:
 
 
 def integrated_brier(predicted: SurvivalPredicted, weights: np.ndarray) -> np.ndarray:
-    """Return the Brier score with IPCW, averaged over the times of the grid (Graf et al. 1999, eq. 8)."""
+    """Return the Brier score with IPCW, averaged over the times of the grid (Graf et al. 1999)."""
     return mean(integrated_errors(predicted), weights)
 
 
 def brier_at_horizon(predicted: SurvivalPredicted, weights: np.ndarray) -> np.ndarray:
-    """Return the Brier score with IPCW of the risk at the horizon (Graf et al. 1999, eq. 5)."""
+    """Return the Brier score with IPCW of the risk at the horizon (Graf et al. 1999)."""
     return mean(squared_errors(predicted)[..., -1], weights)
 
 
@@ -165,8 +166,8 @@ def observed_risk(predicted: SurvivalPredicted, weights: np.ndarray) -> np.ndarr
 
 
 SURVIVAL_METRICS: dict[str, Measure[SurvivalPredicted]] = {
-    "concordance_harrell": Measure(concordance_harrell, "share", training=20),
-    "concordance_uno": Measure(concordance_uno, "share", training=20),
+    "concordance_harrell": Measure(concordance_harrell, "share", training=40),
+    "concordance_uno": Measure(concordance_uno, "share", training=40),
     "integrated_brier": Measure(integrated_brier, "positive", higher_is_better=False, training=0),
     "brier_at_horizon": Measure(brier_at_horizon, "positive", higher_is_better=False, training=0),
 }

@@ -40,7 +40,7 @@ def softmax_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def balanced_softmax_losses(logits: Tensor, labels: Tensor, log_shares: Tensor) -> Tensor:
-    """Return the balanced softmax cross-entropy of each patient (Ren et al. 2020, eq. 4), (K, b).
+    """Return the balanced softmax cross-entropy of each patient (Ren et al. 2020), (K, b).
 
     Shapes: logits (K, b, C), labels (b,), log_shares (K, C) of each member's training patients. The shares
     enter the softmax in training only, so that the logits are those of classes of equal sizes. It replaces

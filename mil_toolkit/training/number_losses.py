@@ -38,7 +38,7 @@ def original_unit(outputs: Tensor, scale: TargetScale) -> Tensor:
 
 
 def huber_losses(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the Huber loss of each patient (Huber 1964, eq. 1.3): outputs and targets (K, b) -> (K, b).
+    """Return the Huber loss of each patient (Huber 1964): outputs and targets (K, b) -> (K, b).
 
     Both are on the standardised scale; the loss is quadratic up to an error of DELTA and linear beyond it.
     """

@@ -13,7 +13,7 @@ def hazard_losses(logits: Tensor, survived: Tensor, event: Tensor) -> Tensor:
     `evaluation.discrete_time.to_intervals` returns them for the cut points of each member.
 
     This is -sum over outlived intervals of log(1 - hazard) - event * log(hazard of the next one) (Kvamme and
-    Borgan 2021, eq. 6; Gensheimer and Narasimhan 2019, eq. 3). A patient who was censored in the first
+    Borgan 2021; Gensheimer and Narasimhan 2019). A patient who was censored in the first
     interval has a loss of 0.
     """
     intervals = torch.arange(logits.shape[-1], device=logits.device)
