@@ -25,11 +25,16 @@ import numpy as np
 from scipy.special import softmax
 
 from mil_toolkit.evaluation.class_calibration import last_largest
-from mil_toolkit.evaluation.class_metrics import COSTS, OF_EACH_CLASS, ORDERED_METRICS, ClassPredicted
+from mil_toolkit.evaluation.class_metrics import OF_EACH_CLASS, ORDERED_METRICS, ClassPredicted
 from mil_toolkit.evaluation.intervals import draw_patients, percentile_interval
 from mil_toolkit.evaluation.measure import Measure
-from mil_toolkit.evaluation.measure_intervals import Patients, influences, least_variance, measure_interval
-from mil_toolkit.evaluation.number_metrics import NUMBER_METRICS, NumberPredicted, through_intercept
+from mil_toolkit.evaluation.measure_intervals import (
+    Patients,
+    influences,
+    measure_interval,
+    score_with_interval,
+)
+from mil_toolkit.evaluation.number_metrics import NUMBER_METRICS, NumberPredicted
 from mil_toolkit.evaluation.survival_metrics import SURVIVAL_METRICS, SurvivalPredicted, uncensored
 
 SEED = 29  # that of the runs which found `Measure.training` was another one
@@ -42,7 +47,7 @@ P = TypeVar("P")
 
 
 @dataclass(frozen=True)
-class Scored:
+class Row:
     """A score of a cohort, its interval, that of the bootstrap (NaN if not computed), and the target."""
 
     value: float
@@ -53,7 +58,7 @@ class Scored:
     truth: float
 
 
-Rows = dict[str, Scored]
+Rows = dict[str, Row]
 
 
 # Scores of one cohort.
@@ -74,19 +79,13 @@ def scored(
         measure = own if training is None else replace(own, training=training)
         means = strata if measure.balanced else np.zeros_like(strata)
         patients = Patients(np.arange(count), means, cross_validated=count)
-        value = measure.score(predicted, count)
-        influence = influences(lambda weights, of=measure.of: of(predicted, weights), count)  # type: ignore[misc]
-        if isinstance(predicted, NumberPredicted) and name == "mae":
-            influence = influence + through_intercept(predicted)
-        least = 0.0
-        if isinstance(predicted, ClassPredicted) and name in COSTS:
-            least = least_variance(COSTS[name](predicted), means)
-        bounds = measure_interval(measure, value, influence, patients, least=least)
+        own_score = score_with_interval(measure, [predicted], patients)
         resampled = (np.nan, np.nan)
         if draws is not None:
             resampled = percentile_interval(measure.of(predicted, draws))
         truth = measure.score(new, FOLDS * NEW)
-        rows[name] = Scored(value, bounds.low, bounds.high, bounds.variance**0.5, resampled, truth)
+        bounds = own_score.bounds
+        rows[name] = Row(own_score.value, bounds.low, bounds.high, bounds.variance**0.5, resampled, truth)
     return rows
 
 
@@ -171,9 +170,7 @@ def of_each_class(predicted: ClassPredicted, new: ClassPredicted, training: floa
         bounds = measure_interval(measure, value, influence, patients, float(counted[name].sum()))
         truth = float(measure.of(new, np.ones(FOLDS * NEW))[label])
         nothing = (np.nan, np.nan)
-        rows[f"{name} (rarest)"] = Scored(
-            value, bounds.low, bounds.high, bounds.variance**0.5, nothing, truth
-        )
+        rows[f"{name} (rarest)"] = Row(value, bounds.low, bounds.high, bounds.variance**0.5, nothing, truth)
     return rows
 
 
@@ -347,7 +344,7 @@ class Coverage:
     width: float
 
 
-def coverage(rows: list[Scored]) -> Coverage:
+def coverage(rows: list[Row]) -> Coverage:
     """Return the coverage of one metric; scores of NaN are left out."""
     known = [row for row in rows if np.isfinite(row.value)]
     target = float(np.nanmean([row.truth for row in rows]))
@@ -369,7 +366,7 @@ def coverage(rows: list[Scored]) -> Coverage:
 
 def run(setting: Setting, cohorts: int, training: float | None) -> dict[str, Coverage]:
     """Return the coverage of each metric in a setting."""
-    found: dict[str, list[Scored]] = {}
+    found: dict[str, list[Row]] = {}
     for number in range(cohorts):
         random = np.random.default_rng([SEED, number])
         for name, row in setting.rows(random, number % BOOTSTRAPPED == 0, training).items():

@@ -5,11 +5,11 @@ and weights may both have leading axes, as in metrics.py. A score that needs eve
 weighted patients lack one; such scores of fewer classes could not be compared with others.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from mil_toolkit.evaluation import pairs
 from mil_toolkit.evaluation.measure import Measure
 from mil_toolkit.evaluation.metrics import Predicted, auc
 from mil_toolkit.evaluation.weighted import mean, ratio
@@ -175,6 +175,26 @@ def macro_auc(predicted: ClassPredicted, weights: np.ndarray) -> np.ndarray:
     return np.asarray(class_aucs(predicted, weights).mean(-1))
 
 
+def _macro_auc_influence(predicted: ClassPredicted) -> np.ndarray:
+    """Return the influence of each patient on the macro AUC, (n,)."""
+    return np.asarray(
+        np.mean(
+            [
+                pairs.influence(
+                    predicted.probabilities[:, label], predicted.folds, _of_class(predicted.labels, label)
+                )
+                for label in range(predicted.classes)
+            ],
+            axis=0,
+        )
+    )
+
+
+def _of_class(labels: np.ndarray, label: int) -> pairs.Comparable:
+    inside = labels == label
+    return lambda places: (inside[places][:, None] & ~inside[places]).astype(float)
+
+
 # The losses that patients would have if they were predicted wrongly, for the least variance of a mean loss.
 
 
@@ -185,19 +205,27 @@ def second_classes(predicted: ClassPredicted) -> np.ndarray:
     return np.asarray(others.argmax(-1))
 
 
-COSTS: dict[str, Callable[[ClassPredicted], np.ndarray]] = {
-    "balanced_log_loss": lambda predicted: losses(second_classes(predicted), predicted.probabilities),
-    "brier": lambda predicted: squared_errors(second_classes(predicted), predicted.probabilities),
-}
+def _log_loss_if_wrong(predicted: ClassPredicted) -> np.ndarray:
+    return losses(second_classes(predicted), predicted.probabilities)
+
+
+def _squared_error_if_wrong(predicted: ClassPredicted) -> np.ndarray:
+    return squared_errors(second_classes(predicted), predicted.probabilities)
+
 
 CLASS_METRICS: dict[str, Measure[ClassPredicted]] = {
     "balanced_log_loss": Measure(
-        balanced_log_loss, "positive", higher_is_better=False, training=10, balanced=True
+        balanced_log_loss,
+        "positive",
+        higher_is_better=False,
+        training=10,
+        balanced=True,
+        costs=_log_loss_if_wrong,
     ),
     "balanced_accuracy": Measure(balanced_accuracy, "share", training=30, balanced=True),
     "macro_f1": Measure(macro_f1, "share", training=40),
-    "macro_auc": Measure(macro_auc, "share", training=40, balanced=True),
-    "brier": Measure(brier, "positive", higher_is_better=False, training=10),
+    "macro_auc": Measure(macro_auc, "share", training=40, balanced=True, influence=_macro_auc_influence),
+    "brier": Measure(brier, "positive", higher_is_better=False, training=10, costs=_squared_error_if_wrong),
     "kappa": Measure(kappa, "correlation", training=30),
 }
 ORDERED_METRICS: dict[str, Measure[ClassPredicted]] = {

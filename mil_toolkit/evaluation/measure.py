@@ -20,6 +20,11 @@ class Measure(Generic[P]):
     training: the variance of a score from cross-validation on n patients is (1 + training / n) times that
         over patients who are predicted by given models; found by benchmarks/coverage_kinds.py --unwidened
     balanced: whether classes of different sizes have the same weight in the score
+    influence: computes the influence (n,) of each patient on the score of predictions without leading axes;
+        None takes the derivative numerically, which is slow for pairs of thousands of patients
+    through_training: computes the influence (n,) through models that are trained on the same cohort
+    costs: computes the loss (n,) that each patient would have if it was predicted wrongly; None for scores
+        that are not means of losses
     """
 
     of: Callable[[P, np.ndarray], np.ndarray]
@@ -27,6 +32,9 @@ class Measure(Generic[P]):
     higher_is_better: bool = True
     training: float = 0.0
     balanced: bool = False
+    influence: Callable[[P], np.ndarray] | None = None
+    through_training: Callable[[P], np.ndarray] | None = None
+    costs: Callable[[P], np.ndarray] | None = None
 
     def score(self, predicted: P, count: int) -> float:
         """Return the score of the predictions of `count` patients who all have the weight 1."""

@@ -1,34 +1,18 @@
 """Interval of the difference of two methods' scores on the same patients, for any kind of outcome."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from mil_toolkit.evaluation.bounds import Bounds, quantile
+from mil_toolkit.evaluation.bounds import quantile
 from mil_toolkit.evaluation.influence import spread
 from mil_toolkit.evaluation.measure import Measure, P, Scale
-from mil_toolkit.evaluation.measure_intervals import Patients, kurtotic_freedom
+from mil_toolkit.evaluation.measure_intervals import Patients, Scored, kurtotic_freedom
 
 # Widest difference of two scores, by their scale; others are unbounded.
 WIDEST: dict[Scale, float] = {"share": 1.0, "correlation": 2.0}
 
 
-@dataclass(frozen=True)
-class ScoredMethod:
-    """A method's score with its interval, and the influence (n,) of each patient on the score."""
-
-    value: float
-    bounds: Bounds
-    influence: np.ndarray
-
-    def excess(self, z: float) -> float:
-        """Return by how much the variance that the interval's width implies exceeds the linear one."""
-        implied = (self.bounds.high - self.bounds.low) / (2 * z)
-        return max(0.0, implied**2 - self.bounds.variance)
-
-
 def difference_interval(
-    measure: Measure[P], one: ScoredMethod, other: ScoredMethod, patients: Patients
+    measure: Measure[P], one: Scored, other: Scored, patients: Patients
 ) -> tuple[float, float]:
     """Return the 95 % interval of one minus other, by the variance of the paired influences.
 

@@ -5,7 +5,7 @@ training patients of cross-validation. It is turned into an interval on a scale 
 score, so that the bounds never leave this range.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +53,42 @@ class _Estimate:
     design: float
 
 
+@dataclass(frozen=True)
+class Scored:
+    """A score with its interval, and the influence (n,) of each patient on it."""
+
+    value: float
+    bounds: Bounds
+    influence: np.ndarray
+
+    def excess(self, z: float) -> float:
+        """Return by how much the variance that the interval's width implies exceeds the linear one."""
+        implied = (self.bounds.high - self.bounds.low) / (2 * z)
+        return max(0.0, implied**2 - self.bounds.variance)
+
+
+def score_with_interval(measure: Measure[P], repeats: Sequence[P], patients: Patients) -> Scored:
+    """Return the mean score of repeats, whose predictions have no leading axes, with its interval."""
+    count = len(patients.units)
+    value = float(np.mean([measure.score(predicted, count) for predicted in repeats]))
+    influence = np.mean([_influence(measure, predicted, patients) for predicted in repeats], axis=0)
+    least = 0.0
+    if measure.costs is not None:
+        costs = np.mean([measure.costs(predicted) for predicted in repeats], axis=0)
+        least = least_variance(costs, patients.strata)
+    return Scored(value, measure_interval(measure, value, influence, patients, least=least), influence)
+
+
+def _influence(measure: Measure[P], predicted: P, patients: Patients) -> np.ndarray:
+    if measure.influence is not None:
+        own = measure.influence(predicted)
+    else:
+        own = influences(lambda weights: measure.of(predicted, weights), len(patients.units))
+    if measure.through_training is not None and patients.cross_validated is not None:
+        own = own + measure.through_training(predicted)
+    return own
+
+
 def influences(scores: Callable[[np.ndarray], np.ndarray], count: int) -> np.ndarray:
     """Return the derivative of a score by the weight of each patient, (n,), where all weights are 1.
 
@@ -92,9 +128,10 @@ def kurtotic_freedom(influence: np.ndarray) -> float:
     2.7
     """
     count = len(influence)
-    squares = (influence - influence.mean()) ** 2
-    if count < 3 or not squares.any():
+    distances = np.abs(influence - influence.mean())
+    if count < 3 or not distances.any():
         return max(1.0, count - 1.0)
+    squares = (distances / distances.max()) ** 2
     kurtosis = float((squares**2).mean() / squares.mean() ** 2)
     return max(1.0, min(count - 1.0, 2 * count / max(1e-9, kurtosis - (count - 3) / (count - 1))))
 

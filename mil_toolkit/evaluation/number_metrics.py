@@ -84,12 +84,15 @@ def concordance(predicted: NumberPredicted, weights: np.ndarray) -> np.ndarray:
 
     It is Harrell's concordance without censoring. Equal predictions count one half.
     """
-    targets = predicted.targets
+    return pairs.concordance(predicted.values, predicted.folds, weights, _higher(predicted.targets))
 
-    def higher(places: np.ndarray) -> np.ndarray:
-        return (targets[places][:, None] > targets[places]).astype(float)
 
-    return pairs.concordance(predicted.values, predicted.folds, weights, higher)
+def _higher(targets: np.ndarray) -> pairs.Comparable:
+    return lambda places: (targets[places][:, None] > targets[places]).astype(float)
+
+
+def _concordance_influence(predicted: NumberPredicted) -> np.ndarray:
+    return pairs.influence(predicted.values, predicted.folds, _higher(predicted.targets))
 
 
 def through_intercept(predicted: NumberPredicted) -> np.ndarray:
@@ -104,9 +107,9 @@ def through_intercept(predicted: NumberPredicted) -> np.ndarray:
 
 
 NUMBER_METRICS: dict[str, Measure[NumberPredicted]] = {
-    "mae": Measure(mae, "positive", higher_is_better=False, training=20),
+    "mae": Measure(mae, "positive", higher_is_better=False, training=20, through_training=through_intercept),
     "rmse": Measure(rmse, "positive", higher_is_better=False, training=30),
     "r2": Measure(r2, "explained", training=30),
     "spearman": Measure(spearman, "correlation", training=10),
-    "concordance": Measure(concordance, "share", training=10),
+    "concordance": Measure(concordance, "share", training=10, influence=_concordance_influence),
 }

@@ -24,12 +24,32 @@ def concordance(
     concordant, total = np.zeros(()), np.zeros(())
     for fold in np.unique(folds):
         places = np.flatnonzero(folds == fold)
-        counted, inside, own = comparable(places), scores[..., places], weights[..., places]
-        high, low = inside[..., :, None], inside[..., None, :]
-        wins = ((high > low) + 0.5 * (high == low)) * counted  # (..., m, m)
+        own = weights[..., places]
+        counted, wins = _counted_and_wins(scores[..., places], comparable(places))
         concordant = concordant + _total(wins, own)
         total = total + _total(counted, own)
     return ratio(concordant, total)
+
+
+def influence(scores: np.ndarray, folds: np.ndarray, comparable: Comparable) -> np.ndarray:
+    """Return the derivative of the concordance by the weight of each patient, (n,): scores, folds (n,).
+
+    Summed over patients, its squares are the variance of DeLong et al. 1988 for an AUC.
+    """
+    concordant, total = np.zeros(len(scores)), np.zeros(len(scores))
+    for fold in np.unique(folds):
+        places = np.flatnonzero(folds == fold)
+        counted, wins = _counted_and_wins(scores[places], comparable(places))
+        concordant[places] = wins.sum(0) + wins.sum(1)
+        total[places] = counted.sum(0) + counted.sum(1)
+    pairs = total.sum() / 2  # each pair belongs to two patients
+    return ratio(concordant - total * ratio(concordant.sum(), total.sum()), pairs)
+
+
+def _counted_and_wins(scores: np.ndarray, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights (m, m) of comparable pairs, and those of concordant ones (..., m, m)."""
+    high, low = scores[..., :, None], scores[..., None, :]
+    return counted, ((high > low) + 0.5 * (high == low)) * counted
 
 
 def _total(pairs: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -89,9 +89,15 @@ def concordance_harrell(predicted: SurvivalPredicted, weights: np.ndarray) -> np
     A pair of patients of the same fold is comparable if the event of one happens before the time of the
     other, or at the time at which the other is censored. Equal risks count one half.
     """
-    return pairs.concordance(
-        predicted.risks, predicted.folds, weights, lambda places: _earlier(predicted, places)
-    )
+    return pairs.concordance(predicted.risks, predicted.folds, weights, _before(predicted))
+
+
+def _before(predicted: SurvivalPredicted) -> pairs.Comparable:
+    return lambda places: _earlier(predicted, places)
+
+
+def _harrell_influence(predicted: SurvivalPredicted) -> np.ndarray:
+    return pairs.influence(predicted.risks, predicted.folds, _before(predicted))
 
 
 def concordance_uno(predicted: SurvivalPredicted, weights: np.ndarray) -> np.ndarray:
@@ -99,14 +105,19 @@ def concordance_uno(predicted: SurvivalPredicted, weights: np.ndarray) -> np.nda
 
     A pair is weighted by the inverse square of the probability that the earlier event was not censored.
     """
+    return pairs.concordance(predicted.risks, predicted.folds, weights, _before_horizon(predicted))
+
+
+def _before_horizon(predicted: SurvivalPredicted) -> pairs.Comparable:
     before = predicted.times < predicted.horizon
     shares = ratio(before.astype(float), predicted.uncensored_then**2)
     factors = np.where(np.isnan(shares), 0, shares)
 
-    def comparable(places: np.ndarray) -> np.ndarray:
-        return _earlier(predicted, places) * factors[places][:, None]
+    return lambda places: _earlier(predicted, places) * factors[places][:, None]
 
-    return pairs.concordance(predicted.risks, predicted.folds, weights, comparable)
+
+def _uno_influence(predicted: SurvivalPredicted) -> np.ndarray:
+    return pairs.influence(predicted.risks, predicted.folds, _before_horizon(predicted))
 
 
 # Probabilities.
@@ -166,8 +177,8 @@ def observed_risk(predicted: SurvivalPredicted, weights: np.ndarray) -> np.ndarr
 
 
 SURVIVAL_METRICS: dict[str, Measure[SurvivalPredicted]] = {
-    "concordance_harrell": Measure(concordance_harrell, "share", training=40),
-    "concordance_uno": Measure(concordance_uno, "share", training=40),
+    "concordance_harrell": Measure(concordance_harrell, "share", training=40, influence=_harrell_influence),
+    "concordance_uno": Measure(concordance_uno, "share", training=40, influence=_uno_influence),
     "integrated_brier": Measure(integrated_brier, "positive", higher_is_better=False, training=0),
     "brier_at_horizon": Measure(brier_at_horizon, "positive", higher_is_better=False, training=0),
 }

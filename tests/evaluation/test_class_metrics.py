@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from mil_toolkit.evaluation import class_metrics as classes
 from mil_toolkit.evaluation.class_metrics import (
-    COSTS,
     OF_EACH_CLASS,
     ORDERED_METRICS,
     ClassPredicted,
@@ -229,5 +228,5 @@ def test_far_ranks_cost_more_than_near_ones() -> None:
 def test_the_cost_of_a_wrong_prediction_is_the_loss_for_the_most_probable_wrong_class() -> None:
     probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])
     predicted = ClassPredicted(np.array([0, 1]), probabilities, np.array([0, 2]), np.zeros(2))
-    np.testing.assert_allclose(COSTS["balanced_log_loss"](predicted), -np.log([0.2, 0.6]))
-    np.testing.assert_allclose(COSTS["brier"](predicted), [0.49 + 0.64 + 0.01, 0.01 + 0.09 + 0.16])
+    np.testing.assert_allclose(ALL["balanced_log_loss"].costs(predicted), -np.log([0.2, 0.6]))
+    np.testing.assert_allclose(ALL["brier"].costs(predicted), [0.49 + 0.64 + 0.01, 0.01 + 0.09 + 0.16])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mil_toolkit.evaluation.measure import Measure, Scale
-from mil_toolkit.evaluation.measure_differences import WIDEST, ScoredMethod, difference_interval
-from mil_toolkit.evaluation.measure_intervals import Patients, influences, measure_interval
+from mil_toolkit.evaluation.measure_differences import WIDEST, difference_interval
+from mil_toolkit.evaluation.measure_intervals import Patients, Scored, influences, measure_interval
 from mil_toolkit.evaluation.weighted import mean
 
 
@@ -17,11 +17,11 @@ def patients(count: int) -> Patients:
     return Patients(np.arange(count), np.zeros(count, dtype=int), None)
 
 
-def method(values: np.ndarray, scale: Scale) -> ScoredMethod:
+def method(values: np.ndarray, scale: Scale) -> Scored:
     influence = influences(lambda weights: mean(values, weights), len(values))
     value = float(values.mean())
     bounds = measure_interval(Measure(of_mean, scale), value, influence, patients(len(values)))
-    return ScoredMethod(value, bounds, influence)
+    return Scored(value, bounds, influence)
 
 
 def test_the_interval_of_a_difference_of_means_is_that_of_the_paired_t_test() -> None:

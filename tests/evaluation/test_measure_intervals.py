@@ -20,9 +20,10 @@ from mil_toolkit.evaluation.measure_intervals import (
     influences,
     least_variance,
     measure_interval,
+    score_with_interval,
 )
 from mil_toolkit.evaluation.number_metrics import NUMBER_METRICS, NumberPredicted, through_intercept
-from mil_toolkit.evaluation.survival_metrics import SURVIVAL_METRICS
+from mil_toolkit.evaluation.survival_metrics import SURVIVAL_METRICS, SurvivalPredicted, uncensored
 from mil_toolkit.evaluation.weighted import mean, row_sums
 
 RANGES: dict[Scale, tuple[float, float]] = {
@@ -179,3 +180,55 @@ def test_the_sums_of_rows_are_those_of_a_product(seed: int) -> None:
     np.testing.assert_allclose(
         row_sums(several, weights), [m @ w for m, w in zip(several, weights, strict=True)]
     )
+
+
+def drawn() -> tuple[ClassPredicted, NumberPredicted, SurvivalPredicted]:
+    random = np.random.default_rng(0)
+    labels, folds = np.arange(24) % 3, np.repeat([0, 1], 12)
+    raw = random.integers(1, 6, (24, 3)).astype(float)
+    times, events = random.integers(1, 9, 24).astype(float), np.arange(24) % 3 > 0
+    grid = np.array([2.0, 4.0, 6.0])
+    chances = uncensored(times, events, folds, grid)
+    survival = np.sort(random.random((24, 3)))[:, ::-1]
+    risks = np.round(1 - survival[:, -1], 1)
+    return (
+        ClassPredicted(labels, raw / raw.sum(1, keepdims=True), raw.argmax(1), folds),
+        NumberPredicted(raw[:, 0], raw[:, 1] + raw[:, 0], folds),
+        SurvivalPredicted(times, events, folds, risks, grid, survival, chances.then, chances.on_grid),
+    )
+
+
+@pytest.mark.parametrize(
+    ("measure", "place"),
+    [
+        (ORDERED_METRICS["macro_auc"], 0),
+        (NUMBER_METRICS["concordance"], 1),
+        (SURVIVAL_METRICS["concordance_harrell"], 2),
+        (SURVIVAL_METRICS["concordance_uno"], 2),
+    ],
+)
+def test_the_influence_in_closed_form_is_the_derivative(measure: Measure[object], place: int) -> None:
+    predicted = drawn()[place]
+    assert measure.influence is not None
+    expected = influences(lambda weights: measure.of(predicted, weights), 24)
+    np.testing.assert_allclose(measure.influence(predicted), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("measure", "place"),
+    [
+        *((measure, 0) for measure in ORDERED_METRICS.values()),
+        *((measure, 1) for measure in NUMBER_METRICS.values()),
+        *((measure, 2) for measure in SURVIVAL_METRICS.values()),
+    ],
+)
+def test_every_score_has_an_interval_over_repeats(measure: Measure[object], place: int) -> None:
+    predicted = drawn()[place]
+    own = patients(24, cross_validated=24)
+    once = score_with_interval(measure, [predicted], own)
+    assert once.value == pytest.approx(measure.score(predicted, 24))
+    assert once.bounds.low < once.value < once.bounds.high
+    twice = score_with_interval(measure, [predicted, predicted], own)
+    np.testing.assert_allclose([twice.value, *twice.bounds], [once.value, *once.bounds])
+    one_model = score_with_interval(measure, [predicted], patients(24))
+    assert one_model.bounds.high - one_model.bounds.low <= once.bounds.high - once.bounds.low
