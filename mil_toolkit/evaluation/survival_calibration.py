@@ -37,7 +37,7 @@ def calibration_at_horizon(
 
     times, risks: (n,), the risks of an event up to the horizon; events: (n,) bool
 
-    The observed risk is that of the group's Kaplan-Meier curve at the horizon (D'Agostino and Nam 2003).
+    The observed risk is that of the group's Kaplan-Meier curve at the horizon (Demler et al. 2015).
     """
     groups = groups_of_risk(risks, count)
     return [
