@@ -25,7 +25,7 @@ import numpy as np
 from scipy.special import softmax
 
 from mil_toolkit.evaluation.class_calibration import last_largest
-from mil_toolkit.evaluation.class_metrics import OF_EACH_CLASS, ORDERED_METRICS
+from mil_toolkit.evaluation.class_metrics import OF_EACH_CLASS, ORDERED_METRICS, class_count
 from mil_toolkit.evaluation.intervals import draw_patients, percentile_interval
 from mil_toolkit.evaluation.measure import Measure
 from mil_toolkit.evaluation.measure_intervals import (
@@ -157,7 +157,7 @@ def class_measures() -> dict[str, Measure[Predicted]]:
 
 def of_each_class(predicted: Predicted, new: Predicted, training: float | None) -> Rows:
     """Return the scores of the last class, the rarest one."""
-    label, count, rows = predicted.classes - 1, len(predicted.labels), {}
+    label, count, rows = class_count(predicted) - 1, len(predicted.labels), {}
     counted = {
         "sensitivity": predicted.labels == label,
         "specificity": predicted.labels != label,

@@ -28,6 +28,7 @@ POOLING_NAMES = (
     "dsmil",
     "clam",
 )
+SUPERVISED_POOLINGS = ("dsmil", "clam")  # which predict instances as well
 ACTIVATION_NAMES = ("relu", "gelu")
 METADATA_BRANCH_NAMES = ("mlp", "direct", "none")
 FUSION_NAMES = ("concat", "late")
@@ -69,6 +70,11 @@ OUTCOME_METRICS: dict[str, OutcomeMetrics] = {
         objective="balanced_log_loss",
         primary="balanced_accuracy",
         never_primary=("calibration_error", "referred"),
+    ),
+    "classes": OutcomeMetrics(
+        names=("balanced_log_loss", "balanced_accuracy", "macro_f1", "macro_auc", "brier", "kappa"),
+        objective="balanced_log_loss",
+        primary="balanced_accuracy",
     ),
 }
 """The metrics of each kind of outcome, which defines them."""
@@ -349,7 +355,7 @@ class HeadConfig:
             "weight of the loss of single images: of the critical one of dsmil, of the clusters of clam",
             low=0.0,
             high=1.0,
-            needs={"pooling": ("dsmil", "clam")},
+            needs={"pooling": SUPERVISED_POOLINGS},
             is_later=True,
         ),
     )
@@ -818,9 +824,28 @@ def for_outcome(config: StudyConfig, kind: str) -> StudyConfig:
         )
         if name not in names
     ]
+    problems += _binary_only(config) if kind != "binary" else []
     if problems:
         raise UsageError("\n".join(problems))
     return replace(config, objective=objective, primary_metric=primary)
+
+
+def _binary_only(config: StudyConfig) -> list[str]:
+    """Return the options that only an outcome of two classes has, a sentence each."""
+    default = StudyConfig()
+    names = ("threshold", "sensitivity", "sensitivity_confidence", "prevalence")
+    problems = [
+        f"{_flag(name)} needs an outcome of two classes (positive and negative)."
+        for name in names
+        if getattr(config, name) != getattr(default, name)
+    ]
+    supervised = [str(name) for name in config.settings.get("pooling", ()) if name in SUPERVISED_POOLINGS]
+    if supervised:
+        problems.append(
+            f"--set pooling: {' and '.join(supervised)} needs an outcome of two classes (positive and"
+            " negative). List other poolings."
+        )
+    return problems
 
 
 def study_options(config: StudyConfig) -> list[str]:

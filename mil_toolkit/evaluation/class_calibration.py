@@ -1,7 +1,8 @@
 """Calibration of class probabilities by temperature and bias, and the class that is predicted."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from msgspec import Meta
@@ -9,6 +10,18 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from mil_toolkit.evaluation.calibration import FEWEST_FOR_SLOPE, SMALLEST_SLOPE
+from mil_toolkit.evaluation.scoring import Predictions
+
+ROUNDING = 1e-9  # of the sum of the shares
+
+
+def constant_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the columns that hold the classes' shares.
+
+    >>> constant_names(["AML", "ALL"])
+    ('prior:AML', 'prior:ALL')
+    """
+    return tuple(f"prior:{name}" for name in names)
 
 
 @dataclass(frozen=True)
@@ -21,23 +34,44 @@ class ClassDecision:
     `share` of a binary outcome.
 
     slope: inverse of the temperature; biases: C, which add up to 0; priors: C, the classes' shares
+    names: of the classes
 
-    >>> decision = ClassDecision(1.0, (0.0, 0.0), (0.8, 0.2))
-    >>> decision.classes(np.log(np.array([[0.7, 0.3], [0.9, 0.1]]))).tolist()
+    >>> decision = ClassDecision(1.0, (0.0, 0.0), (0.8, 0.2), ("ALL", "AML"))
+    >>> decision.predict(np.log(np.array([[0.7, 0.3], [0.9, 0.1]]))).decisions.tolist()
     [1, 0]
     """
 
     slope: Annotated[float, Meta(gt=0)]
     biases: tuple[float, ...]
-    priors: tuple[float, ...]
+    priors: tuple[Annotated[float, Meta(gt=0, le=1)], ...]
+    names: tuple[str, ...]
+    kind: Literal["classes"] = "classes"
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Return the calibrated probabilities, (..., C) like the logits."""
         return softmax(self.slope * logits + np.array(self.biases), axis=-1)
 
-    def classes(self, logits: np.ndarray) -> np.ndarray:
-        """Return the predicted classes (...) of logits (..., C); of equal multiples, the last class."""
-        return last_largest(self.probabilities(logits) / np.array(self.priors))
+    def predict(self, outputs: np.ndarray) -> Predictions:
+        """Return probabilities (..., C) and predicted classes (...) of logits (..., C).
+
+        Of equal multiples, the last class is predicted.
+        """
+        probabilities = self.probabilities(outputs)
+        return Predictions(probabilities, last_largest(probabilities / np.array(self.priors)))
+
+    @property
+    def constants(self) -> dict[str, float]:
+        """The classes' shares, by the names of their columns."""
+        return dict(zip(constant_names(self.names), self.priors, strict=True))
+
+    def problems(self) -> Iterator[str]:
+        """Yield whether a number is missing or not finite, or the shares do not add up to 1."""
+        if not len(self.biases) == len(self.priors) == len(self.names):
+            yield "biases, priors and names are not of the same classes"
+        if not np.isfinite([self.slope, *self.biases]).all():
+            yield "slope or biases are not finite"
+        if abs(sum(self.priors) - 1) > ROUNDING:
+            yield "the priors do not add up to 1"
 
 
 def last_largest(values: np.ndarray) -> np.ndarray:
@@ -49,15 +83,15 @@ def last_largest(values: np.ndarray) -> np.ndarray:
     return np.asarray(values.shape[-1] - 1 - values[..., ::-1].argmax(-1))
 
 
-def fit_class_decision(logits: np.ndarray, labels: np.ndarray) -> ClassDecision:
+def fit_class_decision(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> ClassDecision:
     """Fit temperature and bias, and take the classes' shares as priors.
 
     logits: (n, C), out of fold, i.e. from models that were not trained on the patient; labels: (n,) of 0 to
-    C - 1, which must have every class
+    C - 1, which must have every class; names: C
     """
     slope, biases = fit_class_calibration(logits, labels)
     shares = np.bincount(labels, minlength=logits.shape[1]) / len(labels)
-    return ClassDecision(slope, tuple(biases.tolist()), tuple(shares.tolist()))
+    return ClassDecision(slope, tuple(biases.tolist()), tuple(shares.tolist()), tuple(names))
 
 
 def fit_class_calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:

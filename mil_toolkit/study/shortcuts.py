@@ -68,6 +68,36 @@ def _check_two_classes(cohort: Cohort, cache: FeatureCache | None) -> Iterator[F
             yield _reported(candidate, p_value, len(candidates))
 
 
+def _check_several_classes(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
+    """Find what predicts each class against all others; the p-values are adjusted for all tests together."""
+    labelled, names = cohort.labelled(), cohort.outcome.stratum_names
+    if len(np.unique(labelled.labels)) < 2:
+        text = "shortcuts were not checked: the labelled patients have fewer than two classes."
+        yield Finding("shortcuts", "unchecked", text)
+        return
+    draws = max(DRAWS, 100 * len(names) * (1 + 2 * len(labelled.columns) + len(labelled.spellings)))
+    candidates = [
+        (name, candidate)
+        for number, name in names.items()
+        for candidate in _of_class(labelled, cache, number, draws)
+    ]
+    p_values = {str(place): test.association.p_value for place, (_, test) in enumerate(candidates)}
+    for (name, candidate), p_value in zip(candidates, holm(p_values).values(), strict=True):
+        if p_value is not None and p_value < LEVEL:
+            finding = _reported(candidate, p_value, len(candidates))
+            text = f"{name} (positive) against all other classes: {finding.text}"
+            advice = finding.advice.replace("metadata_logistic", "metadata_multinomial")
+            yield replace(finding, text=text, advice=advice)
+
+
+def _of_class(labelled: Cohort, cache: FeatureCache | None, number: int, draws: int) -> Iterator[Candidate]:
+    """Yield the tests of one class against all others."""
+    labels = (labelled.labels == number).astype(int)
+    patients = Labelled(labels == 1, labelled.groups)
+    for search in SEARCHES:
+        yield from search(replace(labelled, labels=labels), cache, patients, draws)
+
+
 def _reported(candidate: Candidate, p_value: float, tests: int) -> Finding:
     """Return the finding with its p-value, adjusted for the number of tests."""
     finding, test = candidate.describe(), candidate.association.test
@@ -215,5 +245,6 @@ def _describe_spellings(name: str, written: np.ndarray, positive: np.ndarray) ->
 SEARCHES: tuple[Search, ...] = (_bag_size, _predictive_columns, _missing_values, _spellings)
 SHORTCUT_CHECKS: dict[str, Callable[[Cohort, FeatureCache | None], Iterator[Finding]]] = {
     "binary": _check_two_classes,
+    "classes": _check_several_classes,
 }
 """The check of each kind of outcome."""

@@ -31,11 +31,13 @@ def log_shares(labels: Tensor, trains_on: Tensor, classes: int) -> Tensor:
 
 
 def softmax_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy of each patient: logits (K, b, C), labels (b,) of 0 to C - 1 -> (K, b).
+    """Return the cross-entropy of each patient: logits (K, b, C), labels of 0 to C - 1 -> (K, b).
+
+    labels: (b,), or (K, b) if each member has patients of its own
 
     For two classes with the logits 0 and x it is the cross-entropy of the logit x of a binary outcome.
     """
-    of_label = labels.expand(logits.shape[:-1])[..., None]
+    of_label = labels.long().expand(logits.shape[:-1])[..., None]
     return -functional.log_softmax(logits, dim=-1).gather(-1, of_label)[..., 0]
 
 

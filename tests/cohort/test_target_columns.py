@@ -1,34 +1,22 @@
-"""Classes, numbers and survival from cells: values, and a line for every cell that cannot be used."""
+"""Numbers and survival from cells: values, and a line for every cell that cannot be used."""
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.target_columns import (
     SurvivalTargets,
-    check_class_sizes,
-    check_class_words,
     check_numbers,
     check_survival,
-    read_classes,
     read_numbers,
     read_survival,
 )
 
-CLASSES = {"AML": ["AML", "APL"], "ALL": ["ALL"], "other": ["CML", 3]}
 EVENTS = ("OS", "DEAD")
 
 
 def cells(*texts: str) -> list[tuple[str, str]]:
     return [(f"table.csv, row {number} (patient P{number})", text) for number, text in enumerate(texts, 2)]
-
-
-def read(*texts: str, unlabelled: tuple[str, ...] = ()) -> tuple[list[int], list[str]]:
-    problems = Problems()
-    labels = read_classes(cells(*texts), "TYPE", CLASSES, problems, unlabelled)
-    return labels.tolist(), problems.lines
 
 
 def numbers(
@@ -51,112 +39,6 @@ def checked(times: list[float], events: list[int], horizon: float, folds: int = 
     problems = Problems()
     check_survival(SurvivalTargets(np.array(times), np.array(events)), horizon, problems, folds)
     return problems.lines
-
-
-# Classes.
-
-
-def test_words_become_the_numbers_of_their_classes_and_several_words_one_class() -> None:
-    assert read("AML", "APL", "ALL", "CML", "3", "3.0", " ALL ") == ([0, 0, 1, 2, 2, 2, 1], [])
-
-
-def test_unlabelled_patients_have_the_number_minus_one() -> None:
-    assert read("AML", "", "?", unlabelled=("", "?")) == ([0, -1, -1], [])
-
-
-def test_a_word_of_no_class_is_named_with_its_row() -> None:
-    labels, (line,) = read("AML", "CLL", "ALL")
-    assert labels == [0, -1, 1]
-    assert line == (
-        "table.csv, row 3 (patient P3): TYPE 'CLL' is not one of 'AML', 'APL' (AML), 'ALL', 'CML' (other),"
-        " 3 (other)."
-    )
-
-
-def test_many_words_of_no_class_are_one_problem() -> None:
-    _, lines = read(*["ctrl"] * 8, "AML")
-    assert len(lines) == 1
-    assert lines[0].startswith("8 of 9 labels are not one of")
-
-
-def test_a_missing_label_is_a_problem_with_its_remedy() -> None:
-    labels, lines = read("AML", "NA", "")
-    assert labels == [0, -1, -1]
-    assert lines[0] == (
-        "table.csv, row 3 (patient P3): no label in 'TYPE'. Fill it in, or declare unlabelled = \"NA\" if the"
-        " patient is to be predicted."
-    )
-    assert len(lines) == 2
-
-
-@given(st.lists(st.sampled_from(["AML", "APL", "ALL", "CML", "x", ""]), max_size=12))
-def test_every_cell_has_a_class_or_a_problem(texts: list[str]) -> None:
-    labels, lines = read(*texts)
-    wrong = sum(text in ("x", "") for text in texts)
-    assert labels.count(-1) == wrong
-    assert bool(lines) == bool(wrong)
-
-
-@pytest.mark.parametrize(
-    ("classes", "unlabelled", "expected"),
-    [
-        (
-            {"AML": ["AML"]},
-            (),
-            "[cohort]: at least two classes are needed, but the declared ones are: 'AML'.",
-        ),
-        ({}, (), "[cohort]: at least two classes are needed, but the declared ones are: none."),
-        ({"a": ["x", 1], "b": ["1.0"]}, (), "[cohort]: the word '1.0' belongs to 'a' and 'b'; keep it in"),
-        ({"a": ["x"], "b": ["?"]}, ("?",), "[cohort]: the word '?' belongs to 'b' and 'unlabelled'; keep it"),
-    ],
-)
-def test_wrong_declarations_of_classes_are_named(
-    classes: dict[str, list[str | int]], unlabelled: tuple[str, ...], expected: str
-) -> None:
-    problems = Problems()
-    check_class_words(classes, problems, unlabelled)
-    assert len(problems) == 1
-    assert problems.lines[0].startswith(expected)
-
-
-def test_a_word_may_stand_twice_in_its_own_class() -> None:
-    problems = Problems()
-    check_class_words({"a": ["1", 1], "b": ["2"]}, problems)
-    assert not problems.lines
-
-
-def sizes(labels: list[int], folds: int, groups: list[str] | None = None) -> list[str]:
-    problems = Problems()
-    given_groups = None if groups is None else np.array(groups)
-    check_class_sizes(np.array(labels), list(CLASSES), folds, problems, given_groups)
-    return problems.lines
-
-
-def test_a_class_with_fewer_patients_than_folds_is_named_with_advice() -> None:
-    (line,) = sizes([0] * 5 + [1] * 5 + [2] * 3 + [-1] * 9, 5)
-    assert line.startswith("the class 'other' has 3 patients, fewer than the 5 folds. Merge it with another")
-    assert "exclude its patients" in line
-    assert sizes([0] * 5 + [1] * 5 + [2] * 5, 5) == []
-
-
-def test_a_declared_class_without_patients_is_named() -> None:
-    (line,) = sizes([0] * 5 + [1] * 5, 5)
-    assert line.startswith("the class 'other' has 0 patients")
-
-
-def test_groups_are_counted_where_they_are_not_split() -> None:
-    labels, groups = [0] * 4 + [1] * 4 + [2] * 4, ["a", "a", "b", "c", *"defgadef"]
-    assert sizes(labels, 4) == []
-    (line,) = sizes(labels, 4, groups)
-    assert line.startswith("the class 'AML' has 3 groups, fewer than the 4 folds.")
-
-
-@pytest.mark.parametrize(
-    ("labels", "expected"), [([1, 1, 1, -1], "only the class 'ALL'"), ([-1, -1], "no class")]
-)
-def test_a_single_class_is_one_problem(labels: list[int], expected: str) -> None:
-    (line,) = sizes(labels, 2)
-    assert line.startswith(f"the labelled patients have {expected}; at least two classes are needed")
 
 
 # Numbers.

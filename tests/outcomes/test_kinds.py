@@ -26,6 +26,7 @@ from mil_toolkit.evaluation.metrics import Predicted
 from mil_toolkit.model.head import MILModel
 from mil_toolkit.model.layers import generators
 from mil_toolkit.outcomes.binary import Binary
+from mil_toolkit.outcomes.classes import Classes
 from mil_toolkit.outcomes.kinds import (
     DEFAULT,
     KINDS,
@@ -65,6 +66,17 @@ EXAMPLES = {
         unknown=("?",),
         invalid=("wart",),
         keys={"label": "DX", "positive": "tumoral", "negative": "reactive", "unlabelled": "?"},
+    ),
+    "classes": Example(
+        Classes("DX", {"AML": ("AML", "APL"), "ALL": "ALL", "other": ("CML", 3)}, "?"),
+        [("AML",), ("ALL",), ("3",), ("CML",), ("APL",), ("ALL",)] * 4,
+        unknown=("?",),
+        invalid=("wart",),
+        keys={
+            "label": "DX",
+            "classes": {"AML": ("AML", "APL"), "ALL": "ALL", "other": ("CML", 3)},
+            "unlabelled": "?",
+        },
     ),
 }
 
