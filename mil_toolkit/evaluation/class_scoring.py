@@ -1,6 +1,7 @@
 """How predictions of several classes are stored in tables and scored."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -8,7 +9,8 @@ from mil_toolkit.evaluation.class_calibration import constant_names, last_larges
 from mil_toolkit.evaluation.class_metrics import CLASS_METRICS
 from mil_toolkit.evaluation.measure import Measure
 from mil_toolkit.evaluation.metrics import Predicted, metrics_of
-from mil_toolkit.evaluation.scoring import Scoring
+from mil_toolkit.evaluation.scoring import BINARY, Scoring
+from mil_toolkit.evaluation.table import Table
 
 
 def class_scoring(
@@ -48,3 +50,14 @@ def class_scoring(
 def _missing_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Return what the probability of the true class lacks to 1: labels (n,), (..., n, C) -> (..., n)."""
     return np.asarray(1 - probabilities[..., np.arange(len(labels)), labels])
+
+
+def table_of_class(table: Table, label: int) -> Table:
+    """Return the predictions of one class, as those of two classes whose positive one it is."""
+    return replace(
+        table,
+        labels=(table.labels == label).astype(int),
+        probabilities=table.probabilities[..., label],
+        decisions=table.decisions == label,
+        scoring=BINARY,
+    )

@@ -44,7 +44,8 @@ class Attention:
 class Case:
     """A predicted patient.
 
-    stored, name: the id as stored and as shown; probability: mean over repeats; wrong: share of the repeats
+    stored, name: the id as stored and as shown; wrong: share of the repeats
+    probability: mean over repeats, of class 1 if there are two classes, otherwise of the true class
     images: their number, None where unknown; attention: None where there is none
     """
 
@@ -56,11 +57,6 @@ class Case:
     images: int | None
     metadata: Mapping[str, float | str | None]
     attention: Attention | None
-
-    @property
-    def error(self) -> float:
-        """Distance of the probability from the label."""
-        return abs(self.label - self.probability)
 
     @property
     def shown_images(self) -> tuple[WeightedImage, ...]:
@@ -93,12 +89,14 @@ def cases(contents: Contents, naming: Naming) -> list[Case]:
     """
     table = contents.table
     wrong = (table.decisions != table.labels).mean(0)
-    probabilities = table.probabilities.mean(0)
+    probabilities, goal = table.probabilities.mean(0), table.labels
+    if probabilities.ndim > 1:  # of several classes
+        probabilities, goal = probabilities[np.arange(len(goal)), goal], np.ones(len(goal))
     order = sorted(
         range(len(table.labels)),
         key=lambda place: (
             -wrong[place],
-            -abs(table.labels[place] - probabilities[place]),
+            -abs(goal[place] - probabilities[place]),
             digest(table.patient_ids[place].encode(errors="surrogateescape")),
         ),
     )

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.text import printable
 from mil_toolkit.core.version import __version__
 from mil_toolkit.report.contents import Contents
@@ -23,7 +22,8 @@ from mil_toolkit.report.sections.use import UseSection
 class Page:
     """The page of a study.
 
-    title: name of the study folder; nested: whether there are outer folds; class_names: negative, positive
+    title: name of the study folder; nested: whether there are outer folds
+    class_names: negative, positive if there are two
     ablation: None where there was none
     """
 
@@ -46,10 +46,7 @@ class Page:
 
 def lay_out(contents: Contents, anonymise: bool) -> Page:
     """Draw all figures of a study, and return its page."""
-    kind = contents.study.outcome.kind
-    own = OUTCOME_SECTIONS[kind]
-    if own is None:
-        raise UsageError(f"mil-report cannot draw studies of the outcome {kind} yet. Read scores.json.")
+    own = OUTCOME_SECTIONS[contents.study.outcome.kind]
     with style():
         return Page(
             title=printable(contents.study.folder.resolve().name),

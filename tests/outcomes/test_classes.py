@@ -115,7 +115,7 @@ def test_a_list_of_words_names_a_class_for_each() -> None:
         ('classes = ["a", ""]', "every class needs a name that is not blank"),
         (
             'classes = ["a", "b"]\npositive = "a"',
-            "classes belongs to the outcome classes, but positive declares the outcome",
+            "classes belongs to the outcome classes, but",
         ),
     ],
 )
@@ -267,6 +267,15 @@ def test_the_same_study_has_the_same_bits_and_goes_on_after_losing_a_fold(
             path.unlink()
     assert command("tune", *options, "--study", again, "--device", "cpu").code == 0
     assert outcome(again) == outcome(study)
+
+
+def test_the_report_names_all_classes_and_no_positive_ones(study: Path) -> None:
+    page = (study / "report.html").read_text()
+    for name in ("reactive", "CLL", "MCL"):
+        assert f"ROC curve of {name} against all others" in page
+        assert f"predicted <bdi>{name}</bdi>" in page
+    visible = page.partition("<body>")[2].partition("<script>")[0]
+    assert "Scores of each class" in visible and "threshold" not in visible.lower().partition("id=\"reporting")[0]
 
 
 def test_all_further_commands_work_on_the_study(
