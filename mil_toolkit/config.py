@@ -50,6 +50,7 @@ class OutcomeMetrics:
     never_primary: tuple[str, ...] = ()
 
 
+_CLASS_METRICS = ("balanced_log_loss", "balanced_accuracy", "macro_f1", "macro_auc", "brier", "kappa")
 OUTCOME_METRICS: dict[str, OutcomeMetrics] = {
     "binary": OutcomeMetrics(
         names=(
@@ -71,8 +72,13 @@ OUTCOME_METRICS: dict[str, OutcomeMetrics] = {
         primary="balanced_accuracy",
         never_primary=("calibration_error", "referred"),
     ),
+    "ordered": OutcomeMetrics(
+        names=(*_CLASS_METRICS, "quadratic_kappa", "rank_error"),
+        objective="balanced_log_loss",
+        primary="balanced_accuracy",
+    ),
     "classes": OutcomeMetrics(
-        names=("balanced_log_loss", "balanced_accuracy", "macro_f1", "macro_auc", "brier", "kappa"),
+        names=_CLASS_METRICS,
         objective="balanced_log_loss",
         primary="balanced_accuracy",
     ),

@@ -27,6 +27,7 @@ COMPARED, KNOWN = 1000, 50  # words among which a suggestion looks for the neare
 TYPE_NAMES: dict[type, str] = {
     str: "text in quotes",
     int: "a whole number",
+    bool: "true or false",
     float: "a number with a decimal point",
     list: "a non-empty list of texts in quotes",
     date: "a date without quotes, such as 2020-12-31",

@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from mil_toolkit.evaluation.calibration import FEWEST_FOR_SLOPE, SMALLEST_SLOPE
+from mil_toolkit.evaluation.ordered_classes import ordered_log_probabilities
 from mil_toolkit.evaluation.scoring import Predictions
 
 ROUNDING = 1e-9  # of the sum of the shares
@@ -35,6 +36,7 @@ class ClassDecision:
 
     slope: inverse of the temperature; biases: C, which add up to 0; priors: C, the classes' shares
     names: of the classes
+    kind: of the outcome; of ordered classes, the logits are log-probabilities of a cumulative link model
 
     >>> decision = ClassDecision(1.0, (0.0, 0.0), (0.8, 0.2), ("ALL", "AML"))
     >>> decision.predict(np.log(np.array([[0.7, 0.3], [0.9, 0.1]]))).decisions.tolist()
@@ -45,14 +47,15 @@ class ClassDecision:
     biases: tuple[float, ...]
     priors: tuple[Annotated[float, Meta(gt=0, le=1)], ...]
     names: tuple[str, ...]
-    kind: Literal["classes"] = "classes"
+    kind: Literal["classes", "ordered"] = "classes"
 
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Return the calibrated probabilities, (..., C) like the logits."""
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the calibrated probabilities (..., C) of outputs of a head."""
+        logits = ordered_log_probabilities(outputs) if self.kind == "ordered" else outputs
         return softmax(self.slope * logits + np.array(self.biases), axis=-1)
 
     def predict(self, outputs: np.ndarray) -> Predictions:
-        """Return probabilities (..., C) and predicted classes (...) of logits (..., C).
+        """Return probabilities (..., C) and predicted classes (...) of outputs (..., C), C - 1 if ordered.
 
         Of equal multiples, the last class is predicted.
         """

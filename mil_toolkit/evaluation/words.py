@@ -15,6 +15,7 @@ TABLE = (  # metrics that a summary shows, as far as the outcome has them
     "macro_f1",
     "macro_auc",
     "kappa",
+    "quadratic_kappa",
 )
 DEFAULTS_NOTE = (
     "The default configuration was itself chosen on the 90 labelled patients of the lymphocytosis challenge,"
@@ -22,7 +23,7 @@ DEFAULTS_NOTE = (
     " not even an outer one. For all other patients, this choice came before and apart from them."
 )
 FEW = 10  # discordant patients, below which a difference rests on too little evidence
-LOWER_IS_BETTER = ("balanced_log_loss", "log_loss", "brier", "calibration_error", "referred")
+LOWER_IS_BETTER = ("balanced_log_loss", "log_loss", "brier", "calibration_error", "referred", "rank_error")
 _CAPITALS = ("auc", "f1", "ppv", "npv")
 _RULES = {
     "share": "the share of positives",

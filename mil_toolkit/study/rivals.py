@@ -15,6 +15,7 @@ from mil_toolkit.evaluation.scoring import Predictions
 from mil_toolkit.evaluation.splits import Split
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.outcomes.classes import symmetric
+from mil_toolkit.outcomes.ordered import cumulative_regression
 from mil_toolkit.outcomes.outcome import DecisionRule, Outcome
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
@@ -92,6 +93,14 @@ def multinomial(
     return symmetric(np.asarray(regression.decision_function(others)).reshape(len(others), -1))
 
 
+def ordinal(
+    x: np.ndarray, targets: np.ndarray, outcome: Outcome, others: np.ndarray, strength: float
+) -> np.ndarray:
+    """Return the outputs of a class-balanced cumulative link model, (m, C - 1)."""
+    weights = cumulative_regression(x, targets, len(outcome.class_names), True, strength)
+    return np.asarray(others @ weights[:-1] + weights[-1])
+
+
 @dataclass(frozen=True)
 class Rival:
     """A baseline: the columns of its regression, and the regularisation strengths to choose from."""
@@ -109,6 +118,13 @@ RIVALS: dict[str, dict[str, Rival]] = {
         "bag_size": Rival(bag_size, logistic),
         "mean_logistic": Rival(mean_embeddings, logistic),
         "mean_max_min_logistic": Rival(bag_statistics, logistic),
+    },
+    "ordered": {
+        "metadata_ordinal": Rival(metadata_columns, ordinal),
+        "metadata_ordinal_c1": Rival(metadata_columns, ordinal, strengths=(1.0,)),
+        "bag_size": Rival(bag_size, ordinal),
+        "mean_ordinal": Rival(mean_embeddings, ordinal),
+        "mean_max_min_ordinal": Rival(bag_statistics, ordinal),
     },
     "classes": {
         "metadata_multinomial": Rival(metadata_columns, multinomial),

@@ -21,6 +21,7 @@ from mil_toolkit.study.associations import (
     association_of_words,
 )
 from mil_toolkit.study.records import Finding
+from mil_toolkit.study.rivals import metadata_rivals
 
 # Of all tests of an audit together (Holm 1979): the largest share of audits that report a shortcut where
 # there is none. With the search for near-identical patients, at most 5 % of the audits of a clean cohort
@@ -86,7 +87,7 @@ def _check_several_classes(cohort: Cohort, cache: FeatureCache | None) -> Iterat
         if p_value is not None and p_value < LEVEL:
             finding = _reported(candidate, p_value, len(candidates))
             text = f"{name} (positive) against all other classes: {finding.text}"
-            advice = finding.advice.replace("metadata_logistic", "metadata_multinomial")
+            advice = finding.advice.replace("metadata_logistic", metadata_rivals(cohort.outcome.kind)[0])
             yield replace(finding, text=text, advice=advice)
 
 
@@ -245,6 +246,7 @@ def _describe_spellings(name: str, written: np.ndarray, positive: np.ndarray) ->
 SEARCHES: tuple[Search, ...] = (_bag_size, _predictive_columns, _missing_values, _spellings)
 SHORTCUT_CHECKS: dict[str, Callable[[Cohort, FeatureCache | None], Iterator[Finding]]] = {
     "binary": _check_two_classes,
+    "ordered": _check_several_classes,
     "classes": _check_several_classes,
 }
 """The check of each kind of outcome."""

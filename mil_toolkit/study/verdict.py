@@ -8,6 +8,8 @@ from mil_toolkit.study.records import StudyScores
 _VERSIONS = {  # of the same baseline
     "metadata_logistic": "C searched",
     "metadata_logistic_c1": "C = 1",
+    "metadata_ordinal": "C searched",
+    "metadata_ordinal_c1": "C = 1",
     "metadata_multinomial": "C searched",
     "metadata_multinomial_c1": "C = 1",
 }

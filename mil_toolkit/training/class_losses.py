@@ -80,5 +80,5 @@ def ordered_losses(outputs: Tensor, labels: Tensor) -> Tensor:
     Shapes: outputs (K, b, C - 1), labels (b,) of 0 to C - 1. For two classes it is the cross-entropy of the
     logit of a binary outcome.
     """
-    of_label = labels.expand(outputs.shape[:-1])[..., None]
+    of_label = labels.long().expand(outputs.shape[:-1])[..., None]
     return -ordered_log_probabilities(outputs).gather(-1, of_label)[..., 0]

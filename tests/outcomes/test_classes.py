@@ -275,7 +275,9 @@ def test_the_report_names_all_classes_and_no_positive_ones(study: Path) -> None:
         assert f"ROC curve of {name} against all others" in page
         assert f"predicted <bdi>{name}</bdi>" in page
     visible = page.partition("<body>")[2].partition("<script>")[0]
-    assert "Scores of each class" in visible and "threshold" not in visible.lower().partition("id=\"reporting")[0]
+    assert (
+        "Scores of each class" in visible and "threshold" not in visible.lower().partition('id="reporting')[0]
+    )
 
 
 def test_all_further_commands_work_on_the_study(

@@ -38,6 +38,7 @@ from mil_toolkit.outcomes.kinds import (
     outcome_of,
     record_of,
 )
+from mil_toolkit.outcomes.ordered import Ordered
 from mil_toolkit.outcomes.outcome import Outcome, OutcomeRow
 from mil_toolkit.report.sections.by_outcome import OUTCOME_SECTIONS
 from mil_toolkit.study.rivals import RIVALS, metadata_columns, metadata_rivals
@@ -66,6 +67,13 @@ EXAMPLES = {
         unknown=("?",),
         invalid=("wart",),
         keys={"label": "DX", "positive": "tumoral", "negative": "reactive", "unlabelled": "?"},
+    ),
+    "ordered": Example(
+        Ordered("GRADE", (1, 2, 3), "?"),
+        [("1",), ("2",), ("3",), ("3",), ("1",), ("2",)] * 4,
+        unknown=("?",),
+        invalid=("wart",),
+        keys={"label": "GRADE", "classes": (1, 2, 3), "unlabelled": "?", "ordered": True},
     ),
     "classes": Example(
         Classes("DX", {"AML": ("AML", "APL"), "ALL": "ALL", "other": ("CML", 3)}, "?"),

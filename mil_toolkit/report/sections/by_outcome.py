@@ -21,5 +21,6 @@ class OutcomeSections:
 
 OUTCOME_SECTIONS: dict[str, OutcomeSections] = {
     "binary": OutcomeSections(scores_section, use_section, data_section),
+    "ordered": OutcomeSections(class_scores_section, class_use_section, class_data_section),
     "classes": OutcomeSections(class_scores_section, class_use_section, class_data_section),
 }
