@@ -28,6 +28,7 @@ POOLING_NAMES = (
     "dsmil",
     "clam",
 )
+SUPERVISED_POOLINGS = ("dsmil", "clam")  # which predict instances as well
 ACTIVATION_NAMES = ("relu", "gelu")
 METADATA_BRANCH_NAMES = ("mlp", "direct", "none")
 FUSION_NAMES = ("concat", "late")
@@ -49,6 +50,7 @@ class OutcomeMetrics:
     never_primary: tuple[str, ...] = ()
 
 
+_CLASS_METRICS = ("balanced_log_loss", "balanced_accuracy", "macro_f1", "macro_auc", "brier", "kappa")
 OUTCOME_METRICS: dict[str, OutcomeMetrics] = {
     "binary": OutcomeMetrics(
         names=(
@@ -69,6 +71,16 @@ OUTCOME_METRICS: dict[str, OutcomeMetrics] = {
         objective="balanced_log_loss",
         primary="balanced_accuracy",
         never_primary=("calibration_error", "referred"),
+    ),
+    "ordered": OutcomeMetrics(
+        names=(*_CLASS_METRICS, "quadratic_kappa", "rank_error"),
+        objective="balanced_log_loss",
+        primary="balanced_accuracy",
+    ),
+    "classes": OutcomeMetrics(
+        names=_CLASS_METRICS,
+        objective="balanced_log_loss",
+        primary="balanced_accuracy",
     ),
 }
 """The metrics of each kind of outcome, which defines them."""
@@ -349,7 +361,7 @@ class HeadConfig:
             "weight of the loss of single images: of the critical one of dsmil, of the clusters of clam",
             low=0.0,
             high=1.0,
-            needs={"pooling": ("dsmil", "clam")},
+            needs={"pooling": SUPERVISED_POOLINGS},
             is_later=True,
         ),
     )
@@ -818,9 +830,28 @@ def for_outcome(config: StudyConfig, kind: str) -> StudyConfig:
         )
         if name not in names
     ]
+    problems += _binary_only(config) if kind != "binary" else []
     if problems:
         raise UsageError("\n".join(problems))
     return replace(config, objective=objective, primary_metric=primary)
+
+
+def _binary_only(config: StudyConfig) -> list[str]:
+    """Return the options that only an outcome of two classes has, a sentence each."""
+    default = StudyConfig()
+    names = ("threshold", "sensitivity", "sensitivity_confidence", "prevalence")
+    problems = [
+        f"{_flag(name)} needs an outcome of two classes (positive and negative)."
+        for name in names
+        if getattr(config, name) != getattr(default, name)
+    ]
+    supervised = [str(name) for name in config.settings.get("pooling", ()) if name in SUPERVISED_POOLINGS]
+    if supervised:
+        problems.append(
+            f"--set pooling: {' and '.join(supervised)} needs an outcome of two classes (positive and"
+            " negative). List other poolings."
+        )
+    return problems
 
 
 def study_options(config: StudyConfig) -> list[str]:

@@ -9,16 +9,16 @@ from pathlib import Path
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.core.outputs import Output, starts_with
 from mil_toolkit.core.reading import MEBIBYTE, read_input
+from mil_toolkit.evaluation.scoring import BINARY, Scoring
 
 SUBMISSION_HEADER = ("ID", "LABEL")
-_PREDICTIONS = b"patient_id,probability,prediction,spread"
 _ATTENTION = b"patient_id,image,attention\n"
 _SUBMISSION_LIMIT = 64 * MEBIBYTE
 
 
-def prediction_output(path: Path) -> Output:
+def prediction_output(path: Path, scoring: Scoring = BINARY) -> Output:
     """Return the table of predictions to write, which is known by its header."""
-    return Output(path, "a table of predictions", _has_predictions)
+    return Output(path, "a table of predictions", partial(_has_predictions, scoring=scoring))
 
 
 def attention_output(path: Path) -> Output:
@@ -31,8 +31,23 @@ def submission_output(path: Path, cohort: Cohort, header: Sequence[str] = SUBMIS
     return Output(path, "a challenge file", partial(_is_submission, cohort=cohort, header=header))
 
 
-def _has_predictions(path: Path) -> bool:
-    return any(starts_with(path, _PREDICTIONS + end) for end in (b"\n", b",label\n"))
+def _has_predictions(path: Path, scoring: Scoring) -> bool:
+    decision = [] if scoring.decision is None else [scoring.decision]
+    names = ["patient_id", *scoring.values, *decision, *scoring.spread_names]
+    return any(starts_with(path, _line(header)) for header in (names, [*names, *scoring.targets]))
+
+
+def _line(cells: Sequence[str]) -> bytes:
+    """Return a row of a table as `study.tables.publish_table` writes it."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line.getvalue().encode(errors="surrogateescape")
+
+
+def submission_words(cohort: Cohort) -> tuple[str, ...]:
+    """Return the word of each class in a challenge file: the first of the table, else the class's name."""
+    names = zip(cohort.class_names, cohort.outcome.class_words, strict=True)
+    return tuple(words[0] if words else name for name, words in names)
 
 
 def _is_submission(path: Path, cohort: Cohort, header: Sequence[str]) -> bool:
@@ -43,5 +58,5 @@ def _is_submission(path: Path, cohort: Cohort, header: Sequence[str]) -> bool:
         return False
     if first not in (list(header), list(SUBMISSION_HEADER)) or not rows:
         return False
-    unlabelled = {*cohort.unlabelled().patient_ids}
-    return all(len(row) == 2 and row[0] in unlabelled and row[1] in cohort.class_names for row in rows)
+    unlabelled, words = {*cohort.unlabelled().patient_ids}, submission_words(cohort)
+    return all(len(row) == 2 and row[0] in unlabelled and row[1] in words for row in rows)

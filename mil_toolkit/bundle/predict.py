@@ -18,6 +18,8 @@ from mil_toolkit.bundle.column_checks import column_problems
 from mil_toolkit.bundle.extrapolation import extrapolations
 from mil_toolkit.bundle.files import BACKBONE
 from mil_toolkit.bundle.membership import image_digests
+from mil_toolkit.bundle.outcome_checks import outcome_problems
+from mil_toolkit.bundle.outputs import submission_words
 from mil_toolkit.bundle.records import BundleFeatures
 from mil_toolkit.bundle.scale import scale_problems, unknown_scale
 from mil_toolkit.cohort.cohort import Cohort
@@ -31,6 +33,8 @@ from mil_toolkit.features.bags import PART
 from mil_toolkit.features.cache import FeatureCache, named_cache
 from mil_toolkit.features.extract import Extraction, extract, tolerance
 from mil_toolkit.features.spec import Spec, augmented, holds_spec, scale_of, spec_differences
+from mil_toolkit.outcomes.kinds import DEFAULT
+from mil_toolkit.outcomes.outcome import Outcome
 from mil_toolkit.study.tables import attention_table
 from mil_toolkit.training.patients import Features, Patients, caches_of
 
@@ -82,7 +86,8 @@ def predict(
     or after the model is applied, patients whose embeddings or probabilities are not finite.
     """
     caches = _in_order(bundle, caches_of(features))
-    problems = [*column_problems(bundle, cohort), *_feature_problems(bundle, cohort, caches)]
+    problems = [*outcome_problems(bundle, cohort), *column_problems(bundle, cohort)]
+    problems += _feature_problems(bundle, cohort, caches)
     problems += [] if any_scale else scale_problems(bundle.about, cohort)
     if problems:
         raise DataError(problems)
@@ -324,8 +329,16 @@ def _check_images(cohort: Cohort) -> None:
         raise DataError([f"patient {printable(patient)} has no images." for patient in absent])
 
 
-def check_submission(cohort: Cohort) -> None:
-    """Raise DataError if a class has several words: a challenge file can only hold one."""
+def check_submission(cohort: Cohort, predicted: Outcome) -> None:
+    """Raise DataError if a class has several words, or no word: a challenge file holds one for each.
+
+    predicted: the outcome of the model
+    """
+    if predicted.kind != DEFAULT and not cohort.outcome.table_columns:
+        raise DataError(
+            f"{cohort.source}: a challenge file needs the words of the classes. Declare label and"
+            f" {', '.join(sorted(predicted.own_keys))} under [cohort], as the model was fitted with."
+        )
     keys = cohort.outcome.stratum_names
     words_of = enumerate(cohort.outcome.class_words)
     several = [f"{keys[number]} has {', '.join(words)}" for number, words in words_of if len(words) > 1]
@@ -344,13 +357,13 @@ def write_submission(
     Predictions are written as the class names of the cohort's table. Raises DataError where no patient is
     unlabelled, and where a class has several words.
     """
-    check_submission(cohort)
+    check_submission(cohort, cohort.outcome)
     unlabelled = cohort.unlabelled().patient_ids
     if not unlabelled:
         raise DataError(f"{cohort.source}: no patient is unlabelled, so the submission would be empty.")
     decided = dict(zip(predictions["patient_id"], predictions["prediction"], strict=True))
-    file = io.StringIO()
+    file, words = io.StringIO(), submission_words(cohort)
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerows([header, *([patient, cohort.class_names[decided[patient]]] for patient in unlabelled)])
+    writer.writerows([header, *([patient, words[decided[patient]]] for patient in unlabelled)])
     publish(path, file.getvalue().encode())
     return len(unlabelled)

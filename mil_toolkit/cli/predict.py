@@ -79,9 +79,9 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
     bundle = ModelBundle.load(arguments.bundle)
     from_images = arguments.features is None and bundle.has_backbone
     cohort = read_cohort(arguments.cohort, images=from_images)
-    _check_outputs(arguments, cohort, header, from_images)
+    _check_outputs(arguments, bundle, cohort, header, from_images)
     if arguments.submission:
-        check_submission(cohort)
+        check_submission(cohort, bundle.about.predicted)
     if arguments.attention and bundle.about.features is None:
         raise UsageError("--attention: this model does not look at images.")
     features = _features(arguments, bundle, cohort, from_images)
@@ -124,7 +124,11 @@ def _features(
 
 
 def _check_outputs(
-    arguments: argparse.Namespace, cohort: "Cohort", header: Sequence[str], from_images: bool
+    arguments: argparse.Namespace,
+    bundle: "ModelBundle",
+    cohort: "Cohort",
+    header: Sequence[str],
+    from_images: bool,
 ) -> None:
     """Raise UsageError, before any work, for outputs that would replace other files."""
     from mil_toolkit.bundle.files import FILES
@@ -133,7 +137,7 @@ def _check_outputs(
     from mil_toolkit.core.outputs import check_outputs
     from mil_toolkit.core.own_folders import check_outside_own_folders
 
-    outputs = {"--output": prediction_output(arguments.output)}
+    outputs = {"--output": prediction_output(arguments.output, bundle.scoring)}
     if arguments.submission:
         outputs["--submission"] = submission_output(arguments.submission, cohort, header)
     if arguments.attention:
@@ -225,7 +229,7 @@ def _unknown_words(bundle: "ModelBundle") -> str:
 
 def _metric_lines(scores: Scores, expected: Scores | None) -> list[str]:
     """Return a line for each metric; expected: the study's outer scores, to compare with."""
-    head = f"{count_of(scores['accuracy'].patients, 'patient')}, 95 % intervals"
+    head = f"{count_of(next(iter(scores.values())).patients, 'patient')}, 95 % intervals"
     lines = [f"{head:>46s}" + (f"{'outer folds of the study':>26s}" if expected else "")]
     for name, score in scores.items():
         beside = f"{with_interval(expected[name]):>26s}" if expected and name in expected else ""

@@ -408,10 +408,9 @@ def _outer_lines(scores: "StudyScores", outer: Scores, config: StudyConfig) -> I
         f"{count_of(score.patients, 'patient')}, {count_of(score.repeats, 'repeat')}, 95 % intervals over"
         " patients. The validation scores chose the configuration and are optimistic."
     )
-    yield in_use(outer, config.prevalence)
-    spread = spread_words(scores.spread)
-    if spread:
-        yield spread
+    for words in (in_use(outer, config.prevalence), spread_words(scores.spread)):
+        if words:
+            yield words
     if scores.optimism:
         yield f"Optimism (validation minus outer {name}): {with_interval(scores.optimism[metric])}."
     for baseline, gain in (scores.gains or {}).items():

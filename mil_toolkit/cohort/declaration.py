@@ -14,6 +14,7 @@ from mil_toolkit.cohort.kinds import KINDS, MetadataColumn
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.toml import (
     TomlTable,
+    TomlValue,
     checked_values,
     keys_of,
     read_toml,
@@ -145,9 +146,13 @@ def _read_outcome(given: TomlTable, valid: TomlTable) -> Outcome:
 
 def _build(section: Callable[..., Section], valid: TomlTable) -> Section:
     """Return the dataclass of a section with its checked values; lists become tuples."""
-    return section(
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in valid.items()}
-    )
+    return section(**{key: _with_tuples(value) for key, value in valid.items()})
+
+
+def _with_tuples(value: TomlValue) -> object:
+    if isinstance(value, dict):
+        return {name: _with_tuples(item) for name, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _check_cohort(

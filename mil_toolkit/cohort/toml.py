@@ -27,6 +27,7 @@ COMPARED, KNOWN = 1000, 50  # words among which a suggestion looks for the neare
 TYPE_NAMES: dict[type, str] = {
     str: "text in quotes",
     int: "a whole number",
+    bool: "true or false",
     float: "a number with a decimal point",
     list: "a non-empty list of texts in quotes",
     date: "a date without quotes, such as 2020-12-31",
@@ -49,7 +50,8 @@ def read_toml(path: Path) -> TomlTable:
 def keys_of(section: type) -> dict[str, tuple[type, ...]]:
     """Return the keys of a section and the types of their TOML values, from the fields of its dataclass.
 
-    A field of type `X | None` is an optional key of type X; a tuple is a list in TOML.
+    A field of type `X | None` is an optional key of type X; a tuple is a list in TOML. A section as the value
+    of a key that may also be a list holds values of the other types of the key.
     """
     hints = get_type_hints(section)
     return {field.name: _toml_types(hints[field.name]) for field in fields(section)}
@@ -57,7 +59,7 @@ def keys_of(section: type) -> dict[str, tuple[type, ...]]:
 
 def _toml_types(hint: type) -> tuple[type, ...]:
     options = [hint] if get_origin(hint) is tuple else get_args(hint) or [hint]
-    types = [list if get_origin(option) is tuple else option for option in options]
+    types = [list if get_origin(option) is tuple else get_origin(option) or option for option in options]
     return tuple(type_ for type_ in types if type_ is not NoneType)
 
 
@@ -97,17 +99,21 @@ def _has_type(value: TomlValue, types: tuple[type, ...]) -> bool:
     # The exact type: in Python, true is also an integer and a datetime is also a date.
     if type(value) is list:
         return list in types and bool(value) and all(_has_type(item, _item_types(types)) for item in value)
+    if type(value) is dict and list in types:
+        single = tuple(type_ for type_ in types if type_ is not dict)
+        return dict in types and bool(value) and all(_has_type(item, single) for item in value.values())
     return type(value) in types and not (isinstance(value, int) and value.bit_length() >= INTEGER_BITS)
 
 
 def _item_types(types: tuple[type, ...]) -> tuple[type, ...]:
-    """Return the types of a list's items: those that the key may have without a list, by default text."""
-    return tuple(type_ for type_ in types if type_ is not list) or (str,)
+    """Return the types of a list's items: those that the key may have by itself, by default text."""
+    return tuple(type_ for type_ in types if type_ not in (list, dict)) or (str,)
 
 
 def _type_words(types: tuple[type, ...]) -> str:
     if list in types and len(types) > 1:
-        return f"{_type_words(_item_types(types))}, or a non-empty list of these"
+        section = ", or a section with one or several of these for each name" if dict in types else ""
+        return f"{_type_words(_item_types(types))}, or a non-empty list of these{section}"
     return " or ".join(TYPE_NAMES[type_] for type_ in types)
 
 

@@ -98,7 +98,12 @@ class Scoring:
         >>> list(BINARY.spread_columns(np.zeros(3)))
         ['spread']
         """
-        return _columns(self._by_value("spread"), spread)
+        return _columns(self.spread_names, spread)
+
+    @property
+    def spread_names(self) -> list[str]:
+        """The names of the columns that hold standard deviations over members."""
+        return self._by_value("spread")
 
     def member_names(self, number: int) -> list[str]:
         """Return the names of the columns that hold the values of a single member, from 1.

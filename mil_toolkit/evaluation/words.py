@@ -6,15 +6,25 @@ from mil_toolkit.config import ThresholdRule
 from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.records import Comparison, Estimate, PassedOver, Score, Scores, Spread
 
-TABLE = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")  # metrics that a summary shows
+TABLE = (  # metrics that a summary shows, as far as the outcome has them
+    "accuracy",
+    "balanced_accuracy",
+    "sensitivity",
+    "specificity",
+    "auc",
+    "macro_f1",
+    "macro_auc",
+    "kappa",
+    "quadratic_kappa",
+)
 DEFAULTS_NOTE = (
     "The default configuration was itself chosen on the 90 labelled patients of the lymphocytosis challenge,"
     " who come from one hospital. For these patients, no score of this toolkit is a score on unseen patients,"
     " not even an outer one. For all other patients, this choice came before and apart from them."
 )
 FEW = 10  # discordant patients, below which a difference rests on too little evidence
-LOWER_IS_BETTER = ("balanced_log_loss", "log_loss", "brier", "calibration_error", "referred")
-_CAPITALS = ("auc", "ppv", "npv")
+LOWER_IS_BETTER = ("balanced_log_loss", "log_loss", "brier", "calibration_error", "referred", "rank_error")
+_CAPITALS = ("auc", "f1", "ppv", "npv")
 _RULES = {
     "share": "the share of positives",
     "balanced": "the highest balanced accuracy in inner cross-validation",
@@ -94,8 +104,13 @@ def spread_words(spread: Mapping[str, Spread] | None) -> str | None:
     return f"Standard deviation of the outer balanced accuracy: {', '.join(words)}." if words else None
 
 
-def in_use(scores: Scores, prevalence: float | None) -> str:
-    """Return what a clinic asks: the share of patients referred, PPV and NPV, at a prevalence."""
+def in_use(scores: Scores, prevalence: float | None) -> str | None:
+    """Return what a clinic asks: the share of patients referred, PPV and NPV, at a prevalence.
+
+    None for an outcome without these metrics.
+    """
+    if "referred" not in scores:
+        return None
     share = "the cohort's share of positives" if prevalence is None else f"a prevalence of {prevalence:g}"
     referred, ppv, npv = (with_interval(scores[name]) for name in ("referred", "ppv", "npv"))
     return f"At {share}: referred to flow cytometry {referred} of the patients, PPV {ppv}, NPV {npv}."

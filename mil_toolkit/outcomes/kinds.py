@@ -9,10 +9,14 @@ import msgspec
 from mil_toolkit.core.records import to_json
 from mil_toolkit.evaluation.metrics import Metric
 from mil_toolkit.outcomes.binary import Binary
+from mil_toolkit.outcomes.classes import Classes
+from mil_toolkit.outcomes.ordered import Ordered
 from mil_toolkit.outcomes.outcome import DecisionRule, Outcome
 
 KINDS: dict[str, type[Outcome]] = {
     "binary": Binary,
+    "ordered": Ordered,  # before classes, whose keys it shares
+    "classes": Classes,
 }
 DEFAULT = "binary"  # of a cohort that declares no outcome
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from mil_toolkit.core.text import printable
 from mil_toolkit.report.contents import Contents
-from mil_toolkit.report.shown import shown_places
+from mil_toolkit.report.shown import shown_places, shown_values
 from mil_toolkit.study.records import PatientRecord
 
 HIGHEST, LOWEST = 5, 3  # images of a patient that are shown
@@ -43,7 +43,8 @@ class Attention:
 class Case:
     """A predicted patient.
 
-    stored, name: the id as stored and as shown; probability: mean over repeats; wrong: share of the repeats
+    stored, name: the id as stored and as shown; wrong: share of the repeats
+    probability: mean over repeats, of class 1 if there are two classes, otherwise of the true class
     images: their number, None where unknown; attention: None where there is none
     """
 
@@ -55,11 +56,6 @@ class Case:
     images: int | None
     metadata: Mapping[str, float | str | None]
     attention: Attention | None
-
-    @property
-    def error(self) -> float:
-        """Distance of the probability from the label."""
-        return abs(self.label - self.probability)
 
     @property
     def shown_images(self) -> tuple[WeightedImage, ...]:
@@ -88,7 +84,7 @@ class Naming:
 def cases(contents: Contents, naming: Naming) -> list[Case]:
     """Return the patients to show; see `shown_places`."""
     table = contents.table
-    wrong, probabilities = (table.decisions != table.labels).mean(0), table.probabilities.mean(0)
+    wrong, values, _ = shown_values(table)
     records = (
         {} if contents.patients is None else {record.id: record for record in contents.patients.patients}
     )
@@ -97,7 +93,7 @@ def cases(contents: Contents, naming: Naming) -> list[Case]:
         _case(
             table.patient_ids[place],
             int(table.labels[place]),
-            float(probabilities[place]),
+            float(values[place]),
             float(wrong[place]),
             records.get(table.patient_ids[place]),
             attention.get(table.patient_ids[place]),

@@ -22,7 +22,8 @@ from mil_toolkit.report.sections.use import UseSection
 class Page:
     """The page of a study.
 
-    title: name of the study folder; nested: whether there are outer folds; class_names: negative, positive
+    title: name of the study folder; nested: whether there are outer folds
+    class_names: negative, positive if there are two
     ablation: None where there was none
     """
 

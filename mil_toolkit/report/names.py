@@ -1,12 +1,27 @@
 """Names of metrics and baselines as a reader sees them."""
 
-_METRICS = {"auc": "AUC", "auc_pooled": "AUC, pooled", "ppv": "PPV", "npv": "NPV"}
+_METRICS = {
+    "auc": "AUC",
+    "auc_pooled": "AUC, pooled",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "macro_auc": "Macro AUC",
+    "macro_f1": "Macro F1",
+}
 _BASELINES = {
     "metadata_logistic": "Metadata only",
     "metadata_logistic_c1": "Metadata only, C = 1",
     "bag_size": "Number of images only",
     "mean_logistic": "Mean embedding",
     "mean_max_min_logistic": "Mean, maximum and minimum of the embeddings",
+    "metadata_ordinal": "Metadata only",
+    "metadata_ordinal_c1": "Metadata only, C = 1",
+    "mean_ordinal": "Mean embedding",
+    "mean_max_min_ordinal": "Mean, maximum and minimum of the embeddings",
+    "metadata_multinomial": "Metadata only",
+    "metadata_multinomial_c1": "Metadata only, C = 1",
+    "mean_multinomial": "Mean embedding",
+    "mean_max_min_multinomial": "Mean, maximum and minimum of the embeddings",
 }
 
 

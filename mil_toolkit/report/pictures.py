@@ -121,7 +121,7 @@ def samples_of(
     mask.
     """
     pairs = []
-    for label in (0, 1):
+    for label in range(len(class_names)):
         confident = [case for case in reversed(cases) if case.label == label and case.shown_images]
         for case in confident[:SAMPLES]:
             image = case.shown_images[0]

@@ -1,5 +1,9 @@
 """`shown_places`: the patients whose images a report shows, the worst mistakes first."""
 
+from typing import NamedTuple
+
+import numpy as np
+
 from mil_toolkit.core.files import digest
 from mil_toolkit.evaluation.table import Table
 
@@ -11,17 +15,34 @@ def shown_places(table: Table) -> list[int]:
 
     Of more than MOST_WORST + MOST_BEST patients, the first MOST_WORST and the last MOST_BEST.
     """
-    wrong = (table.decisions != table.labels).mean(0)
-    probabilities = table.probabilities.mean(0)
+    wrong, values, goals = shown_values(table)
     order = sorted(
         range(len(table.labels)),
         key=lambda place: (
             -wrong[place],
-            -abs(table.labels[place] - probabilities[place]),
+            -abs(goals[place] - values[place]),
             digest(table.patient_ids[place].encode(errors="surrogateescape")),
         ),
     )
     return order if shows_all(len(order)) else [*order[:MOST_WORST], *order[-MOST_BEST:]]
+
+
+class ShownValues(NamedTuple):
+    """Of each patient, (n,): the share of the repeats with a wrong decision, the mean value, and its goal."""
+
+    wrong: np.ndarray
+    values: np.ndarray
+    goals: np.ndarray
+
+
+def shown_values(table: Table) -> ShownValues:
+    """Return by what patients are ordered and shown; of several classes, the probability of the true one."""
+    decided = table.scoring.decision is not None
+    wrong = (table.decisions != table.labels).mean(0) if decided else np.zeros(len(table.labels))
+    values, goals = table.probabilities.mean(0), table.labels
+    if values.ndim > 1:
+        values, goals = values[np.arange(len(goals)), goals], np.ones(len(goals))
+    return ShownValues(wrong, values, goals)
 
 
 def shows_all(patients: int) -> bool:

@@ -192,7 +192,8 @@ def _outer_splits(cohort: Cohort, config: StudyConfig, repeat: int) -> list[Spli
         raise DataError(
             f'--outer-folds groups needs a group column: group = "..." under [cohort] in {cohort.source}.'
         )
-    return leave_one_group_out(cohort.outcome.strata(cohort.labels), cohort.groups)
+    strata, names = cohort.outcome.strata(cohort.labels), cohort.outcome.stratum_names
+    return leave_one_group_out(strata, cohort.groups, names)
 
 
 def _inner_splits(

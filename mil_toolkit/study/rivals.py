@@ -12,6 +12,8 @@ import numpy as np
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.evaluation.scoring import Predictions
 from mil_toolkit.evaluation.splits import Split
+from mil_toolkit.outcomes.classes import symmetric
+from mil_toolkit.outcomes.ordered import cumulative_regression
 from mil_toolkit.outcomes.outcome import DecisionRule, Outcome
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
@@ -85,6 +87,24 @@ def logistic(
     return np.asarray(regression.fit(x, targets).decision_function(others))
 
 
+def multinomial(
+    x: np.ndarray, targets: np.ndarray, outcome: Outcome, others: np.ndarray, strength: float
+) -> np.ndarray:
+    """Return the logits of a class-balanced multinomial logistic regression, (m, C)."""
+    from sklearn.linear_model import LogisticRegression  # to read a study, it is not needed
+
+    regression = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000).fit(x, targets)
+    return symmetric(np.asarray(regression.decision_function(others)).reshape(len(others), -1))
+
+
+def ordinal(
+    x: np.ndarray, targets: np.ndarray, outcome: Outcome, others: np.ndarray, strength: float
+) -> np.ndarray:
+    """Return the outputs of a class-balanced cumulative link model, (m, C - 1)."""
+    weights = cumulative_regression(x, targets, len(outcome.class_names), True, strength)
+    return np.asarray(others @ weights[:-1] + weights[-1])
+
+
 @dataclass(frozen=True)
 class Rival:
     """A baseline: the columns of its regression, and the regularisation strengths to choose from."""
@@ -102,6 +122,20 @@ RIVALS: dict[str, dict[str, Rival]] = {
         "bag_size": Rival(bag_size, logistic),
         "mean_logistic": Rival(mean_embeddings, logistic),
         "mean_max_min_logistic": Rival(bag_statistics, logistic),
+    },
+    "ordered": {
+        "metadata_ordinal": Rival(metadata_columns, ordinal),
+        "metadata_ordinal_c1": Rival(metadata_columns, ordinal, strengths=(1.0,)),
+        "bag_size": Rival(bag_size, ordinal),
+        "mean_ordinal": Rival(mean_embeddings, ordinal),
+        "mean_max_min_ordinal": Rival(bag_statistics, ordinal),
+    },
+    "classes": {
+        "metadata_multinomial": Rival(metadata_columns, multinomial),
+        "metadata_multinomial_c1": Rival(metadata_columns, multinomial, strengths=(1.0,)),
+        "bag_size": Rival(bag_size, multinomial),
+        "mean_multinomial": Rival(mean_embeddings, multinomial),
+        "mean_max_min_multinomial": Rival(bag_statistics, multinomial),
     },
 }
 """The baselines of each kind of outcome, by name; the first one sees only the metadata."""

@@ -21,6 +21,7 @@ from mil_toolkit.study.associations import (
     association_of_words,
 )
 from mil_toolkit.study.records import Finding
+from mil_toolkit.study.rivals import metadata_rivals
 
 # Of all tests of an audit together (Holm 1979): the largest share of audits that report a shortcut where
 # there is none. With the search for near-identical patients, at most 5 % of the audits of a clean cohort
@@ -67,6 +68,36 @@ def _check_two_classes(cohort: Cohort, cache: FeatureCache | None) -> Iterator[F
     for candidate, p_value in zip(candidates, holm(p_values).values(), strict=True):
         if p_value is not None and p_value < LEVEL:
             yield _reported(candidate, p_value, len(candidates))
+
+
+def _check_several_classes(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
+    """Find what predicts each class against all others; the p-values are adjusted for all tests together."""
+    labelled, names = cohort.labelled(), cohort.outcome.stratum_names
+    if len(np.unique(labelled.labels)) < 2:
+        text = "shortcuts were not checked: the labelled patients have fewer than two classes."
+        yield Finding("shortcuts", "unchecked", text)
+        return
+    draws = max(DRAWS, 100 * len(names) * (1 + 2 * len(labelled.columns) + len(labelled.spellings)))
+    candidates = [
+        (name, candidate)
+        for number, name in names.items()
+        for candidate in _of_class(labelled, cache, number, draws)
+    ]
+    p_values = {str(place): test.association.p_value for place, (_, test) in enumerate(candidates)}
+    for (name, candidate), p_value in zip(candidates, holm(p_values).values(), strict=True):
+        if p_value is not None and p_value < LEVEL:
+            finding = _reported(candidate, p_value, len(candidates))
+            text = f"{name} (positive) against all other classes: {finding.text}"
+            advice = finding.advice.replace("metadata_logistic", metadata_rivals(cohort.outcome.kind)[0])
+            yield replace(finding, text=text, advice=advice)
+
+
+def _of_class(labelled: Cohort, cache: FeatureCache | None, number: int, draws: int) -> Iterator[Candidate]:
+    """Yield the tests of one class against all others."""
+    labels = (labelled.labels == number).astype(int)
+    patients = Labelled(labels == 1, labelled.groups)
+    for search in SEARCHES:
+        yield from search(replace(labelled, labels=labels), cache, patients, draws)
 
 
 def _reported(candidate: Candidate, p_value: float, tests: int) -> Finding:
@@ -218,5 +249,7 @@ def _describe_spellings(name: str, written: np.ndarray, positive: np.ndarray) ->
 SEARCHES: tuple[Search, ...] = (_bag_size, _predictive_columns, _missing_values, _spellings)
 SHORTCUT_CHECKS: dict[str, Callable[[Cohort, FeatureCache | None], Iterator[Finding]]] = {
     "binary": _check_two_classes,
+    "ordered": _check_several_classes,
+    "classes": _check_several_classes,
 }
 """The check of each kind of outcome."""

@@ -5,7 +5,14 @@ from mil_toolkit.evaluation.words import FEW, metric_words, with_interval
 from mil_toolkit.outcomes.kinds import metric_of
 from mil_toolkit.study.records import StudyScores
 
-_VERSIONS = {"metadata_logistic": "C searched", "metadata_logistic_c1": "C = 1"}  # of the same baseline
+_VERSIONS = {  # of the same baseline
+    "metadata_logistic": "C searched",
+    "metadata_logistic_c1": "C = 1",
+    "metadata_ordinal": "C searched",
+    "metadata_ordinal_c1": "C = 1",
+    "metadata_multinomial": "C searched",
+    "metadata_multinomial_c1": "C = 1",
+}
 
 
 def verdict(scores: StudyScores, primary_metric: str) -> str:

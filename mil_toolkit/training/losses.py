@@ -10,6 +10,7 @@ from torch.nn import functional
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.model.head import Logits
 from mil_toolkit.model.layers import draw
+from mil_toolkit.training.class_losses import ordered_losses, softmax_losses
 from mil_toolkit.training.inputs import Inputs
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -44,6 +45,8 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 LOSSES: dict[str, Loss] = {
     "binary": binary_cross_entropy,
+    "ordered": ordered_losses,
+    "classes": softmax_losses,
 }
 """The loss of each kind of outcome."""
 

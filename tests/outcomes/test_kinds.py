@@ -26,6 +26,7 @@ from mil_toolkit.evaluation.metrics import Predicted
 from mil_toolkit.model.head import MILModel
 from mil_toolkit.model.layers import generators
 from mil_toolkit.outcomes.binary import Binary
+from mil_toolkit.outcomes.classes import Classes
 from mil_toolkit.outcomes.kinds import (
     DEFAULT,
     KINDS,
@@ -37,6 +38,7 @@ from mil_toolkit.outcomes.kinds import (
     outcome_of,
     record_of,
 )
+from mil_toolkit.outcomes.ordered import Ordered
 from mil_toolkit.outcomes.outcome import Outcome, OutcomeRow
 from mil_toolkit.report.sections.by_outcome import OUTCOME_SECTIONS
 from mil_toolkit.study.rivals import RIVALS, metadata_columns, metadata_rivals
@@ -65,6 +67,24 @@ EXAMPLES = {
         unknown=("?",),
         invalid=("wart",),
         keys={"label": "DX", "positive": "tumoral", "negative": "reactive", "unlabelled": "?"},
+    ),
+    "ordered": Example(
+        Ordered("GRADE", (1, 2, 3), "?"),
+        [("1",), ("2",), ("3",), ("3",), ("1",), ("2",)] * 4,
+        unknown=("?",),
+        invalid=("wart",),
+        keys={"label": "GRADE", "classes": (1, 2, 3), "unlabelled": "?", "ordered": True},
+    ),
+    "classes": Example(
+        Classes("DX", {"AML": ("AML", "APL"), "ALL": "ALL", "other": ("CML", 3)}, "?"),
+        [("AML",), ("ALL",), ("3",), ("CML",), ("APL",), ("ALL",)] * 4,
+        unknown=("?",),
+        invalid=("wart",),
+        keys={
+            "label": "DX",
+            "classes": {"AML": ("AML", "APL"), "ALL": "ALL", "other": ("CML", 3)},
+            "unlabelled": "?",
+        },
     ),
 }
 

@@ -67,6 +67,25 @@ def data_figures(contents: Contents) -> list[Chart]:
     return charts
 
 
+def class_size_figures(contents: Contents) -> list[Chart]:
+    """Draw the number of patients of each of several classes."""
+    if contents.patients is None:
+        return []
+    labels = np.array([patient.label for patient in contents.patients.patients])
+    names = contents.class_names
+    counts = [int((labels == number).sum()) for number in range(len(names))]
+    figure, axes = canvas(3.7, max(1.6, 0.75 + 0.42 * len(names)), left=0.95, bottom=0.42)
+    axes.barh(range(len(names)), counts, 0.55, color=CLASS_COLOURS[0])
+    for place, count in enumerate(counts):
+        axes.text(count, place, f" {count}", va="center", color=MUTED, fontsize=8)
+    axes.set_yticks(range(len(names)), [shortened(name, _LONGEST_CATEGORY) for name in names])
+    axes.set(ylim=(len(names) - 0.45, -0.55), xlim=(0, 1.1 * max(counts)), xlabel="Patients")
+    axes.tick_params("y", length=0, labelcolor=INK)
+    words = ", ".join(f"{count} {name}" for count, name in zip(counts, names, strict=True))
+    caption = f"{len(labels)} labelled patients: {words}."
+    return [Chart(to_svg(figure, "classes", caption), "Patients of each class", caption)]
+
+
 def _column(
     patients: PatientsRecord,
     column: ColumnRecord,

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mil_toolkit.core.text import count_of
-from mil_toolkit.evaluation.intervals import reliability
+from mil_toolkit.evaluation.intervals import Table, reliability, scores_with_intervals
 from mil_toolkit.evaluation.recalibration import calibration, smooth_curve
 from mil_toolkit.evaluation.records import Estimate
 from mil_toolkit.evaluation.words import calibration_words, number, with_interval
@@ -18,7 +18,7 @@ from mil_toolkit.report.drawing import ACCENT, BAND, COLOURS, INK, MUTED, Chart,
 from mil_toolkit.report.names import baseline_name, metric_name
 
 _DASHED = (0, (2, 2))
-CHANCE = {"balanced_accuracy": 0.5, "auc": 0.5, "auc_pooled": 0.5}  # scores of predictions by chance
+_AREAS = ("auc", "auc_pooled", "macro_auc")
 
 
 def comparison_figure(contents: Contents) -> Markup:
@@ -31,7 +31,14 @@ def comparison_figure(contents: Contents) -> Markup:
         rows[baseline_name(name)] = baseline[metric]
     if not contents.nested:
         rows["Validation"] = contents.scores.inner[metric]
-    return _forest(rows, "outcome", metric_name(metric), CHANCE.get(metric))
+    return _forest(rows, "outcome", metric_name(metric), chance_of(contents, metric))
+
+
+def chance_of(contents: Contents, metric: str) -> float | None:
+    """Return the score of predictions by chance; None where it is not known."""
+    if metric == "balanced_accuracy":
+        return 1 / len(contents.class_names)
+    return 0.5 if metric in _AREAS else None
 
 
 def _forest(rows: Mapping[str, Estimate], name: str, metric: str, reference: float | None) -> Markup:
@@ -53,6 +60,20 @@ def _forest(rows: Mapping[str, Estimate], name: str, metric: str, reference: flo
     axes.set_xlabel(metric)
     words = "; ".join(f"{row} {with_interval(estimate)}" for row, estimate in rows.items())
     return to_svg(figure, name, f"{metric} with 95 % intervals: {words}.")
+
+
+def class_roc_figure(table: Table, name: str, place: int) -> Chart:
+    """Draw the ROC curve of one class against all others with its band; place: of the class, from 0."""
+    figure, axes = _square("False positive rate (1 - specificity)", "Sensitivity")
+    axes.plot([0, 1], [0, 1], color=MUTED, lw=0.8, ls=_DASHED)
+    _draw_band(axes, roc(table))
+    scores = scores_with_intervals(table)
+    caption = (
+        f"Area under the curve {with_interval(scores['auc_pooled'])}, with probabilities pooled over folds."
+        f" Within folds: {with_interval(scores['auc'])}. Band: 95 % over patients."
+    )
+    title = f"ROC curve of {name} against all others"
+    return Chart(to_svg(figure, f"roc-{place}", f"{title}. {caption}"), title, caption)
 
 
 def roc_figure(contents: Contents) -> Chart:
@@ -149,7 +170,8 @@ def _calibration_caption(contents: Contents) -> str:
 
 def folds_figure(contents: Contents) -> Chart:
     """Draw the score within each fold, by repeat."""
-    metrics = {"balanced_accuracy": ("Balanced accuracy", "o", ACCENT), "auc": ("AUC", "s", MUTED)}
+    area = contents.table.scoring.discrimination
+    metrics = {"balanced_accuracy": ("Balanced accuracy", "o", ACCENT), area: (metric_name(area), "s", MUTED)}
     repeats = list(dict.fromkeys(sorted(contents.predictions["repeat"])))
     figure, axes = canvas(height=1.05 + 0.42 * len(repeats), left=0.85, top=0.34)
     words = []

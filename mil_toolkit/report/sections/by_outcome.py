@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mil_toolkit.report.contents import Contents
-from mil_toolkit.report.sections.data import DataSection, data_section
+from mil_toolkit.report.sections.class_scores import class_scores_section
+from mil_toolkit.report.sections.data import DataSection, class_data_section, data_section
 from mil_toolkit.report.sections.scores import ScoresSection, scores_section
-from mil_toolkit.report.sections.use import UseSection, use_section
+from mil_toolkit.report.sections.use import UseSection, class_use_section, use_section
 
 
 @dataclass(frozen=True)
@@ -20,4 +21,6 @@ class OutcomeSections:
 
 OUTCOME_SECTIONS: dict[str, OutcomeSections] = {
     "binary": OutcomeSections(scores_section, use_section, data_section),
+    "ordered": OutcomeSections(class_scores_section, class_use_section, class_data_section),
+    "classes": OutcomeSections(class_scores_section, class_use_section, class_data_section),
 }

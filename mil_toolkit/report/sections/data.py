@@ -6,7 +6,7 @@ from mil_toolkit.core.text import printable
 from mil_toolkit.evaluation.words import DEFAULTS_NOTE
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import Chart
-from mil_toolkit.report.figures.data import data_figures
+from mil_toolkit.report.figures.data import class_size_figures, data_figures
 from mil_toolkit.report.sections.mask import MaskComparison, mask_comparison
 from mil_toolkit.study.canary_result import Canary
 from mil_toolkit.study.records import Finding
@@ -47,6 +47,12 @@ def data_section(contents: Contents, anonymise: bool) -> DataSection:
     findings = [_note(finding, anonymise) for finding in contents.findings]
     mask = mask_comparison(contents)
     return DataSection(data_figures(contents), findings, contents.canary, DEFAULTS_NOTE, mask)
+
+
+def class_data_section(contents: Contents, anonymise: bool) -> DataSection:
+    """Return the section on the data of a study of several classes."""
+    findings = [_note(finding, anonymise) for finding in contents.findings]
+    return DataSection(class_size_figures(contents), findings, contents.canary, DEFAULTS_NOTE, None)
 
 
 def _note(finding: Finding, anonymise: bool) -> FindingNote:

@@ -18,13 +18,13 @@ from mil_toolkit.evaluation.words import (
     with_interval,
 )
 from mil_toolkit.report.contents import Contents
-from mil_toolkit.report.figures.scores import CHANCE, comparison_figure
+from mil_toolkit.report.figures.scores import chance_of, comparison_figure
 from mil_toolkit.report.names import baseline_words, metric_name
 from mil_toolkit.report.sections.tables import Cell, cell
 from mil_toolkit.study.records import StudyScores
 from mil_toolkit.study.verdict import verdict
 
-BESIDE = ("balanced_accuracy", "auc", "sensitivity", "specificity")  # the primary metric
+BESIDE = ("balanced_accuracy", "auc", "sensitivity", "specificity", "macro_auc", "macro_f1", "kappa")
 _BRANCHES = {"mlp": "metadata through an MLP", "direct": "metadata used directly", "none": "no metadata"}
 _FUSIONS = {"early": "image by image", "late": "after a pooling for each"}
 
@@ -68,11 +68,13 @@ def overview(contents: Contents, anonymise: bool) -> Overview:
         verdict=verdict(contents.scores, primary),
         metric=metric_name(primary),
         score=cell(scores[primary]),
-        beside={metric_name(name): cell(scores[name]) for name in BESIDE if name != primary},
+        beside={
+            metric_name(name): cell(scores[name]) for name in BESIDE if name in scores and name != primary
+        },
         optimism=_optimism(contents.scores, primary),
         in_use=in_use(scores, contents.study.config.prevalence) if contents.nested else None,
         comparison=comparison_figure(contents),
-        chance=primary in CHANCE,
+        chance=chance_of(contents, primary) is not None,
         gains=[
             f"Gain over {baseline_words(name)} in {metric_with_direction(primary)}:"
             f" {comparison_words(gain, primary)}"
@@ -107,9 +109,8 @@ def _facts(contents: Contents) -> Iterator[tuple[str, str]]:
 
 def _patient_facts(contents: Contents) -> Iterator[tuple[str, str]]:
     labels, patients = contents.table.labels, contents.patients
-    positives = int((labels == 1).sum())
-    negative, positive = contents.class_names
-    yield "Patients", f"{len(labels)}: {positives} {positive}, {len(labels) - positives} {negative}"
+    counts = [f"{int((labels == number).sum())} {name}" for number, name in enumerate(contents.class_names)]
+    yield "Patients", f"{len(labels)}: {', '.join(reversed(counts) if len(counts) == 2 else counts)}"
     if patients is None:
         return
     if patients.unlabelled:

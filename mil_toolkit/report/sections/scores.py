@@ -42,6 +42,7 @@ class ScoresSection:
     table: the main metrics; others: all other metrics
     matrix: rows of the true class, columns of the predicted one; patients are means over repeats
     thresholds, spread: sentences; spread may be None
+    by_class: of each of several classes against all others; None for two classes
     """
 
     table: ScoreTable
@@ -51,20 +52,30 @@ class ScoresSection:
     spread: str | None
     charts: list[Chart]
     training: list[Chart]
+    by_class: ScoreTable | None = None
 
 
 def scores_section(contents: Contents) -> ScoresSection:
-    """Return the section on the scores of a study."""
+    """Return the section on the scores of a study of two classes."""
+    charts = [draw(contents) for draw in _FIGURES]
+    return common_section(contents, _thresholds(contents), charts)
+
+
+def common_section(
+    contents: Contents, thresholds: str, charts: list[Chart], by_class: ScoreTable | None = None
+) -> ScoresSection:
+    """Return the section with the parts that all outcomes with classes have."""
     main = table_metrics(contents.primary_metric, contents.own_scores)
     others = [name for name in contents.table.scoring.metrics if name not in main]
     return ScoresSection(
         table=_table("Scores", contents, main),
         others=_table("All other metrics", contents, others),
         matrix=_matrix(contents),
-        thresholds=_thresholds(contents),
+        thresholds=thresholds,
         spread=spread_words(contents.scores.spread),
-        charts=[draw(contents) for draw in _FIGURES],
+        charts=charts,
         training=training_figures(contents.curves),
+        by_class=by_class,
     )
 
 
@@ -101,7 +112,8 @@ def _rows(scores: StudyScores, metrics: Sequence[str]) -> list[Row]:
 
 
 def _matrix(contents: Contents) -> list[list[Count]]:
-    return [[_count(contents, label, decided) for decided in (0, 1)] for label in (0, 1)]
+    numbers = range(len(contents.class_names))
+    return [[_count(contents, label, decided) for decided in numbers] for label in numbers]
 
 
 def _count(contents: Contents, label: int, decided: int) -> Count:

@@ -43,6 +43,13 @@ def use_section(contents: Contents) -> UseSection:
     return UseSection(charts, _subgroup_table(contents), notes)
 
 
+def class_use_section(contents: Contents) -> UseSection:
+    """Return the section on the use of a model of several classes: more patients, and training sets."""
+    curve, varied = contents.learning_curve, _training_sets_words(contents)
+    notes = [*(learning_words(curve) if curve else []), *([varied] if varied else [])]
+    return UseSection([learning_curve_figure(curve)] if curve else [], None, notes)
+
+
 def _subgroup_table(contents: Contents) -> ScoreTable | None:
     """Return the scores within subgroups, without a verdict: most are too small for one."""
     groups = [] if contents.patients is None else subgroups(contents.patients)

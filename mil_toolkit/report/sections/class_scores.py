@@ -1,0 +1,39 @@
+"""The scores of a study of several classes: each class against all others."""
+
+from mil_toolkit.core.text import printable
+from mil_toolkit.evaluation.class_scoring import table_of_class
+from mil_toolkit.evaluation.intervals import scores_with_intervals
+from mil_toolkit.evaluation.words import number
+from mil_toolkit.report.contents import Contents
+from mil_toolkit.report.figures.scores import class_roc_figure, folds_figure
+from mil_toolkit.report.names import metric_name
+from mil_toolkit.report.sections.scores import ScoresSection, common_section
+from mil_toolkit.report.sections.tables import Cell, Row, ScoreTable, cell
+
+_OF_CLASS = ("sensitivity", "specificity", "ppv", "npv", "auc")
+
+
+def class_scores_section(contents: Contents) -> ScoresSection:
+    """Return the section on the scores of a study of several classes."""
+    tables = [table_of_class(contents.table, place) for place in range(len(contents.class_names))]
+    named = list(zip(tables, map(printable, contents.class_names), strict=True))
+    rocs = [class_roc_figure(table, name, place) for place, (table, name) in enumerate(named)]
+    rows = []
+    for table, name in named:
+        scores = scores_with_intervals(table)
+        counts = Cell(f"{int(table.labels.sum())}")
+        rows.append(Row(name, [counts, *(cell(scores[metric]) for metric in _OF_CLASS)]))
+    heads = ["", "Patients", *map(metric_name, _OF_CLASS)]
+    caption = "Each class against all others, 95 % intervals over patients."
+    by_class = ScoreTable("Scores of each class", caption, heads, rows)
+    return common_section(contents, _decision_words(contents), [*rocs, folds_figure(contents)], by_class)
+
+
+def _decision_words(contents: Contents) -> str:
+    """Return how a class is predicted, with the shares by the final model."""
+    pairs = zip(contents.class_names, contents.best.decision.constants.values(), strict=True)
+    shares = ", ".join(f"{printable(name)} {number(share)}" for name, share in pairs)
+    return (
+        "The class is predicted whose calibrated probability is the largest multiple of its share among the"
+        f" training patients. Shares of the final model: {shares}."
+    )

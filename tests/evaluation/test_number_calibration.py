@@ -1,0 +1,110 @@
+"""Recalibration of numbers, prediction intervals that cover, and limits of agreement."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mil_toolkit.evaluation.number_calibration import (
+    SMALLEST_SLOPE,
+    AffineCalibration,
+    bland_altman,
+    cv_plus,
+    fit_affine,
+    out_of_fold_affine,
+    prediction_margin,
+)
+
+
+def test_the_recalibration_is_the_regression_of_targets_on_outputs() -> None:
+    random = np.random.default_rng(0)
+    outputs = random.normal(size=50)
+    targets = 3 * outputs - 2 + random.normal(size=50)
+    slope, intercept = np.polyfit(outputs, targets, 1)
+    fitted = fit_affine(outputs, targets)
+    np.testing.assert_allclose([fitted.slope, fitted.intercept], [slope, intercept])
+    residuals = targets - fitted.values(outputs)
+    assert residuals.mean() == pytest.approx(0, abs=1e-12)
+    assert residuals @ outputs == pytest.approx(0, abs=1e-9)
+
+
+def test_outputs_that_point_the_wrong_way_keep_their_order() -> None:
+    outputs = np.arange(10.0)
+    fitted = fit_affine(outputs, -2 * outputs)
+    assert fitted.slope == pytest.approx(2 * SMALLEST_SLOPE)
+    assert fitted.values(outputs).mean() == pytest.approx(-9)
+
+
+def test_equal_outputs_become_the_mean() -> None:
+    assert fit_affine(np.ones(3), np.array([1.0, 2.0, 6.0])) == AffineCalibration(0.0, 3.0)
+
+
+def test_a_patient_is_recalibrated_by_the_other_folds() -> None:
+    outputs, targets = np.arange(6.0), np.array([0.0, 2.0, 4.0, 6.0, 8.0, 1000.0])
+    folds = np.array([0, 0, 1, 1, 0, 2])
+    values = out_of_fold_affine(outputs, targets, folds)
+    assert values[5] == pytest.approx(10)
+
+
+@given(st.lists(st.floats(-100, 100), min_size=19, max_size=60))
+def test_the_margin_leaves_out_at_most_one_patient_in_twenty(residuals: list[float]) -> None:
+    errors = np.abs(residuals)
+    margin = prediction_margin(np.array(residuals))
+    assert margin in errors
+    assert (errors <= margin).sum() >= 0.95 * (len(errors) + 1) - 1e-9
+    assert (errors < margin).sum() < 0.95 * (len(errors) + 1)
+
+
+def test_too_few_residuals_give_no_bound() -> None:
+    assert prediction_margin(np.zeros(18)) == np.inf
+    assert prediction_margin(np.zeros(19)) == 0
+    low, high = cv_plus(np.zeros(5), np.zeros((5, 2)))
+    assert (low == -np.inf).all()
+    assert (high == np.inf).all()
+
+
+def test_cv_plus_with_equal_models_is_the_margin_around_their_value() -> None:
+    residuals = np.random.default_rng(0).normal(size=40)
+    low, high = cv_plus(residuals, np.tile([1.0, 5.0], (40, 1)))
+    margin = prediction_margin(residuals)
+    np.testing.assert_allclose(low, [1 - margin, 5 - margin])
+    np.testing.assert_allclose(high, [1 + margin, 5 + margin])
+
+
+def test_cv_plus_follows_its_definition() -> None:
+    random = np.random.default_rng(1)
+    residuals, values = random.normal(size=30), random.normal(size=(30, 4))
+    low, high = cv_plus(residuals, values, level=0.8)
+    for place in range(4):
+        above = np.sort(values[:, place] + np.abs(residuals))
+        below = np.sort(values[:, place] - np.abs(residuals))
+        assert high[place] == above[25 - 1]  # ceil(0.8 * 31)
+        assert low[place] == below[30 - 25]
+
+
+def test_intervals_of_new_patients_cover() -> None:
+    random = np.random.default_rng(2)
+    covered = []
+    for _ in range(300):
+        x, new = random.normal(size=(60, 3)), random.normal(size=(20, 3))
+        targets, later = x.sum(1) + random.normal(size=60), new.sum(1) + random.normal(size=20)
+        folds = np.arange(60) % 5
+        models = [np.linalg.lstsq(x[folds != f], targets[folds != f], rcond=None)[0] for f in range(5)]
+        values = np.array([x[i] @ models[folds[i]] for i in range(60)])
+        predictions = np.stack([new @ model for model in models])[folds]
+        low, high = cv_plus(targets - values, predictions)
+        covered.append(((low <= later) & (later <= high)).mean())
+    assert 0.94 < np.mean(covered) < 0.97
+
+
+def test_the_limits_of_agreement_are_those_of_bland_and_altman() -> None:
+    differences = np.array([-1.0, 0.0, 1.0, 2.0, 3.0])
+    agreement = bland_altman(differences + 10, np.full(5, 10.0))
+    deviation = np.sqrt(2.5)
+    assert agreement.bias.value == 1
+    assert agreement.upper.value == pytest.approx(1 + 1.959964 * deviation)
+    assert agreement.lower.value == pytest.approx(1 - 1.959964 * deviation)
+    assert agreement.bias.high - 1 == pytest.approx(2.776445 * deviation / np.sqrt(5))
+    half = 2.776445 * deviation * np.sqrt(1 / 5 + 1.959964**2 / 8)
+    assert agreement.upper.high - agreement.upper.value == pytest.approx(half)
+    assert agreement.lower.value - agreement.lower.low == pytest.approx(half)

@@ -1,0 +1,41 @@
+"""Groups of risk and their calibration at the horizon."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mil_toolkit.evaluation.survival_calibration import calibration_at_horizon, groups_of_risk
+
+
+@given(st.lists(st.integers(0, 1000), min_size=3, max_size=60, unique=True))
+def test_different_risks_make_groups_of_about_equal_size(risks: list[int]) -> None:
+    groups = groups_of_risk(np.array(risks) / 1000, 3)
+    sizes = np.bincount(groups)
+    assert len(sizes) == 3
+    assert sizes.max() - sizes.min() <= 2
+    assert (np.diff(groups[np.argsort(risks)]) >= 0).all()
+
+
+def test_equal_risks_share_a_group() -> None:
+    assert groups_of_risk(np.full(9, 0.5), 3).tolist() == [0] * 9
+    groups = groups_of_risk(np.array([0.1] * 8 + [0.9]), 3)
+    assert groups.tolist() == [0] * 8 + [1]
+
+
+def test_without_censoring_the_observed_risk_is_the_share_of_events() -> None:
+    random = np.random.default_rng(0)
+    times, risks = random.exponential(size=60), random.random(60)
+    groups = calibration_at_horizon(times, np.ones(60, dtype=bool), risks, 1.0, count=4)
+    assert [group.patients for group in groups] == [15] * 4
+    places = np.argsort(risks).reshape(4, 15)
+    for group, own in zip(groups, places, strict=True):
+        assert group.observed == pytest.approx((times[own] <= 1).mean())
+        assert group.predicted == pytest.approx(risks[own].mean())
+        assert group.low <= group.observed <= group.high
+
+
+def test_a_group_censored_before_the_horizon_has_the_risk_that_was_observed() -> None:
+    times, events = np.array([1.0, 2.0, 3.0]), np.array([True, False, False])
+    (group,) = calibration_at_horizon(times, events, np.full(3, 0.2), 10.0, count=1)
+    assert group.observed == pytest.approx(1 / 3)
