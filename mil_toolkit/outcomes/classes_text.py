@@ -35,7 +35,8 @@ class ClassesText(OutcomeText):
         )
         return (
             "the calibrated probability of each class (`probability:NAME`), the prediction (the number of a"
-            " class, from 0 in the declared order: that whose probability is the largest multiple of its share"
+            " class, from 0 in the declared order: that whose probability is the largest multiple of its"
+            " share"
             f" among the training patients, {shares}) and the spread of each class (`spread:NAME`): the"
             " standard deviation of the members' own probabilities"
         )
