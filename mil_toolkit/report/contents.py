@@ -167,7 +167,7 @@ def _attention(study: Study, nested: bool, predictions: pd.DataFrame) -> pd.Data
     """
     if not nested and not exists(study.final.attention):
         return None
-    table, known = Table.of(predictions), set(predictions["patient_id"])
+    table, known = study.table(predictions), set(predictions["patient_id"])
     shown = {table.patient_ids[place] for place in shown_places(table)}
     kept = []
     for part in outer_attention_parts(study.folder) if nested else attention_parts(study.final.attention):
