@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 from scipy.special import expit
+from support.commands import Command
+from support.studies import Tiny
 
 from mil_toolkit.evaluation.ordered_classes import ordered_log_probabilities
 from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.outcomes.ordered import Ordered, cumulative_regression
 from mil_toolkit.study.folder import Study
-from tests.support.commands import Command
-from tests.support.studies import Tiny
 
 
 def test_wrong_declarations_are_named() -> None:
