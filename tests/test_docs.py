@@ -350,6 +350,16 @@ def cells(column: Mapping[str, Any], values: Mapping[str, Callable[[Mapping[str,
     return [values[column["kind"]](column)] * 4
 
 
+def label_words(cohort: Mapping[str, Any]) -> list[str]:
+    """Return the labels of three patients and of one without."""
+    classes = cohort.get("classes")
+    if classes is None:
+        return [str(cohort[key]) for key in ("positive", "negative", "positive", "unlabelled")]
+    listed = classes.values() if isinstance(classes, dict) else classes
+    first = [str(words[0] if isinstance(words, list) else words) for words in listed]
+    return [*first[:3], str(cohort["unlabelled"])]
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
 def test_every_example_of_a_cohort_is_read(document: Path, tmp_path: Path) -> None:
     values: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -360,8 +370,7 @@ def test_every_example_of_a_cohort_is_read(document: Path, tmp_path: Path) -> No
     for place, block in enumerate(blocks(document, "toml")):
         declared = tomllib.loads(block.text)
         cohort, metadata = declared["cohort"], declared.get("metadata", {})
-        words = [str(cohort[key]) for key in ("positive", "negative", "positive", "unlabelled")]
-        table = {cohort["id"]: list("ABCD"), cohort["label"]: words}
+        table = {cohort["id"]: list("ABCD"), cohort["label"]: label_words(cohort)}
         table |= {cohort["group"]: list("XXYY")} if "group" in cohort else {}
         table |= {section["column"]: cells(section, values) for section in metadata.values()}
         folder = tmp_path / str(place)

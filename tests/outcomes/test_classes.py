@@ -11,6 +11,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import metrics as sklearn_metrics
+from support.commands import Command, outcome
+from support.studies import Tiny
 from torch import Tensor
 
 from mil_toolkit.bundle.bundle import ModelBundle
@@ -24,8 +26,6 @@ from mil_toolkit.study.tables import read_predictions
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.loop import Member, train
 from mil_toolkit.training.patients import Patients
-from tests.support.commands import Command, outcome
-from tests.support.studies import Tiny
 
 MakePatients = Callable[..., Patients]
 THREE = 'classes = {reactive = "reactive", CLL = ["CLL", "SLL"], MCL = "MCL"}'

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 from scipy.special import expit
+from support.commands import Command
+from support.studies import Tiny
 
 from mil_toolkit.evaluation.ordered_classes import ordered_log_probabilities
 from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.outcomes.ordered import Ordered, cumulative_regression
 from mil_toolkit.study.folder import Study
-from tests.support.commands import Command
-from tests.support.studies import Tiny
 
 
 def test_wrong_declarations_are_named() -> None:
@@ -32,7 +32,7 @@ def test_the_regression_recovers_a_cumulative_model() -> None:
     latent = x @ [1.0, -0.5] + random.logistic(size=len(x))
     targets = (latent > -1).astype(int) + (latent > 1)
     start = cumulative_regression(x, targets, 3, balanced=False, strength=1e6)
-    assert_allclose(start[:-1], [[1, 0], [-0.5, 0]], atol=0.05)
+    assert_allclose(start[:-1], np.array([[1.0, 0.0], [-0.5, 0.0]]), atol=0.05)
     probabilities = np.exp(ordered_log_probabilities(start[-1]))
     assert_allclose(probabilities, [expit(-1), expit(1) - expit(-1), expit(-1)], atol=0.02)
 

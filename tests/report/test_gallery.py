@@ -20,7 +20,7 @@ from mil_toolkit.study.tables import publish_table, read_predictions
 def test_the_worst_mistakes_come_first_with_every_patient_once(tiny: Tiny, study: Path) -> None:
     found = cases(read_contents(study), Naming(False))
     assert sorted(case.name for case in found) == sorted(tiny.cohort.labelled().patient_ids)
-    assert found == sorted(found, key=lambda case: (-case.wrong, -case.error))
+    assert found == sorted(found, key=lambda case: (-case.wrong, -abs(case.label - case.probability)))
     predictions = read_predictions(study / "predictions.csv").set_index("patient_id")
     for case in found:
         row = predictions.loc[case.name]
