@@ -1,9 +1,10 @@
 """Metrics of predicted numbers, collected in `NUMBER_METRICS`.
 
 A metric takes `Predicted`, whose labels (n,) are the targets and whose probabilities (..., n) the predicted
-numbers in the same unit, and weights (..., n) of the patients. It returns scores (...). The two scores of the order of the patients compare
-only patients of the same fold: a model of a fold whose held-out patients have high values was trained on
-patients with lower ones, so that across folds useless predictions have the wrong order on average.
+numbers in the same unit, and weights (..., n) of the patients. It returns scores (...). The two scores of the
+order of the patients compare only patients of the same fold: a model of a fold whose held-out patients have
+high values was trained on patients with lower ones, so that across folds useless predictions have the wrong
+order on average.
 """
 
 import numpy as np
