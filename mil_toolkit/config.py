@@ -70,6 +70,9 @@ OUTCOME_METRICS: dict[str, OutcomeMetrics] = {
         primary="balanced_accuracy",
         never_primary=("calibration_error", "referred"),
     ),
+    "number": OutcomeMetrics(
+        names=("mae", "rmse", "r2", "spearman", "concordance"), objective="mae", primary="mae"
+    ),
 }
 """The metrics of each kind of outcome, which defines them."""
 METRIC_NAMES = tuple(dict.fromkeys(name for metrics in OUTCOME_METRICS.values() for name in metrics.names))
@@ -810,7 +813,8 @@ def for_outcome(config: StudyConfig, kind: str) -> StudyConfig:
         objective = known.objective
     if primary not in known.names and primary == default.primary_metric:
         primary = known.primary
-    problems = [
+    problems = [] if kind == "binary" else _problems_without_two_classes(config, kind)
+    problems += [
         f"{flag} must be one of {', '.join(names)} for the outcome {kind}, not {name}."
         for flag, name, names in (
             ("--objective", objective, known.names),
@@ -821,6 +825,29 @@ def for_outcome(config: StudyConfig, kind: str) -> StudyConfig:
     if problems:
         raise UsageError("\n".join(problems))
     return replace(config, objective=objective, primary_metric=primary)
+
+
+TWO_CLASSES_ONLY = ("threshold", "sensitivity", "sensitivity_confidence", "prevalence")
+"""The options of `StudyConfig` about the decision between two classes."""
+BY_CLASS = ("dsmil", "clam")
+"""The poolings that also predict the class of single instances."""
+
+
+def _problems_without_two_classes(config: StudyConfig, kind: str) -> list[str]:
+    """Return which options apply only to an outcome of two classes."""
+    defaults = StudyConfig()
+    problems = [
+        f"{_flag(name)} applies to an outcome of two classes, not to the outcome {kind}. Leave it out."
+        for name in TWO_CLASSES_ONLY
+        if getattr(config, name) != getattr(defaults, name)
+    ]
+    poolings = [str(name) for name in config.settings.get("pooling", ()) if name in BY_CLASS]
+    if poolings:
+        problems.append(
+            f"--set pooling: {', '.join(poolings)} predicts classes of single images, which needs an outcome"
+            f" of two classes, not {kind}. Choose other poolings."
+        )
+    return problems
 
 
 def study_options(config: StudyConfig) -> list[str]:

@@ -25,7 +25,7 @@ from mil_toolkit.study.records import StudyScores
 
 _MARKUP = re.compile(r"[\\`*\[\]|~@$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
-_BESIDE = ("balanced_accuracy", "auc")  # metrics of the baselines beside the primary one
+_BESIDE = ("balanced_accuracy", "auc", "rmse", "r2")  # metrics of the baselines beside the primary one
 
 
 def plain(value: object) -> str:

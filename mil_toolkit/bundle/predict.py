@@ -96,6 +96,7 @@ def predict(
     _check_results(patients, predicted.values, spread)
     scoring, known = bundle.scoring, patients.outcome.known(patients.labels)
     columns: dict[str, object] = {"patient_id": patients.ids, **scoring.prediction_columns(predicted)}
+    columns |= bundle.decision.intervals(predicted.values)
     table = pd.DataFrame(columns | scoring.spread_columns(spread))
     if known.any():
         for name, targets in scoring.target_columns(patients.labels).items():

@@ -139,7 +139,7 @@ def _unchanged(folds: Sequence["VariantFold"]) -> str:
 
 
 def _notes(scores: "AblationScores") -> Iterator[str]:
-    full = scores.variants["full"].scores["balanced_accuracy"]
+    full = scores.variants["full"].scores[scores.primary_metric]
     yield (
         f"{count_of(full.patients, 'patient')}, {count_of(full.repeats, 'repeat')}, 95 % intervals over"
         " patients. Differences are paired. Unchanged: folds whose best configuration was already the"

@@ -408,7 +408,8 @@ def _outer_lines(scores: "StudyScores", outer: Scores, config: StudyConfig) -> I
         f"{count_of(score.patients, 'patient')}, {count_of(score.repeats, 'repeat')}, 95 % intervals over"
         " patients. The validation scores chose the configuration and are optimistic."
     )
-    yield in_use(outer, config.prevalence)
+    if "referred" in outer:
+        yield in_use(outer, config.prevalence)
     spread = spread_words(scores.spread)
     if spread:
         yield spread

@@ -69,7 +69,8 @@ def make_splits(
     """Split n labelled patients into stratified folds; return the splits and the number of age bins used.
 
     labels: (n,) classes or other strata; ages: (n,) in years, NaN if unknown; groups: (n,)
-    names: of the strata that every fold needs, by number
+    names: of the strata that every fold needs, by number; without any, strata of too few patients are joined
+        with the next one
     folds: 1 gives a single 80/20 split
 
     The strata are the labels, combined with age bins if ages are given. Groups are never split; with groups,
@@ -82,6 +83,8 @@ def make_splits(
     [4, 4, 4]
     """
     _check_enough(labels, folds, groups, names)
+    if not names:
+        labels = _coarse(labels, _smallest_stratum(folds))
     if groups is not None:
         return _grouped(labels, groups, folds, seed, names), 1
     bins, count = (
@@ -91,6 +94,13 @@ def make_splits(
     )
     strata = labels * count + bins
     return _stratified(strata, folds, seed), count
+
+
+def _coarse(strata: np.ndarray, fewest: int) -> np.ndarray:
+    """Join neighbouring strata (n,), numbered from 0, by twos until each has enough patients."""
+    while strata.any() and min(np.unique(strata, return_counts=True)[1]) < fewest:
+        strata = strata // 2
+    return strata
 
 
 def _stratified(strata: np.ndarray, folds: int, seed: int) -> list[Split]:
@@ -120,10 +130,12 @@ def _grouped(
     return splits[:1] if folds == 1 else splits
 
 
-def leave_one_group_out(labels: np.ndarray, groups: np.ndarray) -> list[Split]:
+def leave_one_group_out(
+    labels: np.ndarray, groups: np.ndarray, names: Mapping[int, str] = TWO_CLASSES
+) -> list[Split]:
     """Return splits of n labelled patients that hold out one group each, in the order of the groups' names.
 
-    labels: (n,) of 0 and 1; groups: (n,)
+    labels: (n,) classes or other strata; groups: (n,); names: see `make_splits`
 
     A held-out group may have patients of a single class. Raises DataError if the training patients do.
 
@@ -136,7 +148,7 @@ def leave_one_group_out(labels: np.ndarray, groups: np.ndarray) -> list[Split]:
     problems = [
         f"without group {name}, all training patients have the same class."
         for name, split in zip(names, splits, strict=True)
-        if len(np.unique(labels[split.train])) < 2
+        if names and len(np.unique(labels[split.train])) < 2
     ]
     if problems:
         raise DataError([*problems, "Give a number of outer folds instead of groups."])
@@ -160,13 +172,13 @@ def _check_enough(
     labels: np.ndarray, folds: int, groups: np.ndarray | None, names: Mapping[int, str]
 ) -> None:
     problems = []
-    for label, name in names.items():
-        chosen = labels == label
+    classes = {f"the {name} class": labels == label for label, name in names.items()}
+    for name, chosen in (classes or {"the cohort": np.ones(len(labels), dtype=bool)}).items():
         count = int(chosen.sum()) if groups is None else len(np.unique(groups[chosen]))
         if count < _smallest_stratum(folds):
             units = count_of(count, "patient" if groups is None else "group")
             needed = "5 that a single 80/20 split needs" if folds == 1 else f"{folds} folds. Use fewer folds"
-            problems.append(f"the {name} class has {units}, fewer than the {needed}.")
+            problems.append(f"{name} has {units}, fewer than the {needed}.")
     if problems:
         raise DataError(problems)
 

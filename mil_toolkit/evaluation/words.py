@@ -6,15 +6,18 @@ from mil_toolkit.config import ThresholdRule
 from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.records import Comparison, Estimate, PassedOver, Score, Scores, Spread
 
-TABLE = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")  # metrics that a summary shows
+TABLE = (  # metrics that a summary shows
+    *("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc"),
+    *("mae", "rmse", "r2", "spearman", "concordance"),
+)
 DEFAULTS_NOTE = (
     "The default configuration was itself chosen on the 90 labelled patients of the lymphocytosis challenge,"
     " who come from one hospital. For these patients, no score of this toolkit is a score on unseen patients,"
     " not even an outer one. For all other patients, this choice came before and apart from them."
 )
 FEW = 10  # discordant patients, below which a difference rests on too little evidence
-LOWER_IS_BETTER = ("balanced_log_loss", "log_loss", "brier", "calibration_error", "referred")
-_CAPITALS = ("auc", "ppv", "npv")
+LOWER_IS_BETTER = ("balanced_log_loss", "log_loss", "brier", "calibration_error", "referred", "mae", "rmse")
+_CAPITALS = ("auc", "ppv", "npv", "mae", "rmse", "r2")
 _RULES = {
     "share": "the share of positives",
     "balanced": "the highest balanced accuracy in inner cross-validation",

@@ -9,10 +9,12 @@ import msgspec
 from mil_toolkit.core.records import to_json
 from mil_toolkit.evaluation.metrics import Metric
 from mil_toolkit.outcomes.binary import Binary
+from mil_toolkit.outcomes.number import Number
 from mil_toolkit.outcomes.outcome import DecisionRule, Outcome
 
 KINDS: dict[str, type[Outcome]] = {
     "binary": Binary,
+    "number": Number,
 }
 DEFAULT = "binary"  # of a cohort that declares no outcome
 

@@ -44,13 +44,14 @@ class Attention:
 class Case:
     """A predicted patient.
 
-    stored, name: the id as stored and as shown; probability: mean over repeats; wrong: share of the repeats
+    stored, name: the id as stored and as shown; label, probability: the target, and the mean
+        of the predicted values over repeats; wrong: share of the repeats
     images: their number, None where unknown; attention: None where there is none
     """
 
     stored: str
     name: str
-    label: int
+    label: int | float
     probability: float
     wrong: float
     images: int | None
@@ -92,7 +93,8 @@ def cases(contents: Contents, naming: Naming) -> list[Case]:
     Of more than MOST_WORST + MOST_BEST patients, the first MOST_WORST and the last MOST_BEST.
     """
     table = contents.table
-    wrong = (table.decisions != table.labels).mean(0)
+    decided = table.scoring.decision is not None
+    wrong = (table.decisions != table.labels).mean(0) if decided else np.zeros(len(table.labels))
     probabilities = table.probabilities.mean(0)
     order = sorted(
         range(len(table.labels)),
@@ -109,7 +111,7 @@ def cases(contents: Contents, naming: Naming) -> list[Case]:
     return [
         _case(
             table.patient_ids[place],
-            int(table.labels[place]),
+            table.labels[place].item(),
             float(probabilities[place]),
             float(wrong[place]),
             records.get(table.patient_ids[place]),
@@ -133,7 +135,7 @@ def _by_patient(attention: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
 
 def _case(
     stored: str,
-    label: int,
+    label: float,
     probability: float,
     wrong: float,
     record: PatientRecord | None,

@@ -1,11 +1,22 @@
 """Names of metrics and baselines as a reader sees them."""
 
-_METRICS = {"auc": "AUC", "auc_pooled": "AUC, pooled", "ppv": "PPV", "npv": "NPV"}
+_METRICS = {
+    "auc": "AUC",
+    "auc_pooled": "AUC, pooled",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "r2": "R2",
+}
 _BASELINES = {
     "metadata_logistic": "Metadata only",
     "metadata_logistic_c1": "Metadata only, C = 1",
     "bag_size": "Number of images only",
     "mean_logistic": "Mean embedding",
+    "metadata_ridge": "Metadata only",
+    "mean_ridge": "Mean embedding",
+    "mean_max_min_ridge": "Mean, maximum and minimum of the embeddings",
     "mean_max_min_logistic": "Mean, maximum and minimum of the embeddings",
 }
 

@@ -163,7 +163,9 @@ def thin(search: Search, cohort: Cohort, config: StudyConfig, share: float) -> S
 
 
 def _counts(cohort: Cohort, patients: np.ndarray) -> dict[str, int]:
-    """Return the number of these patients in each stratum, by its name."""
+    """Return the number of these patients in each stratum by its name; without names, that of all."""
+    if not cohort.outcome.stratum_names:
+        return {"patients": len(patients)}
     strata = cohort.outcome.strata(cohort.labels[patients])
     return {name: int((strata == number).sum()) for number, name in cohort.outcome.stratum_names.items()}
 
@@ -192,7 +194,8 @@ def _outer_splits(cohort: Cohort, config: StudyConfig, repeat: int) -> list[Spli
         raise DataError(
             f'--outer-folds groups needs a group column: group = "..." under [cohort] in {cohort.source}.'
         )
-    return leave_one_group_out(cohort.outcome.strata(cohort.labels), cohort.groups)
+    strata, names = cohort.outcome.strata(cohort.labels), cohort.outcome.stratum_names
+    return leave_one_group_out(strata, cohort.groups, names)
 
 
 def _inner_splits(

@@ -81,6 +81,16 @@ def logistic(
     return np.asarray(regression.fit(x, targets).decision_function(others))
 
 
+def ridge(
+    x: np.ndarray, targets: np.ndarray, outcome: Outcome, others: np.ndarray, strength: float
+) -> np.ndarray:
+    """Return the predictions of a ridge regression on the scale of the head's outputs, (m,)."""
+    from sklearn.linear_model import Ridge  # to read a study, it is not needed
+
+    regression = Ridge(alpha=1 / strength).fit(x, outcome.training_targets(targets).astype(float))
+    return np.asarray(regression.predict(others))
+
+
 @dataclass(frozen=True)
 class Rival:
     """A baseline: the columns of its regression, and the regularisation strengths to choose from."""
@@ -98,6 +108,12 @@ RIVALS: dict[str, dict[str, Rival]] = {
         "bag_size": Rival(bag_size, logistic),
         "mean_logistic": Rival(mean_embeddings, logistic),
         "mean_max_min_logistic": Rival(bag_statistics, logistic),
+    },
+    "number": {
+        "metadata_ridge": Rival(metadata_columns, ridge),
+        "bag_size": Rival(bag_size, ridge),
+        "mean_ridge": Rival(mean_embeddings, ridge),
+        "mean_max_min_ridge": Rival(bag_statistics, ridge),
     },
 }
 """The baselines of each kind of outcome, by name; the first one sees only the metadata."""

@@ -1,7 +1,6 @@
 """Shortcuts: what is associated with the label without a model of the images."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -10,7 +9,6 @@ import pandas as pd
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.evaluation.intervals import draw_patients, percentile_interval
 from mil_toolkit.evaluation.metrics import METRICS, Predicted
-from mil_toolkit.evaluation.multiplicity import holm
 from mil_toolkit.evaluation.splits import make_splits
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.associations import (
@@ -20,28 +18,14 @@ from mil_toolkit.study.associations import (
     association_of_numbers,
     association_of_words,
 )
+from mil_toolkit.study.candidates import Candidate, significant
+from mil_toolkit.study.number_shortcuts import check_number
 from mil_toolkit.study.records import Finding
 
-# Of all tests of an audit together (Holm 1979): the largest share of audits that report a shortcut where
-# there is none. With the search for near-identical patients, at most 5 % of the audits of a clean cohort
-# raise an alarm.
-LEVEL = 0.04
 SMALLEST_CLASS = 2  # patients with a value of the column
 SUSPICIOUS = 0.95  # AUC of one column, above which it may have been recorded after the diagnosis
 
 Figures = dict[str, float]  # an AUC and its 95 % interval: `value`, `low`, `high`
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A column that may be associated with the label.
-
-    association: the test of it, before the correction for other columns
-    describe: returns what is reported if the p-value is small; its text ends where the p-value follows
-    """
-
-    association: Association
-    describe: Callable[[], Finding]
 
 
 Search = Callable[[Cohort, FeatureCache | None, Labelled, int], Iterator[Candidate]]
@@ -62,18 +46,7 @@ def _check_two_classes(cohort: Cohort, cache: FeatureCache | None) -> Iterator[F
     patients = Labelled(labelled.labels == 1, labelled.groups)
     draws = max(DRAWS, 100 * (1 + 2 * len(labelled.columns) + len(labelled.spellings)))
     candidates = [each for search in SEARCHES for each in search(labelled, cache, patients, draws)]
-    p_values = {str(place): each.association.p_value for place, each in enumerate(candidates)}
-    for candidate, p_value in zip(candidates, holm(p_values).values(), strict=True):
-        if p_value is not None and p_value < LEVEL:
-            yield _reported(candidate, p_value, len(candidates))
-
-
-def _reported(candidate: Candidate, p_value: float, tests: int) -> Finding:
-    """Return the finding with its p-value, adjusted for the number of tests."""
-    finding, test = candidate.describe(), candidate.association.test
-    adjusted = f" adjusted for {tests} tests (Holm)" if tests > 1 else ""
-    text = f"{finding.text}; p = {p_value:.2g}, {test}{adjusted})."
-    return replace(finding, text=text, figures=finding.figures | {"p_value": p_value})
+    yield from significant(candidates)
 
 
 def area(values: np.ndarray, labels: np.ndarray, folds: np.ndarray | None = None) -> Figures:
@@ -215,5 +188,6 @@ def _describe_spellings(name: str, written: np.ndarray, positive: np.ndarray) ->
 SEARCHES: tuple[Search, ...] = (_bag_size, _predictive_columns, _missing_values, _spellings)
 SHORTCUT_CHECKS: dict[str, Callable[[Cohort, FeatureCache | None], Iterator[Finding]]] = {
     "binary": _check_two_classes,
+    "number": check_number,
 }
 """The check of each kind of outcome."""

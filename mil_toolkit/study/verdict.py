@@ -6,6 +6,7 @@ from mil_toolkit.outcomes.kinds import metric_of
 from mil_toolkit.study.records import StudyScores
 
 _VERSIONS = {"metadata_logistic": "C searched", "metadata_logistic_c1": "C = 1"}  # of the same baseline
+_ON_METADATA = (*_VERSIONS, "metadata_ridge")
 
 
 def verdict(scores: StudyScores, primary_metric: str) -> str:
@@ -39,7 +40,7 @@ def stronger_metadata_baseline(scores: StudyScores, metric: str) -> str | None:
 
 
 def _metadata_baselines(scores: StudyScores) -> list[str]:
-    return [name for name in _VERSIONS if name in (scores.rivals or {})]
+    return [name for name in _ON_METADATA if name in (scores.rivals or {})]
 
 
 def _gain_words(gain: Comparison, metric: str, version: str) -> str:

@@ -37,6 +37,7 @@ from mil_toolkit.outcomes.kinds import (
     outcome_of,
     record_of,
 )
+from mil_toolkit.outcomes.number import Number
 from mil_toolkit.outcomes.outcome import Outcome, OutcomeRow
 from mil_toolkit.report.sections.by_outcome import OUTCOME_SECTIONS
 from mil_toolkit.study.rivals import RIVALS, metadata_columns, metadata_rivals
@@ -65,6 +66,13 @@ EXAMPLES = {
         unknown=("?",),
         invalid=("wart",),
         keys={"label": "DX", "positive": "tumoral", "negative": "reactive", "unlabelled": "?"},
+    ),
+    "number": Example(
+        Number("BLASTS", "log", "%", "?"),
+        [(f"{number}.5",) for number in (1, 30, 12, 4)] * 6,
+        unknown=("?",),
+        invalid=("many",),
+        keys={"target": "BLASTS", "transform": "log", "unit": "%", "unlabelled": "?"},
     ),
 }
 

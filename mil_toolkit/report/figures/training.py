@@ -11,7 +11,13 @@ from mil_toolkit.report.drawing import ACCENT, MUTED, Chart, canvas, to_svg
 
 Curves = Sequence[TrainingCurve]
 Dash = str | tuple[float, tuple[float, ...]]
-_TITLES = {"balanced_log_loss": "Balanced log-loss", "balanced_accuracy": "Balanced accuracy", "auc": "AUC"}
+_TITLES = {
+    "balanced_log_loss": "Balanced log-loss",
+    "balanced_accuracy": "Balanced accuracy",
+    "auc": "AUC",
+    "mae": "MAE",
+    "r2": "R2",
+}
 _OF_MASKS = ("balanced_log_loss", "balanced_accuracy")
 _DASHES: tuple[Dash, ...] = ("-", (0, (3, 1.6)))
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.sections.data import DataSection, data_section
+from mil_toolkit.report.sections.number import number_data, number_scores, number_use
 from mil_toolkit.report.sections.scores import ScoresSection, scores_section
 from mil_toolkit.report.sections.use import UseSection, use_section
 
@@ -20,4 +21,5 @@ class OutcomeSections:
 
 OUTCOME_SECTIONS: dict[str, OutcomeSections] = {
     "binary": OutcomeSections(scores_section, use_section, data_section),
+    "number": OutcomeSections(number_scores, number_use, number_data),
 }

@@ -24,7 +24,15 @@ from mil_toolkit.report.sections.tables import Cell, cell
 from mil_toolkit.study.records import StudyScores
 from mil_toolkit.study.verdict import verdict
 
-BESIDE = ("balanced_accuracy", "auc", "sensitivity", "specificity")  # the primary metric
+BESIDE = (
+    "balanced_accuracy",
+    "auc",
+    "sensitivity",
+    "specificity",
+    "rmse",
+    "r2",
+    "spearman",
+)  # the primary metric
 _BRANCHES = {"mlp": "metadata through an MLP", "direct": "metadata used directly", "none": "no metadata"}
 _FUSIONS = {"early": "image by image", "late": "after a pooling for each"}
 
@@ -68,9 +76,13 @@ def overview(contents: Contents, anonymise: bool) -> Overview:
         verdict=verdict(contents.scores, primary),
         metric=metric_name(primary),
         score=cell(scores[primary]),
-        beside={metric_name(name): cell(scores[name]) for name in BESIDE if name != primary},
+        beside={
+            metric_name(name): cell(scores[name]) for name in BESIDE if name in scores and name != primary
+        },
         optimism=_optimism(contents.scores, primary),
-        in_use=in_use(scores, contents.study.config.prevalence) if contents.nested else None,
+        in_use=in_use(scores, contents.study.config.prevalence)
+        if contents.nested and "referred" in scores
+        else None,
         comparison=comparison_figure(contents),
         chance=primary in CHANCE,
         gains=[
@@ -107,9 +119,9 @@ def _facts(contents: Contents) -> Iterator[tuple[str, str]]:
 
 def _patient_facts(contents: Contents) -> Iterator[tuple[str, str]]:
     labels, patients = contents.table.labels, contents.patients
-    positives = int((labels == 1).sum())
-    negative, positive = contents.class_names
-    yield "Patients", f"{len(labels)}: {positives} {positive}, {len(labels) - positives} {negative}"
+    names = contents.class_names
+    counts = [f"{int((labels == number).sum())} {name}" for number, name in reversed([*enumerate(names)])]
+    yield "Patients", f"{len(labels)}: {', '.join(counts)}" if counts else f"{len(labels)}"
     if patients is None:
         return
     if patients.unlabelled:

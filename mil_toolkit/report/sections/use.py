@@ -39,7 +39,7 @@ def use_section(contents: Contents) -> UseSection:
     if contents.learning_curve is not None:
         charts.append(learning_curve_figure(contents.learning_curve))
         notes += learning_words(contents.learning_curve)
-    notes += [words for words in (_sample_size_words(contents), _training_sets_words(contents)) if words]
+    notes += [words for words in (_sample_size_words(contents), training_sets_words(contents)) if words]
     return UseSection(charts, _subgroup_table(contents), notes)
 
 
@@ -96,7 +96,7 @@ def _parameters(contents: Contents, name: str, kind: str) -> int:
     return max(1, len(categories) - 1)
 
 
-def _training_sets_words(contents: Contents) -> str | None:
+def training_sets_words(contents: Contents) -> str | None:
     """Return how much the gain over metadata only varies over training sets, which intervals omit."""
     if contents.metadata_table is None:
         return None
