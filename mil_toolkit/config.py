@@ -28,6 +28,7 @@ POOLING_NAMES = (
     "dsmil",
     "clam",
 )
+SUPERVISED_POOLINGS = ("dsmil", "clam")  # which predict instances as well
 ACTIVATION_NAMES = ("relu", "gelu")
 METADATA_BRANCH_NAMES = ("mlp", "direct", "none")
 FUSION_NAMES = ("concat", "late")
@@ -813,8 +814,7 @@ def for_outcome(config: StudyConfig, kind: str) -> StudyConfig:
         objective = known.objective
     if primary not in known.names and primary == default.primary_metric:
         primary = known.primary
-    problems = [] if kind == "binary" else _problems_without_two_classes(config, kind)
-    problems += [
+    problems = [
         f"{flag} must be one of {', '.join(names)} for the outcome {kind}, not {name}."
         for flag, name, names in (
             ("--objective", objective, known.names),
@@ -822,30 +822,26 @@ def for_outcome(config: StudyConfig, kind: str) -> StudyConfig:
         )
         if name not in names
     ]
+    problems += _binary_only(config) if kind != "binary" else []
     if problems:
         raise UsageError("\n".join(problems))
     return replace(config, objective=objective, primary_metric=primary)
 
 
-TWO_CLASSES_ONLY = ("threshold", "sensitivity", "sensitivity_confidence", "prevalence")
-"""The options of `StudyConfig` about the decision between two classes."""
-BY_CLASS = ("dsmil", "clam")
-"""The poolings that also predict the class of single instances."""
-
-
-def _problems_without_two_classes(config: StudyConfig, kind: str) -> list[str]:
-    """Return which options apply only to an outcome of two classes."""
-    defaults = StudyConfig()
+def _binary_only(config: StudyConfig) -> list[str]:
+    """Return the options that only an outcome of two classes has, a sentence each."""
+    default = StudyConfig()
+    names = ("threshold", "sensitivity", "sensitivity_confidence", "prevalence")
     problems = [
-        f"{_flag(name)} applies to an outcome of two classes, not to the outcome {kind}. Leave it out."
-        for name in TWO_CLASSES_ONLY
-        if getattr(config, name) != getattr(defaults, name)
+        f"{_flag(name)} needs an outcome of two classes (positive and negative)."
+        for name in names
+        if getattr(config, name) != getattr(default, name)
     ]
-    poolings = [str(name) for name in config.settings.get("pooling", ()) if name in BY_CLASS]
-    if poolings:
+    supervised = [str(name) for name in config.settings.get("pooling", ()) if name in SUPERVISED_POOLINGS]
+    if supervised:
         problems.append(
-            f"--set pooling: {', '.join(poolings)} predicts classes of single images, which needs an outcome"
-            f" of two classes, not {kind}. Choose other poolings."
+            f"--set pooling: {' and '.join(supervised)} needs an outcome of two classes (positive and"
+            " negative). List other poolings."
         )
     return problems
 

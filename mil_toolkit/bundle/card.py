@@ -290,8 +290,9 @@ def _limit_lines(about: About, scores: StudyScores) -> Iterator[str]:
             f"{number(scores.bag_size[name])} among {names.get(stratum, name)}"
             for stratum, name in strata.items()
         ]
+        predicted = "logit" if about.class_names else "prediction"
         yield (
-            "Rank correlation of the logit with the number of images, which is not a sign of disease:"
+            f"Rank correlation of the {predicted} with the number of images, which is not a sign of disease:"
             f" {', '.join(correlations)}."
         )
 

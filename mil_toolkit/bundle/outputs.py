@@ -7,11 +7,15 @@ from functools import partial
 from pathlib import Path
 
 from mil_toolkit.cohort.cohort import Cohort
+from mil_toolkit.core.cells import NUMBER
 from mil_toolkit.core.outputs import Output, starts_with
 from mil_toolkit.core.reading import MEBIBYTE, read_input
 
 SUBMISSION_HEADER = ("ID", "LABEL")
-_PREDICTIONS = b"patient_id,probability,prediction,spread"
+_PREDICTIONS = (
+    (b"patient_id,probability,prediction,spread", b",label\n"),
+    (b"patient_id,predicted,low,high,spread", b",target\n"),
+)
 _ATTENTION = b"patient_id,image,attention\n"
 _SUBMISSION_LIMIT = 64 * MEBIBYTE
 
@@ -32,7 +36,7 @@ def submission_output(path: Path, cohort: Cohort, header: Sequence[str] = SUBMIS
 
 
 def _has_predictions(path: Path) -> bool:
-    return any(starts_with(path, _PREDICTIONS + end) for end in (b"\n", b",label\n"))
+    return any(starts_with(path, start + end) for start, target in _PREDICTIONS for end in (b"\n", target))
 
 
 def _is_submission(path: Path, cohort: Cohort, header: Sequence[str]) -> bool:
@@ -44,4 +48,9 @@ def _is_submission(path: Path, cohort: Cohort, header: Sequence[str]) -> bool:
     if first not in (list(header), list(SUBMISSION_HEADER)) or not rows:
         return False
     unlabelled = {*cohort.unlabelled().patient_ids}
-    return all(len(row) == 2 and row[0] in unlabelled and row[1] in cohort.class_names for row in rows)
+    return all(len(row) == 2 and row[0] in unlabelled and _is_predicted(row[1], cohort) for row in rows)
+
+
+def _is_predicted(text: str, cohort: Cohort) -> bool:
+    """Return whether a text is what a challenge file holds: a class, or a number if there are no classes."""
+    return text in cohort.class_names if cohort.class_names else NUMBER.fullmatch(text) is not None

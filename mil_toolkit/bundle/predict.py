@@ -335,21 +335,28 @@ def check_submission(cohort: Cohort) -> None:
         )
 
 
+def _written(predicted: float, names: Sequence[str]) -> str:
+    return names[int(predicted)] if names else repr(float(predicted))
+
+
 def write_submission(
     path: Path, predictions: pd.DataFrame, cohort: Cohort, header: Sequence[str] = ("ID", "LABEL")
 ) -> int:
     """Publish a challenge file with all unlabelled patients, each once; return their number.
 
-    Predictions are written as the class names of the cohort's table. Raises DataError where no patient is
-    unlabelled, and where a class has several words.
+    Predictions are written as the class names of the cohort's table, or as numbers if there are no classes.
+    Raises DataError where no patient is unlabelled, and where a class has several words.
     """
     check_submission(cohort)
     unlabelled = cohort.unlabelled().patient_ids
     if not unlabelled:
         raise DataError(f"{cohort.source}: no patient is unlabelled, so the submission would be empty.")
-    decided = dict(zip(predictions["patient_id"], predictions["prediction"], strict=True))
+    scoring = cohort.outcome.scoring
+    column = scoring.values[0] if scoring.decision is None else scoring.decision
+    predicted = dict(zip(predictions["patient_id"], predictions[column], strict=True))
+    names = cohort.class_names
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerows([header, *([patient, cohort.class_names[decided[patient]]] for patient in unlabelled)])
+    writer.writerows([header, *([patient, _written(predicted[patient], names)] for patient in unlabelled)])
     publish(path, file.getvalue().encode())
     return len(unlabelled)

@@ -123,9 +123,10 @@ def _grouped(
     splits = _sorted_splits(splitter.split(labels, labels, groups))
     incomplete = [str(number) for number, split in enumerate(splits, 1) if _lacks_class(labels, split, names)]
     if incomplete:
+        patients = "patients of one class" if names else "patients"
         raise DataError(
-            f"with the declared groups, fold {', '.join(incomplete)} of {len(splits)} has no patients of one"
-            " class among its training or its held-out patients. Use fewer folds, or a finer group column."
+            f"with the declared groups, fold {', '.join(incomplete)} of {len(splits)} has no {patients} among"
+            " its training or its held-out patients. Use fewer folds, or a finer group column."
         )
     return splits[:1] if folds == 1 else splits
 
@@ -143,11 +144,11 @@ def leave_one_group_out(
     >>> [split.test.tolist() for split in splits]
     [[2, 3], [0, 1]]
     """
-    names = np.unique(groups)
-    splits = [Split(np.flatnonzero(groups != name), np.flatnonzero(groups == name)) for name in names]
+    held_out = np.unique(groups)
+    splits = [Split(np.flatnonzero(groups != name), np.flatnonzero(groups == name)) for name in held_out]
     problems = [
         f"without group {name}, all training patients have the same class."
-        for name, split in zip(names, splits, strict=True)
+        for name, split in zip(held_out, splits, strict=True)
         if names and len(np.unique(labels[split.train])) < 2
     ]
     if problems:
@@ -156,7 +157,8 @@ def leave_one_group_out(
 
 
 def _lacks_class(labels: np.ndarray, split: Split, names: Mapping[int, str]) -> bool:
-    return any(not names.keys() <= set(labels[part].tolist()) for part in (split.train, split.test))
+    parts = (split.train, split.test)
+    return any(not len(part) or not names.keys() <= set(labels[part].tolist()) for part in parts)
 
 
 def _sorted_splits(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> list[Split]:

@@ -156,10 +156,10 @@ def p_value(value: float | None) -> str:
 def comparison_words(comparison: Comparison, metric: str) -> str:
     """Return a paired difference in one metric, its p-value and the number of discordant patients."""
     difference = comparison.differences[metric]
+    words = f"{with_interval(difference, '+')}, p {p_value(difference.p_value)}"
+    if comparison.discordant is None:
+        return f"{words}."
     few = ""
     if comparison.discordant < FEW:
         few = " Few patients are decided differently, so the evidence is weak."
-    return (
-        f"{with_interval(difference, '+')}, p {p_value(difference.p_value)},"
-        f" {count_of(comparison.discordant, 'discordant patient')}.{few}"
-    )
+    return f"{words}, {count_of(comparison.discordant, 'discordant patient')}.{few}"

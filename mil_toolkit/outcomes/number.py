@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Final, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,7 +21,7 @@ from mil_toolkit.outcomes.number_text import NumberText
 from mil_toolkit.outcomes.outcome import Exclusion, Lack, Outcome, OutcomeRow, Parsed
 from mil_toolkit.outcomes.words import Words, repeated_word_problems, words_by_key
 
-LOG = "log"
+LOG: Final = "log"
 _FEWEST_IN_STRATUM = 10  # patients, so that ten folds have one each
 _LARGEST_EXPONENT = 700.0  # whose exponential is finite
 
@@ -75,10 +75,10 @@ SCORING = Scoring(
     errors=_distances,
     rank=lambda values: values,
     rank_strata={
-        0: "lowest targets",
-        1: "second lowest targets",
-        2: "third lowest targets",
-        3: "fourth lowest targets",
+        0: "patients of the lowest range of targets",
+        1: "the second range",
+        2: "the third range",
+        3: "the fourth range",
     },
     reliability=False,
     epoch_metrics=("mae", "rmse", "r2"),
@@ -197,7 +197,7 @@ class Number(Outcome):
         cells, words = [(row.place, row.cells[0]) for row in rows], self._words()
         logarithm = self.transform == LOG
         parsed = read_numbers(cells, self.target, decimal, words.get("unlabelled", ()), logarithm=logarithm)
-        if len(rows) and 2 * len(parsed.problems) > len(rows) and not np.isfinite(parsed.targets).any():
+        if parsed.problems and not np.isfinite(parsed.targets).any():
             advice = "If it holds the names of classes, declare it as label, with the words of its classes."
             parsed.problems.append(f"No cell of {self.target!r} is a number that can be used. {advice}")
         return parsed

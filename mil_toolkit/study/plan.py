@@ -58,7 +58,7 @@ def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], Sp
     Outer folds that are neither official nor groups are stratified by the label only, and so are the inner
     folds unless the cohort declares strata of age: strata of label x age copy the cohort's chance association
     of age and label into every scored fold, and a score on shuffled labels then lies above chance.
-    Raises DataError where a class has fewer patients than folds.
+    Raises DataError where a class has fewer patients than folds, or the targets of a search are all equal.
     """
     everyone = np.arange(len(cohort))
     searches: list[Search] = []
@@ -70,12 +70,26 @@ def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], Sp
             bins[searches[-1].name] = count
     inner, bins["final"] = _inner_splits(cohort, everyone, config, FINAL)
     searches.append(Search(FINAL, everyone, everyone[:0], inner))
+    _check_targets(cohort, searches)
     splits = SplitsRecord(
         bins,
         {search.name: _counts(cohort, search.test) for search in searches[:-1]},
         {search.name: _held_out(search, cohort.patient_ids) for search in searches},
     )
     return searches, splits
+
+
+def _check_targets(cohort: Cohort, searches: Sequence[Search]) -> None:
+    """Raise DataError where the training patients of a search lack what the outcome needs."""
+    lacks = ((search.name, cohort.outcome.lack(cohort.labels[search.patients])) for search in searches)
+    problems = [
+        f"search {name} of {printable(cohort.source)} trains on {lack.what}."
+        f" {lack.need} its training patients."
+        for name, lack in lacks
+        if lack is not None
+    ]
+    if problems:
+        raise DataError(problems)
 
 
 def check_outer_folds(cohort: Cohort, config: StudyConfig) -> None:

@@ -16,7 +16,8 @@ def verdict(scores: StudyScores, primary_metric: str) -> str:
             "This study has no score on held-out patients: all patients helped to choose the configuration,"
             " so the performance on new patients is unknown."
         )
-    article = "an" if metric_words(primary_metric)[0] in "aA" else "a"
+    words = metric_words(primary_metric)
+    article = "an" if words[0] in "aA" or (words.isupper() and words[0] in "MR") else "a"
     first = (
         f"On held-out patients (nested cross-validation), the procedure reaches {article}"
         f" {metric_words(primary_metric)} of {with_interval(scores.outer[primary_metric])}."
@@ -50,7 +51,9 @@ def _gain_words(gain: Comparison, metric: str, version: str) -> str:
     below = difference.high is not None and difference.high < 0
     if above if higher else below:
         side = "above" if higher else "below"
-        few = ", but few patients are decided differently" if gain.discordant < FEW else ""
+        few = ""
+        if gain.discordant is not None and gain.discordant < FEW:
+            few = ", but few patients are decided differently"
         return f"The gain over metadata only{version} is {value}; the interval lies {side} zero{few}."
     conclusion = "this study does not show that the images help"
     if below if higher else above:

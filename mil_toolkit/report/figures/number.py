@@ -1,5 +1,7 @@
 """Figures of predicted numbers: predicted against observed, agreement, folds, and the target itself."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mil_toolkit.core.text import printable
@@ -108,7 +110,7 @@ def _distribution(targets: np.ndarray, name: str) -> Chart:
 def _against(
     name: str,
     title: str,
-    known: list[float | str | None] | list[int | None],
+    known: Sequence[float | str | None],
     targets: np.ndarray,
     contents: Contents,
 ) -> list[Chart]:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from mil_toolkit.core.text import printable
 from mil_toolkit.evaluation.intervals import scores_with_intervals
 from mil_toolkit.evaluation.words import table_metrics
 from mil_toolkit.report.contents import Contents
@@ -76,4 +77,6 @@ def _subgroup_row(contents: Contents, group: Subgroup) -> Row:
     if len(table.labels) >= FEWEST and table.scoring.scorable(table.labels):
         scores = scores_with_intervals(table)
         cells = [cell(scores[name]) for name in SUBGROUP_METRICS]
-    return Row(f"{group.variable}: {group.level}", [Cell(f"{len(table.labels)}"), *cells])
+    return Row(
+        f"{printable(group.variable)}: {printable(group.level)}", [Cell(f"{len(table.labels)}"), *cells]
+    )

@@ -24,15 +24,10 @@ from mil_toolkit.report.sections.tables import Cell, cell
 from mil_toolkit.study.records import StudyScores
 from mil_toolkit.study.verdict import verdict
 
-BESIDE = (
-    "balanced_accuracy",
-    "auc",
-    "sensitivity",
-    "specificity",
-    "rmse",
-    "r2",
-    "spearman",
-)  # the primary metric
+BESIDE = (  # the primary metric
+    *("balanced_accuracy", "auc", "sensitivity", "specificity"),
+    *("rmse", "r2", "spearman"),
+)
 _BRANCHES = {"mlp": "metadata through an MLP", "direct": "metadata used directly", "none": "no metadata"}
 _FUSIONS = {"early": "image by image", "late": "after a pooling for each"}
 
