@@ -5,7 +5,7 @@
 Cohorts of 90 and 160 patients with six normal columns are drawn from known distributions: three classes, four
 ordered classes, a number with normal or skewed noise, and survival with about half of the patients censored.
 Each cohort is cross-validated in five folds by a linear model (discriminant analysis, ridge regression, Cox
-regression), whose predictions become `Predicted`, `NumberPredicted` or `SurvivalPredicted`. Each fitted
+regression), whose predictions become `Predicted` or `SurvivalPredicted`. Each fitted
 model is also applied to new patients of the population. The target of an interval is the score on those, mean
 over cohorts: the expected performance of the procedure at the size of the training sets.
 
@@ -35,7 +35,7 @@ from mil_toolkit.evaluation.measure_intervals import (
     score_with_interval,
 )
 from mil_toolkit.evaluation.metrics import Predicted
-from mil_toolkit.evaluation.number_metrics import NUMBER_METRICS, NumberPredicted
+from mil_toolkit.evaluation.number_metrics import NUMBER_METRICS
 from mil_toolkit.evaluation.survival_metrics import SURVIVAL_METRICS, SurvivalPredicted, uncensored
 
 SEED = 29  # that of the runs which found `Measure.training` was another one
@@ -180,7 +180,7 @@ def of_each_class(predicted: Predicted, new: Predicted, training: float | None) 
 
 def number_cohort(
     patients: int, explained: float, skewed: bool, random: np.random.Generator
-) -> tuple[NumberPredicted, NumberPredicted]:
+) -> tuple[Predicted, Predicted]:
     """Return the cross-validated predictions of a cohort, and those of new patients."""
 
     def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -198,7 +198,7 @@ def number_cohort(
         z = x[train] - origin
         slopes = np.linalg.solve(z.T @ z + np.eye(COLUMNS), z.T @ (targets[train] - centre))
         own[test], new[ours] = (centre + (part - origin) @ slopes for part in (x[test], new_x[ours]))
-    return NumberPredicted(targets, own, folds), NumberPredicted(later, new, new_folds())
+    return _numbers(targets, own, folds), _numbers(later, new, new_folds())
 
 
 # Survival.
@@ -290,6 +290,10 @@ def of_classes(patients: int, classes: int, strength: float, ordered: bool) -> S
 
     kind = "ordered classes" if ordered else "classes"
     return Setting(f"{classes} {kind}, n {patients}, strength {strength}", rows)
+
+
+def _numbers(targets: np.ndarray, values: np.ndarray, folds: np.ndarray) -> Predicted:
+    return Predicted(targets, values, np.zeros_like(values), folds)
 
 
 def of_numbers(patients: int, explained: float, skewed: bool) -> Setting:

@@ -82,6 +82,9 @@ OUTCOME_METRICS: dict[str, OutcomeMetrics] = {
         objective="balanced_log_loss",
         primary="balanced_accuracy",
     ),
+    "number": OutcomeMetrics(
+        names=("mae", "rmse", "r2", "spearman", "concordance"), objective="mae", primary="mae"
+    ),
 }
 """The metrics of each kind of outcome, which defines them."""
 METRIC_NAMES = tuple(dict.fromkeys(name for metrics in OUTCOME_METRICS.values() for name in metrics.names))

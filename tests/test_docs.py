@@ -350,6 +350,13 @@ def cells(column: Mapping[str, Any], values: Mapping[str, Callable[[Mapping[str,
     return [values[column["kind"]](column)] * 4
 
 
+def outcome_cells(cohort: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the columns of the outcome of three patients and of one without."""
+    if "target" in cohort:
+        return {cohort["target"]: ["1.5", "30", "2", str(cohort["unlabelled"])]}
+    return {cohort["label"]: label_words(cohort)}
+
+
 def label_words(cohort: Mapping[str, Any]) -> list[str]:
     """Return the labels of three patients and of one without."""
     classes = cohort.get("classes")
@@ -370,7 +377,7 @@ def test_every_example_of_a_cohort_is_read(document: Path, tmp_path: Path) -> No
     for place, block in enumerate(blocks(document, "toml")):
         declared = tomllib.loads(block.text)
         cohort, metadata = declared["cohort"], declared.get("metadata", {})
-        table = {cohort["id"]: list("ABCD"), cohort["label"]: label_words(cohort)}
+        table = {cohort["id"]: list("ABCD")} | outcome_cells(cohort)
         table |= {cohort["group"]: list("XXYY")} if "group" in cohort else {}
         table |= {section["column"]: cells(section, values) for section in metadata.values()}
         folder = tmp_path / str(place)

@@ -25,7 +25,8 @@ from mil_toolkit.study.records import StudyScores
 
 _MARKUP = re.compile(r"[\\`*\[\]|~@$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
-_BESIDE = ("balanced_accuracy", "auc", "macro_auc")  # metrics of the baselines beside the primary one
+# Metrics of the baselines beside the primary one.
+_BESIDE = ("balanced_accuracy", "auc", "macro_auc", "rmse", "r2")
 
 
 def plain(value: object) -> str:
@@ -290,8 +291,9 @@ def _limit_lines(about: About, scores: StudyScores) -> Iterator[str]:
             f"{number(scores.bag_size[name])} among {names.get(stratum, name)}"
             for stratum, name in strata.items()
         ]
+        predicted = "logit" if about.class_names else "prediction"
         yield (
-            "Rank correlation of the logit with the number of images, which is not a sign of disease:"
+            f"Rank correlation of the {predicted} with the number of images, which is not a sign of disease:"
             f" {', '.join(correlations)}."
         )
 

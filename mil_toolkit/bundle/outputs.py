@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from mil_toolkit.cohort.cohort import Cohort
+from mil_toolkit.core.cells import NUMBER
 from mil_toolkit.core.outputs import Output, starts_with
 from mil_toolkit.core.reading import MEBIBYTE, read_input
 from mil_toolkit.evaluation.scoring import BINARY, Scoring
@@ -33,7 +34,7 @@ def submission_output(path: Path, cohort: Cohort, header: Sequence[str] = SUBMIS
 
 def _has_predictions(path: Path, scoring: Scoring) -> bool:
     decision = [] if scoring.decision is None else [scoring.decision]
-    names = ["patient_id", *scoring.values, *decision, *scoring.spread_names]
+    names = ["patient_id", *scoring.values, *decision, *scoring.intervals, *scoring.spread_names]
     return any(starts_with(path, _line(header)) for header in (names, [*names, *scoring.targets]))
 
 
@@ -59,4 +60,9 @@ def _is_submission(path: Path, cohort: Cohort, header: Sequence[str]) -> bool:
     if first not in (list(header), list(SUBMISSION_HEADER)) or not rows:
         return False
     unlabelled, words = {*cohort.unlabelled().patient_ids}, submission_words(cohort)
-    return all(len(row) == 2 and row[0] in unlabelled and row[1] in words for row in rows)
+    return all(len(row) == 2 and row[0] in unlabelled and _is_predicted(row[1], words) for row in rows)
+
+
+def _is_predicted(text: str, words: Sequence[str]) -> bool:
+    """Return whether a text is what a challenge file holds: the word of a class, or without any a number."""
+    return text in words if words else NUMBER.fullmatch(text) is not None

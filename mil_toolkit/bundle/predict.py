@@ -101,6 +101,7 @@ def predict(
     _check_results(patients, predicted.values, spread)
     scoring, known = bundle.scoring, patients.outcome.known(patients.labels)
     columns: dict[str, object] = {"patient_id": patients.ids, **scoring.prediction_columns(predicted)}
+    columns |= bundle.decision.intervals(predicted.values)
     table = pd.DataFrame(columns | scoring.spread_columns(spread))
     if known.any():
         for name, targets in scoring.target_columns(patients.labels).items():
@@ -335,9 +336,12 @@ def check_submission(cohort: Cohort, predicted: Outcome) -> None:
     predicted: the outcome of the model
     """
     if predicted.kind != DEFAULT and not cohort.outcome.table_columns:
+        keys = sorted(predicted.own_keys)
+        what = "the words of the classes" if predicted.class_names else "the declared outcome"
+        declared = ["label", *keys] if predicted.class_names else keys
         raise DataError(
-            f"{cohort.source}: a challenge file needs the words of the classes. Declare label and"
-            f" {', '.join(sorted(predicted.own_keys))} under [cohort], as the model was fitted with."
+            f"{cohort.source}: a challenge file needs {what}. Declare {' and '.join(declared)} under"
+            " [cohort], as the model was fitted with."
         )
     keys = cohort.outcome.stratum_names
     words_of = enumerate(cohort.outcome.class_words)
@@ -349,21 +353,27 @@ def check_submission(cohort: Cohort, predicted: Outcome) -> None:
         )
 
 
+def _written(predicted: float, words: Sequence[str]) -> str:
+    return words[int(predicted)] if words else repr(float(predicted))
+
+
 def write_submission(
     path: Path, predictions: pd.DataFrame, cohort: Cohort, header: Sequence[str] = ("ID", "LABEL")
 ) -> int:
     """Publish a challenge file with all unlabelled patients, each once; return their number.
 
-    Predictions are written as the class names of the cohort's table. Raises DataError where no patient is
-    unlabelled, and where a class has several words.
+    Predictions are written as the class names of the cohort's table, or as numbers if there are no classes.
+    Raises DataError where no patient is unlabelled, and where a class has several words.
     """
     check_submission(cohort, cohort.outcome)
     unlabelled = cohort.unlabelled().patient_ids
     if not unlabelled:
         raise DataError(f"{cohort.source}: no patient is unlabelled, so the submission would be empty.")
-    decided = dict(zip(predictions["patient_id"], predictions["prediction"], strict=True))
-    file, words = io.StringIO(), submission_words(cohort)
+    scoring, words = cohort.outcome.scoring, submission_words(cohort)
+    column = scoring.values[0] if scoring.decision is None else scoring.decision
+    predicted = dict(zip(predictions["patient_id"], predictions[column], strict=True))
+    file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerows([header, *([patient, words[decided[patient]]] for patient in unlabelled)])
+    writer.writerows([header, *([patient, _written(predicted[patient], words)] for patient in unlabelled)])
     publish(path, file.getvalue().encode())
     return len(unlabelled)

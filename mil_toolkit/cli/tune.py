@@ -385,8 +385,10 @@ def score_lines(scores: "StudyScores", primary_metric: str) -> list[str]:
         kinds["outer (held-out patients)"] = scores.outer
     kinds |= {f"  baseline {name}": baseline for name, baseline in (scores.rivals or {}).items()}
     rows |= {name: [with_interval(kind[metric]) for metric in metrics] for name, kind in kinds.items()}
-    width = max(map(len, rows))
-    return [f"{name:{width}s}" + "".join(f"{cell:>24s}" for cell in cells) for name, cells in rows.items()]
+    width, wide = max(map(len, rows)), max(24, *(2 + len(cell) for cells in rows.values() for cell in cells))
+    return [
+        f"{name:{width}s}" + "".join(f"{cell:>{wide}s}" for cell in cells) for name, cells in rows.items()
+    ]
 
 
 def _no_outer_words(quick: bool) -> str:

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from mil_toolkit.cohort.declaration import Declaration
-from mil_toolkit.cohort.kinds import KINDS, MetadataColumn, Unreadable
+from mil_toolkit.cohort.kinds import KINDS, MetadataColumn
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.table import TextTable
 from mil_toolkit.cohort.toml import suggestion
 from mil_toolkit.core.cells import is_missing, normal_form
+from mil_toolkit.core.numbers import Unreadable
 from mil_toolkit.core.text import SOME, each_or_most, printable, some
 from mil_toolkit.outcomes.outcome import OutcomeRow
 

@@ -15,13 +15,14 @@ from mil_toolkit.cohort.guess_roles import (
     guess_id,
     guess_label,
     guess_positive,
+    guess_target,
     spellings_of,
     usual_spelling,
 )
 from mil_toolkit.cohort.header_words import is_named_group, is_named_label, is_sex
 from mil_toolkit.cohort.table import TextTable
 from mil_toolkit.cohort.toml import toml_string
-from mil_toolkit.core.cells import normal_form
+from mil_toolkit.core.cells import is_missing_value, normal_form
 from mil_toolkit.core.numbers import is_number
 from mil_toolkit.core.text import count_of, printable
 
@@ -48,9 +49,11 @@ def draft_text(table: TextTable, folders: Collection[str], paths: DraftPaths, wr
     columns = _unique_columns(table)
     id_guess = guess_id(table.name, columns, folders)
     patient_id = id_guess.column
-    label = guess_label({name: cells for name, cells in columns.items() if name != patient_id})
-    others = {name: cells for name, cells in columns.items() if name not in (patient_id, label)}
-    decimal = guess_decimal(others)
+    candidates = {name: cells for name, cells in columns.items() if name != patient_id}
+    label = guess_label(candidates)
+    target = guess_target(candidates) if label is None else None
+    others = {name: cells for name, cells in candidates.items() if name not in (label, target)}
+    decimal = guess_decimal(others if target is None else {**others, target: candidates[target]})
     guesses = {
         name: guess_column(TableColumn(name, cells, table.numbers), decimal, written, label)
         for name, cells in others.items()
@@ -68,12 +71,12 @@ def draft_text(table: TextTable, folders: Collection[str], paths: DraftPaths, wr
         f"images = [{', '.join(paths.images)}]  # each contains one folder per patient",
         *map(check, id_guess.doubts),
         *_id_lines(patient_id, columns[patient_id], folders),
-        *_label_lines(label, columns),
+        *(_label_lines(label, columns) if target is None else _target_lines(target, columns[target])),
         *_group_lines(others),
         *_decimal_lines(decimal, others),
         *_metadata_lines(guesses, names),
         *_left_out_lines(table, guesses),
-        *_split_lines(label),
+        *_split_lines(label or target),
     ]
 
 
@@ -118,6 +121,18 @@ def _label_lines(label: str | None, columns: Mapping[str, Sequence[str]]) -> Ite
         use = "these patients are predicted, and never used for training"
         yield check(f"{column} {unlabelled!r} is taken as unlabelled: {use}.")
         yield f"unlabelled = {_word(unlabelled)}"
+
+
+def _target_lines(target: str, cells: Sequence[str]) -> Iterator[str]:
+    column = printable(target)
+    yield check(f"{column} is taken as the number to predict. If it is none, remove target.")
+    yield f"target = {toml_string(target)}"
+    missing = list(dict.fromkeys(cell for cell in cells if is_missing_value(cell)))
+    if missing:
+        words = ", ".join(map(toml_string, missing))
+        use = "these patients are predicted, and never used for training"
+        yield check(f"{column} {words} is taken as unlabelled: {use}.")
+        yield f"unlabelled = [{words}]"
 
 
 def _spelling_lines(column: str, spellings: Mapping[str, int]) -> Iterator[str]:
@@ -173,8 +188,8 @@ def _left_out_lines(table: TextTable, guesses: Mapping[str, Guess]) -> Iterator[
             yield from guess.lines
 
 
-def _split_lines(label: str | None) -> Iterator[str]:
-    if label is not None:
+def _split_lines(outcome: str | None) -> Iterator[str]:
+    if outcome is not None:
         yield ""
         yield "[splits]"
         yield 'stratify = ["label"]  # balanced across the inner folds'

@@ -1,13 +1,12 @@
 """`KINDS`: the kinds of metadata columns, with one parser each."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 
 from mil_toolkit.cohort.dates import read_date, serial_day
 from mil_toolkit.core.cells import is_missing, is_missing_value, normal_form
-from mil_toolkit.core.numbers import is_limit, is_number, may_group, number_text
+from mil_toolkit.core.numbers import Unreadable, finite_number
 from mil_toolkit.core.text import printable
 
 OLDEST = 130  # years; a greater age means that the date was misread
@@ -32,46 +31,17 @@ class MetadataColumn:
         return f"[metadata.{printable(self.name)}]"
 
 
-class Unreadable(ValueError):
-    """A cell that its kind cannot parse.
-
-    reason: the rest of a sentence that begins with the cell
-    advice: what to change in the cohort.toml, without a full stop: the name of the file follows; may be empty
-    """
-
-    def __init__(self, reason: str, advice: str = ""):
-        super().__init__(reason)
-        self.reason, self.advice = reason, advice
-
-
 # The parsers. Each takes a trimmed cell that is not missing, its column and the decimal sign, and returns the
 # value or raises Unreadable.
 
 
 def parse_number(cell: str, column: MetadataColumn, decimal: str) -> float:
     """Return a finite number, written with the declared decimal sign; positive if its logarithm is taken."""
-    text = number_text(cell, decimal)
-    if text is None:
-        raise _unreadable_number(cell, decimal)
-    value = float(text)
-    if not math.isfinite(value):
-        raise Unreadable("is not a finite number.")
+    value = finite_number(cell, decimal)
     if column.transform == "log" and value <= 0:
         advice = f'Correct the cell, empty it, or remove transform = "log" from {column.section}'
         raise Unreadable("is not above 0, so it has no logarithm.", advice)
     return value
-
-
-def _unreadable_number(cell: str, decimal: str) -> Unreadable:
-    if is_limit(cell):
-        return Unreadable("is a limit, not a number. Write the value to use in its place, or empty the cell.")
-    if decimal == "," and "." in cell:
-        return Unreadable('contains a point, but decimal = "," is declared.')
-    if decimal == "." and is_number(cell, ","):
-        advice = 'If it is a decimal comma, add decimal = "," to [cohort]'
-        both = f", so it is {cell.replace(',', '.')} or {cell.replace(',', '')}" if may_group(cell) else ""
-        return Unreadable(f"contains a comma{both}.", advice)
-    return Unreadable("is not a finite number.")
 
 
 def parse_category(cell: str, column: MetadataColumn, decimal: str) -> str:

@@ -1,5 +1,6 @@
 """Read numbers as laboratories write them: with a decimal point or comma, and with separated thousands."""
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -26,6 +27,41 @@ def number_text(cell: str, decimal: str) -> str | None:
         return None
     text = text.replace(decimal, ".")
     return text if NUMBER.fullmatch(text) else None
+
+
+class Unreadable(ValueError):
+    """A cell that cannot be parsed.
+
+    reason: the rest of a sentence that begins with the cell
+    advice: what to change in the cohort.toml, without a full stop: the name of the file follows; may be empty
+    """
+
+    def __init__(self, reason: str, advice: str = ""):
+        super().__init__(reason)
+        self.reason, self.advice = reason, advice
+
+
+def finite_number(cell: str, decimal: str) -> float:
+    """Return a finite number, written with the declared decimal sign; raises Unreadable for other cells."""
+    text = number_text(cell, decimal)
+    if text is None:
+        raise _unreadable_number(cell, decimal)
+    value = float(text)
+    if not math.isfinite(value):
+        raise Unreadable("is not a finite number.")
+    return value
+
+
+def _unreadable_number(cell: str, decimal: str) -> Unreadable:
+    if is_limit(cell):
+        return Unreadable("is a limit, not a number. Write the value to use in its place, or empty the cell.")
+    if decimal == "," and "." in cell:
+        return Unreadable('contains a point, but decimal = "," is declared.')
+    if decimal == "." and is_number(cell, ","):
+        advice = 'If it is a decimal comma, add decimal = "," to [cohort]'
+        both = f", so it is {cell.replace(',', '.')} or {cell.replace(',', '')}" if may_group(cell) else ""
+        return Unreadable(f"contains a comma{both}.", advice)
+    return Unreadable("is not a finite number.")
 
 
 def _without_thousands(text: str, decimal: str) -> str:

@@ -45,6 +45,10 @@ class Decision:
         """The columns of a table of predictions that hold the same number in every row."""
         return {"threshold": self.threshold}
 
+    def intervals(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Return no columns: a probability has no prediction interval."""
+        return {}
+
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the numbers."""
         if not 0 <= self.threshold <= 1:

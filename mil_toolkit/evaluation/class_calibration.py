@@ -67,6 +67,10 @@ class ClassDecision:
         """The classes' shares, by the names of their columns."""
         return dict(zip(constant_names(self.names), self.priors, strict=True))
 
+    def intervals(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Return no columns: probabilities have no prediction interval."""
+        return {}
+
     def problems(self) -> Iterator[str]:
         """Yield whether a number is missing or not finite, or the shares do not add up to 1."""
         if not len(self.biases) == len(self.priors) == len(self.names):

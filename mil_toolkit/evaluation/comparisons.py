@@ -28,7 +28,9 @@ def compare(one: Table, other: Table) -> Comparison:
         name: Difference(estimate.value, estimate.low, estimate.high, p_values.get(name))
         for name, estimate in estimates.items()
     }
-    return Comparison(float((one.decisions != other.decisions).sum(1).mean()), tested)
+    decided = one.scoring.decision is not None
+    discordant = float((one.decisions != other.decisions).sum(1).mean()) if decided else None
+    return Comparison(discordant, tested)
 
 
 def optimism(inner: Table, outer: Table) -> Optimism:

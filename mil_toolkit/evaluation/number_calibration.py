@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -42,18 +41,18 @@ def fit_affine(outputs: np.ndarray, targets: np.ndarray) -> AffineCalibration:
     return AffineCalibration(slope, float(targets.mean() - slope * outputs.mean()))
 
 
-def out_of_fold_affine(outputs: np.ndarray, targets: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Return the predictions (n,) of each patient by the recalibration fitted on the other folds.
+def left_out_residuals(outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return the residual (n,) of each patient by the recalibration that is fitted on all others.
 
-    outputs, targets, folds: (n,)
+    outputs, targets: (n,)
 
-    Residuals of these predictions have not seen their own patient in the recalibration either.
+    The residual of the regression on all patients divided by 1 - leverage (PRESS; Allen 1974). These
+    residuals have not seen their own patient in the recalibration either.
     """
-    values = np.empty(len(outputs))
-    for fold in np.unique(folds):
-        inside = folds == fold
-        values[inside] = fit_affine(outputs[~inside], targets[~inside]).values(outputs[inside])
-    return values
+    calibration, centred = fit_affine(outputs, targets), outputs - outputs.mean()
+    variance = float(centred @ centred)
+    leverage = 1 / len(outputs) + (centred**2 / variance if variance > 0 else 0.0)
+    return np.asarray((targets - calibration.values(outputs)) / np.maximum(1 - leverage, SMALLEST_SLOPE))
 
 
 def prediction_margin(residuals: np.ndarray, level: float = LEVEL) -> float:
@@ -64,42 +63,13 @@ def prediction_margin(residuals: np.ndarray, level: float = LEVEL) -> float:
     the jackknife (Barber et al. 2021, "Predictive inference with the jackknife+", section 1), with folds in
     place of single patients. For patients who are exchangeable with the training patients it covers at about
     `level` where the predictions hardly change if a fold is left out (their theorem 5); without such
-    stability nothing is guaranteed (theorem 2). `cv_plus` has a guarantee without it.
+    stability nothing is guaranteed (theorem 2).
 
     >>> prediction_margin(np.arange(-9.0, 10.0)), prediction_margin(np.ones(18))
     (9.0, inf)
     """
-    place = _place(level, len(residuals))
+    place = math.ceil(level * (len(residuals) + 1) - 1e-9)
     return math.inf if place > len(residuals) else float(np.sort(np.abs(residuals))[place - 1])
-
-
-def _place(level: float, count: int) -> int:
-    """Return the place from 1 of the order statistic that a share `level` of count + 1 does not exceed."""
-    return math.ceil(level * (count + 1) - 1e-9)
-
-
-class Ranges(NamedTuple):
-    """The ends of the prediction intervals of some patients, (m,) each."""
-
-    low: np.ndarray
-    high: np.ndarray
-
-
-def cv_plus(residuals: np.ndarray, values: np.ndarray, level: float = LEVEL) -> Ranges:
-    """Return the CV+ prediction intervals of m new patients (Barber et al. 2021, section 3).
-
-    residuals: (n,), absolute or signed, out of fold
-    values: (n, m), of each new patient by the model that was trained without the fold of training patient i
-
-    For patients who are exchangeable with the training patients, and whatever the model, the intervals cover
-    with a probability of at least 2 * level - 1 - sqrt(2 / n) (theorem 4), and in practice about `level`.
-    """
-    count, errors = len(residuals), np.abs(residuals)[:, None]
-    place = _place(level, count)
-    if place > count:
-        return Ranges(np.full(values.shape[1], -np.inf), np.full(values.shape[1], np.inf))
-    low = np.sort(values - errors, axis=0)[count - place]
-    return Ranges(low, np.sort(values + errors, axis=0)[place - 1])
 
 
 @dataclass(frozen=True)

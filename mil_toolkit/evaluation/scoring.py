@@ -47,6 +47,7 @@ class Scoring:
     epoch_metrics: names of those that are recorded after each epoch of a trial
     errors: returns how far the values are from the targets (..., n), from targets and values; it shows
         whether the patients of a group are alike
+    intervals: names of the columns of `DecisionRule.intervals`
     """
 
     targets: tuple[str, ...]
@@ -67,6 +68,7 @@ class Scoring:
     rank_strata: Mapping[int, str]
     reliability: bool
     epoch_metrics: tuple[str, ...]
+    intervals: tuple[str, ...] = ()
 
     @property
     def columns(self) -> list[str]:

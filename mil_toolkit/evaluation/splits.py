@@ -70,7 +70,8 @@ def make_splits(
     """Split n labelled patients into stratified folds; return the splits and the number of age bins used.
 
     labels: (n,) classes or other strata; ages: (n,) in years, NaN if unknown; groups: (n,)
-    names: of the strata that every fold needs, by number
+    names: of the strata that every fold needs, by number; without any, strata of too few patients are joined
+        with the next one
     folds: 1 gives a single 80/20 split
 
     The strata are the labels, combined with age bins if ages are given. Groups are never split; with groups,
@@ -83,6 +84,8 @@ def make_splits(
     [4, 4, 4]
     """
     _check_enough(labels, folds, groups, names)
+    if not names:
+        labels = _coarse(labels, _smallest_stratum(folds))
     if groups is not None:
         return _grouped(labels, groups, folds, seed, names), 1
     bins, count = (
@@ -92,6 +95,13 @@ def make_splits(
     )
     strata = labels * count + bins
     return _stratified(strata, folds, seed), count
+
+
+def _coarse(strata: np.ndarray, fewest: int) -> np.ndarray:
+    """Join neighbouring strata (n,), numbered from 0, by twos until each has enough patients."""
+    while strata.any() and min(np.unique(strata, return_counts=True)[1]) < fewest:
+        strata = strata // 2
+    return strata
 
 
 def _stratified(strata: np.ndarray, folds: int, seed: int) -> list[Split]:
@@ -114,9 +124,10 @@ def _grouped(
     splits = _sorted_splits(splitter.split(labels, labels, groups))
     incomplete = [str(number) for number, split in enumerate(splits, 1) if _lacks_class(labels, split, names)]
     if incomplete:
+        patients = "patients of one class" if names else "patients"
         raise DataError(
-            f"with the declared groups, fold {', '.join(incomplete)} of {len(splits)} has no patients of one"
-            " class among its training or its held-out patients. Use fewer folds, or a finer group column."
+            f"with the declared groups, fold {', '.join(incomplete)} of {len(splits)} has no {patients} among"
+            " its training or its held-out patients. Use fewer folds, or a finer group column."
         )
     return splits[:1] if folds == 1 else splits
 
@@ -155,7 +166,8 @@ def _lack_words(labels: np.ndarray, names: Mapping[int, str]) -> str:
 
 
 def _lacks_class(labels: np.ndarray, split: Split, names: Mapping[int, str]) -> bool:
-    return any(not names.keys() <= set(labels[part].tolist()) for part in (split.train, split.test))
+    parts = (split.train, split.test)
+    return any(not len(part) or not names.keys() <= set(labels[part].tolist()) for part in parts)
 
 
 def _sorted_splits(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> list[Split]:
@@ -171,14 +183,14 @@ def _check_enough(
     labels: np.ndarray, folds: int, groups: np.ndarray | None, names: Mapping[int, str]
 ) -> None:
     problems = []
-    for label, name in names.items():
-        chosen = labels == label
+    classes = {f"the {name} class": labels == label for label, name in names.items()}
+    for name, chosen in (classes or {"the cohort": np.ones(len(labels), dtype=bool)}).items():
         count = int(chosen.sum()) if groups is None else len(np.unique(groups[chosen]))
         if count < _smallest_stratum(folds):
             units = count_of(count, "patient" if groups is None else "group")
             needed = "5 that a single 80/20 split needs" if folds == 1 else f"{folds} folds. Use fewer folds"
             needed += _MERGE if len(names) > len(TWO_CLASSES) else ""
-            problems.append(f"the {name} class has {units}, fewer than the {needed}.")
+            problems.append(f"{name} has {units}, fewer than the {needed}.")
     if problems:
         raise DataError(problems)
 

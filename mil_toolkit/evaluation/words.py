@@ -7,15 +7,9 @@ from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.records import Comparison, Estimate, PassedOver, Score, Scores, Spread
 
 TABLE = (  # metrics that a summary shows, as far as the outcome has them
-    "accuracy",
-    "balanced_accuracy",
-    "sensitivity",
-    "specificity",
-    "auc",
-    "macro_f1",
-    "macro_auc",
-    "kappa",
-    "quadratic_kappa",
+    *("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc"),
+    *("macro_f1", "macro_auc", "kappa", "quadratic_kappa"),
+    *("mae", "rmse", "r2", "spearman", "concordance"),
 )
 DEFAULTS_NOTE = (
     "The default configuration was itself chosen on the 90 labelled patients of the lymphocytosis challenge,"
@@ -23,8 +17,11 @@ DEFAULTS_NOTE = (
     " not even an outer one. For all other patients, this choice came before and apart from them."
 )
 FEW = 10  # discordant patients, below which a difference rests on too little evidence
-LOWER_IS_BETTER = ("balanced_log_loss", "log_loss", "brier", "calibration_error", "referred", "rank_error")
-_CAPITALS = ("auc", "f1", "ppv", "npv")
+LOWER_IS_BETTER = (
+    *("balanced_log_loss", "log_loss", "brier", "calibration_error", "referred"),
+    *("rank_error", "mae", "rmse"),
+)
+_CAPITALS = ("auc", "f1", "ppv", "npv", "mae", "rmse", "r2")
 _RULES = {
     "share": "the share of positives",
     "balanced": "the highest balanced accuracy in inner cross-validation",
@@ -168,10 +165,10 @@ def p_value(value: float | None) -> str:
 def comparison_words(comparison: Comparison, metric: str) -> str:
     """Return a paired difference in one metric, its p-value and the number of discordant patients."""
     difference = comparison.differences[metric]
+    words = f"{with_interval(difference, '+')}, p {p_value(difference.p_value)}"
+    if comparison.discordant is None:
+        return f"{words}."
     few = ""
     if comparison.discordant < FEW:
         few = " Few patients are decided differently, so the evidence is weak."
-    return (
-        f"{with_interval(difference, '+')}, p {p_value(difference.p_value)},"
-        f" {count_of(comparison.discordant, 'discordant patient')}.{few}"
-    )
+    return f"{words}, {count_of(comparison.discordant, 'discordant patient')}.{few}"

@@ -10,6 +10,7 @@ from mil_toolkit.core.records import to_json
 from mil_toolkit.evaluation.metrics import Metric
 from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.outcomes.classes import Classes
+from mil_toolkit.outcomes.number import Number
 from mil_toolkit.outcomes.ordered import Ordered
 from mil_toolkit.outcomes.outcome import DecisionRule, Outcome
 
@@ -17,6 +18,7 @@ KINDS: dict[str, type[Outcome]] = {
     "binary": Binary,
     "ordered": Ordered,  # before classes, whose keys it shares
     "classes": Classes,
+    "number": Number,
 }
 DEFAULT = "binary"  # of a cohort that declares no outcome
 

@@ -66,6 +66,10 @@ class DecisionRule(Protocol):
         """The columns of a table of predictions that hold the same number in every row."""
         ...
 
+    def intervals(self, values: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Return the columns that mil-predict writes after values (n,) or (n, V), such as their intervals."""
+        ...
+
     def problems(self) -> Iterator[str]:
         """Yield what is wrong with the numbers of the rule."""
         ...

@@ -43,14 +43,15 @@ class Attention:
 class Case:
     """A predicted patient.
 
-    stored, name: the id as stored and as shown; wrong: share of the repeats
-    probability: mean over repeats, of class 1 if there are two classes, otherwise of the true class
+    stored, name: the id as stored and as shown; wrong: share of the repeats; label: the target
+    probability: mean of the predicted values over repeats; of class 1 if there are two classes, of the true
+        class if there are several
     images: their number, None where unknown; attention: None where there is none
     """
 
     stored: str
     name: str
-    label: int
+    label: int | float
     probability: float
     wrong: float
     images: int | None
@@ -92,7 +93,7 @@ def cases(contents: Contents, naming: Naming) -> list[Case]:
     return [
         _case(
             table.patient_ids[place],
-            int(table.labels[place]),
+            table.labels[place].item(),
             float(values[place]),
             float(wrong[place]),
             records.get(table.patient_ids[place]),
@@ -111,7 +112,7 @@ def _by_patient(attention: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
 
 def _case(
     stored: str,
-    label: int,
+    label: float,
     probability: float,
     wrong: float,
     record: PatientRecord | None,

@@ -23,7 +23,7 @@ class Page:
     """The page of a study.
 
     title: name of the study folder; nested: whether there are outer folds
-    class_names: negative, positive if there are two
+    kind: of the outcome; class_names: negative, positive if it is binary, none if it has no classes
     ablation: None where there was none
     """
 
@@ -33,6 +33,7 @@ class Page:
     anonymise: bool
     nested: bool
     repeats: int
+    kind: str
     class_names: tuple[str, ...]
     overview: Overview
     scores: ScoresSection
@@ -55,6 +56,7 @@ def lay_out(contents: Contents, anonymise: bool) -> Page:
             anonymise=anonymise,
             nested=contents.nested,
             repeats=contents.own_scores[contents.primary_metric].repeats,
+            kind=contents.study.outcome.kind,
             class_names=contents.class_names,
             overview=overview(contents, anonymise),
             scores=own.scores(contents),

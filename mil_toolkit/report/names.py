@@ -7,12 +7,18 @@ _METRICS = {
     "npv": "NPV",
     "macro_auc": "Macro AUC",
     "macro_f1": "Macro F1",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "r2": "R2",
 }
 _BASELINES = {
     "metadata_logistic": "Metadata only",
     "metadata_logistic_c1": "Metadata only, C = 1",
     "bag_size": "Number of images only",
     "mean_logistic": "Mean embedding",
+    "metadata_ridge": "Metadata only",
+    "mean_ridge": "Mean embedding",
+    "mean_max_min_ridge": "Mean, maximum and minimum of the embeddings",
     "mean_max_min_logistic": "Mean, maximum and minimum of the embeddings",
     "metadata_ordinal": "Metadata only",
     "metadata_ordinal_c1": "Metadata only, C = 1",

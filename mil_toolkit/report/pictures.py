@@ -117,15 +117,17 @@ def samples_of(
 ) -> list[Sample]:
     """Return the images of highest attention of the SAMPLES most confident correct patients of each class.
 
+    Without classes, those of the patients with the smallest errors.
+
     The preprocessing is that of the features or, if they show whole images and not `as_seen`, the saturation
     mask.
     """
-    pairs = []
-    for label in range(len(class_names)):
-        confident = [case for case in reversed(cases) if case.label == label and case.shown_images]
+    pairs, shown = [], [case for case in reversed(cases) if case.shown_images]
+    groups = {f"{name}, ": [case for case in shown if case.label == n] for n, name in enumerate(class_names)}
+    for name, confident in (groups or {"": shown}).items():
         for case in confident[:SAMPLES]:
             image = case.shown_images[0]
-            description = f"{case.name}, {class_names[label]}, {image.name}"
+            description = f"{case.name}, {name}{image.name}"
             pairs.append(sample_of(pictures, (case.stored, image.stored), description, as_seen))
     return [sample for sample in pairs if sample is not None]
 

@@ -17,7 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import ALONE, HeadConfig, RunConfig
+from mil_toolkit.config import ALONE, SUPERVISED_POOLINGS, HeadConfig, RunConfig
 from mil_toolkit.core.errors import DataError, Diverged
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.outputs import check_replaceable, published_folder
@@ -198,13 +198,14 @@ def _check(study: Study, cohort: Cohort, features: Features) -> None:
 
 def _usable(data: Data, variants: Sequence[Variant]) -> tuple[list[Variant], Reasons]:
     """Return the variants that use images or metadata in every fold, and why the others are left out."""
-    useless = [
-        variant.name
-        for variant in variants
-        if any(uses_nothing(data.configure(fold, variant)) for fold in data.folds)
-    ]
-    usable = [variant for variant in variants if variant.name not in useless]
-    return usable, dict.fromkeys(useless, "it would leave neither images nor metadata")
+    reasons: Reasons = {}
+    two_classes = data.study.outcome.kind == DEFAULT
+    for variant in variants:
+        if any(uses_nothing(data.configure(fold, variant)) for fold in data.folds):
+            reasons[variant.name] = "it would leave neither images nor metadata"
+        elif variant.change.get("pooling") in SUPERVISED_POOLINGS and not two_classes:
+            reasons[variant.name] = "this pooling needs an outcome of two classes"
+    return [variant for variant in variants if variant.name not in reasons], reasons
 
 
 # Each fold's best configuration with one thing changed.

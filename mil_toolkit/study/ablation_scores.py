@@ -15,11 +15,11 @@ from mil_toolkit.study.folder import EpochScores
 from mil_toolkit.study.records import AblationScores, VariantFold, VariantScores
 from mil_toolkit.study.variants import EQUAL_BAGS, FULL, METADATA_ONLY
 
-_TABLE_METRICS = (
-    "balanced_accuracy",
-    "auc",
-    "macro_auc",
-)  # beside the primary one; scores.json has all metrics
+_TABLE_METRICS = (  # beside the primary one; scores.json has all metrics
+    *("balanced_accuracy", "auc"),
+    *("macro_auc",),
+    *("rmse", "r2"),
+)
 NO_DIFFERENCE = Difference(None, None, None, None)  # in the full model's own row of table.csv
 
 

@@ -23,8 +23,8 @@ Statistic = Callable[[np.ndarray], np.ndarray]  # of labels (draws, n): (draws,)
 class Labelled:
     """Patients whose labels may be associated with a column.
 
-    positive: (n,) whether each is positive; groups: (n,) their groups, which exchange labels as a whole, or
-        None
+    positive: (n,) whether each is positive, or the ranks of a number that is the outcome
+    groups: (n,) their groups, which exchange labels as a whole, or None
     """
 
     positive: np.ndarray
@@ -81,6 +81,30 @@ def association_of_words(words: np.ndarray, patients: Labelled, draws: int = DRA
         return np.sum((labels @ member - counts * share) ** 2 / variance, axis=1)
 
     return _permutation_test(chi_squared, patients, draws)
+
+
+def rank_association_of_numbers(values: np.ndarray, patients: Labelled, draws: int = DRAWS) -> Association:
+    """Test whether numbers (n,) are independent of ranked targets: the size of Spearman's correlation."""
+    ranks = rankdata(values)
+    ranks = (ranks - ranks.mean()) / len(ranks)
+
+    def correlation(targets: np.ndarray) -> np.ndarray:
+        return np.abs(targets @ ranks) / np.maximum(targets.std(1), _TOLERANCE)
+
+    return _permutation_test(correlation, patients, draws)
+
+
+def rank_association_of_words(words: np.ndarray, patients: Labelled, draws: int = DRAWS) -> Association:
+    """Test whether words (n,) are independent of ranked targets: the statistic of Kruskal and Wallis 1952."""
+    codes, kinds = pd.factorize(words)
+    member = np.eye(len(kinds))[codes]  # (n, words)
+    counts = member.sum(0)
+
+    def between(targets: np.ndarray) -> np.ndarray:
+        centred = targets - targets.mean(1, keepdims=True)
+        return np.sum((centred @ member) ** 2 / counts, axis=1) / np.maximum(targets.var(1), _TOLERANCE)
+
+    return _permutation_test(between, patients, draws)
 
 
 def _permutation_test(statistic: Statistic, patients: Labelled, draws: int) -> Association:

@@ -80,7 +80,9 @@ def run_canary(
             jobs = [_shuffled_run(study, labelled, device, number) for number in range(runs)]
             count = min(runs, _processes(study, patients, device, how, runs))
             progress = _CanaryProgress(runs, count)
-            canary = Canary.of(do_jobs(jobs, patients, Processes(count, config.threads, lock), progress))
+            scores = do_jobs(jobs, patients, Processes(count, config.threads, lock), progress)
+            metric = cohort.outcome.scoring.discrimination
+            canary = Canary.of(scores, None if metric == "auc" else metric)
             publish_record(study.canary, canary)
     logger.log(logging.INFO if canary.passed else logging.ERROR, "%s", canary)
     return canary

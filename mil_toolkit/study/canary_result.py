@@ -1,8 +1,11 @@
 """`Canary`: the result of the small studies on shuffled labels, and what it does and does not show."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+
+from mil_toolkit.core.records import ABSENT_IF_NONE
+from mil_toolkit.evaluation.words import metric_words
 
 LEVEL = 0.01  # of the test: one sound procedure in a hundred fails
 POWER = 0.8  # with which the smallest mean AUC that is named would fail
@@ -24,6 +27,7 @@ class Canary:
     low, high: 95 % t-interval of the mean; None in files of older versions
     detectable: the smallest mean above 0.5 that fails with a probability of 0.8, given the deviation of these
         runs; None in files of older versions
+    metric: name of the score, whose key is `aucs` for all outcomes; None for the AUC
     """
 
     aucs: list[float]
@@ -35,10 +39,11 @@ class Canary:
     low: float | None = None
     high: float | None = None
     detectable: float | None = None
+    metric: str | None = field(default=None, metadata=ABSENT_IF_NONE)
 
     @classmethod
-    def of(cls, aucs: list[float]) -> "Canary":
-        """Test the AUCs of independent runs."""
+    def of(cls, aucs: list[float], metric: str | None = None) -> "Canary":
+        """Test the scores of independent runs."""
         from scipy.stats import t, ttest_1samp  # takes long, and most studies have no canary
 
         mean, deviation = float(np.mean(aucs)), float(np.std(aucs, ddof=1))
@@ -47,14 +52,21 @@ class Canary:
         detectable = min(1.0, 0.5 + float((t.ppf(1 - LEVEL / 2, freedom) + t.ppf(POWER, freedom)) * error))
         p_value = None if np.ptp(aucs) == 0 else float(ttest_1samp(aucs, 0.5).pvalue)
         passed = mean == 0.5 if p_value is None else p_value >= LEVEL
-        return cls(aucs, mean, deviation, p_value, LEVEL, passed, mean - margin, mean + margin, detectable)
+        return cls(
+            aucs, mean, deviation, p_value, LEVEL, passed, mean - margin, mean + margin, detectable, metric
+        )
+
+    @property
+    def score(self) -> str:
+        """The name of the score."""
+        return "AUC" if self.metric is None else metric_words(self.metric)
 
     @property
     def figures(self) -> str:
-        """The mean AUC with its interval, and the test, in a sentence."""
+        """The mean score with its interval, and the test, in a sentence."""
         p_value = "-" if self.p_value is None else f"{self.p_value:.3f}"
         return (
-            f"{len(self.aucs)} runs on shuffled labels: outer AUC {self.mean:.3f}, 95 % interval"
+            f"{len(self.aucs)} runs on shuffled labels: outer {self.score} {self.mean:.3f}, 95 % interval"
             f" {self.low:.3f} to {self.high:.3f}, standard deviation {self.deviation:.3f}; two-sided t-test"
             f" against 0.5: p = {p_value}, level {self.level}."
         )
@@ -70,8 +82,8 @@ class Canary:
         if self.p_value is None:
             return UNSEEN
         return (
-            f"A leak that raises the mean AUC to {self.detectable:.2f} would have failed with a probability"
-            f" of {100 * POWER:.0f} %; a smaller one is easily missed. {UNSEEN}"
+            f"A leak that raises the mean {self.score} to {self.detectable:.2f} would have failed with a"
+            f" probability of {100 * POWER:.0f} %; a smaller one is easily missed. {UNSEEN}"
         )
 
     def __str__(self) -> str:

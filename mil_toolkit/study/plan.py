@@ -58,7 +58,7 @@ def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], Sp
     Outer folds that are neither official nor groups are stratified by the label only, and so are the inner
     folds unless the cohort declares strata of age: strata of label x age copy the cohort's chance association
     of age and label into every scored fold, and a score on shuffled labels then lies above chance.
-    Raises DataError where a class has fewer patients than folds.
+    Raises DataError where a class has fewer patients than folds, or the targets of a search are all equal.
     """
     everyone = np.arange(len(cohort))
     searches: list[Search] = []
@@ -70,12 +70,26 @@ def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], Sp
             bins[searches[-1].name] = count
     inner, bins["final"] = _inner_splits(cohort, everyone, config, FINAL)
     searches.append(Search(FINAL, everyone, everyone[:0], inner))
+    _check_targets(cohort, searches)
     splits = SplitsRecord(
         bins,
         {search.name: _counts(cohort, search.test) for search in searches[:-1]},
         {search.name: _held_out(search, cohort.patient_ids) for search in searches},
     )
     return searches, splits
+
+
+def _check_targets(cohort: Cohort, searches: Sequence[Search]) -> None:
+    """Raise DataError where the training patients of a search lack what the outcome needs."""
+    lacks = ((search.name, cohort.outcome.lack(cohort.labels[search.patients])) for search in searches)
+    problems = [
+        f"search {name} of {printable(cohort.source)} trains on {lack.what}."
+        f" {lack.need} its training patients."
+        for name, lack in lacks
+        if lack is not None
+    ]
+    if problems:
+        raise DataError(problems)
 
 
 def check_outer_folds(cohort: Cohort, config: StudyConfig) -> None:
@@ -163,7 +177,9 @@ def thin(search: Search, cohort: Cohort, config: StudyConfig, share: float) -> S
 
 
 def _counts(cohort: Cohort, patients: np.ndarray) -> dict[str, int]:
-    """Return the number of these patients in each stratum, by its name."""
+    """Return the number of these patients in each stratum by its name; without names, that of all."""
+    if not cohort.outcome.stratum_names:
+        return {"patients": len(patients)}
     strata = cohort.outcome.strata(cohort.labels[patients])
     return {name: int((strata == number).sum()) for number, name in cohort.outcome.stratum_names.items()}
 

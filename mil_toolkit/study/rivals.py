@@ -105,6 +105,16 @@ def ordinal(
     return np.asarray(others @ weights[:-1] + weights[-1])
 
 
+def ridge(
+    x: np.ndarray, targets: np.ndarray, outcome: Outcome, others: np.ndarray, strength: float
+) -> np.ndarray:
+    """Return the predictions of a ridge regression on the scale of the head's outputs, (m,)."""
+    from sklearn.linear_model import Ridge  # to read a study, it is not needed
+
+    regression = Ridge(alpha=1 / strength).fit(x, outcome.training_targets(targets).astype(float))
+    return np.asarray(regression.predict(others))
+
+
 @dataclass(frozen=True)
 class Rival:
     """A baseline: the columns of its regression, and the regularisation strengths to choose from."""
@@ -136,6 +146,12 @@ RIVALS: dict[str, dict[str, Rival]] = {
         "bag_size": Rival(bag_size, multinomial),
         "mean_multinomial": Rival(mean_embeddings, multinomial),
         "mean_max_min_multinomial": Rival(bag_statistics, multinomial),
+    },
+    "number": {
+        "metadata_ridge": Rival(metadata_columns, ridge),
+        "bag_size": Rival(bag_size, ridge),
+        "mean_ridge": Rival(mean_embeddings, ridge),
+        "mean_max_min_ridge": Rival(bag_statistics, ridge),
     },
 }
 """The baselines of each kind of outcome, by name; the first one sees only the metadata."""

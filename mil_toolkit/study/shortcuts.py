@@ -1,7 +1,7 @@
 """Shortcuts: what is associated with the label without a model of the images."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,7 +10,6 @@ import pandas as pd
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.evaluation.intervals import draw_patients, percentile_interval
 from mil_toolkit.evaluation.metrics import METRICS, Predicted
-from mil_toolkit.evaluation.multiplicity import holm
 from mil_toolkit.evaluation.splits import make_splits
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.associations import (
@@ -20,30 +19,16 @@ from mil_toolkit.study.associations import (
     association_of_numbers,
     association_of_words,
 )
+from mil_toolkit.study.candidates import Candidate, significant
+from mil_toolkit.study.number_shortcuts import check_number
 from mil_toolkit.study.records import Finding
 from mil_toolkit.study.rivals import metadata_rivals
 
-# Of all tests of an audit together (Holm 1979): the largest share of audits that report a shortcut where
-# there is none. With the search for near-identical patients, at most 5 % of the audits of a clean cohort
-# raise an alarm.
-LEVEL = 0.04
 SMALLEST_CLASS = 2  # patients with a value of the column
 SUSPICIOUS = 0.95  # AUC of one column, above which it may have been recorded after the diagnosis
 _AT_ONCE = 2_000_000  # weights that are scored in one call
 
 Figures = dict[str, float]  # an AUC and its 95 % interval: `value`, `low`, `high`
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A column that may be associated with the label.
-
-    association: the test of it, before the correction for other columns
-    describe: returns what is reported if the p-value is small; its text ends where the p-value follows
-    """
-
-    association: Association
-    describe: Callable[[], Finding]
 
 
 Search = Callable[[Cohort, FeatureCache | None, Labelled, int], Iterator[Candidate]]
@@ -64,10 +49,7 @@ def _check_two_classes(cohort: Cohort, cache: FeatureCache | None) -> Iterator[F
     patients = Labelled(labelled.labels == 1, labelled.groups)
     draws = max(DRAWS, 100 * (1 + 2 * len(labelled.columns) + len(labelled.spellings)))
     candidates = [each for search in SEARCHES for each in search(labelled, cache, patients, draws)]
-    p_values = {str(place): each.association.p_value for place, each in enumerate(candidates)}
-    for candidate, p_value in zip(candidates, holm(p_values).values(), strict=True):
-        if p_value is not None and p_value < LEVEL:
-            yield _reported(candidate, p_value, len(candidates))
+    yield from significant(candidates)
 
 
 def _check_several_classes(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
@@ -78,18 +60,24 @@ def _check_several_classes(cohort: Cohort, cache: FeatureCache | None) -> Iterat
         yield Finding("shortcuts", "unchecked", text)
         return
     draws = max(DRAWS, 100 * len(names) * (1 + 2 * len(labelled.columns) + len(labelled.spellings)))
+    baseline = metadata_rivals(cohort.outcome.kind)[0]
     candidates = [
-        (name, candidate)
+        _about(candidate, f"{name} (positive) against all other classes", baseline)
         for number, name in names.items()
         for candidate in _of_class(labelled, cache, number, draws)
     ]
-    p_values = {str(place): test.association.p_value for place, (_, test) in enumerate(candidates)}
-    for (name, candidate), p_value in zip(candidates, holm(p_values).values(), strict=True):
-        if p_value is not None and p_value < LEVEL:
-            finding = _reported(candidate, p_value, len(candidates))
-            text = f"{name} (positive) against all other classes: {finding.text}"
-            advice = finding.advice.replace("metadata_logistic", metadata_rivals(cohort.outcome.kind)[0])
-            yield replace(finding, text=text, advice=advice)
+    yield from significant(candidates)
+
+
+def _about(candidate: Candidate, label: str, baseline: str) -> Candidate:
+    """Return the candidate whose text begins with what the label means, and names another baseline."""
+
+    def describe() -> Finding:
+        finding = candidate.describe()
+        advice = finding.advice.replace("metadata_logistic", baseline)
+        return replace(finding, text=f"{label}: {finding.text}", advice=advice)
+
+    return replace(candidate, describe=describe)
 
 
 def _of_class(labelled: Cohort, cache: FeatureCache | None, number: int, draws: int) -> Iterator[Candidate]:
@@ -98,14 +86,6 @@ def _of_class(labelled: Cohort, cache: FeatureCache | None, number: int, draws: 
     patients = Labelled(labels == 1, labelled.groups)
     for search in SEARCHES:
         yield from search(replace(labelled, labels=labels), cache, patients, draws)
-
-
-def _reported(candidate: Candidate, p_value: float, tests: int) -> Finding:
-    """Return the finding with its p-value, adjusted for the number of tests."""
-    finding, test = candidate.describe(), candidate.association.test
-    adjusted = f" adjusted for {tests} tests (Holm)" if tests > 1 else ""
-    text = f"{finding.text}; p = {p_value:.2g}, {test}{adjusted})."
-    return replace(finding, text=text, figures=finding.figures | {"p_value": p_value})
 
 
 def area(values: np.ndarray, labels: np.ndarray, folds: np.ndarray | None = None) -> Figures:
@@ -251,5 +231,6 @@ SHORTCUT_CHECKS: dict[str, Callable[[Cohort, FeatureCache | None], Iterator[Find
     "binary": _check_two_classes,
     "ordered": _check_several_classes,
     "classes": _check_several_classes,
+    "number": check_number,
 }
 """The check of each kind of outcome."""

@@ -13,6 +13,7 @@ _VERSIONS = {  # of the same baseline
     "metadata_multinomial": "C searched",
     "metadata_multinomial_c1": "C = 1",
 }
+_ON_METADATA = (*_VERSIONS, "metadata_ridge")
 
 
 def verdict(scores: StudyScores, primary_metric: str) -> str:
@@ -22,7 +23,8 @@ def verdict(scores: StudyScores, primary_metric: str) -> str:
             "This study has no score on held-out patients: all patients helped to choose the configuration,"
             " so the performance on new patients is unknown."
         )
-    article = "an" if metric_words(primary_metric)[0] in "aA" else "a"
+    words = metric_words(primary_metric)
+    article = "an" if words[0] in "aA" or (words.isupper() and words[0] in "MR") else "a"
     first = (
         f"On held-out patients (nested cross-validation), the procedure reaches {article}"
         f" {metric_words(primary_metric)} of {with_interval(scores.outer[primary_metric])}."
@@ -46,7 +48,7 @@ def stronger_metadata_baseline(scores: StudyScores, metric: str) -> str | None:
 
 
 def _metadata_baselines(scores: StudyScores) -> list[str]:
-    return [name for name in _VERSIONS if name in (scores.rivals or {})]
+    return [name for name in _ON_METADATA if name in (scores.rivals or {})]
 
 
 def _gain_words(gain: Comparison, metric: str, version: str) -> str:
@@ -56,7 +58,9 @@ def _gain_words(gain: Comparison, metric: str, version: str) -> str:
     below = difference.high is not None and difference.high < 0
     if above if higher else below:
         side = "above" if higher else "below"
-        few = ", but few patients are decided differently" if gain.discordant < FEW else ""
+        few = ""
+        if gain.discordant is not None and gain.discordant < FEW:
+            few = ", but few patients are decided differently"
         return f"The gain over metadata only{version} is {value}; the interval lies {side} zero{few}."
     conclusion = "this study does not show that the images help"
     if below if higher else above:

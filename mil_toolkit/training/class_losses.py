@@ -5,31 +5,6 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def class_weights(labels: Tensor, trains_on: Tensor, classes: int) -> Tensor:
-    """Return the weight of each patient in each fold's loss, (F, B): n / (C n_class), 0 if held out.
-
-    Shapes: labels (B,) of 0 to C - 1, trains_on (F, B) bool. All classes have the same total and the mean
-    weight of the training patients is 1. With two classes, these are the weights of a binary outcome.
-    """
-    inside = trains_on.float()
-    weights = torch.zeros_like(inside)
-    for label in range(classes):
-        in_class = inside * (labels == label)
-        weights += (
-            in_class * inside.sum(1, keepdim=True) / (classes * in_class.sum(1, keepdim=True)).clamp(min=1)
-        )
-    return weights
-
-
-def log_shares(labels: Tensor, trains_on: Tensor, classes: int) -> Tensor:
-    """Return the logarithm of each class's share among the training patients of each fold, (F, C).
-
-    Shapes: labels (B,) of 0 to C - 1, trains_on (F, B) bool, which must include every class
-    """
-    counts = trains_on.float() @ functional.one_hot(labels, classes).float()
-    return (counts / counts.sum(1, keepdim=True)).log()
-
-
 def softmax_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the cross-entropy of each patient: logits (K, b, C), labels of 0 to C - 1 -> (K, b).
 
@@ -39,16 +14,6 @@ def softmax_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """
     of_label = labels.long().expand(logits.shape[:-1])[..., None]
     return -functional.log_softmax(logits, dim=-1).gather(-1, of_label)[..., 0]
-
-
-def balanced_softmax_losses(logits: Tensor, labels: Tensor, log_shares: Tensor) -> Tensor:
-    """Return the balanced softmax cross-entropy of each patient (Ren et al. 2020), (K, b).
-
-    Shapes: logits (K, b, C), labels (b,), log_shares (K, C) of each member's training patients. The shares
-    enter the softmax in training only, so that the logits are those of classes of equal sizes. It replaces
-    the weights of `class_weights` and must not be combined with them.
-    """
-    return softmax_losses(logits + log_shares[:, None], labels)
 
 
 def cumulative_logits(outputs: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from mil_toolkit.model.head import Logits
 from mil_toolkit.model.layers import draw
 from mil_toolkit.training.class_losses import ordered_losses, softmax_losses
 from mil_toolkit.training.inputs import Inputs
+from mil_toolkit.training.number_losses import huber_losses
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """A function of outputs (K, b) or (K, b, C) and targets (b, ...) that returns the losses (K, b)."""
@@ -47,6 +48,7 @@ LOSSES: dict[str, Loss] = {
     "binary": binary_cross_entropy,
     "ordered": ordered_losses,
     "classes": softmax_losses,
+    "number": huber_losses,
 }
 """The loss of each kind of outcome."""
 

@@ -16,6 +16,7 @@ from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.cohort.draft import draft_cohort
 from mil_toolkit.cohort.synthetic import draw_cohort
 from mil_toolkit.core.errors import DataError
+from mil_toolkit.outcomes.number import Number
 
 REAL = ROOT.parent / "shared" / "lymphocytosis"
 
@@ -51,6 +52,13 @@ def test_the_synthetic_cohort_is_guessed(tmp_path: Path) -> None:
     drafted.output.write_text(text)
     assert read_cohort(drafted.output).digest() == read_cohort(declared).digest()
     assert read_cohort(drafted.output).class_names == ("reactive", "tumoral")
+
+
+def test_a_column_of_decimals_with_the_name_of_a_label_is_a_number_to_predict(tmp_path: Path) -> None:
+    drafted, _ = draft(tmp_path, "ID,TARGET\nP1,1.5\nP2,?\nP3,3\nP4,4.5\n")
+    assert drafted.problems == () and flagged(drafted, "TARGET is taken as the number to predict")
+    read = read_cohort(drafted.output)
+    assert read.outcome == Number("TARGET", unlabelled=("?",)) and len(read.labelled()) == 3
 
 
 def test_paths_are_relative_to_the_output(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_spellings_of_a_label_are_one_class_and_a_place_is_not_a_label(
     ("header", "other", "cells", "label", "why"),
     [
         ("DIAGNOSIS", "B", "x y z X", None, "3 different words .*(rows: 'x' 1, 'X' 1, 'y' 1, 'z' 1)"),
-        ("DIAGNOSIS", "B", "1.5 2.5 3.5 4.5", None, "4 different words"),
+        ("DIAGNOSIS", "B", "1.5 2.5 3.5 4.5", None, "DIAGNOSIS is taken as the number to predict"),
         (
             "DIAGNOSIS",
             "CLASS",

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from support.cohort_files import TABLE, TOML, only_problem, problems, write
 
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.cohort.kinds import KINDS, MetadataColumn, Unreadable
+from mil_toolkit.cohort.kinds import KINDS, MetadataColumn
+from mil_toolkit.core.numbers import Unreadable
 
 NUMBER = MetadataColumn("n", "N", "number")
 

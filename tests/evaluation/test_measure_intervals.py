@@ -22,7 +22,7 @@ from mil_toolkit.evaluation.measure_intervals import (
     score_with_interval,
 )
 from mil_toolkit.evaluation.metrics import Predicted
-from mil_toolkit.evaluation.number_metrics import NUMBER_METRICS, NumberPredicted, through_intercept
+from mil_toolkit.evaluation.number_metrics import NUMBER_METRICS, through_intercept
 from mil_toolkit.evaluation.survival_metrics import SURVIVAL_METRICS, SurvivalPredicted, uncensored
 from mil_toolkit.evaluation.weighted import mean, row_sums
 
@@ -146,12 +146,12 @@ def test_equal_classes_have_an_effective_count_of_all_patients() -> None:
 
 def test_the_mean_absolute_error_depends_on_the_intercept_where_the_targets_are_skewed() -> None:
     values, targets = np.zeros(4), np.array([-1.0, -1.0, -1.0, 3.0])
-    found = through_intercept(NumberPredicted(targets, values, np.zeros(4)))
+    found = through_intercept(numbers(targets, values, np.zeros(4)))
     step = 1e-6  # moves the target of each patient, and with it the mean
     moved = [np.abs(values + target * step - targets).mean() for target in targets]
     expected = [(error - 1.5) / step / 4 for error in moved]
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    even = NumberPredicted(np.array([-1.0, 1.0, -2.0, 2.0]), values, np.zeros(4))
+    even = numbers(np.array([-1.0, 1.0, -2.0, 2.0]), values, np.zeros(4))
     assert (through_intercept(even) == 0).all()
 
 
@@ -182,7 +182,11 @@ def test_the_sums_of_rows_are_those_of_a_product(seed: int) -> None:
     )
 
 
-def drawn() -> tuple[Predicted, NumberPredicted, SurvivalPredicted]:
+def numbers(targets: np.ndarray, values: np.ndarray, folds: np.ndarray) -> Predicted:
+    return Predicted(targets, values, np.zeros_like(values), folds)
+
+
+def drawn() -> tuple[Predicted, Predicted, SurvivalPredicted]:
     random = np.random.default_rng(0)
     labels, folds = np.arange(24) % 3, np.repeat([0, 1], 12)
     raw = random.integers(1, 6, (24, 3)).astype(float)
@@ -193,7 +197,7 @@ def drawn() -> tuple[Predicted, NumberPredicted, SurvivalPredicted]:
     risks = np.round(1 - survival[:, -1], 1)
     return (
         Predicted(labels, raw / raw.sum(1, keepdims=True), raw.argmax(1), folds),
-        NumberPredicted(raw[:, 0], raw[:, 1] + raw[:, 0], folds),
+        numbers(raw[:, 0], raw[:, 1] + raw[:, 0], folds),
         SurvivalPredicted(times, events, folds, risks, grid, survival, chances.then, chances.on_grid),
     )
 

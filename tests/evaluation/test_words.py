@@ -3,7 +3,6 @@
 import pytest
 
 from mil_toolkit.config import THRESHOLD_NAMES, ThresholdRule
-from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.records import Comparison, Difference, PassedOver, Score, Spread
 from mil_toolkit.evaluation.words import (
     LOWER_IS_BETTER,
@@ -15,6 +14,7 @@ from mil_toolkit.evaluation.words import (
     spread_words,
     threshold_rule,
 )
+from mil_toolkit.outcomes.kinds import KINDS
 
 SCORE = Score(0.5, 0.25, 0.75, patients=20, repeats=1)
 
@@ -88,8 +88,15 @@ def test_the_trial_that_the_defaults_were_preferred_to_is_named(kept: PassedOver
     assert text == f"The defaults were kept: trial 7 had the best value, but {words}"
 
 
+def test_a_difference_of_numbers_has_no_discordant_patients() -> None:
+    none = Comparison(None, {"mae": Difference(-0.5, -0.75, -0.25, p_value=0.0004)})
+    assert comparison_words(none, "mae") == "-0.500 (-0.750 to -0.250), p <0.001."
+
+
 def test_the_direction_of_a_metric_is_that_of_its_definition() -> None:
-    assert set(LOWER_IS_BETTER) == {name for name, each in METRICS.items() if not each.higher_is_better}
+    scorings = [kind().scoring for kind in KINDS.values()]
+    metrics = [pair for scoring in scorings for pair in scoring.metrics.items()]
+    assert set(LOWER_IS_BETTER) == {name for name, metric in metrics if not metric.higher_is_better}
     assert metric_title("auc_pooled") == "AUC pooled" and metric_title("brier") == "Brier"
 
 

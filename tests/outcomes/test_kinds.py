@@ -38,6 +38,7 @@ from mil_toolkit.outcomes.kinds import (
     outcome_of,
     record_of,
 )
+from mil_toolkit.outcomes.number import Number
 from mil_toolkit.outcomes.ordered import Ordered
 from mil_toolkit.outcomes.outcome import Outcome, OutcomeRow
 from mil_toolkit.report.sections.by_outcome import OUTCOME_SECTIONS
@@ -85,6 +86,13 @@ EXAMPLES = {
             "classes": {"AML": ("AML", "APL"), "ALL": "ALL", "other": ("CML", 3)},
             "unlabelled": "?",
         },
+    ),
+    "number": Example(
+        Number("BLASTS", "log", "%", "?"),
+        [(f"{number}.5",) for number in (1, 30, 12, 4)] * 6,
+        unknown=("?",),
+        invalid=("many",),
+        keys={"target": "BLASTS", "transform": "log", "unit": "%", "unlabelled": "?"},
     ),
 }
 

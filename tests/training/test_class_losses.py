@@ -10,12 +10,8 @@ from torch.nn import functional
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.model.head import Logits
 from mil_toolkit.training import losses as binary
-from mil_toolkit.training.branch_losses import member_means, over_branches
 from mil_toolkit.training.class_losses import (
-    balanced_softmax_losses,
-    class_weights,
     cumulative_logits,
-    log_shares,
     ordered_log_probabilities,
     ordered_losses,
     softmax_losses,
@@ -28,24 +24,6 @@ K, B = 3, len(LABELS)
 
 def outputs(width: int, seed: int = 0) -> Tensor:
     return 2 * torch.randn(K, B, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def test_all_classes_have_the_same_total_weight() -> None:
-    trains_on = torch.tensor([[True] * 7, [True, True, True, False, False, True, True]])
-    weights = class_weights(LABELS, trains_on, 3)
-    for label in range(3):
-        torch.testing.assert_close(weights[:, label == LABELS].sum(1), trains_on.sum(1) / 3)
-    assert torch.equal(weights > 0, trains_on)
-    torch.testing.assert_close(weights.sum(1) / trains_on.sum(1), torch.ones(2))
-
-
-def test_the_weights_of_two_classes_are_those_of_a_binary_outcome() -> None:
-    trains_on = torch.tensor([[True] * 7, [True, True, False, False, False, True, True]])
-    expected = torch.zeros(2, 7)
-    for label in (0, 1):  # as in losses.patient_weights
-        inside = trains_on.float() * (label == TWO)
-        expected += inside * trains_on.sum(1, keepdim=True) / (2 * inside.sum(1, keepdim=True))
-    assert torch.equal(class_weights(TWO, trains_on, 2), expected)
 
 
 def test_the_softmax_loss_is_the_cross_entropy() -> None:
@@ -62,7 +40,7 @@ def test_two_classes_have_the_loss_and_the_gradient_of_a_binary_outcome(auxiliar
     expected = binary.member_losses(Logits(*parts), TWO.double(), weights, config)
     own = [part.detach().clone().requires_grad_() for part in parts]
     two = Logits(*(torch.stack([torch.zeros_like(part), part], -1) for part in own))
-    found = member_means(over_branches(two, auxiliary, lambda x: softmax_losses(x, TWO)), weights)
+    found = binary.member_losses(two, TWO, weights, config, softmax_losses)
     torch.testing.assert_close(found, expected)
     expected.sum().backward()
     found.sum().backward()
@@ -74,27 +52,6 @@ def test_two_ordered_classes_have_the_loss_of_a_binary_outcome() -> None:
     logits = outputs(1)
     sign = 1 - 2 * TWO.double()
     torch.testing.assert_close(ordered_losses(logits, TWO), functional.softplus(logits[..., 0] * sign))
-
-
-def test_the_balanced_softmax_multiplies_each_class_by_its_number_of_patients() -> None:
-    trains_on = torch.tensor([[True] * 7, [True, True, True, False, False, True, True], [True] * 7])
-    logits, shares = outputs(3), log_shares(LABELS, trains_on, 3)
-    counts = torch.stack([((label == LABELS) & trains_on).sum(1) for label in range(3)], 1)
-    weighted = counts[:, None] * logits.exp()
-    expected = -(weighted / weighted.sum(-1, keepdim=True)).log()
-    expected = expected.gather(-1, LABELS.expand(K, B)[..., None])[..., 0]
-    torch.testing.assert_close(
-        balanced_softmax_losses(logits, LABELS, shares), expected, atol=1e-6, rtol=1e-6
-    )
-
-
-def test_equal_class_sizes_make_the_balanced_softmax_the_plain_one() -> None:
-    labels = torch.tensor([0, 1, 2, 0, 1, 2])
-    shares = log_shares(labels, torch.ones(K, 6, dtype=torch.bool), 3)
-    logits = outputs(3)[:, :6]
-    torch.testing.assert_close(
-        balanced_softmax_losses(logits, labels, shares), softmax_losses(logits, labels)
-    )
 
 
 def test_the_cumulative_logits_fall_and_give_the_probabilities() -> None:
@@ -119,10 +76,6 @@ def test_extreme_outputs_keep_finite_losses_and_gradients() -> None:
 
 LOSSES: dict[str, tuple[int, Callable[[Tensor, Tensor], Tensor]]] = {
     "softmax": (3, softmax_losses),
-    "balanced softmax": (
-        3,
-        lambda x, y: balanced_softmax_losses(x, y, torch.tensor([[-1.0, -2.0, -0.7]]).expand(len(x), 3)),
-    ),
     "ordered": (2, ordered_losses),
 }
 

@@ -16,6 +16,8 @@ _TITLES = {
     "balanced_accuracy": "Balanced accuracy",
     "auc": "AUC",
     "macro_auc": "Macro AUC",
+    "mae": "MAE",
+    "r2": "R2",
 }
 _OF_MASKS = ("balanced_log_loss", "balanced_accuracy")
 _DASHES: tuple[Dash, ...] = ("-", (0, (3, 1.6)))

@@ -21,7 +21,7 @@ def attention_section(contents: Contents, naming: Naming) -> AttentionSection:
 
 
 def _summary(contents: Contents) -> str:
-    everyone = _patients(len(contents.table.labels))
+    everyone = _patients(contents)
     if not contents.uses_images:
         return f"The study uses metadata only, so there is no attention. {everyone}."
     if contents.attention is None:
@@ -33,11 +33,15 @@ def _summary(contents: Contents) -> str:
     )
 
 
-def _patients(count: int) -> str:
+def _patients(contents: Contents) -> str:
     """Return which of the predicted patients are shown."""
+    count = len(contents.table.labels)
+    worst, best = "worst mistakes", "most confident correct ones"
+    if not contents.class_names:
+        worst, best = "largest errors", "smallest errors"
     if shows_all(count):
-        return "All patients with their predictions, the worst mistakes first"
+        return f"All patients with their predictions, the {worst} first"
     return (
-        f"Of {count:,} patients with their predictions, the {MOST_WORST:,} worst mistakes and then the"
-        f" {MOST_BEST:,} most confident correct ones (predictions.csv has all)"
+        f"Of {count:,} patients with their predictions, the {MOST_WORST:,} {worst} and then the"
+        f" {MOST_BEST:,} {best} (predictions.csv has all)"
     )

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.sections.class_scores import class_scores_section
 from mil_toolkit.report.sections.data import DataSection, class_data_section, data_section
+from mil_toolkit.report.sections.number import number_data, number_scores, number_use
 from mil_toolkit.report.sections.scores import ScoresSection, scores_section
-from mil_toolkit.report.sections.use import UseSection, class_use_section, use_section
+from mil_toolkit.report.sections.use import UseSection, common_use_section, use_section
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class OutcomeSections:
 
 OUTCOME_SECTIONS: dict[str, OutcomeSections] = {
     "binary": OutcomeSections(scores_section, use_section, data_section),
-    "ordered": OutcomeSections(class_scores_section, class_use_section, class_data_section),
-    "classes": OutcomeSections(class_scores_section, class_use_section, class_data_section),
+    "ordered": OutcomeSections(class_scores_section, common_use_section, class_data_section),
+    "classes": OutcomeSections(class_scores_section, common_use_section, class_data_section),
+    "number": OutcomeSections(number_scores, number_use, number_data),
 }

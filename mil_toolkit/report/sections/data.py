@@ -1,6 +1,6 @@
 """The data: distributions, the audit's findings and the saturation mask."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mil_toolkit.core.text import printable
 from mil_toolkit.evaluation.words import DEFAULTS_NOTE
@@ -44,15 +44,19 @@ class DataSection:
 
 def data_section(contents: Contents, anonymise: bool) -> DataSection:
     """Return the section on the data of a study."""
+    return replace(findings_section(contents, anonymise), charts=data_figures(contents))
+
+
+def findings_section(contents: Contents, anonymise: bool) -> DataSection:
+    """Return the section without charts."""
     findings = [_note(finding, anonymise) for finding in contents.findings]
     mask = mask_comparison(contents)
-    return DataSection(data_figures(contents), findings, contents.canary, DEFAULTS_NOTE, mask)
+    return DataSection([], findings, contents.canary, DEFAULTS_NOTE, mask)
 
 
 def class_data_section(contents: Contents, anonymise: bool) -> DataSection:
     """Return the section on the data of a study of several classes."""
-    findings = [_note(finding, anonymise) for finding in contents.findings]
-    return DataSection(class_size_figures(contents), findings, contents.canary, DEFAULTS_NOTE, None)
+    return replace(findings_section(contents, anonymise), charts=class_size_figures(contents))
 
 
 def _note(finding: Finding, anonymise: bool) -> FindingNote:

@@ -35,7 +35,7 @@ class MaskComparison:
 def mask_comparison(contents: Contents) -> MaskComparison | None:
     """Return the comparison; None where there was no ablation with features of both kinds."""
     ablation = contents.ablation
-    if ablation is None:
+    if ablation is None or not set(_METRICS) <= set(contents.own_scores):
         return None
     own, *others = ablation.features
     other = _with_other_mask(str(own), others, contents.ablation_curves)

@@ -24,7 +24,11 @@ from mil_toolkit.report.sections.tables import Cell, cell
 from mil_toolkit.study.records import StudyScores
 from mil_toolkit.study.verdict import verdict
 
-BESIDE = ("balanced_accuracy", "auc", "sensitivity", "specificity", "macro_auc", "macro_f1", "kappa")
+BESIDE = (  # the primary metric
+    *("balanced_accuracy", "auc", "sensitivity", "specificity"),
+    *("macro_auc", "macro_f1", "kappa"),
+    *("rmse", "r2", "spearman"),
+)
 _BRANCHES = {"mlp": "metadata through an MLP", "direct": "metadata used directly", "none": "no metadata"}
 _FUSIONS = {"early": "image by image", "late": "after a pooling for each"}
 
@@ -110,7 +114,8 @@ def _facts(contents: Contents) -> Iterator[tuple[str, str]]:
 def _patient_facts(contents: Contents) -> Iterator[tuple[str, str]]:
     labels, patients = contents.table.labels, contents.patients
     counts = [f"{int((labels == number).sum())} {name}" for number, name in enumerate(contents.class_names)]
-    yield "Patients", f"{len(labels)}: {', '.join(reversed(counts) if len(counts) == 2 else counts)}"
+    words = ", ".join(reversed(counts) if len(counts) == 2 else counts)
+    yield "Patients", f"{len(labels)}: {words}" if words else f"{len(labels)}"
     if patients is None:
         return
     if patients.unlabelled:

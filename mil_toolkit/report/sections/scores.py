@@ -39,14 +39,15 @@ class Count:
 class ScoresSection:
     """The section on scores.
 
-    table: the main metrics; others: all other metrics
-    matrix: rows of the true class, columns of the predicted one; patients are means over repeats
+    table: the main metrics; others: all other metrics, None if there are no others
+    matrix: rows of the true class, columns of the predicted one; patients are means over repeats. Empty if
+        nothing is decided.
     thresholds, spread: sentences; spread may be None
     by_class: of each of several classes against all others; None for two classes
     """
 
     table: ScoreTable
-    others: ScoreTable
+    others: ScoreTable | None
     matrix: list[list[Count]]
     thresholds: str
     spread: str | None
@@ -64,12 +65,12 @@ def scores_section(contents: Contents) -> ScoresSection:
 def common_section(
     contents: Contents, thresholds: str, charts: list[Chart], by_class: ScoreTable | None = None
 ) -> ScoresSection:
-    """Return the section with the parts that all outcomes with classes have."""
+    """Return the section with the parts that all outcomes have."""
     main = table_metrics(contents.primary_metric, contents.own_scores)
     others = [name for name in contents.table.scoring.metrics if name not in main]
     return ScoresSection(
-        table=_table("Scores", contents, main),
-        others=_table("All other metrics", contents, others),
+        table=metrics_table("Scores", contents, main),
+        others=metrics_table("All other metrics", contents, others) if others else None,
         matrix=_matrix(contents),
         thresholds=thresholds,
         spread=spread_words(contents.scores.spread),
@@ -79,7 +80,8 @@ def common_section(
     )
 
 
-def _table(name: str, contents: Contents, metrics: Sequence[str]) -> ScoreTable:
+def metrics_table(name: str, contents: Contents, metrics: Sequence[str]) -> ScoreTable:
+    """Return the scores of the model and the baselines, a column for each metric."""
     score = contents.own_scores[contents.primary_metric]
     caption = (
         f"{count_of(score.patients, 'patient')}, {count_of(score.repeats, 'repeat')}; 95 % intervals over"

@@ -39,13 +39,13 @@ def use_section(contents: Contents) -> UseSection:
     if contents.learning_curve is not None:
         charts.append(learning_curve_figure(contents.learning_curve))
         notes += learning_words(contents.learning_curve)
-    notes += [words for words in (_sample_size_words(contents), _training_sets_words(contents)) if words]
+    notes += [words for words in (_sample_size_words(contents), training_sets_words(contents)) if words]
     return UseSection(charts, _subgroup_table(contents), notes)
 
 
-def class_use_section(contents: Contents) -> UseSection:
-    """Return the section on the use of a model of several classes: more patients, and training sets."""
-    curve, varied = contents.learning_curve, _training_sets_words(contents)
+def common_use_section(contents: Contents) -> UseSection:
+    """Return the section with the parts that all outcomes have: more patients, and training sets."""
+    curve, varied = contents.learning_curve, training_sets_words(contents)
     notes = [*(learning_words(curve) if curve else []), *([varied] if varied else [])]
     return UseSection([learning_curve_figure(curve)] if curve else [], None, notes)
 
@@ -103,7 +103,7 @@ def _parameters(contents: Contents, name: str, kind: str) -> int:
     return max(1, len(categories) - 1)
 
 
-def _training_sets_words(contents: Contents) -> str | None:
+def training_sets_words(contents: Contents) -> str | None:
     """Return how much the gain over metadata only varies over training sets, which intervals omit."""
     if contents.metadata_table is None:
         return None
