@@ -5,7 +5,7 @@
 Cohorts of 90 and 160 patients with six normal columns are drawn from known distributions: three classes, four
 ordered classes, a number with normal or skewed noise, and survival with about half of the patients censored.
 Each cohort is cross-validated in five folds by a linear model (discriminant analysis, ridge regression, Cox
-regression), whose predictions become `ClassPredicted`, `NumberPredicted` or `SurvivalPredicted`. Each fitted
+regression), whose predictions become `Predicted`, `NumberPredicted` or `SurvivalPredicted`. Each fitted
 model is also applied to new patients of the population. The target of an interval is the score on those, mean
 over cohorts: the expected performance of the procedure at the size of the training sets.
 
@@ -25,7 +25,7 @@ import numpy as np
 from scipy.special import softmax
 
 from mil_toolkit.evaluation.class_calibration import last_largest
-from mil_toolkit.evaluation.class_metrics import OF_EACH_CLASS, ORDERED_METRICS, ClassPredicted
+from mil_toolkit.evaluation.class_metrics import OF_EACH_CLASS, ORDERED_METRICS
 from mil_toolkit.evaluation.intervals import draw_patients, percentile_interval
 from mil_toolkit.evaluation.measure import Measure
 from mil_toolkit.evaluation.measure_intervals import (
@@ -34,6 +34,7 @@ from mil_toolkit.evaluation.measure_intervals import (
     measure_interval,
     score_with_interval,
 )
+from mil_toolkit.evaluation.metrics import Predicted
 from mil_toolkit.evaluation.number_metrics import NUMBER_METRICS, NumberPredicted
 from mil_toolkit.evaluation.survival_metrics import SURVIVAL_METRICS, SurvivalPredicted, uncensored
 
@@ -125,7 +126,7 @@ def discriminant(x: np.ndarray, labels: np.ndarray, classes: int) -> Callable[[n
 
 def class_cohort(
     patients: int, classes: int, strength: float, ordered: bool, random: np.random.Generator
-) -> tuple[ClassPredicted, ClassPredicted]:
+) -> tuple[Predicted, Predicted]:
     """Return the cross-validated predictions of a cohort, and those of new patients."""
     means = class_means(classes, strength, ordered)
     labels = np.zeros(0, dtype=int)
@@ -144,17 +145,17 @@ def class_cohort(
         decided[test] = last_largest(own[test] / shares)
         new_decided[ours] = last_largest(new[ours] / shares)
     return (
-        ClassPredicted(labels, own, decided, folds),
-        ClassPredicted(later, new, new_decided, new_folds()),
+        Predicted(labels, own, decided, folds),
+        Predicted(later, new, new_decided, new_folds()),
     )
 
 
-def class_measures() -> dict[str, Measure[ClassPredicted]]:
+def class_measures() -> dict[str, Measure[Predicted]]:
     """Return the metrics of ordered classes."""
     return ORDERED_METRICS
 
 
-def of_each_class(predicted: ClassPredicted, new: ClassPredicted, training: float | None) -> Rows:
+def of_each_class(predicted: Predicted, new: Predicted, training: float | None) -> Rows:
     """Return the scores of the last class, the rarest one."""
     label, count, rows = predicted.classes - 1, len(predicted.labels), {}
     counted = {

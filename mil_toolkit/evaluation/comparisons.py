@@ -7,6 +7,8 @@ import numpy as np
 
 from mil_toolkit.evaluation.bounds import quantile
 from mil_toolkit.evaluation.influence import spread
+from mil_toolkit.evaluation.measure_differences import difference_interval
+from mil_toolkit.evaluation.measure_intervals import Scored
 from mil_toolkit.evaluation.methods import Linear, Sample, is_bounded, is_loss, linear
 from mil_toolkit.evaluation.metrics import Metric, Predicted
 from mil_toolkit.evaluation.records import Comparison, Difference, Estimate, Optimism
@@ -50,6 +52,10 @@ def _difference(samples: tuple[Sample, Sample], name: str, metric: Metric) -> Es
         return Estimate(value if np.isfinite(value) else None, None, None)
     if _same(samples[0].table, samples[1].table):
         return Estimate(value, value, value)
+    if metric.measure is not None:
+        scored = Scored(first, one.bounds, one.influence), Scored(second, other.bounds, other.influence)
+        patients = samples[0].measured(metric.measure)
+        return Estimate(value, *difference_interval(metric.measure, *scored, patients))
     return Estimate(value, *_interval(samples, name, metric, value, one, other))
 
 

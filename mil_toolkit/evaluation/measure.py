@@ -7,6 +7,8 @@ from typing import Generic, Literal, TypeVar
 import numpy as np
 
 P = TypeVar("P")  # what is scored: the predictions of a kind of outcome
+STEP = 1e-6  # of a patient's weight, for a derivative
+PRIOR_ERRORS = 2.0  # weight of the assumed variance, in patients that are predicted wrongly
 Scale = Literal["share", "count", "positive", "correlation", "explained"]
 
 

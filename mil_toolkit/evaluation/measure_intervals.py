@@ -12,8 +12,7 @@ import numpy as np
 
 from mil_toolkit.evaluation.bounds import UNKNOWN, Bounds, positive_interval, quantile, wilson
 from mil_toolkit.evaluation.influence import spread
-from mil_toolkit.evaluation.measure import Measure, P, Scale
-from mil_toolkit.evaluation.methods import PRIOR_ERRORS, STEP
+from mil_toolkit.evaluation.measure import PRIOR_ERRORS, STEP, Measure, P, Scale
 
 _BLOCK = 200  # patients whose influences are computed together
 

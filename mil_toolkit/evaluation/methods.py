@@ -32,7 +32,9 @@ from mil_toolkit.evaluation.influence import (
     mean_size,
     spread,
 )
-from mil_toolkit.evaluation.metrics import METRICS, Metric, Score
+from mil_toolkit.evaluation.measure import PRIOR_ERRORS, STEP, Measure
+from mil_toolkit.evaluation.measure_intervals import Patients, score_with_interval
+from mil_toolkit.evaluation.metrics import METRICS, Metric, Predicted, Score
 from mil_toolkit.evaluation.table import Table
 
 # The variance of a score from cross-validation on n patients is (1 + TRAINING / n) times that over patients
@@ -48,8 +50,6 @@ TRAINING_OF = {
     "ppv": 10.0,
     "npv": 10.0,
 }
-STEP = 1e-6  # of a patient's weight, for a derivative
-PRIOR_ERRORS = 2.0  # weight of the assumed variance, in patients that are predicted wrongly
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,12 @@ class Sample:
         patients = len(self.table.labels)  # of a subgroup, fewer than those that the models learned from
         return 1 + training * self.design * patients / self.table.cross_validated**2
 
+    def measured(self, measure: Measure[Predicted]) -> Patients:
+        """Return the patients as the intervals of measures need them."""
+        strata = self.table.strata if measure.balanced else self.alike
+        cross_validated = None if self.table.one_model else self.table.cross_validated
+        return Patients(self.units, strata, cross_validated, self.design)
+
     @cached_property
     def z(self) -> float:
         """The quantile of Student's distribution with one degree of freedom less than there are groups."""
@@ -119,7 +125,15 @@ def linear(sample: Sample, name: str, value: float) -> Linear | None:
     metric = sample.table.scoring.metrics[name]
     if not metric.resampled or not np.isfinite(value):
         return None
+    if metric.measure is not None:
+        return _measured(sample, metric.measure)
     return method_of(metric)(sample, name, value)
+
+
+def _measured(sample: Sample, measure: Measure[Predicted]) -> Linear:
+    patients = sample.measured(measure)
+    scored = score_with_interval(measure, list(sample.table.repeats()), patients)
+    return Linear(scored.bounds, scored.influence, patients.strata)
 
 
 def method_of(metric: Metric) -> Method:

@@ -5,10 +5,12 @@ resamples of the patients, or as many swaps of two methods, are scored in one ca
 take a single set of weights at a time; the tests check that both give the same values.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
+from mil_toolkit.evaluation.measure import Measure
 
 BINS = 10  # of equal width, for the calibration error and the reliability curve
 _SMALLEST = np.finfo(float).eps  # probability whose logarithm is taken, as in scikit-learn
@@ -43,11 +45,13 @@ class Metric:
 
     of: computes the score
     resampled: whether the score has an interval over samples of patients
+    measure: how the interval is formed; None: by methods.py
     """
 
     of: Score
     higher_is_better: bool = True
     resampled: bool = True
+    measure: Measure["Predicted"] | None = None
 
     def value(self, predicted: Predicted) -> float:
         """Return the score of predictions in which all patients count alike."""
@@ -61,6 +65,14 @@ class Metric:
         """
         decisions, folds = probabilities >= threshold, np.zeros(len(labels))
         return float(self.of(Predicted(labels, probabilities, decisions, folds), np.ones(len(labels))))
+
+
+def metrics_of(measures: Mapping[str, Measure[Predicted]]) -> dict[str, Metric]:
+    """Return the metrics, by name, whose intervals follow from their measures."""
+    return {
+        name: Metric(measure.of, measure.higher_is_better, measure=measure)
+        for name, measure in measures.items()
+    }
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -12,7 +12,6 @@ from mil_toolkit.evaluation import class_metrics as classes
 from mil_toolkit.evaluation.class_metrics import (
     OF_EACH_CLASS,
     ORDERED_METRICS,
-    ClassPredicted,
     confusion,
     one_vs_rest,
 )
@@ -23,17 +22,17 @@ ALL = {**ORDERED_METRICS, **OF_EACH_CLASS}
 every_metric = pytest.mark.parametrize("name", ALL)
 
 
-def drawn(seed: int, leading: tuple[int, ...] = (), width: int = 3) -> ClassPredicted:
+def drawn(seed: int, leading: tuple[int, ...] = (), width: int = 3) -> Predicted:
     """Return predictions with ties, in two folds that have every class."""
     random = np.random.default_rng(seed)
     raw = random.integers(1, 6, (*leading, len(LABELS), width)).astype(float)
     probabilities = raw / raw.sum(-1, keepdims=True)
     folds = np.array([1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2])
-    return ClassPredicted(np.minimum(LABELS, width - 1), probabilities, probabilities.argmax(-1), folds)
+    return Predicted(np.minimum(LABELS, width - 1), probabilities, probabilities.argmax(-1), folds)
 
 
-def one_fold(predicted: ClassPredicted) -> ClassPredicted:
-    return ClassPredicted(
+def one_fold(predicted: Predicted) -> Predicted:
+    return Predicted(
         predicted.labels, predicted.probabilities, predicted.decisions, np.zeros(len(predicted.labels))
     )
 
@@ -87,7 +86,7 @@ def test_the_confusion_matrix_agrees_with_scikit_learn() -> None:
 def test_a_weight_is_a_number_of_copies_of_a_patient(name: str) -> None:
     predicted, copies = drawn(2), np.array([2, 1, 3, 1, 2, 1, 0, 1, 1, 2, 3, 1])
     places = np.repeat(np.arange(12), copies)
-    several = ClassPredicted(
+    several = Predicted(
         *(
             rows[places]
             for rows in (predicted.labels, predicted.probabilities, predicted.decisions, predicted.folds)
@@ -103,7 +102,7 @@ def test_leading_axes_are_scored_independently(name: str) -> None:
     predicted, weights = drawn(4, leading=(5,)), np.random.default_rng(0).random((5, 12)) + 0.1
     together = ALL[name].of(predicted, weights)
     alone = [
-        ALL[name].of(ClassPredicted(predicted.labels, p, d, predicted.folds), w)
+        ALL[name].of(Predicted(predicted.labels, p, d, predicted.folds), w)
         for p, d, w in zip(predicted.probabilities, predicted.decisions, weights, strict=True)
     ]
     np.testing.assert_allclose(together, alone)
@@ -115,7 +114,7 @@ def test_leading_axes_are_scored_independently(name: str) -> None:
 def test_the_order_of_the_patients_does_not_matter(name: str) -> None:
     predicted, weights = drawn(5), np.arange(1.0, 13.0)
     order = np.random.default_rng(0).permutation(12)
-    shuffled = ClassPredicted(
+    shuffled = Predicted(
         *(
             rows[order]
             for rows in (predicted.labels, predicted.probabilities, predicted.decisions, predicted.folds)
@@ -130,7 +129,7 @@ def test_the_order_of_the_patients_does_not_matter(name: str) -> None:
 def test_the_direction_of_a_metric_is_that_of_better_predictions(name: str) -> None:
     probabilities = np.full((12, 3), 0.001)
     probabilities[np.arange(12), LABELS] = 0.998
-    perfect = ClassPredicted(LABELS, probabilities, LABELS, np.zeros(12))
+    perfect = Predicted(LABELS, probabilities, LABELS, np.zeros(12))
     best = ALL[name].score(perfect, 12)
     others = [ALL[name].score(drawn(seed), 12) for seed in range(30)]
     assert min(others) > best if not ALL[name].higher_is_better else max(others) < best
@@ -168,7 +167,7 @@ def test_the_macro_auc_compares_patients_of_the_same_fold_only() -> None:
     predicted = drawn(7)
     shifted = predicted.probabilities.copy()
     shifted[predicted.folds == 2] **= 3  # keeps the order within the fold
-    other = ClassPredicted(LABELS, shifted, predicted.decisions, predicted.folds)
+    other = Predicted(LABELS, shifted, predicted.decisions, predicted.folds)
     ones = np.ones(12)
     assert float(classes.macro_auc(other, ones)) == float(classes.macro_auc(predicted, ones))
     assert float(classes.macro_auc(one_fold(other), ones)) != float(
@@ -179,7 +178,7 @@ def test_the_macro_auc_compares_patients_of_the_same_fold_only() -> None:
 def test_a_fold_that_lacks_a_class_adds_the_pairs_that_it_has() -> None:
     probabilities = drawn(8).probabilities
     folds = np.where(LABELS == 2, 1, np.arange(12) % 2)  # fold 0 lacks class 2
-    predicted = ClassPredicted(LABELS, probabilities, probabilities.argmax(-1), folds)
+    predicted = Predicted(LABELS, probabilities, probabilities.argmax(-1), folds)
     expected = METRICS["auc"].of(one_vs_rest(predicted, 2), np.ones(12))
     inside = folds == 1
     alone = sk.roc_auc_score(LABELS[inside] == 2, probabilities[inside, 2])
@@ -201,7 +200,7 @@ def test_scores_that_need_a_missing_class_are_nan_without_a_warning() -> None:
 
 def test_a_class_that_nobody_is_predicted_to_have_has_no_predictive_value() -> None:
     predicted = drawn(10)
-    without = ClassPredicted(LABELS, predicted.probabilities, np.minimum(predicted.decisions, 1), LABELS * 0)
+    without = Predicted(LABELS, predicted.probabilities, np.minimum(predicted.decisions, 1), LABELS * 0)
     assert np.isnan(ALL["ppv"].of(without, np.ones(12))).tolist() == [False, False, True]
     assert np.isfinite(ALL["macro_f1"].score(without, 12))
 
@@ -210,8 +209,8 @@ def test_agreement_by_chance_is_zero_and_perfect_agreement_one() -> None:
     labels, decisions = np.repeat([0, 1, 2], 3), np.tile([0, 1, 2], 3)
     probabilities = np.full((9, 3), 1 / 3)
     for name in ("kappa", "quadratic_kappa"):
-        chance = ALL[name].score(ClassPredicted(labels, probabilities, decisions, labels * 0), 9)
-        perfect = ALL[name].score(ClassPredicted(labels, probabilities, labels, labels * 0), 9)
+        chance = ALL[name].score(Predicted(labels, probabilities, decisions, labels * 0), 9)
+        perfect = ALL[name].score(Predicted(labels, probabilities, labels, labels * 0), 9)
         assert chance == pytest.approx(0)
         assert perfect == 1
 
@@ -219,7 +218,7 @@ def test_agreement_by_chance_is_zero_and_perfect_agreement_one() -> None:
 def test_far_ranks_cost_more_than_near_ones() -> None:
     labels, probabilities = np.array([0, 0, 1, 1, 2, 2]), np.full((6, 3), 1 / 3)
     near, far = np.array([1, 0, 1, 1, 2, 2]), np.array([2, 0, 1, 1, 2, 2])
-    scores = [ClassPredicted(labels, probabilities, decisions, labels * 0) for decisions in (near, far)]
+    scores = [Predicted(labels, probabilities, decisions, labels * 0) for decisions in (near, far)]
     assert ALL["kappa"].score(scores[0], 6) == pytest.approx(ALL["kappa"].score(scores[1], 6), abs=0.02)
     assert ALL["quadratic_kappa"].score(scores[0], 6) > ALL["quadratic_kappa"].score(scores[1], 6)
     assert ALL["rank_error"].score(scores[1], 6) == 2 * ALL["rank_error"].score(scores[0], 6)
@@ -227,6 +226,6 @@ def test_far_ranks_cost_more_than_near_ones() -> None:
 
 def test_the_cost_of_a_wrong_prediction_is_the_loss_for_the_most_probable_wrong_class() -> None:
     probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])
-    predicted = ClassPredicted(np.array([0, 1]), probabilities, np.array([0, 2]), np.zeros(2))
+    predicted = Predicted(np.array([0, 1]), probabilities, np.array([0, 2]), np.zeros(2))
     np.testing.assert_allclose(ALL["balanced_log_loss"].costs(predicted), -np.log([0.2, 0.6]))
     np.testing.assert_allclose(ALL["brier"].costs(predicted), [0.49 + 0.64 + 0.01, 0.01 + 0.09 + 0.16])

@@ -9,7 +9,6 @@ from mil_toolkit.evaluation.bounds import quantile, wilson
 from mil_toolkit.evaluation.class_metrics import (
     OF_EACH_CLASS,
     ORDERED_METRICS,
-    ClassPredicted,
     balanced_accuracy,
 )
 from mil_toolkit.evaluation.measure import Measure, Scale
@@ -22,6 +21,7 @@ from mil_toolkit.evaluation.measure_intervals import (
     measure_interval,
     score_with_interval,
 )
+from mil_toolkit.evaluation.metrics import Predicted
 from mil_toolkit.evaluation.number_metrics import NUMBER_METRICS, NumberPredicted, through_intercept
 from mil_toolkit.evaluation.survival_metrics import SURVIVAL_METRICS, SurvivalPredicted, uncensored
 from mil_toolkit.evaluation.weighted import mean, row_sums
@@ -162,7 +162,7 @@ def test_intervals_of_a_balanced_accuracy_cover() -> None:
     for _ in range(300):
         right = random.random(80) < rates[labels]
         decisions = np.where(right, labels, (labels + 1) % 3)
-        predicted = ClassPredicted(labels, np.full((80, 3), 1 / 3), decisions, np.zeros(80))
+        predicted = Predicted(labels, np.full((80, 3), 1 / 3), decisions, np.zeros(80))
         influence = influences(lambda weights, own=predicted: balanced_accuracy(own, weights), 80)
         own = Patients(np.arange(80), labels, None)
         low, high, _ = measure_interval(measure, measure.score(predicted, 80), influence, own)
@@ -182,7 +182,7 @@ def test_the_sums_of_rows_are_those_of_a_product(seed: int) -> None:
     )
 
 
-def drawn() -> tuple[ClassPredicted, NumberPredicted, SurvivalPredicted]:
+def drawn() -> tuple[Predicted, NumberPredicted, SurvivalPredicted]:
     random = np.random.default_rng(0)
     labels, folds = np.arange(24) % 3, np.repeat([0, 1], 12)
     raw = random.integers(1, 6, (24, 3)).astype(float)
@@ -192,7 +192,7 @@ def drawn() -> tuple[ClassPredicted, NumberPredicted, SurvivalPredicted]:
     survival = np.sort(random.random((24, 3)))[:, ::-1]
     risks = np.round(1 - survival[:, -1], 1)
     return (
-        ClassPredicted(labels, raw / raw.sum(1, keepdims=True), raw.argmax(1), folds),
+        Predicted(labels, raw / raw.sum(1, keepdims=True), raw.argmax(1), folds),
         NumberPredicted(raw[:, 0], raw[:, 1] + raw[:, 0], folds),
         SurvivalPredicted(times, events, folds, risks, grid, survival, chances.then, chances.on_grid),
     )
