@@ -10,9 +10,11 @@ from mil_toolkit.core.records import to_json
 from mil_toolkit.evaluation.metrics import Metric
 from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.outcomes.outcome import DecisionRule, Outcome
+from mil_toolkit.outcomes.survival import Survival
 
 KINDS: dict[str, type[Outcome]] = {
     "binary": Binary,
+    "survival": Survival,
 }
 DEFAULT = "binary"  # of a cohort that declares no outcome
 

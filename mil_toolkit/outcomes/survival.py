@@ -208,8 +208,7 @@ class Survival(Outcome):
         raise NotImplementedError("an outcome without cut points; see `fitted`")
 
     def check_rule(self, targets: np.ndarray, rule: ThresholdRule, groups: np.ndarray | None) -> None:
-        """Raise UsageError for a rule of classes, and without scikit-survival, which the baselines need."""
-        rule_of_classes(rule, "survival")
+        """Raise UsageError without scikit-survival, which the baselines need after the training."""
         import_extra("sksurv", "survival", "The outcome survival")
 
     @property
@@ -266,6 +265,8 @@ def hazard_regression(
     patient, interval, event = hazard_rows(intervals)
     used = len(outcome.cuts)
     rows = np.concatenate([x[patient], np.eye(used)[interval]], axis=1)
+    if event.all():  # nobody outlives an interval
+        return np.zeros((x.shape[1] + 1, outcome.outputs))
     regression = LogisticRegression(C=strength, max_iter=2000).fit(rows, event)
     weights, shifts = regression.coef_[0][:-used], regression.coef_[0][-used:]
     start = np.zeros((x.shape[1] + 1, outcome.outputs))

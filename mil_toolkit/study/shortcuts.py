@@ -215,5 +215,6 @@ def _describe_spellings(name: str, written: np.ndarray, positive: np.ndarray) ->
 SEARCHES: tuple[Search, ...] = (_bag_size, _predictive_columns, _missing_values, _spellings)
 SHORTCUT_CHECKS: dict[str, Callable[[Cohort, FeatureCache | None], Iterator[Finding]]] = {
     "binary": _check_two_classes,
+    "survival": lambda cohort, cache: iter(()),
 }
 """The check of each kind of outcome."""

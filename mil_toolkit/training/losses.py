@@ -11,6 +11,7 @@ from mil_toolkit.config import HeadConfig
 from mil_toolkit.model.head import Logits
 from mil_toolkit.model.layers import draw
 from mil_toolkit.training.inputs import Inputs
+from mil_toolkit.training.survival_losses import hazard_loss
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """A function of outputs (K, b) or (K, b, C) and targets (b, ...) that returns the losses (K, b)."""
@@ -43,6 +44,7 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 LOSSES: dict[str, Loss] = {
     "binary": binary_cross_entropy,
+    "survival": hazard_loss,
 }
 """The loss of each kind of outcome."""
 

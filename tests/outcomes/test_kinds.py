@@ -38,6 +38,7 @@ from mil_toolkit.outcomes.kinds import (
     record_of,
 )
 from mil_toolkit.outcomes.outcome import Outcome, OutcomeRow
+from mil_toolkit.outcomes.survival import Survival
 from mil_toolkit.report.sections.by_outcome import OUTCOME_SECTIONS
 from mil_toolkit.study.rivals import RIVALS, metadata_columns, metadata_rivals
 from mil_toolkit.study.shortcuts import SHORTCUT_CHECKS
@@ -65,6 +66,13 @@ EXAMPLES = {
         unknown=("?",),
         invalid=("wart",),
         keys={"label": "DX", "positive": "tumoral", "negative": "reactive", "unlabelled": "?"},
+    ),
+    "survival": Example(
+        Survival("OS", "DEAD", 5, "?"),
+        [("1.5", "1"), ("4", "1"), ("7.25", "0"), ("9", "1"), ("2", "0"), ("3", "1")] * 4,
+        unknown=("?", "?"),
+        invalid=("0", "1"),
+        keys={"time": "OS", "event": "DEAD", "horizon": 5, "unlabelled": "?"},
     ),
 }
 

@@ -20,4 +20,5 @@ class OutcomeSections:
 
 OUTCOME_SECTIONS: dict[str, OutcomeSections] = {
     "binary": OutcomeSections(scores_section, use_section, data_section),
+    "survival": OutcomeSections(scores_section, use_section, data_section),
 }
