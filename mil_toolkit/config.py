@@ -28,6 +28,7 @@ POOLING_NAMES = (
     "dsmil",
     "clam",
 )
+SUPERVISED_POOLINGS = ("dsmil", "clam")  # which predict instances as well
 ACTIVATION_NAMES = ("relu", "gelu")
 METADATA_BRANCH_NAMES = ("mlp", "direct", "none")
 FUSION_NAMES = ("concat", "late")
@@ -361,7 +362,7 @@ class HeadConfig:
             "weight of the loss of single images: of the critical one of dsmil, of the clusters of clam",
             low=0.0,
             high=1.0,
-            needs={"pooling": ("dsmil", "clam")},
+            needs={"pooling": SUPERVISED_POOLINGS},
             is_later=True,
         ),
     )
@@ -830,9 +831,28 @@ def for_outcome(config: StudyConfig, kind: str) -> StudyConfig:
         )
         if name not in names
     ]
+    problems += _binary_only(config) if kind != "binary" else []
     if problems:
         raise UsageError("\n".join(problems))
     return replace(config, objective=objective, primary_metric=primary)
+
+
+def _binary_only(config: StudyConfig) -> list[str]:
+    """Return the options that only an outcome of two classes has, a sentence each."""
+    default = StudyConfig()
+    names = ("threshold", "sensitivity", "sensitivity_confidence", "prevalence")
+    problems = [
+        f"{_flag(name)} needs an outcome of two classes (positive and negative)."
+        for name in names
+        if getattr(config, name) != getattr(default, name)
+    ]
+    supervised = [str(name) for name in config.settings.get("pooling", ()) if name in SUPERVISED_POOLINGS]
+    if supervised:
+        problems.append(
+            f"--set pooling: {' and '.join(supervised)} need an outcome of two classes (positive and"
+            " negative). List other poolings."
+        )
+    return problems
 
 
 def study_options(config: StudyConfig) -> list[str]:

@@ -285,13 +285,15 @@ def _limit_lines(about: About, scores: StudyScores) -> Iterator[str]:
             " should."
         )
     if scores.bag_size:
-        strata, names = about.predicted.scoring.rank_strata, dict(enumerate(_names(about)))
+        scoring = about.predicted.scoring
+        output = "logit" if scoring.reliability else "prediction"
+        strata, names = scoring.rank_strata, dict(enumerate(_names(about)))
         correlations = [
             f"{number(scores.bag_size[name])} among {names.get(stratum, name)}"
             for stratum, name in strata.items()
         ]
         yield (
-            "Rank correlation of the logit with the number of images, which is not a sign of disease:"
+            f"Rank correlation of the {output} with the number of images, which is not a sign of disease:"
             f" {', '.join(correlations)}."
         )
 

@@ -29,7 +29,8 @@ def config_problems(config: BundleConfig) -> Iterator[str]:
     about = config.about
     if "mil_toolkit" not in about.versions:
         yield "about.versions must name the version of mil_toolkit that wrote the bundle."
-    if sum(about.class_counts) != about.patients or not about.patients:
+    counted = sum(about.class_counts) if about.class_names else about.patients
+    if counted != about.patients or not about.patients:
         yield f"about.class_counts {list(about.class_counts)} must add up to {about.patients} patients."
     if (about.images > 0) != bool(about.views):
         yield f"about.images is {about.images}; it must be 0 exactly if about.features is null."

@@ -70,7 +70,7 @@ def fit(
     scores = verify(study, cohort)
     caches = caches_of(cache)
     if finetune is not None:
-        _check_finetuning(caches)
+        _check_finetuning(caches, cohort)
     place, best = pick_device(device), study.final.read_best()
     patients = Patients.of(cohort.labelled(), caches)
     head, used = _refit(study, best, patients, place), _used(caches, best)
@@ -94,8 +94,11 @@ def _refit(study: Study, best: Best, patients: Patients, device: torch.device) -
         return refit(patients, best.config, best.epoch, members, seed, device, training_dtype(device))
 
 
-def _check_finetuning(caches: Sequence[FeatureCache]) -> None:
-    """Raise UsageError where there is no backbone to train, or more than one."""
+def _check_finetuning(caches: Sequence[FeatureCache], cohort: Cohort) -> None:
+    """Raise UsageError where there is no backbone to train, or more than one, and without two classes."""
+    kind = cohort.outcome.kind
+    if kind != "binary":
+        raise UsageError(f"--finetune needs an outcome of two classes, not the outcome {kind}.")
     if not caches:
         raise UsageError("--finetune: this study does not look at images. There is no backbone to train.")
     if len(caches) > 1:

@@ -12,6 +12,7 @@ from mil_toolkit.core.reading import MEBIBYTE, read_input
 
 SUBMISSION_HEADER = ("ID", "LABEL")
 _PREDICTIONS = b"patient_id,probability,prediction,spread"
+_RISKS = b"patient_id,risk,survival:"  # as predictions of survival begin
 _ATTENTION = b"patient_id,image,attention\n"
 _SUBMISSION_LIMIT = 64 * MEBIBYTE
 
@@ -32,7 +33,8 @@ def submission_output(path: Path, cohort: Cohort, header: Sequence[str] = SUBMIS
 
 
 def _has_predictions(path: Path) -> bool:
-    return any(starts_with(path, _PREDICTIONS + end) for end in (b"\n", b",label\n"))
+    starts = (_PREDICTIONS + b"\n", _PREDICTIONS + b",label\n", _RISKS)
+    return any(starts_with(path, start) for start in starts)
 
 
 def _is_submission(path: Path, cohort: Cohort, header: Sequence[str]) -> bool:

@@ -323,7 +323,13 @@ def _check_images(cohort: Cohort) -> None:
 
 
 def check_submission(cohort: Cohort) -> None:
-    """Raise DataError if a class has several words: a challenge file can only hold one."""
+    """Raise DataError if a class has several words, and UsageError without classes.
+
+    A challenge file holds one word for each patient.
+    """
+    if not cohort.class_names:
+        kind = cohort.outcome.kind
+        raise UsageError(f"--submission writes the class of each patient, and the outcome {kind} has none.")
     keys = cohort.outcome.stratum_names
     words_of = enumerate(cohort.outcome.class_words)
     several = [f"{keys[number]} has {', '.join(words)}" for number, words in words_of if len(words) > 1]

@@ -121,7 +121,8 @@ def _row(variant: "VariantScores", metrics: Sequence[str]) -> str:
         cells.append(_difference(difference, metric, variant.p_adjusted or {}))
     if difference is None:
         return "".join([*cells, " " * _DISCORDANT])
-    return "".join([*cells, f"{counted(difference.discordant):>{_DISCORDANT}s}", _unchanged(variant.folds)])
+    discordant = "-" if difference.discordant is None else counted(difference.discordant)
+    return "".join([*cells, f"{discordant:>{_DISCORDANT}s}", _unchanged(variant.folds)])
 
 
 def _difference(comparison: Comparison | None, metric: str, adjusted: Mapping[str, float | None]) -> str:
@@ -139,7 +140,7 @@ def _unchanged(folds: Sequence["VariantFold"]) -> str:
 
 
 def _notes(scores: "AblationScores") -> Iterator[str]:
-    full = scores.variants["full"].scores["balanced_accuracy"]
+    full = scores.variants["full"].scores[scores.primary_metric]
     yield (
         f"{count_of(full.patients, 'patient')}, {count_of(full.repeats, 'repeat')}, 95 % intervals over"
         " patients. Differences are paired. Unchanged: folds whose best configuration was already the"

@@ -225,7 +225,7 @@ def _unknown_words(bundle: "ModelBundle") -> str:
 
 def _metric_lines(scores: Scores, expected: Scores | None) -> list[str]:
     """Return a line for each metric; expected: the study's outer scores, to compare with."""
-    head = f"{count_of(scores['accuracy'].patients, 'patient')}, 95 % intervals"
+    head = f"{count_of(next(iter(scores.values())).patients, 'patient')}, 95 % intervals"
     lines = [f"{head:>46s}" + (f"{'outer folds of the study':>26s}" if expected else "")]
     for name, score in scores.items():
         beside = f"{with_interval(expected[name]):>26s}" if expected and name in expected else ""

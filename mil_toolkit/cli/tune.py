@@ -295,7 +295,7 @@ def _tune(arguments: argparse.Namespace) -> Outcome:
         width = arguments.interval_width
         curve = run_learning_curve(cohort, features, study, width, device, how)
     lines = [summary(tuned, arguments.quick), *(learning_words(curve) if curve else [])]
-    lines += [_next(tuned), *([str(canary)] if canary else [])]
+    lines += [_next(tuned), *([canary.words(_discrimination(tuned))] if canary else [])]
     data = {
         **_data(tuned),
         "canary": to_json(canary) if canary else None,
@@ -408,7 +408,8 @@ def _outer_lines(scores: "StudyScores", outer: Scores, config: StudyConfig) -> I
         f"{count_of(score.patients, 'patient')}, {count_of(score.repeats, 'repeat')}, 95 % intervals over"
         " patients. The validation scores chose the configuration and are optimistic."
     )
-    yield in_use(outer, config.prevalence)
+    if "referred" in outer:
+        yield in_use(outer, config.prevalence)
     spread = spread_words(scores.spread)
     if spread:
         yield spread
@@ -438,6 +439,11 @@ def _audit_lines(tuned: "Tuned") -> list[str]:
 
     lines = worth_telling(tuned.findings)
     return [f"Audit ({tuned.study.audit_path}):", *(f"  {line}" for line in lines)] if lines else []
+
+
+def _discrimination(tuned: "Tuned") -> str:
+    """Return the name of the score that the canary tests."""
+    return metric_words(tuned.study.outcome.scoring.discrimination)
 
 
 def _settings(parameters: Mapping[str, Value]) -> str:

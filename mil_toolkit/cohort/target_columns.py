@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mil_toolkit.core.cells import canonical_word, is_missing, is_missing_value
 from mil_toolkit.cohort.kinds import MetadataColumn, Unreadable, parse_number
 from mil_toolkit.cohort.problems import Problems
+from mil_toolkit.core.cells import canonical_word, is_missing, is_missing_value
 from mil_toolkit.core.text import each_or_most, printable
 
 Word = str | int

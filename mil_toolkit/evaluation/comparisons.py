@@ -30,7 +30,9 @@ def compare(one: Table, other: Table) -> Comparison:
         )
         for (name, estimate), metric in zip(estimates.items(), one.scoring.metrics.values(), strict=True)
     }
-    return Comparison(float((one.decisions != other.decisions).sum(1).mean()), tested)
+    decides = one.scoring.decision is not None
+    discordant = float((one.decisions != other.decisions).sum(1).mean()) if decides else None
+    return Comparison(discordant, tested)
 
 
 def optimism(inner: Table, outer: Table) -> Optimism:

@@ -37,11 +37,11 @@ class Difference(Estimate):
 class Comparison:
     """Two methods on the same patients.
 
-    discordant: patients on whom the two decide differently, mean over repeats
+    discordant: patients on whom the two decide differently, mean over repeats; None if nothing is decided
     differences: by metric, the first method minus the second
     """
 
-    discordant: float
+    discordant: float | None
     differences: dict[str, Difference]
 
 

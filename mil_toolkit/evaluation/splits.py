@@ -120,27 +120,37 @@ def _grouped(
     return splits[:1] if folds == 1 else splits
 
 
-def leave_one_group_out(labels: np.ndarray, groups: np.ndarray) -> list[Split]:
+def leave_one_group_out(
+    labels: np.ndarray, groups: np.ndarray, names: Mapping[int, str] = TWO_CLASSES
+) -> list[Split]:
     """Return splits of n labelled patients that hold out one group each, in the order of the groups' names.
 
-    labels: (n,) of 0 and 1; groups: (n,)
+    labels: (n,) classes or other strata; groups: (n,)
+    names: of the strata that all training patients need, by number
 
-    A held-out group may have patients of a single class. Raises DataError if the training patients do.
+    A held-out group may have patients of a single class. Raises DataError if the training patients lack one.
 
     >>> splits = leave_one_group_out(np.array([0, 1, 0, 1]), np.array(["b", "b", "a", "a"]))
     >>> [split.test.tolist() for split in splits]
     [[2, 3], [0, 1]]
     """
-    names = np.unique(groups)
-    splits = [Split(np.flatnonzero(groups != name), np.flatnonzero(groups == name)) for name in names]
+    single = np.unique(groups)
+    splits = [Split(np.flatnonzero(groups != group), np.flatnonzero(groups == group)) for group in single]
     problems = [
-        f"without group {name}, all training patients have the same class."
-        for name, split in zip(names, splits, strict=True)
-        if len(np.unique(labels[split.train])) < 2
+        f"without group {group}, {_lack_words(labels[split.train], names)}."
+        for group, split in zip(single, splits, strict=True)
+        if not names.keys() <= set(labels[split.train].tolist())
     ]
     if problems:
         raise DataError([*problems, "Give a number of outer folds instead of groups."])
     return splits
+
+
+def _lack_words(labels: np.ndarray, names: Mapping[int, str]) -> str:
+    if len(np.unique(labels)) < 2:
+        return "all training patients have the same class"
+    missing = [name for number, name in names.items() if number not in labels]
+    return f"no training patient has the class {' or '.join(missing)}"
 
 
 def _lacks_class(labels: np.ndarray, split: Split, names: Mapping[int, str]) -> bool:

@@ -6,14 +6,26 @@ from mil_toolkit.config import ThresholdRule
 from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.records import Comparison, Estimate, PassedOver, Score, Scores, Spread
 
-TABLE = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc")  # metrics that a summary shows
+TABLE = (  # metrics that a summary shows
+    *("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc"),
+    *("concordance_harrell", "concordance_uno", "integrated_brier"),
+)
 DEFAULTS_NOTE = (
     "The default configuration was itself chosen on the 90 labelled patients of the lymphocytosis challenge,"
     " who come from one hospital. For these patients, no score of this toolkit is a score on unseen patients,"
     " not even an outer one. For all other patients, this choice came before and apart from them."
 )
 FEW = 10  # discordant patients, below which a difference rests on too little evidence
-LOWER_IS_BETTER = ("balanced_log_loss", "log_loss", "brier", "calibration_error", "referred")
+LOWER_IS_BETTER = (
+    *("balanced_log_loss", "log_loss", "brier", "calibration_error", "referred"),
+    *("integrated_brier", "brier_at_horizon", "calibration_at_horizon"),
+)
+_NAMES = {  # of metrics whose names are not their words
+    "concordance_harrell": "Harrell's C",
+    "concordance_uno": "Uno's C",
+    "integrated_brier": "integrated Brier score",
+    "brier_at_horizon": "Brier score at the horizon",
+}
 _CAPITALS = ("auc", "ppv", "npv")
 _RULES = {
     "share": "the share of positives",
@@ -29,7 +41,7 @@ def metric_words(name: str) -> str:
     ('balanced log loss', 'AUC')
     """
     words = [word.upper() if word in _CAPITALS else word for word in name.split("_")]
-    return " ".join(words)
+    return _NAMES.get(name, " ".join(words))
 
 
 def metric_with_direction(name: str) -> str:
@@ -151,12 +163,12 @@ def p_value(value: float | None) -> str:
 
 
 def comparison_words(comparison: Comparison, metric: str) -> str:
-    """Return a paired difference in one metric, its p-value and the number of discordant patients."""
+    """Return a paired difference in one metric, its p-value and, of decisions, how many are discordant."""
     difference = comparison.differences[metric]
+    words = f"{with_interval(difference, '+')}, p {p_value(difference.p_value)}"
+    if comparison.discordant is None:
+        return f"{words}."
     few = ""
     if comparison.discordant < FEW:
         few = " Few patients are decided differently, so the evidence is weak."
-    return (
-        f"{with_interval(difference, '+')}, p {p_value(difference.p_value)},"
-        f" {count_of(comparison.discordant, 'discordant patient')}.{few}"
-    )
+    return f"{words}, {count_of(comparison.discordant, 'discordant patient')}.{few}"

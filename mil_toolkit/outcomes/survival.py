@@ -1,7 +1,7 @@
 """`Survival`: the time to an event, which censored patients have not had when they were last seen."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 

@@ -26,14 +26,15 @@ class SurvivalText(OutcomeText):
         return ""
 
     def analysed(self, counts: Sequence[int]) -> str:
-        """Return where the numbers at risk are."""
-        return "numbers at risk over time: see the curves of the report"
+        """Return where the numbers of events are."""
+        return "times and events of the patients are in patients.json"
 
     def columns(self, names: Sequence[str], constants: Mapping[str, float]) -> str:
         """Return the columns of risk, survival and spread."""
         return (
-            f"the risk of the event up to the time {self.horizon:g}, the survival (the probability of no event)"
-            " at ten times up to then, and the spread: the standard deviation of the members' own values"
+            f"the risk of the event up to the time {self.horizon:g}, the survival (the probability of no"
+            " event) at ten times up to then, and the spread: the standard deviation of the members' own"
+            " values"
         )
 
     def weights(self, rule: ThresholdRule) -> str:
@@ -51,7 +52,7 @@ class SurvivalText(OutcomeText):
     def limits(self, counts: Sequence[int]) -> Iterator[str]:
         """Yield what the follow-up and the calibration do not allow."""
         yield (
-            f"It says nothing about times after {self.horizon:g}, and it does not account for competing risks:"
+            f"It says nothing about times after {self.horizon:g}, and does not account for competing risks:"
             " another event that rules out the predicted one counts as censoring."
         )
         yield (

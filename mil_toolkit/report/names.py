@@ -1,12 +1,25 @@
 """Names of metrics and baselines as a reader sees them."""
 
-_METRICS = {"auc": "AUC", "auc_pooled": "AUC, pooled", "ppv": "PPV", "npv": "NPV"}
+_METRICS = {
+    "auc": "AUC",
+    "auc_pooled": "AUC, pooled",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "concordance_harrell": "Harrell's C",
+    "concordance_uno": "Uno's C",
+    "integrated_brier": "Integrated Brier score",
+    "brier_at_horizon": "Brier score at the horizon",
+}
 _BASELINES = {
     "metadata_logistic": "Metadata only",
     "metadata_logistic_c1": "Metadata only, C = 1",
     "bag_size": "Number of images only",
     "mean_logistic": "Mean embedding",
     "mean_max_min_logistic": "Mean, maximum and minimum of the embeddings",
+    "metadata_cox": "Metadata only (Cox)",
+    "metadata_cox_c1": "Metadata only (Cox), C = 1",
+    "mean_hazards": "Mean embedding",
+    "mean_max_min_hazards": "Mean, maximum and minimum of the embeddings",
 }
 
 

@@ -25,6 +25,7 @@ from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.seeds import derive_seed, members_path, thinning_path, trial_path
 from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.outcomes.kinds import DEFAULT
 from mil_toolkit.study.ablation_scores import (
     Chosen,
     FoldResult,
@@ -156,7 +157,9 @@ def ablate(
         data = Data.load(study, cohort, sources, device)
         count = len(data.features) - len(others)
         names, turned = data.features, data.sources[0].patients.has_orientations
-        planned = variants_of(study.config.settings, names[:count], names[count:], turned)
+        planned = variants_of(
+            study.config.settings, names[:count], names[count:], turned, cohort.outcome.kind == DEFAULT
+        )
         variants, left_out = _usable(data, planned)
         if trials is None:
             results, diverged = _change_all(data, variants, how, lock)

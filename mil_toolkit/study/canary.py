@@ -20,6 +20,7 @@ from mil_toolkit.core.seeds import derive_seed, shuffled_labels_path
 from mil_toolkit.core.text import printable
 from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.evaluation.shuffles import draw_shuffles
+from mil_toolkit.evaluation.words import metric_words
 from mil_toolkit.search.storage import MemoryStorage, quiet_optuna
 from mil_toolkit.study.canary_result import Canary
 from mil_toolkit.study.capacity import process_count
@@ -82,7 +83,8 @@ def run_canary(
             progress = _CanaryProgress(runs, count)
             canary = Canary.of(do_jobs(jobs, patients, Processes(count, config.threads, lock), progress))
             publish_record(study.canary, canary)
-    logger.log(logging.INFO if canary.passed else logging.ERROR, "%s", canary)
+    score = metric_words(study.outcome.scoring.discrimination)
+    logger.log(logging.INFO if canary.passed else logging.ERROR, "%s", canary.words(score))
     return canary
 
 

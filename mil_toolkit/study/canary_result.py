@@ -52,9 +52,16 @@ class Canary:
     @property
     def figures(self) -> str:
         """The mean AUC with its interval, and the test, in a sentence."""
+        return self.figures_of("AUC")
+
+    def figures_of(self, score: str) -> str:
+        """Return the mean score with its interval, and the test, in a sentence.
+
+        score: the name of what `aucs` holds for outcomes other than two classes
+        """
         p_value = "-" if self.p_value is None else f"{self.p_value:.3f}"
         return (
-            f"{len(self.aucs)} runs on shuffled labels: outer AUC {self.mean:.3f}, 95 % interval"
+            f"{len(self.aucs)} runs on shuffled labels: outer {score} {self.mean:.3f}, 95 % interval"
             f" {self.low:.3f} to {self.high:.3f}, standard deviation {self.deviation:.3f}; two-sided t-test"
             f" against 0.5: p = {p_value}, level {self.level}."
         )
@@ -62,6 +69,10 @@ class Canary:
     @property
     def meaning(self) -> str:
         """What a failure means, or what a pass does not show."""
+        return self.meaning_of("AUC")
+
+    def meaning_of(self, score: str) -> str:
+        """Return what a failure means, or what a pass does not show; see `figures_of`."""
         if not self.passed:
             return (
                 "The models predicted meaningless labels: information leaks between patients, or the folds"
@@ -70,9 +81,14 @@ class Canary:
         if self.p_value is None:
             return UNSEEN
         return (
-            f"A leak that raises the mean AUC to {self.detectable:.2f} would have failed with a probability"
-            f" of {100 * POWER:.0f} %; a smaller one is easily missed. {UNSEEN}"
+            f"A leak that raises the mean {score} to {self.detectable:.2f} would have failed with a"
+            f" probability of {100 * POWER:.0f} %; a smaller one is easily missed. {UNSEEN}"
         )
 
     def __str__(self) -> str:
-        return f"{'Canary passed.' if self.passed else 'CANARY FAILED.'} {self.figures} {self.meaning}"
+        return self.words("AUC")
+
+    def words(self, score: str) -> str:
+        """Return the result in sentences; see `figures_of`."""
+        verdict = "Canary passed." if self.passed else "CANARY FAILED."
+        return f"{verdict} {self.figures_of(score)} {self.meaning_of(score)}"

@@ -60,6 +60,9 @@ def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], Sp
     of age and label into every scored fold, and a score on shuffled labels then lies above chance.
     Raises DataError where a class has fewer patients than folds.
     """
+    lack = None if cohort.class_names or not len(cohort) else cohort.outcome.lack(cohort.labels)
+    if lack is not None:
+        raise DataError(f"{printable(cohort.source)} has {lack.what}. {lack.need} the labelled patients.")
     everyone = np.arange(len(cohort))
     searches: list[Search] = []
     bins: dict[str, int] = {}
@@ -192,7 +195,8 @@ def _outer_splits(cohort: Cohort, config: StudyConfig, repeat: int) -> list[Spli
         raise DataError(
             f'--outer-folds groups needs a group column: group = "..." under [cohort] in {cohort.source}.'
         )
-    return leave_one_group_out(cohort.outcome.strata(cohort.labels), cohort.groups)
+    strata, names = cohort.outcome.strata(cohort.labels), cohort.outcome.stratum_names
+    return leave_one_group_out(strata, cohort.groups, names)
 
 
 def _inner_splits(

@@ -13,6 +13,7 @@ from mil_toolkit.evaluation.metrics import METRICS, Predicted
 from mil_toolkit.evaluation.multiplicity import holm
 from mil_toolkit.evaluation.splits import make_splits
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.outcomes.survival import Survival
 from mil_toolkit.study.associations import (
     DRAWS,
     Association,
@@ -59,6 +60,31 @@ def _check_two_classes(cohort: Cohort, cache: FeatureCache | None) -> Iterator[F
         text = "shortcuts were not checked: the labelled patients do not include both classes."
         yield Finding("shortcuts", "unchecked", text)
         return
+    yield from _findings(labelled, cache)
+
+
+def _check_survival(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
+    """Find what predicts the event up to the horizon, without the patients censored before."""
+    labelled = cohort.labelled()
+    early = cohort.outcome.strata(labelled.labels)
+    known = (early == 1) | (labelled.labels[:, 0] >= _horizon(cohort))
+    ids = [patient for patient, chosen in zip(labelled.patient_ids, known, strict=True) if chosen]
+    if len(np.unique(early[known])) < 2:
+        text = "shortcuts were not checked: not both patients with and without the event by the horizon."
+        yield Finding("shortcuts", "unchecked", text)
+        return
+    for finding in _findings(replace(labelled.select(ids), labels=early[known]), cache):
+        text = f"the event up to the horizon (positive) or later (negative) as the label: {finding.text}"
+        yield replace(finding, text=text, advice=finding.advice.replace("metadata_logistic", "metadata_cox"))
+
+
+def _horizon(cohort: Cohort) -> float:
+    assert isinstance(cohort.outcome, Survival)
+    return cohort.outcome.by
+
+
+def _findings(labelled: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
+    """Find what predicts labels of 0 and 1, both of which occur."""
     patients = Labelled(labelled.labels == 1, labelled.groups)
     draws = max(DRAWS, 100 * (1 + 2 * len(labelled.columns) + len(labelled.spellings)))
     candidates = [each for search in SEARCHES for each in search(labelled, cache, patients, draws)]
@@ -215,6 +241,6 @@ def _describe_spellings(name: str, written: np.ndarray, positive: np.ndarray) ->
 SEARCHES: tuple[Search, ...] = (_bag_size, _predictive_columns, _missing_values, _spellings)
 SHORTCUT_CHECKS: dict[str, Callable[[Cohort, FeatureCache | None], Iterator[Finding]]] = {
     "binary": _check_two_classes,
-    "survival": lambda cohort, cache: iter(()),
+    "survival": _check_survival,
 }
 """The check of each kind of outcome."""

@@ -5,7 +5,12 @@ from mil_toolkit.evaluation.words import FEW, metric_words, with_interval
 from mil_toolkit.outcomes.kinds import metric_of
 from mil_toolkit.study.records import StudyScores
 
-_VERSIONS = {"metadata_logistic": "C searched", "metadata_logistic_c1": "C = 1"}  # of the same baseline
+_VERSIONS = {  # of the same baseline
+    "metadata_logistic": "logistic regressions, C searched",
+    "metadata_logistic_c1": "logistic regressions, C = 1",
+    "metadata_cox": "Cox regressions, C searched",
+    "metadata_cox_c1": "Cox regressions, C = 1",
+}
 
 
 def verdict(scores: StudyScores, primary_metric: str) -> str:
@@ -25,7 +30,7 @@ def verdict(scores: StudyScores, primary_metric: str) -> str:
     if gain is None:
         return first
     both = len(_metadata_baselines(scores)) > 1
-    version = f" (the stronger of two logistic regressions, {_VERSIONS[name]})" if name and both else ""
+    version = f" (the stronger of two {_VERSIONS[name]})" if name and both else ""
     return f"{first} {_gain_words(gain, primary_metric, version)}"
 
 
@@ -49,7 +54,8 @@ def _gain_words(gain: Comparison, metric: str, version: str) -> str:
     below = difference.high is not None and difference.high < 0
     if above if higher else below:
         side = "above" if higher else "below"
-        few = ", but few patients are decided differently" if gain.discordant < FEW else ""
+        differing = gain.discordant
+        few = "" if differing is None or differing >= FEW else ", but few patients are decided differently"
         return f"The gain over metadata only{version} is {value}; the interval lies {side} zero{few}."
     conclusion = "this study does not show that the images help"
     if below if higher else above:

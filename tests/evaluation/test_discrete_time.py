@@ -66,7 +66,9 @@ def test_the_likelihood_of_the_rows_is_that_of_the_patients(pairs: list[tuple[fl
     logits = np.random.default_rng(0).normal(size=(len(times), 4))
     rows = np.logaddexp(0, np.where(event == 1, -1, 1) * logits[patient, interval])
     losses = hazard_losses(
-        torch.from_numpy(logits)[None], torch.from_numpy(intervals.survived), torch.from_numpy(intervals.event)
+        torch.from_numpy(logits)[None],
+        torch.from_numpy(intervals.survived),
+        torch.from_numpy(intervals.event),
     )
     np.testing.assert_allclose(np.bincount(patient, rows, len(times)), losses[0].numpy())
 

@@ -65,7 +65,11 @@ def _row(name: str, variant: VariantScores, metrics: Sequence[str]) -> Row:
     if difference is None:
         return Row(printable(name), [*cells, None, None], own=True)
     unchanged = sum(fold.unchanged for fold in variant.folds)
-    cells += [Cell(counted(difference.discordant)), Cell(f"{unchanged} of {len(variant.folds)}")]
+    discordant = difference.discordant
+    cells += [
+        Cell("-" if discordant is None else counted(discordant)),
+        Cell(f"{unchanged} of {len(variant.folds)}"),
+    ]
     return Row(printable(name), cells)
 
 

@@ -18,7 +18,8 @@ class OutcomeSections:
     data: Callable[[Contents, bool], DataSection]
 
 
-OUTCOME_SECTIONS: dict[str, OutcomeSections] = {
+OUTCOME_SECTIONS: dict[str, OutcomeSections | None] = {
     "binary": OutcomeSections(scores_section, use_section, data_section),
-    "survival": OutcomeSections(scores_section, use_section, data_section),
+    "survival": None,
 }
+"""The sections of each kind of outcome; None: no report can be drawn yet."""
