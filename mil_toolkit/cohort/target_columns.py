@@ -1,11 +1,10 @@
-"""Read the cells of a table's columns of classes, numbers, or survival into arrays of targets.
+"""Read the cells of a table's columns of classes or numbers into arrays of targets.
 
 Each function takes cells with their places, as `columns.cells_of` yields them, and reports what is wrong.
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,14 +15,7 @@ from mil_toolkit.core.text import each_or_most, printable
 
 Word = str | int
 Cells = Sequence[tuple[str, str]]  # place, such as the row and the patient, and text of each cell
-UNLABELLED = -1  # the class, or the event, of a patient without a label
-
-
-class SurvivalTargets(NamedTuple):
-    """Times (P,), NaN if unlabelled, and events (P,): 1 event, 0 censored, -1 unlabelled."""
-
-    times: np.ndarray
-    events: np.ndarray
+UNLABELLED = -1  # the class of a patient without a label
 
 
 # Classes.
@@ -165,86 +157,3 @@ def check_numbers(targets: np.ndarray, column: str, problems: Problems) -> None:
     if len(np.unique(known)) < 2:
         value = f"is {known[0]:g} for every labelled patient" if len(known) else "has no number"
         problems.add(f"the target {column!r} {value}; a model needs targets that differ.")
-
-
-# Survival.
-
-
-def read_survival(
-    times: Cells,
-    events: Cells,
-    columns: tuple[str, str],
-    decimal: str,
-    problems: Problems,
-    unlabelled: Collection[Word] = (),
-) -> SurvivalTargets:
-    """Return times above 0 and events 0 or 1; others are reported, and so are rows with only one of them.
-
-    times, events: the cells of the same rows; columns: the names of both columns
-    """
-    when = read_numbers(times, columns[0], decimal, problems, unlabelled, noun="time")
-    happened = _read_events(events, columns[1], problems, unlabelled)
-    _report_low(times, when, columns[0], problems)
-    without = set(map(canonical_word, unlabelled))
-    for (place, time), (_, event) in zip(times, events, strict=True):
-        if (canonical_word(time) in without) != (canonical_word(event) in without):
-            both = f"{printable(columns[0])} {time!r} and {printable(columns[1])} {event!r}"
-            problems.add(f"{both}: a patient needs both, or is unlabelled in both.", place)
-    return SurvivalTargets(when, happened)
-
-
-def _report_low(cells: Cells, times: np.ndarray, column: str, problems: Problems) -> None:
-    pairs = zip(cells, times, strict=True)
-    low = [f"{place}: {printable(column)} {cell!r}" for (place, cell), time in pairs if time <= 0]
-    advice = (
-        "A time counts from the start of the observation; exclude patients who were not observed after it."
-    )
-    lines = [f"{cell} is not above 0." for cell in low]
-    problems.extend(each_or_most(low, len(cells), lines, "times are not above 0:"))
-    if low:
-        problems.add(advice)
-
-
-def _read_events(cells: Cells, column: str, problems: Problems, unlabelled: Collection[Word]) -> np.ndarray:
-    known = {canonical_word(word): UNLABELLED for word in unlabelled} | {canonical_word(e): e for e in (0, 1)}
-    wrong = []
-    for place, cell in cells:
-        if canonical_word(cell) in known:
-            continue
-        if is_missing_value(cell):
-            _add_missing("event", place, cell, column, problems)
-        else:
-            wrong.append(f"{place}: {printable(column)} {cell!r}")
-    lines = (f"{cell} is not 1 (event) or 0 (censored)." for cell in wrong)
-    problems.extend(each_or_most(wrong, len(cells), lines, "events are not 1 (event) or 0 (censored):"))
-    return np.array([known.get(canonical_word(cell), UNLABELLED) for _, cell in cells], dtype=int)
-
-
-def check_survival(targets: SurvivalTargets, horizon: float, problems: Problems, folds: int = 1) -> None:
-    """Report a cohort without events, without enough of them up to the horizon, or with a horizon too late.
-
-    The horizon has to be above 0 and within follow-up: at most the largest time of a labelled patient.
-    folds: each needs an event up to the horizon among its held-out patients
-    """
-    labelled = targets.events >= 0
-    times, events = targets.times[labelled], targets.events[labelled] == 1
-    if not horizon > 0:
-        problems.add(f"horizon must be above 0, not {horizon:g}.", "[cohort]")
-        return
-    if not events.any():
-        problems.add(
-            f"all {len(events)} labelled patients are censored; survival cannot be learned without events."
-        )
-        return
-    before = int((events & (times <= horizon)).sum())
-    if before < max(1, folds):
-        needed = f"fewer than the {folds} folds" if before else "so that the risk at the horizon is unknown"
-        problems.add(
-            f"{before or 'none'} of {int(events.sum())} events happened up to the horizon of {horizon:g},"
-            f" {needed}. Choose a later horizon. The first event is at {times[events].min():g}."
-        )
-    if horizon > np.nanmax(times):
-        problems.add(
-            f"the horizon of {horizon:g} is after the last time of follow-up, {np.nanmax(times):g}."
-            " Choose an earlier horizon."
-        )

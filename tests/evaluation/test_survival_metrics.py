@@ -18,6 +18,7 @@ from mil_toolkit.evaluation.survival_metrics import (
     observed_to_expected,
     uncensored,
 )
+from tests.support.paths import installed
 
 MEASURES: dict[str, Callable[[SurvivalPredicted, np.ndarray], np.ndarray]] = {
     **{name: measure.of for name, measure in SURVIVAL_METRICS.items()},
@@ -63,7 +64,7 @@ def rows(predicted: SurvivalPredicted, places: np.ndarray) -> SurvivalPredicted:
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=25)
 def test_the_scores_of_one_fold_agree_with_scikit_survival(tied: bool, seed: int) -> None:
-    library = pytest.importorskip("sksurv.metrics")
+    library = installed("sksurv.metrics")
     predicted = drawn(seed, folds=1, tied=tied)
     y = structured(predicted.times, predicted.events)
     harrell = library.concordance_index_censored(predicted.events, predicted.times, predicted.risks)[0]
@@ -79,7 +80,7 @@ def test_the_scores_of_one_fold_agree_with_scikit_survival(tied: bool, seed: int
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=25)
 def test_censoring_from_training_patients_agrees_with_scikit_survival(seed: int) -> None:
-    library = pytest.importorskip("sksurv.metrics")
+    library = installed("sksurv.metrics")
     predicted = drawn(seed)
     held_out = predicted.folds == 0
     own = rows(predicted, np.flatnonzero(held_out))

@@ -2,8 +2,7 @@
 
 import pytest
 
-from mil_toolkit.config import THRESHOLD_NAMES, ThresholdRule
-from mil_toolkit.evaluation.metrics import METRICS
+from mil_toolkit.config import OUTCOME_METRICS, THRESHOLD_NAMES, ThresholdRule
 from mil_toolkit.evaluation.records import Comparison, Difference, PassedOver, Score, Spread
 from mil_toolkit.evaluation.words import (
     LOWER_IS_BETTER,
@@ -15,6 +14,7 @@ from mil_toolkit.evaluation.words import (
     spread_words,
     threshold_rule,
 )
+from mil_toolkit.outcomes.kinds import metric_of
 
 SCORE = Score(0.5, 0.25, 0.75, patients=20, repeats=1)
 
@@ -89,7 +89,8 @@ def test_the_trial_that_the_defaults_were_preferred_to_is_named(kept: PassedOver
 
 
 def test_the_direction_of_a_metric_is_that_of_its_definition() -> None:
-    assert set(LOWER_IS_BETTER) == {name for name, each in METRICS.items() if not each.higher_is_better}
+    names = {name for metrics in OUTCOME_METRICS.values() for name in metrics.names}
+    assert set(LOWER_IS_BETTER) == {name for name in names if not metric_of(name).higher_is_better}
     assert metric_title("auc_pooled") == "AUC pooled" and metric_title("brier") == "Brier"
 
 
