@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.paths import installed
 
 from mil_toolkit.evaluation.survival_curves import (
     StepCurve,
@@ -15,7 +16,6 @@ from mil_toolkit.evaluation.survival_curves import (
     log_rank,
     survival_curve,
 )
-from tests.support.paths import installed
 
 TIMES = np.array([1.0, 2.0, 2.0, 3.0, 4.0, 4.0, 5.0])
 EVENTS = np.array([True, True, False, False, True, True, False])

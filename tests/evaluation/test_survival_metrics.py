@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.paths import installed
 
 from mil_toolkit.evaluation.survival_curves import censoring_curve, survival_curve
 from mil_toolkit.evaluation.survival_metrics import (
@@ -18,7 +19,6 @@ from mil_toolkit.evaluation.survival_metrics import (
     observed_to_expected,
     uncensored,
 )
-from tests.support.paths import installed
 
 MEASURES: dict[str, Callable[[SurvivalPredicted, np.ndarray], np.ndarray]] = {
     **{name: measure.of for name, measure in SURVIVAL_METRICS.items()},

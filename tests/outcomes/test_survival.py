@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import expit
+from support.paths import installed
 
 from mil_toolkit.bundle.fit import fit as fit_bundle
 from mil_toolkit.cli import fit, predict, tune
@@ -21,7 +22,6 @@ from mil_toolkit.evaluation.survival_metrics import grid_of
 from mil_toolkit.outcomes.kinds import decode_decision
 from mil_toolkit.outcomes.survival import INTERVALS, FittedSurvival, Survival, SurvivalRule, hazard_regression
 from mil_toolkit.study.survival_rivals import cox, linear_hazards
-from tests.support.paths import installed
 
 RULE = ThresholdRule("share")
 OUTCOME = Survival("OS", "DEAD", 5)
