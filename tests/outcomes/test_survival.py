@@ -16,6 +16,7 @@ from mil_toolkit.cli import fit, predict, tune
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.config import FinetuneConfig, ThresholdRule
 from mil_toolkit.core.errors import UsageError
+from mil_toolkit.estimator import load_patients
 from mil_toolkit.evaluation.discrete_time import hazard_rows, to_intervals
 from mil_toolkit.evaluation.metrics import Predicted
 from mil_toolkit.evaluation.survival_metrics import grid_of
@@ -291,6 +292,12 @@ def test_the_export_to_onnx_is_refused(study: Path, capsys: pytest.CaptureFixtur
     options = ("--features", "none", "--study", study, "--output", study.parent / "x", "--onnx")
     assert run(fit, study.parent / "cohort.toml", *options) == 2
     assert "A model of the outcome survival cannot be exported to ONNX" in capsys.readouterr().err
+
+
+def test_the_estimator_is_refused(study: Path) -> None:
+    cohort = read_cohort(study.parent / "cohort.toml", images=False)
+    with pytest.raises(UsageError, match="the outcome survival has none"):
+        load_patients(cohort, None)
 
 
 def test_fine_tuning_is_refused(study: Path) -> None:
