@@ -85,6 +85,18 @@ OUTCOME_METRICS: dict[str, OutcomeMetrics] = {
     "number": OutcomeMetrics(
         names=("mae", "rmse", "r2", "spearman", "concordance"), objective="mae", primary="mae"
     ),
+    "survival": OutcomeMetrics(
+        names=(
+            "concordance_harrell",
+            "concordance_uno",
+            "integrated_brier",
+            "brier_at_horizon",
+            "calibration_at_horizon",
+        ),
+        objective="integrated_brier",
+        primary="concordance_harrell",
+        never_primary=("calibration_at_horizon",),
+    ),
 }
 """The metrics of each kind of outcome, which defines them."""
 METRIC_NAMES = tuple(dict.fromkeys(name for metrics in OUTCOME_METRICS.values() for name in metrics.names))

@@ -67,8 +67,12 @@ def load_patients(cohort: Cohort, cache: FeatureCache | None) -> tuple[pd.DataFr
     y: (B,) the table's words for the labels, None where unlabelled; `cohort.labelled()` leaves these patients
         out
 
-    Raises DataError for patients without embeddings, and if a metadata column is called `bag`.
+    Raises DataError for patients without embeddings, and if a metadata column is called `bag`; UsageError for
+    an outcome without classes.
     """
+    if not cohort.class_names:
+        kind = cohort.outcome.kind
+        raise UsageError(f"scikit-learn's y holds classes here, and the outcome {kind} has none.")
     patients = Patients.of(cohort, cache)
     if BAG in patients.metadata:
         raise DataError(

@@ -354,6 +354,9 @@ def outcome_cells(cohort: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the columns of the outcome of three patients and of one without."""
     if "target" in cohort:
         return {cohort["target"]: ["1.5", "30", "2", str(cohort["unlabelled"])]}
+    if "time" in cohort:
+        unlabelled = str(cohort["unlabelled"])
+        return {cohort["time"]: ["9", "800", "2", unlabelled], cohort["event"]: ["1", "0", "1", unlabelled]}
     return {cohort["label"]: label_words(cohort)}
 
 

@@ -333,8 +333,15 @@ def _check_images(cohort: Cohort) -> None:
 def check_submission(cohort: Cohort, predicted: Outcome) -> None:
     """Raise DataError if a class has several words, or no word: a challenge file holds one for each.
 
+    Raises UsageError for an outcome with neither classes nor a single number.
+
     predicted: the outcome of the model
     """
+    if not predicted.class_names and len(predicted.scoring.values) > 1:
+        raise UsageError(
+            "--submission writes the class or the number of each patient, and the outcome"
+            f" {predicted.kind} has none."
+        )
     if predicted.kind != DEFAULT and not cohort.outcome.table_columns:
         keys = sorted(predicted.own_keys)
         what = "the words of the classes" if predicted.class_names else "the declared outcome"

@@ -17,22 +17,20 @@ class Intervals(NamedTuple):
 
 
 def choose_cuts(times: np.ndarray, events: np.ndarray, count: int, horizon: float) -> np.ndarray:
-    """Return the ends of `count` intervals of time from 0 on, ascending; the horizon is one of them.
+    """Return the ends of at most `count` intervals of time from 0 on, ascending; the horizon is one of them.
 
     times: (n,) of training patients; events: (n,) bool, at least one of them True
 
     The ends are quantiles of the event times, so that each interval has about as many events (Kvamme and
-    Borgan 2021 discuss the choice), and the one that is nearest to the horizon is replaced by it. If equal
-    event times leave fewer ends, the last one is repeated: intervals without width, which nobody can have an
-    event in.
+    Borgan 2021 discuss the choice), and the one that is nearest to the horizon is replaced by it. Equal event
+    times leave fewer intervals.
 
     >>> choose_cuts(np.arange(1.0, 9.0), np.ones(8, dtype=bool), count=4, horizon=5.0).tolist()
     [2.75, 5.0, 6.25, 8.0]
     """
     ends = np.quantile(times[events], np.arange(1, count + 1) / count)
     ends[np.abs(ends - horizon).argmin()] = horizon
-    different = np.unique(ends)
-    return np.pad(different, (0, count - len(different)), mode="edge")
+    return np.unique(ends)
 
 
 def to_intervals(times: np.ndarray, events: np.ndarray, cuts: np.ndarray) -> Intervals:
@@ -48,6 +46,22 @@ def to_intervals(times: np.ndarray, events: np.ndarray, cuts: np.ndarray) -> Int
     event = events & (times <= cuts[-1])
     reached, ended = (np.searchsorted(cuts, times, side=side) for side in ("left", "right"))
     return Intervals(np.where(event, reached, ended), event)
+
+
+def hazard_rows(intervals: Intervals) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a row for each interval that a patient enters: patient, interval, and 1 if it has the event.
+
+    A patient who was censored in an interval does not enter it. Each row is an observation of a hazard, so
+    that regressions of classes apply (Cox 1972, section 6).
+
+    >>> rows = hazard_rows(Intervals(np.array([1, 2]), np.array([True, False])))
+    >>> [column.tolist() for column in rows]
+    [[0, 0, 1, 1], [0, 1, 0, 1], [0, 1, 0, 0]]
+    """
+    counts = intervals.survived + intervals.event
+    patient = np.repeat(np.arange(len(counts)), counts)
+    interval = np.arange(len(patient)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return patient, interval, (interval == intervals.survived[patient]).astype(int)
 
 
 def survival_from_logits(logits: np.ndarray) -> np.ndarray:

@@ -140,8 +140,8 @@ def _columns(names: tuple[str, ...] | list[str], array: np.ndarray) -> dict[str,
 
 
 def _suffix(name: str) -> str:
-    """Return the part of a column's name after the colon."""
-    return name.partition(":")[2]
+    """Return the part of a column's name after the colon; all of it without one."""
+    return name.partition(":")[2] or name
 
 
 def _has_both(labels: np.ndarray) -> bool:

@@ -1,17 +1,20 @@
 """Metrics of predicted survival, collected in `SURVIVAL_METRICS`.
 
 A metric takes `SurvivalPredicted` and weights (..., n) of the patients, and returns scores (...). Predictions
-and weights may both have leading axes, as in metrics.py. Scores that weight patients by the inverse of their
+and weights may both have leading axes, as in metrics.py. `metrics_at` returns the same scores of `Predicted`.
+Scores that weight patients by the inverse of their
 probability of not being censored (IPCW) take this probability from the training patients of each fold, as
 scikit-survival does, so that draws of the held-out patients do not change it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from mil_toolkit.evaluation import pairs
 from mil_toolkit.evaluation.measure import Measure
+from mil_toolkit.evaluation.metrics import Metric, Predicted, metrics_of
 from mil_toolkit.evaluation.survival_curves import StepCurve, censoring_curve
 from mil_toolkit.evaluation.weighted import mean, ratio
 
@@ -182,3 +185,67 @@ SURVIVAL_METRICS: dict[str, Measure[SurvivalPredicted]] = {
     "integrated_brier": Measure(integrated_brier, "positive", higher_is_better=False, training=0),
     "brier_at_horizon": Measure(brier_at_horizon, "positive", higher_is_better=False, training=0),
 }
+"""The metrics of `SurvivalPredicted`; `metrics_at` returns those of tables of predictions."""
+
+
+# Tables of predictions.
+
+GRID = 10  # times at which the survival is predicted
+
+
+def grid_of(horizon: float) -> np.ndarray:
+    """Return the times at which the survival is predicted, (G,): equal steps up to the horizon.
+
+    >>> grid_of(5.0).tolist()
+    [0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0]
+    """
+    return horizon * np.arange(1, GRID + 1) / GRID
+
+
+def survival_of(predicted: Predicted, horizon: float) -> SurvivalPredicted:
+    """Return predictions of survival from those of a table.
+
+    predicted: labels (n, 2), time and event; probabilities (..., n, 1 + G), the risk at the horizon and the
+        survival at the times of `grid_of`
+    """
+    times, events = predicted.labels[:, 0], predicted.labels[:, 1] == 1
+    grid, values = grid_of(horizon), predicted.probabilities
+    chances = uncensored(times, events, predicted.folds, grid)
+    return SurvivalPredicted(
+        times, events, predicted.folds, values[..., 0], grid, values[..., 1:], chances.then, chances.on_grid
+    )
+
+
+def calibration_at_horizon(predicted: SurvivalPredicted, weights: np.ndarray) -> np.ndarray:
+    """Return the distance of the mean predicted risk at the horizon from the observed one, at best 0."""
+    expected = mean(1 - predicted.survival[..., -1], weights)
+    return np.abs(observed_risk(predicted, weights) - expected)
+
+
+def metrics_at(horizon: float) -> dict[str, Metric]:
+    """Return the metrics of tables of predictions with this horizon, by name.
+
+    The calibration at the horizon has no interval, because it is a distance whose sign is lost.
+    """
+    measures = {name: _of_table(measure, horizon) for name, measure in SURVIVAL_METRICS.items()}
+    calibration = _scored(calibration_at_horizon, horizon)
+    return metrics_of(measures) | {
+        "calibration_at_horizon": Metric(calibration, higher_is_better=False, resampled=False)
+    }
+
+
+def _of_table(measure: Measure[SurvivalPredicted], horizon: float) -> Measure[Predicted]:
+    own = measure.influence
+    return Measure(
+        _scored(measure.of, horizon),
+        measure.scale,
+        measure.higher_is_better,
+        measure.training,
+        influence=None if own is None else lambda predicted: own(survival_of(predicted, horizon)),
+    )
+
+
+def _scored(
+    score: Callable[[SurvivalPredicted, np.ndarray], np.ndarray], horizon: float
+) -> Callable[[Predicted, np.ndarray], np.ndarray]:
+    return lambda predicted, weights: score(survival_of(predicted, horizon), weights)

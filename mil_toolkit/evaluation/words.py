@@ -10,6 +10,7 @@ TABLE = (  # metrics that a summary shows, as far as the outcome has them
     *("accuracy", "balanced_accuracy", "sensitivity", "specificity", "auc"),
     *("macro_f1", "macro_auc", "kappa", "quadratic_kappa"),
     *("mae", "rmse", "r2", "spearman", "concordance"),
+    *("concordance_harrell", "concordance_uno", "integrated_brier"),
 )
 DEFAULTS_NOTE = (
     "The default configuration was itself chosen on the 90 labelled patients of the lymphocytosis challenge,"
@@ -20,7 +21,14 @@ FEW = 10  # discordant patients, below which a difference rests on too little ev
 LOWER_IS_BETTER = (
     *("balanced_log_loss", "log_loss", "brier", "calibration_error", "referred"),
     *("rank_error", "mae", "rmse"),
+    *("integrated_brier", "brier_at_horizon", "calibration_at_horizon"),
 )
+_NAMES = {  # of metrics whose names are not their words
+    "concordance_harrell": "Harrell's C",
+    "concordance_uno": "Uno's C",
+    "integrated_brier": "integrated Brier score",
+    "brier_at_horizon": "Brier score at the horizon",
+}
 _CAPITALS = ("auc", "f1", "ppv", "npv", "mae", "rmse", "r2")
 _RULES = {
     "share": "the share of positives",
@@ -36,7 +44,7 @@ def metric_words(name: str) -> str:
     ('balanced log loss', 'AUC')
     """
     words = [word.upper() if word in _CAPITALS else word for word in name.split("_")]
-    return " ".join(words)
+    return _NAMES.get(name, " ".join(words))
 
 
 def metric_with_direction(name: str) -> str:
@@ -163,7 +171,7 @@ def p_value(value: float | None) -> str:
 
 
 def comparison_words(comparison: Comparison, metric: str) -> str:
-    """Return a paired difference in one metric, its p-value and the number of discordant patients."""
+    """Return a paired difference in one metric, its p-value and, of decisions, how many are discordant."""
     difference = comparison.differences[metric]
     words = f"{with_interval(difference, '+')}, p {p_value(difference.p_value)}"
     if comparison.discordant is None:

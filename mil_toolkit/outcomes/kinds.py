@@ -13,12 +13,14 @@ from mil_toolkit.outcomes.classes import Classes
 from mil_toolkit.outcomes.number import Number
 from mil_toolkit.outcomes.ordered import Ordered
 from mil_toolkit.outcomes.outcome import DecisionRule, Outcome
+from mil_toolkit.outcomes.survival import Survival
 
 KINDS: dict[str, type[Outcome]] = {
     "binary": Binary,
     "ordered": Ordered,  # before classes, whose keys it shares
     "classes": Classes,
     "number": Number,
+    "survival": Survival,
 }
 DEFAULT = "binary"  # of a cohort that declares no outcome
 

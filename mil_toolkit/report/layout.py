@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.text import printable
 from mil_toolkit.core.version import __version__
 from mil_toolkit.report.contents import Contents
@@ -47,7 +48,10 @@ class Page:
 
 def lay_out(contents: Contents, anonymise: bool) -> Page:
     """Draw all figures of a study, and return its page."""
-    own = OUTCOME_SECTIONS[contents.study.outcome.kind]
+    kind = contents.study.outcome.kind
+    own = OUTCOME_SECTIONS[kind]
+    if own is None:
+        raise UsageError(f"mil-report cannot draw studies of the outcome {kind} yet. Read scores.json.")
     with style():
         return Page(
             title=printable(contents.study.folder.resolve().name),

@@ -10,6 +10,10 @@ _METRICS = {
     "mae": "MAE",
     "rmse": "RMSE",
     "r2": "R2",
+    "concordance_harrell": "Harrell's C",
+    "concordance_uno": "Uno's C",
+    "integrated_brier": "Integrated Brier score",
+    "brier_at_horizon": "Brier score at the horizon",
 }
 _BASELINES = {
     "metadata_logistic": "Metadata only",
@@ -28,6 +32,10 @@ _BASELINES = {
     "metadata_multinomial_c1": "Metadata only, C = 1",
     "mean_multinomial": "Mean embedding",
     "mean_max_min_multinomial": "Mean, maximum and minimum of the embeddings",
+    "metadata_cox": "Metadata only (Cox)",
+    "metadata_cox_c1": "Metadata only (Cox), C = 1",
+    "mean_hazards": "Mean embedding",
+    "mean_max_min_hazards": "Mean, maximum and minimum of the embeddings",
 }
 
 

@@ -60,6 +60,7 @@ def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], Sp
     of age and label into every scored fold, and a score on shuffled labels then lies above chance.
     Raises DataError where a class has fewer patients than folds, or the targets of a search are all equal.
     """
+    _check_cohort(cohort)
     everyone = np.arange(len(cohort))
     searches: list[Search] = []
     bins: dict[str, int] = {}
@@ -77,6 +78,16 @@ def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], Sp
         {search.name: _held_out(search, cohort.patient_ids) for search in searches},
     )
     return searches, splits
+
+
+def _check_cohort(cohort: Cohort) -> None:
+    """Raise DataError where the patients lack what an outcome without classes needs.
+
+    Of classes, `make_splits` says which one has too few patients.
+    """
+    lack = None if cohort.class_names or not len(cohort) else cohort.outcome.lack(cohort.labels)
+    if lack is not None:
+        raise DataError(f"{printable(cohort.source)} has {lack.what}. {lack.need} the labelled patients.")
 
 
 def _check_targets(cohort: Cohort, searches: Sequence[Search]) -> None:

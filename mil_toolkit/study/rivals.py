@@ -15,6 +15,7 @@ from mil_toolkit.evaluation.splits import Split
 from mil_toolkit.outcomes.classes import symmetric
 from mil_toolkit.outcomes.ordered import cumulative_regression
 from mil_toolkit.outcomes.outcome import DecisionRule, Outcome
+from mil_toolkit.study.survival_rivals import cox, linear_hazards
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
 
@@ -152,6 +153,13 @@ RIVALS: dict[str, dict[str, Rival]] = {
         "bag_size": Rival(bag_size, ridge),
         "mean_ridge": Rival(mean_embeddings, ridge),
         "mean_max_min_ridge": Rival(bag_statistics, ridge),
+    },
+    "survival": {
+        "metadata_cox": Rival(metadata_columns, cox),
+        "metadata_cox_c1": Rival(metadata_columns, cox, strengths=(1.0,)),
+        "bag_size": Rival(bag_size, cox),
+        "mean_hazards": Rival(mean_embeddings, linear_hazards),
+        "mean_max_min_hazards": Rival(bag_statistics, linear_hazards),
     },
 }
 """The baselines of each kind of outcome, by name; the first one sees only the metadata."""

@@ -12,6 +12,7 @@ from mil_toolkit.evaluation.intervals import draw_patients, percentile_interval
 from mil_toolkit.evaluation.metrics import METRICS, Predicted
 from mil_toolkit.evaluation.splits import make_splits
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.outcomes.survival import Survival
 from mil_toolkit.study.associations import (
     DRAWS,
     Association,
@@ -46,10 +47,35 @@ def _check_two_classes(cohort: Cohort, cache: FeatureCache | None) -> Iterator[F
         text = "shortcuts were not checked: the labelled patients do not include both classes."
         yield Finding("shortcuts", "unchecked", text)
         return
+    yield from significant(_candidates(labelled, cache))
+
+
+def _check_survival(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
+    """Find what predicts the event up to the horizon, without the patients censored before."""
+    labelled = cohort.labelled()
+    early = cohort.outcome.strata(labelled.labels)
+    known = (early == 1) | (labelled.labels[:, 0] >= _horizon(cohort))
+    ids = [patient for patient, chosen in zip(labelled.patient_ids, known, strict=True) if chosen]
+    if len(np.unique(early[known])) < 2:
+        text = "shortcuts were not checked: not both patients with and without the event by the horizon."
+        yield Finding("shortcuts", "unchecked", text)
+        return
+    label = "the event up to the horizon (positive) or later (negative) as the label"
+    baseline = metadata_rivals(cohort.outcome.kind)[0]
+    candidates = _candidates(replace(labelled.select(ids), labels=early[known]), cache)
+    yield from significant([_about(candidate, label, baseline) for candidate in candidates])
+
+
+def _horizon(cohort: Cohort) -> float:
+    assert isinstance(cohort.outcome, Survival)
+    return cohort.outcome.by
+
+
+def _candidates(labelled: Cohort, cache: FeatureCache | None) -> list[Candidate]:
+    """Return the tests of what predicts labels of 0 and 1, both of which occur."""
     patients = Labelled(labelled.labels == 1, labelled.groups)
     draws = max(DRAWS, 100 * (1 + 2 * len(labelled.columns) + len(labelled.spellings)))
-    candidates = [each for search in SEARCHES for each in search(labelled, cache, patients, draws)]
-    yield from significant(candidates)
+    return [each for search in SEARCHES for each in search(labelled, cache, patients, draws)]
 
 
 def _check_several_classes(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
@@ -232,5 +258,6 @@ SHORTCUT_CHECKS: dict[str, Callable[[Cohort, FeatureCache | None], Iterator[Find
     "ordered": _check_several_classes,
     "classes": _check_several_classes,
     "number": check_number,
+    "survival": _check_survival,
 }
 """The check of each kind of outcome."""

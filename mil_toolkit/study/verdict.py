@@ -6,12 +6,14 @@ from mil_toolkit.outcomes.kinds import metric_of
 from mil_toolkit.study.records import StudyScores
 
 _VERSIONS = {  # of the same baseline
-    "metadata_logistic": "C searched",
-    "metadata_logistic_c1": "C = 1",
-    "metadata_ordinal": "C searched",
-    "metadata_ordinal_c1": "C = 1",
-    "metadata_multinomial": "C searched",
-    "metadata_multinomial_c1": "C = 1",
+    "metadata_logistic": "logistic regressions, C searched",
+    "metadata_logistic_c1": "logistic regressions, C = 1",
+    "metadata_ordinal": "ordinal regressions, C searched",
+    "metadata_ordinal_c1": "ordinal regressions, C = 1",
+    "metadata_multinomial": "multinomial regressions, C searched",
+    "metadata_multinomial_c1": "multinomial regressions, C = 1",
+    "metadata_cox": "Cox regressions, C searched",
+    "metadata_cox_c1": "Cox regressions, C = 1",
 }
 _ON_METADATA = (*_VERSIONS, "metadata_ridge")
 
@@ -34,7 +36,7 @@ def verdict(scores: StudyScores, primary_metric: str) -> str:
     if gain is None:
         return first
     both = len(_metadata_baselines(scores)) > 1
-    version = f" (the stronger of two logistic regressions, {_VERSIONS[name]})" if name and both else ""
+    version = f" (the stronger of two {_VERSIONS[name]})" if name and both else ""
     return f"{first} {_gain_words(gain, primary_metric, version)}"
 
 

@@ -13,6 +13,7 @@ from mil_toolkit.model.layers import draw
 from mil_toolkit.training.class_losses import ordered_losses, softmax_losses
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.number_losses import huber_losses
+from mil_toolkit.training.survival_losses import hazard_loss
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """A function of outputs (K, b) or (K, b, C) and targets (b, ...) that returns the losses (K, b)."""
@@ -49,6 +50,7 @@ LOSSES: dict[str, Loss] = {
     "ordered": ordered_losses,
     "classes": softmax_losses,
     "number": huber_losses,
+    "survival": hazard_loss,
 }
 """The loss of each kind of outcome."""
 

@@ -21,3 +21,8 @@ def hazard_losses(logits: Tensor, survived: Tensor, event: Tensor) -> Tensor:
     happened = (intervals == survived[..., None]) & event[..., None]
     losses = functional.softplus(logits) * outlived + functional.softplus(-logits) * happened
     return losses.sum(-1)
+
+
+def hazard_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return `hazard_losses` of targets (b, 2) or (K, b, 2) of the outlived intervals and the event."""
+    return hazard_losses(logits, targets[..., 0], targets[..., 1] == 1)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.paths import installed
 
 from mil_toolkit.evaluation.survival_curves import (
     StepCurve,
@@ -81,7 +82,7 @@ def test_the_numbers_at_risk_include_those_who_leave_at_the_moment() -> None:
 @seeds
 @settings(max_examples=25)
 def test_the_curve_and_its_interval_agree_with_scikit_survival(seed: int) -> None:
-    library = pytest.importorskip("sksurv.nonparametric")
+    library = installed("sksurv.nonparametric")
     times, events, _ = drawn(seed)
     moments, values, (low, high) = library.kaplan_meier_estimator(events, times, conf_type="log-log")
     estimate = kaplan_meier(times, events)
@@ -95,7 +96,7 @@ def test_the_curve_and_its_interval_agree_with_scikit_survival(seed: int) -> Non
 @seeds
 @settings(max_examples=25)
 def test_the_censoring_agrees_with_scikit_survival(seed: int) -> None:
-    library = pytest.importorskip("sksurv.nonparametric")
+    library = installed("sksurv.nonparametric")
     times, events, _ = drawn(seed)
     moments, values = library.kaplan_meier_estimator(events, times, reverse=True)
     np.testing.assert_allclose(censoring_curve(times, events).at(moments), values, atol=1e-14)
@@ -104,7 +105,7 @@ def test_the_censoring_agrees_with_scikit_survival(seed: int) -> None:
 @seeds
 @settings(max_examples=25)
 def test_the_log_rank_test_agrees_with_scikit_survival(seed: int) -> None:
-    library = pytest.importorskip("sksurv.compare")
+    library = installed("sksurv.compare")
     times, events, groups = drawn(seed)
     y = np.array(list(zip(events, times, strict=True)), dtype=[("event", bool), ("time", float)])
     statistic, p_value = library.compare_survival(y, groups)

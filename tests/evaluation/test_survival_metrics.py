@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.paths import installed
 
 from mil_toolkit.evaluation.survival_curves import censoring_curve, survival_curve
 from mil_toolkit.evaluation.survival_metrics import (
@@ -63,7 +64,7 @@ def rows(predicted: SurvivalPredicted, places: np.ndarray) -> SurvivalPredicted:
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=25)
 def test_the_scores_of_one_fold_agree_with_scikit_survival(tied: bool, seed: int) -> None:
-    library = pytest.importorskip("sksurv.metrics")
+    library = installed("sksurv.metrics")
     predicted = drawn(seed, folds=1, tied=tied)
     y = structured(predicted.times, predicted.events)
     harrell = library.concordance_index_censored(predicted.events, predicted.times, predicted.risks)[0]
@@ -79,7 +80,7 @@ def test_the_scores_of_one_fold_agree_with_scikit_survival(tied: bool, seed: int
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=25)
 def test_censoring_from_training_patients_agrees_with_scikit_survival(seed: int) -> None:
-    library = pytest.importorskip("sksurv.metrics")
+    library = installed("sksurv.metrics")
     predicted = drawn(seed)
     held_out = predicted.folds == 0
     own = rows(predicted, np.flatnonzero(held_out))

@@ -41,6 +41,7 @@ from mil_toolkit.outcomes.kinds import (
 from mil_toolkit.outcomes.number import Number
 from mil_toolkit.outcomes.ordered import Ordered
 from mil_toolkit.outcomes.outcome import Outcome, OutcomeRow
+from mil_toolkit.outcomes.survival import Survival
 from mil_toolkit.report.sections.by_outcome import OUTCOME_SECTIONS
 from mil_toolkit.study.rivals import RIVALS, metadata_columns, metadata_rivals
 from mil_toolkit.study.shortcuts import SHORTCUT_CHECKS
@@ -93,6 +94,13 @@ EXAMPLES = {
         unknown=("?",),
         invalid=("many",),
         keys={"target": "BLASTS", "transform": "log", "unit": "%", "unlabelled": "?"},
+    ),
+    "survival": Example(
+        Survival("OS", "DEAD", 5, "?"),
+        [("1.5", "1"), ("4", "1"), ("7.25", "0"), ("9", "1"), ("2", "0"), ("3", "1")] * 4,
+        unknown=("?", "?"),
+        invalid=("0", "1"),
+        keys={"time": "OS", "event": "DEAD", "horizon": 5, "unlabelled": "?"},
     ),
 }
 

@@ -1,6 +1,7 @@
 """Paths in the repository, and requirements of tests."""
 
 import configparser
+import importlib
 import os
 from pathlib import Path
 from typing import Any
@@ -33,3 +34,11 @@ def needed(requirement: Any, name: str) -> Any:
     if not requirement:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is absent")
     return requirement
+
+
+def installed(module: str) -> Any:
+    """Import a module of an optional package; if it is absent, skip the test, or fail it if CI is set."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError:
+        return needed(None, module)

@@ -1,5 +1,9 @@
 """The logistic hazard loss against its definition, the formula of pycox, and the survival curve."""
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from mil_toolkit.config import HeadConfig
 from mil_toolkit.evaluation.discrete_time import survival_from_logits, to_intervals
+from mil_toolkit.outcomes.survival import Survival
+from mil_toolkit.training.inputs import Inputs
+from mil_toolkit.training.loop import Member, train
+from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.survival_losses import hazard_losses
 
 K, B, T = 2, 8, 4
@@ -121,3 +130,24 @@ def test_a_member_has_the_loss_that_it_has_alone() -> None:
 def test_gradients_agree_with_differences() -> None:
     logits, survived, event = drawn(3)
     assert torch.autograd.gradcheck(lambda x: hazard_losses(x, survived, event), logits.requires_grad_())
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"fusion": "late"}, {"image_branch": False}, {"logistic_start": True}]
+)
+def test_lockstep_training_equals_training_one_member_at_a_time(
+    changes: dict[str, Any], make_patients: Callable[..., Patients]
+) -> None:
+    patients, random = make_patients(), np.random.default_rng(0)
+    targets = np.stack([random.integers(1, 9, 12), [1, 1, 0] * 4], axis=-1).astype(float)
+    outcome = Survival("OS", "DEAD", 4).fitted(targets)
+    patients = dataclasses.replace(patients, labels=targets, outcome=outcome)
+    config = HeadConfig(hidden=8, batch_size=4, epochs=3, components=4, **changes)
+    inputs = Inputs(patients, [np.arange(8), np.arange(4, 12)])
+    members = [Member(0, 10), Member(1, 20), Member(0, 30)]
+    *_, (together, _) = train(inputs, config, members, order_seed=5)
+    for number, member in enumerate(members):
+        *_, (alone, _) = train(inputs, config, [member], order_seed=5)
+        expected = dict(together.named_parameters())
+        for name, value in alone.named_parameters():
+            torch.testing.assert_close(value[0], expected[name][number], rtol=1e-3, atol=1e-4)

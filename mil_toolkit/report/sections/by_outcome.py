@@ -20,9 +20,11 @@ class OutcomeSections:
     data: Callable[[Contents, bool], DataSection]
 
 
-OUTCOME_SECTIONS: dict[str, OutcomeSections] = {
+OUTCOME_SECTIONS: dict[str, OutcomeSections | None] = {
     "binary": OutcomeSections(scores_section, use_section, data_section),
     "ordered": OutcomeSections(class_scores_section, common_use_section, class_data_section),
     "classes": OutcomeSections(class_scores_section, common_use_section, class_data_section),
     "number": OutcomeSections(number_scores, number_use, number_data),
+    "survival": None,
 }
+"""The sections of each kind of outcome; None: no report can be drawn yet."""
