@@ -9,6 +9,7 @@ from mil_toolkit.core.cells import canonical_word, is_missing_value
 from mil_toolkit.core.numbers import Unreadable, finite_number
 from mil_toolkit.core.text import each_or_most, printable
 from mil_toolkit.outcomes.outcome import Parsed
+from mil_toolkit.outcomes.words import missing_cell
 
 Cell = tuple[str, str]  # place, such as the row and the patient, and text
 
@@ -34,7 +35,7 @@ def read_numbers(
         if canonical_word(cell) in without:
             continue
         if is_missing_value(cell):
-            problems.append(_missing(noun, place, cell, column))
+            problems.append(missing_cell(noun, place, cell, column))
             continue
         try:
             values[position] = _number(cell, decimal, logarithm)
@@ -55,8 +56,3 @@ def _number(cell: str, decimal: str, logarithm: bool) -> float:
         advice = 'Correct the cell, or remove transform = "log" from [cohort]'
         raise Unreadable("is not above 0, so it has no logarithm.", advice)
     return value
-
-
-def _missing(noun: str, place: str, cell: str, column: str) -> str:
-    advice = f'Fill it in, or declare unlabelled = "{cell}" if the patient is to be predicted.'
-    return f"{place}: no {noun} in {column!r}. {advice}"

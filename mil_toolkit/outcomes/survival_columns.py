@@ -1,14 +1,15 @@
 """Read the two columns of a survival outcome: times, and whether the event happened then."""
 
-import math
 from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from mil_toolkit.core.cells import canonical_word, is_missing_value
-from mil_toolkit.core.numbers import is_limit, is_number, number_text
+from mil_toolkit.core.numbers import is_limit
 from mil_toolkit.core.text import each_or_most, printable
+from mil_toolkit.outcomes.number_cells import read_numbers
 from mil_toolkit.outcomes.outcome import UNLABELLED, OutcomeRow, Parsed
+from mil_toolkit.outcomes.words import missing_cell
 
 Word = str | int
 Cells = Sequence[tuple[str, str]]  # place, such as the row and the patient, and text of each cell
@@ -40,38 +41,18 @@ def read_survival(
 
 
 def _times(cells: Cells, column: str, decimal: str, unlabelled: Collection[str]) -> Column:
-    times, problems = np.full(len(cells), float(UNLABELLED)), list[str]()
-    unreadable, low = list[str](), list[str]()
-    for position, (place, cell) in enumerate(cells):
-        if canonical_word(cell) in unlabelled:
-            continue
-        if is_missing_value(cell):
-            problems.append(_missing("time", place, cell, column))
-            continue
-        text = number_text(cell, decimal)
-        shown = f"{place}: {printable(column)} {cell!r}"
-        if text is None or not math.isfinite(float(text)):
-            unreadable.append(f"{shown} is not a finite number.{_advice(cell, decimal)}")
-        elif float(text) <= 0:
-            low.append(shown)
-        else:
-            times[position] = float(text)
-    summary = "times are not finite numbers:"
-    problems += each_or_most([line.rstrip(".") for line in unreadable], len(cells), unreadable, summary)
+    read, problems = read_numbers(cells, column, decimal, unlabelled, noun="time")
+    if any(is_limit(cell) for _, cell in cells):
+        advice = "a patient without the event then has the event 0"
+        problems.append(f"Instead of a limit, write the time that was observed; {advice}.")
+    pairs = zip(cells, read, strict=True)
+    low = [f"{place}: {printable(column)} {cell!r}" for (place, cell), time in pairs if time <= 0]
     lines = (f"{cell} is not above 0." for cell in low)
     problems += each_or_most(low, len(cells), lines, "times are not above 0:")
     if low:
         advice = "exclude patients who were not observed after it"
         problems.append(f"A time counts from the start of the observation; {advice}.")
-    return times, problems
-
-
-def _advice(cell: str, decimal: str) -> str:
-    if is_limit(cell):
-        return " Write the time that was observed; a patient without the event then has the event 0."
-    if decimal == "." and is_number(cell, ","):
-        return ' If it is a decimal comma, add decimal = "," to [cohort].'
-    return ""
+    return np.where(read > 0, read, float(UNLABELLED)), problems
 
 
 def _events(cells: Cells, column: str, unlabelled: Collection[str]) -> Column:
@@ -81,14 +62,9 @@ def _events(cells: Cells, column: str, unlabelled: Collection[str]) -> Column:
         if canonical_word(cell) in known:
             continue
         if is_missing_value(cell):
-            problems.append(_missing("event", place, cell, column))
+            problems.append(missing_cell("event", place, cell, column))
         else:
             wrong.append(f"{place}: {printable(column)} {cell!r}")
     lines = (f"{cell} is not 1 (event) or 0 (censored)." for cell in wrong)
     problems += each_or_most(wrong, len(cells), lines, "events are not 1 (event) or 0 (censored):")
     return np.array([known.get(canonical_word(cell), UNLABELLED) for _, cell in cells], dtype=float), problems
-
-
-def _missing(noun: str, place: str, cell: str, column: str) -> str:
-    advice = f'Fill it in, or declare unlabelled = "{cell}" if the patient is to be predicted.'
-    return f"{place}: no {noun} in {column!r}. {advice}"

@@ -50,8 +50,7 @@ def parse_words(
         if canonical_word(cell) in known:
             continue
         if is_missing(cell):
-            advice = f'Fill it in, or declare unlabelled = "{cell}" if the patient is to be predicted.'
-            problems.append(f"{place}: no label in {column!r}. {advice}")
+            problems.append(missing_cell("label", place, cell, column))
         else:
             unknown.append(f"{place}: {printable(column)} {cell!r}")
     expected = [f"{word!r} ({key})" for key in words for word in words[key]]
@@ -60,3 +59,9 @@ def parse_words(
     summary = f"labels are {reason}. Does the table use other words for the classes? Affected:"
     problems += each_or_most(unknown, len(labels), each, summary)
     return Parsed(np.array(labels, dtype=np.int8), problems)
+
+
+def missing_cell(noun: str, place: str, cell: str, column: str) -> str:
+    """Return that a cell is missing, and what to do; noun: what the column holds."""
+    advice = f'Fill it in, or declare unlabelled = "{cell}" if the patient is to be predicted.'
+    return f"{place}: no {noun} in {column!r}. {advice}"

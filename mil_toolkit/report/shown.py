@@ -15,12 +15,12 @@ def shown_places(table: Table) -> list[int]:
 
     Of more than MOST_WORST + MOST_BEST patients, the first MOST_WORST and the last MOST_BEST.
     """
-    wrong, values, goals = shown_values(table)
+    wrong, _, errors = shown_values(table)
     order = sorted(
         range(len(table.labels)),
         key=lambda place: (
             -wrong[place],
-            -abs(goals[place] - values[place]),
+            -errors[place],
             digest(table.patient_ids[place].encode(errors="surrogateescape")),
         ),
     )
@@ -28,21 +28,25 @@ def shown_places(table: Table) -> list[int]:
 
 
 class ShownValues(NamedTuple):
-    """Of each patient, (n,): the share of the repeats with a wrong decision, the mean value, and its goal."""
+    """Of each patient, (n,): the share of repeats with a wrong decision, the mean value, and its error."""
 
     wrong: np.ndarray
     values: np.ndarray
-    goals: np.ndarray
+    errors: np.ndarray
 
 
 def shown_values(table: Table) -> ShownValues:
-    """Return by what patients are ordered and shown; of several classes, the probability of the true one."""
-    decided = table.scoring.decision is not None
-    wrong = (table.decisions != table.labels).mean(0) if decided else np.zeros(len(table.labels))
-    values, goals = table.probabilities.mean(0), table.labels
-    if values.ndim > 1:
-        values, goals = values[np.arange(len(goals)), goals], np.ones(len(goals))
-    return ShownValues(wrong, values, goals)
+    """Return by what patients are ordered and shown; the value of several is that of the true class.
+
+    Of an outcome without classes, it is the first of several, such as the risk of survival.
+    """
+    scoring, labels, means = table.scoring, table.labels, table.probabilities.mean(0)
+    decided = scoring.decision is not None
+    wrong = (table.decisions != labels).mean(0) if decided else np.zeros(len(labels))
+    values = means
+    if means.ndim > 1:
+        values = means[np.arange(len(labels)), labels if decided else 0]
+    return ShownValues(wrong, values, scoring.errors(labels, means))
 
 
 def shows_all(patients: int) -> bool:

@@ -157,9 +157,7 @@ def ablate(
         data = Data.load(study, cohort, sources, device)
         count = len(data.features) - len(others)
         names, turned = data.features, data.sources[0].patients.has_orientations
-        planned = variants_of(
-            study.config.settings, names[:count], names[count:], turned, cohort.outcome.kind == DEFAULT
-        )
+        planned = variants_of(study.config.settings, names[:count], names[count:], turned)
         variants, left_out = _usable(data, planned)
         if trials is None:
             results, diverged = _change_all(data, variants, how, lock)
@@ -197,7 +195,10 @@ def _check(study: Study, cohort: Cohort, features: Features) -> None:
 
 
 def _usable(data: Data, variants: Sequence[Variant]) -> tuple[list[Variant], Reasons]:
-    """Return the variants that use images or metadata in every fold, and why the others are left out."""
+    """Return the variants that suit the outcome and use images or metadata in every fold.
+
+    Also returns why the others are left out.
+    """
     reasons: Reasons = {}
     two_classes = data.study.outcome.kind == DEFAULT
     for variant in variants:

@@ -9,7 +9,6 @@ import numpy as np
 from mil_toolkit.config import (
     FUSION_NAMES,
     POOLING_NAMES,
-    SUPERVISED_POOLINGS,
     VIEW_FUSION_NAMES,
     VIEW_SEPARATOR,
     HeadConfig,
@@ -69,17 +68,12 @@ def uses_nothing(config: HeadConfig) -> bool:
 
 
 def variants_of(
-    settings: Settings,
-    own: Sequence[str | None],
-    others: Sequence[str | None],
-    turned: bool = False,
-    binary: bool = True,
+    settings: Settings, own: Sequence[str | None], others: Sequence[str | None], turned: bool = False
 ) -> list[Variant]:
     """Return the variants of VARIANTS, those of the study's views, and one named after each other folder.
 
     settings: of the study; own, others: names of its feature folders and of others, None for none
     turned: whether the study's images have several orientations
-    binary: whether the outcome has two classes; others have no poolings that predict instances
 
     Raises UsageError where two feature folders have the same name, or one of the others is None.
     """
@@ -90,10 +84,6 @@ def variants_of(
             " with other folders."
         )
     changes = {**VARIANTS, **_view_variants(settings), **({PLAIN: {"augment": False}} if turned else {})}
-    if not binary:
-        changes = {
-            n: change for n, change in changes.items() if change.get("pooling") not in SUPERVISED_POOLINGS
-        }
     single: Change = {"features": ""} if len(own) > 1 else {}
     return [
         *(Variant(name, change) for name, change in changes.items()),

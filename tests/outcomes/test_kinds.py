@@ -325,6 +325,7 @@ def test_a_decision_rule_is_the_same_after_a_round_trip_through_json(kind: str) 
     for values, decisions in zip(*predictions, strict=True):
         np.testing.assert_array_equal(outcome.scoring.decide(values, constants), decisions)
         assert set(np.asarray(decisions, dtype=int).tolist()) <= set(outcome.scoring.decisions)
+        assert tuple(rule.intervals(values)) == outcome.scoring.intervals
     low, high = outcome.scoring.bounds
     assert low <= predictions.values.min() and predictions.values.max() <= high
 

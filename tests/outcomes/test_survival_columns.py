@@ -29,8 +29,10 @@ def test_times_and_events_are_read() -> None:
         ("-2", "0", "row 3 (patient P3): OS '-2' is not above 0."),
         ("soon", "0", "row 3 (patient P3): OS 'soon' is not a finite number."),
         ("1e999", "0", "row 3 (patient P3): OS '1e999' is not a finite number."),
-        (">5", "0", "OS '>5' is not a finite number. Write the time that was observed; a patient without"),
-        ("1,5", "0", "OS '1,5' is not a finite number. If it is a decimal comma, add decimal = \",\""),
+        (">5", "0", "row 3 (patient P3): OS '>5' is a limit, not a number."),
+        (">5", "0", "Instead of a limit, write the time that was observed; a patient without the event then"),
+        ("1,5", "0", "row 3 (patient P3): OS '1,5' contains a comma."),
+        ("1,5", "0", 'If it is a decimal comma, add decimal = "," to [cohort].'),
         ("", "0", "row 3 (patient P3): no time in 'OS'. Fill it in, or declare unlabelled = \"\""),
         ("3", "2", "row 3 (patient P3): DEAD '2' is not 1 (event) or 0 (censored)."),
         ("3", "yes", "row 3 (patient P3): DEAD 'yes' is not 1 (event) or 0 (censored)."),
@@ -51,7 +53,7 @@ def test_many_times_of_zero_are_one_problem_and_one_advice() -> None:
 
 def test_a_column_of_words_is_one_problem() -> None:
     (line,) = read(["late"] * 8, ["1"] * 8).problems
-    assert line.startswith("8 of 8 times are not finite numbers: table.csv, row 2 (patient P2): OS 'late'")
+    assert line.startswith("8 of 8 cells cannot be read: each is not a finite number. Affected: table.csv")
 
 
 def test_a_patient_with_only_a_time_or_an_event_is_named() -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from mil_toolkit.config import HeadConfig
 from mil_toolkit.model.head import Logits
 from mil_toolkit.model.layers import draw, generators
+from mil_toolkit.outcomes.classes import Classes
 from mil_toolkit.training import losses
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.losses import drop_instances, member_losses, patient_weights
@@ -31,6 +32,17 @@ def test_class_weights_give_both_classes_the_same_total(make_patients: MakePatie
     assert torch.equal(weights > 0, inputs.trains_on)
     unweighted = patient_weights(inputs, dataclasses.replace(CONFIG, class_weights=False))
     assert torch.equal(unweighted, inputs.trains_on.float())
+
+
+def test_class_weights_give_all_of_several_classes_the_same_total(make_patients: MakePatients) -> None:
+    labels, outcome = np.array([0, 1, 2, 1] * 3), Classes("DX", ("a", "b", "c"))
+    patients = dataclasses.replace(make_patients(), labels=labels, outcome=outcome)
+    inputs = Inputs(patients, [np.arange(12), np.array([0, 1, 2, 3, 5])])
+    weights = patient_weights(inputs, CONFIG)
+    for label in range(3):
+        total = weights[:, torch.from_numpy(labels == label)].sum(1)
+        torch.testing.assert_close(total, torch.tensor([12.0, 5.0]) / 3)
+    assert torch.equal(weights > 0, inputs.trains_on)
 
 
 def test_the_loss_is_the_mean_over_the_training_patients_of_a_member() -> None:

@@ -18,7 +18,7 @@ from mil_toolkit.report.drawing import ACCENT, BAND, COLOURS, INK, MUTED, Chart,
 from mil_toolkit.report.names import baseline_name, metric_name
 
 _DASHED = (0, (2, 2))
-_AREAS = ("auc", "auc_pooled", "macro_auc")
+_AREAS = ("auc", "auc_pooled", "macro_auc", "concordance")
 
 
 def comparison_figure(contents: Contents) -> Markup:
