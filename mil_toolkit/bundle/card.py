@@ -14,6 +14,7 @@ from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.words import (
     DEFAULTS_NOTE,
     comparison_words,
+    fitted_word,
     metric_title,
     metric_words,
     number,
@@ -229,8 +230,8 @@ def _validation_only(about: About, scores: StudyScores) -> Iterator[str]:
         reason = "The backbone was not fine-tuned in the outer folds."
     yield (
         f"**{metric_title(about.procedure.primary_metric)} on held-out patients: not evaluated.** {reason}"
-        " The validation scores chose the configuration, the number of epochs and the threshold, and are"
-        " therefore optimistic:"
+        " The validation scores chose the configuration, the number of epochs and the"
+        f" {fitted_word(scores.inner)}, and are therefore optimistic:"
     )
     yield _table(("", "validation"), [[name, with_interval(score)] for name, score in scores.inner.items()])
 

@@ -343,9 +343,9 @@ def check_submission(cohort: Cohort, predicted: Outcome) -> None:
             f" {predicted.kind} has none."
         )
     if predicted.kind != DEFAULT and not cohort.outcome.table_columns:
-        keys = sorted(predicted.own_keys)
+        own = sorted(predicted.own_keys)
         what = "the words of the classes" if predicted.class_names else "the declared outcome"
-        declared = ["label", *keys] if predicted.class_names else keys
+        declared = ["label", *own] if predicted.class_names else own
         raise DataError(
             f"{cohort.source}: a challenge file needs {what}. Declare {' and '.join(declared)} under"
             " [cohort], as the model was fitted with."

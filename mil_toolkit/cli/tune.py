@@ -41,6 +41,7 @@ from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.evaluation.words import (
     comparison_words,
+    fitted_word,
     in_use,
     metric_title,
     metric_with_direction,
@@ -370,7 +371,7 @@ def summary(tuned: "Tuned", quick: bool = False) -> str:
     config = tuned.study.config
     lines = score_lines(tuned.scores, config.primary_metric)
     if tuned.scores.outer is None:
-        lines.append(_no_outer_words(quick))
+        lines.append(_no_outer_words(quick, tuned.scores.inner))
     else:
         lines += _outer_lines(tuned.scores, tuned.scores.outer, config)
     return "\n".join([*lines, *_choice_lines(tuned), *_audit_lines(tuned)])
@@ -391,11 +392,11 @@ def score_lines(scores: "StudyScores", primary_metric: str) -> list[str]:
     ]
 
 
-def _no_outer_words(quick: bool) -> str:
+def _no_outer_words(quick: bool, inner: Scores) -> str:
     first_look = " --quick is only a first look." if quick else ""
     return (
         "The validation scores are optimistic: they chose the configuration, the number of epochs and the"
-        f" threshold. Without outer folds, this study has no score on held-out patients.{first_look}"
+        f" {fitted_word(inner)}. Without outer folds, this study has no score on held-out patients.{first_look}"
     )
 
 

@@ -109,6 +109,11 @@ def spread_words(spread: Mapping[str, Spread] | None) -> str | None:
     return f"Standard deviation of the outer balanced accuracy: {', '.join(words)}." if words else None
 
 
+def fitted_word(scores: Scores) -> str:
+    """Return what out-of-fold predictions of these metrics determine; only two classes have a threshold."""
+    return "threshold" if "referred" in scores else "calibration"
+
+
 def in_use(scores: Scores, prevalence: float | None) -> str | None:
     """Return what a clinic asks: the share of patients referred, PPV and NPV, at a prevalence.
 
