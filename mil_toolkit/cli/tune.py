@@ -396,7 +396,8 @@ def _no_outer_words(quick: bool, inner: Scores) -> str:
     first_look = " --quick is only a first look." if quick else ""
     return (
         "The validation scores are optimistic: they chose the configuration, the number of epochs and the"
-        f" {fitted_word(inner)}. Without outer folds, this study has no score on held-out patients.{first_look}"
+        f" {fitted_word(inner)}. Without outer folds, this study has no score on held-out patients."
+        f"{first_look}"
     )
 
 
