@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
 
 LEVEL = 0.95  # of the intervals
 _NARROWEST = 1e-12  # distance from 0 and 1 at which the AUC is searched
@@ -26,6 +25,8 @@ def quantile(freedom: float) -> float:
     >>> round(quantile(10), 3)
     2.228
     """
+    from scipy.special import stdtrit  # a report that is up to date does without scipy
+
     return float(stdtrit(freedom, (1 + LEVEL) / 2))
 
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import chi2
 
 from mil_toolkit.evaluation.bounds import quantile
 
@@ -128,5 +127,7 @@ def log_rank(times: np.ndarray, events: np.ndarray, groups: np.ndarray) -> LogRa
     freedom = int(np.linalg.matrix_rank(covariance)) if len(moments) else 0
     if freedom == 0:
         return LogRank(None, 0, None)
+    from scipy.stats import chi2  # takes long to import
+
     statistic = float(excess @ np.linalg.pinv(covariance, hermitian=True) @ excess)
     return LogRank(statistic, freedom, float(chi2.sf(statistic, freedom)))
