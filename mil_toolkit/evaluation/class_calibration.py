@@ -6,8 +6,6 @@ from typing import Annotated, Literal
 
 import numpy as np
 from msgspec import Meta
-from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
 
 from mil_toolkit.evaluation.calibration import FEWEST_FOR_SLOPE, SMALLEST_SLOPE
 from mil_toolkit.evaluation.ordered_classes import ordered_log_probabilities
@@ -51,6 +49,8 @@ class ClassDecision:
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Return the calibrated probabilities (..., C) of outputs of a head."""
+        from scipy.special import softmax  # takes long to import
+
         logits = ordered_log_probabilities(outputs) if self.kind == "ordered" else outputs
         return softmax(self.slope * logits + np.array(self.biases), axis=-1)
 
@@ -125,6 +125,8 @@ def _smoothed(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 def _fit(logits: np.ndarray, targets: np.ndarray, slope: float | None = None) -> tuple[float, np.ndarray]:
     """Return slope and biases with the smallest cross-entropy; a given slope is kept."""
+    from scipy.optimize import minimize  # takes long to import
+    from scipy.special import log_softmax
 
     def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
         factor = x[0] if slope is None else slope

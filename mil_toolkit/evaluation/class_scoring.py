@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,7 +11,9 @@ from mil_toolkit.evaluation.class_metrics import CLASS_METRICS
 from mil_toolkit.evaluation.measure import Measure
 from mil_toolkit.evaluation.metrics import Predicted, metrics_of
 from mil_toolkit.evaluation.scoring import BINARY, Scoring
-from mil_toolkit.evaluation.table import Table
+
+if TYPE_CHECKING:
+    from mil_toolkit.evaluation.table import Table
 
 
 def class_scoring(
@@ -52,7 +55,7 @@ def _missing_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> np.
     return np.asarray(1 - probabilities[..., np.arange(len(labels)), labels])
 
 
-def table_of_class(table: Table, label: int) -> Table:
+def table_of_class(table: "Table", label: int) -> "Table":
     """Return the predictions of one class, as those of two classes whose positive one it is."""
     return replace(
         table,

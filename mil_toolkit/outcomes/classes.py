@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import msgspec
 import numpy as np
-from scipy.special import softmax
 
 from mil_toolkit.config import ThresholdRule
 from mil_toolkit.core.cells import canonical_word
@@ -151,6 +150,8 @@ class Classes(Outcome):
 
     def predicted(self, outputs: np.ndarray, targets: np.ndarray, folds: np.ndarray) -> Predicted:
         """Return probabilities without calibration, of which the largest decides."""
+        from scipy.special import softmax  # takes long to import
+
         probabilities = softmax(outputs, axis=-1)
         return Predicted(targets, probabilities, last_largest(probabilities), folds)
 
