@@ -13,15 +13,15 @@ _BASELINES = {
     "metadata_logistic_c1": "Metadata only, C = 1",
     "bag_size": "Number of images only",
     "mean_logistic": "Mean embedding",
-    "mean_max_min_logistic": "Mean, maximum and minimum of the embeddings",
+    "mean_max_min_logistic": "Mean, max and min",
     "metadata_ordinal": "Metadata only",
     "metadata_ordinal_c1": "Metadata only, C = 1",
     "mean_ordinal": "Mean embedding",
-    "mean_max_min_ordinal": "Mean, maximum and minimum of the embeddings",
+    "mean_max_min_ordinal": "Mean, max and min",
     "metadata_multinomial": "Metadata only",
     "metadata_multinomial_c1": "Metadata only, C = 1",
     "mean_multinomial": "Mean embedding",
-    "mean_max_min_multinomial": "Mean, maximum and minimum of the embeddings",
+    "mean_max_min_multinomial": "Mean, max and min",
 }
 
 
