@@ -52,7 +52,7 @@ def _forest(rows: Mapping[str, Estimate], name: str, metric: str, reference: flo
             axes.plot(estimate.value, place, mark, color=colour, ms=size)
     if reference is not None:
         axes.axvline(reference, color=MUTED, lw=0.8, ls=_DASHED)
-    axes.set_yticks(range(len(rows)), [shortened(row, 26) for row in rows])
+    axes.set_yticks(range(len(rows)), [shortened(row, 21) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params("y", length=0, labelcolor=INK)
     axes.spines["left"].set_visible(False)
