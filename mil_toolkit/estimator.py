@@ -280,7 +280,8 @@ class MILClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _predictions(self, X: Data) -> Predictions:
         """Return the calibrated probabilities (B,) of the positive class, and whether it is predicted."""
-        return self.decision_.predict(self._logits(X).mean(0))
+        logits = self._logits(X).mean(0)  # checked first, since there is no decision_ before fit
+        return self.decision_.predict(logits)
 
     def _logits(self, X: Data) -> np.ndarray:
         """Return the members' logits (K, B)."""

@@ -127,9 +127,13 @@ class Space:
 
     def _varies(self, name: str) -> bool:
         """Return whether a configuration of the space may differ from the default in an active field."""
+        options = self._options(name, tunables(HeadConfig)[name])
+        return tuple(options) != (getattr(HeadConfig(), name),) and self._can_matter(name)
+
+    def _can_matter(self, name: str) -> bool:
+        """Return whether a field has an effect in some configuration of the space."""
         fields = tunables(HeadConfig)
-        options = self._options(name, fields[name])
-        return tuple(options) != (getattr(HeadConfig(), name),) and all(
+        return all(
             set(allowed) & set(self._options(other, fields[other]))
             for other, allowed in fields[name].needs.items()
         )
@@ -178,7 +182,7 @@ class Space:
     def grid(self) -> list[Parameters]:
         """Return every distinct configuration of the lists; raises UsageError that names every interval."""
         lists = {name: self._options(name, field) for name, field in tunables(HeadConfig).items()}
-        intervals = [name for name, options in lists.items() if not options]
+        intervals = [name for name, options in lists.items() if not options and self._can_matter(name)]
         if intervals:
             raise UsageError(f"--sampler grid needs --set NAME=VALUE[,VALUE...] for {', '.join(intervals)}.")
         searched = {name: options for name, options in lists.items() if len(options) > 1}

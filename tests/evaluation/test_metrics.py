@@ -9,7 +9,7 @@ import sklearn.metrics as sk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mil_toolkit.config import METRIC_NAMES
+from mil_toolkit.config import OUTCOME_METRICS
 from mil_toolkit.evaluation.metrics import METRICS, Predicted, score_all
 
 LABELS = np.array([1, 1, 1, 0, 0, 1])
@@ -17,7 +17,7 @@ PROBABILITIES = np.array([0.9, 0.5, 0.2, 0.4, 0.6, 0.8])
 
 
 def test_the_metrics_are_those_of_the_configuration() -> None:
-    assert tuple(METRICS) == METRIC_NAMES
+    assert tuple(METRICS) == OUTCOME_METRICS["binary"].names
 
 
 @pytest.mark.parametrize(

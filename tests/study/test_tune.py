@@ -23,7 +23,7 @@ from support.studies import Tiny
 
 from mil_toolkit.cli.tune import score_lines, summary
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import METRIC_NAMES, HeadConfig, RunConfig, StudyConfig, parse_settings, tunables
+from mil_toolkit.config import OUTCOME_METRICS, HeadConfig, RunConfig, StudyConfig, parse_settings, tunables
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.seeds import trial_path
 from mil_toolkit.evaluation.metrics import METRICS
@@ -682,7 +682,7 @@ def test_other_splits_and_another_space_are_refused(
     assert outcome(tmp_path) == before
 
 
-@pytest.mark.parametrize("objective", METRIC_NAMES)
+@pytest.mark.parametrize("objective", OUTCOME_METRICS["binary"].names)
 def test_every_metric_can_be_the_objective(objective: str, tiny: Tiny, tmp_path: Path) -> None:
     """Also those that some predictions leave undefined: such a trial has no value."""
     config = replace(PLAIN, objective=objective, settings={"epochs": (2,), "image_branch": (False,)})
