@@ -241,7 +241,7 @@ def test_a_nested_study_beats_chance_beside_cox_with_intervals(study: Path) -> N
 
 def test_predictions_hold_risk_survival_and_spread_of_all_patients(study: Path) -> None:
     table = pd.read_csv(study.parent / "p.csv")
-    survival = [name for name in table if name.startswith("survival:")]
+    survival = [name for name in map(str, table) if name.startswith("survival:")]
     assert survival == [f"survival:{time:g}" for time in grid_of(5)]
     np.testing.assert_allclose(table["risk"], 1 - table["survival:5"])
     assert (np.diff(table[survival].to_numpy()) <= 0).all()
