@@ -124,7 +124,7 @@ def _swapped(both: Sequence[Predicted], metrics: Sequence[Metric], swaps: np.nda
 
 def _both(mine: Predicted, theirs: Predicted) -> Predicted:
     """Return the predictions of two methods, (2n,). Weights of 0 and 1 then choose one for each patient."""
-    labels, folds = np.tile(mine.labels, 2), np.tile(mine.folds, 2)
+    labels, folds = (np.concatenate([of_each, of_each]) for of_each in (mine.labels, mine.folds))
     probabilities = np.concatenate([mine.probabilities, theirs.probabilities])
     decisions = np.concatenate([mine.decisions, theirs.decisions])
     return Predicted(labels, probabilities, decisions, folds, mine.prevalence)

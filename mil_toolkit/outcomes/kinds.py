@@ -38,7 +38,8 @@ def kind_of(given: Collection[str]) -> str:
 def foreign_key_problems(given: Collection[str]) -> Iterator[str]:
     """Yield the keys of `[cohort]` that belong to other kinds of outcome than the one it declares."""
     declared = kind_of(given)
-    others = {key: kind for kind in reversed(KINDS) for key in keys_of_kind(kind) if kind != declared}
+    others = {key: kind for kind in reversed(KINDS) for key in keys_of_kind(kind)}
+    others |= {key: name for name, kind in KINDS.items() for key in kind.own_keys}
     for key in given:
         if key in others and key not in keys_of_kind(declared):
             own = ", ".join(sorted(KINDS[declared].own_keys & set(given)))

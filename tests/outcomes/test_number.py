@@ -41,7 +41,7 @@ def cohort(folder: Path, cells: Sequence[str], keys: str = "") -> Path:
 
 
 def parsed(*cells: str, **keys: str) -> tuple[list[float], list[str]]:
-    outcome = Number("BLASTS", **keys)  # type: ignore[arg-type]
+    outcome = Number("BLASTS", **keys)
     result = outcome.parse([OutcomeRow(f"row {n}", (cell,)) for n, cell in enumerate(cells, 2)], ".")
     return result.targets.tolist(), result.problems
 
@@ -162,7 +162,7 @@ def test_members_in_lockstep_have_the_losses_and_gradients_that_they_have_alone(
         model = MILModel(config, 0, 3, generators(seeds), outputs=1)
         logits = model(None, x.expand(len(seeds), -1, -1))
         losses = member_losses(logits, targets, torch.ones(len(seeds), 7), config, huber_losses)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
+        losses.sum().backward()
         return losses, [part.grad for part in model.parameters() if part.grad is not None]
 
     together, both = gradients([3, 4])
@@ -214,7 +214,7 @@ def test_few_patients_give_no_interval() -> None:
 def test_members_pool_to_the_prediction_of_their_mean_output() -> None:
     outputs = np.random.default_rng(0).normal(size=(3, 5))
     for transform in (None, "log"):
-        rule = NumberRule(2.0, 1.0, None, transform)  # type: ignore[arg-type]
+        rule = NumberRule(2.0, 1.0, None, transform)
         pooled = Number("X", transform).scoring.pooled
         assert pooled is not None
         np.testing.assert_allclose(pooled(rule.predict(outputs).values), rule.predict(outputs.mean(0)).values)
