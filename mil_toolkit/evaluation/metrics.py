@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from mil_toolkit.evaluation.measure import Measure
+from mil_toolkit.evaluation.weighted import ratio
 
 _SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 BINS = 10  # of equal width, for the calibration error and the reliability curve
@@ -172,7 +173,7 @@ def _concordance(predicted: Predicted, weights: np.ndarray, folds: np.ndarray) -
     lower, upto = (np.searchsorted(level[negative], level[positive], side) for side in _SIDES)
     concordant = positives * ((before[lower] + before[upto]) / 2 - before[first])
     total = positives * (before[last] - before[first])
-    return _ratio(concordant.sum(0), total.sum(0))
+    return ratio(concordant.sum(0), total.sum(0))
 
 
 def _is_new(values: np.ndarray) -> np.ndarray:
@@ -231,7 +232,7 @@ def ppv(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     This is the share of positives among the referred patients; NaN if nobody is referred.
     """
     true, false = _positive_shares(predicted, weights)
-    return _ratio(true, true + false)
+    return ratio(true, true + false)
 
 
 def npv(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
@@ -240,12 +241,7 @@ def npv(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     This is the share of negatives among the patients that are not referred; NaN if all are referred.
     """
     true, false = _positive_shares(predicted, weights)
-    return _ratio(1 - _prevalence(predicted, weights) - false, 1 - true - false)
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Return part / whole, and NaN where `whole` is zero."""
-    return np.where(whole > 0, part / np.where(whole > 0, whole, 1), np.nan)
+    return ratio(1 - _prevalence(predicted, weights) - false, 1 - true - false)
 
 
 METRICS: dict[str, Metric] = {
