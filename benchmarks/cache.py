@@ -23,7 +23,7 @@ from extraction import draw_cohort  # type: ignore[import-not-found]  # the scri
 
 from mil_toolkit.backbones.backbones import build_backbone
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core.files import digest
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.plan import Wanted, find_outdated

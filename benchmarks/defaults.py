@@ -62,7 +62,11 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
-from mil_toolkit.config import ExtractionConfig, HeadConfig, RunConfig, Settings, StudyConfig
+from mil_toolkit.config.extraction import ExtractionConfig
+from mil_toolkit.config.head import HeadConfig
+from mil_toolkit.config.run import RunConfig
+from mil_toolkit.config.study import StudyConfig
+from mil_toolkit.config.tunable import Settings
 from mil_toolkit.core.devices import training_dtype, use_available_cores
 from mil_toolkit.core.seeds import MEMBERS, derive_seeds
 from mil_toolkit.evaluation.calibration import THRESHOLDS, Decision, fit_calibration, fit_decision

@@ -34,7 +34,7 @@ from torchvision import transforms
 from mil_toolkit.backbones.backbones import Backbone, build_backbone
 from mil_toolkit.backbones.embedder import Embedder
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core.devices import DTYPES, pick_device, pick_precision, use_available_cores
 from mil_toolkit.features.batch_sizes import CPU_BATCH
 from mil_toolkit.features.decoding import decode

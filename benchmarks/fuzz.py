@@ -27,7 +27,9 @@ from support.studies import Tiny
 from mil_toolkit.bundle.fit import fit
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.cohort.synthetic import draw_cohort
-from mil_toolkit.config import ExtractionConfig, StudyConfig, Value
+from mil_toolkit.config.extraction import ExtractionConfig
+from mil_toolkit.config.study import StudyConfig
+from mil_toolkit.config.tunable import Value
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
 from mil_toolkit.study.tune import tune

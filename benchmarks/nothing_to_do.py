@@ -24,7 +24,8 @@ from PIL import Image
 from mil_toolkit.backbones.backbones import build_backbone
 from mil_toolkit.bundle.fit import fit
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
-from mil_toolkit.config import ExtractionConfig, StudyConfig
+from mil_toolkit.config.extraction import ExtractionConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.files import digest
 from mil_toolkit.features.cache import FeatureCache, find_cache
 from mil_toolkit.features.shards import EmbeddedBag, Recorded, StoredImage

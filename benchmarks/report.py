@@ -17,7 +17,8 @@ import pandas as pd
 
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.cohort.synthetic import draw_cohort
-from mil_toolkit.config import ExtractionConfig, StudyConfig
+from mil_toolkit.config.extraction import ExtractionConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
 from mil_toolkit.report.page import write_report

@@ -39,7 +39,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch is imported, as
 import torch
 from torch import Tensor, nn
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.core.devices import training_dtype, use_available_cores
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.model.kernels import activated_product, bmm

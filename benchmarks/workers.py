@@ -27,7 +27,7 @@ import optuna
 
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.cohort.synthetic import draw_cohort
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core.cores import available_cores
 from mil_toolkit.features.extract import extract
 

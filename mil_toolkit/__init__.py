@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mil_toolkit.bundle.bundle import ModelBundle
     from mil_toolkit.bundle.onnx import export_onnx
     from mil_toolkit.cohort.cohort import Cohort, read_cohort
-    from mil_toolkit.config import ExtractionConfig
+    from mil_toolkit.config.extraction import ExtractionConfig
     from mil_toolkit.estimator import MILClassifier, load_patients
     from mil_toolkit.features.cache import FeatureCache
     from mil_toolkit.features.extract import extract
@@ -34,7 +34,7 @@ from mil_toolkit.core.version import __version__ as __version__
 
 _HOMES = {
     "Cohort": "cohort.cohort",
-    "ExtractionConfig": "config",
+    "ExtractionConfig": "config.extraction",
     "FeatureCache": "features.cache",
     "MILClassifier": "estimator",
     "ModelBundle": "bundle.bundle",

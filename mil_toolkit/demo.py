@@ -15,7 +15,9 @@ from mil_toolkit.bundle.outputs import attention_output, prediction_output, subm
 from mil_toolkit.bundle.predict import Predictions, predict, write_submission
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.cohort.synthetic import COHORT_TOML, TRUTH, draw_cohort
-from mil_toolkit.config import ExtractionConfig, RunConfig, StudyConfig
+from mil_toolkit.config.extraction import ExtractionConfig
+from mil_toolkit.config.run import RunConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.errors import DataError, OutOfMemory, UsageError
 from mil_toolkit.core.outputs import check_outputs
 from mil_toolkit.core.reading import MEBIBYTE, read_input

@@ -15,7 +15,10 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import HeadConfig, StudyConfig, ThresholdRule, head_config, tunables
+from mil_toolkit.config.head import HeadConfig
+from mil_toolkit.config.settings import head_config
+from mil_toolkit.config.study import StudyConfig, ThresholdRule
+from mil_toolkit.config.tunable import tunables
 from mil_toolkit.core.device_memory import explain_out_of_memory
 from mil_toolkit.core.devices import pick_device, training_dtype
 from mil_toolkit.core.errors import DataError, UsageError

@@ -22,7 +22,8 @@ from support.studies import Tiny, Viewed
 
 from mil_toolkit.bundle import membership
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import ExtractionConfig, StudyConfig
+from mil_toolkit.config.extraction import ExtractionConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.training.patients import Patients
 

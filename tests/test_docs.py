@@ -29,7 +29,7 @@ from mil_toolkit.backbones.backbones import BACKBONES, build_backbone
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.cohort.declaration import COHORT_KEYS, METADATA_KEYS, SECTIONS, SPLIT_KEYS, STUDY_KEYS
 from mil_toolkit.cohort.kinds import KINDS
-from mil_toolkit.config import METRIC_NAMES
+from mil_toolkit.config.metrics import METRIC_NAMES
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.features.export import export_cache
 from mil_toolkit.model.poolings import POOLINGS

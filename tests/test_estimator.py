@@ -30,7 +30,8 @@ import mil_toolkit
 from mil_toolkit import MILClassifier, load_patients
 from mil_toolkit.bundle.fit import fit
 from mil_toolkit.bundle.predict import predict
-from mil_toolkit.config import HeadConfig, StudyConfig
+from mil_toolkit.config.head import HeadConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.estimator import BagError
 from mil_toolkit.study.tune import tune

@@ -33,6 +33,7 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
     if path.name != "__init__.py"
 }
+CONFIGURATIONS = [name for name in MODULES if name.startswith("config.")]
 COMMANDS = [name for name in MODULES if name.startswith("cli.")]
 HEAVY = {"torch", "torchvision", "pandas", "numpy", "sklearn", "scipy", "optuna", "h5py", "matplotlib"}
 every_module = pytest.mark.parametrize("name", MODULES)
@@ -114,7 +115,7 @@ def test_only_the_study_and_the_folders_around_it_import_optuna(name: str) -> No
     assert "optuna" not in heads or layer(name) in ("search", "study") or name == "report.figures.search"
 
 
-@pytest.mark.parametrize("name", ["config", "core.version", "core.errors", *COMMANDS])
+@pytest.mark.parametrize("name", [*CONFIGURATIONS, "core.version", "core.errors", *COMMANDS])
 def test_nothing_heavy_is_imported_at_the_top(name: str) -> None:
     top = [node for node in parsed(name).body if isinstance(node, ast.Import | ast.ImportFrom)]
     heads = {module.partition(".")[0] for node in top for module in imported(node)}

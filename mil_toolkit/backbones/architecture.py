@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mil_toolkit.backbones.identity import IMAGE_SIZE, Triple
 from mil_toolkit.backbones.reading import Reading
-from mil_toolkit.config import SQUASHED, Sampling
+from mil_toolkit.config.extraction import SQUASHED, Sampling
 from mil_toolkit.core.errors import UsageError
 
 StateDict = Mapping[str, Tensor]

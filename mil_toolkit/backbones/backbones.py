@@ -38,7 +38,7 @@ from mil_toolkit.backbones.weights import (
     torchvision_weights,
     weight_digest,
 )
-from mil_toolkit.config import SQUASHED, WEIGHT_WORDS, Sampling
+from mil_toolkit.config.extraction import SQUASHED, WEIGHT_WORDS, Sampling
 from mil_toolkit.core.errors import import_extra
 from mil_toolkit.core.text import printable
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mil_toolkit.backbones.identity import Triple
-from mil_toolkit.config import SQUASHED, Sampling
+from mil_toolkit.config.extraction import SQUASHED, Sampling
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HUB = "https://huggingface.co"

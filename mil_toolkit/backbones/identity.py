@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from mil_toolkit.config import SQUASHED, Sampling
+from mil_toolkit.config.extraction import SQUASHED, Sampling
 
 Triple = tuple[float, float, float]
 IMAGE_SIZE = 224  # of networks that take images of any size

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mil_toolkit.backbones.identity import BackboneIdentity
-from mil_toolkit.config import WEIGHT_WORDS, Sampling
+from mil_toolkit.config.extraction import WEIGHT_WORDS, Sampling
 from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.file_state import FileState
 from mil_toolkit.core.files import (

@@ -9,7 +9,7 @@ from mil_toolkit.backbones.checkpoint_kinds import check_file
 from mil_toolkit.backbones.encoders import ENCODERS, Encoder
 from mil_toolkit.backbones.identity import BackboneIdentity
 from mil_toolkit.backbones.spec import BackboneSpec, SizedBackboneSpec, sampling_of
-from mil_toolkit.config import BACKBONE_NAMES, WEIGHT_WORDS
+from mil_toolkit.config.extraction import BACKBONE_NAMES, WEIGHT_WORDS
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.text import some
 

@@ -2,7 +2,7 @@
 
 from typing import Literal, NotRequired, TypedDict
 
-from mil_toolkit.config import SQUASHED, Sampling
+from mil_toolkit.config.extraction import SQUASHED, Sampling
 
 RANDOM_SEED = 0  # of weights `random`
 

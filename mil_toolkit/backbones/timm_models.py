@@ -16,7 +16,7 @@ from mil_toolkit.backbones.hub import SAFETENSORS, cached_file, cached_files, ch
 from mil_toolkit.backbones.identity import Triple
 from mil_toolkit.backbones.reading import Reading
 from mil_toolkit.backbones.weights import OFFLINE, own_state
-from mil_toolkit.config import INTERPOLATION_NAMES, Sampling
+from mil_toolkit.config.extraction import INTERPOLATION_NAMES, Sampling
 from mil_toolkit.core.errors import UsageError, import_extra
 from mil_toolkit.core.text import some
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from mil_toolkit.bundle.records import About, BundleFeatures
-from mil_toolkit.config import GROUPS, OFFICIAL, StudyConfig
+from mil_toolkit.config.study import GROUPS, OFFICIAL, StudyConfig
 from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.words import (
     DEFAULTS_NOTE,

@@ -7,7 +7,7 @@ from mil_toolkit.backbones.requests import NAMES
 from mil_toolkit.bundle.membership import TrainingMarks
 from mil_toolkit.bundle.records import FINGERPRINTS, About, BundleConfig, BundleFeatures
 from mil_toolkit.cohort.kinds import KINDS
-from mil_toolkit.config import PREPROCESS_NAMES
+from mil_toolkit.config.extraction import PREPROCESS_NAMES
 from mil_toolkit.core.text import printable
 from mil_toolkit.features.spec import SCHEMA as SPEC_SCHEMA
 from mil_toolkit.features.spec import Spec, preparation_problems

@@ -16,7 +16,8 @@ from mil_toolkit.bundle.records import MOST_MEMBERS, About, BundleFeatures
 from mil_toolkit.bundle.scale import training_scales
 from mil_toolkit.bundle.tensors import head_tensors
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import FinetuneConfig, view_names
+from mil_toolkit.config.finetune import FinetuneConfig
+from mil_toolkit.config.head import view_names
 from mil_toolkit.core.device_memory import explain_out_of_memory
 from mil_toolkit.core.devices import pick_device, training_dtype
 from mil_toolkit.core.errors import UsageError

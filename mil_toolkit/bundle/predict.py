@@ -23,7 +23,7 @@ from mil_toolkit.bundle.outputs import submission_words
 from mil_toolkit.bundle.records import BundleFeatures
 from mil_toolkit.bundle.scale import scale_problems, unknown_scale
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.text import printable

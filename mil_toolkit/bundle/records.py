@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from mil_toolkit.bundle.membership import Fingerprint, TrainingMarks
-from mil_toolkit.config import FinetuneConfig, StudyConfig
+from mil_toolkit.config.finetune import FinetuneConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.features.spec import Spec
 from mil_toolkit.outcomes.kinds import OutcomeRecord, outcome_of

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from mil_toolkit.bundle.records import HeadRecord
-from mil_toolkit.config import HeadConfig, tunables, view_names
+from mil_toolkit.config.head import HeadConfig, view_names
+from mil_toolkit.config.tunable import tunables
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.model.head import MILModel

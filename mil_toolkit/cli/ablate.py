@@ -12,7 +12,7 @@ from mil_toolkit.cli.command import (
     run,
     with_report,
 )
-from mil_toolkit.config import RunConfig
+from mil_toolkit.config.run import RunConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.records import to_json
 from mil_toolkit.core.text import count_of, counted

@@ -9,11 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mil_toolkit.backbones.requests import NAMES, encoder_scale
 from mil_toolkit.cli.command import Outcome, command_parser, run
-from mil_toolkit.config import (
-    PRECISION_NAMES,
-    PREPROCESS_NAMES,
-    ExtractionConfig,
-)
+from mil_toolkit.config.extraction import PRECISION_NAMES, PREPROCESS_NAMES, ExtractionConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import count_of, printable

@@ -14,7 +14,8 @@ from mil_toolkit.cli.command import (
     run,
     with_report,
 )
-from mil_toolkit.config import FinetuneConfig, tunables
+from mil_toolkit.config.finetune import FinetuneConfig
+from mil_toolkit.config.tunable import tunables
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.core.text import count_of

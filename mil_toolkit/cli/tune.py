@@ -15,26 +15,22 @@ from mil_toolkit.cli.command import (
     run,
     with_report,
 )
-from mil_toolkit.config import (
+from mil_toolkit.config.head import HeadConfig, view_names
+from mil_toolkit.config.metrics import METRIC_NAMES, PRIMARY_NAMES
+from mil_toolkit.config.presets import PRESETS
+from mil_toolkit.config.run import RunConfig
+from mil_toolkit.config.settings import option_words, parse_settings
+from mil_toolkit.config.study import (
     GROUPS,
-    METRIC_NAMES,
     OFFICIAL,
-    PRESETS,
-    PRIMARY_NAMES,
     PRUNER_NAMES,
     SAMPLER_NAMES,
     THRESHOLD_NAMES,
     TRACKER_NAMES,
-    HeadConfig,
-    RunConfig,
     StudyConfig,
-    Value,
     for_outcome,
-    option_words,
-    parse_settings,
-    tunables,
-    view_names,
 )
+from mil_toolkit.config.tunable import Value, tunables
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.core.text import count_of

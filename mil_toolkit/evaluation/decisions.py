@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from mil_toolkit.config import ThresholdRule
+from mil_toolkit.config.study import ThresholdRule
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.evaluation.calibration import Decision, fit_decision
 from mil_toolkit.evaluation.influence import mean_size

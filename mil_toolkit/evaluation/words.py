@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from mil_toolkit.config import ThresholdRule
+from mil_toolkit.config.study import ThresholdRule
 from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.records import Comparison, Estimate, PassedOver, Score, Scores, Spread
 

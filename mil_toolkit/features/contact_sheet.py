@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from tqdm import tqdm
 
 from mil_toolkit.backbones.backbones import preprocessing_of
-from mil_toolkit.config import SQUASHED, ExtractionConfig
+from mil_toolkit.config.extraction import SQUASHED, ExtractionConfig
 from mil_toolkit.core.cores import available_cores
 from mil_toolkit.core.errors import MilError, UsageError
 from mil_toolkit.core.files import publish

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.features.colour import Colour
 from mil_toolkit.features.read_prepared import FileFacts, UnreadableFile, read_prepared
 from mil_toolkit.features.stain import Pixels

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Generic, Self, TypeVar
 
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core.errors import MilError, UsageError
 from mil_toolkit.core.processes import InheritedDescriptor, defer_stop_signals, start_worker, stop_worker
 from mil_toolkit.core.text import printable, some

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from mil_toolkit.backbones.memory import BackboneMemory
 from mil_toolkit.backbones.source import BackboneSource, MisrememberedError, find_backbone, source_of
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import CELL_NAMES, PRECISION_NAMES, PREPROCESS_NAMES, ExtractionConfig
+from mil_toolkit.config.extraction import CELL_NAMES, PRECISION_NAMES, PREPROCESS_NAMES, ExtractionConfig
 from mil_toolkit.core.cores import available_cores
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import remove_dead_temporaries

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mil_toolkit.backbones.backbones import Backbone
 from mil_toolkit.backbones.embedder import Embedder
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core.devices import DTYPES
 from mil_toolkit.features.assembly import BagBuilder, Job, missing_images
 from mil_toolkit.features.colour import Colour

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mil_toolkit.config import SQUASHED, Sampling
+from mil_toolkit.config.extraction import SQUASHED, Sampling
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.features.opening import MAX_PIXELS
 from mil_toolkit.features.sights import RIM, Sight

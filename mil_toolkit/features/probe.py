@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mil_toolkit.backbones.backbones import Backbone, build_backbone
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core.device_memory import explain_out_of_memory
 from mil_toolkit.core.devices import pick_device, pick_precision
 from mil_toolkit.core.errors import DataError

@@ -7,7 +7,7 @@ torch nor h5py, so that a decoder process starts quickly and stays small.
 from pathlib import Path
 from typing import NamedTuple
 
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.file_state import known_mtime
 from mil_toolkit.core.files import digest

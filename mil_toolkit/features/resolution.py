@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.text import each_or_most, printable
 

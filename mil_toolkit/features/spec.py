@@ -11,7 +11,7 @@ from mil_toolkit.backbones.identity import BackboneIdentity, Preprocessing
 from mil_toolkit.backbones.reading import Reading
 from mil_toolkit.backbones.requests import weights_word
 from mil_toolkit.backbones.spec import RANDOM_SEED, BackboneSpec
-from mil_toolkit.config import (
+from mil_toolkit.config.extraction import (
     CELL_NAMES,
     INTERPOLATION_NAMES,
     PREPROCESS_NAMES,

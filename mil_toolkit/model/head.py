@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.model.instances import Instances
 from mil_toolkit.model.layers import Dropout, Linear, keep_all

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.model.columnwise import LogSumExp, Max, MeanStd, NoisyAnd
 from mil_toolkit.model.instances import Instances
 from mil_toolkit.model.supervised import Clam, Dsmil, Supervised, Terms

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.model.instances import Instances
 from mil_toolkit.model.poolings import POOLINGS, Pooling, pool
 from mil_toolkit.model.supervised import Supervised, Terms

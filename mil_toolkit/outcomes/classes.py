@@ -8,7 +8,7 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 
-from mil_toolkit.config import ThresholdRule
+from mil_toolkit.config.study import ThresholdRule
 from mil_toolkit.core.cells import canonical_word
 from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import printable

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from mil_toolkit.config import ThresholdRule
+from mil_toolkit.config.study import ThresholdRule
 from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.words import number
 from mil_toolkit.outcomes.text import OutcomeText

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from mil_toolkit.config import ThresholdRule
+from mil_toolkit.config.study import ThresholdRule
 from mil_toolkit.core.cells import canonical_word
 from mil_toolkit.core.records import Json
 from mil_toolkit.evaluation.metrics import Predicted, metrics_of

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mil_toolkit.config import ThresholdRule
+from mil_toolkit.config.study import ThresholdRule
 from mil_toolkit.evaluation.class_calibration import ClassDecision, fit_class_decision, last_largest
 from mil_toolkit.evaluation.class_metrics import ORDERED_METRICS
 from mil_toolkit.evaluation.class_scoring import class_scoring

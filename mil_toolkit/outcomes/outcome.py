@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from mil_toolkit.config import ThresholdRule
+from mil_toolkit.config.study import ThresholdRule
 from mil_toolkit.core.records import Json
 from mil_toolkit.evaluation.metrics import Predicted
 from mil_toolkit.evaluation.scoring import Predictions, Scoring

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import msgspec
 import numpy as np
 
-from mil_toolkit.config import ThresholdRule
+from mil_toolkit.config.study import ThresholdRule
 from mil_toolkit.core.errors import import_extra
 from mil_toolkit.core.records import Json
 from mil_toolkit.evaluation.calibration import fit_calibration

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mil_toolkit.backbones.spec import sampling_of
-from mil_toolkit.config import CELL_NAMES
+from mil_toolkit.config.extraction import CELL_NAMES
 from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.outputs import Output, check_outputs

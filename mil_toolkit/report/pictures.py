@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mil_toolkit.config import CELL_NAMES, Sampling
+from mil_toolkit.config.extraction import CELL_NAMES, Sampling
 from mil_toolkit.core.errors import DataError, MilError
 from mil_toolkit.core.files import digest
 from mil_toolkit.core.reading import MEBIBYTE, read_input

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from optuna.trial import TrialState
 
-from mil_toolkit.config import Value
+from mil_toolkit.config.tunable import Value
 from mil_toolkit.core.processes import defer_stop_signals
 from mil_toolkit.search.internals import SLOT, hide_from_pruner
 from mil_toolkit.search.slots import CLOSED, SamplerOf, Slots

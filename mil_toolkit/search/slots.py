@@ -8,7 +8,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
-from mil_toolkit.config import Value
+from mil_toolkit.config.tunable import Value
 from mil_toolkit.core.processes import defer_stop_signals
 from mil_toolkit.core.records import Json
 from mil_toolkit.search.internals import SLOT, is_already_finished, original_error, record_heartbeat

@@ -5,17 +5,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from mil_toolkit.config import (
-    STARTS,
-    HeadConfig,
-    Settings,
-    StudyConfig,
-    Tunable,
-    Value,
-    is_active,
-    tunables,
-    view_names,
-)
+from mil_toolkit.config.head import HeadConfig, is_active, view_names
+from mil_toolkit.config.presets import STARTS
+from mil_toolkit.config.study import StudyConfig
+from mil_toolkit.config.tunable import Settings, Tunable, Value, tunables
 from mil_toolkit.core.errors import UsageError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from itertools import chain
 
 from optuna.trial import FrozenTrial, TrialState
 
-from mil_toolkit.config import MOST_EPOCHS
+from mil_toolkit.config.study import MOST_EPOCHS
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.text import SOME, printable
 from mil_toolkit.search.internals import SLOT, enqueued_parameters

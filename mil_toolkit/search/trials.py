@@ -9,7 +9,8 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from mil_toolkit.config import HeadConfig, Value
+from mil_toolkit.config.head import HeadConfig
+from mil_toolkit.config.tunable import Value
 from mil_toolkit.search.internals import SLOT
 from mil_toolkit.search.space import Space
 

@@ -17,7 +17,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import ALONE, SUPERVISED_POOLINGS, HeadConfig, RunConfig
+from mil_toolkit.config.head import SUPERVISED_POOLINGS, HeadConfig
+from mil_toolkit.config.run import ALONE, RunConfig
 from mil_toolkit.core.errors import DataError, Diverged
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.outputs import check_replaceable, published_folder

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import pandas as pd
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.evaluation.intervals import Table, compare, scores_with_intervals
 from mil_toolkit.evaluation.multiplicity import holm
 from mil_toolkit.evaluation.records import Comparison, Difference, Estimate

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import ALONE, OFFICIAL, RunConfig, StudyConfig, for_outcome
+from mil_toolkit.config.run import ALONE, RunConfig
+from mil_toolkit.config.study import OFFICIAL, StudyConfig, for_outcome
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import temporary_folder
 from mil_toolkit.core.locks import exclusive

@@ -2,7 +2,7 @@
 
 import torch
 
-from mil_toolkit.config import RunConfig
+from mil_toolkit.config.run import RunConfig
 from mil_toolkit.core.cores import available_cores
 from mil_toolkit.core.memory import available_memory
 from mil_toolkit.features.bags import Bags, is_streamed

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.seeds import members_path

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import StudyConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest_json
 from mil_toolkit.core.records import Json, to_json

@@ -16,7 +16,7 @@ import torch
 from mil_toolkit.backbones.architecture import StateDict
 from mil_toolkit.backbones.weights import weight_digest
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import FinetuneConfig
+from mil_toolkit.config.finetune import FinetuneConfig
 from mil_toolkit.core.device_memory import explain_out_of_memory
 from mil_toolkit.core.devices import architecture, pick_precision
 from mil_toolkit.core.errors import UsageError

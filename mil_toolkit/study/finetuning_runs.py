@@ -15,7 +15,7 @@ from tqdm import tqdm
 from mil_toolkit.backbones.backbones import Backbone, backbone_of
 from mil_toolkit.backbones.parts import divide, last_stage
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import FinetuneConfig
+from mil_toolkit.config.finetune import FinetuneConfig
 from mil_toolkit.core.devices import architecture, pick_precision, training_dtype
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.files import digest_json, publish_json, remove_dead_temporaries

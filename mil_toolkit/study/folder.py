@@ -13,7 +13,8 @@ import msgspec
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import MOST_EPOCHS, HeadConfig, StudyConfig
+from mil_toolkit.config.head import HeadConfig
+from mil_toolkit.config.study import MOST_EPOCHS, StudyConfig
 from mil_toolkit.core.access import exists
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import check_schema, publish, read_json

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 import pandas as pd
 import torch
 
-from mil_toolkit.config import RunConfig
+from mil_toolkit.config.run import RunConfig
 from mil_toolkit.core.device_memory import explain_out_of_memory
 from mil_toolkit.core.pool import Pool, serve
 from mil_toolkit.core.processes import InheritedDescriptor, start_worker

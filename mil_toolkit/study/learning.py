@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import ALONE, RunConfig
+from mil_toolkit.config.run import ALONE, RunConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.records import publish_record

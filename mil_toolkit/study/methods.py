@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from mil_toolkit.config import GROUPS, OFFICIAL, StudyConfig, Value, view_names
+from mil_toolkit.config.head import view_names
+from mil_toolkit.config.study import GROUPS, OFFICIAL, StudyConfig
+from mil_toolkit.config.tunable import Value
 from mil_toolkit.core.text import count_of
 from mil_toolkit.core.version import __version__
 from mil_toolkit.evaluation.words import metric_words

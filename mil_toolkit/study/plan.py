@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import OFFICIAL, StudyConfig
+from mil_toolkit.config.study import OFFICIAL, StudyConfig
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import digest_json
 from mil_toolkit.core.seeds import FINAL, derive_seed, inner_folds_path, outer_folds_path, subset_path

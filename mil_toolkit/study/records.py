@@ -12,15 +12,11 @@ from typing import Annotated, TypeVar
 from msgspec import Meta
 
 from mil_toolkit.cohort.kinds import KINDS
-from mil_toolkit.config import (
-    MOST_EPOCHS,
-    FinetuneConfig,
-    HeadConfig,
-    StudyConfig,
-    Value,
-    head_config,
-    view_names,
-)
+from mil_toolkit.config.finetune import FinetuneConfig
+from mil_toolkit.config.head import HeadConfig, view_names
+from mil_toolkit.config.settings import head_config
+from mil_toolkit.config.study import MOST_EPOCHS, StudyConfig
+from mil_toolkit.config.tunable import Value
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.records import ABSENT_IF_NONE
 from mil_toolkit.evaluation.records import (

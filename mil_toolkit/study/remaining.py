@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from mil_toolkit.config import StudyConfig
+from mil_toolkit.config.study import StudyConfig
 
 FIRST_ESTIMATE = 10  # trials of this command before which there is no estimate
 _STARTUP = 5  # trials of a search that no pruner stops: they are the first values to compare with

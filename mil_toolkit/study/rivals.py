@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.evaluation.scoring import Predictions
 from mil_toolkit.evaluation.splits import Split
 from mil_toolkit.outcomes.classes import symmetric

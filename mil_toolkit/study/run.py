@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.core.files import remove_dead_temporaries
 from mil_toolkit.core.records import to_json
 from mil_toolkit.core.seeds import derive_seed, trial_path

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from mil_toolkit.config import StudyConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.evaluation.intervals import Table, compare, optimism, reliability, scores_with_intervals
 from mil_toolkit.evaluation.records import Spread
 from mil_toolkit.evaluation.scoring import Predictions, Scoring, side_by_side

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import OFFICIAL, StudyConfig
+from mil_toolkit.config.study import OFFICIAL, StudyConfig
 from mil_toolkit.core.seeds import FINAL
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.study.plan import fold_name, official_tests

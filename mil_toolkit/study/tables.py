@@ -14,7 +14,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 from pandas.errors import ParserWarning
 
-from mil_toolkit.config import head_config
+from mil_toolkit.config.settings import head_config
 from mil_toolkit.core.access import exists
 from mil_toolkit.core.errors import DataError, Diverged, UsageError
 from mil_toolkit.core.files import publish

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.core.errors import UsageError, import_extra
 from mil_toolkit.core.files import digest_json
 from mil_toolkit.core.records import Json, to_json

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mil_toolkit.config import OFFICIAL
+from mil_toolkit.config.study import OFFICIAL
 from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.words import metric_words, with_interval
 from mil_toolkit.outcomes.kinds import outcome_of

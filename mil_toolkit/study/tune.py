@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import ALONE, OFFICIAL, RunConfig, StudyConfig, for_outcome
+from mil_toolkit.config.run import ALONE, RunConfig
+from mil_toolkit.config.study import OFFICIAL, StudyConfig, for_outcome
 from mil_toolkit.core.devices import pick_device
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import read_json

@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mil_toolkit.config import (
+from mil_toolkit.config.head import (
     FUSION_NAMES,
     POOLING_NAMES,
     VIEW_FUSION_NAMES,
     VIEW_SEPARATOR,
     HeadConfig,
-    Settings,
-    Value,
     active_fields,
     view_names,
 )
+from mil_toolkit.config.tunable import Settings, Value
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.search.space import Space, shown_by
 from mil_toolkit.training.patients import Patients

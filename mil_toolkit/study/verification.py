@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import HeadConfig, active_fields
+from mil_toolkit.config.head import HeadConfig, active_fields
 from mil_toolkit.core.access import exists
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.text import printable

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from mil_toolkit.backbones.spec import sampling_of
-from mil_toolkit.config import VIEW_SEPARATOR, StudyConfig, view_names
+from mil_toolkit.config.head import VIEW_SEPARATOR, view_names
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.cache import FeatureCache

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mil_toolkit.config import StudyConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.devices import pick_device, training_dtype
 from mil_toolkit.search.space import Space
 from mil_toolkit.study.folder import Study

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.core.errors import Diverged
 from mil_toolkit.training.curves import Curves, best_epoch, smooth
 from mil_toolkit.training.inputs import Inputs

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mil_toolkit.config import ThresholdRule
+from mil_toolkit.config.study import ThresholdRule
 from mil_toolkit.evaluation.metrics import Metric, Predicted
 from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.outcomes.outcome import DecisionRule, Outcome

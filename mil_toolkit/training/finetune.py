@@ -15,7 +15,7 @@ from mil_toolkit.backbones.backbones import Backbone
 from mil_toolkit.backbones.batches import in_whole_batch
 from mil_toolkit.backbones.embedder import Embedder
 from mil_toolkit.backbones.parts import last_stage
-from mil_toolkit.config import FinetuneConfig
+from mil_toolkit.config.finetune import FinetuneConfig
 from mil_toolkit.core.devices import DTYPES, pick_precision
 from mil_toolkit.core.errors import Diverged
 from mil_toolkit.core.seeds import derive_seed, derive_seeds

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.features.bags import PART, Bags, StreamedBags, is_streamed
 from mil_toolkit.model.instances import Instances
 from mil_toolkit.training.encoder import MetadataEncoder

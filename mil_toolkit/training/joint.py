@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mil_toolkit.config import HeadConfig, Value
+from mil_toolkit.config.head import HeadConfig
+from mil_toolkit.config.tunable import Value
 from mil_toolkit.model.instances import WHOLE
 from mil_toolkit.model.layers import draw
 from mil_toolkit.training.graphs import Compute, Graphs

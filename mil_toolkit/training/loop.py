@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.model.head import MetadataDirect, MILModel
 from mil_toolkit.model.layers import Dropout, draw, drawn_dropout, dropout_of, generators, keep_all
 from mil_toolkit.training.inputs import Batch, Inputs

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 
 
 class Optimizer:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import view_names
+from mil_toolkit.config.head import view_names
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.outcomes.outcome import Outcome

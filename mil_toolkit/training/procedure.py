@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.core.errors import Diverged
 from mil_toolkit.core.seeds import derive_seeds
 from mil_toolkit.model.head import MILModel

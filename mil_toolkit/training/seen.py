@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.features.stored_orientations import StoredOrientations
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.core.errors import Diverged
 from mil_toolkit.training.course import Course, OnEpoch, Trial
 from mil_toolkit.training.inputs import Inputs

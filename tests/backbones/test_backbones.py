@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mil_toolkit.backbones.backbones import BACKBONES, build_backbone
 from mil_toolkit.backbones.embedder import fuse_batch_norm
 from mil_toolkit.backbones.weights import weight_digest
-from mil_toolkit.config import BACKBONE_NAMES
+from mil_toolkit.config.extraction import BACKBONE_NAMES
 from mil_toolkit.core.errors import DataError, UsageError
 
 EVERY = [

@@ -22,7 +22,7 @@ from mil_toolkit.backbones.backbones import Backbone, backbone_of, build_backbon
 from mil_toolkit.backbones.encoders import ENCODERS
 from mil_toolkit.backbones.identity import Preprocessing
 from mil_toolkit.backbones.reading import Reading
-from mil_toolkit.config import Sampling
+from mil_toolkit.config.extraction import Sampling
 from mil_toolkit.core.errors import DataError, UsageError
 
 timm = pytest.importorskip("timm")

@@ -9,7 +9,7 @@ from support.paths import ROOT
 from mil_toolkit.backbones.encoder_models import encoder_architecture
 from mil_toolkit.backbones.encoders import ENCODERS, HUB, IMAGENET_MEAN, IMAGENET_STD
 from mil_toolkit.backbones.requests import NAMES, backbone_kind, encoder_of, encoder_scale, weights_word
-from mil_toolkit.config import BACKBONE_NAMES, INTERPOLATION_NAMES
+from mil_toolkit.config.extraction import BACKBONE_NAMES, INTERPOLATION_NAMES
 from mil_toolkit.core.errors import UsageError
 
 WIDTHS = {

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
 

@@ -14,7 +14,8 @@ from support.bundles import ABOUT, SCORES
 
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.files import BACKBONE
-from mil_toolkit.config import POOLING_NAMES, FinetuneConfig, HeadConfig
+from mil_toolkit.config.finetune import FinetuneConfig
+from mil_toolkit.config.head import POOLING_NAMES, HeadConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest_json
 from mil_toolkit.training.patients import Patients

@@ -16,7 +16,7 @@ from mil_toolkit.bundle import bundle as bundles
 from mil_toolkit.bundle import fit as fitting
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.fit import fit
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.records import to_json
 from mil_toolkit.training.patients import Patients

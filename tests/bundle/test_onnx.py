@@ -23,7 +23,7 @@ from mil_toolkit.backbones.backbones import build_backbone
 from mil_toolkit.backbones.embedder import Embedder
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.onnx import export_onnx, publish_onnx
-from mil_toolkit.config import POOLING_NAMES, HeadConfig
+from mil_toolkit.config.head import POOLING_NAMES, HeadConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.training.fitted import FittedHead

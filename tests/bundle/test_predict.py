@@ -22,7 +22,8 @@ from mil_toolkit.bundle.extrapolation import extrapolations
 from mil_toolkit.bundle.fit import fit
 from mil_toolkit.bundle.predict import extract_as_trained, predict, write_submission
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
-from mil_toolkit.config import ExtractionConfig, StudyConfig
+from mil_toolkit.config.extraction import ExtractionConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
 from mil_toolkit.evaluation.scoring import Predictions

@@ -16,7 +16,8 @@ from mil_toolkit.bundle.predict import predict
 from mil_toolkit.bundle.records import Scales
 from mil_toolkit.bundle.scale import scale_problems, training_scales
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
-from mil_toolkit.config import ExtractionConfig, StudyConfig
+from mil_toolkit.config.extraction import ExtractionConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract

@@ -17,7 +17,7 @@ from support.studies import Tiny
 
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.tensors import head_record, head_tensors, model_shapes
-from mil_toolkit.config import POOLING_NAMES, HeadConfig
+from mil_toolkit.config.head import POOLING_NAMES, HeadConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.model.head import MILModel
 from mil_toolkit.model.layers import generators

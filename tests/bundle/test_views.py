@@ -20,7 +20,7 @@ from mil_toolkit.bundle.checkpoints import checkpoints_of
 from mil_toolkit.bundle.onnx import export_onnx
 from mil_toolkit.bundle.predict import predict
 from mil_toolkit.bundle.records import BundleFeatures
-from mil_toolkit.config import VIEW_FUSION_NAMES
+from mil_toolkit.config.head import VIEW_FUSION_NAMES
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import digest_json
 from mil_toolkit.features.cache import FeatureCache

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.paths import ROOT
 
-from mil_toolkit.config import PRECISION_NAMES
+from mil_toolkit.config.extraction import PRECISION_NAMES
 from mil_toolkit.core import devices
 from mil_toolkit.core.devices import DTYPES, pick_device, pick_precision
 from mil_toolkit.core.errors import UsageError

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.calibration import _sigmoid_calibration
 
-from mil_toolkit.config import THRESHOLD_NAMES
+from mil_toolkit.config.study import THRESHOLD_NAMES
 from mil_toolkit.evaluation.calibration import (
     SMALLEST_SLOPE,
     THRESHOLDS,

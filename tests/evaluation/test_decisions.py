@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, norm
 
-from mil_toolkit.config import ThresholdRule
+from mil_toolkit.config.study import ThresholdRule
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.evaluation.calibration import fit_decision
 from mil_toolkit.evaluation.decisions import (

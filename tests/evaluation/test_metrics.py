@@ -9,7 +9,7 @@ import sklearn.metrics as sk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mil_toolkit.config import OUTCOME_METRICS
+from mil_toolkit.config.metrics import OUTCOME_METRICS
 from mil_toolkit.evaluation.metrics import METRICS, Predicted, score_all
 
 LABELS = np.array([1, 1, 1, 0, 0, 1])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mil_toolkit.config import THRESHOLD_NAMES, ThresholdRule
+from mil_toolkit.config.study import THRESHOLD_NAMES, ThresholdRule
 from mil_toolkit.evaluation.records import Comparison, Difference, PassedOver, Score, Spread
 from mil_toolkit.evaluation.words import (
     LOWER_IS_BETTER,

@@ -15,7 +15,7 @@ from support.tiny_images import backbone
 from mil_toolkit.backbones import backbones
 from mil_toolkit.cli.extract import _parse_crop, main
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import ExtractionConfig, Sampling
+from mil_toolkit.config.extraction import ExtractionConfig, Sampling
 from mil_toolkit.core.cores import available_cores
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.features import contact_sheet

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from support.tiny_images import CONFIG, backbone, bags_of, break_some, draw, expected, run, same
 
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core.errors import DataError, MilError, UsageError
 from mil_toolkit.features import pipeline as pipeline_module
 from mil_toolkit.features.decoders import IMAGES, RING, DecodedBatch, Decoders
@@ -145,7 +145,7 @@ import multiprocessing.spawn, os, sys
 from multiprocessing import Pipe
 from threading import Thread
 import mil_toolkit.core.processes
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.features.decode_worker import Paths, decode_images
 ours, theirs = Pipe()
 descriptor = os.memfd_create("slots")
@@ -165,7 +165,7 @@ print(*(name for name in names if not name.startswith("_") and name != "cython_r
 SCRIPT = """
 import torch
 from pathlib import Path
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.features.decoders import Decoders
 config = ExtractionConfig(image_size=32)
 with Decoders(config, None, 1, 1, Path) as decoders:

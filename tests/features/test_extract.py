@@ -27,7 +27,7 @@ from mil_toolkit.backbones.embedder import Embedder
 from mil_toolkit.backbones.encoders import ENCODERS
 from mil_toolkit.backbones.reading import Reading
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core import devices, launchers
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.features.cache import FeatureCache

@@ -13,7 +13,7 @@ from support.tiny_images import CONFIG, backbone, bags_of, break_some, draw, run
 
 from mil_toolkit.backbones.embedder import Embedder
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.features import extract as extract_module
 from mil_toolkit.features.cache import FeatureCache

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageOps
 from support.drawn_smears import Ellipse, draw_smear
 
-from mil_toolkit.config import PREPROCESS_NAMES, Sampling
+from mil_toolkit.config.extraction import PREPROCESS_NAMES, Sampling
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.features import nucleus as nucleus_module
 from mil_toolkit.features import pixels as images

@@ -12,7 +12,7 @@ from support.commands import Command
 from support.tiny_images import BAGS, break_some, write_cohort
 
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.features import probe as probe_module
 from mil_toolkit.features.cache import FeatureCache

@@ -11,7 +11,8 @@ from support.tiny_images import bags_of, draw, same, write_cohort
 
 from mil_toolkit.backbones.encoders import ENCODERS
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import ExtractionConfig, Sampling, StudyConfig
+from mil_toolkit.config.extraction import ExtractionConfig, Sampling
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.features import pipeline
 from mil_toolkit.features.cache import FeatureCache

@@ -10,7 +10,7 @@ from mil_toolkit.backbones.identity import BackboneIdentity
 from mil_toolkit.backbones.reading import Reading
 from mil_toolkit.backbones.requests import identity_of
 from mil_toolkit.backbones.spec import sampling_of
-from mil_toolkit.config import ExtractionConfig, Sampling
+from mil_toolkit.config.extraction import ExtractionConfig, Sampling
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.spec import (

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mil_toolkit.config import FUSION_NAMES, METADATA_BRANCH_NAMES, HeadConfig
+from mil_toolkit.config.head import FUSION_NAMES, METADATA_BRANCH_NAMES, HeadConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.model.head import METADATA_BRANCHES, MILModel
 from mil_toolkit.model.instances import Instances

@@ -9,7 +9,7 @@ import torch
 from support.small_bags import CONFIG, SEEDS, SIZES, WIDTH, embeddings, instances, some_kept
 from torch import Tensor, nn
 
-from mil_toolkit.config import ACTIVATION_NAMES, POOLING_NAMES, HeadConfig
+from mil_toolkit.config.head import ACTIVATION_NAMES, POOLING_NAMES, HeadConfig
 from mil_toolkit.model.head import MILModel
 from mil_toolkit.model.instances import Instances
 from mil_toolkit.model.layers import Linear, dropout_of, generators

@@ -24,7 +24,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mil_toolkit.config import POOLING_NAMES
+from mil_toolkit.config.head import POOLING_NAMES
 from mil_toolkit.model import instances as instances_module
 from mil_toolkit.model.head import MILModel
 from mil_toolkit.model.instances import Instances

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import HeadConfig, StudyConfig, for_outcome
+from mil_toolkit.config.head import HeadConfig
+from mil_toolkit.config.study import StudyConfig, for_outcome
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.evaluation.splits import leave_one_group_out, make_splits
 from mil_toolkit.outcomes.classes import Classes

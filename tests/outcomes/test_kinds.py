@@ -11,14 +11,9 @@ import pytest
 import torch
 
 from mil_toolkit.cohort.declaration import COHORT_KEYS
-from mil_toolkit.config import (
-    METRIC_NAMES,
-    OUTCOME_METRICS,
-    HeadConfig,
-    StudyConfig,
-    ThresholdRule,
-    for_outcome,
-)
+from mil_toolkit.config.head import HeadConfig
+from mil_toolkit.config.metrics import METRIC_NAMES, OUTCOME_METRICS
+from mil_toolkit.config.study import StudyConfig, ThresholdRule, for_outcome
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.records import to_json
 from mil_toolkit.evaluation.intervals import Table, compare, scores_with_intervals

@@ -12,7 +12,8 @@ from sklearn.linear_model import Ridge
 from support.cohort_files import problems, write
 
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import HeadConfig, StudyConfig, ThresholdRule, for_outcome
+from mil_toolkit.config.head import HeadConfig
+from mil_toolkit.config.study import StudyConfig, ThresholdRule, for_outcome
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.evaluation.splits import leave_one_group_out, make_splits
 from mil_toolkit.model.head import MILModel

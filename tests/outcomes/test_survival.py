@@ -14,7 +14,8 @@ from support.paths import installed
 from mil_toolkit.bundle.fit import fit as fit_bundle
 from mil_toolkit.cli import fit, predict, tune
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import FinetuneConfig, ThresholdRule
+from mil_toolkit.config.finetune import FinetuneConfig
+from mil_toolkit.config.study import ThresholdRule
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.estimator import load_patients
 from mil_toolkit.evaluation.discrete_time import hazard_rows, to_intervals

@@ -13,7 +13,8 @@ from support.reports import rewrite, text_of, thumbnails, written
 from support.studies import Tiny
 
 from mil_toolkit.cli import tune as mil_tune
-from mil_toolkit.config import StudyConfig, parse_settings
+from mil_toolkit.config.settings import parse_settings
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.records import publish_record
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.report.contents import read_contents

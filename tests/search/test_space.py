@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 from optuna.trial import FixedTrial
 
-from mil_toolkit.config import PRESETS, STARTS, HeadConfig, Settings, tunables
+from mil_toolkit.config.head import HeadConfig
+from mil_toolkit.config.presets import PRESETS, STARTS
+from mil_toolkit.config.tunable import Settings, tunables
 from mil_toolkit.search.space import Space
 
 CHOICE, TOGETHER = ("whole", "crop"), ("whole+crop",)

@@ -11,7 +11,7 @@ import pytest
 
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.cohort.synthetic import draw_cohort
-from mil_toolkit.config import StudyConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.study.tune import tune
 

@@ -15,7 +15,9 @@ from support.studies import Tiny
 
 from mil_toolkit.cli.ablate import _summary
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import POOLING_NAMES, ExtractionConfig, HeadConfig, StudyConfig
+from mil_toolkit.config.extraction import ExtractionConfig
+from mil_toolkit.config.head import POOLING_NAMES, HeadConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.errors import Diverged
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.records import read_record, to_json

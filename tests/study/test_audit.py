@@ -15,7 +15,7 @@ from support.planted import make_cache, make_cohort
 from support.studies import Tiny
 
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import StudyConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study import audit as module
 from mil_toolkit.study.audit import NEAR, audit, near_images, whitened, worth_telling

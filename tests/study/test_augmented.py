@@ -15,7 +15,9 @@ from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.fit import fit
 from mil_toolkit.bundle.onnx import export_onnx
 from mil_toolkit.bundle.predict import extract_as_trained, predict
-from mil_toolkit.config import ExtractionConfig, FinetuneConfig, StudyConfig
+from mil_toolkit.config.extraction import ExtractionConfig
+from mil_toolkit.config.finetune import FinetuneConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract

@@ -15,7 +15,7 @@ from support.planted import make_cache, make_cohort
 
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.cohort.official_folds import OfficialFolds
-from mil_toolkit.config import GROUPS, OFFICIAL, StudyConfig
+from mil_toolkit.config.study import GROUPS, OFFICIAL, StudyConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study import canary as module

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from mil_toolkit.config import RunConfig, StudyConfig
+from mil_toolkit.config.run import RunConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.search.space import Space
 from mil_toolkit.study import capacity
 from mil_toolkit.study.capacity import process_count

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from support.planted import make_cache, make_cohort
 
-from mil_toolkit.config import StudyConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.evaluation.calibration import fit_decision
 from mil_toolkit.evaluation.intervals import Table
 from mil_toolkit.evaluation.metrics import METRICS, Predicted

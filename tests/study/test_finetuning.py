@@ -23,7 +23,7 @@ from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.fit import fit
 from mil_toolkit.bundle.onnx import export_onnx
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import FinetuneConfig
+from mil_toolkit.config.finetune import FinetuneConfig
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.evaluation.records import Comparison, Difference
 from mil_toolkit.features.bags import Bags

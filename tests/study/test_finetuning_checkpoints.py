@@ -11,7 +11,8 @@ from support.studies import Tiny
 from torch import Tensor
 
 from mil_toolkit.backbones.backbones import build_backbone
-from mil_toolkit.config import FinetuneConfig, HeadConfig
+from mil_toolkit.config.finetune import FinetuneConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.features.image_files import ImageFiles
 from mil_toolkit.study.finetuning_checkpoints import check_logits, check_tensors, read_checkpoint

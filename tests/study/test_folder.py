@@ -14,7 +14,7 @@ import pytest
 from support.studies import Tiny
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import StudyConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.plan import plan_searches

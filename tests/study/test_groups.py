@@ -12,7 +12,7 @@ from support.planted import make_cohort
 from support.studies import Tiny
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import StudyConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
 from mil_toolkit.study.records import StudyScores

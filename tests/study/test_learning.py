@@ -9,7 +9,7 @@ import pytest
 from support.planted import make_cohort
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import StudyConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.learning import SHARES, run_learning_curve

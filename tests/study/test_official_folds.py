@@ -15,7 +15,7 @@ from support.studies import Tiny
 
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.cohort.official_folds import OfficialFolds
-from mil_toolkit.config import OFFICIAL, StudyConfig
+from mil_toolkit.config.study import OFFICIAL, StudyConfig
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.study.canary import small
 from mil_toolkit.study.folder import Study

@@ -9,7 +9,7 @@ import pytest
 from support.planted import make_cohort
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config import StudyConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.study.ablation import Data
 from mil_toolkit.study.folder import SearchFolder, Study
 from mil_toolkit.study.plan import Search, plan_searches, stored_searches

@@ -12,7 +12,9 @@ import pytest
 from support.commands import Command, outcome
 from support.studies import Tiny
 
-from mil_toolkit.config import RunConfig, StudyConfig, study_options
+from mil_toolkit.config.options import study_options
+from mil_toolkit.config.run import RunConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.search.samplers import PRUNERS
 from mil_toolkit.study import trial as trial_module

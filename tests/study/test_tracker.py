@@ -13,7 +13,8 @@ import pytest
 from support.commands import Command
 from support.paths import ROOT
 
-from mil_toolkit.config import HeadConfig, tunables
+from mil_toolkit.config.head import HeadConfig
+from mil_toolkit.config.tunable import tunables
 
 pytest.importorskip("wandb")
 HEADER, BLOCK = 7, 32768  # of the log format of LevelDB, which these files have

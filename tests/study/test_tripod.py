@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from support.studies import Tiny
 
-from mil_toolkit.config import GROUPS, SAMPLER_NAMES, StudyConfig
+from mil_toolkit.config.study import GROUPS, SAMPLER_NAMES, StudyConfig
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.methods import REFERENCES, SAMPLERS, methods_paragraph
 from mil_toolkit.study.records import PatientsRecord, Statements

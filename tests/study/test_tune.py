@@ -23,7 +23,12 @@ from support.studies import Tiny
 
 from mil_toolkit.cli.tune import score_lines, summary
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import OUTCOME_METRICS, HeadConfig, RunConfig, StudyConfig, parse_settings, tunables
+from mil_toolkit.config.head import HeadConfig
+from mil_toolkit.config.metrics import OUTCOME_METRICS
+from mil_toolkit.config.run import RunConfig
+from mil_toolkit.config.settings import parse_settings
+from mil_toolkit.config.study import StudyConfig
+from mil_toolkit.config.tunable import tunables
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.seeds import trial_path
 from mil_toolkit.evaluation.metrics import METRICS

@@ -13,7 +13,7 @@ import torch
 from support.commands import Command
 from support.studies import Tiny, Viewed
 
-from mil_toolkit.config import StudyConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.shards import EmbeddedBag

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from mil_toolkit.bundle.membership import SCRYPT, TrainingMarks
 from mil_toolkit.bundle.records import About, BundleFeatures
-from mil_toolkit.config import StudyConfig
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.files import digest_file, digest_json
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.evaluation.metrics import METRICS

@@ -21,11 +21,9 @@ from torch import Tensor
 
 from mil_toolkit.backbones.embedder import Embedder
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import (
-    RunConfig,
-    Settings,
-    StudyConfig,
-)
+from mil_toolkit.config.run import RunConfig
+from mil_toolkit.config.study import StudyConfig
+from mil_toolkit.config.tunable import Settings
 from mil_toolkit.core.devices import pick_device
 from mil_toolkit.core.errors import OutOfMemory, UsageError
 from mil_toolkit.features.cache import FeatureCache

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from mil_toolkit.backbones.backbones import Backbone, build_backbone
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.training.patients import Patients
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mil_toolkit.backbones.embedder import Embedder, Normaliser
 from mil_toolkit.backbones.parts import last_stage
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.core.devices import DTYPES, pick_precision, training_dtype
 from mil_toolkit.features.batch_sizes import default_batch_size
 from mil_toolkit.features.cuda_graph import captured

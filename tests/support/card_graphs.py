@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 import torch
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.training.graphs import Graphs
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.joint import POOLINGS_TOGETHER, JointPopulation, JointTrial

@@ -13,12 +13,8 @@ from mil_toolkit.backbones.backbones import build_backbone
 from mil_toolkit.backbones.embedder import Normaliser
 from mil_toolkit.backbones.parts import ALL
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
-from mil_toolkit.config import (
-    OPTIMIZER_NAMES,
-    POOLING_NAMES,
-    FinetuneConfig,
-    HeadConfig,
-)
+from mil_toolkit.config.finetune import FinetuneConfig
+from mil_toolkit.config.head import OPTIMIZER_NAMES, POOLING_NAMES, HeadConfig
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
 from mil_toolkit.features.image_files import ImageFiles

@@ -18,7 +18,9 @@ from mil_toolkit.backbones.backbones import build_backbone
 from mil_toolkit.backbones.embedder import Embedder
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.cohort.synthetic import draw_cohort
-from mil_toolkit.config import POOLING_NAMES, ExtractionConfig, FinetuneConfig, HeadConfig
+from mil_toolkit.config.extraction import ExtractionConfig
+from mil_toolkit.config.finetune import FinetuneConfig
+from mil_toolkit.config.head import POOLING_NAMES, HeadConfig
 from mil_toolkit.core import devices
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.features.cache import FeatureCache

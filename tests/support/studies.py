@@ -112,7 +112,8 @@ class HostileStudy(NamedTuple):
 
 def hostile_study(folder: Path) -> HostileStudy:
     """Create a study with names of patients, columns, categories, classes and images that need escaping."""
-    from mil_toolkit.config import ExtractionConfig, StudyConfig
+    from mil_toolkit.config.extraction import ExtractionConfig
+    from mil_toolkit.config.study import StudyConfig
     from mil_toolkit.features.extract import extract
     from mil_toolkit.study.tune import tune
 

@@ -13,7 +13,7 @@ from PIL import Image
 from mil_toolkit.backbones.backbones import build_backbone
 from mil_toolkit.backbones.embedder import Embedder
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config import ExtractionConfig
+from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.decoding import decode
 from mil_toolkit.features.extract import Extraction, extract

@@ -10,7 +10,8 @@ import torch
 from support.studies import Tiny
 
 from mil_toolkit.backbones.backbones import build_backbone
-from mil_toolkit.config import FinetuneConfig, HeadConfig
+from mil_toolkit.config.finetune import FinetuneConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.features import image_files
 from mil_toolkit.features.colour import Colour

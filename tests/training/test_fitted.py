@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.procedure import refit
 

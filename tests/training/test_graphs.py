@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.training.graphs import Compute, Graphs
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.joint import JointPopulation, JointTrial

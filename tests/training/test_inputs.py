@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 import mil_toolkit.training.inputs as inputs_module
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.model.instances import Instances
 from mil_toolkit.training.encoder import MetadataEncoder

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mil_toolkit.config import OPTIMIZER_NAMES, POOLING_NAMES, HeadConfig
+from mil_toolkit.config.head import OPTIMIZER_NAMES, POOLING_NAMES, HeadConfig
 from mil_toolkit.training.graphs import Compute
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.joint import (

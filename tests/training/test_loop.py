@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import mil_toolkit.training.loop as training_module
-from mil_toolkit.config import OPTIMIZER_NAMES, POOLING_NAMES, HeadConfig
+from mil_toolkit.config.head import OPTIMIZER_NAMES, POOLING_NAMES, HeadConfig
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.loop import Member, predict_held_out, predict_logits, train
 from mil_toolkit.training.patients import Patients

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.model.head import Logits
 from mil_toolkit.model.layers import draw, generators
 from mil_toolkit.outcomes.classes import Classes

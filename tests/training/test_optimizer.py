@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mil_toolkit.config import OPTIMIZER_NAMES, HeadConfig
+from mil_toolkit.config.head import OPTIMIZER_NAMES, HeadConfig
 from mil_toolkit.model.head import Logits, MILModel
 from mil_toolkit.model.instances import Instances
 from mil_toolkit.model.layers import generators

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pytest
 from support.paths import ROOT
 
-from mil_toolkit.config import POOLING_NAMES
+from mil_toolkit.config.head import POOLING_NAMES
 
 Figures = Mapping[str, float]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.core.seeds import derive_seeds
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.training.curves import Curves, best_epoch

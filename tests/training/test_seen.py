@@ -10,7 +10,7 @@ import torch
 from support.stored_bags import RECORDED, augmented_spec
 from torch import Tensor
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.features.bags import StreamedBags
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.shards import EmbeddedBag, StoredImage

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.evaluation.discrete_time import survival_from_logits, to_intervals
 from mil_toolkit.outcomes.survival import Survival
 from mil_toolkit.training.inputs import Inputs

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mil_toolkit.config import HeadConfig
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.core.errors import Diverged
 from mil_toolkit.training import together
 from mil_toolkit.training.course import Trial

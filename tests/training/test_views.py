@@ -12,7 +12,7 @@ import torch
 from support.stored_bags import RECORDED, SPEC
 from torch import Tensor
 
-from mil_toolkit.config import VIEW_FUSION_NAMES, HeadConfig
+from mil_toolkit.config.head import VIEW_FUSION_NAMES, HeadConfig
 from mil_toolkit.features.bags import Bags, StreamedBags
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.shards import EmbeddedBag, StoredImage

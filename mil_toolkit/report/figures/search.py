@@ -9,7 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from mil_toolkit.config import HeadConfig, Value, parse_settings, tunables
+from mil_toolkit.config.head import HeadConfig
+from mil_toolkit.config.settings import parse_settings
+from mil_toolkit.config.tunable import Value, tunables
 from mil_toolkit.outcomes.kinds import metric_of
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import ACCENT, INK, MUTED, RULE, Chart, canvas, to_svg

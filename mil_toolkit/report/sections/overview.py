@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
-from mil_toolkit.config import StudyConfig, study_options, view_names
+from mil_toolkit.config.head import view_names
+from mil_toolkit.config.options import study_options
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.words import (
     comparison_words,

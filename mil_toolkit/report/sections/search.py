@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mil_toolkit.config import set_options
+from mil_toolkit.config.settings import set_options
 from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.words import passed_over_words
 from mil_toolkit.report.contents import Contents

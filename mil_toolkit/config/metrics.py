@@ -1,0 +1,81 @@
+"""The names of the metrics of every kind of outcome."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class OutcomeMetrics:
+    """The names of the metrics of a kind of outcome.
+
+    objective, primary: the defaults of `StudyConfig.objective` and `StudyConfig.primary_metric`
+    never_primary: those that cannot carry a verdict, without a better direction or an interval
+    """
+
+    names: tuple[str, ...]
+    objective: str
+    primary: str
+    never_primary: tuple[str, ...] = ()
+
+
+_CLASS_METRICS = ("balanced_log_loss", "balanced_accuracy", "macro_f1", "macro_auc", "brier", "kappa")
+
+OUTCOME_METRICS: dict[str, OutcomeMetrics] = {
+    "binary": OutcomeMetrics(
+        names=(
+            "balanced_log_loss",
+            "log_loss",
+            "accuracy",
+            "sensitivity",
+            "specificity",
+            "balanced_accuracy",
+            "auc",
+            "auc_pooled",
+            "brier",
+            "calibration_error",
+            "referred",
+            "ppv",
+            "npv",
+        ),
+        objective="balanced_log_loss",
+        primary="balanced_accuracy",
+        never_primary=("calibration_error", "referred"),
+    ),
+    "ordered": OutcomeMetrics(
+        names=(*_CLASS_METRICS, "quadratic_kappa", "rank_error"),
+        objective="balanced_log_loss",
+        primary="balanced_accuracy",
+    ),
+    "classes": OutcomeMetrics(
+        names=_CLASS_METRICS,
+        objective="balanced_log_loss",
+        primary="balanced_accuracy",
+    ),
+    "number": OutcomeMetrics(
+        names=("mae", "rmse", "r2", "spearman", "concordance"), objective="mae", primary="mae"
+    ),
+    "survival": OutcomeMetrics(
+        names=(
+            "concordance_harrell",
+            "concordance_uno",
+            "integrated_brier",
+            "brier_at_horizon",
+            "calibration_at_horizon",
+        ),
+        objective="integrated_brier",
+        primary="concordance_harrell",
+        never_primary=("calibration_at_horizon",),
+    ),
+}
+"""The metrics of each kind of outcome, which defines them."""
+
+METRIC_NAMES = tuple(dict.fromkeys(name for metrics in OUTCOME_METRICS.values() for name in metrics.names))
+
+PRIMARY_NAMES = tuple(
+    dict.fromkeys(
+        name
+        for metrics in OUTCOME_METRICS.values()
+        for name in metrics.names
+        if name not in metrics.never_primary
+    )
+)
+"""The metrics that can carry a study's verdict: those with a better direction and an interval."""
