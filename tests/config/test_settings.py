@@ -6,13 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mil_toolkit.config.finetune import FinetuneConfig
 from mil_toolkit.config.head import HeadConfig, is_active
-from mil_toolkit.config.metrics import METRIC_NAMES, PRIMARY_NAMES
-from mil_toolkit.config.options import study_options
 from mil_toolkit.config.presets import PRESETS
-from mil_toolkit.config.settings import head_config, parse_settings
-from mil_toolkit.config.study import StudyConfig
+from mil_toolkit.config.settings import parse_settings
 from mil_toolkit.config.tunable import tunables
 from mil_toolkit.core.errors import UsageError
 
@@ -102,5 +98,3 @@ def test_a_field_is_active_if_the_values_that_it_needs_are_set() -> None:
     assert not is_active(values, FIELDS["top_k"])
     assert is_active({}, FIELDS["epochs"])
     assert not is_active({}, FIELDS["pooling"])  # image_branch is not among the active fields
-
-

@@ -1,20 +1,16 @@
 """The configuration of a study: what is refused, and the options that give it back."""
 
-import dataclasses
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mil_toolkit.config.finetune import FinetuneConfig
-from mil_toolkit.config.head import HeadConfig, is_active
+from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.config.metrics import METRIC_NAMES, PRIMARY_NAMES
 from mil_toolkit.config.options import study_options
 from mil_toolkit.config.presets import PRESETS
 from mil_toolkit.config.settings import head_config, parse_settings
 from mil_toolkit.config.study import StudyConfig
-from mil_toolkit.config.tunable import tunables
 from mil_toolkit.core.errors import UsageError
+
 
 @pytest.mark.parametrize(
     "config",
