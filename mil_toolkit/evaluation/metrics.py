@@ -165,15 +165,15 @@ def _concordance(predicted: Predicted, weights: np.ndarray, folds: np.ndarray) -
     order = np.lexsort((predicted.probabilities, folds))
     level = (_is_new(predicted.probabilities[order]) | _is_new(folds[order])).cumsum()
     negative, positive = (predicted.labels[order] == label for label in (0, 1))
-    by_patient = np.moveaxis(weights, -1, 0)  # (n, ...), whose rows are quick to gather
-    negatives, positives = (by_patient[order[chosen]] for chosen in (negative, positive))
+    negatives, positives = (weights.take(order[chosen], -1) for chosen in (negative, positive))
     # The weight of the negatives before each place; then the places between which those of a positive are.
-    before = np.concatenate([np.zeros((1, *weights.shape[:-1])), negatives.cumsum(0)])
+    before = np.concatenate([np.zeros((*weights.shape[:-1], 1)), negatives.cumsum(-1)], -1)
     first, last = (np.searchsorted(folds[order][negative], folds[order][positive], side) for side in _SIDES)
     lower, upto = (np.searchsorted(level[negative], level[positive], side) for side in _SIDES)
-    concordant = positives * ((before[lower] + before[upto]) / 2 - before[first])
-    total = positives * (before[last] - before[first])
-    return ratio(concordant.sum(0), total.sum(0))
+    start = before.take(first, -1)
+    concordant = positives * ((before.take(lower, -1) + before.take(upto, -1)) / 2 - start)
+    total = positives * (before.take(last, -1) - start)
+    return ratio(concordant.sum(-1), total.sum(-1))
 
 
 def _is_new(values: np.ndarray) -> np.ndarray:
@@ -197,10 +197,13 @@ def bins_of(probabilities: np.ndarray) -> np.ndarray:
 
 def calibration_error(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     """Return the expected calibration error over ten bins of equal width (Naeini et al. 2015)."""
-    bins = bins_of(predicted.probabilities)
-    surplus = (predicted.probabilities - predicted.labels) * weights
-    gaps = [np.abs((surplus * (bins == number)).sum(-1)) for number in range(BINS)]
-    return sum(gaps) / weights.sum(-1)
+    bins, surplus = bins_of(predicted.probabilities), predicted.probabilities - predicted.labels
+    if surplus.ndim == 1 and weights[..., 0].size > 1:  # one product for all weights
+        gaps = np.abs(weights @ (surplus[:, None] * (bins[:, None] == np.arange(BINS)))).sum(-1)
+    else:
+        weighted = surplus * weights
+        gaps = sum(np.abs((weighted * (bins == number)).sum(-1)) for number in range(BINS))
+    return np.asarray(gaps / weights.sum(-1))
 
 
 def _positive_shares(predicted: Predicted, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
