@@ -131,11 +131,11 @@ def _in_order(bundle: ModelBundle, caches: Sequence[FeatureCache]) -> Sequence[F
 def _check_embeddings(patients: Patients, caches: Sequence[FeatureCache]) -> None:
     """Raise DataError for embeddings that are not finite; they would spoil other patients' results, too."""
     for bags, cache in zip(patients.views.values(), caches, strict=True):
-        finite = np.empty(int(bags.offsets[-1]), dtype=bool)  # small results between large ones waste memory
-        for first in range(0, len(finite), PART):
-            rows = torch.arange(first, min(first + PART, len(finite)))
-            finite[first : first + PART] = bags.embeddings(rows).isfinite().all(1).numpy()
-        bad = ~np.logical_and.reduceat(finite, bags.offsets.numpy()[:-1])
+        bad, starts = np.zeros(len(patients), dtype=bool), bags.offsets.numpy()
+        for first in range(0, int(starts[-1]), PART):
+            rows = torch.arange(first, min(first + PART, int(starts[-1])))
+            unusable = rows[~bags.embeddings(rows).isfinite().all(1)].numpy()
+            bad[np.searchsorted(starts, unusable, side="right") - 1] = True
         _refuse(patients, bad, f"has embeddings in {printable(cache.folder)} that are not finite numbers.")
 
 

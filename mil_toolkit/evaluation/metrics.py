@@ -7,7 +7,8 @@ take a single set of weights at a time; the tests check that both give the same 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,38 @@ from mil_toolkit.evaluation.weighted import ratio
 _SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 BINS = 10  # of equal width, for the calibration error and the reliability curve
 _SMALLEST = np.finfo(float).eps  # probability whose logarithm is taken, as in scikit-learn
+
+
+class Pairs(NamedTuple):
+    """Pairs of a positive and a negative patient of the same fold, by the order of their probabilities.
+
+    negatives: (N,), positives: (P,), positions of the patients sorted by fold and probability
+    first, last: (P,), between which places of `negatives` those of the positive's fold are
+    lower, upto: (P,), between which places those with its probability are
+    """
+
+    negatives: np.ndarray
+    positives: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    lower: np.ndarray
+    upto: np.ndarray
+
+    @classmethod
+    def of(cls, labels: np.ndarray, probabilities: np.ndarray, folds: np.ndarray) -> "Pairs":
+        """Return the pairs of n patients: all arguments (n,)."""
+        order = np.lexsort((probabilities, folds))
+        level = (_is_new(probabilities[order]) | _is_new(folds[order])).cumsum()
+        negatives, positives = (order[labels[order] == label] for label in (0, 1))
+        fold, place = folds.take, level[order.argsort()].take
+        first, last = (np.searchsorted(fold(negatives), fold(positives), side) for side in _SIDES)
+        lower, upto = (np.searchsorted(place(negatives), place(positives), side) for side in _SIDES)
+        return cls(negatives, positives, first, last, lower, upto)
+
+
+def _is_new(values: np.ndarray) -> np.ndarray:
+    """Return whether each of sorted values (n,) differs from the one before it; the first one does."""
+    return np.append(True, values[1:] != values[:-1])[: len(values)]
 
 
 @dataclass(frozen=True)
@@ -36,6 +69,16 @@ class Predicted:
     decisions: np.ndarray
     folds: np.ndarray
     prevalence: float | None = None
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """The pairs within folds, for probabilities (n,)."""
+        return Pairs.of(self.labels, self.probabilities, self.folds)
+
+    @cached_property
+    def pooled_pairs(self) -> Pairs:
+        """All pairs, for probabilities (n,)."""
+        return Pairs.of(self.labels, self.probabilities, np.zeros(len(self.labels)))
 
 
 Score = Callable[[Predicted, np.ndarray], np.ndarray]
@@ -145,40 +188,31 @@ def auc(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     >>> float(auc(predicted, np.ones(4))), float(auc_pooled(predicted, np.ones(4)))
     (1.0, 0.75)
     """
-    return _concordance(predicted, weights, predicted.folds)
+    return _concordance(predicted, weights, pooled=False)
 
 
 def auc_pooled(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     """Return the area under the ROC curve of all patients, which includes pairs across folds."""
-    return _concordance(predicted, weights, np.zeros(len(predicted.labels)))
+    return _concordance(predicted, weights, pooled=True)
 
 
-def _concordance(predicted: Predicted, weights: np.ndarray, folds: np.ndarray) -> np.ndarray:
-    """Return the share of concordant pairs within folds (n,), without a matrix of all pairs.
+def _concordance(predicted: Predicted, weights: np.ndarray, pooled: bool) -> np.ndarray:
+    """Return the share of concordant pairs, without a matrix of all pairs.
 
     With whole weights, all sums are multiples of one half: their order makes no difference.
     """
     if predicted.probabilities.ndim > 1:
         rows = np.broadcast_to(weights, predicted.probabilities.shape)
-        pairs = zip(predicted.probabilities, rows, strict=True)
-        return np.stack([_concordance(replace(predicted, probabilities=p), w, folds) for p, w in pairs])
-    order = np.lexsort((predicted.probabilities, folds))
-    level = (_is_new(predicted.probabilities[order]) | _is_new(folds[order])).cumsum()
-    negative, positive = (predicted.labels[order] == label for label in (0, 1))
-    by_patient = np.moveaxis(weights, -1, 0)  # (n, ...), whose rows are quick to gather
-    negatives, positives = (by_patient[order[chosen]] for chosen in (negative, positive))
-    # The weight of the negatives before each place; then the places between which those of a positive are.
-    before = np.concatenate([np.zeros((1, *weights.shape[:-1])), negatives.cumsum(0)])
-    first, last = (np.searchsorted(folds[order][negative], folds[order][positive], side) for side in _SIDES)
-    lower, upto = (np.searchsorted(level[negative], level[positive], side) for side in _SIDES)
-    concordant = positives * ((before[lower] + before[upto]) / 2 - before[first])
-    total = positives * (before[last] - before[first])
-    return ratio(concordant.sum(0), total.sum(0))
-
-
-def _is_new(values: np.ndarray) -> np.ndarray:
-    """Return whether each of sorted values (n,) differs from the one before it; the first one does."""
-    return np.append(True, values[1:] != values[:-1])[: len(values)]
+        each = zip(predicted.probabilities, rows, strict=True)
+        return np.stack([_concordance(replace(predicted, probabilities=p), w, pooled) for p, w in each])
+    pairs = predicted.pooled_pairs if pooled else predicted.pairs
+    negatives, positives = weights.take(pairs.negatives, -1), weights.take(pairs.positives, -1)
+    # The weight of the negatives before each place
+    before = np.concatenate([np.zeros((*weights.shape[:-1], 1)), negatives.cumsum(-1)], -1)
+    start = before.take(pairs.first, -1)
+    concordant = positives * ((before.take(pairs.lower, -1) + before.take(pairs.upto, -1)) / 2 - start)
+    total = positives * (before.take(pairs.last, -1) - start)
+    return ratio(concordant.sum(-1), total.sum(-1))
 
 
 def brier(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
@@ -197,10 +231,13 @@ def bins_of(probabilities: np.ndarray) -> np.ndarray:
 
 def calibration_error(predicted: Predicted, weights: np.ndarray) -> np.ndarray:
     """Return the expected calibration error over ten bins of equal width (Naeini et al. 2015)."""
-    bins = bins_of(predicted.probabilities)
-    surplus = (predicted.probabilities - predicted.labels) * weights
-    gaps = [np.abs((surplus * (bins == number)).sum(-1)) for number in range(BINS)]
-    return sum(gaps) / weights.sum(-1)
+    bins, surplus = bins_of(predicted.probabilities), predicted.probabilities - predicted.labels
+    if surplus.ndim == 1 and weights[..., 0].size > 1:  # one product for all weights
+        gaps = np.abs(weights @ (surplus[:, None] * (bins[:, None] == np.arange(BINS)))).sum(-1)
+    else:
+        weighted = surplus * weights
+        gaps = sum(np.abs((weighted * (bins == number)).sum(-1)) for number in range(BINS))
+    return np.asarray(gaps / weights.sum(-1))
 
 
 def _positive_shares(predicted: Predicted, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

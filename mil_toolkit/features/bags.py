@@ -208,11 +208,7 @@ class StreamedBags(Bags):
 
     def parts(self) -> Iterator[Tensor]:
         """Yield the positions of all bags, in order, in parts of at most PART instances or of one bag."""
-        ends, first = self.offsets[1:], 0
-        while first < len(self):
-            most = int(torch.searchsorted(ends, self.offsets[first] + PART, right=True))
-            yield torch.arange(first, max(most, first + 1))
-            first = max(most, first + 1)
+        yield from parts_of(self.sizes, PART)
 
     def select(self, patient_ids: Sequence[str]) -> "Bags":
         """Return the bags of these patients, in this order; raises DataError that names unknown patients."""
@@ -233,3 +229,16 @@ class StreamedBags(Bags):
 def _offsets(sizes: Tensor) -> Tensor:
     """Return where each bag begins and the last one ends: (B,) -> (B + 1,)."""
     return torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
+
+
+def parts_of(sizes: Tensor, most: int) -> Iterator[Tensor]:
+    """Yield the positions of bags of these sizes (B,), in parts of at most `most` instances or of one bag.
+
+    >>> [part.tolist() for part in parts_of(torch.tensor([2, 2, 9, 1]), most=4)]
+    [[0, 1], [2], [3]]
+    """
+    ends, first = sizes.cumsum(0), 0
+    while first < len(sizes):
+        last = int(torch.searchsorted(ends, ends[first] - sizes[first] + most, right=True))
+        yield torch.arange(first, max(last, first + 1))
+        first = max(last, first + 1)

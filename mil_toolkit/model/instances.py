@@ -55,11 +55,16 @@ class Instances:
             for x, shift, scale in zip(xs, shifts, scales, strict=True)
         ]
 
-    @cached_property
+    @property
     def blocks(self) -> Sequence["Instances"]:
         """The bags in blocks of consecutive ones, so that memory grows with the number of instances only."""
+        return self._several_blocks or [self]
+
+    @cached_property
+    def _several_blocks(self) -> Sequence["Instances"]:
+        """The blocks, empty if one is enough: storing `self` would delay the release of the tensors."""
         if len(self.sizes) == 1 or len(self.sizes) * self.bag.shape[0] <= WHOLE:
-            return [self]
+            return []
         return [*self._blocks()]
 
     def _blocks(self) -> Iterator["Instances"]:

@@ -248,11 +248,12 @@ def _table_errors(path: Path) -> Iterator[None]:
 def _numbers(path: Path, name: str, texts: pd.Series, problems: list[str]) -> pd.Series:
     """Return the numbers of a column; unlike those of pandas' own parser, exact to the last bit."""
     parse = _whole if name in _WHOLE else _finite
-    parsed = {text: parse(text) for text in set(texts)}  # of a fold or label, there are few
-    numbers = [parsed[text] for text in texts]
-    bad = [place for place, number in enumerate(numbers) if number is None]
-    if not bad:
+    cells = texts.tolist()  # whose items are quicker to take than those of a Series
+    parsed = {text: parse(text) for text in set(cells)}  # of a fold or label, there are few
+    numbers = [parsed[text] for text in cells]
+    if None not in parsed.values():
         return pd.Series(numbers, texts.index, dtype=int if name in _WHOLE else float)
+    bad = [place for place, number in enumerate(numbers) if number is None]
     kind = "a whole number" if name in _WHOLE else "a finite number"
     others = f" Nor is it in {count_of(len(bad) - 1, 'other row')}." if len(bad) > 1 else ""
     cell, column = printable(texts.iloc[bad[0]]), printable(name)

@@ -1,5 +1,6 @@
 """`FittedHead`: trained members, with the projection and the encoder of their inputs."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mil_toolkit.features.bags import PART, parts_of
 from mil_toolkit.model.head import MILModel
 from mil_toolkit.model.instances import Instances
 from mil_toolkit.training.encoder import MetadataEncoder
@@ -15,6 +17,7 @@ from mil_toolkit.training.projection import Projection
 from mil_toolkit.training.seen import Seen
 
 _BAGS_PER_BATCH = 32
+_INSTANCES_PER_BATCH = 2**18  # unless a single bag has more
 
 
 class HeadOutput(NamedTuple):
@@ -48,15 +51,28 @@ class FittedHead:
             assert patients.bags is not None
             weights = np.empty(int(patients.bags.offsets[-1]), dtype=np.float32)
         first = 0
-        for places in torch.arange(len(patients)).split(_BAGS_PER_BATCH):
-            bags = self._instances(patients, places)
-            total = self.model(bags, metadata[places].expand(self.member_count, -1, -1)).total
-            logits[:, places.numpy()] = total.double().numpy()
-            if weights is not None and bags is not None:
-                shares = self.model.attention(bags).mean(0)
-                weights[first : first + len(shares)] = shares.numpy()
+        for places in _batches(patients):
+            inputs = metadata[places].expand(self.member_count, -1, -1)
+            logits[:, places.numpy()], shares = self._apply_batch(
+                patients, places, inputs, weights is not None
+            )
+            if weights is not None and shares is not None:
+                weights[first : first + len(shares)] = shares
                 first += len(shares)
         return HeadOutput(logits, weights)
+
+    def _apply_batch(
+        self, patients: Patients, places: Tensor, metadata: Tensor, attention: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return logits and, where it is wanted, attention of the patients at these positions (b,).
+
+        metadata: encoded, (K, b, M)
+        """
+        bags = self._instances(patients, places)
+        logits = self.model(bags, metadata).total.double().numpy()
+        if bags is None or not attention:
+            return logits, None
+        return logits, self.model.attention(bags).mean(0).numpy()
 
     @property
     def member_count(self) -> int:
@@ -68,8 +84,20 @@ class FittedHead:
         if self.projection is None:
             return None
         assert patients.bags is not None
-        rows, sizes = patients.bags.rows(places), patients.bags.sizes[places]
         config = self.model.config
         views = [Seen.by(config, bags) for bags in patients.chosen_views(config.features).values()]
-        embeddings = torch.cat([view.read_for_prediction(rows) for view in views], -1)
-        return Instances.of(self.projection(embeddings)[None], sizes, self.member_count)
+        projected = [
+            self.projection(torch.cat([view.read_for_prediction(rows) for view in views], -1))
+            for rows in patients.bags.rows(places).split(PART)
+        ]
+        return Instances.of(torch.cat(projected)[None], patients.bags.sizes[places], self.member_count)
+
+
+def _batches(patients: Patients) -> Iterator[Tensor]:
+    """Yield the positions of all patients, in order, in parts that fit in memory together."""
+    for places in torch.arange(len(patients)).split(_BAGS_PER_BATCH):
+        if patients.bags is None:
+            yield places
+        else:
+            parts = parts_of(patients.bags.sizes[places], _INSTANCES_PER_BATCH)
+            yield from (places[part] for part in parts)

@@ -6,7 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
+from support.studies import Tiny
 
+from mil_toolkit.cli.fit import main as fit
+from mil_toolkit.cli.tune import main as tune
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.features.cache import FeatureCache
@@ -39,3 +42,14 @@ def _renew(edit_cohort: EditCohort, tmp_path: Path) -> Callable[..., tuple[Cohor
         return cohort, FeatureCache.open(extract(cohort, config, tmp_path / "renewed", device="cpu").folder)
 
     return renew
+
+
+@pytest.fixture(scope="session", name="metadata_model")
+def _metadata_model(tiny: Tiny) -> Path:
+    """Return the bundle of a model on metadata only, which mil-tune and mil-fit made; read it only."""
+    study = tiny.folder / "studies" / "metadata"
+    options = [str(tiny.cohort_toml), "--features", "none", "--study", str(study)]
+    quick = ("--trials", 1, "--epochs", 2, "--folds", 2, "--outer-folds", 0, "--members", 2)
+    assert tune([*options, *map(str, quick)]) == 0
+    assert fit(options) == 0
+    return study / "model"

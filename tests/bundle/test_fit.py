@@ -153,14 +153,11 @@ def test_the_bundle_describes_its_origin(tiny: Tiny) -> None:
     assert about.features.recorded == tiny.cache.recorded(tiny.cohort.patient_ids)
 
 
-def test_metadata_only_from_end_to_end(tiny: Tiny, tmp_path: Path, command: Command) -> None:
-    options = ("--features", "none", "--study", tmp_path / "study")
-    quick = ("--trials", 1, "--epochs", 2, "--folds", 2, "--outer-folds", 0, "--members", 2)
-    assert command("tune", tiny.cohort_toml, *options, *quick).code == 0
-    assert command("fit", tiny.cohort_toml, *options).code == 0
-    model = tmp_path / "study" / "model"
+def test_metadata_only_from_end_to_end(
+    tiny: Tiny, metadata_model: Path, tmp_path: Path, command: Command
+) -> None:
     asked = ("--output", tmp_path / "p.csv", "--attention", tmp_path / "a.csv")
-    refused = command("predict", model, tiny.cohort_toml, *asked)
+    refused = command("predict", metadata_model, tiny.cohort_toml, *asked)
     assert refused.code == 2 and "does not look at images" in refused.err
-    assert command("predict", model, tiny.cohort_toml, *asked[:2]).code == 0
+    assert command("predict", metadata_model, tiny.cohort_toml, *asked[:2]).code == 0
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 28

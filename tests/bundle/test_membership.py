@@ -275,20 +275,18 @@ def test_a_missing_list_is_refused(tiny: Tiny, tmp_path: Path) -> None:
         ModelBundle.load(bundle)
 
 
-def test_a_model_on_metadata_knows_ids_only(tiny: Tiny, tmp_path: Path, command: Command) -> None:
-    options = ("--features", "none", "--study", tmp_path / "study")
-    quick = ("--trials", 1, "--epochs", 2, "--folds", 2, "--outer-folds", 0, "--members", 2)
-    assert command("tune", tiny.cohort_toml, *options, *quick).code == 0
-    assert command("fit", tiny.cohort_toml, *options).code == 0
-    model = tmp_path / "study" / "model"
-    marks = ModelBundle.load(model).about.marks
+def test_a_model_on_metadata_knows_ids_only(
+    tiny: Tiny, metadata_model: Path, tmp_path: Path, command: Command
+) -> None:
+    marks = ModelBundle.load(metadata_model).about.marks
     assert marks is not None and len(marks.ids) == 24 and marks.images == []
     shutil.copytree(tiny.cohort_toml.parent, tmp_path / "cohort")
     table = pd.read_csv(tmp_path / "cohort" / "patients.csv", dtype=str, keep_default_na=False)
     table["LYMPHOCYTES"] = "8.5"
     table.loc[:11, "ID"] = "Q" + table.loc[:11, "ID"]
     table.to_csv(tmp_path / "cohort" / "patients.csv", index=False)
-    done = command("predict", model, tmp_path / "cohort" / "cohort.toml", "--output", tmp_path / "p.csv")
+    cohort = tmp_path / "cohort" / "cohort.toml"
+    done = command("predict", metadata_model, cohort, "--output", tmp_path / "p.csv")
     assert done.code == 0 and "recognises patients by their ids only" in done.out
     assert done.out.count("12 patients, 95 % intervals") == 2
 

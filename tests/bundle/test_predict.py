@@ -17,6 +17,7 @@ from support.studies import Tiny
 from torchvision.models import resnet18
 
 from mil_toolkit.backbones.backbones import build_backbone
+from mil_toolkit.bundle import predict as predict_module
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.extrapolation import extrapolations
 from mil_toolkit.bundle.fit import fit
@@ -28,6 +29,7 @@ from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
 from mil_toolkit.evaluation.scoring import Predictions
 from mil_toolkit.features import bags
+from mil_toolkit.features.bags import PART
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
 from mil_toolkit.outcomes.binary import Binary
@@ -181,11 +183,15 @@ def test_all_problems_of_a_cohort_are_reported_at_once(
     assert [line.split()[0] for line in caught.value.problems] == ["[metadata.age]", "patient", "patient"]
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize(("value", "part"), [(torch.nan, PART), (torch.inf, PART), (torch.nan, 2)])
 def test_embeddings_that_are_not_finite_name_their_patients(
-    value: float, tiny: Tiny, bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
+    value: float, part: int, tiny: Tiny, bundle: ModelBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They would spoil the patients beside them, too: a softmax over a batch multiplies NaN by zero."""
+    """They would spoil the patients beside them, too: a softmax over a batch multiplies NaN by zero.
+
+    part: number of embeddings that are checked together
+    """
+    monkeypatch.setattr(predict_module, "PART", part)
     patients = Patients.of(tiny.cohort, tiny.cache)
     assert patients.bags is not None
     for place in (1, 4):

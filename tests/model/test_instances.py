@@ -1,10 +1,16 @@
 """Sums and softmax of packed bags against each bag alone."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.small_bags import SIZES, embeddings, instances
+from support.small_bags import SIZES, embeddings, instances, outputs, pooling
+
+from mil_toolkit.model import instances as instances_module
+from mil_toolkit.model.poolings import POOLINGS
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(0, 1000))
@@ -25,3 +31,22 @@ def test_sums_of_bags_are_added_in_order(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(bags.bag_sums(values), expected)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert torch.equal(bags.bag_sums(values), expected)
+
+
+@pytest.mark.parametrize("pooling_name", POOLINGS)
+@pytest.mark.parametrize("whole", [instances_module.WHOLE, 0])
+def test_pooling_leaves_no_reference_cycle(
+    pooling_name: str, whole: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cycle would keep the embeddings of many batches until the collector happens to run."""
+    monkeypatch.setattr(instances_module, "WHOLE", whole)
+    gc.collect()
+    gc.disable()
+    try:
+        bags = instances(embeddings())
+        watched = weakref.ref(bags)
+        outputs(pooling(pooling_name), bags)
+        del bags
+        assert watched() is None
+    finally:
+        gc.enable()
