@@ -23,6 +23,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +58,8 @@ SPEC: Spec = {
     "seed": 0,
     "weight_digest": "0" * 64,
     "width": 64,
-    "mean": [0.0],
-    "std": [1.0],
+    "mean": [0.0] * 3,
+    "std": [1.0] * 3,
     "image_size": 8,
     "crop": 0,
     "preprocess": "none",
@@ -115,7 +116,10 @@ def write_cohort(folder: Path, data: Data) -> Cohort:
 def write_bags(folder: Path, bags: tuple[np.ndarray, ...], patient_ids: tuple[str, ...]) -> FeatureCache:
     """Publish the bags as a cache, and return it."""
     images = [
-        tuple(StoredImage(f"{row}.png", bytes([row]) * 32, row, row) for row in range(len(bag)))
+        tuple(
+            StoredImage(f"{row}.png", sha256(instance.tobytes()).digest(), row, row)
+            for row, instance in enumerate(bag)
+        )
         for bag in bags
     ]
     embedded = [
