@@ -48,7 +48,7 @@ from mil_toolkit.features.spec import SCHEMA, Spec
 from mil_toolkit.study.rivals import metadata_rivals
 from mil_toolkit.study.tune import Tuned, tune
 
-SEED, OUTER, INNER, TRIALS = 7, 5, 3, 10
+SEED, OUTER, INNER, TRIALS = 7, 5, 3, 5
 BAGS, BAG_SIZES = 500, (2, 3, 4)
 NOISE_PATIENTS, NOISE_COLUMNS, NOISE_SETS = 60, 4, 20
 SPEC: Spec = {
