@@ -35,9 +35,6 @@ from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
-from sksurv.datasets import load_gbsg2, load_whas500
-from sksurv.linear_model import CoxPHSurvivalAnalysis
-from sksurv.preprocessing import OneHotEncoder
 
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.cohort.toml import toml_string
@@ -146,19 +143,23 @@ def study_of(data: Data, config: StudyConfig) -> Tuned:
 def of_survival(loaded: tuple[pd.DataFrame, np.ndarray], horizon: float) -> Data:
     """Return a data set of scikit-survival."""
     x, y = loaded
-    event, time = y.dtype.names
+    event, time = list(y.dtype.names or [])
     outcome = pd.DataFrame({"TIME": y[time], "EVENT": y[event].astype(int)})
-    x = x.assign(**{name: x[name].astype(str) for name in x.select_dtypes("category")})
+    x = x.assign(**{str(name): x[name].astype(str) for name in x.select_dtypes("category")})
     return Data(outcome, x, {"time": '"TIME"', "event": '"EVENT"', "horizon": f"{horizon:g}"})
 
 
 def gbsg2() -> Data:
     """German Breast Cancer Study Group 2; recurrence-free survival in days."""
+    from sksurv.datasets import load_gbsg2  # an extra, without which the script still explains itself
+
     return of_survival(load_gbsg2(), 1825)
 
 
 def whas500() -> Data:
     """Worcester Heart Attack Study; survival after the admission in days."""
+    from sksurv.datasets import load_whas500
+
     return of_survival(load_whas500(), 730)
 
 
@@ -204,9 +205,11 @@ def diabetes_thirds() -> Data:
 
 def by_cox(data: Data) -> float:
     """Return the mean concordance of Cox regression over five folds."""
-    columns = data.inputs.assign(
-        **{name: data.inputs[name].astype("category") for name in data.inputs.select_dtypes(exclude="number")}
-    )
+    from sksurv.linear_model import CoxPHSurvivalAnalysis
+    from sksurv.preprocessing import OneHotEncoder
+
+    words = data.inputs.select_dtypes(exclude="number")
+    columns = data.inputs.assign(**{str(name): words[name].astype("category") for name in words})
     pairs = zip(data.outcome["EVENT"] == 1, data.outcome["TIME"], strict=True)
     y = np.array(list(pairs), dtype=[("event", bool), ("time", float)])
     model = make_pipeline(OneHotEncoder(), StandardScaler(), CoxPHSurvivalAnalysis(alpha=0.1))
@@ -368,9 +371,9 @@ class Chance:
         return (self.mean - self.chance) / self.error
 
 
-def noise_scores(kind: str, sets: int) -> Iterator[Chance]:
+def noise_scores(kind: str, sets: int, epochs: int = 20) -> Iterator[Chance]:
     """Yield the scores of a kind of outcome on noise."""
-    config = StudyConfig(trials=2, folds=3, outer_folds=3, members=1, settings={"epochs": (20,)})
+    config = StudyConfig(trials=2, folds=3, outer_folds=3, members=1, settings={"epochs": (epochs,)})
     scores = []
     for number in range(sets):
         drawn = noise(kind, np.random.default_rng([SEED, number]))

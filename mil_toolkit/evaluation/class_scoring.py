@@ -26,7 +26,7 @@ def of_mean_logits(members: np.ndarray) -> np.ndarray:
     Logits are log-probabilities up to a number that is the same for all classes, which changes nothing. NaN
     where a probability is too near to 0.
     """
-    determined = (members > _SATURATED).all(axis=(0, 2))[:, None]
+    determined = np.all(members > _SATURATED, axis=(0, 2), keepdims=True)[0]
     means = np.exp(np.log(np.where(determined, members, 0.5)).mean(0))
     return np.where(determined, means / means.sum(-1, keepdims=True), np.nan)
 

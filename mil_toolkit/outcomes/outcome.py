@@ -197,6 +197,7 @@ class Outcome(Protocol):
 
         Options of a threshold were refused before for all outcomes without one, see `config.for_outcome`.
         """
+        return
 
     @property
     def text(self) -> OutcomeText:
