@@ -9,24 +9,17 @@ from pathlib import Path
 
 from mil_toolkit.cohort.declaration import COHORT_NAME
 from mil_toolkit.cohort.draft_lines import TableColumn, check, examples
-from mil_toolkit.cohort.guess_kinds import Guess, guess_column, guess_decimal
-from mil_toolkit.cohort.guess_roles import (
-    guess_classes,
-    guess_id,
-    guess_label,
-    guess_positive,
-    guess_target,
-    spellings_of,
-    usual_spelling,
-)
-from mil_toolkit.cohort.header_words import is_named_group, is_named_label, is_sex
+from mil_toolkit.cohort.guess_kinds import Guess, guess_column, guess_decimal, left_out_to_check
+from mil_toolkit.cohort.guess_outcome import Candidate, Clarity, guess_outcomes
+from mil_toolkit.cohort.guess_roles import guess_id
+from mil_toolkit.cohort.header_words import is_named_group, is_sex
+from mil_toolkit.cohort.outcome_lines import numbers_among, outcome_lines, taken_as
 from mil_toolkit.cohort.table import TextTable
 from mil_toolkit.cohort.toml import toml_string
-from mil_toolkit.core.cells import is_missing_value, normal_form
+from mil_toolkit.core.cells import normal_form
 from mil_toolkit.core.numbers import is_number
 from mil_toolkit.core.text import count_of, printable
 
-INTEGER = re.compile(r"0|-?[1-9][0-9]*")  # as TOML writes it
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -50,12 +43,13 @@ def draft_text(table: TextTable, folders: Collection[str], paths: DraftPaths, wr
     id_guess = guess_id(table.name, columns, folders)
     patient_id = id_guess.column
     candidates = {name: cells for name, cells in columns.items() if name != patient_id}
-    label = guess_label(candidates)
-    target = guess_target(candidates) if label is None else None
-    others = {name: cells for name, cells in candidates.items() if name not in (label, target)}
-    decimal = guess_decimal(others if target is None else {**others, target: candidates[target]})
+    outcomes = guess_outcomes(candidates)
+    taken = outcomes[0].columns if outcomes else ()
+    others = {name: cells for name, cells in candidates.items() if name not in taken}
+    read = {**others, **{name: candidates[name] for name in numbers_among(outcomes)}}
+    decimal = guess_decimal(read)
     guesses = {
-        name: guess_column(TableColumn(name, cells, table.numbers), decimal, written, label)
+        name: _guess(TableColumn(name, cells, table.numbers), decimal, written, outcomes)
         for name, cells in others.items()
     }
     names = _metadata_names(guesses, others)
@@ -71,13 +65,21 @@ def draft_text(table: TextTable, folders: Collection[str], paths: DraftPaths, wr
         f"images = [{', '.join(paths.images)}]  # each contains one folder per patient",
         *map(check, id_guess.doubts),
         *_id_lines(patient_id, columns[patient_id], folders),
-        *(_label_lines(label, columns) if target is None else _target_lines(target, columns[target])),
+        *outcome_lines(outcomes, candidates),
         *_group_lines(others),
-        *_decimal_lines(decimal, others),
+        *_decimal_lines(decimal, read),
         *_metadata_lines(guesses, names),
         *_left_out_lines(table, guesses),
-        *_split_lines(label or target),
+        *_split_lines(outcomes),
     ]
+
+
+def _guess(column: TableColumn, decimal: str, written: date, outcomes: Sequence[Candidate]) -> Guess:
+    """Guess the kind of a column that does not belong to the outcome that is taken."""
+    pairs = [candidate for candidate in outcomes[1:] if candidate.clarity == Clarity.PAIR]
+    if column.name in (name for pair in pairs for name in pair.columns):
+        return left_out_to_check(column.name, "it may belong to an outcome, which the model must not see")
+    return guess_column(column, decimal, written, taken_as(outcomes))
 
 
 def _unique_columns(table: TextTable) -> dict[str, list[str]]:
@@ -101,54 +103,6 @@ def _id_lines(name: str, cells: Sequence[str], folders: Collection[str]) -> Iter
     yield f"id = {toml_string(name)}  # its values are the names of the folders"
 
 
-def _label_lines(label: str | None, columns: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    if label is None:
-        yield check("no column looks like a label, so all patients are unlabelled and can only be predicted.")
-        yield '# label = "LABEL"'
-        return
-    column = printable(label)
-    if not is_named_label(label):
-        yield check(f"{column} is taken as the label, although its name does not suggest it.")
-    classes, unlabelled = guess_classes(columns[label])
-    positive, negative = guess_positive(classes)
-    yield f"label = {toml_string(label)}"
-    for spellings in spellings_of(columns[label]).values():
-        yield from _spelling_lines(column, spellings)
-    yield check(f"{column} {printable(positive)} is taken as positive, {printable(negative)} as negative.")
-    yield f"positive = {_word(positive)}"
-    yield f"negative = {_word(negative)}"
-    if unlabelled is not None:
-        use = "these patients are predicted, and never used for training"
-        yield check(f"{column} {unlabelled!r} is taken as unlabelled: {use}.")
-        yield f"unlabelled = {_word(unlabelled)}"
-
-
-def _target_lines(target: str, cells: Sequence[str]) -> Iterator[str]:
-    column = printable(target)
-    yield check(f"{column} is taken as the number to predict. If it is none, remove target.")
-    yield f"target = {toml_string(target)}"
-    missing = list(dict.fromkeys(cell for cell in cells if is_missing_value(cell)))
-    if missing:
-        words = ", ".join(map(toml_string, missing))
-        use = "these patients are predicted, and never used for training"
-        yield check(f"{column} {words} is taken as unlabelled: {use}.")
-        yield f"unlabelled = [{words}]"
-
-
-def _spelling_lines(column: str, spellings: Mapping[str, int]) -> Iterator[str]:
-    usual = usual_spelling(spellings)
-    for word, rows in spellings.items():
-        if word != usual:
-            rare = f"{printable(repr(word))} ({count_of(rows, 'row')})"
-            common = f"{printable(repr(usual))} ({count_of(spellings[usual], 'row')})"
-            yield check(f"{column} {rare} is read as a different word from {common}; use one spelling.")
-
-
-def _word(text: str) -> str:
-    """Return a label as TOML: an integer if it is written as TOML writes it, otherwise a string."""
-    return text if INTEGER.fullmatch(text) else toml_string(text)
-
-
 def _group_lines(others: Mapping[str, Sequence[str]]) -> Iterator[str]:
     for name in filter(is_named_group, others):
         yield check(
@@ -157,9 +111,11 @@ def _group_lines(others: Mapping[str, Sequence[str]]) -> Iterator[str]:
         yield f"# group = {toml_string(name)}"
 
 
-def _decimal_lines(decimal: str, others: Mapping[str, Sequence[str]]) -> Iterator[str]:
+def _decimal_lines(decimal: str, columns: Mapping[str, Sequence[str]]) -> Iterator[str]:
     if decimal == ",":
-        commas = [cell for cells in others.values() for cell in cells if is_number(cell, ",") and "," in cell]
+        commas = [
+            cell for cells in columns.values() for cell in cells if is_number(cell, ",") and "," in cell
+        ]
         yield check(f"commas are taken as decimal commas, not as thousands separators, {examples(commas)}.")
         yield 'decimal = ","'
 
@@ -188,8 +144,8 @@ def _left_out_lines(table: TextTable, guesses: Mapping[str, Guess]) -> Iterator[
             yield from guess.lines
 
 
-def _split_lines(outcome: str | None) -> Iterator[str]:
-    if outcome is not None:
+def _split_lines(outcomes: Sequence[Candidate]) -> Iterator[str]:
+    if outcomes:
         yield ""
         yield "[splits]"
         yield 'stratify = ["label"]  # balanced across the inner folds'

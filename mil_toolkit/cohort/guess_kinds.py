@@ -12,7 +12,7 @@ from scipy.stats import skew
 from mil_toolkit.cohort.dates import read_date
 from mil_toolkit.cohort.draft_lines import TableColumn, check, examples
 from mil_toolkit.cohort.guess_dates import check_formats, guess_formats, readings_as_text, shape_of
-from mil_toolkit.cohort.guess_roles import MANY_WORDS, guess_classes, numbers_the_rows, spellings_of
+from mil_toolkit.cohort.guess_roles import MANY_WORDS, numbers_the_rows, spellings_of
 from mil_toolkit.cohort.header_words import is_named_birth, is_named_group, is_named_label, present
 from mil_toolkit.cohort.kinds import DAYS_PER_YEAR
 from mil_toolkit.cohort.plausibility import Oddity, numbers_for_dates, odd_ages, odd_numbers
@@ -48,11 +48,11 @@ def guess_decimal(columns: Mapping[str, Sequence[str]]) -> str:
     return "," if counts[","] > counts["."] else "."
 
 
-def guess_column(column: TableColumn, decimal: str, written: date, label: str | None) -> Guess:
-    """Guess the kind of a column that is neither the id nor the label.
+def guess_column(column: TableColumn, decimal: str, written: date, taken: str | None) -> Guess:
+    """Guess the kind of a column that is neither the id nor part of the outcome.
 
     written: when the table was last written, which is proposed as reference of an age
-    label: the column that is taken as the label, if any
+    taken: a sentence about the outcome that is taken, if any
     """
     name, cells = column.name, column.cells
     known = present(cells)
@@ -60,7 +60,7 @@ def guess_column(column: TableColumn, decimal: str, written: date, label: str | 
     if len(words) < 2:
         return _left_out(name, "it has the same value in every row" if words else "it is empty")
     if is_named_label(name):
-        return _other_label(name, cells, label)
+        return _other_label(name, cells, taken)
     if is_named_group(name):
         return _left_out(name, "the place where patients were seen tells nothing about patients elsewhere")
     if numbers_the_rows(cells):
@@ -78,20 +78,21 @@ def _left_out(name: str, reason: str) -> Guess:
     return Guess(None, (f"# Left out: {printable(name)}, because {reason}.",))
 
 
-def _left_out_to_check(name: str, reason: str) -> Guess:
+def left_out_to_check(name: str, reason: str) -> Guess:
+    """Return that a column is left out for a reason that the reader should check."""
     return Guess(None, (check(f"{printable(name)} is left out: {reason}."),))
 
 
-def _other_label(name: str, cells: Sequence[str], label: str | None) -> Guess:
+def _other_label(name: str, cells: Sequence[str], taken: str | None) -> Guess:
     """Leave out a column that may be the label or reveal it; only the user may let the model see it."""
     words = spellings_of(cells).values()
-    if label is not None and len(guess_classes(cells)[0]) == 2:
-        why = f"{printable(label)} is taken as the label"
+    if taken is not None:
+        why = taken
     else:
         rows: Counter[str] = sum(words, Counter())
         counts = some([f"{printable(repr(word))} {count}" for word, count in rows.most_common()])
-        why = f"it has {len(words)} different words instead of two, or three with unlabelled (rows: {counts})"
-    return _left_out_to_check(name, f"its name is that of a label, which the model must not see, but {why}")
+        why = f"its {len(words)} different words name neither classes nor numbers to predict (rows: {counts})"
+    return left_out_to_check(name, f"its name is that of a label, which the model must not see, but {why}")
 
 
 def _mixed(column: TableColumn, values: Sequence[str], decimal: str) -> Guess | None:
@@ -108,14 +109,14 @@ def _mixed(column: TableColumn, values: Sequence[str], decimal: str) -> Guess | 
     reason = f"{len(fitting)} of {len(values)} cells are {kind}, {count} {verb} not, {examples(others)}"
     codes = "" if kind == "dates" else '; if all are codes, use kind = "category"'
     advice = f"Correct or empty {'it' if count == 1 else 'them'}{codes}"
-    return _left_out_to_check(column.name, f"{reason} ({column.rows_of(others)}). {advice}")
+    return left_out_to_check(column.name, f"{reason} ({column.rows_of(others)}). {advice}")
 
 
 def _guess_words(column: TableColumn, known: Sequence[str]) -> Guess:
     words = {cell.casefold() for cell in known}
     if len(words) > MANY_WORDS:
         reason = f"it has {len(words)} different words, which are neither all numbers nor all dates"
-        return _left_out_to_check(column.name, f"{reason}, {examples(known)}")
+        return left_out_to_check(column.name, f"{reason}, {examples(known)}")
     return Guess("category", tuple(_category_lines(column, known)))
 
 
@@ -140,12 +141,12 @@ def _guess_number(column: TableColumn, decimal: str) -> Guess:
     values = np.array([np.nan if text is None else float(text) for text in texts])
     known = values[~np.isnan(values)]
     if not np.isfinite(known).all():
-        return _left_out_to_check(column.name, "some numbers are too large to be read")
+        return left_out_to_check(column.name, "some numbers are too large to be read")
     known_cells = [cell for cell, text in zip(column.cells, texts, strict=True) if text is not None]
     dates = numbers_for_dates(known_cells) if is_named_birth(column.name) else None
     if dates is not None:
         reason = f"its name is that of a date of birth, but it holds {dates}"
-        return _left_out_to_check(column.name, reason)
+        return left_out_to_check(column.name, reason)
     return Guess("number", tuple(_number_lines(column, decimal, values, known)))
 
 
@@ -200,7 +201,7 @@ def _guess_birth_date(
     name = column.name
     if not is_named_birth(name):
         reason = "it contains dates, but its name does not say that they are dates of birth"
-        return _left_out_to_check(name, f"{reason}, {examples(values)}")
+        return left_out_to_check(name, f"{reason}, {examples(values)}")
     shapes = Counter(map(shape_of, values))
     chosen = {shape: formats[shape][0] for shape, _ in shapes.most_common()}
     births = [

@@ -16,9 +16,8 @@ from mil_toolkit.cohort.header_words import (
     is_sex,
 )
 from mil_toolkit.cohort.near_ids import near_ids, nearest_column
-from mil_toolkit.core.cells import NUMBER, is_missing, is_missing_value, normal_form
+from mil_toolkit.core.cells import NUMBER, is_missing, normal_form
 from mil_toolkit.core.errors import DataError
-from mil_toolkit.core.numbers import is_number
 from mil_toolkit.core.text import count_of, printable
 
 MANY_WORDS = 20  # a column with more different words is not a category
@@ -109,8 +108,7 @@ def numbers_the_rows(cells: Sequence[str]) -> bool:
 def guess_label(columns: Mapping[str, Sequence[str]]) -> str | None:
     """Return the column of two classes that looks most like a label: by its name first, then by its words.
 
-    None if there is no such column, and if the columns that are named like a label have more classes: any
-    other column would be something else.
+    None if there is no such column.
     """
     candidates = {
         name: guess_classes(cells)[0] for name, cells in columns.items() if not is_named_group(name)
@@ -121,25 +119,7 @@ def guess_label(columns: Mapping[str, Sequence[str]]) -> str | None:
         for name, classes in candidates.items()
         if len(classes) == 2 and not any(map(is_missing, classes)) and (name in named or not is_sex(classes))
     }
-    if not named & scores.keys() and any(2 < len(candidates[name]) <= MANY_WORDS for name in named):
-        return None
     return max(scores, key=lambda name: scores[name], default=None)
-
-
-def guess_target(columns: Mapping[str, Sequence[str]]) -> str | None:
-    """Return the first column with the name of a label whose cells are numbers, some of them with decimals.
-
-    Whole numbers may number classes, or be an age at the diagnosis. None if there is no such column.
-    """
-    return next(
-        (name for name, cells in columns.items() if is_named_label(name) and _is_decimal(cells)), None
-    )
-
-
-def _is_decimal(cells: Sequence[str]) -> bool:
-    known = [cell for cell in cells if not is_missing_value(cell)]
-    numeric = any(all(is_number(cell, decimal) for cell in known) for decimal in ".,")
-    return numeric and any(mark in cell for cell in known for mark in ".,") and len(set(known)) > 2
 
 
 def spellings_of(cells: Sequence[str]) -> dict[str, Counter[str]]:

@@ -22,6 +22,36 @@ COUNT_HEADER = re.compile(
 ID_HEADER = re.compile(
     r"(?<![^\W_])(ids?|pid|pat|fall)(?![^\W_])|patient|proband|subject|case", re.IGNORECASE
 )
+OTHER_TIME_HEADER = re.compile(r"(?<![^\W_])(year|jahr|ann[eé]e|date|datum)(?![^\W_])", re.IGNORECASE)
+AT_DIAGNOSIS_HEADER = re.compile(
+    r"(?<![^\W_])(at|bei|before|vor|since|seit|to|until|bis|au|avant)[\W_]*(der[\W_]*|the[\W_]*|first[\W_]*|erst)?"
+    r"diagnos",
+    re.IGNORECASE,
+)
+TIME_HEADER = re.compile(
+    r"(?<![^\W_])(os|pfs|efs|dfs|rfs|lfs|ttp|ttr|time|days?|weeks?|months?|years?|zeit|tage?|wochen|monate?"
+    r"|jahre|temps|jours|mois|dur[eé]e|duration|dauer|t|futime|lenfol|fu)(?![^\W_])"
+    r"|follow|surviv|survie|[uü]e?berleb|nachbeobacht|survtime|(days|months|tage|monate|zeit|time)$",
+    re.IGNORECASE,
+)
+EVENT_HEADER = re.compile(
+    r"(?<![^\W_])(e|status|stat|fstat|vital|delta|tod|todesfall|exitus|obs|dc[eé]d[eé]?)(?![^\W_])"
+    r"|event|ereignis|[eé]v[eé]nement|dead|death|died|deceased|d[eé]c[eè]s|d[eé]c[eé]d|verstorb|gestorb|mort(?!ality)"
+    r"|cens|zensiert|relaps|rezidiv|recur|progress|fail|observed",
+    re.IGNORECASE,
+)
+CENSORED_HEADER = re.compile(r"cens|zensiert", re.IGNORECASE)
+TYPE_HEADER = re.compile(
+    r"sub[-_ ]?typ|(?<![^\W_])(typ|types?)(?![^\W_])|entit|lineage|disease|erkrank|krankheit|maladie|befund"
+    r"|leuk[aä]?e?mi|lymphom",
+    re.IGNORECASE,
+)
+GRADE_HEADER = re.compile(
+    r"(?<![^\W_])(grad|grade|grading|stage|stadium|stade|risk|risiko|risque|score|response|ansprechen|fab|who)"
+    r"(?![^\W_])",
+    re.IGNORECASE,
+)
+QUANTITY_HEADER = re.compile(r"blast|(?<![^\W_])(mrd|response|y)(?![^\W_])|ziel", re.IGNORECASE)
 SEX_WORDS = frozenset({"f", "m", "female", "male", "w"})
 POSITIVE_WORDS = frozenset(
     ["1", "true", "yes", "y", "pos", "positive", "tumoral", "tumor", "tumour", "malignant", "cancer", "case"]
@@ -55,6 +85,43 @@ def is_named_count(header: str) -> bool:
 def is_named_id(header: str) -> bool:
     """Return whether a header names the id of a patient."""
     return ID_HEADER.search(header) is not None
+
+
+def is_named_target(header: str) -> bool:
+    """Return whether a header names an outcome that may be a number, not an age, a count or a date."""
+    others = (AGE_HEADER, BIRTH_HEADER, COUNT_HEADER, OTHER_TIME_HEADER, AT_DIAGNOSIS_HEADER)
+    return is_named_label(header) and not any(pattern.search(header) for pattern in others)
+
+
+def is_named_quantity(header: str) -> bool:
+    """Return whether a header names a number that is often predicted, such as a share of blasts."""
+    return QUANTITY_HEADER.search(header) is not None and not is_named_age(header)
+
+
+def is_named_type(header: str) -> bool:
+    """Return whether a header names the type of a disease."""
+    return TYPE_HEADER.search(header) is not None and not is_named_count(header)
+
+
+def is_named_grade(header: str) -> bool:
+    """Return whether a header names a grade or a stage, which is predicted as often as it is known before."""
+    return GRADE_HEADER.search(header) is not None
+
+
+def is_named_time(header: str) -> bool:
+    """Return whether a header names a time from the start of an observation, not an age or a date."""
+    others = (AGE_HEADER, BIRTH_HEADER, AT_DIAGNOSIS_HEADER)
+    return TIME_HEADER.search(header) is not None and not any(pattern.search(header) for pattern in others)
+
+
+def is_named_event(header: str) -> bool:
+    """Return whether a header names whether an event, such as death or relapse, has happened."""
+    return EVENT_HEADER.search(header) is not None
+
+
+def is_named_censored(header: str) -> bool:
+    """Return whether a header may name the opposite of an event."""
+    return CENSORED_HEADER.search(header) is not None
 
 
 def is_named_group(header: str) -> bool:

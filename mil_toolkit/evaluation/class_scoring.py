@@ -1,6 +1,6 @@
 """How predictions of several classes are stored in tables and scored."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,30 @@ if TYPE_CHECKING:  # it imports pandas
     from mil_toolkit.evaluation.table import Table
 
 
+Pooled = Callable[[np.ndarray], np.ndarray]  # see `Scoring.pooled`
+_SATURATED = 1e-9  # smaller probabilities do not determine their logits
+
+
+def of_mean_logits(members: np.ndarray) -> np.ndarray:
+    """Return the probabilities (n, C) of the mean of the members' logits from their probabilities (K, n, C).
+
+    Logits are log-probabilities up to a number that is the same for all classes, which changes nothing. NaN
+    where a probability is too near to 0.
+    """
+    determined = np.all(members > _SATURATED, axis=(0, 2), keepdims=True)[0]
+    means = np.exp(np.log(np.where(determined, members, 0.5)).mean(0))
+    return np.where(determined, means / means.sum(-1, keepdims=True), np.nan)
+
+
 def class_scoring(
-    names: Sequence[str], measures: Mapping[str, Measure[Predicted]] = CLASS_METRICS
+    names: Sequence[str],
+    measures: Mapping[str, Measure[Predicted]] = CLASS_METRICS,
+    pooled: Pooled | None = of_mean_logits,
 ) -> Scoring:
-    """Return the scoring of classes with these names; measures: by the name of the metric."""
+    """Return the scoring of classes with these names.
+
+    measures: by the name of the metric; pooled: None if probabilities are not the softmax of the outputs
+    """
 
     def decide(probabilities: np.ndarray, constants: Mapping[str, np.ndarray]) -> np.ndarray:
         priors = np.stack([constants[name] for name in constant_names(names)], axis=-1)
@@ -39,7 +59,7 @@ def class_scoring(
         discrimination="macro_auc",
         decided=lambda column: column.astype(int),
         decide=decide,
-        pooled=None,
+        pooled=pooled,
         strata=lambda labels: labels,
         scorable=scorable,
         errors=_missing_probabilities,

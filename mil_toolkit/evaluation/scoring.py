@@ -37,8 +37,9 @@ class Scoring:
     decisions: all that can be decided
     decided: returns decisions from the numbers in their column
     decide: returns the decisions (n,) from values (n,) or (n, V) and from the columns of constants (n,)
-    pooled: returns the values (n,) that the members' values (K, n) pool to, NaN where they do not determine
-        them; None if nothing is known of it
+    pooled: returns the values (n,) or (n, V) that the members' values (K, n) or (K, n, V) pool to, NaN where
+        they do not determine them. None if they never do: values that are not a function of one output
+        each, as of ordered classes and survival, do not give back the outputs whose mean counts
     strata: returns the stratum of each patient (n,) from the targets; resamples keep their sizes
     scorable: returns whether patients with these targets can be scored
     rank: returns numbers (R, n) that grow with the predicted values; None if these have no order

@@ -11,6 +11,7 @@ from mil_toolkit.core.text import count_of
 MOST_BINS = 4  # of age
 TWO_CLASSES = {1: "positive", 0: "negative"}
 _MERGE = ", merge the class with another (the words of both under one name), or exclude its patients"
+_ALL_OCCUR = "Every fold needs patients of all classes: declare only classes that occur among the patients"
 _SINGLE_SPLIT_FOLDS = 5  # a single 80/20 split is one of five folds
 
 
@@ -186,8 +187,10 @@ def _check_enough(
     classes = {f"the {name} class": labels == label for label, name in names.items()}
     for name, chosen in (classes or {"the cohort": np.ones(len(labels), dtype=bool)}).items():
         count = int(chosen.sum()) if groups is None else len(np.unique(groups[chosen]))
-        if count < _smallest_stratum(folds):
-            units = count_of(count, "patient" if groups is None else "group")
+        units = count_of(count, "patient" if groups is None else "group")
+        if count == 0 and classes:
+            problems.append(f"{name} has {units}. {_ALL_OCCUR}.")
+        elif count < _smallest_stratum(folds):
             needed = "5 that a single 80/20 split needs" if folds == 1 else f"{folds} folds. Use fewer folds"
             needed += _MERGE if len(names) > len(TWO_CLASSES) else ""
             problems.append(f"{name} has {units}, fewer than the {needed}.")

@@ -8,14 +8,14 @@ import msgspec
 import numpy as np
 
 from mil_toolkit.config.study import ThresholdRule
-from mil_toolkit.core.cells import canonical_word
 from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import printable
 from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.evaluation.metrics import Predicted
 from mil_toolkit.evaluation.scoring import BINARY, Scoring
 from mil_toolkit.outcomes.binary_text import BinaryText
-from mil_toolkit.outcomes.outcome import UNLABELLED, Exclusion, Lack, Outcome, OutcomeRow, Parsed
+from mil_toolkit.outcomes.labels import Labels
+from mil_toolkit.outcomes.outcome import UNLABELLED, Lack, OutcomeRow, Parsed
 from mil_toolkit.outcomes.words import (
     Words,
     parse_words,
@@ -28,7 +28,7 @@ THRESHOLD = 0.5  # for metrics that need a threshold before one has been fitted
 
 
 @dataclass(frozen=True)
-class Binary(Outcome):
+class Binary(Labels):
     """A label of two classes; targets: (n,) of 1 for positive, 0 for negative and -1 for unlabelled patients.
 
     label: the column; positive, negative, unlabelled, exclude: its words
@@ -63,17 +63,6 @@ class Binary(Outcome):
         yield from repeated_word_problems(self._words())
 
     @property
-    def table_columns(self) -> dict[str, str]:
-        """The label column."""
-        return {} if self.label is None else {"label": self.label}
-
-    @property
-    def exclusion(self) -> Exclusion | None:
-        """The rows whose label `exclude` lists."""
-        words = frozenset(map(canonical_word, self._words().get("exclude", ())))
-        return Exclusion(self.label, words) if words and self.label is not None else None
-
-    @property
     def class_names(self) -> tuple[str, ...]:
         """The words for class 0 and class 1; several words of a class are joined with "or"."""
         return tuple(" or ".join(words or (str(number),)) for number, words in enumerate(self.class_words))
@@ -89,14 +78,6 @@ class Binary(Outcome):
         if self.label is None:
             return Parsed(np.full(len(rows), UNLABELLED, dtype=np.int8), [])
         return parse_words(rows, self.label, self._words(), CLASSES)
-
-    def known(self, targets: np.ndarray) -> np.ndarray:
-        """Return which patients are labelled, (n,) bool."""
-        return np.asarray(targets >= 0)
-
-    def strata(self, targets: np.ndarray) -> np.ndarray:
-        """Return the class of each patient, (n,)."""
-        return targets.astype(int)
 
     @property
     def stratum_names(self) -> dict[int, str]:
@@ -115,14 +96,6 @@ class Binary(Outcome):
     def outputs(self) -> int:
         """A single logit, of class 1."""
         return 1
-
-    def fitted(self, targets: np.ndarray) -> "Binary":
-        """Return the outcome itself."""
-        return self
-
-    def training_targets(self, targets: np.ndarray) -> np.ndarray:
-        """Return the labels, (n,) of 0 and 1."""
-        return targets.astype(np.float32)
 
     def linear_start(self, x: np.ndarray, targets: np.ndarray, balanced: bool) -> np.ndarray:
         """Return the weights and the intercept of a logistic regression, (M + 1, 1)."""

@@ -17,14 +17,15 @@ from mil_toolkit.evaluation.class_scoring import class_scoring
 from mil_toolkit.evaluation.metrics import Predicted
 from mil_toolkit.evaluation.scoring import Scoring
 from mil_toolkit.outcomes.classes_text import ClassesText
-from mil_toolkit.outcomes.outcome import UNLABELLED, Exclusion, Lack, Outcome, OutcomeRow, Parsed
+from mil_toolkit.outcomes.labels import Labels
+from mil_toolkit.outcomes.outcome import UNLABELLED, Lack, OutcomeRow, Parsed
 from mil_toolkit.outcomes.words import Words, WordsByKey, parse_words, words_by_key
 
 FEWEST, MOST = 2, 100  # classes
 
 
 @dataclass(frozen=True)
-class Classes(Outcome):
+class Classes(Labels):
     """A label of C classes; targets: (n,) of 0 to C - 1 in the declared order, -1 for unlabelled patients.
 
     label: the column; classes: a word for each class, or the words of each class by its name
@@ -76,17 +77,6 @@ class Classes(Outcome):
                 yield f"the word {word!r} is declared more than once, by {' and '.join(owners)}. Keep one."
 
     @property
-    def table_columns(self) -> dict[str, str]:
-        """The label column."""
-        return {} if self.label is None else {"label": self.label}
-
-    @property
-    def exclusion(self) -> Exclusion | None:
-        """The rows whose label `exclude` lists."""
-        words = frozenset(map(canonical_word, words_by_key(exclude=self.exclude).get("exclude", ())))
-        return Exclusion(self.label, words) if words and self.label is not None else None
-
-    @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes, in the declared order."""
         return tuple(name for name, _ in self._declared())
@@ -102,14 +92,6 @@ class Classes(Outcome):
             return Parsed(np.full(len(rows), UNLABELLED, dtype=np.int8), [])
         numbers = {f"class {name}": number for number, (name, _) in enumerate(self._declared()[:MOST])}
         return parse_words(rows, self.label, self._words(), numbers | {"unlabelled": UNLABELLED})
-
-    def known(self, targets: np.ndarray) -> np.ndarray:
-        """Return which patients are labelled, (n,) bool."""
-        return np.asarray(targets >= 0)
-
-    def strata(self, targets: np.ndarray) -> np.ndarray:
-        """Return the class of each patient, (n,)."""
-        return targets.astype(int)
 
     @property
     def stratum_names(self) -> dict[int, str]:
@@ -127,14 +109,6 @@ class Classes(Outcome):
     def outputs(self) -> int:
         """A logit for each class."""
         return len(self._declared())
-
-    def fitted(self, targets: np.ndarray) -> "Classes":
-        """Return the outcome itself."""
-        return self
-
-    def training_targets(self, targets: np.ndarray) -> np.ndarray:
-        """Return the numbers of the classes, (n,)."""
-        return targets.astype(np.float32)
 
     def linear_start(self, x: np.ndarray, targets: np.ndarray, balanced: bool) -> np.ndarray:
         """Return the weights and the intercepts of a multinomial logistic regression, (M + 1, C)."""
@@ -160,9 +134,6 @@ class Classes(Outcome):
     ) -> ClassDecision:
         """Fit calibration and priors to out-of-fold logits (n, C)."""
         return fit_class_decision(outputs, targets, self.class_names)
-
-    def check_rule(self, targets: np.ndarray, rule: ThresholdRule, groups: np.ndarray | None) -> None:
-        """Accept every rule: those of a threshold were refused with the options, see `config.for_outcome`."""
 
     @property
     def text(self) -> ClassesText:

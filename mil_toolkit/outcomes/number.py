@@ -9,7 +9,6 @@ import numpy as np
 from msgspec import Meta
 
 from mil_toolkit.config.study import ThresholdRule
-from mil_toolkit.core.cells import canonical_word
 from mil_toolkit.core.records import Json
 from mil_toolkit.evaluation.metrics import Predicted, metrics_of
 from mil_toolkit.evaluation.number_calibration import fit_affine, left_out_residuals, prediction_margin
@@ -19,7 +18,7 @@ from mil_toolkit.evaluation.splits import MOST_BINS
 from mil_toolkit.outcomes.number_cells import read_numbers
 from mil_toolkit.outcomes.number_text import NumberText
 from mil_toolkit.outcomes.outcome import Exclusion, Lack, Outcome, OutcomeRow, Parsed
-from mil_toolkit.outcomes.words import Words, repeated_word_problems, words_by_key
+from mil_toolkit.outcomes.words import Words, excluded_rows, repeated_word_problems, words_by_key
 
 LOG: Final = "log"
 _FEWEST_IN_STRATUM = 10  # patients, so that ten folds have one each
@@ -178,18 +177,7 @@ class Number(Outcome):
     @property
     def exclusion(self) -> Exclusion | None:
         """The rows whose target is a word that `exclude` lists."""
-        words = frozenset(map(canonical_word, self._words().get("exclude", ())))
-        return Exclusion(self.target, words) if words and self.target is not None else None
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
-    @property
-    def class_words(self) -> tuple[tuple[str, ...], ...]:
-        """None."""
-        return ()
+        return excluded_rows(self.target, self.exclude)
 
     def parse(self, rows: Sequence[OutcomeRow], decimal: str) -> Parsed:
         """Return the number of each row; without a column, all are unlabelled."""
@@ -279,9 +267,6 @@ class Number(Outcome):
         affine = fit_affine(outputs, values)
         margin = prediction_margin(left_out_residuals(outputs, values))
         return self._rule(affine.slope, affine.intercept, margin if np.isfinite(margin) else None)
-
-    def check_rule(self, targets: np.ndarray, rule: ThresholdRule, groups: np.ndarray | None) -> None:
-        """Accept any patients: nothing is decided."""
 
     @property
     def text(self) -> NumberText:

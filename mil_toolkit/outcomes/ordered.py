@@ -52,7 +52,7 @@ class Ordered(Classes):
     @property
     def scoring(self) -> Scoring:
         """Labels, probabilities of all classes, and decisions."""
-        return class_scoring(self.class_names, ORDERED_METRICS)
+        return class_scoring(self.class_names, ORDERED_METRICS, pooled=None)
 
     def predicted(self, outputs: np.ndarray, targets: np.ndarray, folds: np.ndarray) -> Predicted:
         """Return probabilities without calibration, of which the largest decides."""
@@ -76,7 +76,8 @@ def cumulative_regression(
     strength: inverse of the regularisation
 
     A logistic regression predicts each of "above class 0" to "above class C - 2". All share the mean of their
-    weights (proportional odds; McCullagh 1980), and each keeps its intercept.
+    weights (proportional odds; McCullagh 1980), and each keeps its intercept. This is not the maximum of the
+    likelihood, but near it, which suffices for a start; the baselines are multinomial regressions instead.
     """
     from sklearn.linear_model import LogisticRegression  # to apply a model, it is not needed
 

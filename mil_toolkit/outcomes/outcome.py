@@ -106,17 +106,17 @@ class Outcome(Protocol):
     @property
     def exclusion(self) -> Exclusion | None:
         """The rows that are not part of the cohort; None if all are."""
-        ...
+        return None
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The table's words for each class, joined with "or"; empty if the outcome has no classes."""
-        ...
+        return ()
 
     @property
     def class_words(self) -> tuple[tuple[str, ...], ...]:
         """All of the table's words for each class."""
-        ...
+        return ()
 
     # Targets
 
@@ -193,8 +193,11 @@ class Outcome(Protocol):
         ...
 
     def check_rule(self, targets: np.ndarray, rule: ThresholdRule, groups: np.ndarray | None) -> None:
-        """Raise DataError where `decide` would, before any training; targets: of the held-out patients."""
-        ...
+        """Raise DataError where `decide` would, before any training; targets: of the held-out patients.
+
+        Options of a threshold were refused before for all outcomes without one, see `config.for_outcome`.
+        """
+        return
 
     @property
     def text(self) -> OutcomeText:

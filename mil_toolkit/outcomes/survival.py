@@ -22,7 +22,7 @@ from mil_toolkit.evaluation.discrete_time import (
 from mil_toolkit.evaluation.metrics import Predicted
 from mil_toolkit.evaluation.scoring import Predictions, Scoring
 from mil_toolkit.evaluation.survival_metrics import grid_of, metrics_at
-from mil_toolkit.outcomes.outcome import Exclusion, Lack, Outcome, OutcomeRow, Parsed
+from mil_toolkit.outcomes.outcome import Lack, Outcome, OutcomeRow, Parsed
 from mil_toolkit.outcomes.survival_columns import read_survival
 from mil_toolkit.outcomes.survival_text import SurvivalText
 from mil_toolkit.outcomes.words import Words, words_by_key
@@ -104,21 +104,6 @@ class Survival(Outcome):
         """The columns of times and events."""
         return {key: column for key in ("time", "event") if (column := getattr(self, key)) is not None}
 
-    @property
-    def exclusion(self) -> Exclusion | None:
-        """None: rows are excluded by classes only."""
-        return None
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
-    @property
-    def class_words(self) -> tuple[tuple[str, ...], ...]:
-        """None."""
-        return ()
-
     def parse(self, rows: Sequence[OutcomeRow], decimal: str) -> Parsed:
         """Return time and event of each row."""
         if self.time is None or self.event is None:
@@ -191,7 +176,7 @@ class Survival(Outcome):
             discrimination="concordance_harrell",
             decided=lambda column: column,
             decide=lambda values, constants: np.zeros(values.shape[:-1]),
-            pooled=None,
+            pooled=None,  # the survival at some times does not determine the hazards
             strata=self.strata,
             scorable=lambda targets: self.lack(targets) is None,
             errors=lambda targets, values: np.abs(values[..., 0] - self.strata(targets)),

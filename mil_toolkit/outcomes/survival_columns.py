@@ -50,7 +50,9 @@ def _times(cells: Cells, column: str, decimal: str, unlabelled: Collection[str])
     lines = (f"{cell} is not above 0." for cell in low)
     problems += each_or_most(low, len(cells), lines, "times are not above 0:")
     if low:
-        advice = "exclude patients who were not observed after it"
+        advice = (
+            'empty time and event of patients who were not observed after it, and declare unlabelled = ""'
+        )
         problems.append(f"A time counts from the start of the observation; {advice}.")
     return np.where(read > 0, read, float(UNLABELLED)), problems
 
@@ -67,4 +69,6 @@ def _events(cells: Cells, column: str, unlabelled: Collection[str]) -> Column:
             wrong.append(f"{place}: {printable(column)} {cell!r}")
     lines = (f"{cell} is not 1 (event) or 0 (censored)." for cell in wrong)
     problems += each_or_most(wrong, len(cells), lines, "events are not 1 (event) or 0 (censored):")
+    if wrong:
+        problems.append("Write 1 if the event happened at the time, and 0 if the patient was last seen then.")
     return np.array([known.get(canonical_word(cell), UNLABELLED) for _, cell in cells], dtype=float), problems

@@ -8,7 +8,7 @@ import numpy as np
 
 from mil_toolkit.core.cells import canonical_word, is_missing
 from mil_toolkit.core.text import each_or_most, printable
-from mil_toolkit.outcomes.outcome import UNLABELLED, OutcomeRow, Parsed
+from mil_toolkit.outcomes.outcome import UNLABELLED, Exclusion, OutcomeRow, Parsed
 
 Words: TypeAlias = str | int | tuple[str | int, ...]  # one word of the label column, or several
 WordsByKey: TypeAlias = Mapping[str, tuple[str | int, ...]]
@@ -34,6 +34,12 @@ def repeated_word_problems(words: WordsByKey) -> Iterator[str]:
         return
     for word, keys in repeated.items():
         yield f"the word {word!r} is declared more than once: {', '.join(keys)}. Keep one."
+
+
+def excluded_rows(column: str | None, exclude: Words | None) -> Exclusion | None:
+    """Return the rows whose cell in a column is one of the words of `exclude`; None if there are none."""
+    words = frozenset(map(canonical_word, words_by_key(exclude=exclude).get("exclude", ())))
+    return Exclusion(column, words) if words and column is not None else None
 
 
 def parse_words(

@@ -19,17 +19,22 @@ from mil_toolkit.study.candidates import Candidate, significant
 from mil_toolkit.study.records import Finding
 
 FEWEST = 4  # patients with a value of the column
+WAY_OF_WRITING = (
+    "The model does not see it, but these patients may come from different sources. Find out why, and make"
+    " sure that all are read correctly."
+)
 SUSPICIOUS = 0.95  # rank correlation, above which the column may have been derived from the target
 
 
 def check_number(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
-    """Find what predicts the target: columns, missing values and the number of images."""
+    """Find what predicts the target: columns, missing values, ways of writing and the number of images."""
     labelled = cohort.labelled()
     if len(np.unique(labelled.labels)) < 2:
         yield Finding("shortcuts", "unchecked", "shortcuts were not checked: all targets are equal.")
         return
-    draws = max(DRAWS, 100 * (1 + 2 * len(labelled.columns)))
-    yield from significant([*_bag_size(labelled, cache, draws), *_columns(labelled, draws)])
+    draws = max(DRAWS, 100 * (1 + 2 * len(labelled.columns) + len(labelled.spellings)))
+    candidates = [*_bag_size(labelled, cache, draws), *_columns(labelled, draws)]
+    yield from significant([*candidates, *_spellings(labelled, draws)])
 
 
 def _targets(labelled: Cohort, chosen: np.ndarray) -> Labelled:
@@ -104,3 +109,21 @@ def _describe_missing(name: str, known: np.ndarray, targets: np.ndarray) -> Find
     )
     advice = "The model sees which values are missing. Find out why, or leave the column out."
     return Finding("missingness", "shortcut", text, advice, int((~known).sum()), (name,), medians)
+
+
+def _spellings(labelled: Cohort, draws: int) -> Iterator[Candidate]:
+    """Test in which metadata columns the way of writing a value is associated with the target."""
+    for name, ways in labelled.spellings.items():
+        known = np.array([way is not None for way in ways], dtype=bool)
+        written, targets = ways[known], _targets(labelled, known)
+        if len(set(written)) > 1 and len(np.unique(targets.positive)) > 1:
+            describe = partial(_describe_spellings, name, written, labelled.labels[known])
+            yield Candidate(rank_association_of_words(written, targets, draws), describe)
+
+
+def _describe_spellings(name: str, written: np.ndarray, targets: np.ndarray) -> Finding:
+    medians = {way: float(np.median(targets[written == way])) for way in sorted(set(written))}
+    shown = ", ".join(f"{way}: median {median:.4g}" for way, median in medians.items())
+    text = f"the way in which {name} is written is associated with the target ({shown}"
+    count = min(int((written == way).sum()) for way in medians)
+    return Finding("way of writing", "shortcut", text, WAY_OF_WRITING, count, (name,), medians)

@@ -80,6 +80,13 @@ def plan_searches(cohort: Cohort, config: StudyConfig) -> tuple[list[Search], Sp
     return searches, splits
 
 
+def check_labelled(cohort: Cohort) -> None:
+    """Raise DataError where no patient is labelled; cohort: the labelled patients."""
+    if not len(cohort):
+        advice = "Declare the column of the outcome, and do not list all of its words as unlabelled."
+        raise DataError(f"{printable(cohort.source)} has no labelled patients to learn from. {advice}")
+
+
 def _check_cohort(cohort: Cohort) -> None:
     """Raise DataError where the patients lack what an outcome without classes needs.
 

@@ -122,14 +122,17 @@ def value_problems(table: pd.DataFrame, columns: Sequence[str], scoring: Scoring
 
 
 def _mean_problems(table: pd.DataFrame, expected: Expected) -> Iterator[str]:
-    """Yield whether the value is not that of the members' mean logit."""
-    pooled, (name, *_) = expected.scoring.pooled, expected.scoring.values
-    if pooled is None:
+    """Yield whether a value is not that of the members' mean logit."""
+    scoring = expected.scoring
+    if scoring.pooled is None:
         return
-    means = pooled(np.asarray(table[expected.member_columns]).T)
-    wrong = np.abs(means - np.asarray(table[name])) > TOLERANCE  # false for NaN
-    if wrong.any():
-        yield f"{name} is not that of the members' mean logit {_rows(wrong)}."
+    members = np.asarray(table[expected.member_columns]).T.reshape(expected.members or 0, -1, len(table))
+    values = members[:, 0] if len(scoring.values) == 1 else members.swapaxes(1, 2)
+    means = scoring.pooled(values).reshape(len(table), -1)
+    for name, mean in zip(scoring.values, means.T, strict=True):
+        wrong = np.abs(mean - np.asarray(table[name])) > TOLERANCE  # false for NaN
+        if wrong.any():
+            yield f"{name} is not that of the members' mean logit {_rows(wrong)}."
 
 
 def _different(table: pd.DataFrame, name: str, expected: pd.Series) -> Iterator[str]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from mil_toolkit.config.head import HeadConfig
+from mil_toolkit.evaluation.ordered_classes import ordered_outputs
 from mil_toolkit.evaluation.scoring import Predictions
 from mil_toolkit.evaluation.splits import Split
 from mil_toolkit.outcomes.classes import symmetric
-from mil_toolkit.outcomes.ordered import cumulative_regression
 from mil_toolkit.outcomes.outcome import DecisionRule, Outcome
 from mil_toolkit.study.survival_rivals import cox, linear_hazards
 from mil_toolkit.training.encoder import MetadataEncoder
@@ -98,12 +98,16 @@ def multinomial(
     return symmetric(np.asarray(regression.decision_function(others)).reshape(len(others), -1))
 
 
-def ordinal(
+def ordered_multinomial(
     x: np.ndarray, targets: np.ndarray, outcome: Outcome, others: np.ndarray, strength: float
 ) -> np.ndarray:
-    """Return the outputs of a class-balanced cumulative link model, (m, C - 1)."""
-    weights = cumulative_regression(x, targets, len(outcome.class_names), True, strength)
-    return np.asarray(others @ weights[:-1] + weights[-1])
+    """Return the outputs of ordered classes with the probabilities of `multinomial`, (m, C - 1).
+
+    The order of the classes is not used, so that no assumption about it can fail.
+    """
+    from scipy.special import softmax  # to read a study, it is not needed
+
+    return ordered_outputs(softmax(multinomial(x, targets, outcome, others, strength), axis=-1))
 
 
 def ridge(
@@ -135,11 +139,11 @@ RIVALS: dict[str, dict[str, Rival]] = {
         "mean_max_min_logistic": Rival(bag_statistics, logistic),
     },
     "ordered": {
-        "metadata_ordinal": Rival(metadata_columns, ordinal),
-        "metadata_ordinal_c1": Rival(metadata_columns, ordinal, strengths=(1.0,)),
-        "bag_size": Rival(bag_size, ordinal),
-        "mean_ordinal": Rival(mean_embeddings, ordinal),
-        "mean_max_min_ordinal": Rival(bag_statistics, ordinal),
+        "metadata_multinomial": Rival(metadata_columns, ordered_multinomial),
+        "metadata_multinomial_c1": Rival(metadata_columns, ordered_multinomial, strengths=(1.0,)),
+        "bag_size": Rival(bag_size, ordered_multinomial),
+        "mean_multinomial": Rival(mean_embeddings, ordered_multinomial),
+        "mean_max_min_multinomial": Rival(bag_statistics, ordered_multinomial),
     },
     "classes": {
         "metadata_multinomial": Rival(metadata_columns, multinomial),

@@ -27,7 +27,14 @@ from mil_toolkit.study.capacity import process_count
 from mil_toolkit.study.conclusion import is_concluded, score_study
 from mil_toolkit.study.folder import Study, is_study_folder
 from mil_toolkit.study.jobs import Job, Processes, RivalsJob, SearchJob, do_jobs
-from mil_toolkit.study.plan import Search, check_outer_folds, costs, longest_first, plan_searches
+from mil_toolkit.study.plan import (
+    Search,
+    check_labelled,
+    check_outer_folds,
+    costs,
+    longest_first,
+    plan_searches,
+)
 from mil_toolkit.study.progress import StudyBar
 from mil_toolkit.study.records import Best, Finding, StudyScores
 from mil_toolkit.study.remaining import RemainingTime, SearchNote
@@ -80,6 +87,7 @@ def tune(
     check_outer_folds(cohort, config)
     config = for_outcome(with_features(config, features), cohort.outcome.kind)
     labelled = cohort.labelled()
+    check_labelled(labelled)
     patients = Patients.of(labelled, features)
     Space.of(config, patients).planned(config.sampler)  # raises before anything is written
     searches, splits = plan_searches(labelled, config)

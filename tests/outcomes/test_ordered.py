@@ -8,13 +8,15 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
 from support.commands import Command
 from support.studies import Tiny
 
-from mil_toolkit.evaluation.ordered_classes import ordered_log_probabilities
+from mil_toolkit.evaluation.ordered_classes import ordered_log_probabilities, ordered_outputs
 from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.outcomes.ordered import Ordered, cumulative_regression
 from mil_toolkit.study.folder import Study
+from mil_toolkit.study.rivals import ordered_multinomial
 
 
 def test_wrong_declarations_are_named() -> None:
@@ -42,6 +44,26 @@ def test_of_two_classes_the_regression_is_logistic() -> None:
     x, labels = random.normal(size=(40, 3)), np.repeat([0, 1], [15, 25])
     expected = Binary().linear_start(x, labels, True)
     assert_allclose(cumulative_regression(x, labels, 2, balanced=True), expected, atol=1e-3)
+
+
+def test_any_probabilities_are_those_of_some_outputs() -> None:
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(5), size=(3, 20))
+    found = np.exp(ordered_log_probabilities(ordered_outputs(probabilities)))
+    assert_allclose(found, probabilities, atol=1e-8)
+    extreme = ordered_outputs(np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.5, 0.0, 0.5]]))
+    assert np.isfinite(extreme).all()
+    assert_allclose(
+        np.exp(ordered_log_probabilities(extreme)), [[1, 0, 0], [0, 0, 1], [0.5, 0, 0.5]], atol=1e-8
+    )
+
+
+def test_the_baseline_is_the_multinomial_regression_of_scikit_learn() -> None:
+    random = np.random.default_rng(1)
+    x, targets = random.normal(size=(60, 2)), random.integers(0, 4, 60)
+    regression = LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000).fit(x[:50], targets[:50])
+    outcome = Ordered("DX", (0, 1, 2, 3))
+    outputs = ordered_multinomial(x[:50], targets[:50], outcome, x[50:], 0.1)
+    assert_allclose(np.exp(ordered_log_probabilities(outputs)), regression.predict_proba(x[50:]), atol=1e-6)
 
 
 def test_all_commands_work_on_ordered_classes(tiny: Tiny, command: Command, tmp_path: Path) -> None:

@@ -1,0 +1,183 @@
+"""Guess which columns hold the outcome, and of which kind it is."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import product
+
+import numpy as np
+
+from mil_toolkit.cohort.guess_dates import readings_as_text
+from mil_toolkit.cohort.guess_roles import MANY_WORDS, guess_classes, guess_label, spellings_of
+from mil_toolkit.cohort.header_words import (
+    UNLABELLED_WORDS,
+    is_named_age,
+    is_named_birth,
+    is_named_event,
+    is_named_grade,
+    is_named_group,
+    is_named_label,
+    is_named_quantity,
+    is_named_target,
+    is_named_time,
+    is_named_type,
+    is_sex,
+)
+from mil_toolkit.core.cells import NUMBER, canonical_word, is_missing, is_missing_value, normal_form
+from mil_toolkit.core.numbers import is_number, number_text
+
+FEWEST_CLASSES = 3
+Columns = Mapping[str, Sequence[str]]  # the cells of each column
+
+
+class Clarity(IntEnum):
+    """How clearly the columns of an outcome say that they are one; the greatest is taken."""
+
+    UNNAMED = 0  # only the cells suggest it
+    PERHAPS = 1  # a grade, which may as well be known beforehand
+    TWO_WORDS = 2  # of any column without a better name
+    TYPE = 3
+    PAIR = 4
+    NAMED = 5
+    NAMED_LABEL = 6
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Columns that may hold the outcome of a kind: one, or those of time and event."""
+
+    kind: str
+    columns: tuple[str, ...]
+    clarity: Clarity
+
+
+def guess_outcomes(columns: Columns) -> list[Candidate]:
+    """Return all candidates for the outcome, the most likely one first; columns: all but the id."""
+    found = [*_two_classes(columns), *_pairs(columns), *_classes(columns), *_numbers(columns)]
+    return sorted(found, key=lambda candidate: -candidate.clarity)  # stable: in the order of the table
+
+
+def _two_classes(columns: Columns) -> Iterator[Candidate]:
+    label = guess_label(columns)
+    if label is not None:
+        yield Candidate(
+            "binary", (label,), Clarity.NAMED_LABEL if is_named_label(label) else Clarity.TWO_WORDS
+        )
+
+
+def _classes(columns: Columns) -> Iterator[Candidate]:
+    for name, cells in columns.items():
+        if is_named_group(name) or not holds_classes(name, cells):
+            continue
+        numeric = all(is_decimal_number(word) for word in class_words(cells))
+        if is_named_target(name):
+            yield Candidate("classes", (name,), Clarity.NAMED)
+        elif is_named_type(name):
+            yield Candidate("classes", (name,), Clarity.TYPE)
+        elif is_named_grade(name):
+            yield Candidate("classes", (name,), Clarity.PERHAPS)
+        elif not numeric and not is_named_label(name):
+            yield Candidate("classes", (name,), Clarity.UNNAMED)
+
+
+def holds_classes(name: str, cells: Sequence[str]) -> bool:
+    """Return whether a column has three words or more that are neither ids nor dates nor measured numbers."""
+    if is_named_age(name) or is_named_birth(name) or len(guess_classes(cells)[0]) == 2 or is_sex(cells):
+        return False
+    words = class_words(cells)
+    rows = [cell for cell in cells if not stands_for_unlabelled(cell)]
+    spelled = [cell for spellings in words.values() for cell in spellings]
+    measured = holds_numbers(rows) and any(mark in cell for cell in spelled for mark in ",.")
+    dates = 2 * sum(bool(readings_as_text(cell)) for cell in spelled) > len(spelled)
+    repeated = len(words) < len(rows)
+    return FEWEST_CLASSES <= len(words) <= MANY_WORDS and repeated and not measured and not dates
+
+
+def class_words(cells: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return the spellings of each class, with their numbers of rows; classes in the order of their words.
+
+    Left out are missing values and words such as "unknown", which stand for unlabelled patients.
+    """
+    words: dict[str, dict[str, int]] = defaultdict(dict)
+    for spellings in spellings_of(cells).values():
+        for cell, rows in spellings.items():
+            if not stands_for_unlabelled(cell):
+                words[_class_of(cell)][cell] = rows
+    return {word: words[word] for word in sorted(words, key=_order)}
+
+
+def stands_for_unlabelled(cell: str) -> bool:
+    """Return whether a cell of a column of classes is missing, or says that the class is unknown."""
+    return is_missing(cell) or cell.lower() in UNLABELLED_WORDS
+
+
+def _class_of(cell: str) -> str:
+    return normal_form(canonical_word(cell).casefold())
+
+
+def _order(word: str) -> tuple[bool, float, str]:
+    numeric = NUMBER.fullmatch(word) is not None
+    return not numeric, float(word) if numeric else 0.0, word
+
+
+def is_decimal_number(cell: str) -> bool:
+    """Return whether a cell is a number with a decimal point or comma."""
+    return is_number(cell, ".") or is_number(cell, ",")
+
+
+def holds_numbers(cells: Sequence[str]) -> bool:
+    """Return whether all cells are numbers with the same decimal sign, or missing; more than two differ."""
+    known = [cell for cell in cells if not is_missing_value(cell)]
+    return len(set(known)) > 2 and any(all(is_number(cell, decimal) for cell in known) for decimal in ".,")
+
+
+def _numbers(columns: Columns) -> Iterator[Candidate]:
+    """Yield the columns of numbers to predict; whole ones only if they are too many to number classes."""
+    for name, cells in columns.items():
+        if not holds_numbers(cells) or is_named_age(name) or is_named_birth(name):
+            continue
+        decimals = any(mark in cell for cell in cells if not is_missing_value(cell) for mark in ".,")
+        if is_named_target(name) and (decimals or len(set(cells)) > MANY_WORDS):
+            yield Candidate("number", (name,), Clarity.NAMED)
+        elif is_named_quantity(name) and decimals:
+            yield Candidate("number", (name,), Clarity.PERHAPS)
+
+
+def _pairs(columns: Columns) -> Iterator[Candidate]:
+    """Yield a time for each column of events: the one whose header shares most words, or else the nearest."""
+    times = [name for name, cells in columns.items() if is_named_time(name) and holds_times(cells)]
+    events = [name for name, cells in columns.items() if is_named_event(name) and holds_events(cells)]
+    order = list(columns)
+    best: dict[str, tuple[int, int, str]] = {}
+    for event, time in product(events, times):
+        rank = len(_words(event) & _words(time)), -abs(order.index(event) - order.index(time)), time
+        best[event] = max(best.get(event, rank), rank, key=lambda rank: rank[:2])
+    for event, (_, _, time) in sorted(best.items(), key=lambda item: -item[1][0]):
+        yield Candidate("survival", (time, event), Clarity.PAIR)
+
+
+def _words(header: str) -> set[str]:
+    return set(header.lower().replace("-", "_").replace(" ", "_").replace(".", "_").split("_"))
+
+
+def holds_times(cells: Sequence[str]) -> bool:
+    """Return whether all cells are numbers or missing, and most of the numbers are above 0."""
+    known = [cell for cell in cells if not is_unknown(cell)]
+    return holds_numbers(known) and float(np.median(numbers_of(known))) > 0
+
+
+def holds_events(cells: Sequence[str]) -> bool:
+    """Return whether the cells are 0 and 1, or missing."""
+    return {canonical_word(cell) for cell in cells if not is_unknown(cell)} == {"0.0", "1.0"}
+
+
+def is_unknown(cell: str) -> bool:
+    """Return whether a time or an event is missing or -1, which usually stands for unlabelled patients."""
+    return is_missing_value(cell) or canonical_word(cell) == "-1.0"
+
+
+def numbers_of(cells: Sequence[str]) -> np.ndarray:
+    """Return the numbers of cells that all are numbers with the same decimal sign, (n,)."""
+    decimal = next(decimal for decimal in ".," if all(is_number(cell, decimal) for cell in cells))
+    return np.array([float(number_text(cell, decimal) or "nan") for cell in cells])

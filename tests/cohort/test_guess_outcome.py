@@ -1,0 +1,204 @@
+"""Which outcome mil-init proposes, and what it says about other readings."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.drafts import draft, flagged
+
+from mil_toolkit.cohort.cohort import read_cohort
+from mil_toolkit.cohort.draft import Draft
+from mil_toolkit.outcomes.classes import Classes
+from mil_toolkit.outcomes.number import Number
+from mil_toolkit.outcomes.survival import Survival
+
+COLUMNS = {
+    "AGE": "41 52 63 74 45 56 67 78 49 50 61 72",
+    "DAYS": "30 700 365 90 1200 15 400 800 60 610 20 900",
+    "DEAD": "1 0 1 1 0 1 0 1 1 0 1 0",
+    "WORDS": "AML ALL CML AML ALL CML AML ALL CML AML ALL AML",
+    "DECIMAL": "1.5 22.25 3 40.5 5.5 60.1 7 80.9 9.2 10.4 11.3 12.8",
+    "YES": "yes no yes no no yes yes no no yes no yes",
+    "GRADE": "10 2 1 2 1 10 2 2 1 1 10 2",
+    "DATE": "2020-01-03 2020-02-04 2020-01-03 2021-03-05 2020-01-03 2021-03-05 " * 2,
+    "SEX": "M F M F M F M F M F M F",
+    "SPELLED": "aml AML ALL aml CML aml ALL CML 01 1 All AML",
+}
+
+
+def drafted_of(folder: Path, headers: str) -> tuple[Draft, dict[str, Any]]:
+    """The draft of a table, and what its TOML says; headers: `HEADER=COLUMN`, or only `COLUMN`."""
+    named = [header.partition("=") for header in headers.split()]
+    cells = [COLUMNS[column or header].split() for header, _, column in named]
+    rows = [[f"P{number}", *row] for number, row in enumerate(zip(*cells, strict=True), 1)]
+    table = [["ID", *(header for header, _, _ in named)], *rows]
+    text = "\n".join(",".join(row) for row in table)
+    return draft(folder, text, " ".join(row[0] for row in rows))
+
+
+def inputs(document: dict[str, Any]) -> set[str]:
+    return {section["column"] for section in document.get("metadata", {}).values()}
+
+
+@pytest.mark.parametrize("header", ["DIAGNOSIS", "Label", "class", "SUBTYPE", "Entität", "SOMETHING"])
+def test_three_words_are_classes(tmp_path: Path, header: str) -> None:
+    drafted, document = drafted_of(tmp_path, f"AGE {header}=WORDS")
+    assert drafted.problems == () and inputs(document) == {"AGE"}
+    assert read_cohort(drafted.output).outcome == Classes(header, classes=("ALL", "AML", "CML"))
+    assert flagged(
+        drafted, rf"{header} is taken as the label of 3 classes \(rows: 'ALL' 4, 'AML' 5, 'CML' 3\)"
+    )
+    assert flagged(drafted, "although its name does not suggest it") == (header == "SOMETHING")
+    assert flagged(drafted, "fewer than 10 rows have 'ALL', 'AML', 'CML'. Every fold needs each class")
+
+
+def test_whole_numbers_are_classes_in_their_order_and_perhaps_a_target(tmp_path: Path) -> None:
+    drafted, document = drafted_of(tmp_path, "TARGET=GRADE")
+    assert document["cohort"]["classes"] == [1, 2, 10] and drafted.problems == ()
+    assert flagged(drafted, "If they measure something, declare target")
+    assert "# ordered = true" in drafted.output.read_text()
+
+
+@pytest.mark.parametrize(
+    ("cells", "classes", "unlabelled"),
+    [
+        ("a b c a ? b c unknown a b c a", ("a", "b", "c"), ("?", "unknown")),
+        ("1 2 3 -1 1 2 3 -1 1.0 2.0 3.0 1", (1, 2, 3), (-1,)),
+        ("I II III I II III IV IV I II III I", ("I", "II", "III", "IV"), None),
+    ],
+)
+def test_unknown_classes_are_unlabelled(
+    tmp_path: Path, cells: str, classes: tuple[str, ...], unlabelled: tuple[str, ...] | None
+) -> None:
+    drafted, _ = draft(
+        tmp_path,
+        "\n".join(["ID,CLASS", *(f"P{i},{cell}" for i, cell in enumerate(cells.split(), 1))]),
+        " ".join(f"P{i}" for i in range(1, 13)),
+    )
+    assert drafted.problems == ()
+    outcome = read_cohort(drafted.output).outcome
+    assert outcome == Classes("CLASS", classes=classes, unlabelled=unlabelled)
+
+
+def test_spellings_of_one_class_become_its_words(tmp_path: Path) -> None:
+    drafted, document = drafted_of(
+        tmp_path, "DIAGNOSIS=aml_AML_ALL_aml_CML_aml_ALL_CML_01_1_All_AML".replace("_", "\u00a0")
+    )
+    assert drafted.problems == ()
+    assert document["cohort"]["classes"] == {
+        "01": ["01", 1],
+        "ALL": ["ALL", "All"],
+        "AML": ["AML", "aml"],
+        "CML": ["CML"],
+    }
+    assert flagged(drafted, "'AML', 'aml' are taken as the same class")
+    assert read_cohort(drafted.output).labels.tolist() == [2, 2, 1, 2, 3, 2, 1, 3, 0, 0, 1, 2]
+
+
+@pytest.mark.parametrize("headers", ["AGE TARGET=DECIMAL", "BLASTS=DECIMAL AGE", "Ziel=DECIMAL SEX"])
+def test_a_column_of_decimals_is_a_target(tmp_path: Path, headers: str) -> None:
+    drafted, document = drafted_of(tmp_path, headers)
+    (target,) = (header.split("=")[0] for header in headers.split() if "DECIMAL" in header)
+    assert drafted.problems == () and read_cohort(drafted.output).outcome == Number(target)
+    assert target not in inputs(document) and flagged(drafted, f"{target} is taken as the number to predict")
+
+
+def test_whole_numbers_too_many_for_classes_are_a_target(tmp_path: Path) -> None:
+    rows = [f"P{row},{37 * row % 101},{40 + row},{'yes' if row % 2 else 'no'}" for row in range(1, 31)]
+    patients = " ".join(f"P{row}" for row in range(1, 31))
+    table = "\n".join(["ID,TARGET,AGE_AT_DIAGNOSIS,HILL", *rows])
+    drafted, document = draft(tmp_path, table, patients)
+    assert drafted.problems == () and document["cohort"]["target"] == "TARGET"
+    assert inputs(document) == {"HILL"}
+    assert flagged(drafted, "AGE_AT_DIAGNOSIS is left out: .* TARGET is taken as the number to predict")
+    assert flagged(drafted, r'declared by label = "HILL" \(two classes\)')
+
+
+def test_decimal_commas_of_a_target_are_declared(tmp_path: Path) -> None:
+    cells = COLUMNS["DECIMAL"].replace(".", ",")
+    rows = "\n".join(f"P{i};{cell}" for i, cell in enumerate(cells.split(), 1))
+    drafted, document = draft(tmp_path, f"ID;TARGET\n{rows}", " ".join(f"P{i}" for i in range(1, 13)))
+    assert drafted.problems == () and document["cohort"]["decimal"] == ","
+    assert flagged(drafted, "commas are taken as decimal commas, .*'1,5'")
+    assert read_cohort(drafted.output).labels[:3].tolist() == [1.5, 22.25, 3.0]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        "AGE TIME=DAYS EVENT=DEAD",
+        "OS_DAYS=DAYS DEAD AGE",
+        "Überlebenszeit=DAYS verstorben=DEAD AGE",
+        "AGE lenfol=DAYS fstat=DEAD",
+        "months=DECIMAL status=DEAD AGE",
+        "DEAD AGE FOLLOW-UP=DAYS",
+        "T=DAYS E=DEAD AGE",
+    ],
+)
+def test_a_time_and_an_event_are_survival(tmp_path: Path, headers: str) -> None:
+    drafted, document = drafted_of(tmp_path, headers)
+    outcome = read_cohort(drafted.output).outcome
+    assert drafted.problems == () and isinstance(outcome, Survival)
+    assert inputs(document) == {"AGE"} and outcome.horizon in (60, 11.3)
+    assert flagged(drafted, "are taken as time and event of survival")
+    assert flagged(drafted, "Proposed: the median time of the events")
+
+
+def test_patients_without_time_and_event_are_unlabelled(tmp_path: Path) -> None:
+    table = "\n".join(
+        ["ID;OS;DEAD"]
+        + [f"P{row};{str(row / 2).replace('.', ',')};{row % 2}" for row in range(1, 11)]
+        + ["P11;;", "P12;-1;-1"]
+    )
+    drafted, _ = draft(tmp_path, table, " ".join(f"P{row}" for row in range(1, 13)))
+    assert drafted.problems == ()
+    cohort = read_cohort(drafted.output)
+    assert cohort.outcome.known(cohort.labels).tolist() == [True] * 10 + [False] * 2
+
+
+def test_a_header_that_speaks_of_censoring_is_flagged(tmp_path: Path) -> None:
+    drafted, _ = drafted_of(tmp_path, "TIME=DAYS CENSORED=DEAD")
+    assert flagged(drafted, "does CENSORED 1 mean censored")
+
+
+def test_of_two_times_and_events_those_that_share_a_word_belong_together(tmp_path: Path) -> None:
+    drafted, document = drafted_of(tmp_path, "PFS_DAYS=DECIMAL OS_DAYS=DAYS OS_EVENT=DEAD PFS_EVENT=DEAD AGE")
+    assert (document["cohort"]["time"], document["cohort"]["event"]) == ("OS_DAYS", "OS_EVENT")
+    assert flagged(drafted, r'declared by time = "PFS_DAYS" and event = "PFS_EVENT" \(survival\)')
+    assert flagged(drafted, "PFS_EVENT is left out") and inputs(document) == {"AGE"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "taken", "others"),
+    [
+        ("LABEL=DEAD OS=DAYS DEATH=DEAD GRADE", "label", ["OS", "GRADE"]),
+        ("DIAGNOSIS=WORDS TARGET=DECIMAL TIME=DAYS EVENT=DEAD", "classes", ["TARGET", "TIME"]),
+        ("HILL=YES STAGE=WORDS", "label", ["STAGE"]),
+        ("SMOKER=YES SUBTYPE=WORDS", "classes", ["SMOKER"]),
+        ("A=WORDS B=WORDS", "classes", ["B"]),
+    ],
+)
+def test_other_candidates_are_listed(tmp_path: Path, headers: str, taken: str, others: list[str]) -> None:
+    drafted, document = drafted_of(tmp_path, headers)
+    assert taken in document["cohort"] and drafted.problems == ()
+    for name in others:
+        assert flagged(drafted, rf'another outcome is possible; .* = "{name}"')
+    assert not {"OS", "DEATH", "TIME", "EVENT", "TARGET"} & inputs(document)
+
+
+@pytest.mark.parametrize(
+    ("headers", "kept"),
+    [
+        ("AGE_AT_DIAGNOSIS=DECIMAL AGE", {"AGE"}),
+        ("DATE_OF_DIAGNOSIS=DATE AGE", {"AGE"}),
+        ("AGE WBC=DECIMAL", {"AGE", "WBC"}),
+        ("TIME=DAYS AGE", {"TIME", "AGE"}),
+        ("YEAR_OF_DIAGNOSIS=DECIMAL AGE", {"AGE"}),
+        ("BIRTH=DATE AGE", {"AGE", "BIRTH"}),
+    ],
+)
+def test_ages_dates_and_measurements_are_no_outcomes(tmp_path: Path, headers: str, kept: set[str]) -> None:
+    drafted, document = drafted_of(tmp_path, headers)
+    assert flagged(drafted, "no column looks like a label") and drafted.problems == ()
+    assert inputs(document) == kept
+    assert ('# target = "WBC"' in drafted.output.read_text()) == ("WBC" in headers)
