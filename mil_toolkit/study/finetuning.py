@@ -132,15 +132,16 @@ def finetune_study(
     return finetuned
 
 
-def is_better(comparison: Comparison, loss: str = "log_loss") -> bool:
+def is_better(comparison: Comparison) -> bool:
     """Return whether the loss of the fine-tuned model is lower than that of the frozen one beyond chance.
 
-    loss: name of the metric
+    The loss is that of the outcome, whose metrics were compared; see `OutcomeMetrics.loss`.
 
     Both the interval of the difference must lie below zero and the permutation test must reject equality, at
     2.5 % for this direction: with few patients the level of the test is exact, that of the interval is not.
     """
-    difference = comparison.differences[loss]
+    losses = (metrics.loss for metrics in OUTCOME_METRICS.values())
+    difference = next(comparison.differences[loss] for loss in losses if loss in comparison.differences)
     rejected = difference.p_value is None or difference.p_value <= MOST_P_VALUE
     return difference.high is not None and difference.high < 0 and rejected
 
@@ -155,7 +156,7 @@ def _finetune(setup: Setup, outer: bool, progress: ImageBar) -> Finetuned:
     scored: Scores | str = NOT_EVALUATED
     if predictions is not None:
         scored = scores_with_intervals(table(predictions))
-    kept = is_better(comparison, OUTCOME_METRICS[setup.study.outcome.kind].loss)
+    kept = is_better(comparison)
     scores = FinetuningScores(
         settings=setup.config,
         separate=ComparedOn(len(separate.tuned), chose_nothing=bool(setup.study.config.outer_folds)),

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from support.bundles import ABOUT, SCORES
+from support.outcomes import OUTCOMES, with_outcome
 
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.onnx import export_onnx
@@ -73,42 +74,33 @@ def test_of_equal_multiples_of_the_priors_the_last_class_is_predicted() -> None:
     assert decisions is not None and decisions.tolist() == [1, 0]
 
 
-def targets_of(outcome: Outcome) -> np.ndarray:
-    """Return targets of twelve patients."""
-    times = np.exp(np.random.default_rng(5).normal(1, 1, 12))
-    if outcome.class_names:
-        return np.arange(12) % len(outcome.class_names)
-    return np.stack([times, np.arange(12) % 3 > 0], axis=-1) if outcome.kind == "survival" else times
-
-
 def bundle_of(outcome: Outcome, patients: Patients) -> ModelBundle:
     """Return a model that was fitted to an outcome of these patients."""
-    targets = targets_of(outcome)
-    config = HeadConfig(hidden=8, components=4, zero_start=False)
-    labelled = replace(patients, labels=targets, outcome=outcome)
-    head = refit(labelled, config, epoch=2, member_count=3, seed=(3,))
+    patients = with_outcome(patients, outcome)
+    config, targets = HeadConfig(hidden=8, components=4, zero_start=False), patients.labels
+    head = refit(patients, config, epoch=2, member_count=3, seed=(3,))
     outputs = head.apply(patients).logits.mean(0)
     rule = outcome.fitted(targets).decide(outputs, targets, ThresholdRule("share"), None)
     names = outcome.class_names
-    about = replace(ABOUT, decision=rule, outcome=record_of(outcome), class_names=names)
-    return ModelBundle(head, replace(about, class_counts=(4,) * len(names)), SCORES)
+    described = {"class_names": names, "class_counts": (4,) * len(names), "outcome": record_of(outcome)}
+    return ModelBundle(head, replace(ABOUT, decision=rule, **described), SCORES)
 
 
-EXPORTED: dict[str, tuple[Outcome, dict[str, object]]] = {
-    "classes": (Classes("L", ("ALL", "b c", "d:é")), {"priors": [1 / 3] * 3}),
-    "ordered": (Ordered("L", GRADES), {"priors": [1 / 3] * 3}),
-    "number": (Number("T", unit="10^9/L"), {"unit": "10^9/L"}),
-    "logarithm": (Number("T", transform="log"), {"unit": None}),
-    "survival": (Survival("OS", "DEAD", 3), {"horizon": 3.0}),
+DESCRIBED: dict[str, dict[str, object]] = {
+    "classes": {"priors": [1 / 3] * 3},
+    "ordered": {"priors": [1 / 3] * 3},
+    "number": {"unit": "10^9/L"},
+    "logarithm": {"unit": None},
+    "survival": {"horizon": 3.0},
 }
 
 
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize("name", OUTCOMES)
 def test_an_exported_model_returns_the_columns_of_predictions(
     name: str, make_patients: MakePatients, tmp_path: Path
 ) -> None:
     """Every patient's row, whatever the size of the bag; and none where an input is not finite."""
-    outcome, described = EXPORTED[name]
+    outcome, described = OUTCOMES[name], DESCRIBED[name]
     patients = make_patients()
     bundle = bundle_of(outcome, patients)
     predicted, spread, attention = bundle.apply(patients)
@@ -143,4 +135,4 @@ def test_an_exported_model_returns_the_columns_of_predictions(
 
 def test_every_kind_has_a_rule_in_torch() -> None:
     assert {outcome.kind for _, outcome, _ in RULES} == set(KINDS)
-    assert {outcome.kind for outcome, _ in EXPORTED.values()} == set(KINDS) - {"binary"}
+    assert {outcome.kind for outcome in OUTCOMES.values()} == set(KINDS) - {"binary"}

@@ -4,58 +4,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
+from support.outcomes import DECLARED, drawn_cohort
 from support.paths import installed
 
 from mil_toolkit import MILClassifier, MILRegressor, MILSurvival, load_patients
 from mil_toolkit.bundle.fit import fit
 from mil_toolkit.bundle.predict import predict
-from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.study.tune import tune
 
 KINDS = {
-    "classes": (MILClassifier, {}, 'label = "GRADE"\nclasses = ["a", "b", "c"]'),
-    "ordered": (
-        MILClassifier,
-        {"order": ["b", "c", "a"]},
-        'label = "GRADE"\nclasses = ["b", "c", "a"]\nordered = true',
-    ),
-    "number": (MILRegressor, {}, 'target = "BLASTS"'),
-    "logarithm": (MILRegressor, {"transform": "log"}, 'target = "BLASTS"\ntransform = "log"'),
-    "survival": (MILSurvival, {"horizon": 5.0}, 'time = "OS"\nevent = "DEAD"\nhorizon = 5'),
+    "classes": (MILClassifier, {}),
+    "ordered": (MILClassifier, {"order": ["b", "c", "a"]}),
+    "number": (MILRegressor, {}),
+    "logarithm": (MILRegressor, {"transform": "log"}),
+    "survival": (MILSurvival, {"horizon": 5.0}),
 }
-
-
-def cohort_of(folder: Path, declared: str) -> Cohort:
-    """Write and read a cohort of 36 patients with two columns of metadata, the last three unlabelled."""
-    random = np.random.default_rng(0)
-    marker = random.normal(size=36)
-    table = pd.DataFrame({"ID": [f"P{place}" for place in range(36)], "MARKER": marker.round(3)})
-    table["NOISE"] = random.normal(size=36).round(3)
-    table["GRADE"] = np.array(["b", "c", "a"])[np.argsort(np.argsort(marker)) // 12]
-    table["BLASTS"] = np.exp(marker + 2).round(2).astype(str)
-    table["OS"] = np.exp(1.5 - marker + random.normal(size=36) / 2).round(2).astype(str)
-    table["DEAD"] = (np.arange(36) % 3 > 0).astype(int).astype(str)
-    table.loc[33:, ["GRADE", "BLASTS", "OS", "DEAD"]] = "?"
-    table.to_csv(folder / "patients.csv", index=False)
-    columns = "\n".join(
-        f'[metadata.{name}]\ncolumn = "{name.upper()}"\nkind = "number"' for name in ("marker", "noise")
-    )
-    head = 'name = "drawn"\ntable = "patients.csv"\nid = "ID"\nunlabelled = "?"'
-    (folder / "cohort.toml").write_text(
-        f"[cohort]\n{head}\n{declared}\n{columns}\n[splits]\nstratify = ['label']\n"
-    )
-    return read_cohort(folder / "cohort.toml", images=False)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_estimator_equals_a_study_with_one_configuration(name: str, tmp_path: Path) -> None:
     """Folds, epochs, calibration and members are exactly those of mil-tune and mil-fit."""
     installed("sksurv")  # for the baselines of survival
-    estimator, parameters, declared = KINDS[name]
-    cohort = cohort_of(tmp_path, declared)
+    estimator, parameters = KINDS[name]
+    cohort = drawn_cohort(tmp_path, DECLARED[name])
     config = StudyConfig(trials=1, folds=2, members=2, outer_folds=0, seed=3, settings={"epochs": (4,)})
     tune(cohort, None, tmp_path / "study", config, "cpu")
     bundle = fit(cohort, None, tmp_path / "study", tmp_path / "model", "cpu")
@@ -83,13 +56,13 @@ def test_the_estimator_equals_a_study_with_one_configuration(name: str, tmp_path
 
 
 def test_outcomes_of_a_cohort_become_y(tmp_path: Path) -> None:
-    cohort = cohort_of(tmp_path, KINDS["survival"][2])
+    cohort = drawn_cohort(tmp_path, DECLARED["survival"])
     _, y = load_patients(cohort, None)
     assert y.dtype.names == ("event", "time") and y["event"].dtype == bool
     np.testing.assert_array_equal(y["time"][:33], cohort.labels[:33, 0])
     np.testing.assert_array_equal(y["event"][:33], cohort.labels[:33, 1] == 1)
     assert np.isnan(y["time"][33:]).all() and not y["event"][33:].any()
-    _, numbers = load_patients(cohort_of(tmp_path, KINDS["number"][2]), None)
+    _, numbers = load_patients(drawn_cohort(tmp_path, DECLARED["number"]), None)
     assert (numbers[:33] > 0).all() and np.isnan(numbers[33:]).all()
-    _, words = load_patients(cohort_of(tmp_path, KINDS["ordered"][2]), None)
+    _, words = load_patients(drawn_cohort(tmp_path, DECLARED["ordered"]), None)
     assert set(words[:33]) == {"a", "b", "c"} and list(words[33:]) == [None] * 3

@@ -291,7 +291,9 @@ def test_the_exported_model_returns_the_rows_of_predictions(study: Path) -> None
     options = ("--features", "none", "--study", study, "--output", study.parent / "x", "--device", "cpu")
     assert run(fit, study.parent / "cohort.toml", *options, "--onnx") == 0
     table = pd.read_csv(study.parent / "p.csv")
-    session = onnxruntime.InferenceSession(study.parent / "x" / "head.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        study.parent / "x" / "head.onnx", providers=["CPUExecutionProvider"]
+    )
     columns = [output.name for output in session.get_outputs()]
     assert columns == [name for name in table if name not in ("patient_id", "time", "event")]
     cohort = read_cohort(study.parent / "cohort.toml", images=False)
