@@ -234,14 +234,14 @@ def _export(
 
 
 def _properties(bundle: ModelBundle, rule: TorchRule) -> dict[str, str]:
-    specs = [view.spec for view in bundle.about.views]
-    properties = {
+    features = one_or_all([view.spec for view in bundle.about.views])
+    properties: dict[str, object] = {
         "outcome": bundle.about.predicted.kind,
         "class_names": bundle.about.class_names,
         **rule.properties,
         "metadata_columns": bundle.head.encoder.columns,
         "metadata_encoder": bundle.head.encoder.to_json(),
-        "features": one_or_all(specs),
+        "features": features,
         "versions": bundle.about.versions,
     }
     return {name: json.dumps(value, ensure_ascii=False) for name, value in properties.items()}

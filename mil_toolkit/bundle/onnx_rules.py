@@ -151,13 +151,14 @@ class Hazards(TorchRule):
 
 def torch_rule(rule: DecisionRule, outcome: Outcome) -> TorchRule:
     """Return a decision rule in torch; outcome: the one that the rule belongs to."""
-    return _RULES[outcome.kind](rule, outcome)
+    return TORCH_RULES[outcome.kind](rule, outcome)
 
 
-_RULES: dict[str, Callable[..., TorchRule]] = {
+TORCH_RULES: dict[str, Callable[..., TorchRule]] = {
     "binary": lambda rule, _: TwoClasses(rule),
     "ordered": lambda rule, _: SeveralClasses(rule),
     "classes": lambda rule, _: SeveralClasses(rule),
     "number": lambda rule, outcome: Numbers(rule, outcome.unit),
     "survival": lambda rule, _: Hazards(rule),
 }
+"""The decision rules in torch by kind of outcome."""

@@ -125,6 +125,8 @@ class MILClassifier(ClassifierMixin, MILEstimator):  # type: ignore[misc]
             return f"positive={self.positive!r} needs labels of two classes, one of them positive; {classes}"
         if self.order is None:
             return None
+        if isinstance(self.order, str) or not np.iterable(self.order):
+            return f"order={self.order!r} is not a list of all classes, lowest first; {classes}"
         if len(known) < FEWEST:
             return f"order={self.order!r} needs labels of {FEWEST} classes or more; {classes}"
         order = list(self.order)

@@ -1,7 +1,6 @@
 """`MILSurvival`: an estimator of the time to an event, with the methods of scikit-survival."""
 
 from importlib.util import find_spec
-from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,7 +10,7 @@ from mil_toolkit.estimator.parameters import HEAD_PARAMETERS, defaults_for, keyw
 from mil_toolkit.estimator.targets import survival_times
 from mil_toolkit.evaluation.metrics import Predicted
 from mil_toolkit.outcomes.outcome import Outcome
-from mil_toolkit.outcomes.survival import Survival
+from mil_toolkit.outcomes.survival import Survival, SurvivalRule
 from mil_toolkit.training.arrays import BagError, Data
 
 
@@ -40,6 +39,8 @@ class MILSurvival(MILEstimator):
 
     Parameters of the head:
     """
+
+    decision_: SurvivalRule
 
     __init__ = keyword_init("MILSurvival", defaults_for("survival", horizon=None))
     __doc__ += HEAD_PARAMETERS
@@ -102,6 +103,7 @@ class MILSurvival(MILEstimator):
         """Return the declared horizon, or the median of the event times; None if there are none."""
         if self.horizon is None:
             return float(np.median(event_times)) if len(event_times) else None
-        if not (isinstance(self.horizon, Real) and 0 < self.horizon < np.inf):
+        number = isinstance(self.horizon, int | float | np.integer | np.floating)
+        if not (number and 0 < self.horizon < np.inf):
             raise BagError(f"horizon={self.horizon!r} is not a time above 0.")
         return float(self.horizon)

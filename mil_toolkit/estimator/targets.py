@@ -1,7 +1,6 @@
 """Checks of `y`: labels of classes, numbers, and scikit-survival's structured arrays."""
 
 from collections.abc import Sequence
-from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -94,12 +93,14 @@ def _objects(y: ArrayLike) -> np.ndarray:
 
 def _is_number(value: object) -> bool:
     """Return whether a value is a finite number in the range of float32; NaN is not."""
-    return isinstance(value, Real | np.bool_) and bool(abs(value) <= _GREATEST)
+    numeric = isinstance(value, int | float | np.integer | np.floating | np.bool_)
+    return numeric and bool(abs(value) <= _GREATEST)
 
 
 def _values_at(places: Sequence[int], values: np.ndarray) -> str:
     """Return the values at these positions, for a message."""
-    texts = [
-        repr(values[place]) if isinstance(values[place], str) else str(values[place]) for place in places
-    ]
-    return some([f"{text} at {place}" for text, place in zip(texts, places, strict=True)])
+    return some([f"{_text(values[place])} at {place}" for place in places])
+
+
+def _text(value: object) -> str:
+    return str(value) if isinstance(value, np.generic) else repr(value)  # without the name of the type

@@ -14,7 +14,7 @@ from mil_toolkit.bundle.predict import predict
 from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.study.tune import tune
 
-KINDS = {
+KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "classes": (MILClassifier, {}),
     "ordered": (MILClassifier, {"order": ["b", "c", "a"]}),
     "number": (MILRegressor, {}),

@@ -15,6 +15,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 from support.estimators import QUICK, signal
 
 from mil_toolkit import MILRegressor
+from mil_toolkit.config.metrics import OUTCOME_METRICS
 from mil_toolkit.estimator import BagError
 
 
@@ -114,8 +115,9 @@ def test_numbers_of_any_type_are_numbers(kind: str, X: pd.DataFrame) -> None:
         (1e300, r"got other values: 1e\+300 at 5"),
         (10**400, "got other values: 1000"),
         (2j, "got other values: 2j at 5"),
-        (Decimal("NaN"), "got other values: NaN at 5"),
-        (pd.Timestamp("2020-01-01"), "got other values: 2020-01-01"),
+        (Decimal("NaN"), r"got other values: Decimal\('NaN'\) at 5"),
+        (np.float32("nan"), "got other values: nan at 5"),
+        (pd.Timestamp("2020-01-01"), r"got other values: Timestamp\('2020-01-01 00:00:00'\) at 5"),
     ],
 )
 def test_other_values_than_finite_numbers_are_named_with_their_place(
@@ -138,6 +140,12 @@ def test_equal_numbers_and_too_few_are_refused(X: pd.DataFrame) -> None:
         quick().fit(X, np.arange(23))
     with pytest.raises(ValueError, match=r"\(24, 2\)"):
         quick().fit(X, np.ones((24, 2)))
+
+
+@pytest.mark.parametrize("objective", OUTCOME_METRICS["number"].names)
+def test_every_metric_can_choose_the_number_of_epochs(objective: str, X: pd.DataFrame, y: np.ndarray) -> None:
+    model = quick(objective=objective).fit(X, y)
+    assert 1 <= model.n_epochs_ <= 3 and np.isfinite(model.predict(X)).all()
 
 
 @pytest.mark.parametrize(

@@ -53,8 +53,9 @@ def test_the_columns_are_the_sorted_classes(model: MILClassifier, X: pd.DataFram
 
 def test_the_decision_is_the_largest_multiple_of_the_share(X: pd.DataFrame, y: np.ndarray) -> None:
     few = np.r_[np.flatnonzero(y == "high")[:3], np.flatnonzero(y != "high")]
-    model = quick().fit(X.iloc[few], y[few])
+    model = quick().fit(pd.DataFrame(X.iloc[few]), y[few])
     shares = np.array([(y[few] == grade).mean() for grade in GRADES])
+    assert isinstance(model.decision_, ClassDecision)
     assert model.decision_.priors == pytest.approx(shares)
     expected = np.array(GRADES)[(model.predict_proba(X) / shares).argmax(1)]
     assert list(model.predict(X)) == list(expected)
@@ -63,7 +64,8 @@ def test_the_decision_is_the_largest_multiple_of_the_share(X: pd.DataFrame, y: n
 def test_an_order_gives_another_model_with_the_same_columns(
     ordered: MILClassifier, model: MILClassifier, X: pd.DataFrame, y: np.ndarray
 ) -> None:
-    assert tuple(ordered.classes_) == GRADES and ordered.decision_.names == tuple(ORDER)
+    assert isinstance(ordered.decision_, ClassDecision) and ordered.decision_.names == tuple(ORDER)
+    assert tuple(ordered.classes_) == GRADES
     probabilities = ordered.predict_proba(X)
     assert np.allclose(probabilities.sum(1), 1)
     assert not np.allclose(probabilities, model.predict_proba(X))
@@ -120,6 +122,8 @@ def test_labels_of_any_type_are_classes(X: pd.DataFrame, y: np.ndarray) -> None:
         ({"pooling": "clam"}, "^pooling: clam needs an outcome of two classes"),
         ({"objective": "auc"}, "objective='auc' is not one of balanced_log_loss"),
         ({"objective": "rank_error"}, "objective='rank_error' is not one of balanced_log_loss"),
+        ({"order": 3}, "order=3 is not a list of all classes"),
+        ({"order": "low"}, "order='low' is not a list of all classes"),
         ({"order": ["low", "mid"]}, "must list each class once, lowest first; y holds 'high', 'low', 'mid'"),
         ({"order": ["low", "mid", "top"]}, "must list each class once"),
         ({"order": [*ORDER, "low"]}, "must list each class once"),

@@ -14,6 +14,7 @@ from support.estimators import QUICK, survival_outcomes
 from support.paths import installed
 
 from mil_toolkit import MILSurvival
+from mil_toolkit.config.metrics import OUTCOME_METRICS
 from mil_toolkit.estimator import BagError
 
 
@@ -115,6 +116,20 @@ def test_it_works_in_cross_validation_and_search(X: pd.DataFrame, y: np.ndarray)
     grid = {"pooling": ["mean", "attention"]}
     search = GridSearchCV(quick(), grid, cv=2, error_score="raise").fit(X, y)
     assert search.best_params_["pooling"] in grid["pooling"] and 0 <= search.best_score_ <= 1
+
+
+def test_the_scorers_of_scikit_survival_take_it(X: pd.DataFrame, y: np.ndarray) -> None:
+    metrics = installed("sksurv.metrics")
+    times = np.quantile(y["time"], [0.3, 0.5, 0.7])
+    for scorer in (metrics.as_concordance_index_ipcw_scorer, metrics.as_integrated_brier_score_scorer):
+        options = {} if scorer is metrics.as_concordance_index_ipcw_scorer else {"times": times}
+        assert np.isfinite(scorer(quick(), **options).fit(X, y).score(X, y))
+
+
+@pytest.mark.parametrize("objective", OUTCOME_METRICS["survival"].names)
+def test_every_metric_can_choose_the_number_of_epochs(objective: str, X: pd.DataFrame, y: np.ndarray) -> None:
+    model = quick(objective=objective).fit(X, y)
+    assert 1 <= model.n_epochs_ <= 3 and np.isfinite(model.predict(X)).all()
 
 
 # Errors.

@@ -8,6 +8,7 @@ from support.outcomes import DECLARED, drawn_cohort
 from support.paths import installed
 
 from mil_toolkit.config.study import StudyConfig
+from mil_toolkit.core.files import publish
 from mil_toolkit.study import folder as folder_module
 from mil_toolkit.study.tune import tune
 
@@ -21,7 +22,7 @@ def test_a_study_goes_on_after_an_interrupt_as_if_there_was_none(
     installed("sksurv")  # for the baselines of survival
     cohort = drawn_cohort(tmp_path, DECLARED[name])
     tune(cohort, None, tmp_path / "whole", CONFIG, "cpu")
-    publish, written = folder_module.publish, list[Path]()
+    written = list[Path]()
 
     def stop(path: Path, content: bytes) -> None:
         if path.suffix == ".jsonl":  # a trial ends; some are stopped, once each
