@@ -93,8 +93,9 @@ def _objects(y: ArrayLike) -> np.ndarray:
 
 def _is_number(value: object) -> bool:
     """Return whether a value is a finite number in the range of float32; NaN is not."""
-    numeric = isinstance(value, int | float | np.integer | np.floating | np.bool_)
-    return numeric and bool(abs(value) <= _GREATEST)
+    if isinstance(value, int):  # of any size
+        return abs(value) <= _GREATEST
+    return isinstance(value, float | np.integer | np.floating | np.bool_) and abs(float(value)) <= _GREATEST
 
 
 def _values_at(places: Sequence[int], values: np.ndarray) -> str:
