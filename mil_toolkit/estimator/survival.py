@@ -1,5 +1,6 @@
 """`MILSurvival`: an estimator of the time to an event, with the methods of scikit-survival."""
 
+from importlib import import_module
 from importlib.util import find_spec
 
 import numpy as np
@@ -65,10 +66,9 @@ class MILSurvival(MILEstimator):
         survival: np.ndarray = self.decision_.survival(outputs, self.unique_times_)
         if return_array or find_spec("sksurv") is None:
             return survival
-        from sksurv.functions import StepFunction
-
+        step_function = import_module("sksurv.functions").StepFunction
         functions = np.empty(len(survival), dtype=object)
-        functions[:] = [StepFunction(self.unique_times_, values) for values in survival]
+        functions[:] = [step_function(self.unique_times_, values) for values in survival]
         return functions
 
     def score(self, X: Data, y: ArrayLike) -> float:

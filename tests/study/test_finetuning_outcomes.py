@@ -32,7 +32,6 @@ from mil_toolkit.training.finetune import Finetuner
 CONFIG = FinetuneConfig(epochs=2, backbone_rate=1e-3, chunk=8)
 DECLARED = {
     "classes": 'label = "GRADE"\nclasses = ["low", "mid", "high"]',
-    "ordered": 'label = "GRADE"\nclasses = ["low", "mid", "high"]\nordered = true',
     "number": 'target = "BLASTS"',
     "survival": 'time = "OS"\nevent = "DEAD"\nhorizon = 8',
 }
