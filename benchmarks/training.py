@@ -1,6 +1,6 @@
 """Compare training on five folds with a plain loop, torchmil and the bare matrix products, from one run.
 
-    python benchmarks/training.py [--rounds 5] [--json] [--readme]
+    python benchmarks/training.py [--rounds 5] [--json] [--readme | --classes-only]
 
 The data are random embeddings with the shapes of the lymphocytosis cohort (142 bags, 13,453 x 512). All
 methods train attention pooling of hidden width 128 and a linear classifier with Adam on five folds, and
@@ -12,10 +12,12 @@ predict the held-out patients of each fold after every epoch:
 - floor: only the matrix products and tanh of ours, on tensors in memory: forward, backward, and forward again
   on the held-out patients
 - default: ours with the default head (64 components, metadata, late fusion, dropout), and its floor
+- five classes: the default head with five classes instead of two, on the same embeddings
 
 Each round times about half a second of each method, and the medians of the rounds' ratios are printed, so
-that a temporary load on the machine affects all of them. Whole trials have 50 epochs and all scores. Only
-this script needs torchmil: `pip install torchmil`.
+that a temporary load on the machine affects all of them. Whole trials have 50 epochs and all scores. Five
+classes are compared with two by processor time, and `--classes-only` measures nothing else. Only this script
+needs torchmil: `pip install torchmil`.
 """
 
 import argparse
@@ -43,6 +45,7 @@ from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.core.devices import training_dtype, use_available_cores
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.model.kernels import activated_product, bmm
+from mil_toolkit.outcomes.classes import Classes
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.loop import Member, predict_held_out, predict_logits, train
 from mil_toolkit.training.patients import Patients
@@ -76,9 +79,9 @@ def main() -> None:
         print(peak_memory(arguments.peak))
         return
     load = os.getloadavg()[0]
-    figures: dict[str, float | str] = {**compare(arguments.rounds), **growth(arguments.rounds)}
-    figures |= precision_noise()
-    figures |= {f"peak_mb_25_members_{name}": measured_apart(name) for name in ("default", "whole")}
+    figures: dict[str, float | str] = {**five_classes(arguments.rounds)}
+    if not arguments.classes_only:
+        figures |= measure_training(arguments.rounds)
     figures |= {
         "load": round(load, 1),
         "threads": torch.get_num_threads(),
@@ -90,13 +93,22 @@ def main() -> None:
     print(json.dumps(figures) if arguments.json else "\n".join(f"{k}: {v}" for k, v in figures.items()))
 
 
+def measure_training(rounds: int) -> dict[str, float]:
+    """Return the figures of training with two classes."""
+    figures = {**compare(rounds), **growth(rounds)}
+    figures |= precision_noise()
+    return figures | {f"peak_mb_25_members_{name}": measured_apart(name) for name in ("default", "whole")}
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--readme", action="store_true", help="write the figures into benchmarks/README.md")
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--readme", action="store_true", help="write the figures into benchmarks/README.md")
+    target.add_argument("--classes-only", action="store_true", help="only compare five classes with two")
     parser.add_argument("--peak", choices=("default", "whole"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -111,6 +123,11 @@ def draw_patients(instances: int = INSTANCES) -> Patients:
     metadata = pd.DataFrame(random.normal(size=(PATIENTS, 3)), ids, ["age", "count", "sex"])
     bags = Bags.pack(embeddings.split(sizes), ids, [""] * instances)
     return Patients(bags, (np.arange(PATIENTS) % 3 > 0).astype(int), metadata)
+
+
+def with_five_classes(patients: Patients) -> Patients:
+    """Return the same patients with five classes."""
+    return replace(patients, labels=np.arange(PATIENTS) % 5, outcome=Classes("label", tuple("ABCDE")))
 
 
 def draw_folds(patients: Patients) -> list[np.ndarray]:
@@ -262,16 +279,20 @@ def backward(x: Tensor, layer: Tensor, hidden: Tensor, score: Tensor, weights: T
 # Measurements.
 
 
-def seconds(epoch: Epoch, repeat: int = 1) -> float:
-    """Return wall-clock seconds per epoch, averaged over `repeat` epochs."""
-    start = time.perf_counter()
+def seconds(epoch: Epoch, repeat: int = 1, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return seconds per epoch by a clock, averaged over `repeat` epochs."""
+    start = clock()
     for _ in range(repeat):
         epoch()
-    return (time.perf_counter() - start) / repeat
+    return (clock() - start) / repeat
 
 
 def in_turn(
-    ways: dict[str, Epoch], rounds: int, repeat: dict[str, int], uncounted: int = 2
+    ways: dict[str, Epoch],
+    rounds: int,
+    repeat: dict[str, int],
+    uncounted: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Return seconds per epoch of each method in each round, after some uncounted warm-up epochs."""
     for _ in range(uncounted):
@@ -280,7 +301,7 @@ def in_turn(
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            times[name].append(seconds(way, repeat.get(name, 1)))
+            times[name].append(seconds(way, repeat.get(name, 1), clock))
     return times
 
 
@@ -327,6 +348,20 @@ def compare(rounds: int) -> dict[str, float]:
         "default_times_floor": median_ratio(times["default"], times["default_floor"]),
     }
     return figures | {f"epoch_ms_{name}": milliseconds(seconds) for name, seconds in times.items()}
+
+
+def five_classes(rounds: int) -> dict[str, float]:
+    """Return the processor time of five classes relative to two, of an epoch and of a whole trial."""
+    two = draw_patients()
+    five, trains = with_five_classes(two), draw_folds(two)
+    epochs = {name: lockstep(each, trains, DEFAULT, FOLDS) for name, each in (("two", two), ("five", five))}
+    trials = {name: whole_trial(each, trains, DEFAULT) for name, each in (("two", two), ("five", five))}
+    of_epochs = in_turn(epochs, rounds, dict.fromkeys(epochs, 5), clock=time.process_time)
+    of_trials = in_turn(trials, rounds, {}, uncounted=1, clock=time.process_time)
+    return {
+        "five_classes_times_two": median_ratio(of_epochs["five"], of_epochs["two"]),
+        "five_classes_times_two_trial": median_ratio(of_trials["five"], of_trials["two"]),
+    }
 
 
 def milliseconds(times: Sequence[float]) -> float:
@@ -415,6 +450,9 @@ def rows(figures: Mapping[str, float | str]) -> Iterator[str]:
     yield f"head and {of('seconds_per_trial_whole')} s with the same model as the others. Training that"
     yield f"consisted only of the floor's products would be {of('floor_speedup_loop')} times as fast as the"
     yield f"plain loop and {of('floor_speedup_torchmil')} times as fast as torchmil at its better batch size."
+    yield ""
+    yield f"Five classes take {of('five_classes_times_two')} times the processor time of two in an epoch"
+    yield f"with the default head, and {of('five_classes_times_two_trial')} times in a whole trial."
     yield ""
     yield "Scaling of the default head:"
     yield ""

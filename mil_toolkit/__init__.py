@@ -15,7 +15,7 @@ search        everything that uses Optuna: search space, storage, trials and sam
 study         a run of mil-tune and its folder: nested cross-validation, scores, audit, ablation
 bundle        the fitted model: fit, save, describe, predict and export to ONNX
 report        the HTML page of a study
-estimator     the scikit-learn estimator
+estimator     the scikit-learn estimators
 demo          the demonstration on a synthetic cohort
 cli           the commands
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mil_toolkit.bundle.onnx import export_onnx
     from mil_toolkit.cohort.cohort import Cohort, read_cohort
     from mil_toolkit.config.extraction import ExtractionConfig
-    from mil_toolkit.estimator import MILClassifier, load_patients
+    from mil_toolkit.estimator import MILClassifier, MILRegressor, MILSurvival, load_patients
     from mil_toolkit.features.cache import FeatureCache
     from mil_toolkit.features.extract import extract
 
@@ -36,11 +36,13 @@ _HOMES = {
     "Cohort": "cohort.cohort",
     "ExtractionConfig": "config.extraction",
     "FeatureCache": "features.cache",
-    "MILClassifier": "estimator",
+    "MILClassifier": "estimator.classifier",
+    "MILRegressor": "estimator.regressor",
+    "MILSurvival": "estimator.survival",
     "ModelBundle": "bundle.bundle",
     "export_onnx": "bundle.onnx",
     "extract": "features.extract",
-    "load_patients": "estimator",
+    "load_patients": "estimator.cohorts",
     "read_cohort": "cohort.cohort",
 }
 __all__ = [
@@ -48,6 +50,8 @@ __all__ = [
     "ExtractionConfig",
     "FeatureCache",
     "MILClassifier",
+    "MILRegressor",
+    "MILSurvival",
     "ModelBundle",
     "export_onnx",
     "extract",

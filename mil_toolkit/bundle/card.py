@@ -9,12 +9,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from mil_toolkit.bundle.records import About, BundleFeatures
+from mil_toolkit.config.metrics import OUTCOME_METRICS
 from mil_toolkit.config.study import GROUPS, OFFICIAL, StudyConfig
 from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.words import (
     DEFAULTS_NOTE,
     comparison_words,
     fitted_word,
+    loss_words,
     metric_title,
     metric_words,
     number,
@@ -178,10 +180,13 @@ def _making(about: About, scores: StudyScores, members: int) -> Iterator[str]:
         f" patients for {count_of(about.epoch, 'epoch')}. `config.json` holds the complete configuration."
     )
     if about.finetuned is not None:
+        loss = loss_words(OUTCOME_METRICS[about.predicted.kind].loss)
+        threshold = "threshold" in about.decision.constants
+        chosen = ", calibration and threshold" if threshold else " and calibration"
         yield (
             f"Then the backbone, from {plain(about.finetuned.unfreeze)} on, was trained together with all"
             f" members on the images for {count_of(about.finetuned.epochs, 'epoch')}. Inner folds chose the"
-            " number of epochs, calibration and threshold. On a separate split it had a lower log-loss than"
+            f" number of epochs{chosen}. On a separate split it had a lower {loss} than"
             " the frozen backbone: `scores.json`, `finetuned`, holds the comparison."
         )
 

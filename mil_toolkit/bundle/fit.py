@@ -27,7 +27,6 @@ from mil_toolkit.core.seeds import FINAL, members_path
 from mil_toolkit.core.text import printable
 from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.outcomes.kinds import DEFAULT
 from mil_toolkit.study.finetuning import Finetuned, finetune_study
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.records import Best, StudyScores, one_or_all
@@ -72,7 +71,7 @@ def fit(
     scores = verify(study, cohort)
     caches = caches_of(cache)
     if finetune is not None:
-        _check_finetuning(caches, study.outcome.kind)
+        _check_finetuning(caches)
     place, best = pick_device(device), study.final.read_best()
     patients = Patients.of(cohort.labelled(), caches)
     head, used = _refit(study, best, patients, place), _used(caches, best)
@@ -96,12 +95,8 @@ def _refit(study: Study, best: Best, patients: Patients, device: torch.device) -
         return refit(patients, best.config, best.epoch, members, seed, device, training_dtype(device))
 
 
-def _check_finetuning(caches: Sequence[FeatureCache], kind: str) -> None:
-    """Raise UsageError for an outcome of another kind, and unless there is exactly one backbone to train."""
-    if kind != DEFAULT:
-        raise UsageError(
-            f"--finetune needs an outcome of two classes (positive and negative), and this study's is {kind}."
-        )
+def _check_finetuning(caches: Sequence[FeatureCache]) -> None:
+    """Raise UsageError unless there is exactly one backbone to train."""
     if not caches:
         raise UsageError("--finetune: this study does not look at images. There is no backbone to train.")
     if len(caches) > 1:

@@ -3,7 +3,7 @@
 import json
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from mil_toolkit.backbones.embedder import fuse_batch_norm
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.checkpoints import Checkpoints, checkpoints_of
 from mil_toolkit.bundle.files import HEAD_ONNX, WHOLE_ONNX
+from mil_toolkit.bundle.onnx_rules import TorchRule, torch_rule
 from mil_toolkit.core.errors import UsageError, import_extra
 from mil_toolkit.core.files import publish
-from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.features.spec import augmented
 from mil_toolkit.model.instances import Instances
 from mil_toolkit.study.records import one_or_all
@@ -25,7 +25,6 @@ from mil_toolkit.training.fitted import FittedHead
 
 NO_PREDICTION = -1  # instead of a class, where the inputs allow none
 logger = logging.getLogger(__name__)
-_OUTPUTS = ("probability", "prediction", "spread", "attention")
 
 
 def export_onnx(
@@ -52,14 +51,25 @@ def export_onnx(
     - `metadata` (M,) float32: the encoded columns in the order of `metadata_columns`. The encoder replaces
       missing values, so that none of them is NaN
 
-    Outputs: `probability` (1,), calibrated, of the positive class; `prediction` (1,) int64, 1 at or above the
-    threshold; `spread` (1,), the standard deviation of the members' own probabilities; `attention` (N,),
-    which sums to one. Where an input or an embedding is NaN or infinite, the prediction is -1 and all other
-    outputs are NaN; also for a bag without images, unless the runtime refuses it.
+    Outputs have the names and the values of the columns of predictions.csv, (1,) each, and `attention` (N,),
+    which sums to one:
 
-    The file's metadata_props are JSON: `class_names` (negative, positive), `threshold`, `metadata_columns`,
-    `metadata_encoder` (as in config.json; see `training.encoder.MetadataEncoder.encode`), `features` (the
-    spec of the cache, or a list with that of each view) and `versions`.
+    - of two classes `probability`, calibrated, of the positive class; `prediction` int64, 1 at or above the
+      threshold
+    - of several classes `probability:NAME` of each class; `prediction` int64, the number of the class, in the
+      order of `class_names` from 0
+    - of a number `predicted`, and the ends `low` and `high` of its prediction interval, in its unit
+    - of survival `risk` at the horizon, and `survival:TIME` at the times up to then
+    - `spread`, the standard deviation of the members' own predictions; of several values, one for each
+
+    Where an input or an embedding is NaN or infinite, the prediction is -1 and all other outputs are NaN;
+    also for a bag without images, unless the runtime refuses it.
+
+    The file's metadata_props are JSON: `outcome` (its kind), `class_names` (negative and positive of two
+    classes; empty without classes), `threshold` of two classes or `priors` of several, `unit` of a number,
+    `horizon` of survival, `metadata_columns`, `metadata_encoder` (as in config.json; see
+    `training.encoder.MetadataEncoder.encode`), `features` (the spec of the cache, or a list with that of each
+    view) and `versions`.
 
     weights: checkpoints of the backbones, see `checkpoints_of` and `ModelBundle.build_backbone`
     Raises UsageError where the extra `onnx` is missing, for `images` of a model that does not look at images
@@ -104,9 +114,10 @@ def publish_onnx(bundle: ModelBundle, folder: Path, weights: Checkpoints = None)
 
 
 def _write(bundle: ModelBundle, path: Path, backbones: Sequence[Backbone]) -> None:
-    model = _OnePatient(bundle.head, _two_classes(bundle), backbones).eval()
-    program = _export(model, *_example(bundle, bool(backbones)))
-    program.model.metadata_props.update(_properties(bundle))
+    rule = torch_rule(bundle.decision, bundle.about.predicted)
+    model = _OnePatient(bundle.head, rule, backbones).eval()
+    program = _export(model, *_example(bundle, bool(backbones)), bundle.scoring.prediction_names)
+    program.model.metadata_props.update(_properties(bundle, rule))
     _forget_sources(program)
     publish(path, program.model_proto.SerializeToString())
 
@@ -118,19 +129,12 @@ def _forget_sources(program: "torch.onnx.ONNXProgram") -> None:
         node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
 
 
-def _two_classes(bundle: ModelBundle) -> Decision:
-    """Return calibration and threshold; raises UsageError for an outcome that has no ONNX export."""
-    if not isinstance(bundle.decision, Decision):
-        raise UsageError(f"A model of the outcome {bundle.about.predicted.kind} cannot be exported to ONNX.")
-    return bundle.decision
-
-
 class _OnePatient(nn.Module):
     """The model for one patient: in each view embeddings (N, D) or, with backbones, pixels (N, S, S, 3)."""
 
-    def __init__(self, head: FittedHead, decision: Decision, backbones: Sequence[Backbone]):
+    def __init__(self, head: FittedHead, rule: TorchRule, backbones: Sequence[Backbone]):
         super().__init__()
-        self.head, self.decision, self.model = head, decision, head.model
+        self.head, self.rule, self.model = head, rule, head.model
         self.backbones = backbones
         self.networks = nn.ModuleList(fuse_batch_norm(backbone.network) for backbone in backbones)
 
@@ -139,19 +143,21 @@ class _OnePatient(nn.Module):
         instances = self._instances(views) if views else None
         usable = _usable(instances, metadata)
         rows = torch.zeros(0) if metadata is None else metadata
-        logits = self.model(instances, rows.expand(self.head.member_count, 1, -1)).total[:, 0]  # (K,)
-        probability = self._calibrated(logits.mean(0, keepdim=True))
-        spread = self._calibrated(logits).std(0, correction=0, keepdim=True)
-        predicted = (probability >= self.decision.threshold).long()
-        nothing, nan = torch.full_like(predicted, NO_PREDICTION), torch.full_like(probability, torch.nan)
-        outputs = [torch.where(usable, value, nan) for value in (probability, spread)]
-        outputs.insert(1, torch.where(usable, predicted, nothing))
+        outputs = self.model(instances, rows.expand(self.head.member_count, 1, -1)).total[:, 0]  # (K, ...)
+        columns = [torch.where(usable, column, _nothing_like(column)) for column in self._columns(outputs)]
         if instances is not None and self.model.pooling is not None:
-            outputs.append(torch.where(usable, self.model.attention(instances).mean(0), nan))
-        return tuple(outputs)
+            attention = self.model.attention(instances).mean(0)
+            columns.append(torch.where(usable, attention, torch.nan))
+        return tuple(columns)
 
-    def _calibrated(self, logits: Tensor) -> Tensor:
-        return torch.sigmoid(self.decision.slope * logits + self.decision.intercept)
+    def _columns(self, outputs: Tensor) -> list[Tensor]:
+        """Return values, decision, intervals and spread (1,) from the members' outputs (K,) or (K, C)."""
+        values = self.rule.values(outputs.mean(0, keepdim=True))  # (1, V)
+        spread = self.rule.values(outputs).std(0, correction=0, keepdim=True)
+        decisions = self.rule.decisions(values)
+        decided = [] if decisions is None else [decisions]
+        numbers = [*self.rule.intervals(values), *spread.unbind(-1)]
+        return [*_floats(values.unbind(-1)), *decided, *_floats(numbers)]
 
     def _instances(self, views: Sequence[Tensor]) -> Instances:
         parts = [self._embed(view, pixels) for view, pixels in enumerate(views)] if self.backbones else views
@@ -168,6 +174,15 @@ class _OnePatient(nn.Module):
         images = ((pixels.float() - mean) / std).permute(0, 3, 1, 2)
         embeddings: Tensor = self.networks[view](images)
         return embeddings.half().float()
+
+
+def _floats(columns: Iterable[Tensor]) -> list[Tensor]:
+    return [column.float() for column in columns]
+
+
+def _nothing_like(column: Tensor) -> Tensor:
+    """Return NaN instead of numbers, and NO_PREDICTION instead of a class."""
+    return torch.full_like(column, torch.nan if column.is_floating_point() else NO_PREDICTION)
 
 
 def _usable(instances: Instances | None, metadata: Tensor | None) -> Tensor:
@@ -195,7 +210,9 @@ def _example(bundle: ModelBundle, images: bool) -> tuple[list[Tensor], Tensor | 
     return [torch.zeros(3, side, side, 3, dtype=torch.uint8) for side in sides], metadata
 
 
-def _export(model: nn.Module, views: list[Tensor], metadata: Tensor | None) -> "torch.onnx.ONNXProgram":
+def _export(
+    model: nn.Module, views: list[Tensor], metadata: Tensor | None, outputs: Sequence[str]
+) -> "torch.onnx.ONNXProgram":
     """Return the ONNX program of a model whose bags may have any number of instances."""
     names = ["pixels" if view.ndim == 4 else "embeddings" for view in views]
     names = [f"{name}_{number}" for number, name in enumerate(names, 1)] if len(views) > 1 else names
@@ -207,7 +224,7 @@ def _export(model: nn.Module, views: list[Tensor], metadata: Tensor | None) -> "
             model,
             (views, metadata),
             input_names=names,
-            output_names=_OUTPUTS if views else _OUTPUTS[:-1],
+            output_names=[*outputs, "attention"] if views else outputs,
             dynamic_shapes=([{0: instances} for _ in views], None if metadata is None else {}),
             dynamo=True,
             verbose=False,
@@ -216,14 +233,15 @@ def _export(model: nn.Module, views: list[Tensor], metadata: Tensor | None) -> "
     return program
 
 
-def _properties(bundle: ModelBundle) -> dict[str, str]:
-    specs = [view.spec for view in bundle.about.views]
-    properties = {
+def _properties(bundle: ModelBundle, rule: TorchRule) -> dict[str, str]:
+    features = one_or_all([view.spec for view in bundle.about.views])
+    properties: dict[str, object] = {
+        "outcome": bundle.about.predicted.kind,
         "class_names": bundle.about.class_names,
-        "threshold": _two_classes(bundle).threshold,
+        **rule.properties,
         "metadata_columns": bundle.head.encoder.columns,
         "metadata_encoder": bundle.head.encoder.to_json(),
-        "features": one_or_all(specs),
+        "features": features,
         "versions": bundle.about.versions,
     }
     return {name: json.dumps(value, ensure_ascii=False) for name, value in properties.items()}

@@ -33,8 +33,7 @@ def submission_output(path: Path, cohort: Cohort, header: Sequence[str] = SUBMIS
 
 
 def _has_predictions(path: Path, scoring: Scoring) -> bool:
-    decision = [] if scoring.decision is None else [scoring.decision]
-    names = ["patient_id", *scoring.values, *decision, *scoring.intervals, *scoring.spread_names]
+    names = ["patient_id", *scoring.prediction_names]
     return any(starts_with(path, _line(header)) for header in (names, [*names, *scoring.targets]))
 
 

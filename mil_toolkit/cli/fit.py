@@ -15,11 +15,12 @@ from mil_toolkit.cli.command import (
     with_report,
 )
 from mil_toolkit.config.finetune import FinetuneConfig
+from mil_toolkit.config.metrics import OUTCOME_METRICS
 from mil_toolkit.config.tunable import tunables
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.core.text import count_of
-from mil_toolkit.evaluation.words import with_interval
+from mil_toolkit.evaluation.words import loss_words, metric_words, with_interval
 
 if TYPE_CHECKING:
     from mil_toolkit.bundle.bundle import ModelBundle
@@ -171,29 +172,31 @@ def _finetuning_lines(scores: "FinetuningScores", about: "About") -> list[str]:
     who = "who were held out in the study"
     if not separate.chose_nothing:
         who = "who helped to choose the configuration of both models"
-    log_loss, balanced = (with_interval(differences[name], "+") for name in ("log_loss", "balanced_accuracy"))
+    metrics = OUTCOME_METRICS[about.predicted.kind]
+    names = {metrics.loss: loss_words(metrics.loss), metrics.primary: metric_words(metrics.primary)}
+    shown = [f"{words} {with_interval(differences[name], '+')}" for name, words in names.items()]
     return [
         f"Fine-tuned minus frozen on a separate split of {count_of(separate.patients, 'patient')}, {who}:",
-        f"log-loss {log_loss}, balanced accuracy {balanced}.",
-        _kept_words(scores, about),
-        _outer_words(scores),
+        f"{', '.join(shown)}.",
+        _kept_words(scores, about, loss_words(metrics.loss)),
+        _outer_words(scores, metrics.primary),
     ]
 
 
-def _kept_words(scores: "FinetuningScores", about: "About") -> str:
+def _kept_words(scores: "FinetuningScores", about: "About", loss: str) -> str:
     if not scores.kept or about.finetuned is None:
-        return "The interval of the log-loss does not lie below zero: the backbone stays frozen."
+        return f"The interval of the {loss} does not lie below zero: the backbone stays frozen."
     return (
-        "The interval of the log-loss lies below zero: the model is fine-tuned from"
+        f"The interval of the {loss} lies below zero: the model is fine-tuned from"
         f" {scores.settings.unfreeze} on, for {count_of(about.finetuned.epochs, 'epoch')}."
     )
 
 
-def _outer_words(scores: "FinetuningScores") -> str:
+def _outer_words(scores: "FinetuningScores", metric: str) -> str:
     if isinstance(scores.outer, str):
         return f"Outer score of fine-tuning: {scores.outer}. Add --outer to fine-tune in the outer folds too."
-    outer = scores.outer["balanced_accuracy"]
+    outer = scores.outer[metric]
     return (
-        f"Outer balanced accuracy of fine-tuning: {with_interval(outer)}, on the {outer.patients} held-out"
-        " patients who were not used in the comparison."
+        f"Outer {metric_words(metric)} of fine-tuning: {with_interval(outer)}, on the {outer.patients}"
+        " held-out patients who were not used in the comparison."
     )

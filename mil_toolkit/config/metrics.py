@@ -8,12 +8,14 @@ class OutcomeMetrics:
     """The names of the metrics of a kind of outcome.
 
     objective, primary: the defaults of `StudyConfig.objective` and `StudyConfig.primary_metric`
+    loss: the metric by which a fine-tuned backbone has to be better; lower is better
     never_primary: those that cannot carry a verdict, without a better direction or an interval
     """
 
     names: tuple[str, ...]
     objective: str
     primary: str
+    loss: str
     never_primary: tuple[str, ...] = ()
 
 
@@ -38,20 +40,26 @@ OUTCOME_METRICS: dict[str, OutcomeMetrics] = {
         ),
         objective="balanced_log_loss",
         primary="balanced_accuracy",
+        loss="log_loss",
         never_primary=("calibration_error", "referred"),
     ),
     "ordered": OutcomeMetrics(
         names=(*_CLASS_METRICS, "quadratic_kappa", "rank_error"),
         objective="balanced_log_loss",
         primary="balanced_accuracy",
+        loss="balanced_log_loss",
     ),
     "classes": OutcomeMetrics(
         names=_CLASS_METRICS,
         objective="balanced_log_loss",
         primary="balanced_accuracy",
+        loss="balanced_log_loss",
     ),
     "number": OutcomeMetrics(
-        names=("mae", "rmse", "r2", "spearman", "concordance"), objective="mae", primary="mae"
+        names=("mae", "rmse", "r2", "spearman", "concordance"),
+        objective="mae",
+        primary="mae",
+        loss="mae",
     ),
     "survival": OutcomeMetrics(
         names=(
@@ -63,6 +71,7 @@ OUTCOME_METRICS: dict[str, OutcomeMetrics] = {
         ),
         objective="integrated_brier",
         primary="concordance_harrell",
+        loss="integrated_brier",
         never_primary=("calibration_at_horizon",),
     ),
 }

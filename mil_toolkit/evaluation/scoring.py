@@ -104,6 +104,16 @@ class Scoring:
         return _columns(self.spread_names, spread)
 
     @property
+    def prediction_names(self) -> list[str]:
+        """The names of the columns that mil-predict writes for every patient, in order.
+
+        >>> BINARY.prediction_names
+        ['probability', 'prediction', 'spread']
+        """
+        decision = [] if self.decision is None else [self.decision]
+        return [*self.values, *decision, *self.intervals, *self.spread_names]
+
+    @property
     def spread_names(self) -> list[str]:
         """The names of the columns that hold standard deviations over members."""
         return self._by_value("spread")

@@ -47,6 +47,15 @@ def metric_words(name: str) -> str:
     return _NAMES.get(name, " ".join(words))
 
 
+def loss_words(name: str) -> str:
+    """Return the name of a loss within a sentence, with a hyphen where there is no other word before it.
+
+    >>> loss_words("log_loss"), loss_words("mae")
+    ('log-loss', 'MAE')
+    """
+    return "log-loss" if name == "log_loss" else metric_words(name)
+
+
 def metric_with_direction(name: str) -> str:
     """Return the name of a metric within a sentence, and that lower is better where it is.
 

@@ -289,3 +289,7 @@ class FittedNumber(Number):
     def scale(self) -> TargetScale:
         """The scale of the outputs."""
         return self.fitted_scale
+
+    def fitted(self, targets: np.ndarray) -> "FittedNumber":
+        """Return the outcome itself, with the scale that it has."""
+        return self

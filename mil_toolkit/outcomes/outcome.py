@@ -154,7 +154,8 @@ class Outcome(Protocol):
     def fitted(self, targets: np.ndarray) -> "Outcome":
         """Return the outcome with what it takes from training patients, such as cut points of the time.
 
-        targets: of the training patients of a search, whose inner folds share the result
+        targets: of the training patients of a search, whose inner folds share the result; an outcome that
+            was fitted returns itself
         """
         ...
 

@@ -50,10 +50,14 @@ class SurvivalRule:
 
         outputs: (..., n, C), of which the first T belong to the T intervals
         """
-        hazards = self.slope * outputs[..., : len(self.cuts)] + self.intercept
-        survival = survival_at(grid_of(self.horizon), np.array(self.cuts), survival_from_logits(hazards))
+        survival = self.survival(outputs, grid_of(self.horizon))
         values = np.concatenate([1 - survival[..., -1:], survival], axis=-1)
         return Predictions(values, np.zeros(values.shape[:-1]))
+
+    def survival(self, outputs: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Return the survival at these times (m,), constant after the last cut point: (..., n, m)."""
+        hazards = self.slope * outputs[..., : len(self.cuts)] + self.intercept
+        return survival_at(times, np.array(self.cuts), survival_from_logits(hazards))
 
     @property
     def constants(self) -> dict[str, float]:
@@ -216,6 +220,10 @@ class FittedSurvival(Survival):
     """Survival with the ends of the intervals of time, chosen on the training patients of a search."""
 
     cuts: tuple[float, ...] = ()
+
+    def fitted(self, targets: np.ndarray) -> "FittedSurvival":
+        """Return the outcome itself, with the cut points that it has."""
+        return self
 
     def training_targets(self, targets: np.ndarray) -> np.ndarray:
         """Return the number of outlived intervals, and 1 if the event follows in the next, (n, 2)."""

@@ -17,6 +17,7 @@ from mil_toolkit.backbones.architecture import StateDict
 from mil_toolkit.backbones.weights import weight_digest
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config.finetune import FinetuneConfig
+from mil_toolkit.config.metrics import OUTCOME_METRICS
 from mil_toolkit.core.device_memory import explain_out_of_memory
 from mil_toolkit.core.devices import architecture, pick_precision
 from mil_toolkit.core.errors import UsageError
@@ -28,7 +29,7 @@ from mil_toolkit.features.opening import DECODER
 from mil_toolkit.features.shards import Recorded
 from mil_toolkit.features.spec import Spec, folder_name
 from mil_toolkit.outcomes.outcome import DecisionRule
-from mil_toolkit.study.finetuning_runs import ImageBar, Run, Setup, train
+from mil_toolkit.study.finetuning_runs import ImageBar, Run, Setup, outputs_shape, train
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.plan import Search
 from mil_toolkit.study.records import ComparedOn, FinetuningScores, StudyScores
@@ -113,8 +114,8 @@ def finetune_study(
     The first outer fold of the study is the separate split: inner folds of its training patients choose
     the number of epochs, and the fine-tuned and the frozen model are compared on its held-out patients.
     If the study has no outer folds, the separate split is a fifth of the patients, who helped to choose
-    the head of both models. The frozen model is kept unless `is_better` finds a lower log-loss. Otherwise the
-    same training runs on all labelled patients.
+    the head of both models. The frozen model is kept unless `is_better` finds a lower loss (the log-loss of
+    two classes; see `OutcomeMetrics.loss`). Otherwise the same training runs on all labelled patients.
 
     An interrupted fine-tuning resumes where it stopped; the result is identical to the bit.
 
@@ -132,12 +133,15 @@ def finetune_study(
 
 
 def is_better(comparison: Comparison) -> bool:
-    """Return whether the log-loss of the fine-tuned model is lower than that of the frozen one beyond chance.
+    """Return whether the loss of the fine-tuned model is lower than that of the frozen one beyond chance.
+
+    The loss is that of the outcome, whose metrics were compared; see `OutcomeMetrics.loss`.
 
     Both the interval of the difference must lie below zero and the permutation test must reject equality, at
     2.5 % for this direction: with few patients the level of the test is exact, that of the interval is not.
     """
-    difference = comparison.differences["log_loss"]
+    losses = (metrics.loss for metrics in OUTCOME_METRICS.values())
+    difference = next(comparison.differences[loss] for loss in losses if loss in comparison.differences)
     rejected = difference.p_value is None or difference.p_value <= MOST_P_VALUE
     return difference.high is not None and difference.high < 0 and rejected
 
@@ -201,9 +205,10 @@ def _choose(setup: Setup, search: Search, progress: ImageBar) -> Choice:
 def _inner_curves(setup: Setup, search: Search, progress: ImageBar) -> tuple[Curves, Curves]:
     """Return the logits of the held-out patients of all inner folds, before training and after each epoch."""
     members, patients = setup.study.config.members, setup.patients.take(search.patients)
-    several = [patients.outcome.outputs] if patients.outcome.outputs > 1 else []
+    outcome = patients.outcome.fitted(patients.labels)
+    patients = replace(patients, outcome=outcome)  # which the inner folds share
     count = len(search.inner) * members
-    logits = np.zeros((setup.config.epochs + 1, count, len(patients), *several))
+    logits = np.zeros((setup.config.epochs + 1, count, *outputs_shape(patients)))
     trains_on = np.ones((len(search.inner), len(patients)), dtype=bool)
     for fold, split in enumerate(search.inner):
         watched, trained = patients.take(split.test), patients.take(split.train)
@@ -212,7 +217,7 @@ def _inner_curves(setup: Setup, search: Search, progress: ImageBar) -> tuple[Cur
         logits[:, rows, split.test] = train(setup, run, progress).logits
         trains_on[fold, split.test] = False
     folds = np.repeat(np.arange(len(search.inner)), members)
-    labels, groups, outcome = patients.labels, patients.groups, patients.outcome.fitted(patients.labels)
+    labels, groups = patients.labels, patients.groups
     frozen, tuned = (
         Curves(part, folds, trains_on, labels, groups=groups, outcome=outcome)
         for part in (logits[:1], logits[1:])

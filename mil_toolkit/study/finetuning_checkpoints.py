@@ -46,7 +46,7 @@ def read_checkpoint(path: Path, epochs: int) -> Checkpoint | None:
     return Checkpoint(tensors.pop("logits"), tensors, state)
 
 
-def check_logits(path: Path, logits: Tensor, shape: tuple[int, int, int]) -> None:
+def check_logits(path: Path, logits: Tensor, shape: tuple[int, ...]) -> None:
     """Raise DataError where the logits of a checkpoint are not finite or do not have this shape."""
     if tuple(logits.shape) != shape or not logits.is_floating_point() or not logits.isfinite().all():
         expected = " x ".join(map(str, shape))

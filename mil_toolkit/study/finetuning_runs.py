@@ -176,7 +176,7 @@ class Run:
 class Trained(NamedTuple):
     """The logits of the watched patients, and the finetuner at the end.
 
-    logits: (1 + E, K, b), before training and after E epochs
+    logits: (1 + E, K, b) or (1 + E, K, b, C), before training and after E epochs
     finetuner: None if an earlier process finished the run and left only the logits
     """
 
@@ -192,7 +192,8 @@ def train(setup: Setup, run: Run, progress: ImageBar) -> Trained:
     checkpoint = read_checkpoint(path, run.epochs)
     if checkpoint is not None and run.watched is not None:
         count = run.logits_after(run.epochs if checkpoint.state["finished"] else checkpoint.state["epoch"])
-        check_logits(path, checkpoint.logits, (count, setup.study.config.members, len(run.watched)))
+        shape = (count, setup.study.config.members, *outputs_shape(run.watched))
+        check_logits(path, checkpoint.logits, shape)
         if checkpoint.state["finished"]:
             progress.advance(run.images * run.epochs)
             return Trained(checkpoint.logits.numpy(), None)
@@ -208,6 +209,12 @@ def train(setup: Setup, run: Run, progress: ImageBar) -> Trained:
     if run.watched is not None:
         _publish(path, {"logits": _stacked(logits)}, finetuner, finished=True)
     return Trained(np.array(logits), finetuner)
+
+
+def outputs_shape(patients: Patients) -> tuple[int, ...]:
+    """Return the shape of a member's outputs for these patients: (b,), or (b, C) if there are several."""
+    outputs = patients.outcome.outputs
+    return (len(patients),) if outputs == 1 else (len(patients), outputs)
 
 
 def _start(setup: Setup, run: Run) -> Finetuner:

@@ -204,6 +204,7 @@ def test_the_file_is_valid_and_describes_its_inputs(make_patients: MakePatients,
     onnx.checker.check_model(model, full_check=True)
     properties = {each.key: json.loads(each.value) for each in model.metadata_props}
     assert properties["class_names"] == ["reactive", "tumoral"] and properties["threshold"] == 0.4
+    assert properties["outcome"] == "binary"
     assert properties["metadata_columns"] == bundle.head.encoder.columns
     assert properties["metadata_encoder"] == json.loads(json.dumps(bundle.head.encoder.to_json()))
     assert [path.name for path in tmp_path.iterdir()] == ["head.onnx"]

@@ -14,10 +14,11 @@ import torch
 from support.commands import Command, Done, outcome
 from support.studies import Tiny
 
-from mil_toolkit import demo, estimator
+from mil_toolkit import MILClassifier, demo
 from mil_toolkit.backbones.embedder import Embedder
 from mil_toolkit.bundle import fit
 from mil_toolkit.core.errors import OutOfMemory
+from mil_toolkit.estimator import base
 from mil_toolkit.study import ablation, jobs, trial
 from mil_toolkit.training.finetune import Finetuner
 from mil_toolkit.training.procedure import run_trial
@@ -113,11 +114,11 @@ def test_the_demo_names_the_device(tiny: Tiny, tmp_path: Path, monkeypatch: Patc
 
 
 def test_an_estimator_names_its_parameters(make_patients: Callable[..., Any], monkeypatch: Patch) -> None:
-    monkeypatch.setattr(estimator, "run_trial", fail)
+    monkeypatch.setattr(base, "run_trial", fail)
     patients = make_patients(12)
     bags = [part.numpy() for part in patients.bags.instances.split(patients.bags.sizes.tolist())]
     with pytest.raises(OutOfMemory, match="smaller batch_size, or device='cpu'"):
-        estimator.MILClassifier(folds=2).fit(bags, patients.labels)
+        MILClassifier(folds=2).fit(bags, patients.labels)
 
 
 @dataclass(frozen=True)

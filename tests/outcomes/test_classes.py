@@ -347,12 +347,3 @@ def test_another_outcome_than_that_of_the_model_is_refused(
     options = ("--features", tiny.features, "--device", "cpu", "--output", tmp_path / "p.csv")
     done = command("predict", study / "model", own, *options)
     assert done.code == 3 and expected in done.err
-
-
-def test_what_needs_two_classes_is_refused(
-    study: Path, tiny: Tiny, toml: Path, command: Command, tmp_path: Path
-) -> None:
-    common = ("--study", study, "--features", tiny.features, "--device", "cpu")
-    for option in (("--finetune",), ("--onnx", tmp_path / "model.onnx")):
-        done = command("fit", toml, *common, "--output", tmp_path / "model", *option)
-        assert done.code == 2 and "Traceback" not in done.err

@@ -11,13 +11,10 @@ import pytest
 from scipy.special import expit
 from support.paths import installed
 
-from mil_toolkit.bundle.fit import fit as fit_bundle
+from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.cli import fit, predict, tune
 from mil_toolkit.cohort.cohort import read_cohort
-from mil_toolkit.config.finetune import FinetuneConfig
 from mil_toolkit.config.study import ThresholdRule
-from mil_toolkit.core.errors import UsageError
-from mil_toolkit.estimator import load_patients
 from mil_toolkit.evaluation.discrete_time import hazard_rows, to_intervals
 from mil_toolkit.evaluation.metrics import Predicted
 from mil_toolkit.evaluation.survival_metrics import grid_of
@@ -289,22 +286,21 @@ def test_options_of_classes_are_refused(
     assert expected in capsys.readouterr().err
 
 
-def test_the_export_to_onnx_is_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ("--features", "none", "--study", study, "--output", study.parent / "x", "--onnx")
-    assert run(fit, study.parent / "cohort.toml", *options) == 2
-    assert "A model of the outcome survival cannot be exported to ONNX" in capsys.readouterr().err
-
-
-def test_the_estimator_is_refused(study: Path) -> None:
+def test_the_exported_model_returns_the_rows_of_predictions(study: Path) -> None:
+    onnxruntime = installed("onnxruntime")
+    options = ("--features", "none", "--study", study, "--output", study.parent / "x", "--device", "cpu")
+    assert run(fit, study.parent / "cohort.toml", *options, "--onnx") == 0
+    table = pd.read_csv(study.parent / "p.csv")
+    session = onnxruntime.InferenceSession(
+        study.parent / "x" / "head.onnx", providers=["CPUExecutionProvider"]
+    )
+    columns = [output.name for output in session.get_outputs()]
+    assert columns == [name for name in table if name not in ("patient_id", "time", "event")]
     cohort = read_cohort(study.parent / "cohort.toml", images=False)
-    with pytest.raises(UsageError, match="the outcome survival has none"):
-        load_patients(cohort, None)
-
-
-def test_fine_tuning_is_refused(study: Path) -> None:
-    cohort = read_cohort(study.parent / "cohort.toml", images=False)
-    with pytest.raises(UsageError, match=r"--finetune needs an outcome of two classes .* survival"):
-        fit_bundle(cohort, None, study, study.parent / "y", "cpu", FinetuneConfig())
+    encoder = ModelBundle.load(study.parent / "x").head.encoder
+    for place, row in enumerate(encoder.encode(cohort.metadata).to_numpy(np.float32)[:5]):
+        outputs = np.concatenate(session.run(None, {"metadata": row}))
+        np.testing.assert_allclose(outputs, table.loc[place, columns].to_numpy(float), atol=1e-5)
 
 
 def test_a_challenge_file_of_classes_is_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,11 +80,6 @@ def test_a_study_of_a_number_goes_from_tune_to_predict(
     for word in ("Confusion matrix", "ROC curve", "True class", "threshold rule"):
         assert word not in page
 
-    refused = command("fit", numbers, "--study", study, *features, "--onnx")
-    assert refused.code == 2 and "number" in refused.err and "Traceback" not in refused.err
-    refused = command("fit", numbers, "--study", study, *features, "--finetune")
-    assert refused.code == 2 and "two classes" in refused.err and "Traceback" not in refused.err
-
 
 def test_equal_targets_are_refused_before_any_training(
     tiny: Tiny, edit_cohort: Edit, tmp_path: Path, command: Command

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.outcomes import OUTCOMES, with_outcome
 from support.studies import Tiny
 
 from mil_toolkit.backbones.backbones import build_backbone
@@ -27,9 +28,13 @@ from mil_toolkit.training.procedure import refit
 CONFIG = FinetuneConfig(epochs=2, backbone_rate=1e-3, chunk=8)
 
 
-def finetuner(tiny: Tiny, folder: Path, config: FinetuneConfig = CONFIG, **head: object) -> Finetuner:
+def finetuner(
+    tiny: Tiny, folder: Path, config: FinetuneConfig = CONFIG, outcome: str | None = None, **head: object
+) -> Finetuner:
     cohort = tiny.cohort.labelled().select(tiny.cohort.labelled().patient_ids[:10])
     patients = Patients.of(cohort, tiny.cache)
+    if outcome is not None:
+        patients = with_outcome(patients, OUTCOMES[outcome])
     settings = HeadConfig(**{"hidden": 8, "components": 16, "batch_size": 4} | head)  # type: ignore[arg-type]
     fitted = refit(patients, settings, epoch=2, member_count=3, seed=(1,))
     options = FinetunerOptions(config, (5,), torch.device("cpu"), folder)
@@ -38,14 +43,15 @@ def finetuner(tiny: Tiny, folder: Path, config: FinetuneConfig = CONFIG, **head:
     )
 
 
-def test_it_resumes_in_the_middle_of_an_epoch(tiny: Tiny, tmp_path: Path) -> None:
-    straight, stopped = finetuner(tiny, tmp_path), finetuner(tiny, tmp_path)
+@pytest.mark.parametrize("outcome", [None, *OUTCOMES])
+def test_it_resumes_in_the_middle_of_an_epoch(outcome: str | None, tiny: Tiny, tmp_path: Path) -> None:
+    straight, stopped = (finetuner(tiny, tmp_path, outcome=outcome) for _ in range(2))
     for _ in range(5):  # of three an epoch
         straight.advance()
     stopped.advance()
     stopped.advance()
     publish_tensors(tmp_path / "state.safetensors", stopped.tensors(), stopped.state())
-    resumed = finetuner(tiny, tmp_path)
+    resumed = finetuner(tiny, tmp_path, outcome=outcome)
     resumed.restore(*read_tensors(tmp_path / "state.safetensors"))
     for _ in range(3):
         resumed.advance()
@@ -85,13 +91,20 @@ def test_images_are_decoded_in_the_first_epoch_only(
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"instance_layers": 1, "pooling": "dsmil"}, {"pooling": "clam"}], ids=str
+    "changes",
+    [
+        {},
+        {"instance_layers": 1, "pooling": "dsmil"},
+        {"pooling": "clam"},
+        *({"outcome": name} for name in OUTCOMES),
+    ],
+    ids=str,
 )
 def test_bags_processed_one_after_the_other_are_one_mini_batch(
     changes: dict[str, object], tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = dict.fromkeys(("instance_dropout", "embedding_dropout", "instance_layer_dropout"), 0.0)
-    together, apart = (finetuner(tiny, tmp_path, **rates, **changes) for _ in range(2))
+    together, apart = (finetuner(tiny, tmp_path, **rates, **changes) for _ in range(2))  # type: ignore[arg-type]
     for each in (together, apart):
         # Augmentation would depend on the chunk in which an image is drawn.
         monkeypatch.setattr(finetune, "augment", lambda pixels, jitter, random: pixels)

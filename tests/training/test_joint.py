@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.outcomes import OUTCOMES, with_outcome
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -87,6 +88,22 @@ def test_every_trial_is_what_it_is_alone(changes: dict[str, object], make_patien
     for number, config in enumerate(trials):
         expected = alone(inputs, config, number, 3)
         torch.testing.assert_close(together[number], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["number", "logarithm"])
+def test_trials_of_numbers_are_what_they_are_alone(name: str, make_patients: MakePatients) -> None:
+    inputs, trials = Inputs(with_outcome(make_patients(), OUTCOMES[name]), TRAINS), configs()
+    assert all(joins(inputs, config) for config in trials)
+    population = begin(inputs, trials)
+    together = torch.stack([an_epoch(population) for _ in range(2)], 1)
+    for number, config in enumerate(trials):
+        torch.testing.assert_close(together[number], alone(inputs, config, number, 2), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["classes", "ordered", "survival"])
+def test_trials_with_several_outputs_are_trained_alone(name: str, make_patients: MakePatients) -> None:
+    inputs = Inputs(with_outcome(make_patients(), OUTCOMES[name]), TRAINS)
+    assert not any(joins(inputs, config) for config in configs())
 
 
 def test_bags_of_very_different_sizes_pad_each_other(make_patients: MakePatients) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.outcomes import OUTCOMES, with_outcome
 from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -57,6 +58,21 @@ def test_lockstep_training_equals_training_one_member_at_a_time(
         alone = weights_after(inputs, config, [member])
         for name, value in alone.items():
             torch.testing.assert_close(value[0], together[name][k], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"fusion": "concat"}, {"components": 0}, {"image_branch": False}], ids=str
+)
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_lockstep_training_of_every_outcome_equals_training_one_member_at_a_time(
+    name: str, changes: dict[str, object], make_patients: MakePatients
+) -> None:
+    config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
+    inputs = Inputs(with_outcome(make_patients(), OUTCOMES[name]), TRAINS)
+    together = weights_after(inputs, config, MEMBERS)
+    for k, member in enumerate(MEMBERS):
+        for parameter, value in weights_after(inputs, config, [member]).items():
+            torch.testing.assert_close(value[0], together[parameter][k], rtol=1e-3, atol=1e-4)
 
 
 def test_equal_seeds_give_identical_weights_and_other_seeds_do_not(make_patients: MakePatients) -> None:

@@ -24,6 +24,7 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from support.estimators import QUICK
 from support.studies import Tiny
 
 import mil_toolkit
@@ -35,17 +36,6 @@ from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.estimator import BagError
 from mil_toolkit.study.tune import tune
-from mil_toolkit.training.patients import Patients
-
-QUICK = {"epochs": 3, "folds": 2, "members": 2, "components": 16, "hidden": 32, "device": "cpu"}
-MakePatients = Callable[..., Patients]
-
-
-@pytest.fixture(name="X")
-def _table(make_patients: MakePatients) -> pd.DataFrame:
-    patients = make_patients(24, width=16)
-    bags = patients.bags.instances.split(patients.bags.sizes.tolist())
-    return patients.metadata.assign(bag=pd.Series([bag.numpy() for bag in bags], patients.metadata.index))
 
 
 @pytest.fixture(name="y")
@@ -173,12 +163,12 @@ def test_a_table_without_bags_is_metadata_only(X: pd.DataFrame, y: np.ndarray) -
 def test_groups_stay_in_one_inner_fold(
     X: pd.DataFrame, y: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mil_toolkit import estimator
+    from mil_toolkit.estimator import base
 
     splits: list[Any] = []
-    make_splits = estimator.make_splits
+    make_splits = base.make_splits
     monkeypatch.setattr(
-        estimator,
+        base,
         "make_splits",
         lambda *args, **options: splits.append(make_splits(*args, **options)) or splits[-1],
     )
@@ -265,8 +255,10 @@ def test_data_that_are_not_bags_are_refused(
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["a"] * 24, "labels of two classes; y holds 'a'"),
-        (list("abc") * 8, "y holds 'a', 'b', 'c'"),
+        (["a"] * 24, r"labels of two classes or more; y holds 'a' \(1 class"),
+        ([*range(24)], "the class with another"),
+        ([place + 0.5 for place in range(24)], "Unknown label type: continuous"),
+        ([*range(101)], r"at most 100 classes; y holds 0, .*, 8 and others \(101 classes"),
         ([None, "a"] * 12, "no label at 0, 2, 4, 6, 8 and 7 more"),
         (["a"] * 23 + ["b"], "the positive class has 1 patient,"),
     ],
