@@ -128,6 +128,11 @@ class Classes(Outcome):
         """A logit for each class."""
         return len(self._declared())
 
+    @property
+    def has_class_logits(self) -> bool:
+        """True: each output is the logit of a class."""
+        return True
+
     def fitted(self, targets: np.ndarray) -> "Classes":
         """Return the outcome itself."""
         return self
