@@ -30,8 +30,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "run_demo", partial(demo.run_demo, study=study))
     monkeypatch.setattr(demo, "EXTRACTION", replace(demo.EXTRACTION, image_size=32))
 
-    def draw(folder: Path) -> Path:
-        toml = draw_cohort(folder, patients=20, unlabelled=2, image_size=32, images=(4, 8))
+    def draw(folder: Path, outcome: str) -> Path:
+        toml = draw_cohort(folder, 20, 2, image_size=32, images=(4, 8), outcome=outcome)
         (folder / TRUTH).rename(folder / "hidden")  # hidden from every stage
         return toml
 
