@@ -14,8 +14,10 @@ from mil_toolkit import demo
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.cohort.synthetic import TRUTH, draw_cohort
+from mil_toolkit.cohort.synthetic_outcomes import CLASS_NAMES
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.demo import AttentionCheck, check_attention
+from mil_toolkit.study import variants
 from mil_toolkit.study.tables import outer_attention
 
 QUICK = {"epochs": (2,), "hidden": (32,)}
@@ -86,6 +88,65 @@ def test_an_interrupted_demo_is_resumed_reports_all_places_and_reads_the_truth_l
     assert (places["study"] / "ablation" / "scores.json").is_file()
     assert check["patients"] == 12 and 0 <= check["low"] <= check["auc"] <= check["high"] <= 1
     assert "No efficientnet_lite0 here" in done.err and "seeded random weights" in done.err
+
+
+@pytest.fixture(name="smaller")
+def _smaller(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small demo with fewer models, of which more epochs are trained."""
+    settings = demo.STUDY.settings | {"pooling": ("gated-attention",), "hidden": (32,), "epochs": (15,)}
+    quick = replace(demo.STUDY, trials=1, folds=2, outer_folds=2, members=1, settings=settings)
+    monkeypatch.setattr(demo, "run_demo", partial(demo.run_demo.func, study=quick))  # type: ignore[attr-defined]
+    kept = {name: variants.VARIANTS[name] for name in ("full", "metadata-only", "pooling-mean")}
+    monkeypatch.setattr(variants, "VARIANTS", kept)
+
+    def draw(folder: Path, outcome: str) -> Path:
+        toml = draw_cohort(folder, 36, 2, image_size=40, images=(6, 9), outcome=outcome)
+        (folder / TRUTH).rename(folder / "hidden")
+        return toml
+
+    monkeypatch.setattr(demo, "draw_cohort", draw)
+
+
+@pytest.mark.usefixtures("smaller")
+def test_the_attention_of_each_class_finds_its_morphology(tmp_path: Path, command: Command) -> None:
+    options = ("--outcome", "classes", "--output", tmp_path / "demo", "--device", "cpu")
+    done = command("demo", *options, "--json")
+    assert done.code == 0, done.err
+    checks = done.json["attention_found"]
+    assert list(checks) == list(CLASS_NAMES)
+    for check in checks.values():
+        assert check["auc"] > 0.95 and check["patients"] >= 10
+    attention = pd.read_csv(done.json["attention"])
+    assert [name for name in attention if name.startswith("attention:")] == [
+        f"attention:{name}" for name in CLASS_NAMES
+    ]
+    assert set(pd.read_csv(done.json["submission"])["LABEL"]) <= set(CLASS_NAMES)
+    assert "Highest attention for blastoid" in Path(done.json["report"]).read_text()
+    other = command("demo", "--outcome", "number", "--output", tmp_path / "demo")
+    assert other.code == 2 and "already exists and is not an empty folder" in other.err
+
+
+@pytest.mark.usefixtures("smaller")
+@pytest.mark.parametrize(
+    ("outcome", "metrics", "words"),
+    [
+        ("ordered", ("balanced accuracy", "macro AUC"), "follows from the share of a patient's images"),
+        ("number", ("MAE", "concordance"), "follows from the share of a patient's images"),
+        ("survival", ("Harrell's C",), "The true risk has a Harrell's C of 0."),
+    ],
+)
+def test_the_demo_runs_all_commands_on_other_outcomes(
+    outcome: str, metrics: tuple[str, ...], words: str, tmp_path: Path, command: Command
+) -> None:
+    done = command("demo", "--outcome", outcome, "--output", tmp_path / "demo", "--device", "cpu")
+    assert done.code == 0, done.err
+    assert words in done.out and "only your own study can show it" in done.out
+    (mean_pooling,) = (line for line in done.out.split("\n") if line.startswith("With mean pooling"))
+    assert mean_pooling.count("against the full model") == len(metrics)
+    assert all(metric in mean_pooling for metric in metrics)
+    places = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert {"predictions.csv", "attention.csv", "truth.csv"} <= places
+    assert ("submission.csv" in places) == ("submission:" in done.out) == (outcome != "survival")
 
 
 def test_the_demo_does_not_touch_other_folders(tmp_path: Path, command: Command) -> None:
