@@ -117,7 +117,7 @@ def test_the_attention_of_each_class_finds_its_morphology(tmp_path: Path, comman
     for check in checks.values():
         assert check["auc"] > 0.95 and check["patients"] >= 10
     attention = pd.read_csv(done.json["attention"])
-    assert [name for name in attention if name.startswith("attention:")] == [
+    assert [name for name in map(str, attention) if name.startswith("attention:")] == [
         f"attention:{name}" for name in CLASS_NAMES
     ]
     assert set(pd.read_csv(done.json["submission"])["LABEL"]) <= set(CLASS_NAMES)

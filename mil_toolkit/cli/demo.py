@@ -11,6 +11,9 @@ from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.evaluation.records import Estimate, Score
 from mil_toolkit.evaluation.words import metric_words, number, with_interval
 
+if TYPE_CHECKING:
+    from mil_toolkit.demo import AttentionCheck, Demo
+
 _SHARE = (
     "The target of the synthetic cohort follows from the share of a patient's images that show the tumoral"
     " morphology (truth.csv, which no stage reads), and from nothing else."
@@ -18,9 +21,6 @@ _SHARE = (
 _LIMITS = (
     "This shows that the procedure works on synthetic images. On your data, only your own study can show it."
 )
-
-if TYPE_CHECKING:
-    from mil_toolkit.demo import AttentionCheck, Demo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +62,10 @@ def _truth_data(demo: "Demo") -> dict[str, Json]:
     truth = demo.truth
     if truth.concordance is not None:
         return {"true_concordance": to_json(truth.concordance)}
-    return {"attention_found": to_json(truth.attention or dict(truth.classes)) or None}
+    if truth.attention is not None:
+        return {"attention_found": to_json(truth.attention)}
+    classes: dict[str, Json] = {name: to_json(check) for name, check in truth.classes.items()}
+    return {"attention_found": classes} if classes else {}
 
 
 def _places(demo: "Demo") -> dict[str, Path]:
