@@ -2,7 +2,8 @@
 
 import io
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +15,23 @@ from mil_toolkit.bundle.fit import fit
 from mil_toolkit.bundle.outputs import attention_output, prediction_output, submission_output
 from mil_toolkit.bundle.predict import Predictions, predict, write_submission
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
-from mil_toolkit.cohort.synthetic import COHORT_TOML, TRUTH, draw_cohort
+from mil_toolkit.cohort.synthetic import TRUTH, cohort_toml, draw_cohort
+from mil_toolkit.cohort.synthetic_outcomes import log_hazard
 from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.config.run import RunConfig
 from mil_toolkit.config.study import StudyConfig
+from mil_toolkit.config.tunable import Settings
 from mil_toolkit.core.errors import DataError, OutOfMemory, UsageError
 from mil_toolkit.core.outputs import check_outputs
 from mil_toolkit.core.reading import MEBIBYTE, read_input
-from mil_toolkit.evaluation.intervals import draw_patients, percentile_interval
+from mil_toolkit.evaluation.intervals import draw_patients, percentile_interval, scores_with_intervals
+from mil_toolkit.evaluation.records import Score
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
+from mil_toolkit.outcomes.survival import Survival
 from mil_toolkit.report.page import write_report
 from mil_toolkit.study.ablation import Ablation, ablate
-from mil_toolkit.study.tables import outer_attention, publish_table
+from mil_toolkit.study.tables import class_column, outer_attention, publish_table, read_predictions
 from mil_toolkit.study.tune import Tuned, tune
 
 EXTRACTION = ExtractionConfig("efficientnet_lite0", image_size=96)
@@ -34,21 +39,23 @@ WITHOUT_WEIGHTS = "resnet18"  # with random weights, its embeddings still distin
 STUDY = StudyConfig(
     trials=5, outer_folds=3, folds=3, members=3, settings={"pooling": ("attention", "gated-attention")}
 )
+OWN_SETTINGS: Mapping[str, Settings] = {"classes": {"attention_heads": ("classes",)}}  # by outcome
 _FILE_LIMIT = 64 * MEBIBYTE  # of each file of the synthetic cohort
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class AttentionCheck:
-    """How well attention separates the tumoral images of tumoral patients from their other images.
+    """How well attention separates the images of a morphology, such as the tumoral one, from all others.
 
     The attention is that of models that did not see the patient during training.
 
-    auc: share of pairs of a tumoral and another image of the same patient in which the tumoral one has more
-        attention, ties counting half, averaged over patients; 0.5 by chance, and for equal attention
+    auc: share of pairs of an image of the morphology and another image of the same patient in which the first
+        one has more attention, ties counting half, averaged over patients; 0.5 by chance, and for equal
+        attention
     low, high: 95 % interval of `auc` over patients
-    first: number of patients whose image of highest attention is tumoral; by_chance: its expectation for an
-        image drawn at random
+    first: number of patients whose image of highest attention shows the morphology; by_chance: its
+        expectation for an image drawn at random
     patients: number of patients compared
     """
 
@@ -61,29 +68,49 @@ class AttentionCheck:
 
 
 @dataclass(frozen=True)
+class Truth:
+    """How the results compare with what is known of the synthetic patients.
+
+    attention: of two classes, on tumoral images; classes: of several, by the name of the class, the attention
+        of the class on images of its morphology
+    concordance: of survival, Harrell's C of the true risk on the held-out patients, which no model exceeds
+        but by chance
+    """
+
+    attention: AttentionCheck | None = None
+    classes: Mapping[str, AttentionCheck] = field(default_factory=dict)
+    concordance: Score | None = None
+
+
+@dataclass(frozen=True)
 class Demo:
-    """The results of the demo, and where they are."""
+    """The results of the demo, and where they are; an outcome without a challenge file has no submission."""
 
     cohort: Path
     features: Path
     tuned: Tuned
     ablation: Ablation
-    attention_check: AttentionCheck
+    truth: Truth
     bundle: Path
     predictions: Path
-    submission: Path
+    submission: Path | None
     attention: Path
     report: Path
 
 
-def run_demo(output: Path, study: StudyConfig = STUDY, device: str = "auto") -> Demo:
+def run_demo(output: Path, study: StudyConfig = STUDY, device: str = "auto", outcome: str = "binary") -> Demo:
     """Draw a synthetic cohort into `output`, then extract, tune, ablate, fit, predict and report there.
 
+    outcome: the kind of outcome, a key of `SYNTHETIC_OUTCOMES`
+
     A demo that was interrupted is resumed: finished drawing, embedding and tuning is not repeated. Raises
-    UsageError where `output` exists, is not empty and does not come from a demo.
+    UsageError where `output` exists, is not empty and does not come from a demo of this outcome, and where
+    an extra is missing that the outcome needs.
     """
-    cohort = _cohort(output)
+    cohort = _cohort(output, outcome)
     _check_outputs(output, cohort)
+    cohort.outcome.check_rule(cohort.labelled().labels, study.threshold_rule, None)
+    study = replace(study, settings={**study.settings, **OWN_SETTINGS.get(outcome, {})})
     cache = _extract(cohort, output, device)
     logger.info("Tuning, with %s outer folds ...", study.outer_folds)
     how = RunConfig(workers=None)  # as many searches at once as cores allow
@@ -97,20 +124,32 @@ def run_demo(output: Path, study: StudyConfig = STUDY, device: str = "auto") -> 
     written = _write(output, predicted, cohort)
     attention = outer_attention(folder)
     assert attention is not None  # its poolings look at images
-    check = check_attention(attention, pd.read_csv(io.BytesIO(read_input(output / TRUTH, _FILE_LIMIT))))
+    known = pd.read_csv(io.BytesIO(read_input(output / TRUTH, _FILE_LIMIT)))
+    truth = _compare(attention, known, cohort, tuned)
     report = write_report(folder).path
-    return Demo(cohort.source, cache.folder, tuned, ablation, check, bundle, *written, report)
+    return Demo(cohort.source, cache.folder, tuned, ablation, truth, bundle, *written, report)
 
 
-def _cohort(output: Path) -> Cohort:
+def _compare(attention: pd.DataFrame, known: pd.DataFrame, cohort: Cohort, tuned: Tuned) -> Truth:
+    """Compare the results of the outer models with the truth; known: its table, see `TRUTH`."""
+    if cohort.outcome.kind == "binary":
+        return Truth(check_attention(attention, known))
+    if cohort.outcome.kind == "classes":
+        return Truth(classes=check_classes(attention, known, cohort))
+    if isinstance(cohort.outcome, Survival):
+        return Truth(concordance=true_concordance(tuned, known, cohort))
+    return Truth()  # the target is what is known
+
+
+def _cohort(output: Path, outcome: str) -> Cohort:
     """Return the demo's cohort, which is drawn unless it is there already."""
     toml = output / "cohort.toml"
-    return read_cohort(toml if _is_drawn(toml) else draw_cohort(output))
+    return read_cohort(toml if _is_drawn(toml, outcome) else draw_cohort(output, outcome=outcome))
 
 
-def _is_drawn(toml: Path) -> bool:
+def _is_drawn(toml: Path, outcome: str) -> bool:
     try:
-        return read_input(toml, _FILE_LIMIT) == COHORT_TOML.encode()
+        return read_input(toml, _FILE_LIMIT) == cohort_toml(outcome).encode()
     except (OSError, DataError):
         return False
 
@@ -118,12 +157,15 @@ def _is_drawn(toml: Path) -> bool:
 def _check_outputs(output: Path, cohort: Cohort) -> None:
     """Raise UsageError for files in the places of the demo's tables that it did not write."""
     predictions, submission, attention = _tables(output)
-    outputs = (
-        prediction_output(predictions),
-        submission_output(submission, cohort),
-        attention_output(attention),
-    )
+    outputs = [prediction_output(predictions, cohort.outcome.scoring), attention_output(attention)]
+    if _has_submission(cohort):
+        outputs.append(submission_output(submission, cohort))
     check_outputs({str(each.path): each for each in outputs})
+
+
+def _has_submission(cohort: Cohort) -> bool:
+    """Return whether a challenge file can hold the outcome: as a class, or as a single number."""
+    return bool(cohort.outcome.class_names) or len(cohort.outcome.scoring.values) == 1
 
 
 def _tables(output: Path) -> tuple[Path, Path, Path]:
@@ -140,14 +182,15 @@ def _extract(cohort: Cohort, output: Path, device: str) -> FeatureCache:
         raise OutOfMemory(error.situation, "Use --device cpu.") from None
 
 
-def _write(output: Path, predicted: Predictions, cohort: Cohort) -> tuple[Path, Path, Path]:
+def _write(output: Path, predicted: Predictions, cohort: Cohort) -> tuple[Path, Path | None, Path]:
     """Write predictions, challenge file and attention; return their paths."""
     predictions, submission, attention = _tables(output)
     publish_table(predictions, predicted.table)
-    write_submission(submission, predicted.table, cohort)
+    if _has_submission(cohort):
+        write_submission(submission, predicted.table, cohort)
     assert predicted.attention is not None
     publish_table(attention, predicted.attention)
-    return predictions, submission, attention
+    return predictions, submission if _has_submission(cohort) else None, attention
 
 
 def _with_weights(config: ExtractionConfig) -> ExtractionConfig:
@@ -182,3 +225,35 @@ def check_attention(attention: pd.DataFrame, truth: pd.DataFrame) -> AttentionCh
     return AttentionCheck(
         float(aucs.mean()), *percentile_interval(draws), int(sum(first)), float(by_chance), len(bags)
     )
+
+
+def check_classes(attention: pd.DataFrame, truth: pd.DataFrame, cohort: Cohort) -> dict[str, AttentionCheck]:
+    """Compare the attention of each class with the images of its morphology, over the patients of the class.
+
+    attention: with a column for each class; truth: see `check_attention`
+    """
+    labelled, checks = cohort.labelled(), dict[str, AttentionCheck]()
+    for number, name in enumerate(cohort.class_names):
+        patients = np.array(labelled.patient_ids)[labelled.labels == number]
+        own = attention[attention["patient_id"].isin(patients)]
+        checks[name] = check_attention(own.assign(attention=own[class_column(name)]), truth)
+    return checks
+
+
+def true_concordance(tuned: Tuned, truth: pd.DataFrame, cohort: Cohort) -> Score:
+    """Return Harrell's C of the true risk at the horizon, on the held-out patients of a study of survival.
+
+    truth: see `check_attention`
+    """
+    outcome = tuned.study.outcome
+    assert isinstance(outcome, Survival)
+    table = tuned.study.table(read_predictions(tuned.study.final.predictions))
+    shares = truth.groupby("patient")["signal"].mean()
+    ages = cohort.metadata["age"]
+    risks = [
+        1 - np.exp(-outcome.by * np.exp(log_hazard(shares[patient], ages[patient])))
+        for patient in table.patient_ids
+    ]
+    values = table.probabilities.copy()
+    values[..., 0] = risks
+    return scores_with_intervals(replace(table, probabilities=values))["concordance_harrell"]

@@ -70,7 +70,7 @@ class ModelBundle:
 
         predictions: of B patients, from the mean logit of the members
         spread: standard deviation of the members' own values, in the shape of the values
-        attention: (N,), or None without images
+        attention: (N,), or (N, C) if each class has its own; None without images
         """
         logits, weights = self.head.apply(patients, attention)
         spread = self.decision.predict(logits).values.std(0)

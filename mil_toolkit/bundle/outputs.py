@@ -13,7 +13,11 @@ from mil_toolkit.core.reading import MEBIBYTE, read_input
 from mil_toolkit.evaluation.scoring import BINARY, Scoring
 
 SUBMISSION_HEADER = ("ID", "LABEL")
-_ATTENTION = b"patient_id,image,attention\n"
+_ATTENTION = (
+    b"patient_id,image,attention\n",
+    b"patient_id,image,attention,attention:",  # of a class
+    b'patient_id,image,attention,"attention:',  # of a class whose name needs quotes
+)
 _SUBMISSION_LIMIT = 64 * MEBIBYTE
 
 
@@ -24,12 +28,16 @@ def prediction_output(path: Path, scoring: Scoring = BINARY) -> Output:
 
 def attention_output(path: Path) -> Output:
     """Return the table of attention to write, which is known by its header."""
-    return Output(path, "a table of attention", partial(starts_with, start=_ATTENTION))
+    return Output(path, "a table of attention", _has_attention)
 
 
 def submission_output(path: Path, cohort: Cohort, header: Sequence[str] = SUBMISSION_HEADER) -> Output:
     """Return the challenge file to write, which is known by its header, patients and predictions."""
     return Output(path, "a challenge file", partial(_is_submission, cohort=cohort, header=header))
+
+
+def _has_attention(path: Path) -> bool:
+    return any(starts_with(path, start) for start in _ATTENTION)
 
 
 def _has_predictions(path: Path, scoring: Scoring) -> bool:

@@ -47,8 +47,9 @@ class Predictions:
 
     table: `patient_id`, `probability`, `prediction` (0 or 1), `spread` (standard deviation over members), and
         `label` where any label is known
-    attention: `patient_id`, `image`, `attention` (sums to one within each patient); None without images, and
-        where it was not asked for
+    attention: `patient_id`, `image`, `attention` (sums to one within each patient), and with class-wise
+        attention that of each class, see `attention_table`; None without images, and where it was not asked
+        for
     validation: scores on the labelled patients that the model was not fitted on; None unless both classes are
         among them
     training: the same for the patients that it was, or may have been, fitted on; optimistic, since the model
@@ -107,7 +108,8 @@ def predict(
         for name, targets in scoring.target_columns(patients.labels).items():
             column = pd.Series(targets).where(known)
             table[name] = column.astype("Int64") if targets.dtype.kind == "i" else column
-    predictions = Predictions(table, attention_table(patients, weights))
+    class_names = bundle.about.predicted.class_names
+    predictions = Predictions(table, attention_table(patients, weights, class_names))
     grouped = table if patients.groups is None else table.assign(group=patients.groups)
     return _scored(bundle, predictions, grouped[known], next(iter(caches), None))
 

@@ -78,6 +78,8 @@ class Cell:
 SMALL = Cell((0.125, 0.15), 0.16, 0.05, 0.05, False, (74, 44, 112), (168, 168, 214), 14)
 ACTIVATED = Cell((0.145, 0.185), 0.6, 0.13, 0.09, False, (92, 60, 134), (186, 196, 230), 16)
 TUMORAL = Cell((0.19, 0.235), 0.14, 0.06, 0.10, True, (150, 84, 152), (160, 164, 214), 26)
+PLASMACYTOID = Cell((0.115, 0.14), 1.05, 0.05, 0.05, False, (92, 36, 104), (112, 118, 200), 22)
+BLASTOID = Cell((0.185, 0.225), 0.08, 0.05, 0.06, False, (122, 72, 176), (108, 116, 206), 6)
 
 
 def _paint_lymphocyte(pixels: np.ndarray, cell: Cell, smear: Smear, generator: np.random.Generator) -> None:

@@ -13,32 +13,26 @@ from pathlib import Path
 import numpy as np
 
 from mil_toolkit.cohort.kinds import DAYS_PER_YEAR
-from mil_toolkit.cohort.smears import ACTIVATED, SMALL, TUMORAL, draw_image, draw_smear
+from mil_toolkit.cohort.smears import ACTIVATED, SMALL, Cell, draw_image, draw_smear
+from mil_toolkit.cohort.synthetic_outcomes import SYNTHETIC_OUTCOMES, Profile, SyntheticOutcome, Traits
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.files import publish, report_write_errors
 from mil_toolkit.core.outputs import published_folder
 
 logger = logging.getLogger(__name__)
-TUMORAL_PATIENTS = 0.6  # share of all patients
-TUMORAL_IMAGES = (0.03, 0.12)  # share of a tumoral patient's images that show the tumoral morphology
-BAG_SIZES = (2.5, 2)  # beta distribution of tumoral patients' bag sizes; reversed for reactive ones
 MISSING_SHARE = 0.04  # share of the sexes and lymphocyte counts that are missing
 REFERENCE = date(2020, 12, 31)
 TRUTH = "truth.csv"  # next to cohort.toml: `patient`, `image`, `signal`; no stage reads it
-COHORT_TOML = """\
+_COHORT_TOML = """\
 # Synthetic: drawn by mil_toolkit, without any real patient.
-# truth.csv says which images show the tumoral morphology; no command reads it.
+# truth.csv says which images show {truth}; no command reads it.
 
 [cohort]
 name = "synthetic"
 table = "patients.csv"
 images = ["images"]            # one folder per patient
 id = "ID"
-label = "DIAGNOSIS"
-positive = "tumoral"
-negative = "reactive"
-unlabelled = ""                # an empty cell: predicted, never used for training
-
+{declaration}
 [metadata.age]
 column = "BIRTH"
 kind = "birth-date"
@@ -60,18 +54,29 @@ stratify = ["label"]
 """
 
 
+def cohort_toml(outcome: str = "binary") -> str:
+    """Return the text of cohort.toml for a kind of outcome, a key of `SYNTHETIC_OUTCOMES`."""
+    drawn = SYNTHETIC_OUTCOMES[outcome]
+    return _COHORT_TOML.format(truth=drawn.truth, declaration=drawn.declaration)
+
+
+COHORT_TOML = cohort_toml()
+
+
 @dataclass(frozen=True)
 class _Patient:
     """A drawn patient.
 
     row: the patient's row of the table
-    signals: whether each image shows the tumoral morphology
+    cell: the kind of cell that `signals` refer to
+    signals: whether each image shows it
     activated: share of the other images that show an activated lymphocyte, which is large too but carries no
         signal
     """
 
     name: str
     row: tuple[str, ...]
+    cell: Cell
     signals: tuple[bool, ...]
     activated: float
 
@@ -83,16 +88,20 @@ def draw_cohort(
     seed: int = 0,
     image_size: int = 96,
     images: tuple[int, int] = (12, 28),
+    outcome: str = "binary",
 ) -> Path:
     """Draw a cohort of `patients` labelled and `unlabelled` further patients into a folder.
 
-    Three in five patients are tumoral, and a few of their images show the tumoral morphology: a large, cleft
-    nucleus of coarse chromatin with a nucleolus. All other images show small lymphocytes or, in a share that
-    differs between patients, activated ones, which are large too but carry no signal. Age and lymphocyte
-    count carry part of the signal, the bag size a little, sex none. The same arguments give the same bytes.
+    Some images of a patient show a morphology on which the outcome depends, see `SYNTHETIC_OUTCOMES`. All
+    other images show small lymphocytes or, in a share that differs between patients, activated ones, which
+    are large too but carry no signal. Of two classes, three in five patients are tumoral, and a few of their
+    images show the tumoral morphology: a large, cleft nucleus of coarse chromatin with a nucleolus. Age and
+    lymphocyte count carry part of the signal, the bag size a little, sex none. The same arguments give the
+    same bytes.
 
     image_size: side of the images in pixels
     images: fewest and most images of a patient
+    outcome: a key of `SYNTHETIC_OUTCOMES`
 
     Returns the path of the cohort.toml. Raises UsageError if `folder` exists and is not empty, or cannot be
     written; an interrupted run leaves nothing under its name.
@@ -103,7 +112,8 @@ def draw_cohort(
         )
     logger.info("Drawing a cohort of %d patients into %s ...", patients + unlabelled, folder)
     with published_folder(folder, "a synthetic cohort", _names) as draft, report_write_errors(folder):
-        _draw_into(draft, patients, unlabelled, np.random.default_rng(seed), image_size, images)
+        generator = np.random.default_rng(seed)
+        _draw_into(draft, patients, unlabelled, generator, image_size, images, outcome)
     return folder / "cohort.toml"
 
 
@@ -119,19 +129,21 @@ def _draw_into(
     generator: np.random.Generator,
     image_size: int,
     images: tuple[int, int],
+    outcome: str,
 ) -> None:
-    drawn = _draw_patients(patients, unlabelled, generator, images)
+    kind = SYNTHETIC_OUTCOMES[outcome]
+    drawn = _draw_patients(kind, patients, unlabelled, generator, images)
     for patient in drawn:
         _draw_bag(folder / "images" / patient.name, patient, generator, image_size)
     rows = (patient.row for patient in drawn)
-    publish(folder / "patients.csv", _csv(("ID", "DIAGNOSIS", "SEX", "BIRTH", "LYMPHOCYTES"), rows))
+    publish(folder / "patients.csv", _csv(("ID", *kind.columns, "SEX", "BIRTH", "LYMPHOCYTES"), rows))
     truth = (
         (patient.name, _image_name(image), str(int(signal)))
         for patient in drawn
         for image, signal in enumerate(patient.signals)
     )
     publish(folder / TRUTH, _csv(("patient", "image", "signal"), truth))
-    publish(folder / "cohort.toml", COHORT_TOML.encode())
+    publish(folder / "cohort.toml", cohort_toml(outcome).encode())
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
@@ -145,42 +157,56 @@ def _image_name(image: int) -> str:
 
 
 def _draw_patients(
-    patients: int, unlabelled: int, generator: np.random.Generator, images: tuple[int, int]
+    kind: SyntheticOutcome,
+    patients: int,
+    unlabelled: int,
+    generator: np.random.Generator,
+    images: tuple[int, int],
 ) -> list[_Patient]:
-    tumoral = np.concatenate([_draw_labels(patients, generator), _draw_labels(unlabelled, generator)])
+    profiles = np.concatenate([_draw_profiles(kind, count, generator) for count in (patients, unlabelled)])
     return [
-        _draw_patient(f"P{number:03d}", bool(label), number <= patients, generator, images)
-        for number, label in enumerate(tumoral, start=1)
+        _draw_patient(f"P{number:03d}", kind, profile, number <= patients, generator, images)
+        for number, profile in enumerate(profiles.tolist(), start=1)
     ]
 
 
-def _draw_labels(patients: int, generator: np.random.Generator) -> np.ndarray:
-    return generator.permutation(np.arange(patients) < round(TUMORAL_PATIENTS * patients))
+def _draw_profiles(kind: SyntheticOutcome, patients: int, generator: np.random.Generator) -> np.ndarray:
+    """Return the number of each patient's profile, in random order."""
+    ends = np.round(np.cumsum(kind.shares) * patients).astype(int)
+    return generator.permutation(np.searchsorted(ends, np.arange(patients), side="right"))
 
 
 def _draw_patient(
-    name: str, tumoral: bool, labelled: bool, generator: np.random.Generator, images: tuple[int, int]
+    name: str,
+    kind: SyntheticOutcome,
+    number: int,
+    labelled: bool,
+    generator: np.random.Generator,
+    images: tuple[int, int],
 ) -> _Patient:
-    age = np.clip(generator.normal(*((66, 14) if tumoral else (50, 17))), 18, 95)
-    count = math.exp(generator.normal(*((2.6, 0.7) if tumoral else (2.0, 0.4))))
+    profile = kind.profiles[number]
+    age = float(np.clip(generator.normal(*profile.age), 18, 95))
+    count = math.exp(generator.normal(*profile.log_count))
     sex = generator.choice(["F", "M"])
     birth = REFERENCE - timedelta(days=round(age * DAYS_PER_YEAR))
     sex_missing, count_missing = generator.random(2) < MISSING_SHARE
+    signals, activated = _draw_signals(profile, generator, images), generator.beta(1, 1.5)
+    cells = kind.cells(Traits(number, float(np.mean(signals)), age), generator)
     row = (
         name,
-        ("tumoral" if tumoral else "reactive") if labelled else "",
+        *(cells if labelled else [""] * len(cells)),
         "" if sex_missing else str(sex),
         birth.strftime("%d/%m/%Y"),
         "NA" if count_missing else f"{count:.1f}",
     )
-    return _Patient(name, row, _draw_signals(tumoral, generator, images), generator.beta(1, 1.5))
+    return _Patient(name, row, profile.cell, signals, activated)
 
 
-def _draw_signals(tumoral: bool, generator: np.random.Generator, images: tuple[int, int]) -> tuple[bool, ...]:
-    size = images[0] + round(
-        (images[1] - images[0]) * generator.beta(*(BAG_SIZES if tumoral else BAG_SIZES[::-1]))
-    )
-    shown = math.ceil(size * generator.uniform(*TUMORAL_IMAGES)) if tumoral else 0
+def _draw_signals(
+    profile: Profile, generator: np.random.Generator, images: tuple[int, int]
+) -> tuple[bool, ...]:
+    size = images[0] + round((images[1] - images[0]) * generator.beta(*profile.sizes))
+    shown = math.ceil(size * generator.uniform(*profile.signal)) if any(profile.signal) else 0
     return tuple(generator.permutation(np.arange(size) < shown).tolist())
 
 
@@ -189,5 +215,5 @@ def _draw_bag(folder: Path, patient: _Patient, generator: np.random.Generator, i
     smear = draw_smear(generator)
     for image, signal in enumerate(patient.signals):
         activated = not signal and generator.random() < patient.activated
-        cell = TUMORAL if signal else ACTIVATED if activated else SMALL
+        cell = patient.cell if signal else ACTIVATED if activated else SMALL
         draw_image(cell, smear, generator, image_size).save(folder / _image_name(image), quality=90)

@@ -21,6 +21,11 @@ POOLING_NAMES = (
 
 SUPERVISED_POOLINGS = ("dsmil", "clam")  # which predict instances as well
 
+CLASSWISE_POOLINGS = ("attention", "gated-attention", "top-k", "transformer")
+"""The poolings that can have an attention for each class."""
+
+ATTENTION_HEADS_NAMES = ("shared", "classes")
+
 ACTIVATION_NAMES = ("relu", "gelu")
 
 METADATA_BRANCH_NAMES = ("mlp", "direct", "none")
@@ -143,6 +148,17 @@ class HeadConfig:
                     "clam",
                 )
             },
+        ),
+    )
+    attention_heads: str = tunable_field(
+        "shared",
+        Tunable(
+            "shared: one attention for all classes; classes: each class has its own attention, and its logit"
+            " depends on the embedding that it pools",
+            choices=ATTENTION_HEADS_NAMES,
+            needs={"pooling": CLASSWISE_POOLINGS},
+            of_classes=True,
+            is_later=True,
         ),
     )
     features: str = tunable_field(

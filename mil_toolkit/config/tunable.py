@@ -25,6 +25,7 @@ class Tunable:
     needs: values of other fields without which this one has no effect, so that a search does not suggest it
     maximum_excluded: whether `maximum` itself is not allowed
     joins_views: whether it has an effect only on several views that are used together
+    of_classes: whether it has an effect only on a head with a logit for each of several classes
     is_later: whether studies of older versions lack it; the description of a study leaves it out where the
         study's search does not vary it
     """
@@ -40,6 +41,7 @@ class Tunable:
     maximum: float = math.inf
     maximum_excluded: bool = False
     joins_views: bool = False
+    of_classes: bool = False
     is_later: bool = False
 
     @property

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mil_toolkit.config.head import HeadConfig
+from mil_toolkit.config.head import CLASSWISE_POOLINGS, HeadConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.model.instances import Instances
 from mil_toolkit.model.layers import Dropout, Linear, keep_all
@@ -60,8 +60,17 @@ class MetadataDirect(nn.Identity):
 METADATA_BRANCHES = {"mlp": MetadataMLP, "direct": MetadataDirect, "none": None}
 
 
+def attention_heads(config: HeadConfig, outputs: int) -> int:
+    """Return the number of attention heads of a model: one, or one for each of its outputs."""
+    is_classwise = config.attention_heads == "classes" and config.pooling in CLASSWISE_POOLINGS
+    return outputs if is_classwise else 1
+
+
 class MILModel(nn.Module):
     """K heads side by side, one per member; a single model has K = 1.
+
+    With class-wise attention (`HeadConfig.attention_heads`), each output is a linear function of what its own
+    attention pools, and of the metadata, as in CLAM-MB (Lu et al. 2021) and SCEMILA (Hehr et al. 2023).
 
     embedding_width: D of the projected embeddings, 0 without images
     metadata_width: M encoded columns, 0 without metadata
@@ -93,7 +102,8 @@ class MILModel(nn.Module):
         has_layers = images and config.instance_layers > 0
         self.network = InstanceNetwork(widths, config, generators) if has_layers else None
         widths = widths if self.network is None else self.network.output_widths
-        self.pooling = pooling_of(widths, config, generators) if images else None
+        self.attention_heads = attention_heads(config, outputs) if images else 1
+        self.pooling = pooling_of(widths, config, generators, self.attention_heads) if images else None
         self.branch = branch(metadata_width, config, generators) if branch else None
         image_width = self.pooling.width if self.pooling else 0
         branch_width = self.branch.width if self.branch else 0
@@ -118,7 +128,9 @@ class MILModel(nn.Module):
     @property
     def bag_dropouts(self) -> list[tuple[int, float]]:
         """Number of columns and rate of each dropout of the bags and their metadata, in order."""
-        of_bags = [] if self.pooling is None else [(self.pooling.width, self.config.embedding_dropout)]
+        rate, of_bags = self.config.embedding_dropout, list[tuple[int, float]]()
+        if self.pooling is not None:
+            of_bags = [(self.attention_heads * self.pooling.width, rate)]
         of_metadata = [] if self.branch is None else self.branch.dropouts
         return [*of_bags, *of_metadata]
 
@@ -143,18 +155,22 @@ class MILModel(nn.Module):
         if self.pooling is not None:
             assert bags is not None
             pooled, terms = self._pool(bags, metadata.shape[1], dropout)
-            parts.append(dropout(pooled, self.config.embedding_dropout))
+            columns = dropout(pooled.flatten(2), self.config.embedding_dropout)
+            parts.append(columns.view(pooled.shape))
         if self.branch is not None:
             parts.append(self.branch(metadata, dropout))
         if not self.late:
-            joint = torch.cat(parts, -1) if len(parts) > 1 else parts[0]
-            return Logits(_added(self._shaped(self.classifier(joint)), terms), losses=terms.losses)
-        image = _added(self._shaped(self.image_classifier(parts[0])), terms)
+            total = self._shaped(_classified(self.classifier, _joined(*parts)))
+            return Logits(_added(total, terms), losses=terms.losses)
+        image = _added(self._shaped(_classified(self.image_classifier, parts[0])), terms)
         clinical = self._shaped(self.metadata_classifier(parts[1]))
         return Logits(image + clinical, image, clinical, terms.losses)
 
     def attention(self, bags: Instances) -> Tensor:
-        """Return each instance's share in its pooled bag: (K, n), summing to one within each bag."""
+        """Return each instance's share in its pooled bag: (K, n), or (K, n, C) if each class has its own.
+
+        The shares sum to one within each bag.
+        """
         assert self.pooling is not None
         return self.pooling.attention(bags if self.network is None else self.network(bags))
 
@@ -163,11 +179,34 @@ class MILModel(nn.Module):
         return outputs.squeeze(-1) if self.outputs == 1 else outputs
 
     def _pool(self, bags: Instances, count: int, dropout: Dropout) -> tuple[Tensor, Terms]:
-        """Return the first `count` bags as pooled, (K, count, width), and what the pooling predicts."""
+        """Return the first `count` bags as pooled, and what the pooling predicts.
+
+        Shapes: (K, count, width), or (K, count, C, width) with class-wise attention
+        """
         assert self.pooling is not None
         pooled, terms = pool(self.pooling, bags if self.network is None else self.network(bags, dropout))
         kept = (None if term is None else term[:, :count] for term in terms)
         return pooled[:, :count], Terms(*kept)
+
+
+def _joined(first: Tensor, metadata: Tensor | None = None) -> Tensor:
+    """Return pooled bags with the metadata's columns behind their own, behind those of each class.
+
+    Shapes: first (K, B, W) or (K, B, C, W), metadata (K, B, M)
+    """
+    if metadata is None:
+        return first
+    if first.ndim > metadata.ndim:
+        metadata = metadata[:, :, None].expand(-1, -1, first.shape[2], -1)
+    return torch.cat([first, metadata], -1)
+
+
+def _classified(classifier: Linear, x: Tensor) -> Tensor:
+    """Return the outputs (K, B, C) for x (K, B, W), or for x (K, B, C, W) with each output's own columns."""
+    if x.ndim == 3:
+        outputs: Tensor = classifier(x)
+        return outputs
+    return (x * classifier.weight.transpose(1, 2)[:, None]).sum(-1) + classifier.bias
 
 
 def _added(logits: Tensor, terms: Terms) -> Tensor:

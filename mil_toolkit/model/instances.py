@@ -43,6 +43,19 @@ class Instances:
         bag = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
         return cls(x, bag.to(x.device), sizes.tolist(), member_count)
 
+    def repeated(self, heads: int) -> "Instances":
+        """Return the same bags for `heads` times as many members, those of each member consecutive.
+
+        They are the attention heads of the members, each with scores of its own: (K * heads, n).
+        """
+        if heads == 1:
+            return self
+        shift, scale, kept = (
+            None if part is None else part.repeat_interleave(heads, 0)
+            for part in (self.shift, self.scale, self.kept)
+        )
+        return replace(self, member_count=heads * self.member_count, shift=shift, scale=scale, kept=kept)
+
     def columns(self, widths: Sequence[int]) -> "list[Instances]":
         """Return the same instances with only some of their columns: the first, the next, and so on."""
         xs = self.x.split(list(widths), -1)
@@ -122,9 +135,12 @@ class Instances:
         return self._of_blocks(lambda block, part: block._own(block.softmax(part)), scores)
 
     def averages(self, scores: Tensor, values: Tensor) -> Tensor:
-        """Average values (K, n, O) over each bag with the softmax of scores (K, n): (K, B, O)."""
+        """Average values (G, n, O) over each bag with the softmax of scores (K, n): (K, B, O).
+
+        Each of the G is shared by K / G consecutive members.
+        """
         parts = iter(values.split([block.bag.shape[0] for block in self.blocks], 1))
-        return self._of_blocks(lambda block, part: torch.bmm(block.softmax(part), next(parts)), scores)
+        return self._of_blocks(lambda block, part: _sums(block.softmax(part), next(parts)), scores)
 
     def lowest(self, scores: Tensor, count: int) -> Tensor:
         """Return the lowest of each bag's `count` highest scores, of scores (K, n): (K, B)."""
@@ -200,6 +216,12 @@ class Instances:
     def bag_means(self, values: Tensor) -> Tensor:
         """Average values over each bag's kept instances: (K, n, O) -> (K, B, O)."""
         return self.averages(torch.zeros_like(values[..., 0]), values)
+
+
+def _sums(weights: Tensor, values: Tensor) -> Tensor:
+    """Sum values (G, n, O) with weights (K, B, n): (K, B, O)."""
+    sums = torch.bmm(weights.reshape(len(values), -1, weights.shape[-1]), values)
+    return sums.view(*weights.shape[:2], -1)
 
 
 def _divide(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:

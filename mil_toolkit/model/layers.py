@@ -97,12 +97,15 @@ def activated(x: Tensor, weight: Tensor, bias: Tensor, kind: Activation) -> Tens
 def scores(hidden: Tensor, weight: Tensor) -> Tensor:
     """Weight and sum each member's columns, all members in one product with a block-diagonal matrix.
 
-    Shapes: hidden (G, n, K / G * H), members side by side, weight (K, H, 1) -> (K, n) float32
+    Shapes: hidden (G, n, K / G * H), members side by side, weight (K, H, C) -> (K * C, n) float32, the C
+    scores of each member consecutive
     """
-    columns = side_by_side(weight, hidden)  # (G, H, K / G)
+    columns = side_by_side(weight, hidden)  # (G, H, K / G * C)
     if len(weight) > len(hidden):
-        columns = torch.diag_embed(columns).transpose(1, 2).flatten(1, 2)  # (G, K / G * H, K / G)
-    by_group = bmm(hidden, columns).transpose(1, 2)  # (G, K / G, n)
+        by_score = columns.unflatten(-1, (-1, weight.shape[-1])).transpose(-1, -2)  # (G, H, C, K / G)
+        blocks = torch.diag_embed(by_score).permute(0, 3, 1, 4, 2)  # (G, K / G, H, K / G, C)
+        columns = blocks.flatten(1, 2).flatten(2)  # (G, K / G * H, K / G * C)
+    by_group = bmm(hidden, columns).transpose(1, 2)  # (G, K / G * C, n)
     return by_group.to(torch.float32, memory_format=torch.contiguous_format).flatten(0, 1)
 
 

@@ -2,7 +2,8 @@
 
 A pooling is called with `Instances` and returns the pooled bags, (K, B, width). Its `attention` returns the
 weight of each instance, (K, n), which sums to one within each bag. Poolings that predict instances as well
-are `Supervised`; `pool` calls both kinds.
+are `Supervised`; `pool` calls both kinds. Those of CLASSWISE_POOLINGS can have several attention heads, one
+for each class; the pooled bags are then (K, B, heads, width), and the attention is (K, n, heads).
 """
 
 from collections.abc import Callable, Sequence
@@ -28,13 +29,16 @@ class Pooling(Protocol):
     width: int
 
     def __call__(self, bags: Instances) -> Tensor:
-        """Pool each bag: (K, B, width)."""
+        """Pool each bag: (K, B, width), or (K, B, heads, width) with several heads."""
 
     def attention(self, bags: Instances) -> Tensor:
-        """Return each instance's share in its pooled bag: (K, n), summing to one within each bag."""
+        """Return each instance's share in its pooled bag: (K, n) or (K, n, heads).
+
+        The shares sum to one within each bag.
+        """
 
 
-POOLINGS: dict[str, Callable[[int, HeadConfig, Sequence[torch.Generator]], Pooling]] = {
+POOLINGS: dict[str, Callable[..., Pooling]] = {
     "attention": Attention,
     "gated-attention": GatedAttention,
     "mean": Mean,
@@ -49,8 +53,19 @@ POOLINGS: dict[str, Callable[[int, HeadConfig, Sequence[torch.Generator]], Pooli
 }
 
 
+def build_pooling(
+    width: int, config: HeadConfig, generators: Sequence[torch.Generator], heads: int = 1
+) -> Pooling:
+    """Return the pooling that a configuration names.
+
+    width: columns of the instances; heads: above 1 only for CLASSWISE_POOLINGS
+    """
+    options = {"heads": heads} if heads > 1 else {}
+    return POOLINGS[config.pooling](width, config, generators, **options)
+
+
 def pool(pooling: Pooling, bags: Instances) -> tuple[Tensor, Terms]:
-    """Return the pooled bags (K, B, width), and what the pooling predicts from single instances."""
+    """Return the pooled bags, and what the pooling predicts from single instances."""
     if isinstance(pooling, Supervised):
         return pooling.with_terms(bags)
     return pooling(bags), Terms()

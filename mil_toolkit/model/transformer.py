@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.model.instances import Instances
 from mil_toolkit.model.layers import Linear
+from mil_toolkit.model.weighted import by_head
 
 
 class Transformer(nn.Module):
@@ -18,29 +19,36 @@ class Transformer(nn.Module):
 
     The block is that of Vaswani et al. 2017 with pre-normalisation and without positions, since a bag has no
     order. Together with the pooling by attention it is a small Set Transformer (Lee et al. 2019).
+
+    heads: number of scores, each of which pools the same instances
     """
 
     HEADS = 4
 
-    def __init__(self, inputs: int, config: HeadConfig, generators: Sequence[torch.Generator]):
+    def __init__(
+        self, inputs: int, config: HeadConfig, generators: Sequence[torch.Generator], heads: int = 1
+    ):
         super().__init__()
-        self.width = hidden = config.hidden
+        self.width, self.heads = config.hidden, heads
+        hidden = config.hidden
         self.embed = Linear(inputs, hidden, generators)
         self.query_key_value = Linear(hidden, 3 * hidden, generators)
         self.mix = Linear(hidden, hidden, generators)
         self.widen = Linear(hidden, 2 * hidden, generators)
         self.narrow = Linear(2 * hidden, hidden, generators)
-        self.score = Linear(hidden, 1, generators, zero=config.zero_start, bias=False)
+        self.score = Linear(hidden, heads, generators, zero=config.zero_start, bias=False)
 
     def forward(self, bags: Instances) -> Tensor:
         x = self._block(bags)
-        return bags.averages(self._scores(x), x)
+        return by_head(bags.repeated(self.heads).averages(self._scores(x), x), self.heads)
 
     def attention(self, bags: Instances) -> Tensor:
-        return bags.shares(self._scores(self._block(bags)))
+        scores = self._scores(self._block(bags))
+        return by_head(bags.repeated(self.heads).shares(scores), self.heads)
 
     def _scores(self, x: Tensor) -> Tensor:
-        return self.score(x).squeeze(-1)
+        """Return the scores of the instances, (K * heads, n)."""
+        return self.score(x).transpose(1, 2).flatten(0, 1)
 
     def _block(self, bags: Instances) -> Tensor:
         precision = bags.x.dtype  # of the products; sums stay in float32

@@ -11,21 +11,29 @@ from mil_toolkit.model.instances import Instances
 from mil_toolkit.model.layers import Linear, scores
 
 
+def by_head(values: Tensor, heads: int) -> Tensor:
+    """Move the heads behind the bags or instances: (K * heads, n, ...) -> (K, n, heads, ...).
+
+    A single head has no axis: the values stay as they are.
+    """
+    return values if heads == 1 else values.unflatten(0, (-1, heads)).transpose(1, 2)
+
+
 class _Weighted(nn.Module):
-    """A pooling by weighted sum; subclasses compute the scores before the softmax, (K, n)."""
+    """A pooling by weighted sum; subclasses compute the scores before the softmax, (K * heads, n)."""
 
     def __init__(self, inputs: int, config: HeadConfig, generators: Sequence[torch.Generator]):
         super().__init__()
-        self.width = inputs
+        self.width, self.heads = inputs, 1
 
     def scores(self, bags: Instances) -> Tensor:
         raise NotImplementedError
 
     def forward(self, bags: Instances) -> Tensor:
-        return bags.pooled(self.scores(bags))
+        return by_head(bags.repeated(self.heads).pooled(self.scores(bags)), self.heads)
 
     def attention(self, bags: Instances) -> Tensor:
-        return bags.shares(self.scores(bags))
+        return by_head(bags.repeated(self.heads).shares(self.scores(bags)), self.heads)
 
 
 class Mean(_Weighted):
@@ -36,12 +44,19 @@ class Mean(_Weighted):
 
 
 class Attention(_Weighted):
-    """Attention pooling: scores w' tanh(V x), softmax over the bag; Ilse et al. 2018, eq. 7 and 8."""
+    """Attention pooling: scores w' tanh(V x), softmax over the bag; Ilse et al. 2018, eq. 7 and 8.
 
-    def __init__(self, inputs: int, config: HeadConfig, generators: Sequence[torch.Generator]):
+    heads: number of vectors w, each of which pools the bag by its own scores; of several, V is shared, as in
+        CLAM-MB (Lu et al. 2021) and SCEMILA (Hehr et al. 2023)
+    """
+
+    def __init__(
+        self, inputs: int, config: HeadConfig, generators: Sequence[torch.Generator], heads: int = 1
+    ):
         super().__init__(inputs, config, generators)
+        self.heads = heads
         self.hidden = Linear(inputs, config.hidden, generators)
-        self.score = Linear(config.hidden, 1, generators, zero=config.zero_start, bias=False)
+        self.score = Linear(config.hidden, heads, generators, zero=config.zero_start, bias=False)
 
     def scores(self, bags: Instances) -> Tensor:
         return scores(bags.activated(self.hidden, torch.tanh), self.score.weight)
@@ -50,8 +65,10 @@ class Attention(_Weighted):
 class GatedAttention(Attention):
     """Gated attention: scores w' (tanh(V x) * sigmoid(U x)); Ilse et al. 2018, eq. 9."""
 
-    def __init__(self, inputs: int, config: HeadConfig, generators: Sequence[torch.Generator]):
-        super().__init__(inputs, config, generators)
+    def __init__(
+        self, inputs: int, config: HeadConfig, generators: Sequence[torch.Generator], heads: int = 1
+    ):
+        super().__init__(inputs, config, generators, heads)
         self.gate = Linear(inputs, config.hidden, generators)
 
     def scores(self, bags: Instances) -> Tensor:
@@ -61,15 +78,21 @@ class GatedAttention(Attention):
 
 
 class TopK(_Weighted):
-    """Attention with a linear score over only the `top_k` highest-scoring instances of each bag."""
+    """Attention with a linear score over only the `top_k` highest-scoring instances of each bag.
 
-    def __init__(self, inputs: int, config: HeadConfig, generators: Sequence[torch.Generator]):
+    heads: number of scores, each of which keeps its own instances
+    """
+
+    def __init__(
+        self, inputs: int, config: HeadConfig, generators: Sequence[torch.Generator], heads: int = 1
+    ):
         super().__init__(inputs, config, generators)
-        self.k = config.top_k
-        self.score = Linear(inputs, 1, generators, bias=False)
+        self.k, self.heads = config.top_k, heads
+        self.score = Linear(inputs, heads, generators, bias=False)
 
     def scores(self, bags: Instances) -> Tensor:
-        scores = bags.linear(self.score).squeeze(-1).float()
+        scores = bags.linear(self.score).transpose(1, 2).flatten(0, 1).float()
+        bags = bags.repeated(self.heads)
         candidates = scores if bags.kept is None else scores.masked_fill(~bags.kept, -math.inf)
-        lowest = bags.lowest(candidates, self.k)  # (K, B)
+        lowest = bags.lowest(candidates, self.k)  # (K * heads, B)
         return scores.masked_fill(scores < lowest[:, bags.bag], -math.inf)

@@ -110,6 +110,11 @@ class Classes(Labels):
         """A logit for each class."""
         return len(self._declared())
 
+    @property
+    def has_class_logits(self) -> bool:
+        """True: each output is the logit of a class."""
+        return True
+
     def linear_start(self, x: np.ndarray, targets: np.ndarray, balanced: bool) -> np.ndarray:
         """Return the weights and the intercepts of a multinomial logistic regression, (M + 1, C)."""
         from sklearn.linear_model import LogisticRegression  # to apply a model, it is not needed

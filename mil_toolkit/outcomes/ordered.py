@@ -45,6 +45,11 @@ class Ordered(Classes):
         """The first cumulative logit, and the steps between them; see `ordered_log_probabilities`."""
         return len(self.class_names) - 1
 
+    @property
+    def has_class_logits(self) -> bool:
+        """False: the outputs are cumulative logits."""
+        return False
+
     def linear_start(self, x: np.ndarray, targets: np.ndarray, balanced: bool) -> np.ndarray:
         """Return the weights and the intercepts of `cumulative_regression`, (M + 1, C - 1)."""
         return cumulative_regression(x, targets, len(self.class_names), balanced)

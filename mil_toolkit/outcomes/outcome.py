@@ -151,6 +151,11 @@ class Outcome(Protocol):
         """The number of outputs of the head for each patient."""
         ...
 
+    @property
+    def has_class_logits(self) -> bool:
+        """Whether each output of the head is the logit of a class, in the order of `class_names`."""
+        return False
+
     def fitted(self, targets: np.ndarray) -> "Outcome":
         """Return the outcome with what it takes from training patients, such as cut points of the time.
 

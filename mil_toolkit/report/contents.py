@@ -30,7 +30,13 @@ from mil_toolkit.study.records import (
     StudyScores,
 )
 from mil_toolkit.study.scores import METADATA
-from mil_toolkit.study.tables import attention_parts, outer_attention_parts, read_predictions, read_trials
+from mil_toolkit.study.tables import (
+    attention_parts,
+    joined_attention,
+    outer_attention_parts,
+    read_predictions,
+    read_trials,
+)
 from mil_toolkit.study.verification import verify, verify_ablation
 
 FULL = "full"  # the ablation's variant without a change
@@ -52,7 +58,7 @@ class Contents:
 
     predictions: on held-out patients, of the outer folds or, without these, of the inner folds
     patients, sources: None in studies of older versions
-    attention: `patient_id`, `image`, `attention`, averaged over repeats, by models that did not see the
+    attention: the columns of `attention_table`, averaged over repeats, by models that did not see the
         patient, of the patients whose images are shown (see `shown_places`); None where there is none
     curves: of every search; ablation_curves: of every outer fold, for the full model and the variants with
         other features
@@ -176,8 +182,8 @@ def _attention(study: Study, nested: bool, predictions: pd.DataFrame) -> pd.Data
         kept.append(part[part["patient_id"].isin(shown)])
     if not kept:
         return None
-    means = pd.concat(kept).groupby(["patient_id", "image"], sort=False)["attention"].mean()
-    return means.reset_index()
+    attention = joined_attention(kept).drop(columns=["repeat", "fold"], errors="ignore")
+    return attention.groupby(["patient_id", "image"], sort=False).mean().reset_index()
 
 
 def _metadata_predictions(study: Study) -> pd.DataFrame | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,10 @@ from mil_toolkit.core.text import printable
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.shown import shown_places, shown_values
 from mil_toolkit.study.records import PatientRecord
+from mil_toolkit.study.tables import class_columns, class_of
 
 HIGHEST, LOWEST = 5, 3  # images of a patient that are shown
+OF_CLASS = 4  # images of a patient that are shown for each class with an attention of its own
 EQUAL = 1e-6  # attention within a bag that differs by less counts as equal
 
 
@@ -26,17 +29,29 @@ class WeightedImage:
 
 
 @dataclass(frozen=True)
+class ClassImages:
+    """The images of highest attention of a class that has its own; none where it is equal on all images."""
+
+    name: str
+    images: tuple[WeightedImage, ...]
+
+
+@dataclass(frozen=True)
 class Attention:
     """The attention on a patient's images.
 
-    highest, lowest: images by attention, empty where it is equal on all images
-    effective: effective number of images, 1 / sum of squared attention; None where it is equal on all images
+    highest, lowest: images by attention, empty where it is equal on all images, and where each class has its
+        own
+    effective: effective number of images, 1 / sum of squared attention, which is the mean over classes that
+        have their own; None where it is equal on all images
+    classes: of class-wise attention, the images of each class
     """
 
     images: int
     highest: tuple[WeightedImage, ...]
     lowest: tuple[WeightedImage, ...]
     effective: float | None
+    classes: tuple[ClassImages, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,8 +75,18 @@ class Case:
 
     @property
     def shown_images(self) -> tuple[WeightedImage, ...]:
-        """The images of highest and lowest attention."""
-        return (*self.attention.highest, *self.attention.lowest) if self.attention else ()
+        """The images of highest and lowest attention; of class-wise attention, those of the true class first.
+
+        Each image is there once.
+        """
+        if self.attention is None:
+            return ()
+        classes = [of_class.images for of_class in self.attention.classes]
+        first = classes[int(self.label)] if classes else self.attention.highest
+        images: dict[str, WeightedImage] = {}
+        for image in (*first, *chain.from_iterable(classes), *self.attention.lowest):
+            images.setdefault(image.stored, image)
+        return tuple(images.values())
 
 
 class Naming:
@@ -128,22 +153,29 @@ def _case(
 
 
 def _attention(rows: pd.DataFrame, naming: Naming) -> Attention:
-    """Return the images by falling attention, ties in the order of the bag."""
-    names, attention = rows["image"].tolist(), rows["attention"].to_numpy()
-    order = np.argsort(-attention, kind="stable")
-    shares = attention[order]
-    if shares[0] - shares[-1] < EQUAL:
-        return Attention(len(order), (), (), None)
+    """Return the images by falling attention, and those of each class where it has its own."""
+    images = _ranked(rows, "attention", naming)
+    classes = tuple(
+        ClassImages(printable(class_of(column)), _ranked(rows, column, naming)[:OF_CLASS])
+        for column in class_columns(rows)
+    )
+    if not images and not any(of_class.images for of_class in classes):
+        return Attention(len(rows), (), (), None)
+    falling = -np.sort(-rows["attention"].to_numpy())
+    effective = float(1 / (falling**2).sum())
+    if classes:
+        return Attention(len(rows), (), (), effective, classes)
+    lowest = images[max(HIGHEST, len(images) - LOWEST) :]
+    return Attention(len(rows), images[:HIGHEST], lowest, effective)
 
-    def ranked(ranks: range) -> tuple[WeightedImage, ...]:
-        places = ((rank, int(order[rank])) for rank in ranks)
-        return tuple(
-            WeightedImage(
-                names[place], naming.image(names[place], place + 1), float(attention[place]), rank + 1
-            )
-            for rank, place in places
-        )
 
-    highest = range(min(HIGHEST, len(order)))
-    lowest = range(max(HIGHEST, len(order) - LOWEST), len(order))
-    return Attention(len(order), ranked(highest), ranked(lowest), float(1 / (shares**2).sum()))
+def _ranked(rows: pd.DataFrame, column: str, naming: Naming) -> tuple[WeightedImage, ...]:
+    """Return all images by falling attention, ties in the order of the bag; none where it is equal on all."""
+    names, attention = rows["image"].tolist(), rows[column].to_numpy()
+    order = np.argsort(-attention, kind="stable").tolist()
+    if attention[order[0]] - attention[order[-1]] < EQUAL:
+        return ()
+    return tuple(
+        WeightedImage(names[place], naming.image(names[place], place + 1), float(attention[place]), rank)
+        for rank, place in enumerate(order, 1)
+    )

@@ -35,12 +35,14 @@ class Space:
 
     images, metadata: whether the patients have any
     orientations: whether the images have several
+    classes: whether the head has a logit for each of several classes
     """
 
     settings: Settings
     images: bool = True
     metadata: bool = True
     orientations: bool = False
+    classes: bool = False
 
     @classmethod
     def of(cls, config: StudyConfig, patients: "Patients") -> "Space":
@@ -78,7 +80,7 @@ class Space:
             return (False,)
         if name == "metadata_branch" and not self.metadata:
             return ("none",)
-        if field.joins_views and not self._joins_views:
+        if (field.joins_views and not self._joins_views) or (field.of_classes and not self.classes):
             return (getattr(HeadConfig(), name),)
         if name == "augment" and not self.orientations:
             return (True,)  # without effect
@@ -187,6 +189,7 @@ class Space:
         return list({self.config_of(point): point for point in reversed([*points])}.values())[::-1]
 
 
-def shown_by(patients: "Patients") -> tuple[bool, bool, bool]:
-    """Return whether patients have images, metadata and several orientations of their images."""
-    return patients.bags is not None, not patients.metadata.empty, patients.has_orientations
+def shown_by(patients: "Patients") -> tuple[bool, bool, bool, bool]:
+    """Return whether patients have images, metadata, several orientations of their images, and classes."""
+    images, metadata = patients.bags is not None, not patients.metadata.empty
+    return images, metadata, patients.has_orientations, patients.outcome.has_class_logits

@@ -1,4 +1,4 @@
-"""`run_canary`: run small studies on shuffled labels, and test whether their outer AUCs lie around 0.5."""
+"""`run_canary`: run small studies on shuffled labels, and test whether their scores lie around 0.5."""
 
 import logging
 import os
@@ -21,6 +21,8 @@ from mil_toolkit.core.seeds import derive_seed, shuffled_labels_path
 from mil_toolkit.core.text import printable
 from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.evaluation.shuffles import draw_shuffles
+from mil_toolkit.evaluation.table import Table
+from mil_toolkit.outcomes.kinds import DEFAULT
 from mil_toolkit.search.storage import MemoryStorage, quiet_optuna
 from mil_toolkit.study.canary_result import Canary
 from mil_toolkit.study.capacity import process_count
@@ -40,14 +42,12 @@ RUNS = 20
 MOST_TRIALS = 2
 MOST_FOLDS = 3
 MOST_EPOCHS = 20
-MOST_SHUFFLES = (
-    20  # of the labels of whole groups, and of patients, until the folds of a run have both classes
-)
+MOST_SHUFFLES = 20  # of the labels of whole groups, and of patients, until the folds of a run can be scored
 logger = logging.getLogger(__name__)
 
 
 class NoShuffle(DataError):
-    """No shuffle of the labels leaves outer folds with both classes."""
+    """No shuffle of the labels leaves outer folds that can be scored."""
 
 
 def run_canary(
@@ -59,7 +59,10 @@ def run_canary(
     runs: int = RUNS,
     how: RunConfig = ALONE,
 ) -> Canary:
-    """Run `runs` small studies on independently shuffled labels, and test their outer AUCs.
+    """Run `runs` small studies on independently shuffled labels, and test their outer scores.
+
+    The score is the AUC or, of other outcomes than two classes, their discrimination (`Scoring`): the macro
+    AUC of classes, the concordance of a number, Harrell's C of survival. By chance, all of them are 0.5.
 
     Where groups are declared, whole groups exchange their labels: the patients of a group stay as similar in
     their labels as they are, so that folds that divided a group would be noticed.
@@ -118,7 +121,7 @@ class _ShuffledRun:
     number: int
 
     def do(self, patients: Patients, progress: Progress) -> float:
-        """Return the outer AUC of a small study on shuffled labels, in a temporary folder."""
+        """Return the outer score of a small study on shuffled labels, in a temporary folder."""
         begun = time.monotonic()
         shuffled = replace(patients, labels=self.cohort.labels.astype(patients.labels.dtype))
         with temporary_folder(self.study.folder) as temporary:
@@ -165,17 +168,28 @@ def _shuffled(labelled: Cohort, config: StudyConfig, random: np.random.Generator
 
     Where few groups have patients of both classes, they rarely do; then the patients are permuted. Raises
     NoShuffle if no permutation leaves outer folds to score either. Folds that are drawn are stratified by the
-    shuffled labels, and need no check.
+    shuffled labels, so that two classes are in all of them and need no check; the training patients of
+    survival may still end before the horizon.
     """
     fixed = config.outer_folds == OFFICIAL or labelled.groups is not None
+    needs_check = fixed or labelled.outcome.kind != DEFAULT
     for draw in _draws(labelled, random):
         cohort = replace(labelled, labels=draw)
-        if not fixed or _can_be_scored(cohort, config):
+        if not needs_check or _can_be_scored(cohort, config):
             return cohort
-    raise NoShuffle(
-        f"No canary: shuffled labels left no folds of {printable(labelled.source)} with both classes, in"
-        f" {MOST_SHUFFLES} attempts. There are too few patients of the smaller class."
-    )
+    raise NoShuffle(_no_shuffle_words(labelled))
+
+
+def _no_shuffle_words(labelled: Cohort) -> str:
+    source, attempts = printable(labelled.source), f"in {MOST_SHUFFLES} attempts"
+    if labelled.outcome.kind == DEFAULT:
+        return (
+            f"No canary: shuffled labels left no folds of {source} with both classes, {attempts}. There are"
+            " too few patients of the smaller class."
+        )
+    need = labelled.outcome.lack(labelled.labels[:1])
+    lacking = "" if need is None else f" {need.need} the patients of a fold."
+    return f"No canary: shuffled outcomes left no folds of {source} that can be scored, {attempts}.{lacking}"
 
 
 def _draws(labelled: Cohort, random: np.random.Generator) -> Iterator[np.ndarray]:
@@ -189,7 +203,7 @@ def _draws(labelled: Cohort, random: np.random.Generator) -> Iterator[np.ndarray
 
 
 def _can_be_scored(cohort: Cohort, config: StudyConfig) -> bool:
-    """Return whether all folds are possible and some outer fold has held-out patients of both classes."""
+    """Return whether all folds are possible and some outer fold has held-out patients to score."""
     try:
         outer = plan_searches(cohort, config)[0][:-1]
     except DataError:
@@ -198,10 +212,15 @@ def _can_be_scored(cohort: Cohort, config: StudyConfig) -> bool:
 
 
 def _outer_auc(study: Study, cohort: Cohort, patients: Patients, device: str) -> float:
-    """Return the outer AUC of a small study, by the procedure of `tune` without its final search."""
+    """Return the outer AUC of a small study or, of other outcomes, their discrimination."""
+    table = _outer_table(study, cohort, patients, device)
+    return table.score(table.scoring.metrics[table.scoring.discrimination])
+
+
+def _outer_table(study: Study, cohort: Cohort, patients: Patients, device: str) -> Table:
+    """Return the outer predictions of a small study, by the procedure of `tune` without its final search."""
     outer = plan_searches(cohort, study.config)[0][:-1]
     workspace = Workspace.of(study, patients, device)
     with quiet_optuna():
         run_searches(search_runs(workspace, outer, MemoryStorage(), NoTracker(study)), no_progress)
-    table = study.table(pd.concat([predictions_of(study, search) for search in outer]))
-    return table.score(table.scoring.metrics[table.scoring.discrimination])
+    return study.table(pd.concat([predictions_of(study, search) for search in outer]))

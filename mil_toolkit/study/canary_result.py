@@ -62,13 +62,17 @@ class Canary:
         return "AUC" if self.metric is None else metric_words(self.metric)
 
     @property
+    def _target(self) -> str:
+        return "labels" if self.metric is None else "outcomes"
+
+    @property
     def figures(self) -> str:
         """The mean score with its interval, and the test, in a sentence."""
         p_value = "-" if self.p_value is None else f"{self.p_value:.3f}"
         return (
-            f"{len(self.aucs)} runs on shuffled labels: outer {self.score} {self.mean:.3f}, 95 % interval"
-            f" {self.low:.3f} to {self.high:.3f}, standard deviation {self.deviation:.3f}; two-sided t-test"
-            f" against 0.5: p = {p_value}, level {self.level}."
+            f"{len(self.aucs)} runs on shuffled {self._target}: outer {self.score} {self.mean:.3f}, 95 %"
+            f" interval {self.low:.3f} to {self.high:.3f}, standard deviation {self.deviation:.3f}; two-sided"
+            f" t-test against 0.5: p = {p_value}, level {self.level}."
         )
 
     @property
@@ -76,8 +80,8 @@ class Canary:
         """What a failure means, or what a pass does not show."""
         if not self.passed:
             return (
-                "The models predicted meaningless labels: information leaks between patients, or the folds"
-                " are not exchangeable. Do not trust the scores of this study. Read audit.json first."
+                f"The models predicted meaningless {self._target}: information leaks between patients, or the"
+                " folds are not exchangeable. Do not trust the scores of this study. Read audit.json first."
             )
         if self.p_value is None:
             return UNSEEN

@@ -56,9 +56,10 @@ def choose(
     decision = decide(chosen.curves, config.threshold_rule)
     publish_table(folder.out_of_fold, _out_of_fold(workspace, search, chosen.curves, decision))
     if not config.outer_folds:
-        attention = attention_table(workspace.patients.take(search.patients), chosen.curves.attention)
-        if attention is not None:
-            publish_table(folder.attention, attention.dropna())
+        patients, attention = workspace.patients.take(search.patients), chosen.curves.attention
+        table = attention_table(patients, attention, patients.outcome.class_names)
+        if table is not None:
+            publish_table(folder.attention, table.dropna())
     publish_record(folder.best, _record(chosen, decision, passed_over))
 
 

@@ -65,7 +65,7 @@ def refit_and_predict(workspace: Workspace, search: Search, best: Best) -> None:
     test = workspace.patients.take(search.test)
     applied = head.apply(test)
     folder = workspace.study.search_folder(search)
-    attention = attention_table(test, applied.attention)
+    attention = attention_table(test, applied.attention, test.outcome.class_names)
     if attention is not None:
         repeat, fold = search.path
         attention.insert(0, "fold", fold)

@@ -37,7 +37,8 @@ def describe(config: StudyConfig, cohort: Cohort, features: Features) -> StudyDe
         for cache in caches_of(features)
     ]
     has_orientations = any(augmented(identity.spec) for identity in identities)
-    space = Space(config.settings, bool(identities), not cohort.metadata.empty, has_orientations)
+    has_metadata, classes = not cohort.metadata.empty, cohort.outcome.has_class_logits
+    space = Space(config.settings, bool(identities), has_metadata, has_orientations, classes)
     identity = CohortIdentity(cohort.name, labelled.digest(), len(labelled))
     outcome = record_of(cohort.outcome)
     return StudyDescription(SCHEMA, config, space.described(), identity, one_or_all(identities), outcome)

@@ -309,7 +309,9 @@ class Study:
     def read_canary(self) -> Canary | None:
         """Read the result of the canary; None where it did not run."""
         stored = _read_if_any(self.canary, Canary)
-        return None if stored is None else Canary.of(stored.aucs)  # older files lack some figures
+        return (
+            None if stored is None else Canary.of(stored.aucs, stored.metric)
+        )  # older files lack some figures
 
     def read_learning_curve(self) -> LearningCurve | None:
         """Read the learning curve; None where there is none."""

@@ -26,7 +26,8 @@ from mil_toolkit.study.folder import outer_folders
 from mil_toolkit.study.plan import Search
 from mil_toolkit.training.patients import Patients
 
-ATTENTION_COLUMNS = ["patient_id", "image", "attention"]
+ATTENTION_COLUMNS = ["patient_id", "image", "attention"]  # then those of class-wise attention
+_OF_CLASS = "attention:"  # then the name of the class
 TRIAL_COLUMNS = ["number", "value", "state"]  # then the hyperparameters
 TRIAL_STATES = ("COMPLETE", "PRUNED", "FAIL")
 ROUNDING = 1e-3  # of the attention on a single image
@@ -77,22 +78,57 @@ def outer_predictions(
     return table.assign(**members)
 
 
-def attention_table(patients: Patients, attention: np.ndarray | None) -> pd.DataFrame | None:
-    """Return the attention (N,) as a table of `patient_id`, `image`, `attention`; None without images."""
+def attention_table(
+    patients: Patients, attention: np.ndarray | None, class_names: Sequence[str]
+) -> pd.DataFrame | None:
+    """Return the attention as a table of `patient_id`, `image`, `attention`; None without images.
+
+    attention: (N,), or (N, C) if each class has its own. `attention` is then the mean over the classes, and
+        a column `attention:NAME` follows for each of the C `class_names`.
+    """
     if attention is None or patients.bags is None:
         return None
     ids = np.repeat(patients.ids, patients.bags.sizes.numpy())
-    return pd.DataFrame({"patient_id": ids, "image": patients.bags.image_names, "attention": attention})
+    table = pd.DataFrame({"patient_id": ids, "image": patients.bags.image_names})
+    if attention.ndim == 1:
+        return table.assign(attention=attention)
+    columns = dict(zip(map(class_column, class_names), attention.T, strict=True))
+    return table.assign(attention=attention.mean(1), **columns)
+
+
+def class_column(name: str) -> str:
+    """Return the column of a class in a table of attention."""
+    return f"{_OF_CLASS}{name}"
+
+
+def class_of(column: str) -> str:
+    """Return the name of the class of a column that `class_column` names."""
+    return column.removeprefix(_OF_CLASS)
+
+
+def class_columns(table: pd.DataFrame) -> list[str]:
+    """Return the columns of class-wise attention, none for shared attention."""
+    return [name for name in map(str, table) if name.startswith(_OF_CLASS)]
+
+
+def joined_attention(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the rows of several tables of attention, one or more.
+
+    Where some searches chose class-wise attention and others the shared one, the shared one is that of every
+    class.
+    """
+    table = pd.concat(parts, ignore_index=True)
+    return table.assign(**{name: table[name].fillna(table["attention"]) for name in class_columns(table)})
 
 
 def outer_attention(folder: Path) -> pd.DataFrame | None:
     """Return the attention of the outer models of a study folder, none of which was trained on the patient.
 
-    `repeat`, `fold`, `patient_id`, `image`, `attention`, which sums to one in each patient and repeat; None
-    where no model looked at images. Raises DataError where a file cannot be read.
+    `repeat`, `fold` and the columns of `attention_table`. The attention sums to one in each patient and
+    repeat. None where no model looked at images. Raises DataError where a file cannot be read.
     """
     tables = [*outer_attention_parts(folder)]
-    return pd.concat(tables, ignore_index=True) if tables else None
+    return joined_attention(tables) if tables else None
 
 
 def outer_attention_parts(folder: Path) -> Iterator[pd.DataFrame]:
@@ -122,20 +158,25 @@ def _as_it_was(text: str) -> str:
 
 
 def read_attention(path: Path, columns: Sequence[str] = ATTENTION_COLUMNS) -> pd.DataFrame:
-    """Read a table of attention with these columns; raises DataError where it is another or out of range."""
+    """Read a table of attention with these columns, and those of class-wise attention where it has any.
+
+    Raises DataError for other columns, and for attention that is out of range.
+    """
     return pd.concat([*attention_parts(path, columns)])
 
 
 def attention_parts(path: Path, columns: Sequence[str] = ATTENTION_COLUMNS) -> Iterator[pd.DataFrame]:
     """Yield the rows of a table of attention, some at a time; raises as `read_attention`."""
     for table in _parts(path):
-        if list(table) != list(columns):
+        of_classes = class_columns(table)
+        if list(table) != [*columns, *of_classes]:
             names, expected = some([printable(str(name)) for name in table]), ", ".join(columns)
             raise DataError(f"{printable(path)} has the columns {names}, where {expected} are expected.")
-        outside = ~table["attention"].between(0, 1 + ROUNDING)
-        if outside.any():
-            row = int(table.index[outside][0]) + 2
-            raise DataError(f"{printable(path)}, row {row}: attention is not between 0 and 1.")
+        for name in ("attention", *of_classes):
+            outside = ~table[name].between(0, 1 + ROUNDING)
+            if outside.any():
+                row = int(table.index[outside][0]) + 2
+                raise DataError(f"{printable(path)}, row {row}: {printable(name)} is not between 0 and 1.")
         yield table
 
 

@@ -22,7 +22,8 @@ class Curves:
     trains_on: (F, B) bool, the training patients of each fold
     labels: the targets of the patients
     attention: (N,) attention of each image in the last epoch, averaged over the members that did not train on
-        its patient (NaN where there is none). None where it was not computed or there are no images.
+        its patient (NaN where there is none); (N, C) if each class has its own. None where it was not
+        computed or there are no images.
     groups: (B,) the groups of the patients; None if none are declared
     outcome: what is predicted, fitted to the patients
 

@@ -24,8 +24,8 @@ class HeadOutput(NamedTuple):
     """Output of a fitted head for B patients with N images.
 
     logits: (K, B), by member and patient, or (K, B, C) if the head has several outputs
-    attention: (N,) attention of each image within its bag, averaged over members; None without images, and
-        where it is not wanted
+    attention: (N,) attention of each image within its bag, averaged over members, or (N, C) if each class has
+        its own; None without images, and where it is not wanted
     """
 
     logits: np.ndarray
@@ -49,7 +49,9 @@ class FittedHead:
         logits, weights = np.empty((self.member_count, len(patients), *several)), None
         if attention and self.projection is not None and self.model.pooling is not None:
             assert patients.bags is not None
-            weights = np.empty(int(patients.bags.offsets[-1]), dtype=np.float32)
+            heads = self.model.attention_heads
+            shape = [int(patients.bags.offsets[-1]), *([heads] if heads > 1 else [])]
+            weights = np.empty(shape, dtype=np.float32)
         first = 0
         for places in _batches(patients):
             inputs = metadata[places].expand(self.member_count, -1, -1)

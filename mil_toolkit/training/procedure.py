@@ -94,7 +94,10 @@ def cross_fit_members(
 
 @torch.inference_mode()
 def _held_out_attention(model: MILModel, inputs: Inputs, folds: Sequence[int]) -> np.ndarray | None:
-    """Return each instance's mean attention (N,) over the members that did not train on its patient."""
+    """Return each instance's mean attention over the members that did not train on its patient.
+
+    (N,), or (N, C) if each class has its own
+    """
     bags, config = inputs.patients.bags, model.config
     if bags is None or model.pooling is None:
         return None
@@ -104,8 +107,9 @@ def _held_out_attention(model: MILModel, inputs: Inputs, folds: Sequence[int]) -
         instances = inputs.instances(config, batch, folds)
         assert instances is not None
         rows = batch.rows.cpu()[batch.bag.cpu() < len(batch.patients)]  # without the padding rows
-        member_weights = held_out[:, bags.bag_of_instance[rows]]  # (K, n)
         attention = model.attention(instances).float().cpu()[:, : len(rows)]
+        member_weights = held_out[:, bags.bag_of_instance[rows]]  # (K, n)
+        member_weights = member_weights.reshape(*member_weights.shape, *[1] * (attention.ndim - 2))
         means.append((attention * member_weights).sum(0) / member_weights.sum(0))
     return torch.cat(means).double().numpy()
 

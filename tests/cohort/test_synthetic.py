@@ -10,7 +10,8 @@ from scipy.stats import mannwhitneyu
 
 from mil_toolkit.cohort import synthetic
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
-from mil_toolkit.cohort.synthetic import TUMORAL_IMAGES, draw_cohort
+from mil_toolkit.cohort.synthetic import draw_cohort
+from mil_toolkit.cohort.synthetic_outcomes import TUMORAL_IMAGES
 from mil_toolkit.core.errors import UsageError
 
 PATIENTS, UNLABELLED = 40, 4

@@ -106,6 +106,17 @@ def product_and_activation(request: pytest.FixtureRequest, monkeypatch: pytest.M
         pytest.skip("torch is built without oneDNN")
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_several_scores_of_a_member_are_one_after_the_other(groups: int) -> None:
+    hidden, weight = torch.randn(groups, 11, 4 // groups * 7), torch.randn(4, 7, 3)
+    own = hidden.unflatten(-1, (-1, 7)).transpose(1, 2).flatten(0, 1)  # (4, 11, 7)
+    expected = (own @ weight).transpose(1, 2).flatten(0, 1)
+    torch.testing.assert_close(scores(hidden, weight), expected)
+    for number in range(3):
+        alone = scores(hidden, weight[..., number : number + 1])
+        torch.testing.assert_close(scores(hidden, weight)[number::3], alone)
+
+
 @pytest.mark.usefixtures("product_and_activation")
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("kind", [torch.tanh, torch.sigmoid])

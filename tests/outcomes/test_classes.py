@@ -183,7 +183,16 @@ def test_options_of_two_classes_are_refused(options: Mapping[str, object], flag:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"fusion": "late"}, {"components": 0, "pooling": "gated-attention"}, {"image_branch": False}],
+    [
+        {},
+        {"fusion": "late"},
+        {"components": 0, "pooling": "gated-attention"},
+        {"image_branch": False},
+        {"attention_heads": "classes"},
+        {"attention_heads": "classes", "components": 0, "pooling": "gated-attention", "fusion": "concat"},
+        {"attention_heads": "classes", "pooling": "transformer", "instance_layers": 1, "instance_width": 6},
+        {"attention_heads": "classes", "pooling": "top-k", "zero_start": False},
+    ],
     ids=str,
 )
 def test_lockstep_training_equals_training_one_member_at_a_time(

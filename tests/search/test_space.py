@@ -94,7 +94,10 @@ def test_without_images_there_are_no_starting_points() -> None:
 
 def test_the_description_of_a_plain_study_is_that_of_older_versions() -> None:
     """Otherwise a study that was begun before could not go on."""
-    later = {name for name, field in tunables(HeadConfig).items() if field.is_later}
+    fields = tunables(HeadConfig)
+    later = {name for name, field in fields.items() if field.is_later and not field.of_classes}
+    assert all(field.is_later for field in fields.values() if field.of_classes)
+    assert not any(field.of_classes for name, field in fields.items() if name in Space({}).described())
     assert "instance_layers" in later and not later & Space({}).described().keys()
     wide = Space(PRESETS["wide"]).described()
     assert later <= wide.keys() and wide["instance_layers"] == [0, 1, 2]

@@ -15,9 +15,16 @@ from support.planted import make_cache, make_cohort
 
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.cohort.official_folds import OfficialFolds
+from mil_toolkit.config.metrics import OUTCOME_METRICS
 from mil_toolkit.config.study import GROUPS, OFFICIAL, StudyConfig
 from mil_toolkit.core.errors import DataError
+from mil_toolkit.evaluation.table import Table
+from mil_toolkit.evaluation.words import metric_words
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.outcomes.classes import Classes
+from mil_toolkit.outcomes.number import Number
+from mil_toolkit.outcomes.ordered import Ordered
+from mil_toolkit.outcomes.survival import Survival
 from mil_toolkit.study import canary as module
 from mil_toolkit.study.canary import RUNS, run_canary, small
 from mil_toolkit.study.canary_result import Canary
@@ -270,6 +277,105 @@ def test_an_existing_result_is_read(
     assert run_canary(*data, tmp_path, CONFIG) == first
     with pytest.raises(DataError, match="another study"):
         run_canary(*data, tmp_path, replace(CONFIG, seed=3))
+
+
+# Other outcomes than two classes.
+
+
+OUTCOMES = {
+    "classes": Classes("DX", ("a", "b", "c")),
+    "ordered": Ordered("DX", ("1", "2", "3")),
+    "number": Number("N"),
+    "survival": Survival("T", "E", 0.6),
+}
+every_outcome = pytest.mark.parametrize("kind", OUTCOMES)
+
+
+def cohort_of(kind: str, patients: int = 36) -> Cohort:
+    """Return patients whose metadata are noise."""
+    random = np.random.default_rng(3)
+    labels: np.ndarray = np.arange(patients) % 3
+    if kind == "number":
+        labels = random.normal(size=patients)
+    elif kind == "survival":
+        labels = np.stack([random.exponential(1, patients) + 0.01, np.arange(patients) % 4 > 0], 1)
+    cohort = make_cohort(np.zeros(patients, dtype=int), {"noise": random.normal(size=patients)})
+    return replace(cohort, labels=labels, outcome=OUTCOMES[kind])
+
+
+def chance(kind: str, table: Table) -> float:
+    """Return the primary metric of predictions that do not depend on the patient."""
+    if kind == "number":
+        return float(np.abs(table.labels - np.median(table.labels)).mean())
+    return 0.5 if kind == "survival" else 1 / 3
+
+
+@every_outcome
+def test_shuffled_outcomes_score_chance(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the metric that is tested, whose chance is 0.5, and in the primary metric of the outcome."""
+    tables, outer_table = list[Table](), module._outer_table
+
+    def remembered(study: Study, cohort: Cohort, patients: Patients, device: str) -> Table:
+        tables.append(outer_table(study, cohort, patients, device))
+        return tables[-1]
+
+    monkeypatch.setattr(module, "_outer_table", remembered)
+    cohort = cohort_of(kind)
+    config = replace(CONFIG, trials=1)
+    with caplog.at_level(logging.INFO, "mil_toolkit"):
+        canary = run_canary(cohort, None, tmp_path, config, "cpu", runs=6)
+    primary = OUTCOME_METRICS[kind].primary
+    assert canary.passed and len(set(canary.aucs)) > 1
+    assert canary.metric == cohort.outcome.scoring.discrimination
+    assert f"runs on shuffled outcomes: outer {metric_words(canary.metric)}" in caplog.text
+    assert len({table.labels.tobytes() for table in tables}) == len(tables) == 6
+    excess = [table.score(table.scoring.metrics[primary]) / chance(kind, table) - 1 for table in tables]
+    error = np.std(excess, ddof=1) / np.sqrt(len(excess))
+    worse = 0.25 if kind == "number" else 0.0  # a fitted line is worse than a constant, on noise
+    assert -3 * error < np.mean(excess) < worse + 3 * error
+    again = run_canary(cohort, None, tmp_path, config, "cpu", runs=6)
+    assert again == canary and str(again) == str(canary)  # as it was stored
+
+
+@every_outcome
+def test_a_leak_fails_for_every_outcome(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column that follows the shuffled outcome, as if it were recorded after it."""
+    original = module._outer_table
+
+    def outer_table(study: Study, cohort: Cohort, patients: Patients, device: str) -> Table:
+        known = patients.labels if patients.labels.ndim == 1 else patients.labels[:, 0]
+        metadata = patients.metadata.assign(noise=known.astype(float))
+        return original(study, cohort, replace(patients, metadata=metadata), device)
+
+    monkeypatch.setattr(module, "_outer_table", outer_table)
+    canary = run_canary(cohort_of(kind), None, tmp_path, replace(CONFIG, trials=1), "cpu", runs=3)
+    assert not canary.passed and canary.mean > 0.7
+    assert "predicted meaningless outcomes" in str(canary)
+
+
+def test_times_are_shuffled_until_all_training_patients_reach_the_horizon() -> None:
+    """Hardly any shuffle has them by itself."""
+    late = replace(cohort_of("survival"), outcome=Survival("T", "E", 1.5))
+    for seed in range(3):
+        shuffled = module._shuffled(late, replace(CONFIG, outer_folds=3), np.random.default_rng(seed))
+        searches, _ = module.plan_searches(shuffled, replace(CONFIG, outer_folds=3))
+        assert len(searches) == 4
+
+
+def test_outcomes_whose_shuffles_leave_no_folds_are_reported(tmp_path: Path) -> None:
+    cohort = cohort_of("classes")
+    parts = np.split(np.array(cohort.patient_ids), [35])
+    folds = OfficialFolds((tuple(frozenset(part.tolist()) for part in parts),))
+    with pytest.raises(
+        module.NoShuffle, match=r"left no folds .* that can be scored, in 20 attempts\. All cl"
+    ):
+        module._shuffled(
+            replace(cohort, labels=np.array([0] * 34 + [1, 2]), folds=folds),
+            replace(CONFIG, outer_folds=OFFICIAL),
+            np.random.default_rng(0),
+        )
 
 
 # The command.

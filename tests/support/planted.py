@@ -55,10 +55,12 @@ def make_cache(
     cohort: Cohort,
     bags: Sequence[np.ndarray],
     contents: Mapping[tuple[str, str], bytes] | None = None,
+    weights: str = "none",
 ) -> FeatureCache:
     """Create a cache of these (n, D) embeddings, of images 0.png, 1.png, ... of each patient.
 
     contents: of some files, by patient and name; the contents of all others differ
+    weights: of the spec; a bundle without a digest of them has "imported from ..."
     """
     contents = contents or {}
     stored = []
@@ -73,7 +75,7 @@ def make_cache(
     spec: Spec = {
         "schema": 1,
         "backbone": "made-up",
-        "weights": "none",
+        "weights": weights,
         "seed": None,
         "weight_digest": None,
         "width": int(bags[0].shape[1]),

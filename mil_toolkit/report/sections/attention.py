@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.gallery import Case, Naming, cases
 from mil_toolkit.report.shown import MOST_BEST, MOST_WORST, shows_all
+from mil_toolkit.study.tables import class_columns
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,13 @@ def _summary(contents: Contents) -> str:
     if contents.attention is None:
         return f"The study has no stored attention. {everyone}."
     models = "outer" if contents.nested else "validation"
+    images, sums = "images of highest and lowest attention", "The attention on a patient's images sums to one"
+    if class_columns(contents.attention):
+        images = "images of highest attention for each class, whose probability depends on what it pools"
+        sums += " in each class"
     return (
         f"Attention by {models} models that did not see the patient during training. {everyone}, and the"
-        " images of highest and lowest attention. The attention on a patient's images sums to one."
+        f" {images}. {sums}."
     )
 
 
