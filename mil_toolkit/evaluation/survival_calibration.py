@@ -1,10 +1,12 @@
 """Calibration of predicted risks at the horizon, in groups of patients with similar risks."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from mil_toolkit.evaluation.survival_curves import StepCurve, kaplan_meier
+from mil_toolkit.evaluation.bounds import quantile, wilson
+from mil_toolkit.evaluation.survival_curves import StepCurve, at_risk, kaplan_meier
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,10 @@ def calibration_at_horizon(
 
     times, risks: (n,), the risks of an event up to the horizon; events: (n,) bool
 
-    The observed risk is that of the group's Kaplan-Meier curve at the horizon (Demler et al. 2015).
+    The observed risk is that of the group's Kaplan-Meier curve at the horizon (Demler et al. 2015). Where it
+    is 0 or 1, its interval is Wilson's of a proportion among the patients who are still at risk at the
+    horizon (Dorey and Korn 1987, "Effective sample sizes for confidence intervals for survival
+    probabilities").
     """
     groups = groups_of_risk(risks, count)
     return [
@@ -47,10 +52,32 @@ def calibration_at_horizon(
 
 
 def _group(times: np.ndarray, events: np.ndarray, risks: np.ndarray, horizon: float) -> RiskGroup:
+    observed = risk_at(times, events, horizon)
+    return RiskGroup(len(times), float(risks.mean()), observed.value, observed.low, observed.high)
+
+
+class ObservedRisk(NamedTuple):
+    """The risk of an event up to a time by the Kaplan-Meier curve, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def risk_at(times: np.ndarray, events: np.ndarray, horizon: float) -> ObservedRisk:
+    """Return the observed risk of patients at the horizon: times (n,), events (n,) bool.
+
+    For the interval, see `kaplan_meier` and `calibration_at_horizon`.
+    """
     estimate = kaplan_meier(times, events)
     moments, at = estimate.curve.times, np.array([horizon])
     middle, low, high = (
         float(1 - StepCurve(moments, values).at(at)[0])
         for values in (estimate.curve.values, estimate.high, estimate.low)
     )
-    return RiskGroup(len(times), float(risks.mean()), middle, low, high)
+    if 0 < middle < 1:
+        return ObservedRisk(middle, low, high)
+    # Those who died were at risk, too, where nobody is left
+    count = max(1, at_risk(times, [horizon])[0], int(events.sum()) if middle == 1 else 0)
+    bounds = wilson(middle, count, quantile(np.inf))
+    return ObservedRisk(middle, bounds.low, bounds.high)

@@ -1,7 +1,7 @@
 """The overview: the main score, its meaning, the study in short, and the next steps."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,8 +28,9 @@ from mil_toolkit.study.verdict import verdict
 
 BESIDE = (  # the primary metric
     *("balanced_accuracy", "auc", "sensitivity", "specificity"),
-    *("macro_auc", "macro_f1", "kappa"),
+    *("macro_auc", "macro_f1", "kappa", "quadratic_kappa", "rank_error"),
     *("rmse", "r2", "spearman"),
+    *("concordance_harrell", "concordance_uno", "integrated_brier"),
 )
 _BRANCHES = {"mlp": "metadata through an MLP", "direct": "metadata used directly", "none": "no metadata"}
 _FUSIONS = {"early": "image by image", "late": "after a pooling for each"}
@@ -67,8 +68,8 @@ class Overview:
     steps: list[Step]
 
 
-def overview(contents: Contents, anonymise: bool) -> Overview:
-    """Return the first screen of a study's report."""
+def overview(contents: Contents, anonymise: bool, own_facts: Mapping[str, str]) -> Overview:
+    """Return the first screen of a study's report; own_facts: of the kind of outcome, by name."""
     scores, primary = contents.own_scores, contents.primary_metric
     return Overview(
         verdict=verdict(contents.scores, primary),
@@ -86,7 +87,7 @@ def overview(contents: Contents, anonymise: bool) -> Overview:
             f" {comparison_words(gain, primary)}"
             for name, gain in (contents.scores.gains or {}).items()
         ],
-        facts=dict(_facts(contents)),
+        facts={**own_facts, **dict(_facts(contents))},
         steps=list(steps(contents, anonymise)),
     )
 

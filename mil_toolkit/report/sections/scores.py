@@ -43,7 +43,7 @@ class ScoresSection:
     matrix: rows of the true class, columns of the predicted one; patients are means over repeats. Empty if
         nothing is decided.
     thresholds, spread: sentences; spread may be None
-    by_class: of each of several classes against all others; None for two classes
+    details: further tables of the kind of outcome, such as that of each class
     """
 
     table: ScoreTable
@@ -53,7 +53,7 @@ class ScoresSection:
     spread: str | None
     charts: list[Chart]
     training: list[Chart]
-    by_class: ScoreTable | None = None
+    details: Sequence[ScoreTable] = ()
 
 
 def scores_section(contents: Contents) -> ScoresSection:
@@ -63,7 +63,7 @@ def scores_section(contents: Contents) -> ScoresSection:
 
 
 def common_section(
-    contents: Contents, thresholds: str, charts: list[Chart], by_class: ScoreTable | None = None
+    contents: Contents, thresholds: str, charts: list[Chart], details: Sequence[ScoreTable] = ()
 ) -> ScoresSection:
     """Return the section with the parts that all outcomes have."""
     main = table_metrics(contents.primary_metric, contents.own_scores)
@@ -76,7 +76,7 @@ def common_section(
         spread=spread_words(contents.scores.spread),
         charts=charts,
         training=training_figures(contents.curves),
-        by_class=by_class,
+        details=details,
     )
 
 
