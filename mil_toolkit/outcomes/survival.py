@@ -83,6 +83,7 @@ class Survival(Outcome):
 
     kind: ClassVar[str] = "survival"
     own_keys: ClassVar[frozenset[str]] = frozenset({"time", "event", "horizon"})
+    fixed_keys: ClassVar[tuple[str, ...]] = ("horizon",)
 
     time: str | None = None
     event: str | None = None

@@ -19,7 +19,7 @@ from mil_toolkit.report.sections.subgroups import subgroup_table
 from mil_toolkit.report.sections.tables import Cell, Row, ScoreTable, cell
 from mil_toolkit.report.sections.use import UseSection, common_use_section
 
-SUBGROUP_METRICS = ("accuracy", "balanced_accuracy", "macro_auc")
+SUBGROUP_METRICS = ("balanced_accuracy", "macro_f1", "macro_auc")
 ORDERED_SUBGROUP_METRICS = ("balanced_accuracy", "quadratic_kappa", "rank_error")
 _OF_CLASS = ("sensitivity", "specificity", "ppv", "npv", "auc")
 

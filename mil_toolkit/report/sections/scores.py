@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mil_toolkit.core.text import count_of, counted
 from mil_toolkit.evaluation.words import metric_words, number, spread_words, table_metrics, threshold_rule
+from mil_toolkit.outcomes.kinds import DEFAULT
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import Chart
 from mil_toolkit.report.figures.scores import (
@@ -28,11 +29,11 @@ _FIGURES: tuple[Callable[[Contents], Chart], ...] = (
 
 @dataclass(frozen=True)
 class Count:
-    """A cell of the confusion matrix; right: whether the predicted class is the true one."""
+    """A cell of the confusion matrix; share: of the true class; look: its classes in the style sheet."""
 
     patients: str
     share: str
-    right: bool
+    look: str
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,10 @@ def _count(contents: Contents, label: int, decided: int) -> Count:
     of_class = contents.table.labels == label
     patients = float((contents.table.decisions[:, of_class] == decided).sum(1).mean())
     share = 100 * patients / max(1, int(of_class.sum()))
-    return Count(counted(patients), f"{share:.0f} % of the class", label == decided)
+    look = "right" if label == decided else "wrong"
+    if contents.study.outcome.kind == DEFAULT:
+        return Count(counted(patients), f"{share:.0f} % of the class", look)
+    return Count(counted(patients), f"{share:.0f} %", f"{look} heat{round(share / 10)}")
 
 
 def _thresholds(contents: Contents) -> str:
