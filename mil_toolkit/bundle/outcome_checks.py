@@ -60,9 +60,9 @@ def _key_problems(here: Outcome, model: Outcome, source: str) -> Iterator[str]:
         given, fitted = getattr(here, key), getattr(model, key)
         if given != fitted:
             yield (
-                f"{source}: {key} is {_written(given)} under [cohort]; the model was fitted with"
-                f" {_written(fitted)}. {_advice(key, fitted)}, or leave the outcome out to predict without"
-                " scores."
+                f"{source}: {key} is {_written(given)} under [cohort]; the model was fitted"
+                f" {'without one' if fitted is None else f'with {_written(fitted)}'}. {_advice(key, fitted)},"
+                " or leave the outcome out to predict without scores."
             )
 
 

@@ -185,14 +185,11 @@ def survival_data_figures(contents: Contents) -> list[Chart]:
 
 def _bag_size_words(contents: Contents) -> str:
     """Return the correlation of the predicted risk with the number of images."""
-    names = {
-        "event-by-horizon": "patients with an event up to the horizon",
-        "no-event-by-horizon": "all others",
-    }
+    text = survival_outcome(contents).text
     known = {
-        names[name]: value
+        text.stratum(name): value
         for name, value in (contents.scores.bag_size or {}).items()
-        if name in names and value is not None
+        if value is not None
     }
     if not known:
         return ""

@@ -16,6 +16,7 @@ from mil_toolkit.evaluation.words import (
     comparison_words,
     in_use,
     metric_with_direction,
+    metric_words,
     number,
     with_interval,
 )
@@ -106,7 +107,7 @@ def _facts(contents: Contents) -> Iterator[tuple[str, str]]:
     folds = f"{config.outer_folds} outer" if contents.nested else "no outer"
     yield "Folds", f"{folds}, {config.folds} inner; {count_of(config.repeats, 'repeat')}"
     searches = count_of(len(contents.curves), "search", "searches")
-    yield "Trials", f"{config.trials} in each of {searches}, by {config.objective.replace('_', ' ')}"
+    yield "Trials", f"{config.trials} in each of {searches}, by {metric_words(config.objective)}"
     names = ", ".join(printable(features.name) for features in contents.study.description.all_features)
     yield "Primary metric", f"{metric_name(contents.primary_metric)}, declared before the study began"
     yield "Features", names or "none (metadata only)"
