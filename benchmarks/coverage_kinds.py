@@ -10,10 +10,11 @@ model is also applied to new patients of the population. The target of an interv
 over cohorts: the expected performance of the procedure at the size of the training sets.
 
 "sd / error" is the standard deviation of a score over cohorts by the mean error that its interval assumes.
+
 The figures that only the report has are measured beside the scores: the observed risk at the horizon, of all
-patients and of the predicted thirds, and the limits of agreement. The last lines say in which share of cohorts,
-whose columns are not associated with survival, the log-rank test of the predicted thirds has a p-value below
-0.05: as it is, and halved as in the report.
+patients and of the predicted thirds, and the limits of agreement. The last lines say in which share of
+cohorts, whose columns are not associated with survival, the log-rank test of the predicted thirds has a
+p-value below 0.05: as it is, and halved as in the report.
 
 With --unwidened nothing is added for the variation of training patients: `Measure.training` is about
 n ((sd / error)^2 - 1) of such a run. "bootstrap" is the coverage of the percentile bootstrap with 400 draws
@@ -42,7 +43,7 @@ from mil_toolkit.evaluation.measure_intervals import (
 from mil_toolkit.evaluation.metrics import Predicted
 from mil_toolkit.evaluation.number_calibration import bland_altman
 from mil_toolkit.evaluation.number_metrics import NUMBER_METRICS
-from mil_toolkit.evaluation.survival_calibration import groups_of_risk, risk_at
+from mil_toolkit.evaluation.survival_calibration import groups_of_risk, risk_at, widening_of_groups
 from mil_toolkit.evaluation.survival_curves import log_rank
 from mil_toolkit.evaluation.survival_groups import cross_validated_log_rank, ranks_within_folds
 from mil_toolkit.evaluation.survival_metrics import SURVIVAL_METRICS, SurvivalPredicted, uncensored
@@ -344,7 +345,8 @@ def risk_rows(predicted: SurvivalPredicted, new: SurvivalPredicted) -> Rows:
     for name, group in {"all": None, "low": 0, "middle": 1, "high": 2}.items():
         inside = np.ones_like(groups, dtype=bool) if group is None else groups == group
         beyond = np.ones_like(later, dtype=bool) if group is None else later == group
-        risk = risk_at(predicted.times[inside], predicted.events[inside], HORIZON)
+        widening = 1.0 if group is None else widening_of_groups(len(groups))
+        risk = risk_at(predicted.times[inside], predicted.events[inside], HORIZON, widening)
         truth = float((new.times[beyond] <= HORIZON).mean())
         rows[f"observed risk ({name})"] = plain_row(risk.value, risk.low, risk.high, truth)
     return rows

@@ -12,6 +12,7 @@ from mil_toolkit.evaluation.survival_calibration import (
     RiskGroup,
     calibration_at_horizon,
     risk_at,
+    widening_of_groups,
 )
 from mil_toolkit.evaluation.survival_curves import LogRank, censoring_curve, log_rank, survival_curve
 from mil_toolkit.evaluation.survival_groups import cross_validated_log_rank, null_table, predicted_thirds
@@ -49,14 +50,14 @@ def thirds(table: Table, horizon: float) -> Thirds:
     """Return the thirds of the predictions of a study, or fewer groups if risks are equal."""
     times, events = times_and_events(table)
     risks, places = table.probabilities[..., 0].mean(0), predicted_thirds(table)
-    names = _NAMES[int(places.max()) + 1]
+    names, widening = _NAMES[int(places.max()) + 1], widening_of_groups(table.cross_validated)
     groups = [
         Third(
             name,
             times[places == place],
             events[places == place],
             float(risks[places == place].mean()),
-            risk_at(times[places == place], events[places == place], horizon),
+            risk_at(times[places == place], events[places == place], horizon, widening),
         )
         for place, name in enumerate(names)
     ]
@@ -92,9 +93,9 @@ def calibration(table: Table, horizon: float) -> Calibration:
     observed, predicted = risk_at(times, events, horizon), float(risks.mean())
     ratio = Estimate(*(part / predicted for part in observed)) if predicted > 0 else None
     count = max(1, min(MOST_GROUPS, len(times) // FEWEST_OF_GROUP))
-    return Calibration(
-        predicted, observed, ratio, calibration_at_horizon(times, events, risks, horizon, count)
-    )
+    widening = widening_of_groups(table.cross_validated)
+    groups = calibration_at_horizon(times, events, risks, horizon, count, widening)
+    return Calibration(predicted, observed, ratio, groups)
 
 
 @dataclass(frozen=True)

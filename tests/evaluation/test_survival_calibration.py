@@ -53,3 +53,18 @@ def test_fewer_patients_at_risk_make_a_wider_interval_of_a_risk_of_zero() -> Non
     times, events = np.linspace(1, 9, 20), np.zeros(20, dtype=bool)
     highs = [risk_at(times, events, horizon).high for horizon in (1.0, 5.0, 8.9, 20.0)]
     assert highs == sorted(highs) and highs[0] < 0.2 and highs[-1] > 0.7
+
+
+def test_widening_multiplies_the_variance_on_the_scale_of_the_interval() -> None:
+    random = np.random.default_rng(1)
+    times, events = random.exponential(size=50), random.integers(0, 2, 50) == 1
+
+    def half_width(widening: float) -> float:
+        risk = risk_at(times, events, 0.7, widening)
+        assert risk.low < risk.value < risk.high
+        scaled = [np.log(-np.log(1 - part)) for part in risk]
+        assert scaled[2] - scaled[0] == pytest.approx(scaled[0] - scaled[1])
+        return float(scaled[2] - scaled[0])
+
+    assert half_width(2.25) == pytest.approx(1.5 * half_width(1.0))
+    assert risk_at(times, np.zeros(50, dtype=bool), 0.7, 2.0).high > risk_at(times, events & False, 0.7).high

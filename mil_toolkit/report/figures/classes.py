@@ -25,7 +25,7 @@ def rank_error_figure(contents: Contents) -> Chart:
     ranks, patients = np.arange(1 - classes, classes), len(contents.table.labels)
     figure, axes = canvas(left=0.62)
     axes.bar(ranks, counts, 0.7, color=[ACCENT if rank == 0 else MUTED for rank in ranks])
-    for rank, count in zip(ranks, counts, strict=True):
+    for rank, count in zip(ranks.tolist(), counts.tolist(), strict=True):
         axes.text(rank, count, f"{100 * count / patients:.0f} %", ha="center", va="bottom", fontsize=8)
     axes.set(xlabel="Predicted minus true rank", ylabel="Patients", ylim=(0, 1.12 * counts.max()))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
