@@ -42,7 +42,7 @@ def observed_figure(contents: Contents) -> Chart:
 def agreement_figure(contents: Contents) -> Chart:
     """Draw the difference of prediction and observation against their mean (Bland and Altman 1986)."""
     targets, values = contents.table.labels, contents.table.probabilities.mean(0)
-    agreement = bland_altman(values, targets)
+    agreement = bland_altman(values, targets, contents.table.units)
     figure, axes = canvas(height=3.1, left=0.74)
     for limits, style in ((agreement.bias, "-"), (agreement.lower, _DASHED), (agreement.upper, _DASHED)):
         axes.axhspan(limits.low, limits.high, color=BAND, alpha=0.3, lw=0)
