@@ -29,7 +29,10 @@ from mil_toolkit.study.records import StudyScores
 _MARKUP = re.compile(r"[\\`*\[\]|~@$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.", re.IGNORECASE)
 
 # Metrics of the baselines beside the primary one.
-_BESIDE = ("balanced_accuracy", "auc", "macro_auc", "rmse", "r2")
+_BESIDE = (
+    *("balanced_accuracy", "auc", "macro_auc", "quadratic_kappa", "rmse", "r2"),
+    *("concordance_harrell", "integrated_brier"),
+)
 
 
 def plain(value: object) -> str:
@@ -113,7 +116,8 @@ def _view(features: BundleFeatures, about: About) -> Iterator[str]:
         )
     yield (
         f"The training images were embedded in {plain(', '.join(features.recorded))}. Another precision or"
-        " decoder changes probabilities slightly, and `mil-predict` warns of it."
+        f" decoder changes {'probabilities' if about.class_names else 'predictions'} slightly, and"
+        " `mil-predict` warns of it."
     )
     if features.spec["weights"] == "file" and about.finetuned is None:
         yield (
@@ -173,7 +177,7 @@ def _making(about: About, scores: StudyScores, members: int) -> Iterator[str]:
         reason = f" {passed_over_words(kept, procedure.objective)}"
     yield (
         f"The search tried {count_of(procedure.trials, 'configuration')} of the head on {folds} of the"
-        f" training patients and compared them by {procedure.objective.replace('_', ' ')}.{reason}"
+        f" training patients and compared them by {metric_words(procedure.objective)}.{reason}"
         f" {about.predicted.text.fitted(procedure.threshold_rule)} were"
         f" fitted on the out-of-fold predictions of {_chosen(procedure, bool(kept))}."
         f" {'The member was' if members == 1 else f'The {members} members were'} then fitted on all labelled"
@@ -257,7 +261,8 @@ def _intended_use(about: About) -> Iterator[str]:
     yield "## Intended use"
     yield (
         f"Research on patients like those of cohort {plain(about.cohort)}, whose images and values were"
-        " acquired in the same way. For other patients, validate it first: on a cohort with labels,"
+        " acquired in the same way. For other patients, validate it first: on a cohort with"
+        f" {'labels' if about.class_names else 'known outcomes'},"
         " `mil-predict` prints scores with intervals, which is an external validation. Do not use it for"
         " diagnosis, triage or decisions on care."
     )
@@ -294,7 +299,7 @@ def _limit_lines(about: About, scores: StudyScores) -> Iterator[str]:
     if scores.bag_size:
         strata, names = about.predicted.scoring.rank_strata, dict(enumerate(_names(about)))
         correlations = [
-            f"{number(scores.bag_size[name])} among {names.get(stratum, name)}"
+            f"{number(scores.bag_size[name])} among {names.get(stratum, about.predicted.text.stratum(name))}"
             for stratum, name in strata.items()
         ]
         predicted = "logit" if about.class_names else "prediction"

@@ -90,21 +90,38 @@ class Agreement:
     upper: Limits
 
 
-def bland_altman(values: np.ndarray, targets: np.ndarray) -> Agreement:
+def bland_altman(values: np.ndarray, targets: np.ndarray, units: np.ndarray | None = None) -> Agreement:
     """Return the mean difference of prediction and target, and the limits of 95 % of the differences.
 
-    values, targets: (n,) of at least two patients
+    values, targets: (n,) of at least two patients; units: (n,), the number of each patient's group, from 0;
+        None if every patient is a group
 
     Bland and Altman 1986, mean +- 1.96 standard deviations; the standard errors are those of Bland and Altman
-    1999, section 2: s / sqrt(n) of the bias, and s sqrt(1 / n + 1.96^2 / (2 (n - 1))) of a limit.
+    1999, section 2: s / sqrt(n) of the bias, and s sqrt(1 / n + 1.96^2 / (2 (n - 1))) of a limit. These hold
+    for normal differences of independent patients. Skewed or long-tailed differences and groups need wider
+    intervals, which follow from the influence of each patient (infinitesimal jackknife; Efron 1982). Both
+    limits get the wider one: of skewed differences, that of the short tail would cover too little.
     """
     differences = values - targets
     count, bias, deviation = len(differences), float(differences.mean()), float(differences.std(ddof=1))
     z, t = quantile(np.inf), quantile(count - 1)
     of_bias = t * deviation / math.sqrt(count)
     of_limit = t * deviation * math.sqrt(1 / count + z**2 / (2 * (count - 1)))
+    centred, groups = differences - bias, np.arange(count) if units is None else units
+    scaled = (centred**2 - deviation**2) / (2 * deviation) if deviation > 0 else centred
+
+    of_bias = max(of_bias, _half_width(centred, groups))
+    of_limit = max(of_limit, *(_half_width(centred + sign * z * scaled, groups) for sign in (-1, 1)))
     lower, upper = bias - z * deviation, bias + z * deviation
     return Agreement(_around(bias, of_bias), _around(lower, of_limit), _around(upper, of_limit))
+
+
+def _half_width(influence: np.ndarray, units: np.ndarray) -> float:
+    """Return half of the width of the interval of a mean over n patients by its influences (n,)."""
+    from mil_toolkit.evaluation.influence import spread  # it imports pandas
+
+    own = spread(influence / len(influence), units, np.zeros(len(influence), dtype=int))
+    return quantile(own.freedom) * math.sqrt(own.variance)
 
 
 def _around(value: float, half: float) -> Limits:

@@ -49,6 +49,8 @@ class Scoring:
     errors: returns how far the values are from the targets (..., n), from targets and values; it shows
         whether the patients of a group are alike
     intervals: names of the columns of `DecisionRule.intervals`
+    surprises: returns how unexpected the target of each patient is (n,), by which reports order patients,
+        from targets and values; None for `errors`
     """
 
     targets: tuple[str, ...]
@@ -70,6 +72,7 @@ class Scoring:
     reliability: bool
     epoch_metrics: tuple[str, ...]
     intervals: tuple[str, ...] = ()
+    surprises: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 
     @property
     def columns(self) -> list[str]:

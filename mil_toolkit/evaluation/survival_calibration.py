@@ -1,10 +1,14 @@
 """Calibration of predicted risks at the horizon, in groups of patients with similar risks."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from mil_toolkit.evaluation.survival_curves import StepCurve, kaplan_meier
+from mil_toolkit.evaluation.bounds import quantile, wilson
+from mil_toolkit.evaluation.survival_curves import StepCurve, at_risk, kaplan_meier
+
+TRAINING = 40.0  # as `Measure.training`, of the observed risk of a group of predicted risk
 
 
 @dataclass(frozen=True)
@@ -31,26 +35,77 @@ def groups_of_risk(risks: np.ndarray, count: int) -> np.ndarray:
 
 
 def calibration_at_horizon(
-    times: np.ndarray, events: np.ndarray, risks: np.ndarray, horizon: float, count: int = 5
+    times: np.ndarray,
+    events: np.ndarray,
+    risks: np.ndarray,
+    horizon: float,
+    count: int = 5,
+    widening: float = 1.0,
 ) -> list[RiskGroup]:
     """Return predicted and observed risk in groups of similar predicted risk.
 
     times, risks: (n,), the risks of an event up to the horizon; events: (n,) bool
+    widening: factor of the variance of the observed risk, see `widening_of_groups`
 
-    The observed risk is that of the group's Kaplan-Meier curve at the horizon (Demler et al. 2015).
+    The observed risk is that of the group's Kaplan-Meier curve at the horizon (Demler et al. 2015); for its
+    interval, see `risk_at`.
     """
     groups = groups_of_risk(risks, count)
     return [
-        _group(times[groups == group], events[groups == group], risks[groups == group], horizon)
+        _group(times[groups == group], events[groups == group], risks[groups == group], horizon, widening)
         for group in np.unique(groups)
     ]
 
 
-def _group(times: np.ndarray, events: np.ndarray, risks: np.ndarray, horizon: float) -> RiskGroup:
+def _group(
+    times: np.ndarray, events: np.ndarray, risks: np.ndarray, horizon: float, widening: float
+) -> RiskGroup:
+    observed = risk_at(times, events, horizon, widening)
+    return RiskGroup(len(times), float(risks.mean()), observed.value, observed.low, observed.high)
+
+
+class ObservedRisk(NamedTuple):
+    """The risk of an event up to a time by the Kaplan-Meier curve, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def widening_of_groups(cross_validated: int) -> float:
+    """Return the factor of the variance of the observed risk of a group of predicted risk.
+
+    cross_validated: the number of patients on whom the models were trained and scored in turn. Other training
+    patients would put other patients into the group. As for `Measure.training`, benchmarks/coverage_kinds.py
+    shows how much is needed.
+    """
+    return 1 + TRAINING / cross_validated
+
+
+def risk_at(times: np.ndarray, events: np.ndarray, horizon: float, widening: float = 1.0) -> ObservedRisk:
+    """Return the observed risk of patients at the horizon: times (n,), events (n,) bool.
+
+    widening: factor of the variance. The interval is that of `kaplan_meier`. Where the risk is 0 or 1, it is
+    Wilson's of a proportion among the patients who are still at risk at the horizon (Dorey and Korn 1987,
+    "Effective sample sizes for confidence intervals for survival probabilities"), or among all of them if
+    nobody is left.
+    """
     estimate = kaplan_meier(times, events)
     moments, at = estimate.curve.times, np.array([horizon])
-    middle, low, high = (
-        float(1 - StepCurve(moments, values).at(at)[0])
-        for values in (estimate.curve.values, estimate.high, estimate.low)
+    survival, low, high = (
+        float(StepCurve(moments, values).at(at)[0])
+        for values in (estimate.curve.values, estimate.low, estimate.high)
     )
-    return RiskGroup(len(times), float(risks.mean()), middle, low, high)
+    if 0 < survival < 1:
+        ends = [_widened(survival, end, widening) for end in (high, low)]
+        return ObservedRisk(1 - survival, 1 - ends[0], 1 - ends[1])
+    count = max(1, at_risk(times, [horizon])[0], int(events.sum()) if survival == 0 else 0)
+    bounds = wilson(1 - survival, count / widening, quantile(np.inf))
+    return ObservedRisk(1 - survival, bounds.low, bounds.high)
+
+
+def _widened(survival: float, end: float, widening: float) -> float:
+    """Return the end of an interval whose width on the scale log(-log) grows by the root of the factor."""
+    middle = np.log(-np.log(survival))
+    half = np.sqrt(widening) * (np.log(-np.log(end)) - middle)
+    return float(np.exp(-np.exp(middle + half)))

@@ -23,7 +23,7 @@ class BinaryText(OutcomeText):
         """Return the patients of both classes by name."""
         return f", of which {counts[1]} are {names[1]} and {counts[0]} {names[0]}"
 
-    def analysed(self, counts: Sequence[int]) -> str:
+    def analysed(self, counts: Sequence[int], strata: Sequence[int]) -> str:
         """Return the patients of both classes."""
         return f"{counts[1]} positive, {counts[0]} negative"
 

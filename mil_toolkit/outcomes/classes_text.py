@@ -24,7 +24,7 @@ class ClassesText(OutcomeText):
         listed = [f"{count} {name}" for count, name in zip(counts, names, strict=True)]
         return f", of which {', '.join(listed[:-1])} and {listed[-1]}"
 
-    def analysed(self, counts: Sequence[int]) -> str:
+    def analysed(self, counts: Sequence[int], strata: Sequence[int]) -> str:
         """Return the patients of each class."""
         return f"patients of each class, in the declared order: {', '.join(map(str, counts))}"
 

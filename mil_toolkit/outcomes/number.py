@@ -149,6 +149,7 @@ class Number(Outcome):
 
     kind: ClassVar[str] = "number"
     own_keys: ClassVar[frozenset[str]] = frozenset({"target"})
+    fixed_keys: ClassVar[tuple[str, ...]] = ("transform", "unit")
 
     target: str | None = None
     transform: str | None = None

@@ -36,7 +36,7 @@ class NumberText(OutcomeText):
         """Return nothing: there are no classes."""
         return ""
 
-    def analysed(self, counts: Sequence[int]) -> str:
+    def analysed(self, counts: Sequence[int], strata: Sequence[int]) -> str:
         """Return that all have a target."""
         return f"all with a known {self.name}"
 

@@ -83,10 +83,13 @@ class Outcome(Protocol):
 
     kind: its name in `KINDS`
     own_keys: the keys by which it is recognised, which no other kind has
+    fixed_keys: the keys whose values must be those of the model where a cohort is predicted, since they give
+        the predictions their meaning
     """
 
     kind: ClassVar[str]
     own_keys: ClassVar[frozenset[str]]
+    fixed_keys: ClassVar[tuple[str, ...]] = ()
 
     # cohort.toml
 

@@ -22,6 +22,7 @@ from mil_toolkit.evaluation.discrete_time import (
 from mil_toolkit.evaluation.metrics import Predicted
 from mil_toolkit.evaluation.scoring import Predictions, Scoring
 from mil_toolkit.evaluation.survival_metrics import grid_of, metrics_at
+from mil_toolkit.evaluation.survival_residuals import deviance_residuals
 from mil_toolkit.outcomes.outcome import Lack, Outcome, OutcomeRow, Parsed
 from mil_toolkit.outcomes.survival_columns import read_survival
 from mil_toolkit.outcomes.survival_text import SurvivalText
@@ -86,6 +87,7 @@ class Survival(Outcome):
 
     kind: ClassVar[str] = "survival"
     own_keys: ClassVar[frozenset[str]] = frozenset({"time", "event", "horizon"})
+    fixed_keys: ClassVar[tuple[str, ...]] = ("horizon",)
 
     time: str | None = None
     event: str | None = None
@@ -188,6 +190,7 @@ class Survival(Outcome):
             rank_strata=BY_HORIZON,
             reliability=False,
             epoch_metrics=("integrated_brier", "concordance_harrell"),
+            surprises=lambda targets, values: np.abs(deviance_residuals(targets, values, self.by)),
         )
 
     def predicted(self, outputs: np.ndarray, targets: np.ndarray, folds: np.ndarray) -> Predicted:

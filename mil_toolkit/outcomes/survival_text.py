@@ -4,7 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mil_toolkit.config.study import ThresholdRule
+from mil_toolkit.core.text import count_of
 from mil_toolkit.outcomes.text import OutcomeText
+
+_STRATA = {
+    "event-by-horizon": "patients with an event up to the horizon",
+    "no-event-by-horizon": "all other patients",
+}
 
 
 @dataclass(frozen=True)
@@ -25,9 +31,16 @@ class SurvivalText(OutcomeText):
         """Return nothing."""
         return ""
 
-    def analysed(self, counts: Sequence[int]) -> str:
-        """Return where the numbers of events are."""
-        return "times and events of the patients are in patients.json"
+    def analysed(self, counts: Sequence[int], strata: Sequence[int]) -> str:
+        """Return the number of early events."""
+        return (
+            f"{count_of(sum(strata), 'patient')} with an event up to the time {self.horizon:g},"
+            f" {len(strata) - sum(strata)} without, some of whom were censored before"
+        )
+
+    def stratum(self, name: str) -> str:
+        """Return the patients with or without an early event."""
+        return _STRATA.get(name, name)
 
     def columns(self, names: Sequence[str], constants: Mapping[str, float]) -> str:
         """Return the columns of risk, survival and spread."""

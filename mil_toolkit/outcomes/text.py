@@ -25,9 +25,13 @@ class OutcomeText(Protocol):
         """Return how the outcome is distributed, after "60 labelled patients", or nothing."""
         ...
 
-    def analysed(self, counts: Sequence[int]) -> str:
-        """Return the counts of patients by outcome."""
+    def analysed(self, counts: Sequence[int], strata: Sequence[int]) -> str:
+        """Return the counts of patients by outcome; strata: of each patient, see `Outcome.strata`."""
         ...
+
+    def stratum(self, name: str) -> str:
+        """Return the patients of a stratum in words, given its name in `Scoring.rank_strata`."""
+        return name
 
     def columns(self, names: Sequence[str], constants: Mapping[str, float]) -> str:
         """Return what predictions.csv holds for each patient; constants: of the decision rule."""

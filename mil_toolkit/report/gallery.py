@@ -60,13 +60,13 @@ class Case:
 
     stored, name: the id as stored and as shown; wrong: share of the repeats; label: the target
     probability: mean of the predicted values over repeats; of class 1 if there are two classes, of the true
-        class if there are several
+        class if there are several, the risk at the horizon of survival
     images: their number, None where unknown; attention: None where there is none
     """
 
     stored: str
     name: str
-    label: int | float
+    label: int | float | list[float]
     probability: float
     wrong: float
     images: int | None
@@ -118,7 +118,7 @@ def cases(contents: Contents, naming: Naming) -> list[Case]:
     return [
         _case(
             table.patient_ids[place],
-            table.labels[place].item(),
+            table.labels[place].tolist(),
             float(values[place]),
             float(wrong[place]),
             records.get(table.patient_ids[place]),
@@ -137,7 +137,7 @@ def _by_patient(attention: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
 
 def _case(
     stored: str,
-    label: float,
+    label: float | list[float],
     probability: float,
     wrong: float,
     record: PatientRecord | None,

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.text import printable
 from mil_toolkit.core.version import __version__
+from mil_toolkit.outcomes.survival import Survival
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import style
 from mil_toolkit.report.gallery import Naming
@@ -25,6 +25,7 @@ class Page:
 
     title: name of the study folder; nested: whether there are outer folds
     kind: of the outcome; class_names: negative, positive if it is binary, none if it has no classes
+    horizon: of survival, None of other outcomes
     ablation: None where there was none
     """
 
@@ -36,6 +37,7 @@ class Page:
     repeats: int
     kind: str
     class_names: tuple[str, ...]
+    horizon: float | None
     overview: Overview
     scores: ScoresSection
     use: UseSection
@@ -48,10 +50,8 @@ class Page:
 
 def lay_out(contents: Contents, anonymise: bool) -> Page:
     """Draw all figures of a study, and return its page."""
-    kind = contents.study.outcome.kind
-    own = OUTCOME_SECTIONS[kind]
-    if own is None:
-        raise UsageError(f"mil-report cannot draw studies of the outcome {kind} yet. Read scores.json.")
+    outcome = contents.study.outcome
+    own = OUTCOME_SECTIONS[outcome.kind]
     with style():
         return Page(
             title=printable(contents.study.folder.resolve().name),
@@ -60,9 +60,10 @@ def lay_out(contents: Contents, anonymise: bool) -> Page:
             anonymise=anonymise,
             nested=contents.nested,
             repeats=contents.own_scores[contents.primary_metric].repeats,
-            kind=contents.study.outcome.kind,
+            kind=outcome.kind,
             class_names=contents.class_names,
-            overview=overview(contents, anonymise),
+            horizon=outcome.by if isinstance(outcome, Survival) else None,
+            overview=overview(contents, anonymise, own.facts(contents)),
             scores=own.scores(contents),
             use=own.use(contents),
             search=search_section(contents),

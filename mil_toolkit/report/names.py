@@ -33,7 +33,7 @@ _BASELINES = {
     "mean_multinomial": "Mean embedding",
     "mean_max_min_multinomial": "Mean, max and min",
     "metadata_cox": "Metadata only (Cox)",
-    "metadata_cox_c1": "Metadata only (Cox), C = 1",
+    "metadata_cox_c1": "Metadata (Cox), C = 1",
     "mean_hazards": "Mean embedding",
     "mean_max_min_hazards": "Mean, max and min",
 }

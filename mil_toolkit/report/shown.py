@@ -46,7 +46,7 @@ def shown_values(table: Table) -> ShownValues:
     values = means
     if means.ndim > 1:
         values = means[np.arange(len(labels)), labels if decided else 0]
-    return ShownValues(wrong, values, scoring.errors(labels, means))
+    return ShownValues(wrong, values, (scoring.surprises or scoring.errors)(labels, means))
 
 
 def shows_all(patients: int) -> bool:

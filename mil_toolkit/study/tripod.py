@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from mil_toolkit.config.study import OFFICIAL
 from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.words import metric_words, with_interval
@@ -79,20 +81,17 @@ def _evaluation(description: StudyDescription) -> str:
 def _results(description: StudyDescription, patients: PatientsRecord, scores: StudyScores) -> Iterator[Item]:
     outcome, primary = outcome_of(description.outcome), description.study.primary_metric
     labels = [patient.label for patient in patients.patients]
+    strata = outcome.strata(np.array(labels)).tolist()
     counts = [labels.count(number) for number in range(len(patients.class_names))]
     discrimination = outcome.scoring.discrimination
     yield Item("20a", "Flow of participants", flow(patients))
-    yield Item("20b", "Outcome in those analysed", outcome.text.analysed(counts))
+    yield Item("20b", "Outcome in those analysed", outcome.text.analysed(counts, strata))
     yield Item("20b", "Missing values by column", _missing(patients))
     shown = scores.outer or scores.inner
     kind = "held-out patients" if scores.outer else "validation (inner folds), optimistic"
-    yield Item(
-        "23a",
-        "Performance",
-        f"primary metric: {metric_words(primary)} {with_interval(shown[primary])};"
-        f" {metric_words(discrimination)} {with_interval(shown[discrimination])}"
-        f" ({kind})",
-    )
+    both = [f"{metric_words(name)} {with_interval(shown[name])}" for name in (primary, discrimination)]
+    performance = "; ".join(dict.fromkeys(both))
+    yield Item("23a", "Performance", f"primary metric: {performance} ({kind})")
     use = patients.statements and patients.statements.intended_use
     yield Item("27a", "Intended use", use or NOT_STATED)
 

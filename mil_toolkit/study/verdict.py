@@ -26,7 +26,7 @@ def verdict(scores: StudyScores, primary_metric: str) -> str:
             " so the performance on new patients is unknown."
         )
     words = metric_words(primary_metric)
-    article = "an" if words[0] in "aA" or (words.isupper() and words[0] in "MR") else "a"
+    article = "an" if words[0] in "aAiU" or (words.isupper() and words[0] in "MRN") else "a"
     first = (
         f"On held-out patients (nested cross-validation), the procedure reaches {article}"
         f" {metric_words(primary_metric)} of {with_interval(scores.outer[primary_metric])}."

@@ -91,3 +91,33 @@ def test_the_limits_of_agreement_are_those_of_bland_and_altman() -> None:
     half = 2.776445 * deviation * np.sqrt(1 / 5 + 1.959964**2 / 8)
     assert agreement.upper.high - agreement.upper.value == pytest.approx(half)
     assert agreement.lower.value - agreement.lower.low == pytest.approx(half)
+
+
+def test_limits_of_agreement_of_normal_differences_are_hardly_wider_than_in_theory() -> None:
+    values = np.random.default_rng(2).normal(size=2000)
+    agreement = bland_altman(values, np.zeros(2000))
+    theory = 1.96 * values.std(ddof=1) * np.sqrt(1 / 2000 + 1.96**2 / (2 * 1999))
+    assert theory * 0.99 < agreement.upper.high - agreement.upper.value < 1.1 * theory
+
+
+def test_limits_of_agreement_of_skewed_differences_are_as_uncertain_as_resamples_show() -> None:
+    random = np.random.default_rng(3)
+    values = random.exponential(size=1000)
+    agreement = bland_altman(values, np.zeros(1000))
+    drawn = values[random.integers(0, 1000, (2000, 1000))]
+    error = np.std(drawn.mean(1) + 1.96 * drawn.std(1))
+    for limits in (agreement.upper, agreement.lower):
+        assert limits.high - limits.value == pytest.approx(1.96 * error, rel=0.1)
+
+
+def test_copies_of_patients_in_groups_do_not_narrow_the_limits_of_agreement() -> None:
+    values = np.random.default_rng(4).normal(size=40)
+    alone = bland_altman(values, np.zeros(40))
+    copied = bland_altman(np.repeat(values, 5), np.zeros(200), np.repeat(np.arange(40), 5))
+    for one, other in ((alone.bias, copied.bias), (alone.upper, copied.upper)):
+        assert (other.high - other.low) > 0.9 * (one.high - one.low)
+
+
+def test_equal_differences_have_limits_of_no_width() -> None:
+    agreement = bland_altman(np.full(9, 3.0), np.full(9, 1.0))
+    assert agreement.upper == agreement.lower == agreement.bias

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mil_toolkit.evaluation.survival_calibration import calibration_at_horizon, groups_of_risk
+from mil_toolkit.evaluation.survival_calibration import calibration_at_horizon, groups_of_risk, risk_at
 
 
 @given(st.lists(st.integers(0, 1000), min_size=3, max_size=60, unique=True))
@@ -39,3 +39,32 @@ def test_a_group_censored_before_the_horizon_has_the_risk_that_was_observed() ->
     times, events = np.array([1.0, 2.0, 3.0]), np.array([True, False, False])
     (group,) = calibration_at_horizon(times, events, np.full(3, 0.2), 10.0, count=1)
     assert group.observed == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("event", [False, True])
+def test_a_group_in_which_all_or_none_have_the_event_has_an_interval(event: bool) -> None:
+    times, events = np.linspace(1, 9, 20), np.full(20, event)
+    (group,) = calibration_at_horizon(times, events, np.full(20, 0.2), 9.0 if event else 5.0, count=1)
+    assert group.observed == float(event)
+    assert (group.low < 0.9 and group.high == 1) if event else (group.low == 0 and 0.1 < group.high < 0.4)
+
+
+def test_fewer_patients_at_risk_make_a_wider_interval_of_a_risk_of_zero() -> None:
+    times, events = np.linspace(1, 9, 20), np.zeros(20, dtype=bool)
+    highs = [risk_at(times, events, horizon).high for horizon in (1.0, 5.0, 8.9, 20.0)]
+    assert highs == sorted(highs) and highs[0] < 0.2 and highs[-1] > 0.7
+
+
+def test_widening_multiplies_the_variance_on_the_scale_of_the_interval() -> None:
+    random = np.random.default_rng(1)
+    times, events = random.exponential(size=50), random.integers(0, 2, 50) == 1
+
+    def half_width(widening: float) -> float:
+        risk = risk_at(times, events, 0.7, widening)
+        assert risk.low < risk.value < risk.high
+        scaled = [np.log(-np.log(1 - part)) for part in risk]
+        assert scaled[2] - scaled[0] == pytest.approx(scaled[0] - scaled[1])
+        return float(scaled[2] - scaled[0])
+
+    assert half_width(2.25) == pytest.approx(1.5 * half_width(1.0))
+    assert risk_at(times, np.zeros(50, dtype=bool), 0.7, 2.0).high > risk_at(times, events & False, 0.7).high

@@ -4,12 +4,12 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.paths import needed
+from support.paths import installed, needed
 
 from mil_toolkit.study.tables import read_predictions
 
@@ -19,6 +19,14 @@ FLAGS = (
 )  # fmt: skip
 WIDE, NARROW = (1280, 900), (390, 844)
 EVERYWHERE = [(size, scheme) for size in (WIDE, NARROW) for scheme in ("light", "dark")]
+WIDTH = "return Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)"
+CUT = """
+    const box = each => each.getBoundingClientRect();
+    return [...document.querySelectorAll('svg.chart text')].filter(each => {
+        const [text, figure] = [box(each), box(each.closest('svg'))];
+        return text.left < figure.left - 2 || text.right > figure.right + 2;
+    }).map(each => each.textContent);
+"""  # the labels of figures that are cut
 every_look = pytest.mark.parametrize(("size", "scheme"), EVERYWHERE)
 
 
@@ -67,16 +75,11 @@ def test_no_label_is_cut_and_notes_keep_a_distance(browser: Any, report: Path) -
     show(browser, report)
     script = """
         const box = each => each.getBoundingClientRect();
-        const cut = [...document.querySelectorAll('svg.chart text')].filter(each => {
-            const [text, figure] = [box(each), box(each.closest('svg'))];
-            return text.left < figure.left - 2 || text.right > figure.right + 2;
-        });
-        const gaps = [...document.querySelectorAll(':is(.grid, .scroll, .pairs) + .note')].map(
+        return [...document.querySelectorAll(':is(.grid, .scroll, .pairs) + .note')].map(
             each => box(each).top - box(each.previousElementSibling).bottom);
-        return [cut.map(each => each.textContent), gaps];
     """
-    cut, gaps = browser.execute_script(script)
-    assert cut == [] and gaps and min(gaps) >= 12
+    gaps = browser.execute_script(script)
+    assert browser.execute_script(CUT) == [] and gaps and min(gaps) >= 12
 
 
 # Nothing is loaded.
@@ -201,22 +204,54 @@ def test_a_command_is_copied_without_a_network(browser: Any, report: Path) -> No
 
 
 @every_look
-def test_the_page_is_accessible(
-    size: tuple[int, int], scheme: str, browser: Any, report: Path, tmp_path: Path
-) -> None:
+def test_the_page_is_accessible(size: tuple[int, int], scheme: str, browser: Any, report: Path) -> None:
     """axe-core finds no serious violation."""
+    show(browser, report, size, scheme)
+    assert not violations(browser)
+
+
+@pytest.mark.parametrize(("size", "scheme"), [(NARROW, "dark"), (WIDE, "light")])
+@pytest.mark.parametrize("kind", ["classes", "ordered", "number", "survival"])
+def test_the_page_of_every_outcome_is_accessible_and_fits(
+    kind: str, size: tuple[int, int], scheme: str, browser: Any, study_of: Callable[[str], Path]
+) -> None:
+    if kind == "survival":
+        installed("sksurv")
+    show(browser, study_of(kind) / "report.html", size, scheme)
+    assert not violations(browser)
+    assert browser.execute_script(WIDTH) <= size[0]
+    assert browser.execute_script(CUT) == []
+
+
+def test_events_are_told_from_censored_patients_by_keyboard(
+    browser: Any, study_of: Callable[[str], Path]
+) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    installed("sksurv")
+    study = study_of("survival")
+    show(browser, study / "report.html")
+    table = read_predictions(study / "predictions.csv").set_index("patient_id")
+    browser.execute_script("document.getElementById('sort').focus()")
+    browser.switch_to.active_element.send_keys(Keys.TAB)
+    browser.switch_to.active_element.send_keys("c")  # censored
+    assert set(shown(browser)) == set(table.index[table["event"] == 0])
+    browser.switch_to.active_element.send_keys(Keys.TAB)
+    assert browser.switch_to.active_element.get_attribute("id") == "filter-name"  # nothing is decided
+
+
+def violations(browser: Any) -> list[tuple[str, str]]:
+    """Return the serious violations that axe-core finds, with all details open."""
     folder = Path(os.environ.get("MIL_AXE", "."))
     axe = needed([*folder.glob("**/axe-core/axe.min.js")], "axe-core, below the folder that MIL_AXE names,")[
         0
     ]
-    show(browser, report, size, scheme)
     browser.execute_script("for (const each of document.querySelectorAll('details')) each.open = true")
     browser.execute_script(axe.read_text())
     found = browser.execute_async_script("const done = arguments[0]; axe.run().then(done)")["violations"]
-    grave = [
+    return [
         (each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")
     ]
-    assert not grave
 
 
 @pytest.mark.parametrize("which", ["report", "hostile"])
@@ -225,8 +260,7 @@ def test_a_phone_scrolls_in_one_direction_only(
 ) -> None:
     show(browser, request.getfixturevalue(which), NARROW)
     browser.execute_script("for (const each of document.querySelectorAll('details')) each.open = true")
-    width = "return Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)"
-    assert browser.execute_script(width) <= NARROW[0]
+    assert browser.execute_script(WIDTH) <= NARROW[0]
 
 
 def test_colours_follow_the_scheme_in_figures_too(browser: Any, report: Path) -> None:

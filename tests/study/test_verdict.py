@@ -97,3 +97,20 @@ def test_without_metadata_or_outer_folds_there_is_less_to_say() -> None:
         " 0.950 (0.850 to 1.050)."
     )
     assert "no score on held-out patients" in verdict(replace(study(0.8, 0.9, {}), outer=None), "auc")
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("concordance_harrell", "a Harrell's C of"),
+        ("concordance_uno", "an Uno's C of"),
+        ("integrated_brier", "an integrated Brier score of"),
+        ("mae", "an MAE of"),
+        ("macro_f1", "a macro F1 of"),
+        ("r2", "an R2 of"),
+    ],
+)
+def test_the_article_fits_the_metric(metric: str, words: str) -> None:
+    scores = study(0.8, 0.9, {})
+    outer = {metric: (scores.outer or {})["auc"]}
+    assert f"reaches {words} 0.950" in verdict(replace(scores, outer=outer, rivals={}, gains={}), metric)

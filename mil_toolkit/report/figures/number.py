@@ -42,7 +42,7 @@ def observed_figure(contents: Contents) -> Chart:
 def agreement_figure(contents: Contents) -> Chart:
     """Draw the difference of prediction and observation against their mean (Bland and Altman 1986)."""
     targets, values = contents.table.labels, contents.table.probabilities.mean(0)
-    agreement = bland_altman(values, targets)
+    agreement = bland_altman(values, targets, contents.table.units)
     figure, axes = canvas(height=3.1, left=0.74)
     for limits, style in ((agreement.bias, "-"), (agreement.lower, _DASHED), (agreement.upper, _DASHED)):
         axes.axhspan(limits.low, limits.high, color=BAND, alpha=0.3, lw=0)
@@ -60,25 +60,6 @@ def agreement_figure(contents: Contents) -> Chart:
 
 def _words(limits: Limits) -> str:
     return f"{limits.value:+.3g} ({limits.low:+.3g} to {limits.high:+.3g})"
-
-
-def error_folds_figure(contents: Contents) -> Chart:
-    """Draw the mean absolute error within each fold, by repeat."""
-    metric, words = contents.table.scoring.metrics["mae"], []
-    count = len(contents.table.folds)
-    figure, axes = canvas(height=1.05 + 0.42 * count, left=0.85, top=0.34)
-    for place in range(count):
-        scores = contents.table.fold_scores(place, metric)
-        values = sorted(scores[np.isfinite(scores)].tolist())
-        axes.plot(values, [place] * len(values), "o", color=ACCENT, ms=5.5, alpha=0.75, mew=0)
-        words.append(f"repeat {place + 1}: {', '.join(f'{value:.3g}' for value in values)}")
-    axes.set_yticks(range(count), [f"repeat {place + 1}" for place in range(count)])
-    axes.set_ylim(count - 0.5, -0.5)
-    axes.set_xlabel("MAE")
-    axes.grid(axis="x")
-    svg = to_svg(figure, "folds", f"MAE within folds: {'; '.join(words)}.")
-    caption = "One mark for each fold. Folds are small, so their scores scatter more than the overall score."
-    return Chart(svg, "Scores within folds", caption)
 
 
 def target_figures(contents: Contents) -> list[Chart]:

@@ -18,7 +18,11 @@ from mil_toolkit.report.drawing import ACCENT, BAND, COLOURS, INK, MUTED, Chart,
 from mil_toolkit.report.names import baseline_name, metric_name
 
 _DASHED = (0, (2, 2))
-_AREAS = ("auc", "auc_pooled", "macro_auc", "concordance")
+_CHANCE = {  # the score of predictions that say nothing
+    **dict.fromkeys(("auc", "auc_pooled", "macro_auc"), 0.5),
+    **dict.fromkeys(("concordance", "concordance_harrell", "concordance_uno"), 0.5),
+    **dict.fromkeys(("kappa", "quadratic_kappa", "spearman", "r2"), 0.0),
+}
 
 
 def comparison_figure(contents: Contents) -> Markup:
@@ -38,7 +42,7 @@ def chance_of(contents: Contents, metric: str) -> float | None:
     """Return the score of predictions by chance; None where it is not known."""
     if metric == "balanced_accuracy":
         return 1 / len(contents.class_names)
-    return 0.5 if metric in _AREAS else None
+    return _CHANCE.get(metric)
 
 
 def _forest(rows: Mapping[str, Estimate], name: str, metric: str, reference: float | None) -> Markup:

@@ -18,6 +18,8 @@ _TITLES = {
     "macro_auc": "Macro AUC",
     "mae": "MAE",
     "r2": "R2",
+    "integrated_brier": "Integrated Brier score",
+    "concordance_harrell": "Harrell's C",
 }
 _OF_MASKS = ("balanced_log_loss", "balanced_accuracy")
 _DASHES: tuple[Dash, ...] = ("-", (0, (3, 1.6)))

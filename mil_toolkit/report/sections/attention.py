@@ -1,6 +1,7 @@
 """Attention: the gallery of patients."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.gallery import Case, Naming, cases
@@ -8,21 +9,38 @@ from mil_toolkit.report.shown import MOST_BEST, MOST_WORST, shows_all
 from mil_toolkit.study.tables import class_columns
 
 
+class Order(NamedTuple):
+    """The names of the first and the last patients of the gallery, and of the value that sorts them."""
+
+    worst: str
+    best: str
+    value: str
+
+
+_OF_CLASSES = Order("worst mistakes", "most confident correct", "probability")
+_ORDERS = {
+    "number": Order("largest errors", "smallest errors", "prediction"),
+    "survival": Order("least expected outcomes", "most expected outcomes", "predicted risk"),
+}
+
+
 @dataclass(frozen=True)
 class AttentionSection:
     """The section on attention."""
 
     summary: str
+    order: Order
     cases: list[Case]
 
 
 def attention_section(contents: Contents, naming: Naming) -> AttentionSection:
     """Return the section with the predicted patients of a study."""
-    return AttentionSection(_summary(contents), cases(contents, naming))
+    order = _ORDERS.get(contents.study.outcome.kind, _OF_CLASSES)
+    return AttentionSection(_summary(contents, order), order, cases(contents, naming))
 
 
-def _summary(contents: Contents) -> str:
-    everyone = _patients(contents)
+def _summary(contents: Contents, order: Order) -> str:
+    everyone = _patients(contents, order)
     if not contents.uses_images:
         return f"The study uses metadata only, so there is no attention. {everyone}."
     if contents.attention is None:
@@ -38,15 +56,13 @@ def _summary(contents: Contents) -> str:
     )
 
 
-def _patients(contents: Contents) -> str:
+def _patients(contents: Contents, order: Order) -> str:
     """Return which of the predicted patients are shown."""
     count = len(contents.table.labels)
-    worst, best = "worst mistakes", "most confident correct ones"
-    if not contents.class_names:
-        worst, best = "largest errors", "smallest errors"
     if shows_all(count):
-        return f"All patients with their predictions, the {worst} first"
+        return f"All patients with their predictions, the {order.worst} first"
+    best = f"{order.best} ones" if contents.class_names else order.best
     return (
-        f"Of {count:,} patients with their predictions, the {MOST_WORST:,} {worst} and then the"
+        f"Of {count:,} patients with their predictions, the {MOST_WORST:,} {order.worst} and then the"
         f" {MOST_BEST:,} {best} (predictions.csv has all)"
     )

@@ -4,27 +4,46 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mil_toolkit.report.contents import Contents
-from mil_toolkit.report.sections.class_scores import class_scores_section
+from mil_toolkit.report.sections.class_scores import (
+    class_scores_section,
+    class_use_section,
+    ordered_scores_section,
+    ordered_use_section,
+)
 from mil_toolkit.report.sections.data import DataSection, class_data_section, data_section
-from mil_toolkit.report.sections.number import number_data, number_scores, number_use
+from mil_toolkit.report.sections.number import number_data, number_facts, number_scores, number_use
 from mil_toolkit.report.sections.scores import ScoresSection, scores_section
-from mil_toolkit.report.sections.use import UseSection, common_use_section, use_section
+from mil_toolkit.report.sections.survival import (
+    survival_data,
+    survival_facts,
+    survival_scores,
+    survival_use,
+)
+from mil_toolkit.report.sections.use import UseSection, use_section
+
+
+def _no_facts(contents: Contents) -> dict[str, str]:
+    return {}
 
 
 @dataclass(frozen=True)
 class OutcomeSections:
-    """The functions that draw the sections of a kind of outcome; data: also takes whether to anonymise."""
+    """The functions that draw the sections of a kind of outcome.
+
+    data: also takes whether to anonymise; facts: returns further facts of the overview, by name
+    """
 
     scores: Callable[[Contents], ScoresSection]
     use: Callable[[Contents], UseSection]
     data: Callable[[Contents, bool], DataSection]
+    facts: Callable[[Contents], dict[str, str]] = _no_facts
 
 
-OUTCOME_SECTIONS: dict[str, OutcomeSections | None] = {
+OUTCOME_SECTIONS = {
     "binary": OutcomeSections(scores_section, use_section, data_section),
-    "ordered": OutcomeSections(class_scores_section, common_use_section, class_data_section),
-    "classes": OutcomeSections(class_scores_section, common_use_section, class_data_section),
-    "number": OutcomeSections(number_scores, number_use, number_data),
-    "survival": None,
+    "ordered": OutcomeSections(ordered_scores_section, ordered_use_section, class_data_section),
+    "classes": OutcomeSections(class_scores_section, class_use_section, class_data_section),
+    "number": OutcomeSections(number_scores, number_use, number_data, number_facts),
+    "survival": OutcomeSections(survival_scores, survival_use, survival_data, survival_facts),
 }
-"""The sections of each kind of outcome; None: no report can be drawn yet."""
+"""The sections of each kind of outcome."""

@@ -1,7 +1,7 @@
 """The overview: the main score, its meaning, the study in short, and the next steps."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from mil_toolkit.evaluation.words import (
     comparison_words,
     in_use,
     metric_with_direction,
+    metric_words,
     number,
     with_interval,
 )
@@ -28,8 +29,9 @@ from mil_toolkit.study.verdict import verdict
 
 BESIDE = (  # the primary metric
     *("balanced_accuracy", "auc", "sensitivity", "specificity"),
-    *("macro_auc", "macro_f1", "kappa"),
+    *("macro_auc", "macro_f1", "kappa", "quadratic_kappa", "rank_error"),
     *("rmse", "r2", "spearman"),
+    *("concordance_harrell", "concordance_uno", "integrated_brier"),
 )
 _BRANCHES = {"mlp": "metadata through an MLP", "direct": "metadata used directly", "none": "no metadata"}
 _FUSIONS = {"early": "image by image", "late": "after a pooling for each"}
@@ -67,8 +69,8 @@ class Overview:
     steps: list[Step]
 
 
-def overview(contents: Contents, anonymise: bool) -> Overview:
-    """Return the first screen of a study's report."""
+def overview(contents: Contents, anonymise: bool, own_facts: Mapping[str, str]) -> Overview:
+    """Return the first screen of a study's report; own_facts: of the kind of outcome, by name."""
     scores, primary = contents.own_scores, contents.primary_metric
     return Overview(
         verdict=verdict(contents.scores, primary),
@@ -86,7 +88,7 @@ def overview(contents: Contents, anonymise: bool) -> Overview:
             f" {comparison_words(gain, primary)}"
             for name, gain in (contents.scores.gains or {}).items()
         ],
-        facts=dict(_facts(contents)),
+        facts={**own_facts, **dict(_facts(contents))},
         steps=list(steps(contents, anonymise)),
     )
 
@@ -105,7 +107,7 @@ def _facts(contents: Contents) -> Iterator[tuple[str, str]]:
     folds = f"{config.outer_folds} outer" if contents.nested else "no outer"
     yield "Folds", f"{folds}, {config.folds} inner; {count_of(config.repeats, 'repeat')}"
     searches = count_of(len(contents.curves), "search", "searches")
-    yield "Trials", f"{config.trials} in each of {searches}, by {config.objective.replace('_', ' ')}"
+    yield "Trials", f"{config.trials} in each of {searches}, by {metric_words(config.objective)}"
     names = ", ".join(printable(features.name) for features in contents.study.description.all_features)
     yield "Primary metric", f"{metric_name(contents.primary_metric)}, declared before the study began"
     yield "Features", names or "none (metadata only)"

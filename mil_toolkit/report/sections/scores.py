@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mil_toolkit.core.text import count_of, counted
 from mil_toolkit.evaluation.words import metric_words, number, spread_words, table_metrics, threshold_rule
+from mil_toolkit.outcomes.kinds import DEFAULT
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import Chart
 from mil_toolkit.report.figures.scores import (
@@ -28,11 +29,11 @@ _FIGURES: tuple[Callable[[Contents], Chart], ...] = (
 
 @dataclass(frozen=True)
 class Count:
-    """A cell of the confusion matrix; right: whether the predicted class is the true one."""
+    """A cell of the confusion matrix; share: of the true class; look: its classes in the style sheet."""
 
     patients: str
     share: str
-    right: bool
+    look: str
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ScoresSection:
     matrix: rows of the true class, columns of the predicted one; patients are means over repeats. Empty if
         nothing is decided.
     thresholds, spread: sentences; spread may be None
-    by_class: of each of several classes against all others; None for two classes
+    details: further tables of the kind of outcome, such as that of each class
     """
 
     table: ScoreTable
@@ -53,7 +54,7 @@ class ScoresSection:
     spread: str | None
     charts: list[Chart]
     training: list[Chart]
-    by_class: ScoreTable | None = None
+    details: Sequence[ScoreTable] = ()
 
 
 def scores_section(contents: Contents) -> ScoresSection:
@@ -63,7 +64,7 @@ def scores_section(contents: Contents) -> ScoresSection:
 
 
 def common_section(
-    contents: Contents, thresholds: str, charts: list[Chart], by_class: ScoreTable | None = None
+    contents: Contents, thresholds: str, charts: list[Chart], details: Sequence[ScoreTable] = ()
 ) -> ScoresSection:
     """Return the section with the parts that all outcomes have."""
     main = table_metrics(contents.primary_metric, contents.own_scores)
@@ -76,7 +77,7 @@ def common_section(
         spread=spread_words(contents.scores.spread),
         charts=charts,
         training=training_figures(contents.curves),
-        by_class=by_class,
+        details=details,
     )
 
 
@@ -122,7 +123,10 @@ def _count(contents: Contents, label: int, decided: int) -> Count:
     of_class = contents.table.labels == label
     patients = float((contents.table.decisions[:, of_class] == decided).sum(1).mean())
     share = 100 * patients / max(1, int(of_class.sum()))
-    return Count(counted(patients), f"{share:.0f} % of the class", label == decided)
+    look = "right" if label == decided else "wrong"
+    if contents.study.outcome.kind == DEFAULT:
+        return Count(counted(patients), f"{share:.0f} % of the class", look)
+    return Count(counted(patients), f"{share:.0f} %", f"{look} heat{round(share / 10)}")
 
 
 def _thresholds(contents: Contents) -> str:

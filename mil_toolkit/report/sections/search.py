@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mil_toolkit.config.settings import set_options
 from mil_toolkit.core.text import count_of
-from mil_toolkit.evaluation.words import passed_over_words
+from mil_toolkit.evaluation.words import metric_words, passed_over_words
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import Chart
 from mil_toolkit.report.figures.search import (
@@ -46,7 +46,7 @@ def search_section(contents: Contents) -> SearchSection:
         summary=(
             f"The final search, on all labelled patients: {count_of(len(contents.trials), 'trial')}, sampler"
             f" {config.sampler}, pruner {config.pruner}. The value of a trial is its"
-            f" {config.objective.replace('_', ' ')} in validation (inner folds), which is optimistic."
+            f" {metric_words(config.objective)} in validation (inner folds), which is optimistic."
         ),
         kept=_kept(contents),
         options=shlex.join(set_options({name: (value,) for name, value in parameters.items()})),

@@ -2,20 +2,20 @@
 
 from dataclasses import dataclass
 
-from mil_toolkit.core.text import count_of, printable
+import numpy as np
+
+from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.corrected_t import corrected_t
-from mil_toolkit.evaluation.intervals import scores_with_intervals
 from mil_toolkit.evaluation.records import Estimate
 from mil_toolkit.evaluation.sample_size import sample_size
 from mil_toolkit.evaluation.words import metric_words, p_value, with_interval
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import Chart
 from mil_toolkit.report.figures.use import decision_figure, learning_curve_figure
-from mil_toolkit.report.names import metric_name
-from mil_toolkit.report.sections.tables import Cell, Row, ScoreTable, cell
+from mil_toolkit.report.sections.subgroups import subgroup_table
+from mil_toolkit.report.sections.tables import ScoreTable
 from mil_toolkit.study.learning_words import learning_words
 from mil_toolkit.study.scores import METADATA
-from mil_toolkit.study.subgroups import Subgroup, subgroups
 
 SUBGROUP_METRICS = ("balanced_accuracy", "sensitivity", "specificity", "auc")
 
@@ -40,7 +40,11 @@ def use_section(contents: Contents) -> UseSection:
         charts.append(learning_curve_figure(contents.learning_curve))
         notes += learning_words(contents.learning_curve)
     notes += [words for words in (_sample_size_words(contents), training_sets_words(contents)) if words]
-    return UseSection(charts, _subgroup_table(contents), notes)
+    return UseSection(charts, subgroup_table(contents, SUBGROUP_METRICS, _positives, fewest=2), notes)
+
+
+def _positives(labels: np.ndarray) -> str:
+    return f"{int((labels == 1).sum())} positive"
 
 
 def common_use_section(contents: Contents) -> UseSection:
@@ -48,32 +52,6 @@ def common_use_section(contents: Contents) -> UseSection:
     curve, varied = contents.learning_curve, training_sets_words(contents)
     notes = [*(learning_words(curve) if curve else []), *([varied] if varied else [])]
     return UseSection([learning_curve_figure(curve)] if curve else [], None, notes)
-
-
-def _subgroup_table(contents: Contents) -> ScoreTable | None:
-    """Return the scores within subgroups, without a verdict: most are too small for one."""
-    groups = [] if contents.patients is None else subgroups(contents.patients)
-    known = set(contents.table.patient_ids)
-    rows = [_subgroup_row(contents, group) for group in groups if known >= set(group.patient_ids)]
-    if not rows:
-        return None
-    heads = ["", "Patients", *map(metric_name, SUBGROUP_METRICS)]
-    caption = (
-        "Held-out patients, 95 % intervals. Subgroups overlap and are small: differences between them may be"
-        " due to chance, and no conclusion is drawn from them."
-    )
-    return ScoreTable("Scores in subgroups", caption, heads, rows)
-
-
-def _subgroup_row(contents: Contents, group: Subgroup) -> Row:
-    table = contents.table.select(group.patient_ids)
-    positives = int((table.labels == 1).sum())
-    counts = Cell(f"{len(table.labels)}", f"{positives} positive")
-    cells: list[Cell | None] = [None] * len(SUBGROUP_METRICS)
-    if 0 < positives < len(table.labels):
-        scores = scores_with_intervals(table)
-        cells = [cell(scores[name]) for name in SUBGROUP_METRICS]
-    return Row(f"{printable(group.variable)}: {printable(group.level)}", [counts, *cells])
 
 
 def _sample_size_words(contents: Contents) -> str | None:
