@@ -257,7 +257,7 @@ def correct(folder: Path, name: str, data: BagData, method: str, repeats: int) -
 
 
 def figures(folder: Path, names: Iterable[str], repeats: int) -> dict[str, float]:
-    """Return the accuracies of everything that was run and, by data set, those of the defaults and published."""
+    """Return the accuracies of everything that was run, those of the defaults again, and published ones."""
     found: dict[str, float] = {}
     for name in names:
         data = DATA[name]()
@@ -296,9 +296,8 @@ def choose(folder: Path, repeats: int) -> str:
     ]
     for place, method in enumerate(candidates):
         cells = [f"{means[name][place]:.3f}" for name in CHOOSING]
-        lines.append(
-            f"| {method} | {' | '.join(cells)} | {mean_ranks[place]:.1f} | {'yes' if eligible[place] else 'no'} |"
-        )
+        verdict = f"{mean_ranks[place]:.1f} | {'yes' if eligible[place] else 'no'}"
+        lines.append(f"| {method} | {' | '.join(cells)} | {verdict} |")
     best = candidates[np.where(eligible, mean_ranks, np.inf).argmin()] if eligible.any() else DEFAULT
     return "\n".join([*lines, "", f"Chosen: {best}"])
 
