@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import save
 
 from mil_toolkit.bundle.bundle import ModelBundle, declared
+from mil_toolkit.bundle.domain.fit import fit_domain
+from mil_toolkit.bundle.domain.records import Domain
 from mil_toolkit.bundle.extrapolation import number_ranges
 from mil_toolkit.bundle.files import foreign_to_bundle
 from mil_toolkit.bundle.membership import ANONYMOUS, KEY_BYTES, TrainingMarks, image_digests
@@ -77,11 +79,13 @@ def fit(
     patients = Patients.of(cohort.labelled(), caches)
     head, used = _refit(study, best, patients, place), _used(caches, best)
     about = _about(cohort, used, study, best, scores, patients)
+    about = replace(about, domain=fit_domain(patients, head, study.config.seed))
     if not anonymous:
         about = _identified(about, study, head, patients, used)
     bundle = ModelBundle(head, about, scores)
     if finetune is not None:
-        bundle = _finetuned(bundle, finetune_study(cohort, caches[0], study, finetune, place, outer, weights))
+        tuned = finetune_study(cohort, caches[0], study, finetune, place, outer, weights)
+        bundle = _finetuned(bundle, tuned, fit_domain(patients, head, study.config.seed, embeddings=False))
     with published_folder(output, "a bundle", foreign_to_bundle) as folder:
         bundle.save(folder)
     return bundle
@@ -183,12 +187,16 @@ def _identified(
     return replace(about, fitted_on=marks, features=one_or_all(views), ranges=ranges)
 
 
-def _finetuned(frozen: ModelBundle, finetuned: Finetuned) -> ModelBundle:
-    """Return the bundle of the model that was kept; its scores describe both."""
+def _finetuned(frozen: ModelBundle, finetuned: Finetuned, domain: Domain | None) -> ModelBundle:
+    """Return the bundle of the model that was kept; its scores describe both.
+
+    domain: of the fine-tuned model, whose embeddings of held-out patients are not known
+    """
     model, scores = finetuned.model, finetuned.scores
     if model is None:
         return replace(frozen, finetuning=scores)
     features = BundleFeatures(model.features.name, model.features.spec, list(model.features.recorded))
     settings = replace(scores.settings, epochs=model.choice.epoch)
     about = replace(frozen.about, features=features, decision=model.choice.tuned, finetuned=settings)
+    about = replace(about, domain=domain)
     return ModelBundle(model.head, about, model.scores, model.backbone, scores)

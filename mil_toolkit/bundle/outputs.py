@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from mil_toolkit.bundle.domain.columns import IN_DOMAIN, REASONS
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.core.cells import NUMBER
 from mil_toolkit.core.outputs import Output, starts_with
@@ -35,7 +36,9 @@ def submission_output(path: Path, cohort: Cohort, header: Sequence[str] = SUBMIS
 def _has_predictions(path: Path, scoring: Scoring) -> bool:
     decision = [] if scoring.decision is None else [scoring.decision]
     names = ["patient_id", *scoring.values, *decision, *scoring.intervals, *scoring.spread_names]
-    return any(starts_with(path, _line(header)) for header in (names, [*names, *scoring.targets]))
+    known = (names, [*names, *scoring.targets])
+    added = ([], [IN_DOMAIN, REASONS])  # older versions wrote no further columns
+    return any(starts_with(path, _line([*first, *last])) for first in known for last in added)
 
 
 def _line(cells: Sequence[str]) -> bytes:

@@ -15,6 +15,7 @@ import torch
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.checkpoints import Checkpoints, checkpoints_of
 from mil_toolkit.bundle.column_checks import column_problems
+from mil_toolkit.bundle.domain.columns import domain_columns
 from mil_toolkit.bundle.extrapolation import extrapolations
 from mil_toolkit.bundle.files import BACKBONE
 from mil_toolkit.bundle.membership import image_digests
@@ -46,7 +47,7 @@ class Predictions:
     """Predictions for all patients of a cohort.
 
     table: `patient_id`, `probability`, `prediction` (0 or 1), `spread` (standard deviation over members), and
-        `label` where any label is known
+        `label` where any label is known; then `in_domain` and `reasons`, see `domain_columns`
     attention: `patient_id`, `image`, `attention` (sums to one within each patient); None without images, and
         where it was not asked for
     validation: scores on the labelled patients that the model was not fitted on; None unless both classes are
@@ -107,6 +108,7 @@ def predict(
         for name, targets in scoring.target_columns(patients.labels).items():
             column = pd.Series(targets).where(known)
             table[name] = column.astype("Int64") if targets.dtype.kind == "i" else column
+    table = table.assign(**domain_columns(bundle.about, bundle.head, cohort, patients))
     predictions = Predictions(table, attention_table(patients, weights))
     grouped = table if patients.groups is None else table.assign(group=patients.groups)
     return _scored(bundle, predictions, grouped[known], next(iter(caches), None))

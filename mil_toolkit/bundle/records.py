@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from mil_toolkit.bundle.domain.records import Domain
 from mil_toolkit.bundle.membership import Fingerprint, TrainingMarks
 from mil_toolkit.config.finetune import FinetuneConfig
 from mil_toolkit.config.study import StudyConfig
@@ -86,6 +87,7 @@ class About:
     microns_per_pixel: of the training images, if it is known and matters, see `training_scales`; None in
         bundles of older versions
     outcome: None for two classes
+    domain: what the training patients are like; None in bundles of older versions
     """
 
     study: str
@@ -106,6 +108,7 @@ class About:
     items: list[Item] | None = None
     microns_per_pixel: Scales | None = None
     outcome: OutcomeRecord | None = None
+    domain: Domain | None = None
 
     def __post_init__(self) -> None:
         expected = len(self.predicted.class_names)
@@ -132,7 +135,7 @@ class About:
         """Return the JSON object, which lacks `finetuned` for a frozen backbone, and absent values."""
         value = to_json(self)
         assert isinstance(value, dict)
-        for name in ("finetuned", "ranges", "items", "microns_per_pixel", "outcome"):
+        for name in ("finetuned", "ranges", "items", "microns_per_pixel", "outcome", "domain"):
             if value[name] is None:
                 del value[name]
         views: list[Json] = [view.to_json() for view in self.views]

@@ -14,10 +14,14 @@ from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.evaluation.words import with_interval
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mil_toolkit.bundle.bundle import ModelBundle
     from mil_toolkit.bundle.predict import Predictions
     from mil_toolkit.cohort.cohort import Cohort
     from mil_toolkit.training.patients import Features
+
+UNLIKE = 4  # exit code of --strict, also for patients of whom it is not known
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +63,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="predict images of other micrometres per pixel than those that the model was fitted on",
     )
+    add(
+        "--strict",
+        action="store_true",
+        help="end with exit code 4 if any patient is, or may be, unlike those that the model was fitted on",
+    )
     add_device(parser)
     return parser
 
@@ -70,6 +79,8 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
             f"--submission-header takes two names and a comma, not {arguments.submission_header!r}."
         )
     from mil_toolkit.bundle.bundle import ModelBundle
+    from mil_toolkit.bundle.domain.columns import in_domain
+    from mil_toolkit.bundle.domain.judge import counts_line
     from mil_toolkit.bundle.predict import check_submission, predict
     from mil_toolkit.cohort.cohort import read_cohort
     from mil_toolkit.core.devices import pick_device, use_available_cores
@@ -89,7 +100,11 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
     predictions = predict(bundle, cohort, features, attention, any_scale)
     lines = _write(arguments, predictions, cohort, header)
     lines += _score_lines(predictions, bundle)
-    return Outcome("\n".join(lines), _data(arguments.output, cohort, predictions))
+    inside = in_domain(predictions.table)
+    if line := counts_line(inside, len(cohort)):
+        logger.warning("%s", line)
+    code = UNLIKE if arguments.strict and not (inside is not None and inside.all()) else 0
+    return Outcome("\n".join(lines), _data(arguments.output, cohort, predictions, inside), code)
 
 
 def _features(
@@ -172,10 +187,13 @@ def _write(
     return lines
 
 
-def _data(output: Path, cohort: "Cohort", predictions: "Predictions") -> dict[str, Json]:
+def _data(
+    output: Path, cohort: "Cohort", predictions: "Predictions", inside: "np.ndarray | None"
+) -> dict[str, Json]:
     return {
         "predictions": str(output),
         "patients": len(cohort),
+        "in_domain": None if inside is None else int(inside.sum()),
         "validation": _scores_json(predictions.validation),
         "training": _scores_json(predictions.training),
         "unknown": _scores_json(predictions.unknown),
