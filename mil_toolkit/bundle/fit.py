@@ -30,6 +30,7 @@ from mil_toolkit.core.text import printable
 from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.outcomes.kinds import DEFAULT
+from mil_toolkit.study.abstention import calibrate
 from mil_toolkit.study.finetuning import Finetuned, finetune_study
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.records import Best, StudyScores, one_or_all
@@ -79,7 +80,8 @@ def fit(
     patients = Patients.of(cohort.labelled(), caches)
     head, used = _refit(study, best, patients, place), _used(caches, best)
     about = _about(cohort, used, study, best, scores, patients)
-    about = replace(about, domain=fit_domain(patients, head, study.config.seed))
+    domain, calibration = fit_domain(patients, head, study.config.seed), calibrate(study, bool(scores.outer))
+    about = replace(about, domain=domain, calibration=calibration)
     if not anonymous:
         about = _identified(about, study, head, patients, used)
     bundle = ModelBundle(head, about, scores)
@@ -198,5 +200,5 @@ def _finetuned(frozen: ModelBundle, finetuned: Finetuned, domain: Domain | None)
     features = BundleFeatures(model.features.name, model.features.spec, list(model.features.recorded))
     settings = replace(scores.settings, epochs=model.choice.epoch)
     about = replace(frozen.about, features=features, decision=model.choice.tuned, finetuned=settings)
-    about = replace(about, domain=domain)
+    about = replace(about, domain=domain, calibration=None)
     return ModelBundle(model.head, about, model.scores, model.backbone, scores)

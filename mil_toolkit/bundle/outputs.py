@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from mil_toolkit.bundle.abstention import SET
 from mil_toolkit.bundle.domain.columns import IN_DOMAIN, REASONS
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.core.cells import NUMBER
@@ -37,7 +38,7 @@ def _has_predictions(path: Path, scoring: Scoring) -> bool:
     decision = [] if scoring.decision is None else [scoring.decision]
     names = ["patient_id", *scoring.values, *decision, *scoring.intervals, *scoring.spread_names]
     known = (names, [*names, *scoring.targets])
-    added = ([], [IN_DOMAIN, REASONS])  # older versions wrote no further columns
+    added: tuple[list[str], ...] = ([], [IN_DOMAIN, REASONS], [IN_DOMAIN, REASONS, SET])  # older versions wrote no further columns
     return any(starts_with(path, _line([*first, *last])) for first in known for last in added)
 
 

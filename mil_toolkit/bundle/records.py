@@ -14,6 +14,7 @@ from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.features.spec import Spec
 from mil_toolkit.outcomes.kinds import OutcomeRecord, outcome_of
 from mil_toolkit.outcomes.outcome import DecisionRule, Outcome
+from mil_toolkit.study.abstention import Calibration
 from mil_toolkit.study.records import ColumnRecord, as_list, one_or_all
 from mil_toolkit.study.tripod import Item
 
@@ -88,6 +89,8 @@ class About:
         bundles of older versions
     outcome: None for two classes
     domain: what the training patients are like; None in bundles of older versions
+    calibration: by which the model abstains; None for outcomes without sets, for a fine-tuned backbone and in
+        bundles of older versions
     """
 
     study: str
@@ -109,6 +112,7 @@ class About:
     microns_per_pixel: Scales | None = None
     outcome: OutcomeRecord | None = None
     domain: Domain | None = None
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         expected = len(self.predicted.class_names)
@@ -135,7 +139,7 @@ class About:
         """Return the JSON object, which lacks `finetuned` for a frozen backbone, and absent values."""
         value = to_json(self)
         assert isinstance(value, dict)
-        for name in ("finetuned", "ranges", "items", "microns_per_pixel", "outcome", "domain"):
+        for name in ("finetuned", "ranges", "items", "microns_per_pixel", "outcome", "domain", "calibration"):
             if value[name] is None:
                 del value[name]
         views: list[Json] = [view.to_json() for view in self.views]

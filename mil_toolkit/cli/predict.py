@@ -68,6 +68,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="end with exit code 4 if any patient is, or may be, unlike those that the model was fitted on",
     )
+    add(
+        "--abstain",
+        type=float,
+        metavar="ALPHA",
+        help="also answer with a set that misses the outcome in a share ALPHA of patients, such as 0.1:"
+        " positive, negative or either; the classes; or an interval",
+    )
     add_device(parser)
     return parser
 
@@ -78,6 +85,7 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
         raise UsageError(
             f"--submission-header takes two names and a comma, not {arguments.submission_header!r}."
         )
+    from mil_toolkit.bundle.abstention import notes
     from mil_toolkit.bundle.bundle import ModelBundle
     from mil_toolkit.bundle.domain.columns import in_domain
     from mil_toolkit.bundle.domain.judge import counts_line
@@ -88,6 +96,8 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
     pick_device(arguments.device)  # before the data are read
     use_available_cores()
     bundle = ModelBundle.load(arguments.bundle)
+    for note in () if arguments.abstain is None else notes(bundle.about, arguments.abstain):
+        logger.info("%s", note)
     from_images = arguments.features is None and bundle.has_backbone
     cohort = read_cohort(arguments.cohort, images=from_images)
     _check_outputs(arguments, bundle, cohort, header, from_images)
@@ -97,7 +107,7 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
         raise UsageError("--attention: this model does not look at images.")
     features = _features(arguments, bundle, cohort, from_images)
     attention, any_scale = arguments.attention is not None, arguments.any_scale
-    predictions = predict(bundle, cohort, features, attention, any_scale)
+    predictions = predict(bundle, cohort, features, attention, any_scale, arguments.abstain)
     lines = _write(arguments, predictions, cohort, header)
     lines += _score_lines(predictions, bundle)
     inside = in_domain(predictions.table)

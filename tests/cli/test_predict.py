@@ -202,3 +202,22 @@ def test_an_older_bundle_predicts_and_says_that_its_domain_is_unknown(
         "predict", bundle, tiny.cohort_toml, "--features", tiny.features, "--output", output, "--strict"
     )
     assert strict.code == 4
+
+
+# Abstention.
+
+
+def test_abstention_adds_a_column_and_says_where_it_comes_from(
+    tiny: Tiny, tmp_path: Path, command: Command
+) -> None:
+    output = tmp_path / "p.csv"
+    asked = ("predict", tiny.bundle, tiny.cohort_toml, "--features", tiny.features, "--output", output)
+    for _ in range(2):  # the second run replaces its own table
+        done = command(*asked, "--abstain", 0.2)
+        assert done.code == 0, done.err
+    assert "held out by the outer folds" in done.err and "Every set contains" not in done.err
+    assert pd.read_csv(output)["set"].isin(["positive", "negative", "either"]).all()
+    few = command(*asked, "--abstain", 0.01)
+    assert few.code == 0 and few.err.count("Every set contains negative") == 1
+    assert (pd.read_csv(output)["set"] == "either").all()
+    assert command(*asked, "--abstain", 2).code == 2

@@ -1,6 +1,5 @@
 """`fit_domain`: learn what training patients are like, with a limit that held-out ones seldom exceed."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from mil_toolkit.bundle.domain.measures import (
     Reference,
     bag_sizes,
     measure_images,
-    novelties,
+    new_words,
     number_values,
 )
 from mil_toolkit.bundle.domain.records import Domain, ImageSpace, KnownImages, KnownNumber, Spread, Tail
@@ -101,7 +100,7 @@ def _held_out(
     return HeldOut(
         test,
         {name: spread.distances(values[name]) for name, spread in reference.numbers.items()},
-        novelties(reference.encoder, metadata),
+        new_words(reference.encoder, metadata),
         None if reference.bag_size is None else reference.bag_size.distances(bag_sizes(patients)[test]),
         images,
     )
@@ -195,20 +194,21 @@ def _foreign(single: Sequence[np.ndarray]) -> float:
     distances = np.concatenate(single)
     weights = np.concatenate([np.full(len(part), 1 / len(part)) for part in single])
     order = np.argsort(distances)
-    place = np.searchsorted(np.cumsum(weights[order]), _FOREIGN * len(single))
+    place = int(np.searchsorted(np.cumsum(weights[order]), _FOREIGN * len(single)))
     return max(float(distances[order][min(place, len(order) - 1)]), 1e-12)
 
 
 def _unreliable(new: dict[str, np.ndarray], count: int) -> list[str]:
-    """Return the columns in which words or gaps are new so often that they tell nothing, such as free text.
+    """Return the columns in which words are new so often that they tell nothing, such as free text.
 
-    Without them, new words and gaps cause at most half of the alarms that are allowed.
+    Without them, new words cause at most half of the alarms that are allowed, or one. Gaps need no such
+    check: once a training patient has one, gaps in this column are not new.
     """
-    allowed = ALARMS / 2 * (count + 1)
+    allowed = max(1.0, ALARMS / 2 * (count + 1))
     occurrences = Counter({name: int(flags.sum()) for name, flags in new.items()})
     dropped: list[str] = []
     for name, _ in occurrences.most_common():
-        kept = [flags for other, flags in new.items() if other not in dropped]
+        kept = [np.zeros(count), *(flags for other, flags in new.items() if other not in dropped)]
         if np.any(kept, axis=0).sum() <= allowed:
             break
         dropped.append(name)
@@ -216,9 +216,11 @@ def _unreliable(new: dict[str, np.ndarray], count: int) -> list[str]:
 
 
 def _limit(surprises: np.ndarray) -> float:
-    """Return the largest surprise in the domain: the ceil((1 - ALARMS) (n + 1))-th smallest of n.
+    """Return the largest surprise in the domain: the r-th smallest of n.
 
-    Of fewer than 19 patients it is the largest.
+    A new patient of the same kind exceeds it with probability 1 - r / (n + 1); r is the rank for which this
+    is nearest to ALARMS. Of very few patients it is the largest that is finite.
     """
-    rank = min(len(surprises), math.ceil((1 - ALARMS) * (len(surprises) + 1) - 1e-9))
-    return float(np.sort(surprises)[rank - 1])
+    rank = min(len(surprises), round((1 - ALARMS) * (len(surprises) + 1)))
+    finite = surprises[np.isfinite(surprises)]
+    return float(np.sort(finite)[min(rank, len(finite)) - 1]) if len(finite) else 0.0

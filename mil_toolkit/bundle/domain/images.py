@@ -15,17 +15,19 @@ from mil_toolkit.training.projection import Projection
 from mil_toolkit.training.seen import Seen
 
 MOST_IMAGES = 256  # of a patient that are looked at, evenly spaced: more would not change its distance
-_SMALLEST = 1e-3  # of a deviation or variance, relative to the mean over columns
+_LEAST = 1e-12  # square of a distance whose logarithm is taken
+_SMALLEST = 0.1  # of a deviation or variance, as a share of the mean, or of a residual, of the whole
 
 
 class Located(NamedTuple):
     """The n images of one patient in the projected space.
 
-    columns: (n, C); residuals: (n,) squared lengths of what the projection leaves out
+    columns: (n, C); residuals: (n,) squared lengths of what the projection leaves out, of the `lengths` (n,)
     """
 
     columns: np.ndarray
     residuals: np.ndarray
+    lengths: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,13 @@ class Locator:
         projection = self.projection
         whole = (embeddings.float() - projection.shift) * projection.scale  # (n, D)
         if projection.components is None:
-            return Located(whole.double().numpy(), np.zeros(len(whole)))
+            return Located(whole.double().numpy(), np.zeros(len(whole)), np.zeros(len(whole)))
         columns = whole @ projection.components  # (n, C)
         lengths = projection.components.square().sum(0).clamp(min=1e-30)
         inside = (columns.square() / lengths).sum(1)  # the components are orthogonal
-        residuals = (whole.square().sum(1) - inside).clamp(min=0)
-        return Located(columns.double().numpy(), residuals.double().numpy())
+        total = whole.square().sum(1)
+        residuals = (total - inside).clamp(min=0)
+        return Located(columns.double().numpy(), residuals.double().numpy(), total.double().numpy())
 
 
 def _spaced(size: int) -> Tensor:
@@ -69,14 +72,21 @@ def _spaced(size: int) -> Tensor:
 
 
 def fit_space(located: Iterator[Located]) -> ImageSpace:
-    """Return where the images of training patients lie; each patient has the same weight."""
-    moments = [(one.columns.mean(0), np.square(one.columns).mean(0), one.residuals.mean()) for one in located]
-    means, squares, residuals = (np.array(values) for values in zip(*moments, strict=True))
+    """Return where the images of training patients lie; each patient has the same weight.
+
+    Columns that hardly vary, and a small residual, are raised: of fewer images than columns, the last ones
+    fit the training images by chance.
+    """
+    moments = [
+        (one.columns.mean(0), np.square(one.columns).mean(0), one.residuals.mean(), one.lengths.mean())
+        for one in located
+    ]
+    means, squares, residuals, lengths = (np.array(values) for values in zip(*moments, strict=True))
     return ImageSpace(
         means.mean(0).tolist(),
         _floored(means.std(0)).tolist(),
         _floored(squares.mean(0) - np.square(means.mean(0))).tolist(),
-        float(residuals.mean()),
+        max(float(residuals.mean()), _SMALLEST * float(lengths.mean())),
     )
 
 
@@ -86,12 +96,12 @@ def _floored(values: np.ndarray) -> np.ndarray:
 
 
 def whole_distance(space: ImageSpace, located: Located) -> float:
-    """Return the distance of a patient's mean embedding from those of the training patients.
+    """Return the logarithm of the distance of a patient's mean embedding from those of the training patients.
 
-    The root mean square over columns, in standard deviations between the training patients.
+    The distance is the root mean square over columns, in standard deviations between the training patients.
     """
     away = (located.columns.mean(0) - np.array(space.means)) / np.array(space.deviations)
-    return float(np.sqrt(np.square(away).mean()))
+    return float(np.log(max(np.square(away).mean(), _LEAST)) / 2)
 
 
 def image_distances(space: ImageSpace, located: Located) -> np.ndarray:

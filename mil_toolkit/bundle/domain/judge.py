@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mil_toolkit.bundle.domain.images import Locator
-from mil_toolkit.bundle.domain.measures import bag_sizes, measure_images, novelties, number_values
+from mil_toolkit.bundle.domain.measures import bag_sizes, measure_images, new_gaps, new_words, number_values
 from mil_toolkit.bundle.domain.records import Domain, KnownImages, KnownNumber
 from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.training.fitted import FittedHead
@@ -49,7 +49,9 @@ def _signs(
     for name, known in domain.numbers.items():
         unit = f" {printable(units[name] or '')}" if units.get(name) else ""
         yield _number_sign(domain, known, values[name], printable(name), unit)
-    for name, new in novelties(head.encoder, patients.metadata).items():
+    for name, missing in new_gaps(head.encoder, patients.metadata).items():
+        yield Sign(missing, _Novelty(name, patients).reason)
+    for name, new in new_words(head.encoder, patients.metadata).items():
         if name not in domain.unreliable:
             yield Sign(new, _Novelty(name, patients).reason)
     if domain.bag_size is not None:
@@ -90,7 +92,7 @@ def _image_signs(domain: Domain, known: KnownImages, head: FittedHead, patients:
         whole,
         lambda place: (
             "the images as a whole are unlike those of training"
-            f" (distance {measures.whole[place]:.1f}, usually below {usual:.1f})"
+            f" (distance {np.exp(measures.whole[place]):.1f}, usually below {np.exp(usual):.1f})"
         ),
     )
     foreign = known.share.surprise(shares) > domain.limit

@@ -1,6 +1,6 @@
 """What the training patients of one fold, or of a bundle, are compared with: spreads, words and images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from mil_toolkit.training.patients import Patients
 
 
 class ImageMeasures(NamedTuple):
-    """Distances of B patients' images: of the mean embeddings (B,), and of single images, B arrays."""
+    """Distances of B patients' images: `whole_distance` (B,), and `image_distances`, B arrays."""
 
     whole: np.ndarray
     single: list[np.ndarray]
@@ -35,17 +35,20 @@ def number_values(encoder: MetadataEncoder, metadata: pd.DataFrame) -> dict[str,
     return {name: metadata[name].to_numpy(float) for name in names}
 
 
-def novelties(encoder: MetadataEncoder, metadata: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Return which patients have, in each column, a word or a gap that no training patient had, (n,) bool."""
-    return {column.name: _is_new(column, metadata[column.name]) for column in encoder.encoders}
+def new_words(encoder: MetadataEncoder, metadata: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return which patients have a word that no training patient had, (n,) bool by category column."""
+    categories = [column for column in encoder.encoders if isinstance(column, CategoryEncoder)]
+    return {column.name: _unseen(metadata[column.name], column.categories) for column in categories}
 
 
-def _is_new(column: NumberEncoder | CategoryEncoder, values: pd.Series) -> np.ndarray:
-    missing = values.isna().to_numpy(bool)
-    new = missing & (not column.had_missing)
-    if isinstance(column, CategoryEncoder):
-        new = new | (~missing & ~values.isin(column.categories).to_numpy(bool))
-    return np.asarray(new, dtype=bool)
+def _unseen(values: pd.Series, known: Sequence[str]) -> np.ndarray:
+    return np.asarray((values.notna() & ~values.isin(known)).to_numpy(bool))
+
+
+def new_gaps(encoder: MetadataEncoder, metadata: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Return which patients lack a value that no training patient lacked, (n,) bool by column."""
+    complete = [column.name for column in encoder.encoders if not column.had_missing]
+    return {name: metadata[name].isna().to_numpy(bool) for name in complete}
 
 
 def bag_sizes(patients: Patients) -> np.ndarray:

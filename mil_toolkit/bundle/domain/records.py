@@ -8,8 +8,8 @@ import numpy as np
 from msgspec import Meta
 
 _FAR_BELOW = math.log(1000)  # a number that has no logarithm counts as 1000 times below the low quantile
-_SMALLEST = 1e-6  # width, relative to the middle, where the training values are all equal
-_EXCESS = 0.02  # smallest excess, where held-out patients hardly differ
+_FACTOR = 0.1  # smallest width on the scale of logarithms: a factor of 1.1
+_EXCESS = 0.2  # smallest excess, about that of a normal distribution, where patients hardly differ
 _START = 0.8  # quantile at which a tail begins
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -52,6 +52,7 @@ class Spread:
     low, middle, high: the quantiles of 5 %, 50 % and 95 %
     logarithms: whether these are quantiles of the natural logarithms of the positive values
     zeros: whether zero was among the values, whose logarithm is not counted
+    smallest: smallest distance of an outer quantile from the middle that counts
     """
 
     low: float
@@ -59,6 +60,7 @@ class Spread:
     high: float
     logarithms: bool
     zeros: bool
+    smallest: Positive
 
     def __post_init__(self) -> None:
         if not -math.inf < self.low <= self.middle <= self.high < math.inf:
@@ -75,7 +77,8 @@ class Spread:
         logarithms = bool(len(positive)) and bool((known >= 0).all())
         counted = np.log(positive) if logarithms else known
         low, middle, high = np.quantile(counted, (0.05, 0.5, 0.95)) if len(counted) else (0.0, 0.0, 0.0)
-        return cls(float(low), float(middle), float(high), logarithms, bool((known == 0).any()))
+        smallest = _FACTOR if logarithms else _smallest(counted)
+        return cls(float(low), float(middle), float(high), logarithms, bool((known == 0).any()), smallest)
 
     def distances(self, values: np.ndarray) -> np.ndarray:
         """Return how far values (n,) are from the middle; 1 at both outer quantiles, 0 if missing."""
@@ -90,14 +93,20 @@ class Spread:
             return np.where(values > 0, np.maximum(np.log(np.maximum(values, 0)), lowest), lowest)
 
     def _width(self, end: float) -> float:
-        """Return the distance of a quantile from the middle; of equal quantiles, that of the other two."""
-        smallest = _SMALLEST * max(1e-3, abs(self.middle))
-        return abs(end - self.middle) or (self.high - self.low) or smallest
+        """Return the distance of a quantile from the middle."""
+        return max(self.smallest, abs(end - self.middle))
 
     @property
     def usual(self) -> tuple[float, float]:
         """The range of nine in ten training values, in their unit."""
         return (math.exp(self.low), math.exp(self.high)) if self.logarithms else (self.low, self.high)
+
+
+def _smallest(values: np.ndarray) -> float:
+    """Return the smallest width of a spread: a share of the deviation, else of the size of equal values."""
+    if not len(values):
+        return 1.0
+    return _FACTOR * float(values.std() or np.abs(values).max() or 1.0)
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,7 @@ class KnownImages:
     """The images of the training patients.
 
     foreign: distance from which a single image counts as foreign; a few in a hundred held-out ones do
-    whole, share: tails of the distance of a patient's mean embedding, and of the share of foreign images
+    whole, share: tails of a patient's `whole_distance`, and of the share of foreign images
     """
 
     space: ImageSpace
@@ -146,7 +155,7 @@ class Domain:
     """What the training patients of a bundle are like.
 
     patients: held-out training patients by whom the limit was chosen
-    numbers: by column; unreliable: columns that often have new words or gaps, which are not counted
+    numbers: by column; unreliable: columns that often have new words, which are not counted
     bag_size, images: None if the model does not look at images; images also if its backbone was fine-tuned
     limit: largest surprise at which a patient is in the domain
     """
