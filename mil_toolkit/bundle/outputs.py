@@ -38,7 +38,8 @@ def _has_predictions(path: Path, scoring: Scoring) -> bool:
     decision = [] if scoring.decision is None else [scoring.decision]
     names = ["patient_id", *scoring.values, *decision, *scoring.intervals, *scoring.spread_names]
     known = (names, [*names, *scoring.targets])
-    added: tuple[list[str], ...] = ([], [IN_DOMAIN, REASONS], [IN_DOMAIN, REASONS, SET])  # older versions wrote no further columns
+    # Older versions wrote no further columns.
+    added: tuple[list[str], ...] = ([], [IN_DOMAIN, REASONS], [IN_DOMAIN, REASONS, SET])
     return any(starts_with(path, _line([*first, *last])) for first in known for last in added)
 
 
