@@ -163,7 +163,7 @@ def _disclosed(about: About) -> Iterator[str]:
     else:
         yield "It stores nothing by which single patients could be recognised (`mil-fit --anonymous`)."
     yield (
-        "As in any fitted model, medians, means, deviations and categories of the metadata and the tensors"
+        "As in any fitted model, quantiles, means, deviations and categories of the metadata and the tensors"
         " derive from the patients, and a small cohort may be partly inferred from them."
     )
 

@@ -38,6 +38,7 @@ def config_problems(config: BundleConfig) -> Iterator[str]:
     yield from _membership_problems(about, config.schema)
     yield from _column_problems(about.columns)
     yield from _range_problems(about)
+    yield from _domain_problems(config)
     if len({view.name for view in about.views}) < len(about.views):
         yield "about.features must have different names."
     if len(about.views) > 1 and about.finetuned is not None:
@@ -86,6 +87,22 @@ def _range_problems(about: About) -> Iterator[str]:
             yield f"about.ranges names {printable(name)}, which about.columns does not have as numbers."
         elif low > high:
             yield f"about.ranges: of {printable(name)}, the lowest, {low:g}, is above the highest, {high:g}."
+
+
+def _domain_problems(config: BundleConfig) -> Iterator[str]:
+    """Return what does not fit the model; a bundle without a domain fits every model."""
+    domain, width = config.about.domain, config.head.embedding_width
+    if domain is None:
+        return
+    columns = {column.name for column in config.about.columns}
+    numbers = {column.name for column in config.about.columns if _is_numeric(column)}
+    if domain.numbers.keys() != numbers or not set(domain.unreliable) <= columns:
+        yield "about.domain must name all number columns of about.columns, and no others."
+    if (domain.bag_size is not None) != bool(width):
+        yield "about.domain.bag_size must be there exactly if the model looks at images."
+    if domain.images is not None and len(domain.images.space.means) != width:
+        found = len(domain.images.space.means)
+        yield f"about.domain.images has {found} columns; the projected embeddings have {width}."
 
 
 def _feature_problems(features: BundleFeatures) -> Iterator[str]:

@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import save
 
 from mil_toolkit.bundle.bundle import ModelBundle, declared
+from mil_toolkit.bundle.domain.fit import fit_domain
+from mil_toolkit.bundle.domain.records import Domain
 from mil_toolkit.bundle.extrapolation import number_ranges
 from mil_toolkit.bundle.files import foreign_to_bundle
 from mil_toolkit.bundle.membership import ANONYMOUS, KEY_BYTES, TrainingMarks, image_digests
@@ -27,6 +29,8 @@ from mil_toolkit.core.seeds import FINAL, members_path
 from mil_toolkit.core.text import printable
 from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.outcomes.kinds import DEFAULT
+from mil_toolkit.study.abstention import calibrate
 from mil_toolkit.study.finetuning import Finetuned, finetune_study
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.records import Best, StudyScores, one_or_all
@@ -76,11 +80,14 @@ def fit(
     patients = Patients.of(cohort.labelled(), caches)
     head, used = _refit(study, best, patients, place), _used(caches, best)
     about = _about(cohort, used, study, best, scores, patients)
+    domain, calibration = fit_domain(patients, head, study.config.seed), calibrate(study, bool(scores.outer))
+    about = replace(about, domain=domain, calibration=calibration)
     if not anonymous:
         about = _identified(about, study, head, patients, used)
     bundle = ModelBundle(head, about, scores)
     if finetune is not None:
-        bundle = _finetuned(bundle, finetune_study(cohort, caches[0], study, finetune, place, outer, weights))
+        tuned = finetune_study(cohort, caches[0], study, finetune, place, outer, weights)
+        bundle = _finetuned(bundle, tuned, fit_domain(patients, head, study.config.seed, embeddings=False))
     with published_folder(output, "a bundle", foreign_to_bundle) as folder:
         bundle.save(folder)
     return bundle
@@ -178,12 +185,16 @@ def _identified(
     return replace(about, fitted_on=marks, features=one_or_all(views), ranges=ranges)
 
 
-def _finetuned(frozen: ModelBundle, finetuned: Finetuned) -> ModelBundle:
-    """Return the bundle of the model that was kept; its scores describe both."""
+def _finetuned(frozen: ModelBundle, finetuned: Finetuned, domain: Domain | None) -> ModelBundle:
+    """Return the bundle of the model that was kept; its scores describe both.
+
+    domain: of the fine-tuned model, whose embeddings of held-out patients are not known
+    """
     model, scores = finetuned.model, finetuned.scores
     if model is None:
         return replace(frozen, finetuning=scores)
     features = BundleFeatures(model.features.name, model.features.spec, list(model.features.recorded))
     settings = replace(scores.settings, epochs=model.choice.epoch)
     about = replace(frozen.about, features=features, decision=model.choice.tuned, finetuned=settings)
+    about = replace(about, domain=domain, calibration=None)
     return ModelBundle(model.head, about, model.scores, model.backbone, scores)

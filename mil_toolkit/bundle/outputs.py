@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from mil_toolkit.bundle.abstention import SET
+from mil_toolkit.bundle.domain.columns import IN_DOMAIN, REASONS
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.core.cells import NUMBER
 from mil_toolkit.core.outputs import Output, starts_with
@@ -42,7 +44,10 @@ def _has_attention(path: Path) -> bool:
 
 def _has_predictions(path: Path, scoring: Scoring) -> bool:
     names = ["patient_id", *scoring.prediction_names]
-    return any(starts_with(path, _line(header)) for header in (names, [*names, *scoring.targets]))
+    known = (names, [*names, *scoring.targets])
+    # Older versions wrote no further columns.
+    added: tuple[list[str], ...] = ([], [IN_DOMAIN, REASONS], [IN_DOMAIN, REASONS, SET])
+    return any(starts_with(path, _line([*first, *last])) for first in known for last in added)
 
 
 def _line(cells: Sequence[str]) -> bytes:

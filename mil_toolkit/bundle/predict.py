@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mil_toolkit.bundle.abstention import SET, sets_of
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.checkpoints import Checkpoints, checkpoints_of
 from mil_toolkit.bundle.column_checks import column_problems
+from mil_toolkit.bundle.domain.columns import domain_columns
 from mil_toolkit.bundle.extrapolation import extrapolations
 from mil_toolkit.bundle.files import BACKBONE
 from mil_toolkit.bundle.membership import image_digests
@@ -46,7 +48,7 @@ class Predictions:
     """Predictions for all patients of a cohort.
 
     table: `patient_id`, `probability`, `prediction` (0 or 1), `spread` (standard deviation over members), and
-        `label` where any label is known
+        `label` where any label is known; then `in_domain` and `reasons`, see `domain_columns`
     attention: `patient_id`, `image`, `attention` (sums to one within each patient), and with class-wise
         attention that of each class, see `attention_table`; None without images, and where it was not asked
         for
@@ -72,6 +74,7 @@ def predict(
     features: Features,
     attention: bool = True,
     any_scale: bool = False,
+    abstain: float | None = None,
 ) -> Predictions:
     """Apply a bundle to all patients of a cohort.
 
@@ -79,6 +82,7 @@ def predict(
     attention: return the attention too. It takes as much memory as the names of all images; all else is
         computed for a few patients at a time.
     any_scale: only warn of images of another scale than those that the model was fitted on
+    abstain: error rate of the sets in the column `set`, see `sets_of`; None leaves it out
 
     Warns where the embeddings were computed in another precision or by another decoder than those of the
     training patients, where the scale of the images is unknown, and where metadata lie outside what these
@@ -108,6 +112,9 @@ def predict(
         for name, targets in scoring.target_columns(patients.labels).items():
             column = pd.Series(targets).where(known)
             table[name] = column.astype("Int64") if targets.dtype.kind == "i" else column
+    table = table.assign(**domain_columns(bundle.about, bundle.head, cohort, patients))
+    if abstain is not None:
+        table[SET] = sets_of(bundle.about, predicted.values, abstain)
     class_names = bundle.about.predicted.class_names
     predictions = Predictions(table, attention_table(patients, weights, class_names))
     grouped = table if patients.groups is None else table.assign(group=patients.groups)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from mil_toolkit.bundle.domain.records import Domain
 from mil_toolkit.bundle.membership import Fingerprint, TrainingMarks
 from mil_toolkit.config.finetune import FinetuneConfig
 from mil_toolkit.config.study import StudyConfig
@@ -13,6 +14,7 @@ from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.features.spec import Spec
 from mil_toolkit.outcomes.kinds import OutcomeRecord, outcome_of
 from mil_toolkit.outcomes.outcome import DecisionRule, Outcome
+from mil_toolkit.study.abstention import Calibration
 from mil_toolkit.study.records import ColumnRecord, as_list, one_or_all
 from mil_toolkit.study.tripod import Item
 
@@ -86,6 +88,9 @@ class About:
     microns_per_pixel: of the training images, if it is known and matters, see `training_scales`; None in
         bundles of older versions
     outcome: None for two classes
+    domain: what the training patients are like; None in bundles of older versions
+    calibration: by which the model abstains; None for outcomes without sets, for a fine-tuned backbone and in
+        bundles of older versions
     """
 
     study: str
@@ -106,6 +111,8 @@ class About:
     items: list[Item] | None = None
     microns_per_pixel: Scales | None = None
     outcome: OutcomeRecord | None = None
+    domain: Domain | None = None
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         expected = len(self.predicted.class_names)
@@ -132,7 +139,7 @@ class About:
         """Return the JSON object, which lacks `finetuned` for a frozen backbone, and absent values."""
         value = to_json(self)
         assert isinstance(value, dict)
-        for name in ("finetuned", "ranges", "items", "microns_per_pixel", "outcome"):
+        for name in ("finetuned", "ranges", "items", "microns_per_pixel", "outcome", "domain", "calibration"):
             if value[name] is None:
                 del value[name]
         views: list[Json] = [view.to_json() for view in self.views]

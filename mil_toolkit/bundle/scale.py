@@ -33,21 +33,26 @@ def _sees_pixels(features: BundleFeatures) -> bool:
     return spec["weight_digest"] is not None and scale_of(spec) is None and "crop_um" not in spec
 
 
+def other_scales(about: About, cohort: Cohort) -> dict[str, float]:
+    """Return the micrometres per pixel of patients whose images have another scale than in training."""
+    trained = about.microns_per_pixel
+    if trained is None:
+        return {}
+    lowest, highest = trained.lowest * (1 - TOLERANCE), trained.highest * (1 + TOLERANCE)
+    return {
+        patient: scale
+        for patient in cohort.patient_ids
+        if (scale := cohort.scales.get(patient)) is not None and not lowest <= scale <= highest
+    }
+
+
 def scale_problems(about: About, cohort: Cohort) -> list[str]:
     """Return a line for each patient whose images have another scale than those of the training patients.
 
     Empty where either scale is unknown; see `unknown_scale`.
     """
-    trained = about.microns_per_pixel
-    if trained is None:
-        return []
-    lowest, highest = trained.lowest * (1 - TOLERANCE), trained.highest * (1 + TOLERANCE)
-    others = {
-        patient: scale
-        for patient in cohort.patient_ids
-        if (scale := cohort.scales.get(patient)) is not None and not lowest <= scale <= highest
-    }
-    if not others:
+    others, trained = other_scales(about, cohort), about.microns_per_pixel
+    if not others or trained is None:
         return []
     reason = f"the model was fitted on images of {scales_words(trained)}"
     listed = [f"{printable(patient)} ({scale:g})" for patient, scale in others.items()]

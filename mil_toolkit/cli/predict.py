@@ -14,10 +14,14 @@ from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.evaluation.words import with_interval
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mil_toolkit.bundle.bundle import ModelBundle
     from mil_toolkit.bundle.predict import Predictions
     from mil_toolkit.cohort.cohort import Cohort
     from mil_toolkit.training.patients import Features
+
+UNLIKE = 4  # exit code of --strict, also for patients of whom it is not known
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +63,18 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="predict images of other micrometres per pixel than those that the model was fitted on",
     )
+    add(
+        "--strict",
+        action="store_true",
+        help="end with exit code 4 if any patient is, or may be, unlike those that the model was fitted on",
+    )
+    add(
+        "--abstain",
+        type=float,
+        metavar="ALPHA",
+        help="also answer with a set that misses the outcome in a share ALPHA of patients, such as 0.1:"
+        " positive, negative or either; the classes; or an interval",
+    )
     add_device(parser)
     return parser
 
@@ -69,7 +85,10 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
         raise UsageError(
             f"--submission-header takes two names and a comma, not {arguments.submission_header!r}."
         )
+    from mil_toolkit.bundle.abstention import notes
     from mil_toolkit.bundle.bundle import ModelBundle
+    from mil_toolkit.bundle.domain.columns import in_domain
+    from mil_toolkit.bundle.domain.judge import counts_line
     from mil_toolkit.bundle.predict import check_submission, predict
     from mil_toolkit.cohort.cohort import read_cohort
     from mil_toolkit.core.devices import pick_device, use_available_cores
@@ -77,6 +96,8 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
     pick_device(arguments.device)  # before the data are read
     use_available_cores()
     bundle = ModelBundle.load(arguments.bundle)
+    for note in () if arguments.abstain is None else notes(bundle.about, arguments.abstain):
+        logger.info("%s", note)
     from_images = arguments.features is None and bundle.has_backbone
     cohort = read_cohort(arguments.cohort, images=from_images)
     _check_outputs(arguments, bundle, cohort, header, from_images)
@@ -86,10 +107,14 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
         raise UsageError("--attention: this model does not look at images.")
     features = _features(arguments, bundle, cohort, from_images)
     attention, any_scale = arguments.attention is not None, arguments.any_scale
-    predictions = predict(bundle, cohort, features, attention, any_scale)
+    predictions = predict(bundle, cohort, features, attention, any_scale, arguments.abstain)
     lines = _write(arguments, predictions, cohort, header)
     lines += _score_lines(predictions, bundle)
-    return Outcome("\n".join(lines), _data(arguments.output, cohort, predictions))
+    inside = in_domain(predictions.table)
+    if line := counts_line(inside, len(cohort)):
+        logger.warning("%s", line)
+    code = UNLIKE if arguments.strict and not (inside is not None and inside.all()) else 0
+    return Outcome("\n".join(lines), _data(arguments.output, cohort, predictions, inside), code)
 
 
 def _features(
@@ -172,10 +197,13 @@ def _write(
     return lines
 
 
-def _data(output: Path, cohort: "Cohort", predictions: "Predictions") -> dict[str, Json]:
+def _data(
+    output: Path, cohort: "Cohort", predictions: "Predictions", inside: "np.ndarray | None"
+) -> dict[str, Json]:
     return {
         "predictions": str(output),
         "patients": len(cohort),
+        "in_domain": None if inside is None else int(inside.sum()),
         "validation": _scores_json(predictions.validation),
         "training": _scores_json(predictions.training),
         "unknown": _scores_json(predictions.unknown),

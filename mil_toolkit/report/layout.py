@@ -1,6 +1,6 @@
 """`Page`: all that the template shows except pictures."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mil_toolkit.core.text import printable
 from mil_toolkit.core.version import __version__
@@ -9,6 +9,7 @@ from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import style
 from mil_toolkit.report.gallery import Naming
 from mil_toolkit.report.sections.ablation import AblationSection, ablation_section
+from mil_toolkit.report.sections.abstention import abstention_notes
 from mil_toolkit.report.sections.attention import AttentionSection, attention_section
 from mil_toolkit.report.sections.by_outcome import OUTCOME_SECTIONS
 from mil_toolkit.report.sections.data import DataSection
@@ -48,6 +49,10 @@ class Page:
     reporting: ReportingSection
 
 
+def _with_abstention(use: UseSection, contents: Contents) -> UseSection:
+    return replace(use, notes=[*use.notes, *abstention_notes(contents)])
+
+
 def lay_out(contents: Contents, anonymise: bool) -> Page:
     """Draw all figures of a study, and return its page."""
     outcome = contents.study.outcome
@@ -65,7 +70,7 @@ def lay_out(contents: Contents, anonymise: bool) -> Page:
             horizon=outcome.by if isinstance(outcome, Survival) else None,
             overview=overview(contents, anonymise, own.facts(contents)),
             scores=own.scores(contents),
-            use=own.use(contents),
+            use=_with_abstention(own.use(contents), contents),
             search=search_section(contents),
             data=own.data(contents, anonymise),
             attention=attention_section(contents, Naming(anonymise)),

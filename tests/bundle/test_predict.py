@@ -51,7 +51,10 @@ def _bundle(tiny: Tiny) -> ModelBundle:
 
 def test_every_patient_is_predicted(tiny: Tiny, bundle: ModelBundle) -> None:
     table = predict(bundle, tiny.cohort, tiny.cache).table
-    assert list(table.columns) == ["patient_id", "probability", "prediction", "spread", "label"]
+    assert list(table.columns) == [
+        *("patient_id", "probability", "prediction", "spread", "label"),
+        *("in_domain", "reasons"),
+    ]
     assert tuple(table["patient_id"]) == tiny.cohort.patient_ids
     assert table["probability"].between(0, 1).all() and (table["spread"] >= 0).all()
     decided = table["probability"] >= bundle.decision.constants["threshold"]

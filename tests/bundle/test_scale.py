@@ -83,7 +83,11 @@ def test_images_of_another_scale_are_refused_unless_told(
     caplog.clear()
     table = predict(bundle, cohort, tiny.cache, any_scale=True).table
     assert "27 of 27 patients have images of other" in caplog.text and "--any-scale" not in caplog.text
-    assert table.equals(predict(bundle, tiny.cohort, tiny.cache).table)
+    expected = predict(bundle, tiny.cohort, tiny.cache).table
+    judged = ["in_domain", "reasons"]
+    assert table.drop(columns=judged).equals(expected.drop(columns=judged))
+    reason = f"its images have {scale:g} micrometres per pixel; training had 0.25 micrometres per pixel"
+    assert not table["in_domain"].any() and all(text.endswith(reason) for text in table["reasons"])
 
 
 def test_single_patients_of_another_scale_are_named(tiny: Tiny, bundle: ModelBundle) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from support.bundles import change_config
 from support.commands import Command
 from support.studies import Tiny
 
@@ -150,3 +151,73 @@ def test_classes_of_several_words_and_excluded_rows(
     assert done.code == 0 and "leaving out 2 rows by exclude: 2 'HCL'" in done.err
     table = pd.read_csv(tmp_path / "p.csv")
     assert len(table) == 25 and table["label"].value_counts().to_dict() == {1: 12, 0: 10}
+
+
+# Patients who are unlike those that the model was fitted on.
+
+
+def test_patients_in_another_unit_are_outside_and_strict_says_so(
+    tiny: Tiny, tmp_path: Path, edit_cohort: EditCohort, command: Command
+) -> None:
+    numbers = [name for name, values in tiny.cohort.metadata.items() if values.dtype.kind == "f"]
+    column = {one.name: one.column for one in tiny.cohort.columns}[str(numbers[-1])]
+
+    def rescale(table: pd.DataFrame) -> None:
+        table.loc[:4, column] = (table.loc[:4, column].astype(float) * 1000).astype(str)
+
+    output = tmp_path / "p.csv"
+    asked = (tiny.bundle, edit_cohort(rescale), "--features", tiny.features, "--output", output)
+    done = command("predict", *asked)
+    assert done.code == 0
+    table = pd.read_csv(output)
+    assert not table["in_domain"][:5].any()
+    assert all(numbers[-1] in text and "training patients have" in text for text in table["reasons"][:5])
+    outside = int((~table["in_domain"]).sum())
+    assert f"{outside} of 27 patients are unlike those that the model was fitted on" in done.err
+    assert table["reasons"].notna().tolist() == (~table["in_domain"]).tolist()
+    strict = command("predict", *asked, "--strict", "--json")
+    assert strict.code == 4 and strict.json["in_domain"] == 27 - outside
+    assert pd.read_csv(output).equals(table)
+
+
+def test_strict_accepts_a_cohort_that_is_inside(tiny: Tiny, tmp_path: Path, command: Command) -> None:
+    output = tmp_path / "p.csv"
+    assert command("predict", tiny.bundle, tiny.cohort_toml, "--output", output).code == 0
+    inside = pd.read_csv(output)["in_domain"].all()
+    done = command("predict", tiny.bundle, tiny.cohort_toml, "--output", output, "--strict")
+    assert done.code == (0 if inside else 4)
+
+
+def test_an_older_bundle_predicts_and_says_that_its_domain_is_unknown(
+    tiny: Tiny, tmp_path: Path, command: Command
+) -> None:
+    bundle, output = tmp_path / "model", tmp_path / "p.csv"
+    shutil.copytree(tiny.bundle, bundle)
+    change_config(bundle, lambda config: config["about"].pop("domain"))
+    done = command("predict", bundle, tiny.cohort_toml, "--features", tiny.features, "--output", output)
+    assert done.code == 0 and "not known" in done.err
+    table = pd.read_csv(output)
+    assert table["in_domain"].isna().all() and table["reasons"].isna().all()
+    strict = command(
+        "predict", bundle, tiny.cohort_toml, "--features", tiny.features, "--output", output, "--strict"
+    )
+    assert strict.code == 4
+
+
+# Abstention.
+
+
+def test_abstention_adds_a_column_and_says_where_it_comes_from(
+    tiny: Tiny, tmp_path: Path, command: Command
+) -> None:
+    output = tmp_path / "p.csv"
+    asked = ("predict", tiny.bundle, tiny.cohort_toml, "--features", tiny.features, "--output", output)
+    for _ in range(2):  # the second run replaces its own table
+        done = command(*asked, "--abstain", 0.2)
+        assert done.code == 0, done.err
+    assert "held out by the outer folds" in done.err and "Every set contains" not in done.err
+    assert pd.read_csv(output)["set"].isin(["positive", "negative", "either"]).all()
+    few = command(*asked, "--abstain", 0.01)
+    assert few.code == 0 and few.err.count("Every set contains negative") == 1
+    assert (pd.read_csv(output)["set"] == "either").all()
+    assert command(*asked, "--abstain", 2).code == 2

@@ -68,7 +68,16 @@ def test_a_study_of_a_number_goes_from_tune_to_predict(
         )
         assert done.code == 0, done.err
     table = pd.read_csv(output)
-    assert list(table) == ["patient_id", "predicted", "low", "high", "spread", "target"]
+    assert list(table) == [
+        "patient_id",
+        "predicted",
+        "low",
+        "high",
+        "spread",
+        "target",
+        "in_domain",
+        "reasons",
+    ]
     assert (table["low"] < table["predicted"]).all() and (table["predicted"] < table["high"]).all()
     assert table["target"].isna().sum() == 3
     unknown = table[table["target"].isna()]

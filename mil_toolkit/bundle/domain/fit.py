@@ -1,0 +1,226 @@
+"""`fit_domain`: learn what training patients are like, with a limit that held-out ones seldom exceed."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from mil_toolkit.bundle.domain.images import Locator
+from mil_toolkit.bundle.domain.measures import (
+    ImageMeasures,
+    Reference,
+    bag_sizes,
+    measure_images,
+    new_words,
+    number_values,
+)
+from mil_toolkit.bundle.domain.records import Domain, ImageSpace, KnownImages, KnownNumber, Spread, Tail
+from mil_toolkit.config.head import HeadConfig
+from mil_toolkit.training.fitted import FittedHead
+from mil_toolkit.training.inputs import ViewInputs
+from mil_toolkit.training.patients import Patients
+from mil_toolkit.training.projection import CPU, Projection
+
+ALARMS = 0.05  # expected share of patients of the training cohort's kind that are called outside
+_FOLDS = 10
+_FOREIGN = 0.95  # quantile of single images' distances beyond which an image counts as foreign
+
+
+class HeldOut(NamedTuple):
+    """What some held-out patients differ in from the training patients of their fold.
+
+    numbers, novelties: (n,) by column; sizes: (n,); images: None if embeddings are not compared
+    """
+
+    places: np.ndarray
+    numbers: dict[str, np.ndarray]
+    novelties: dict[str, np.ndarray]
+    sizes: np.ndarray | None
+    images: ImageMeasures | None
+
+
+def fit_domain(patients: Patients, head: FittedHead, seed: int, embeddings: bool = True) -> Domain | None:
+    """Return what the training patients of a head are like; None for fewer than two independent patients.
+
+    seed: of the folds; embeddings: compare them, too, in the space of the head's projection
+
+    In each of ten folds (groups never straddle them) everything is fitted on the other patients, the
+    projection too, and the held-out patients are measured. Their largest surprises give the limit that the
+    share ALARMS of new patients of the same kind is expected to exceed (split conformal prediction, with
+    cross-validation in the place of the split).
+    """
+    looks = head.projection is not None
+    embeddings = embeddings and looks
+    tests = _folds(patients, seed)
+    if len(tests) < 2:
+        return None
+    everyone = np.arange(len(patients))
+    trains = [np.setdiff1d(everyone, test) for test in tests]
+    config = head.model.config
+    projections = _projections(patients, config, trains) if embeddings else [None] * len(tests)
+    parts = [
+        _held_out(patients, train, test, _locator(config, projection), looks)
+        for train, test, projection in zip(trains, tests, projections, strict=True)
+    ]
+    locator = _locator(config, head.projection if embeddings else None)
+    return _domain(_Pooled.of(parts, len(patients)), Reference.of(patients, everyone, locator, looks))
+
+
+def _locator(config: HeadConfig, projection: Projection | None) -> Locator | None:
+    return None if projection is None else Locator(config, projection)
+
+
+def _folds(patients: Patients, seed: int) -> list[np.ndarray]:
+    """Return the held-out patients of each fold; patients of one group are in one fold."""
+    ids = np.array(patients.ids) if patients.groups is None else patients.groups
+    names, unit = np.unique(ids, return_inverse=True)
+    count = min(_FOLDS, len(names))
+    fold = np.random.default_rng(seed).permutation(len(names)) % max(1, count)
+    return [np.flatnonzero(fold[unit] == number) for number in range(count)]
+
+
+def _projections(patients: Patients, config: HeadConfig, trains: Sequence[np.ndarray]) -> list[Projection]:
+    """Return the projection that is fitted on the training patients of each fold."""
+    bags = patients.chosen_views(config.features).values()
+    by_view = [ViewInputs(view, trains, CPU, torch.float32).projections(config) for view in bags]
+    return [Projection.side_by_side(views) for views in zip(*by_view, strict=True)]
+
+
+def _held_out(
+    patients: Patients, train: np.ndarray, test: np.ndarray, locator: Locator | None, looks: bool
+) -> HeldOut:
+    reference, metadata = Reference.of(patients, train, locator, looks), patients.metadata.iloc[test]
+    values = number_values(reference.encoder, metadata)
+    images = None
+    if locator is not None and reference.space is not None:
+        images = measure_images(reference.space, locator, patients, test)
+    return HeldOut(
+        test,
+        {name: spread.distances(values[name]) for name, spread in reference.numbers.items()},
+        new_words(reference.encoder, metadata),
+        None if reference.bag_size is None else reference.bag_size.distances(bag_sizes(patients)[test]),
+        images,
+    )
+
+
+@dataclass(frozen=True)
+class _Pooled:
+    """The measures of all B patients, each from the fold that holds it out.
+
+    folds: (B,); foreign: distance from which a single image counts as foreign, None without images
+    """
+
+    folds: np.ndarray
+    numbers: dict[str, np.ndarray]
+    novelties: dict[str, np.ndarray]
+    sizes: np.ndarray | None
+    images: ImageMeasures | None
+
+    @classmethod
+    def of(cls, parts: Sequence[HeldOut], count: int) -> "_Pooled":
+        """Put the parts of all folds into the order of the patients."""
+        order = np.argsort(np.concatenate([part.places for part in parts]))
+        folds = np.repeat(np.arange(len(parts)), [len(part.places) for part in parts])
+        sizes = [part.sizes for part in parts if part.sizes is not None]
+        images = [part.images for part in parts if part.images is not None]
+        single = [distances for part in images for distances in part.single]
+        return cls(
+            folds[order],
+            {
+                name: np.concatenate([part.numbers[name] for part in parts])[order]
+                for name in parts[0].numbers
+            },
+            {
+                name: np.concatenate([part.novelties[name] for part in parts])[order]
+                for name in parts[0].novelties
+            },
+            np.concatenate(sizes)[order] if sizes else None,
+            ImageMeasures(
+                np.concatenate([part.whole for part in images])[order], [single[place] for place in order]
+            )
+            if images
+            else None,
+        )
+
+    def surprises(self, measures: np.ndarray) -> np.ndarray:
+        """Return the surprise of each patient, (B,), by the tail of the patients in other folds."""
+        surprises = np.empty(len(measures))
+        for fold in np.unique(self.folds):
+            inside = self.folds == fold
+            surprises[inside] = Tail.of(measures[~inside]).surprise(measures[inside])
+        return surprises
+
+
+def _domain(pooled: _Pooled, reference: Reference) -> Domain:
+    measures, count = list(pooled.numbers.values()), len(pooled.folds)
+    images = None
+    if pooled.sizes is not None:
+        measures.append(pooled.sizes)
+    if pooled.images is not None and reference.space is not None:
+        foreign = _foreign(pooled.images.single)
+        shares = pooled.images.shares(foreign)
+        measures += [pooled.images.whole, shares]
+        images = _known_images(reference.space, foreign, pooled.images.whole, shares)
+    unreliable = _unreliable(pooled.novelties, count)
+    new = [flags for name, flags in pooled.novelties.items() if name not in unreliable]
+    surprises = [pooled.surprises(values) for values in measures]
+    surprises += [np.where(flags, np.inf, 0.0) for flags in new]
+    return Domain(
+        patients=count,
+        numbers={
+            name: KnownNumber(spread, Tail.of(pooled.numbers[name]))
+            for name, spread in reference.numbers.items()
+        },
+        unreliable=unreliable,
+        bag_size=_known_size(reference.bag_size, pooled.sizes),
+        images=images,
+        limit=_limit(np.max(surprises, axis=0) if surprises else np.zeros(count)),
+    )
+
+
+def _known_size(spread: Spread | None, sizes: np.ndarray | None) -> KnownNumber | None:
+    return None if spread is None or sizes is None else KnownNumber(spread, Tail.of(sizes))
+
+
+def _known_images(space: ImageSpace, foreign: float, whole: np.ndarray, shares: np.ndarray) -> KnownImages:
+    return KnownImages(space, foreign, Tail.of(whole), Tail.of(shares))
+
+
+def _foreign(single: Sequence[np.ndarray]) -> float:
+    """Return the quantile of the distances of single images, in which each patient has the same weight."""
+    distances = np.concatenate(single)
+    weights = np.concatenate([np.full(len(part), 1 / len(part)) for part in single])
+    order = np.argsort(distances)
+    place = int(np.searchsorted(np.cumsum(weights[order]), _FOREIGN * len(single)))
+    return max(float(distances[order][min(place, len(order) - 1)]), 1e-12)
+
+
+def _unreliable(new: dict[str, np.ndarray], count: int) -> list[str]:
+    """Return the columns in which words are new so often that they tell nothing, such as free text.
+
+    Without them, new words cause at most half of the alarms that are allowed, or one. Gaps need no such
+    check: once a training patient has one, gaps in this column are not new.
+    """
+    allowed = max(1.0, ALARMS / 2 * (count + 1))
+    occurrences = Counter({name: int(flags.sum()) for name, flags in new.items()})
+    dropped: list[str] = []
+    for name, _ in occurrences.most_common():
+        kept = [np.zeros(count), *(flags for other, flags in new.items() if other not in dropped)]
+        if np.any(kept, axis=0).sum() <= allowed:
+            break
+        dropped.append(name)
+    return sorted(dropped)
+
+
+def _limit(surprises: np.ndarray) -> float:
+    """Return the largest surprise in the domain: the r-th smallest of n.
+
+    A new patient of the same kind exceeds it with probability 1 - r / (n + 1); r is the rank for which this
+    is nearest to ALARMS. Of very few patients it is the largest that is finite.
+    """
+    rank = min(len(surprises), round((1 - ALARMS) * (len(surprises) + 1)))
+    finite = surprises[np.isfinite(surprises)]
+    return float(np.sort(finite)[min(rank, len(finite)) - 1]) if len(finite) else 0.0

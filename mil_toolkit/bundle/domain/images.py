@@ -1,0 +1,116 @@
+"""How far the embeddings of patients lie from those of the training patients, in the projected space."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mil_toolkit.bundle.domain.records import ImageSpace
+from mil_toolkit.config.head import HeadConfig
+from mil_toolkit.training.patients import Patients
+from mil_toolkit.training.projection import Projection
+from mil_toolkit.training.seen import Seen
+
+MOST_IMAGES = 256  # of a patient that are looked at, evenly spaced: more would not change its distance
+_LEAST = 1e-12  # square of a distance whose logarithm is taken
+_SMALLEST = 0.1  # of a deviation or variance, as a share of the mean, or of a residual, of the whole
+
+
+class Located(NamedTuple):
+    """The n images of one patient in the projected space.
+
+    columns: (n, C); residuals: (n,) squared lengths of what the projection leaves out, of the `lengths` (n,)
+    """
+
+    columns: np.ndarray
+    residuals: np.ndarray
+    lengths: np.ndarray
+
+
+@dataclass(frozen=True)
+class Locator:
+    """Reads embeddings as a head sees them, and projects them.
+
+    config: of the head, which says which views it uses
+    """
+
+    config: HeadConfig
+    projection: Projection
+
+    def locate(self, patients: Patients, places: Sequence[int]) -> Iterator[Located]:
+        """Yield the images of the patients at these places, one patient after the other."""
+        assert patients.bags is not None
+        views = [Seen.by(self.config, bags) for bags in patients.chosen_views(self.config.features).values()]
+        starts, sizes = patients.bags.offsets.tolist(), patients.bags.sizes.tolist()
+        for place in places:
+            rows = starts[place] + _spaced(sizes[place])
+            yield self._project(torch.cat([view.read_for_prediction(rows) for view in views], -1))
+
+    def _project(self, embeddings: Tensor) -> Located:
+        projection = self.projection
+        whole = (embeddings.float() - projection.shift) * projection.scale  # (n, D)
+        if projection.components is None:
+            return Located(whole.double().numpy(), np.zeros(len(whole)), np.zeros(len(whole)))
+        columns = whole @ projection.components  # (n, C)
+        lengths = projection.components.square().sum(0).clamp(min=1e-30)
+        inside = (columns.square() / lengths).sum(1)  # the components are orthogonal
+        total = whole.square().sum(1)
+        residuals = (total - inside).clamp(min=0)
+        return Located(columns.double().numpy(), residuals.double().numpy(), total.double().numpy())
+
+
+def _spaced(size: int) -> Tensor:
+    """Return which of so many images are looked at, in order.
+
+    >>> _spaced(3).tolist(), len(_spaced(1000))
+    ([0, 1, 2], 256)
+    """
+    return torch.linspace(0, size - 1, min(size, MOST_IMAGES), dtype=torch.float64).round().long()
+
+
+def fit_space(located: Iterator[Located]) -> ImageSpace:
+    """Return where the images of training patients lie; each patient has the same weight.
+
+    Columns that hardly vary, and a small residual, are raised: of fewer images than columns, the last ones
+    fit the training images by chance.
+    """
+    moments = [
+        (one.columns.mean(0), np.square(one.columns).mean(0), one.residuals.mean(), one.lengths.mean())
+        for one in located
+    ]
+    means, squares, residuals, lengths = (np.array(values) for values in zip(*moments, strict=True))
+    return ImageSpace(
+        means.mean(0).tolist(),
+        _floored(means.std(0)).tolist(),
+        _floored(squares.mean(0) - np.square(means.mean(0))).tolist(),
+        max(float(residuals.mean()), _SMALLEST * float(lengths.mean())),
+    )
+
+
+def _floored(values: np.ndarray) -> np.ndarray:
+    """Return positive values: those of columns that hardly vary are raised to a share of the mean."""
+    return np.maximum(values, max(_SMALLEST * float(values.mean()), 1e-12))
+
+
+def whole_distance(space: ImageSpace, located: Located) -> float:
+    """Return the logarithm of the distance of a patient's mean embedding from those of the training patients.
+
+    The distance is the root mean square over columns, in standard deviations between the training patients.
+    """
+    away = (located.columns.mean(0) - np.array(space.means)) / np.array(space.deviations)
+    return float(np.log(max(np.square(away).mean(), _LEAST)) / 2)
+
+
+def image_distances(space: ImageSpace, located: Located) -> np.ndarray:
+    """Return how far single images lie from those of the training patients, (n,).
+
+    The larger of two statistics of process monitoring with principal components (Jackson and Mudholkar 1979),
+    each divided by its mean among training images: the squared distance within the projection (Hotelling's
+    T2), and the squared length of what the projection leaves out (Q).
+    """
+    away = np.square(located.columns - np.array(space.means)) / np.array(space.variances)
+    within = away.mean(1)
+    return np.maximum(within, located.residuals / space.residual) if space.residual > 0 else within

@@ -1,0 +1,119 @@
+"""`judge`: whether patients are in the domain of a bundle, and the reasons where they are not."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mil_toolkit.bundle.domain.images import Locator
+from mil_toolkit.bundle.domain.measures import bag_sizes, measure_images, new_gaps, new_words, number_values
+from mil_toolkit.bundle.domain.records import Domain, KnownImages, KnownNumber
+from mil_toolkit.core.text import count_of, printable
+from mil_toolkit.training.fitted import FittedHead
+from mil_toolkit.training.patients import Patients
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A measure in which patients may be outside, and the reason to give for the patient at a place.
+
+    outside: (n,) bool
+    """
+
+    outside: np.ndarray
+    reason: Callable[[int], str]
+
+
+def reasons_by_patient(
+    domain: Domain, head: FittedHead, units: Mapping[str, str | None], patients: Patients
+) -> list[list[str]]:
+    """Return why each patient is outside the domain; no reason if it is inside.
+
+    units: of the number columns, by name
+
+    Every measure has a surprise, and the largest one decides: a patient is outside if it exceeds the limit.
+    A word or a gap that no training patient had in the column is always outside.
+    """
+    reasons: list[list[str]] = [[] for _ in patients.ids]
+    for sign in _signs(domain, head, units, patients):
+        for place in np.flatnonzero(sign.outside).tolist():
+            reasons[place].append(sign.reason(place))
+    return reasons
+
+
+def _signs(
+    domain: Domain, head: FittedHead, units: Mapping[str, str | None], patients: Patients
+) -> Iterator[Sign]:
+    values = number_values(head.encoder, patients.metadata)
+    for name, known in domain.numbers.items():
+        unit = f" {printable(units[name] or '')}" if units.get(name) else ""
+        yield _number_sign(domain, known, values[name], printable(name), unit)
+    for name, missing in new_gaps(head.encoder, patients.metadata).items():
+        yield Sign(missing, _Novelty(name, patients).reason)
+    for name, new in new_words(head.encoder, patients.metadata).items():
+        if name not in domain.unreliable:
+            yield Sign(new, _Novelty(name, patients).reason)
+    if domain.bag_size is not None:
+        yield _number_sign(domain, domain.bag_size, bag_sizes(patients), "number of images", "")
+    if domain.images is not None:
+        yield from _image_signs(domain, domain.images, head, patients)
+
+
+def _number_sign(domain: Domain, known: KnownNumber, values: np.ndarray, name: str, unit: str) -> Sign:
+    low, high = known.spread.usual
+    usual = f"nine in ten training patients have {low:.4g} to {high:.4g}{unit}"
+    surprises = known.tail.surprise(known.spread.distances(values))
+    return Sign(surprises > domain.limit, lambda place: f"{name} is {values[place]:.4g}{unit}; {usual}")
+
+
+@dataclass(frozen=True)
+class _Novelty:
+    """The reason for a word or a gap that no training patient had."""
+
+    name: str
+    patients: Patients
+
+    def reason(self, place: int) -> str:
+        """Return the reason for the patient at this place."""
+        value = self.patients.metadata[self.name].iloc[place]
+        if pd.isna(value):
+            return f"{printable(self.name)} is missing; it never was in training"
+        return f"{printable(self.name)} is {printable(repr(str(value)))}, which training never saw"
+
+
+def _image_signs(domain: Domain, known: KnownImages, head: FittedHead, patients: Patients) -> Iterator[Sign]:
+    assert head.projection is not None
+    locator = Locator(head.model.config, head.projection)
+    measures = measure_images(known.space, locator, patients, np.arange(len(patients)))
+    shares = measures.shares(known.foreign)
+    whole, usual = known.whole.surprise(measures.whole) > domain.limit, known.whole.start
+    yield Sign(
+        whole,
+        lambda place: (
+            "the images as a whole are unlike those of training"
+            f" (distance {np.exp(measures.whole[place]):.1f}, usually below {np.exp(usual):.1f})"
+        ),
+    )
+    foreign = known.share.surprise(shares) > domain.limit
+    yield Sign(foreign, lambda place: f"{shares[place]:.0%} of the images are unlike those of training")
+
+
+def counts_line(in_domain: np.ndarray | None, count: int) -> str | None:
+    """Return what mil-predict says about the domain of its patients; None where all are inside.
+
+    in_domain: (n,) bool; None if the bundle does not know its domain
+    """
+    if in_domain is None:
+        return (
+            "Whether the patients are like those that the model was fitted on is not known: the bundle stores"
+            " nothing about it. Fit the model again with mil-fit to know."
+        )
+    outside = int((~in_domain).sum())
+    if not outside:
+        return None
+    verb = "is" if outside == 1 else "are"
+    return (
+        f"{outside} of {count_of(count, 'patient')} {verb} unlike those that the model was fitted on; see"
+        " in_domain and reasons in the table of predictions."
+    )

@@ -1,0 +1,168 @@
+"""What a bundle stores of its training patients: quantiles and moments, nothing of single patients."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from msgspec import Meta
+
+_FAR_BELOW = math.log(1000)  # a number that has no logarithm counts as 1000 times below the low quantile
+_FACTOR = 0.1  # smallest width on the scale of logarithms: a factor of 1.1
+_EXCESS = 0.2  # smallest excess, about that of a normal distribution, where patients hardly differ
+_START = 0.8  # quantile at which a tail begins
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The upper tail of a measure among held-out training patients.
+
+    start: where it begins; share: of the patients beyond it; excess: their typical distance from it
+
+    Beyond a high threshold, the excesses of most distributions are about exponential (peaks over threshold;
+    Davison and Smith 1990, with shape 0). The mean of that distribution is estimated from the median, so that
+    single patients who are unlike all others do not hide others like them.
+    """
+
+    start: float
+    share: Annotated[float, Meta(gt=0, lt=1)]
+    excess: Positive
+
+    @classmethod
+    def of(cls, measures: np.ndarray) -> "Tail":
+        """Fit the tail to the measures (n,) of held-out patients."""
+        start = float(np.quantile(measures, _START))
+        beyond = measures[measures > start]
+        excess = float(np.median(beyond - start)) / math.log(2) if len(beyond) else 0.0
+        return cls(start, max(1, len(beyond)) / (1 + len(measures)), max(_EXCESS, excess))
+
+    def surprise(self, measures: np.ndarray) -> np.ndarray:
+        """Return -log of the share of training patients with at least these measures; 0 before the tail."""
+        beyond = (measures - self.start) / self.excess
+        return np.where(beyond > 0, beyond - math.log(self.share), 0.0)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Where the training values of a number lie.
+
+    low, middle, high: the quantiles of 5 %, 50 % and 95 %
+    logarithms: whether these are quantiles of the natural logarithms of the positive values
+    zeros: whether zero was among the values, whose logarithm is not counted
+    smallest: smallest distance of an outer quantile from the middle that counts
+    """
+
+    low: float
+    middle: float
+    high: float
+    logarithms: bool
+    zeros: bool
+    smallest: Positive
+
+    def __post_init__(self) -> None:
+        if not -math.inf < self.low <= self.middle <= self.high < math.inf:
+            raise ValueError(f"{self.low}, {self.middle} and {self.high} are not in ascending order")
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Spread":
+        """Return the spread of values, NaN where missing; on the scale of logarithms if none is negative.
+
+        A number in another unit differs by a factor, which is the same distance everywhere on this scale.
+        """
+        known = values[np.isfinite(values)]
+        positive = known[known > 0]
+        logarithms = bool(len(positive)) and bool((known >= 0).all())
+        counted = np.log(positive) if logarithms else known
+        low, middle, high = np.quantile(counted, (0.05, 0.5, 0.95)) if len(counted) else (0.0, 0.0, 0.0)
+        smallest = _FACTOR if logarithms else _smallest(counted)
+        return cls(float(low), float(middle), float(high), logarithms, bool((known == 0).any()), smallest)
+
+    def distances(self, values: np.ndarray) -> np.ndarray:
+        """Return how far values (n,) are from the middle; 1 at both outer quantiles, 0 if missing."""
+        counted = self._logarithms(values) if self.logarithms else values
+        away = counted - self.middle
+        distances = np.where(away < 0, away / -self._width(self.low), away / self._width(self.high))
+        return np.where(np.isnan(values) | (self.zeros & (values == 0)), 0.0, np.abs(distances))
+
+    def _logarithms(self, values: np.ndarray) -> np.ndarray:
+        lowest = self.low - _FAR_BELOW
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(values > 0, np.maximum(np.log(np.maximum(values, 0)), lowest), lowest)
+
+    def _width(self, end: float) -> float:
+        """Return the distance of a quantile from the middle."""
+        return max(self.smallest, abs(end - self.middle))
+
+    @property
+    def usual(self) -> tuple[float, float]:
+        """The range of nine in ten training values, in their unit."""
+        return (math.exp(self.low), math.exp(self.high)) if self.logarithms else (self.low, self.high)
+
+
+def _smallest(values: np.ndarray) -> float:
+    """Return the smallest width of a spread: a share of the deviation, else of the size of equal values."""
+    if not len(values):
+        return 1.0
+    return _FACTOR * float(values.std() or np.abs(values).max() or 1.0)
+
+
+@dataclass(frozen=True)
+class KnownNumber:
+    """A number of the training patients, and the tail of its `distances` among held-out ones."""
+
+    spread: Spread
+    tail: Tail
+
+
+@dataclass(frozen=True)
+class ImageSpace:
+    """Where the projected embeddings of the training patients lie, in C columns.
+
+    means, deviations: of the patients' mean embeddings, (C,)
+    variances: of single images around the mean of all, each patient with the same weight, (C,)
+    residual: mean squared length of what the projection leaves out of an image; 0 if it leaves out nothing
+    """
+
+    means: list[float]
+    deviations: list[Positive]
+    variances: list[Positive]
+    residual: NotNegative
+
+    def __post_init__(self) -> None:
+        if not len(self.means) == len(self.deviations) == len(self.variances) > 0:
+            raise ValueError("means, deviations and variances must have the same number of columns")
+
+
+@dataclass(frozen=True)
+class KnownImages:
+    """The images of the training patients.
+
+    foreign: distance from which a single image counts as foreign; a few in a hundred held-out ones do
+    whole, share: tails of a patient's `whole_distance`, and of the share of foreign images
+    """
+
+    space: ImageSpace
+    foreign: Positive
+    whole: Tail
+    share: Tail
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What the training patients of a bundle are like.
+
+    patients: held-out training patients by whom the limit was chosen
+    numbers: by column; unreliable: columns that often have new words, which are not counted
+    bag_size, images: None if the model does not look at images; images also if its backbone was fine-tuned
+    limit: largest surprise at which a patient is in the domain
+    """
+
+    patients: Annotated[int, Meta(ge=1)]
+    numbers: dict[str, KnownNumber]
+    unreliable: list[str]
+    bag_size: KnownNumber | None
+    images: KnownImages | None
+    limit: NotNegative

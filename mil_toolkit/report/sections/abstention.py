@@ -1,0 +1,41 @@
+"""What a report says about abstention (`mil-predict --abstain`): its coverage on held-out patients."""
+
+from mil_toolkit.core.text import printable
+from mil_toolkit.evaluation.words import with_interval
+from mil_toolkit.report.contents import Contents
+from mil_toolkit.study.abstention import CLASS_SCORES, NUMBER, Coverage, coverage
+
+LEVELS = (0.05, 0.1, 0.2)
+
+
+def abstention_notes(contents: Contents) -> list[str]:
+    """Return a sentence for each error rate; none without outer folds, or for an outcome without sets."""
+    kind = contents.study.outcome.kind
+    if not contents.nested or kind not in (*CLASS_SCORES, NUMBER):
+        return []
+    names = ("negative", "positive") if kind == "binary" else tuple(map(printable, contents.class_names))
+    measured = [coverage(contents.study, contents.table, alpha) for alpha in LEVELS]
+    return [_intro(kind), *(_words(names, one) for one in measured)]
+
+
+def _intro(kind: str) -> str:
+    what = "intervals" if kind == NUMBER else "sets of classes, separately for each class"
+    return (
+        f"Abstention (mil-predict --abstain ALPHA) answers with {what}, by cross-conformal prediction (Vovk"
+        " 2015; CV+, Barber et al. 2021). At an error rate alpha the nominal coverage is 1 - alpha; for CV+,"
+        " theory guarantees 1 - 2 alpha (less a term that vanishes with larger folds) for exchangeable"
+        " patients. The bundle predicts with one model of all patients instead of the models of the folds, so"
+        " that the guarantee also needs predictions that hardly change if a fold is left out. The coverage"
+        " below is measured on each outer fold, with the calibration of the others."
+    )
+
+
+def _words(names: tuple[str, ...], one: Coverage) -> str:
+    parts = [f"measured coverage {with_interval(one.covered)}"]
+    if len(one.classes) == len(names):
+        parts += [f"{name} {with_interval(share)}" for name, share in zip(names, one.classes, strict=True)]
+    undecided = "" if one.undecided is None else f"; {one.undecided:.1%} of the patients left undecided"
+    return (
+        f"Error rate {one.alpha:g}: nominal coverage {1 - one.alpha:g}, guaranteed {1 - 2 * one.alpha:g},"
+        f" {', '.join(parts)}{undecided}."
+    )

@@ -1,0 +1,71 @@
+"""Where embeddings lie: distances against straightforward versions."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from mil_toolkit.bundle.domain import images
+from mil_toolkit.bundle.domain.images import Locator, fit_space, image_distances, whole_distance
+from mil_toolkit.config.head import HeadConfig
+from mil_toolkit.features.bags import Bags
+from mil_toolkit.training.patients import Patients
+from mil_toolkit.training.projection import Projection, bag_moments, fit_projection
+
+Make = Callable[..., Patients]
+
+
+def projection_of(patients: Patients, components: int) -> Projection:
+    """Return the projection that is fitted on all these patients."""
+    assert patients.bags is not None
+    origin = np.zeros(patients.bags.width)
+    return fit_projection(bag_moments(patients.bags, np.arange(len(patients)), origin), True, components)
+
+
+@pytest.mark.parametrize("components", [0, 3, 6])
+def test_distances_are_those_of_plain_numpy(make_patients: Make, components: int) -> None:
+    patients = make_patients(count=20)
+    assert patients.bags is not None
+    projection = projection_of(patients, components)
+    locator = Locator(HeadConfig(components=components), projection)
+    space = fit_space(locator.locate(patients, range(15)))
+    scaled = (patients.bags.instances.double().numpy() - projection.shift.numpy()) * projection.scale.numpy()
+    offsets = patients.bags.offsets.tolist()
+    bags = [scaled[first:last] for first, last in pairwise(offsets)]
+    axes = np.eye(6) if projection.components is None else projection.components.double().numpy()
+    means = np.array([(bag @ axes).mean(0) for bag in bags])
+    deviations = means[:15].std(0)
+    z = (means[15:] - means[:15].mean(0)) / np.maximum(deviations, 0.1 * deviations.mean())
+    located = list(locator.locate(patients, range(15, 20)))
+    whole = [whole_distance(space, one) for one in located]
+    np.testing.assert_allclose(np.exp(whole), np.sqrt((z**2).mean(1)), rtol=1e-4)
+
+    unit = axes / np.linalg.norm(axes, axis=0)
+    rests = [((bag - bag @ unit @ unit.T) ** 2).sum(1) for bag in bags]
+    residual = np.mean([rest.mean() for rest in rests[:15]])
+    assert components != 3 or space.residual == pytest.approx(residual, rel=1e-4)
+    squares = np.mean([((bag @ axes) ** 2).mean(0) for bag in bags[:15]], 0)
+    variances = squares - means[:15].mean(0) ** 2
+    variances = np.maximum(variances, 0.1 * variances.mean())
+    for bag, rest, one in zip(bags[15:], rests[15:], located, strict=True):
+        within = ((bag @ axes - means[:15].mean(0)) ** 2 / variances).mean(1)
+        expected = np.maximum(within, rest / space.residual) if components == 3 else within
+        if components != 6:  # with all components, what is left out is rounding error
+            np.testing.assert_allclose(image_distances(space, one), expected, rtol=1e-3)
+
+
+def test_of_a_large_bag_evenly_spaced_images_are_looked_at(
+    make_patients: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patients = make_patients(count=4)
+    assert patients.bags is not None
+    bags = Bags.pack([torch.arange(60.0).reshape(10, 6)], ["big"], [str(row) for row in range(10)])
+    locator = Locator(HeadConfig(components=0), projection_of(patients, 0))
+    one = patients.take(np.array([0])).with_views({"": bags})
+    monkeypatch.setattr(images, "MOST_IMAGES", 4)
+    (few,) = locator.locate(one, [0])
+    monkeypatch.setattr(images, "MOST_IMAGES", 10)
+    (all_of_them,) = locator.locate(one, [0])
+    np.testing.assert_array_equal(few.columns, all_of_them.columns[[0, 3, 6, 9]])

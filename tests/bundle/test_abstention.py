@@ -1,0 +1,123 @@
+"""Sets of new patients: from the study's held-out predictions, and what is said about them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from support.bundles import ABOUT
+from support.studies import Tiny
+
+from mil_toolkit.bundle.abstention import notes, sets_of
+from mil_toolkit.bundle.bundle import ModelBundle
+from mil_toolkit.bundle.predict import predict
+from mil_toolkit.core.errors import UsageError
+from mil_toolkit.evaluation.conformal import HeldOutScores
+from mil_toolkit.outcomes.kinds import OutcomeRecord
+from mil_toolkit.study.abstention import Calibration, calibrate, coverage
+from mil_toolkit.study.folder import Study
+from mil_toolkit.study.tables import read_predictions
+
+
+def evenly(count: int) -> HeldOutScores:
+    """Return scores from 0 to 1 of so many patients."""
+    return HeldOutScores.of(np.linspace(0, 1, count), np.arange(count))
+
+
+def test_two_classes_are_called_positive_negative_or_either() -> None:
+    about = replace(ABOUT, calibration=Calibration("outer", [evenly(101), evenly(101)]))
+    values = np.array([0.05, 0.5, 0.97])
+    assert sets_of(about, values, 0.1) == ["negative", "either", "positive"]
+
+
+def test_several_classes_are_named() -> None:
+    outcome = OutcomeRecord("classes", {"label": "d", "classes": ["a", "b", "c"]})
+    calibration = Calibration("outer", [evenly(101)] * 3)
+    about = replace(
+        ABOUT, outcome=outcome, class_names=("a", "b", "c"), class_counts=(4, 4, 4), calibration=calibration
+    )
+    values = np.array([[0.9, 0.06, 0.04], [0.4, 0.55, 0.05]])
+    assert sets_of(about, values, 0.1) == ["a", "a | b"]
+
+
+@pytest.mark.parametrize(("transform", "expected"), [(None, "8 to 12"), ("log", "1.35335 to 73.8906")])
+def test_a_number_has_an_interval(transform: str | None, expected: str) -> None:
+    declared = {"target": "blasts"} | ({"transform": transform} if transform else {})
+    known = HeldOutScores.of(np.full(99, 2.0), np.arange(99))
+    about = replace(
+        ABOUT,
+        outcome=OutcomeRecord("number", declared),
+        class_names=(),
+        class_counts=(),
+        calibration=Calibration("outer", [known]),
+    )
+    assert sets_of(about, np.array([10.0]), 0.1) == [expected]
+    few = replace(about, calibration=Calibration("outer", [evenly(5)]))
+    assert "inf" in sets_of(few, np.array([10.0]), 0.1)[0]
+    assert any("infinite" in line for line in notes(few, 0.1))
+
+
+def test_a_class_with_too_few_patients_is_in_every_set_and_named_once() -> None:
+    about = replace(ABOUT, calibration=Calibration("inner", [evenly(5), evenly(101)]))
+    assert sets_of(about, np.array([0.001, 0.999]), 0.1) == ["negative", "either"]
+    first, second = notes(about, 0.1)
+    assert "inner folds, which also chose" in first
+    assert second.startswith("Every set contains negative") and "5 independent" in second
+
+
+def test_what_cannot_be_answered_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"mil-fit"):
+        sets_of(ABOUT, np.array([0.5]), 0.1)
+    for alpha in (0.0, 1.0, -1.0, float("nan")):
+        with pytest.raises(UsageError, match="above 0 and below 1"):
+            sets_of(ABOUT, np.array([0.5]), alpha)
+    outcome = OutcomeRecord("survival", {"time": "t", "event": "e"})
+    survival = replace(ABOUT, outcome=outcome, class_names=(), class_counts=())
+    with pytest.raises(UsageError, match="survival"):
+        sets_of(survival, np.array([0.5]), 0.1)
+
+
+def test_the_bundle_stores_the_outer_predictions_of_its_study(tiny: Tiny) -> None:
+    study, bundle = Study.open(tiny.study), ModelBundle.load(tiny.bundle)
+    table = read_predictions(study.final.predictions)
+    stored = bundle.about.calibration
+    assert stored is not None and stored.source == "outer"
+    assert stored == calibrate(study, outer=True)
+    positives = table[table["label"] == 1]
+    np.testing.assert_allclose(stored.classes[1].scores, np.sort(1 - positives["probability"]))
+    assert [known.units for known in stored.classes] == list(bundle.about.class_counts)
+    inner = calibrate(study, outer=False)
+    assert inner is not None and inner.source == "inner" and inner != stored
+
+
+def test_predictions_have_a_set_where_one_is_asked_for(tiny: Tiny) -> None:
+    bundle = ModelBundle.load(tiny.bundle)
+    plain = predict(bundle, tiny.cohort, tiny.cache).table
+    table = predict(bundle, tiny.cohort, tiny.cache, abstain=0.3).table
+    assert set(table["set"]) <= {"positive", "negative", "either"}
+    assert table["set"].tolist() == sets_of(bundle.about, table["probability"].to_numpy(), 0.3)
+    pd.testing.assert_frame_equal(table.drop(columns="set"), plain)
+
+
+def test_coverage_leaves_each_fold_out_of_its_calibration(tiny: Tiny) -> None:
+    study = Study.open(tiny.study)
+    predictions = read_predictions(study.final.predictions)
+    measured = coverage(study, study.table(predictions), 0.3)
+    inside, many = [], []
+    for fold, rows in predictions.groupby("fold"):
+        others = predictions[predictions["fold"] != fold]
+        for _, row in rows.iterrows():
+            p_values = []
+            for label in (0, 1):
+                known = others[others["label"] == label]["probability"]
+                new = row["probability"]
+                more = (known >= new).sum() if label == 0 else (known <= new).sum()
+                p_values.append((1 + more) / (1 + len(known)))
+            kept = [value > 0.3 + 1e-9 for value in p_values]
+            kept = kept if any(kept) else [True, True]
+            inside.append(kept[int(row["label"])])
+            many.append(all(kept))
+    assert measured.covered.value == pytest.approx(np.mean(inside))
+    assert measured.undecided == pytest.approx(np.mean(many))
+    assert measured.covered.low < measured.covered.value < measured.covered.high or np.mean(inside) == 1
+    assert len(measured.classes) == 2
