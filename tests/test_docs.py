@@ -39,6 +39,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKING = [
     *DOCUMENTS,
     ROOT / "CHANGELOG.md",
+    ROOT / "CODE_OF_CONDUCT.md",
     ROOT / "SECURITY.md",
     ROOT / ".github" / "CONTRIBUTING.md",
     *sorted((ROOT / "benchmarks").glob("*.md")),
