@@ -64,6 +64,8 @@ NOT_RUN = {
     "export ": "changes the environment of a shell",
     "wandb ": "needs an account",
     "optuna-dashboard ": "does not end; test_dashboard.py starts it",
+    "docker ": "needs a Docker daemon; test_container.py reads the recipe",
+    "apptainer ": "needs Apptainer; test_container.py reads the recipe",
     "sudo ": "needs the rights of an administrator",
     "ssh ": "needs another machine",
     "rsync ": "needs another machine",
