@@ -39,6 +39,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKING = [
     *DOCUMENTS,
     ROOT / "CHANGELOG.md",
+    ROOT / "CODE_OF_CONDUCT.md",
     ROOT / "SECURITY.md",
     ROOT / ".github" / "CONTRIBUTING.md",
     *sorted((ROOT / "benchmarks").glob("*.md")),
@@ -63,6 +64,8 @@ NOT_RUN = {
     "export ": "changes the environment of a shell",
     "wandb ": "needs an account",
     "optuna-dashboard ": "does not end; test_dashboard.py starts it",
+    "docker ": "needs a Docker daemon; test_container.py reads the recipe",
+    "apptainer ": "needs Apptainer; test_container.py reads the recipe",
     "sudo ": "needs the rights of an administrator",
     "ssh ": "needs another machine",
     "rsync ": "needs another machine",

@@ -31,6 +31,7 @@ from mil_toolkit.core.files import (
 )
 from mil_toolkit.core.reading import MEBIBYTE, open_input
 from mil_toolkit.core.records import from_json
+from mil_toolkit.core.system import user_id
 
 SCHEMA = 2
 MOST = 64  # entries; the oldest are dropped
@@ -95,7 +96,7 @@ class BackboneMemory:
     """The backbones that were built for the caches under `root`, by this user and on this machine."""
 
     def __init__(self, root: Path):
-        self.path = root / f".backbones-{os.geteuid()}.json"
+        self.path = root / f".backbones-{user_id()}.json"
 
     def find(self, name: str, weights: str, image_size: int | None) -> BackboneIdentity | None:
         """Return the identity of a backbone; None if it is unknown or if it may have changed."""
@@ -152,7 +153,7 @@ class BackboneMemory:
 
 def _is_private(status: os.stat_result) -> bool:
     """Return whether a file belongs to this user, and nobody else may write to it."""
-    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return status.st_uid == user_id() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _state(path: Path) -> FileState | None:

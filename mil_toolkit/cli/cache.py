@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mil_toolkit.cli.command import Outcome, command_parser, run
+from mil_toolkit.cli.command import Outcome, add_verbosity, command_parser, run
 from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import count_of
 
@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         subparser.add_argument(
             "--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object"
         )
+        add_verbosity(subparser, argparse.SUPPRESS)
         return subparser
 
     _add_cache(add("info", _info, "show what a cache holds"))

@@ -18,12 +18,14 @@ from mil_toolkit.core.processes import raise_on_stop_signals
 from mil_toolkit.core.reading import unreadable
 from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import one_screen, printable, visible
+from mil_toolkit.core.verbosity import LOGGER, heading, level
 from mil_toolkit.core.version import __version__
 
 if TYPE_CHECKING:
     from mil_toolkit.study.records import StudyScores
 
 INTERRUPTED = 130
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,18 @@ def command_parser(name: str, description: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every command has."""
     parser = EscapingParser(prog=name, description=description, formatter_class=_Formatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    add_verbosity(parser, False)
     parser.add_argument("--version", action="version", version=f"{name} {__version__}")
     return parser
+
+
+def add_verbosity(parser: argparse.ArgumentParser, default: bool | str) -> None:
+    """Add the options that choose how much is said; default: SUPPRESS for a part of a command."""
+    said = parser.add_mutually_exclusive_group()
+    text = "show only warnings and errors beside the result"
+    said.add_argument("--quiet", action="store_true", default=default, help=text)
+    text = "show versions, and the time of every message, too"
+    said.add_argument("--verbose", action="store_true", default=default, help=text)
 
 
 def add_features(
@@ -109,7 +121,8 @@ def run(
     escape_what_cannot_be_encoded()
     arguments = parse(parser, argv)
     _yield_idle_threads()
-    _log_to_stderr()
+    _log_to_stderr(level(arguments.quiet, arguments.verbose))
+    logger.debug("%s", heading(parser.prog, sys.argv[1:] if argv is None else argv))
     try:
         _check_paths(arguments)
         with raise_on_stop_signals():
@@ -245,8 +258,11 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
             super().handleError(record)
 
 
-def _log_to_stderr() -> None:
-    logger = logging.getLogger("mil_toolkit")
-    logger.handlers = [logging.NullHandler() if sys.stderr is None else _StderrHandler(sys.stderr)]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+def _log_to_stderr(shown: int) -> None:
+    handler = logging.NullHandler() if sys.stderr is None else _StderrHandler(sys.stderr)
+    if shown < logging.INFO:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    root = logging.getLogger(LOGGER)
+    root.handlers = [handler]
+    root.setLevel(shown)
+    root.propagate = False

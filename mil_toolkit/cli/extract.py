@@ -106,7 +106,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add(
         "--precision", choices=PRECISION_NAMES, default="auto", help="auto: what the device supports natively"
     )
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:i")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:i or mps")
     add(
         "--batch-size",
         type=int,

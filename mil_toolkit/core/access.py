@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from mil_toolkit.core.reading import unreadable
+from mil_toolkit.core.system import CLOSE_ON_EXEC, NO_FOLLOW, NOT_BLOCKING
 
 _FILE_BITS, _FOLDER_BITS = 0o777, 0o3777  # without those that change the user of a running program
 
@@ -31,8 +32,11 @@ def adopt_access(descriptor: int, former: os.stat_result) -> None:
     """Give an open file or folder the mode, the group and (if permitted) the owner of the one it replaces.
 
     Nobody gets more access than before: where the group cannot be kept, the new group and all others get what
-    both had. A file system that stores no modes is left as it is.
+    both had. A file system that stores no modes is left as it is, as is Windows, where what a folder holds
+    inherits its access rights.
     """
+    if not hasattr(os, "fchown"):
+        return
     mode = stat.S_IMODE(former.st_mode) & (_FOLDER_BITS if stat.S_ISDIR(former.st_mode) else _FILE_BITS)
     if not _adopt_group(descriptor, former):
         common = mode >> 3 & mode & 0o7
@@ -65,7 +69,9 @@ def adopt_access_of_folder(folder: Path, former: Path) -> None:
 
 
 def _adopt_if_same_kind(path: Path, former: os.stat_result) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not hasattr(os, "fchown"):
+        return
+    descriptor = os.open(path, os.O_RDONLY | NO_FOLLOW | NOT_BLOCKING | CLOSE_ON_EXEC)
     try:
         if stat.S_IFMT(os.fstat(descriptor).st_mode) == stat.S_IFMT(former.st_mode):
             adopt_access(descriptor, former)

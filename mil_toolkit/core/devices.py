@@ -16,7 +16,7 @@ from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.launchers import LocalRank, local_rank
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_OTHER_ACCELERATORS = ("mps", "xpu", "hip", "rocm")
+_OTHER_ACCELERATORS = ("xpu", "hip", "rocm")
 _NATIVE_BFLOAT16 = 8  # major compute capability of the first cards with bfloat16 products (Ampere)
 logger = logging.getLogger(__name__)
 
@@ -41,8 +41,23 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
+def pick_extraction_device(name: str) -> torch.device:
+    """Return the device named as for `pick_device`, or `mps`, the graphics processor of an Apple computer.
+
+    Only networks without gradients run there, in float32. Raises UsageError as `pick_device` does, and where
+    there is no such processor.
+    """
+    if name != "mps":
+        return pick_device(name)
+    if not torch.backends.mps.is_available():
+        raise UsageError("--device mps: this machine, or this build of torch, has no MPS. Use --device cpu.")
+    return torch.device("mps")
+
+
 def _advice(name: str) -> str:
     kind = name.split(":")[0]
+    if name == "mps":
+        return " mps is for mil-extract: use cpu here."
     return f" Accelerators of the kind {kind} are not supported: use cpu." * (kind in _OTHER_ACCELERATORS)
 
 
@@ -127,12 +142,12 @@ def compute_exactly() -> None:
 
 
 def architecture(device: torch.device) -> str:
-    """Return the architecture of a CUDA device, such as `sm_90`; empty for a CPU.
+    """Return the architecture of a CUDA device, such as `sm_90`, or `mps`; empty for a CPU.
 
     Embeddings of the same precision differ in their last bits between architectures.
     """
     if device.type != "cuda":
-        return ""
+        return "mps" if device.type == "mps" else ""
     major, minor = torch.cuda.get_device_capability(device)
     return f"sm_{major}{minor}"
 
@@ -140,8 +155,11 @@ def architecture(device: torch.device) -> str:
 def pick_precision(name: str, device: torch.device) -> str:
     """Resolve `auto` to the fastest of float32, bfloat16 and float16 that `device` supports natively.
 
-    Any other known name is returned as it is. Raises UsageError for an unknown name.
+    Any other known name is returned as it is. Raises UsageError for an unknown name, and for another than
+    float32 on MPS.
     """
+    if device.type == "mps" and name in ("bfloat16", "float16"):
+        raise UsageError(f"--precision {name}: networks run in float32 on mps. Use --precision float32.")
     if name == "auto":
         return _native_precision(device)
     if name not in DTYPES:
@@ -154,7 +172,7 @@ def _native_precision(device: torch.device) -> str:
         # A T4 emulates bfloat16 at a fraction of the speed of its native float16.
         major, _ = torch.cuda.get_device_capability(device)  # of this device, not of the current one
         return "bfloat16" if major >= _NATIVE_BFLOAT16 else "float16"
-    return "bfloat16" if _cpu_has_bfloat16() else "float32"
+    return "bfloat16" if device.type == "cpu" and _cpu_has_bfloat16() else "float32"
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -1,7 +1,6 @@
 """Atomic files (a name holds a complete file or none at all), and JSON and digests on top of them."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
@@ -17,21 +16,13 @@ from typing import Any
 from mil_toolkit.core.access import adopt_access
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.reading import MEBIBYTE, open_input, read_input
+from mil_toolkit.core.system_files import LockedTemporary, free_lock, fsync_folder, replace
 from mil_toolkit.core.version import __version__
 
 TEMPORARY_PREFIX = ".tmp-"
 RETIRED = ".old"  # suffix of a folder that is being replaced, after the name of its successor
 _TEMPORARY_NAME = re.compile(rf"\.tmp-[0-9a-f]{{16}}(-[0-9a-f]{{16}})?({re.escape(RETIRED)})?")
 JSON_LIMIT = 64 * MEBIBYTE
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make the renames inside `folder` durable: they then survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def publish(path: Path, content: bytes) -> None:
@@ -45,17 +36,19 @@ def publish(path: Path, content: bytes) -> None:
         check_regular_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         former = path.stat() if path.exists() else None
-        descriptor, temporary = _locked_temporary(path.parent, 0o666 if former is None else 0o600)
+        temporary = _locked_temporary(path.parent, 0o666 if former is None else 0o600)
         try:
-            _write_all(descriptor, content)
+            _write_all(temporary.descriptor, content)
             if former is not None:
-                adopt_access(descriptor, former)
-            os.replace(temporary, path)
+                adopt_access(temporary.descriptor, former)
+            temporary.before_rename()
+            replace(temporary.path, path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            temporary.before_rename()
+            temporary.path.unlink(missing_ok=True)
             raise
         finally:
-            os.close(descriptor)
+            temporary.close()
         fsync_folder(path.parent)
 
 
@@ -83,15 +76,11 @@ def _write_all(descriptor: int, content: bytes) -> None:
     os.fsync(descriptor)
 
 
-def _locked_temporary(folder: Path, mode: int) -> tuple[int, Path]:
-    """Create a file in `folder` and lock it; a held lock shows that this process is still alive."""
+def _locked_temporary(folder: Path, mode: int) -> LockedTemporary:
     while True:
-        path = folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.fstat(descriptor).st_nlink:
-            return descriptor, path
-        os.close(descriptor)  # `remove_dead_temporaries` deleted it before it was locked
+        made = LockedTemporary.file(folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}", mode)
+        if made is not None:
+            return made
 
 
 @contextlib.contextmanager
@@ -100,24 +89,19 @@ def temporary_folder(parent: Path, stem: str = "") -> Iterator[Path]:
 
     stem: 16 hexadecimal digits and a dash, which the name of the folder contains
     """
-    descriptor, path = _locked_folder(parent, stem)
+    made = _locked_folder(parent, stem)
     try:
-        yield path
+        yield made.path
     finally:
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(descriptor)
+        shutil.rmtree(made.path, ignore_errors=True)
+        made.close()
 
 
-def _locked_folder(parent: Path, stem: str) -> tuple[int, Path]:
+def _locked_folder(parent: Path, stem: str) -> LockedTemporary:
     while True:
-        path = parent / f"{TEMPORARY_PREFIX}{stem}{secrets.token_hex(8)}"
-        path.mkdir()
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        with contextlib.suppress(OSError):  # where folders have no locks, nobody takes this one for dead
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if path.exists():
-            return descriptor, path
-        os.close(descriptor)  # `remove_dead_temporaries` deleted it before it was locked
+        made = LockedTemporary.folder(parent / f"{TEMPORARY_PREFIX}{stem}{secrets.token_hex(8)}")
+        if made is not None:
+            return made
 
 
 def remove_dead_temporaries(folder: Path) -> None:
@@ -127,23 +111,11 @@ def remove_dead_temporaries(folder: Path) -> None:
     """
     with contextlib.suppress(OSError):  # there is no such folder, or it cannot be listed
         for name in filter(_TEMPORARY_NAME.fullmatch, os.listdir(folder)):
-            with contextlib.suppress(OSError), free_lock(folder / name) as descriptor:
-                _remove(folder / name, descriptor)
+            with contextlib.suppress(OSError), free_lock(folder / name) as mode:
+                _remove(folder / name, mode)
 
 
-@contextlib.contextmanager
-def free_lock(path: Path) -> Iterator[int]:
-    """Hold the lock of a temporary file or folder; raises OSError if another process holds it."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _remove(path: Path, descriptor: int) -> None:
-    mode = os.fstat(descriptor).st_mode
+def _remove(path: Path, mode: int) -> None:
     other = path.with_suffix("") if path.suffix else path.with_suffix(RETIRED)
     if stat.S_ISREG(mode):
         path.unlink()

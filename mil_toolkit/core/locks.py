@@ -1,11 +1,11 @@
 """Locks of folders, held through open file descriptors.
 
-A lock (flock) lasts until every process that inherited its descriptor has closed it or has ended, however it
-ended.
+A lock lasts until every process that inherited its descriptor has closed it or has ended, however it
+ended. On Windows, no process inherits it.
 """
 
 import contextlib
-import fcntl
+import errno
 import os
 import stat
 import time
@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mil_toolkit.core.errors import BusyError, UsageError
+from mil_toolkit.core.system import BINARY, CLOSE_ON_EXEC, NO_FOLLOW, NOT_BLOCKING
+from mil_toolkit.core.system_files import acquire
 from mil_toolkit.core.text import printable
 
 LOCK = ".lock"  # held for the whole of a run
@@ -32,7 +34,7 @@ def exclusive(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[in
     locked.
     """
     with _open_lock_file(folder / name, os.O_RDWR) as descriptor:
-        _acquire(descriptor, folder, fcntl.LOCK_EX, wait)
+        _acquire(descriptor, folder, False, wait)
         yield descriptor
 
 
@@ -44,14 +46,14 @@ def shared(folder: Path, wait: bool = True) -> Iterator[int]:
     another process holds the exclusive lock and `wait` is false, and UsageError as `exclusive` does.
     """
     with _open_lock_file(folder / LOCK, os.O_RDONLY) as descriptor:
-        _acquire(descriptor, folder, fcntl.LOCK_SH, wait)
+        _acquire(descriptor, folder, True, wait)
         yield descriptor
 
 
-def _acquire(descriptor: int, folder: Path, operation: int, wait: bool) -> None:
+def _acquire(descriptor: int, folder: Path, share: bool, wait: bool) -> None:
     deadline, name = time.monotonic() + _RELEASE_SECONDS, printable(folder)
     try:
-        while not _try_lock(descriptor, operation if wait else operation | fcntl.LOCK_NB):
+        while not acquire(descriptor, share, wait):
             if time.monotonic() > deadline:
                 raise BusyError(f"{name} is in use by another process. Try again when it has ended.")
             time.sleep(_POLL_SECONDS)
@@ -59,19 +61,13 @@ def _acquire(descriptor: int, folder: Path, operation: int, wait: bool) -> None:
         raise UsageError(f"{name} cannot be locked: {error.strerror}. Use another file system.") from None
 
 
-def _try_lock(descriptor: int, operation: int) -> bool:
-    try:
-        fcntl.flock(descriptor, operation)
-    except BlockingIOError:
-        return False
-    return True
-
-
 @contextlib.contextmanager
 def _open_lock_file(path: Path, access: int) -> Iterator[int]:
     """Open a lock file; a link is not followed, since a received folder may contain one to anywhere."""
-    flags = os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # the opening of a pipe may wait
+    flags = os.O_CREAT | NO_FOLLOW | NOT_BLOCKING | CLOSE_ON_EXEC | BINARY  # the opening of a pipe may wait
     try:
+        if not NO_FOLLOW and path.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, flags | access, 0o666)
     except OSError as error:

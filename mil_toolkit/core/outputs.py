@@ -17,14 +17,13 @@ from mil_toolkit.core.files import (
     TEMPORARY_PREFIX,
     check_regular_file,
     digest,
-    free_lock,
-    fsync_folder,
     remove_dead_temporaries,
     report_write_errors,
     temporary_folder,
 )
 from mil_toolkit.core.own_folders import check_outside_own_folders
 from mil_toolkit.core.reading import open_input
+from mil_toolkit.core.system_files import free_lock, fsync_folder, rename
 from mil_toolkit.core.text import printable, some
 
 ForeignEntries = Callable[[Path], Sequence[str]]
@@ -191,8 +190,8 @@ def _replace(building: Path, folder: Path) -> None:
     try:
         if folder.exists():
             adopt_access_of_folder(building, folder)
-            folder.rename(retired)
-        building.rename(folder)
+            rename(folder, retired)
+        rename(building, folder)
         fsync_folder(folder.parent)
     finally:
         if retired.exists() and not folder.exists():  # interrupted between the two renames

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.processes import defer_stop_signals, stop_worker
@@ -123,8 +123,7 @@ class Pool(Generic[Job, Note, Result]):
                 with defer_stop_signals():
                     look()
                 for connection in wait(list(self._workers), POLL):
-                    assert isinstance(connection, Connection)
-                    self._receive(connection)
+                    self._receive(cast("Connection", connection))
         finally:
             with defer_stop_signals():
                 self._stop()

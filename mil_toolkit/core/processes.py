@@ -1,7 +1,6 @@
 """Worker processes, and signals that stop a process only where no work is left half done."""
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import pickle
@@ -9,16 +8,29 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import DupFd
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from mil_toolkit.core.errors import MilError
+from mil_toolkit.core.system import POSIX
 
+if TYPE_CHECKING or POSIX:
+    from mil_toolkit.core import posix_workers as system
+    from mil_toolkit.core.posix_workers import InheritedDescriptor, anonymous_file
+else:
+    from mil_toolkit.core import windows_workers as system
+    from mil_toolkit.core.windows_workers import InheritedDescriptor, anonymous_file
+
+__all__ = [
+    "SIGNALS",
+    "InheritedDescriptor",
+    "anonymous_file",
+    "defer_stop_signals",
+    "raise_on_stop_signals",
+    "start_worker",
+    "stop_worker",
+]
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_RETRY_SECONDS = 0.01  # until an interrupt that Python discarded is raised again
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @contextlib.contextmanager
@@ -33,11 +45,11 @@ def raise_on_stop_signals() -> Iterator[None]:
 
     def raise_again(discarded: "sys.UnraisableHookArgs") -> None:
         if isinstance(discarded.exc_value, KeyboardInterrupt):
-            signal.setitimer(signal.ITIMER_REAL, _RETRY_SECONDS)
+            system.stop_again_soon()
         else:
             default_hook(discarded)
 
-    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGTERM))
+    system.prepare_to_stop_again()
     for number in _stop_signals():
         signal.signal(number, _interrupt)
     sys.unraisablehook = raise_again
@@ -104,82 +116,38 @@ def start_worker(
     resources: arguments of `job` that only a new process can inherit: connections and InheritedDescriptors
 
     The worker is killed when this process ends. SIGTERM stops it; SIGINT (Ctrl-C) does not, because a
-    terminal sends it to both processes and this one decides when its workers stop.
+    terminal sends it to both processes and this one decides when its workers stop. On Windows a worker
+    inherits neither the lock nor descriptors, and ends a moment after this process.
     """
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of threads that it lacks
-    with _in_memory(pickle.dumps(job)) as content:
-        held = None if lock is None else InheritedDescriptor(lock)
-        arguments = (os.getpid(), dict(environment), InheritedDescriptor(content), held, *resources)
+    with system.passed(pickle.dumps(job)) as content:
+        held = None if lock is None else system.held(lock)
+        arguments = (os.getpid(), dict(environment), content, held, *resources)
         process = context.Process(target=_work, args=arguments, daemon=True)
-        resource_tracker.ensure_running()  # starting it later would unblock the signals
-        # The worker inherits the mask until it handles the signals itself.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
+        with system.blocked(SIGNALS):  # the worker inherits the mask until it handles the signals itself
             process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return process
-
-
-@contextlib.contextmanager
-def _in_memory(content: bytes) -> Iterator[int]:
-    """Yield the descriptor of a file in memory with this content.
-
-    The pipe to a new process takes 64 KiB: a process that dies before it reads more would block this one.
-    """
-    descriptor = os.memfd_create("mil_toolkit job")
-    try:
-        left = memoryview(content)
-        while left:  # the kernel may write a part
-            left = left[os.write(descriptor, left) :]
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def stop_worker(process: BaseProcess) -> None:
     """Interrupt a worker, and resume it if it is suspended, since a suspended process handles no signal."""
     process.terminate()
     if process.pid and process.is_alive():
-        os.kill(process.pid, signal.SIGCONT)
-
-
-class _Duplicate(Protocol):
-    """The duplicate of a descriptor that multiprocessing sends to a child process."""
-
-    def detach(self) -> int:
-        """Return the descriptor."""
-
-
-class InheritedDescriptor:
-    """A descriptor that is unpickled in a worker process as the worker's own duplicate of it."""
-
-    def __init__(self, descriptor: int):
-        self.descriptor = descriptor
-
-    def __reduce__(self) -> tuple[Callable[[_Duplicate], int], tuple[_Duplicate]]:
-        return _detach, (DupFd(self.descriptor),)
-
-
-def _detach(duplicate: _Duplicate) -> int:
-    return int(duplicate.detach())
+        system.resume(process.pid)
 
 
 def _work(
-    parent: int, environment: dict[str, str], content: int, _lock: int | None, *resources: object
+    parent: int, environment: dict[str, str], content: "system.Passed", _lock: int | None, *resources: object
 ) -> None:
-    # First of all, since the lock must not outlive the parent.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    system.end_with_parent()  # first of all, since the lock must not outlive the parent
     if os.getppid() != parent:
         return
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with raise_on_stop_signals():
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            job = pickle.loads(os.pread(content, os.fstat(content).st_size, 0))
-            os.close(content)
-            job(*resources)
+            system.unblock(SIGNALS)
+            pickle.loads(system.received(content))(*resources)
     except (MilError, KeyboardInterrupt):
         sys.exit(1)  # the parent runs into the same error and reports it
 

@@ -7,13 +7,13 @@ only regular files are opened, and what is read at once has a limit.
 import contextlib
 import errno
 import os
-import pwd
 import stat
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 
 from mil_toolkit.core.errors import DataError, MilError, UsageError
+from mil_toolkit.core.system import BINARY, CLOSE_ON_EXEC, NO_TERMINAL, NOT_BLOCKING, POSIX
 from mil_toolkit.core.text import printable
 
 MEBIBYTE = 2**20
@@ -52,6 +52,14 @@ def read_input(path: Path, limit: int) -> bytes:
     return content
 
 
+def read_at(file: BufferedReader, size: int, address: int) -> bytes:
+    """Read up to `size` bytes from `address` on, without those around them where the system can."""
+    if hasattr(os, "pread"):
+        return os.pread(file.fileno(), size, address)
+    file.seek(address)
+    return file.read(size)
+
+
 def check_input(path: Path) -> None:
     """Raise as `open_input` does for a file that a library opens by its path."""
     with open_input(path):
@@ -82,10 +90,12 @@ def unreadable(path: Path, error: OSError) -> MilError:
 def _open_regular(path: Path) -> int:
     """Return the descriptor of a regular file; O_NONBLOCK, since opening a pipe waits for its writer."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | NOT_BLOCKING | NO_TERMINAL | CLOSE_ON_EXEC | BINARY)
     except ValueError:  # a null byte, or a character that the file system's encoding lacks
         raise DataError(f"{printable(path)} cannot be the path of a file.") from None
     except OSError as error:
+        if not POSIX and path.is_dir():  # Windows opens no folders
+            raise DataError(_not_regular(path, stat.S_IFDIR)) from None
         if error.errno != errno.ENXIO:  # a socket
             raise
         raise DataError(_not_regular(path, stat.S_IFSOCK)) from None
@@ -119,6 +129,8 @@ def _refused(path: Path) -> str:
 
 def _user(number: int) -> str:
     try:
+        import pwd  # not on Windows
+
         return pwd.getpwuid(number).pw_name
-    except KeyError:
+    except (ImportError, KeyError):
         return f"user {number}"

@@ -14,5 +14,7 @@ def default_batch_size(device: torch.device) -> int:
     """Return the number of images that are embedded at once on this device."""
     if device.type == "cpu":
         return CPU_BATCH
+    if device.type == "mps":
+        return CUDA_BATCHES[-1][1]
     memory = torch.cuda.get_device_properties(device).total_memory
     return next(batch for least, batch in CUDA_BATCHES if memory >= least * _GIBIBYTE)

@@ -19,6 +19,7 @@ from mil_toolkit.core.files import publish
 from mil_toolkit.core.outputs import Output
 from mil_toolkit.core.reading import open_input
 from mil_toolkit.core.text import count_of, printable
+from mil_toolkit.core.verbosity import bars_disabled
 from mil_toolkit.features.colour import Colour
 from mil_toolkit.features.decoding import decode
 from mil_toolkit.features.loading import load_batches
@@ -132,7 +133,7 @@ def _searched(
         return SheetImage(patient.patient_id, name, path, sight, patient.microns_per_pixel)
 
     jobs = [(patient, name, path) for patient in wanted for name, path in patient.images]
-    with tqdm(total=len(jobs), unit="image", disable=None) as bar:
+    with tqdm(total=len(jobs), unit="image", disable=bars_disabled()) as bar:
         for batch in load_batches(iter(jobs), search, _BATCH, threads, torch.device("cpu")):
             yield from batch
             bar.update(len(batch))

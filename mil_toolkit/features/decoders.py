@@ -23,7 +23,13 @@ from typing import Generic, Self, TypeVar
 
 from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core.errors import MilError, UsageError
-from mil_toolkit.core.processes import InheritedDescriptor, defer_stop_signals, start_worker, stop_worker
+from mil_toolkit.core.processes import (
+    InheritedDescriptor,
+    anonymous_file,
+    defer_stop_signals,
+    start_worker,
+    stop_worker,
+)
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.core.threads import thread_variables
 from mil_toolkit.features.colour import Colour
@@ -108,7 +114,7 @@ class Decoders(Generic[Job]):
         self.count, self.batch_size = count, batch_size
         self._path_of, self._resolution_of = path_of, resolution_of
         self._job = partial(decode_images, config, colour)
-        self._descriptor = os.memfd_create("mil_toolkit pixels")
+        self._descriptor = anonymous_file("mil_toolkit pixels")
         os.ftruncate(self._descriptor, RING * batch_size * config.side**2 * 3)
         self.slots = map_slots(self._descriptor, config.side)
         self._workers: dict[Connection, _Worker[Job]] = {}

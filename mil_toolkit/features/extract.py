@@ -145,9 +145,9 @@ def check_machine(device: str, precision: str = "auto") -> None:
 
 
 def _recorded(device: str, precision: str) -> Recorded:
-    from mil_toolkit.core.devices import architecture, pick_device, pick_precision  # imports torch
+    from mil_toolkit.core.devices import architecture, pick_extraction_device, pick_precision  # imports torch
 
-    place = pick_device(device)
+    place = pick_extraction_device(device)
     return Recorded(pick_precision(precision, place), DECODER, architecture(place))
 
 
@@ -167,7 +167,7 @@ class _How(NamedTuple):
         self, cache: FeatureCache, config: ExtractionConfig, colour: Colour | None, source: BackboneSource
     ) -> "CacheUpdate":
         """Prepare the network and return the update of a cache, in which something is to be embedded."""
-        from mil_toolkit.core.devices import pick_device  # these import torch
+        from mil_toolkit.core.devices import pick_extraction_device  # these import torch
         from mil_toolkit.features.batch_sizes import default_batch_size
         from mil_toolkit.features.pipeline import BatchEmbedder, Pipeline
         from mil_toolkit.features.update import CacheUpdate
@@ -175,7 +175,7 @@ class _How(NamedTuple):
         if self.prepare:
             self.prepare()
         recorded = _recorded(self.device, self.precision)
-        place = pick_device(self.device)
+        place = pick_extraction_device(self.device)
         batch_size = self.batch_size or default_batch_size(place)
         embed = BatchEmbedder(source.build(), place, recorded.precision, batch_size, config.side)
         readers = self._readers(place.type)

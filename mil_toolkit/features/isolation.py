@@ -8,21 +8,28 @@ import contextlib
 import faulthandler
 import math
 import os
-import resource
 import signal
 import warnings
 from collections.abc import Callable
-from multiprocessing import Pipe
+from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.reading import MEBIBYTE, read_input
+from mil_toolkit.core.system import POSIX
+
+if TYPE_CHECKING or POSIX:
+    import resource
 
 _STATM = Path("/proc/self/statm")
 _MOST = 16_384 * MEBIBYTE
 _DONE, _REFUSED = b"\0", b"\1"
+_STARTING_SECONDS = 60  # until a new process has imported what it needs
+# How a process ends that took too long; on Windows, multiprocessing reports a kill as SIGTERM.
+_KILLED = (-signal.SIGXCPU, -signal.SIGKILL) if POSIX else (-signal.SIGTERM, -9)
 
 
 class Limits(NamedTuple):
@@ -44,13 +51,64 @@ class IsolatedError(Exception):
 Isolated = Callable[[Callable[[], bytes], Limits], bytes]  # `run_isolated`, or the method of a process
 
 
-class _Child(NamedTuple):
-    process: int
+class _Child(Protocol):
+    """A process that calls functions."""
+
     connection: Connection
+
+    def kill(self) -> None:
+        """Kill the process."""
+
+    def reap(self) -> int:
+        """Wait for the end of the process, and return its exit code or minus the signal that ended it."""
+
+    def await_reply(self, limits: Limits) -> None:
+        """Wait for the reply to a function, at most as long as the limits allow, if nothing else does."""
+
+
+class _Copy:
+    """A copy of this process, which limits itself."""
+
+    def __init__(self, process: int, connection: Connection):
+        self._process, self.connection = process, connection
+
+    def kill(self) -> None:
+        """Kill the process."""
+        os.kill(self._process, signal.SIGKILL)
+
+    def reap(self) -> int:
+        """Wait for the end of the process, and return its exit code or minus the signal that ended it."""
+        return os.waitstatus_to_exitcode(os.waitpid(self._process, 0)[1])
+
+    def await_reply(self, limits: Limits) -> None:
+        """Do nothing: the limit on the time of the processor ends the process."""
+
+
+class _NewProcess:
+    """A new process, on Windows, where processes have no limits: this one limits its time only."""
+
+    def __init__(self, process: BaseProcess, connection: Connection):
+        self._process, self.connection = process, connection
+
+    def kill(self) -> None:
+        """Kill the process."""
+        self._process.kill()
+
+    def reap(self) -> int:
+        """Wait for the end of the process, and return its exit code or minus a signal if it was killed."""
+        self._process.join()
+        return self._process.exitcode or 0
+
+    def await_reply(self, limits: Limits) -> None:
+        """Wait for the reply, and kill a process that takes too long."""
+        if not self.connection.poll(_STARTING_SECONDS + limits.seconds):
+            self.kill()
 
 
 class IsolatedProcess:
     """A copy of this process, made at the first call, in which functions are called one after the other.
+
+    On Windows, which copies no processes, a new process.
 
     A function that has no result may leave the library that it used in a broken state, so the next one gets a
     new process. And it may suffer from what an earlier function left behind, so it is called once more in a
@@ -85,6 +143,7 @@ class IsolatedProcess:
     def _ask(self, child: _Child, function: Callable[[], bytes], limits: Limits) -> bytes:
         try:
             child.connection.send((function, limits))
+            child.await_reply(limits)
             kind, content = child.connection.recv_bytes(), child.connection.recv_bytes()
         except (EOFError, OSError):
             raise IsolatedError(_reason(self._reap(), limits)) from None
@@ -95,15 +154,15 @@ class IsolatedProcess:
 
     def _end(self) -> None:
         if self._child is not None:
-            os.kill(self._child.process, signal.SIGKILL)
+            self._child.kill()
             self._reap()
 
     def _reap(self) -> int:
-        """Wait for the end of the process, and return its exit code or minus the signal that ended it."""
+        """Forget the process, and return how it ended."""
         assert self._child is not None
         child, self._child = self._child, None
         child.connection.close()
-        return os.waitstatus_to_exitcode(os.waitpid(child.process, 0)[1])
+        return child.reap()
 
 
 def run_isolated(function: Callable[[], bytes], limits: Limits) -> bytes:
@@ -114,25 +173,32 @@ def run_isolated(function: Callable[[], bytes], limits: Limits) -> bytes:
 
 def _start() -> _Child:
     ours, theirs = Pipe()
+    if not POSIX:
+        new = get_context("spawn").Process(target=_serve, args=(theirs,), daemon=True)
+        new.start()
+        theirs.close()
+        return _NewProcess(new, ours)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # about threads, which the functions do not use
         process = os.fork()
     if not process:
         ours.close()
-        _serve_and_exit(theirs)
+        _serve(theirs)
     theirs.close()
-    return _Child(process, ours)
+    return _Copy(process, ours)
 
 
-def _serve_and_exit(connection: Connection) -> None:
-    """Call functions in the child process until the other end of the pipe is closed; never returns."""
+def _serve(connection: Connection) -> None:
+    """Call functions in the other process until the other end of the pipe is closed; never returns."""
     with contextlib.suppress(BaseException):
         faulthandler.disable()  # a crash is reported by the parent
-        signal.signal(signal.SIGXCPU, signal.SIG_DFL)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if POSIX:
+            signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         while True:
             function, limits = connection.recv()
-            _limit(limits)
+            if POSIX:
+                _limit(limits)
             for part in _reply(function, limits):
                 connection.send_bytes(part)
     os._exit(1)
@@ -163,6 +229,6 @@ def _lower(kind: int, limit: int) -> None:
 
 
 def _reason(status: int, limits: Limits) -> str:
-    if status in (-signal.SIGXCPU, -signal.SIGKILL):
+    if status in _KILLED:
         return f"it takes more than {limits.seconds} seconds to read"
     return "its structure is broken, and makes the library that reads it crash"

@@ -13,6 +13,7 @@ from mil_toolkit.backbones.backbones import Backbone
 from mil_toolkit.backbones.embedder import Embedder
 from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core.devices import DTYPES
+from mil_toolkit.core.system import POSIX
 from mil_toolkit.features.assembly import BagBuilder, Job, missing_images
 from mil_toolkit.features.colour import Colour
 from mil_toolkit.features.cuda_graph import captured
@@ -53,9 +54,10 @@ class EmbeddedBatch(NamedTuple):
 def wants_processes(device: torch.device, readers: int) -> bool:
     """Return whether so many readers for this device are processes; see `Decoders`.
 
-    On the CPU, the threads that read also embed, and torch lets others run meanwhile.
+    On the CPU, the threads that read also embed, and torch lets others run meanwhile. On Windows, processes
+    cannot share the memory into which images are decoded.
     """
-    return device.type == "cuda" and readers > MOST_THREADS
+    return POSIX and device.type == "cuda" and readers > MOST_THREADS
 
 
 class BatchEmbedder:

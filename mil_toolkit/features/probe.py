@@ -14,7 +14,7 @@ from mil_toolkit.backbones.backbones import Backbone, build_backbone
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core.device_memory import explain_out_of_memory
-from mil_toolkit.core.devices import pick_device, pick_precision
+from mil_toolkit.core.devices import pick_extraction_device, pick_precision
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.launchers import own_cores
 from mil_toolkit.features.batch_sizes import default_batch_size
@@ -68,7 +68,7 @@ def probe(
     `in_pixels`, and those of `build_backbone` for the first backbone that cannot be built.
     """
     configs = [in_pixels(config, cohort) for config in configs]
-    wanted, colour, place = _chosen(cohort, count), choose_colour(cohort), pick_device(device)
+    wanted, colour, place = _chosen(cohort, count), choose_colour(cohort), pick_extraction_device(device)
     number = batch_size or default_batch_size(place)
     readers = _readers(place, threads)
     ready = [

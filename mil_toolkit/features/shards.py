@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mil_toolkit.core.errors import DataError, MilError, UsageError
 from mil_toolkit.core.file_state import FileState, is_settled
 from mil_toolkit.core.files import canonical_json, check_schema, digest
-from mil_toolkit.core.reading import MEBIBYTE, open_input, report_read_errors
+from mil_toolkit.core.reading import MEBIBYTE, open_input, read_at, report_read_errors
 from mil_toolkit.core.text import printable
 from mil_toolkit.features.plain_hdf5 import Place
 from mil_toolkit.features.shard_layout import (
@@ -145,7 +145,7 @@ class Shard:
         places = [self.places[name].rows(rows.start, rows.stop) for name in names]
         try:
             with open_input(self.path) as file:
-                parts = [os.pread(file.fileno(), place.size, place.address) for place in places]
+                parts = [read_at(file, place.size, place.address) for place in places]
                 unchanged = FileState.of(os.fstat(file.fileno())) == self.verified
             if unchanged and all(len(part) == place.size for part, place in zip(parts, places, strict=True)):
                 return [place.view(part, place.address) for part, place in zip(parts, places, strict=True)]

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from mil_toolkit.core.device_memory import explain_out_of_memory
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.text import printable
+from mil_toolkit.core.verbosity import bars_disabled
 from mil_toolkit.features.assembly import BagBuilder
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.pipeline import Pipeline
@@ -68,7 +69,7 @@ class CacheUpdate:
             self.pipeline.embed.prepare()
         start = time.monotonic()
         with (
-            tqdm(total=missing, unit="image", disable=None) as bar,
+            tqdm(total=missing, unit="image", disable=bars_disabled()) as bar,
             Background(self.cache.publish) as publish,
             closing(self.pipeline.finish_bags(plans, bar.update)) as finished,
         ):

@@ -4,13 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mil_toolkit.core.errors import DataError, MilError
-from mil_toolkit.core.files import (
-    digest_json,
-    fsync_folder,
-    remove_dead_temporaries,
-    report_write_errors,
-)
+from mil_toolkit.core.files import digest_json, remove_dead_temporaries, report_write_errors
 from mil_toolkit.core.locks import exclusive
+from mil_toolkit.core.system_files import fsync_folder
 from mil_toolkit.core.text import printable
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.shards import Shard, joined, read_shards, shard_paths

@@ -25,6 +25,7 @@ from mil_toolkit.core.outputs import check_replaceable, published_folder
 from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.seeds import derive_seed, members_path, thinning_path, trial_path
 from mil_toolkit.core.threads import fixed_threads
+from mil_toolkit.core.verbosity import bars_disabled
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.outcomes.kinds import DEFAULT
 from mil_toolkit.study.ablation_scores import (
@@ -219,7 +220,7 @@ def _change_all(
     """Return the results of all variants, and why others are left out because they diverged."""
     folds: list[dict[str, FoldResult]] = [{} for _ in data.folds]
     diverged: Reasons = {}
-    with tqdm(total=len(variants) * len(data.folds), desc="variants", disable=None) as bar:
+    with tqdm(total=len(variants) * len(data.folds), desc="variants", disable=bars_disabled()) as bar:
         for source, workspace in enumerate(data.sources):
             own = [variant for variant in variants if variant.source == source]
             count = process_count(how, workspace, len(data.folds))

@@ -20,6 +20,7 @@ from mil_toolkit.core.devices import architecture, pick_precision, training_dtyp
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.files import digest_json, publish_json, remove_dead_temporaries
 from mil_toolkit.core.seeds import finetuning_path, members_path
+from mil_toolkit.core.verbosity import bars_disabled
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.image_files import ImageFiles
 from mil_toolkit.study.finetuning_checkpoints import check_logits, check_tensors, read_checkpoint
@@ -126,7 +127,7 @@ class ImageBar:
     """A bar that counts the images of a fine-tuning."""
 
     def __init__(self) -> None:
-        self._bar = tqdm(total=0, desc="fine-tuning", unit="image", disable=None)
+        self._bar = tqdm(total=0, desc="fine-tuning", unit="image", disable=bars_disabled())
 
     def expect(self, images: int) -> None:
         """Add images to the total; a negative number where fewer are needed than expected."""

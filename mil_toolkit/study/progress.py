@@ -7,6 +7,7 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 from mil_toolkit.core.text import count_of
+from mil_toolkit.core.verbosity import bars_disabled
 from mil_toolkit.study.remaining import RemainingTime, SearchNote
 
 Progress = Callable[[SearchNote], None]
@@ -30,7 +31,7 @@ class StudyBar:
         self._best: float | None = None
         self._line: tuple[float, int] | None = None  # time of the last line, and trials done by then
         self._begun = clock()
-        self.bar = tqdm(total=remaining.total, desc="trials", bar_format=_BAR, disable=None)
+        self.bar = tqdm(total=remaining.total, desc="trials", bar_format=_BAR, disable=bars_disabled())
 
     @property
     def seconds_per_trial(self) -> float:

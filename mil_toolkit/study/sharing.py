@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mil_toolkit.core.processes import anonymous_file
+from mil_toolkit.core.system import POSIX
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.training.patients import Patients
 
@@ -40,24 +42,25 @@ def shared_patients(patients: Patients) -> Iterator[tuple[SharedPatients, list[i
 
     The file has no name: it needs no space in /dev/shm, which is small in containers, and vanishes with the
     last process that has it open, however that process ends. Bags that read their embeddings from a cache
-    when they need them are pickled as they are.
+    when they need them are pickled as they are. On Windows, every worker gets a copy of the embeddings.
     """
     bags = patients.bags
-    if type(bags) is not Bags or not bags.instances.numel():
+    if type(bags) is not Bags or not bags.instances.numel() or not POSIX:
         yield SharedPatients(patients), []
         return
-    descriptor = os.memfd_create("mil_toolkit embeddings")
+    descriptor = anonymous_file("mil_toolkit embeddings")
     try:
         os.ftruncate(descriptor, bags.instances.nbytes)
-        _mapped(descriptor, bags.instances.shape, bags.instances.dtype, mmap.MAP_SHARED).copy_(bags.instances)
+        shape, dtype = bags.instances.shape, bags.instances.dtype
+        _mapped(descriptor, shape, dtype, mmap.ACCESS_WRITE).copy_(bags.instances)
         none = bags.instances.new_empty(0, bags.instances.shape[1])  # a view would be pickled as a whole
         bare = replace(patients, bags=replace(bags, instances=none))
-        yield SharedPatients(bare, bags.instances.shape, bags.instances.dtype), [descriptor]
+        yield SharedPatients(bare, shape, dtype), [descriptor]
     finally:
         os.close(descriptor)
 
 
-def _mapped(descriptor: int, shape: torch.Size, dtype: torch.dtype, flags: int = mmap.MAP_PRIVATE) -> Tensor:
+def _mapped(descriptor: int, shape: torch.Size, dtype: torch.dtype, access: int = mmap.ACCESS_COPY) -> Tensor:
     """Map a tensor from a file; by default changes stay in this process (torch takes no read-only memory)."""
-    mapping = mmap.mmap(descriptor, shape.numel() * dtype.itemsize, flags)
+    mapping = mmap.mmap(descriptor, shape.numel() * dtype.itemsize, access=access)
     return torch.frombuffer(mapping, dtype=dtype).view(shape)

@@ -1,5 +1,6 @@
 """`MappedTensor`: a tensor in a temporary file, of which memory holds only what was used last."""
 
+import errno
 import math
 import mmap
 import os
@@ -49,14 +50,20 @@ class MappedTensor:
         """Give used pages back; what was written stays in the file."""
         self._used += rows * self._row_bytes
         if self._used >= _RELEASED_AT:
-            self._memory.madvise(mmap.MADV_DONTNEED)
+            if hasattr(mmap, "MADV_DONTNEED"):  # elsewhere the system decides
+                self._memory.madvise(mmap.MADV_DONTNEED)
             self._used = 0
 
 
 def _reserve(descriptor: int, size: int) -> None:
     """Reserve `size` bytes for an open temporary file, so that no later write can fail."""
     try:
-        os.posix_fallocate(descriptor, 0, size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, size)
+        elif shutil.disk_usage(tempfile.gettempdir()).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        else:
+            os.ftruncate(descriptor, size)
     except OSError as error:
         folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free

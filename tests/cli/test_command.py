@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from support.users import as_nobody, needs_root
 import mil_toolkit
 from mil_toolkit.cli import command as frame
 from mil_toolkit.core.errors import BusyError, DataError, UsageError
+from mil_toolkit.core.verbosity import bars_disabled, heading
 
 EditCohort = Callable[[Callable[[pd.DataFrame], object]], Path]
 
@@ -60,6 +62,56 @@ except SystemExit:
 def test_every_command_knows_its_version(name: str, command: Command) -> None:
     done = command(name, "--version")
     assert (done.code, done.out, done.err) == (0, f"mil-{name} {mil_toolkit.__version__}\n", "")
+
+
+def said(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Return what a command that logs two messages says on stderr."""
+
+    def work(_: object) -> frame.Outcome:
+        logging.getLogger("mil_toolkit.study.run").info("progress")
+        logging.getLogger("mil_toolkit.study.run").warning("doubt")
+        return frame.Outcome("result", {})
+
+    assert frame.run(frame.command_parser("mil-x", ""), work, argv) == 0
+    out, err = capsys.readouterr()
+    assert out == "result\n"
+    return err
+
+
+def test_quiet_commands_show_only_warnings_and_no_bars(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys) == "progress\ndoubt\n" and bars_disabled() is None
+    assert said(capsys, "--quiet") == "doubt\n" and bars_disabled() is True
+    assert said(capsys) == "progress\ndoubt\n" and bars_disabled() is None
+
+
+def test_verbose_commands_show_versions_the_command_and_the_time(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = said(capsys, "--verbose").splitlines()
+    assert [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in lines[1:]] == ["progress", "doubt"]
+    assert re.fullmatch(
+        rf"\d\d:\d\d:\d\d mil_toolkit {mil_toolkit.__version__}, Python .+: mil-x --verbose", lines[0]
+    )
+
+
+@pytest.mark.parametrize("password", ["secret", "se@cret", "s3:cr-et"])
+def test_no_password_is_shown(password: str) -> None:
+    text = heading("mil-tune", ["c.toml", "--storage", f"postgresql://mil:{password}@host:5432/db"])
+    assert "secret" not in text and "cret" not in text and "host:5432/db" in text
+
+
+def test_quiet_and_verbose_exclude_each_other(command: Command) -> None:
+    assert command("report", "study", "--quiet", "--verbose").code == 2
+
+
+def test_the_actions_of_the_cache_may_be_quiet_too(tiny: Tiny, command: Command) -> None:
+    assert command("cache", "info", tiny.features, "--quiet").code == 0
+    assert command("cache", "--quiet", "info", tiny.features).code == 0
+
+
+def test_no_output_has_colours() -> None:
+    """So NO_COLOR needs no code: no module writes the escape sequences that colour a terminal."""
+    package = Path(mil_toolkit.__file__).parent
+    users = [path.name for path in package.rglob("*.py") if re.search(r"\\(x1b|033|e)\[", path.read_text())]
+    assert sorted(users) == ["text.py"]  # which escapes such sequences
 
 
 @pytest.mark.parametrize("name", COMMANDS)

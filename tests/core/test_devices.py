@@ -183,7 +183,26 @@ def test_unknown_devices_are_refused(name: str) -> None:
         pick_device(name)
 
 
-@pytest.mark.parametrize("name", ["mps", "xpu", "xpu:0"])
+def test_mps_is_for_extraction_and_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test runs on it."""
+    with pytest.raises(UsageError, match="mps is for mil-extract"):
+        pick_device("mps")
+    with pytest.raises(UsageError, match="has no MPS"):
+        devices.pick_extraction_device("mps")
+    assert devices.pick_extraction_device("cpu") == CPU
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    place = devices.pick_extraction_device("mps")
+    assert place.type == "mps" and devices.architecture(place) == "mps"
+
+
+def test_mps_computes_in_float32_only() -> None:
+    place = torch.device("mps")
+    assert pick_precision("auto", place) == pick_precision("float32", place) == "float32"
+    with pytest.raises(UsageError, match="networks run in float32 on mps"):
+        pick_precision("float16", place)
+
+
+@pytest.mark.parametrize("name", ["xpu", "xpu:0"])
 def test_accelerators_of_other_kinds_are_refused_with_advice(name: str) -> None:
     with pytest.raises(UsageError, match=f"kind {name[:3]} are not supported: use cpu"):
         pick_device(name)
