@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,10 +45,10 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
-from torch import Tensor, nn
+from torch import Tensor
 
-from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.config.presets import STARTS
+from mil_toolkit.config.settings import head_config
 from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.config.tunable import Value
 from mil_toolkit.core.files import publish
@@ -101,7 +102,7 @@ def score_configuration(
     values: Mapping[str, Value], data: BagData, train: np.ndarray, test: np.ndarray, seed: int
 ) -> Scored:
     """Fit a head as `MILClassifier` does, and keep its out-of-fold predictions as well."""
-    config, members = replace(HeadConfig(), **values), members_path(seed, FINAL)
+    config, members = head_config(values), members_path(seed, FINAL)
     patients = patients_of_arrays(data.take(train), data.labels[train])
     splits, _ = make_splits(patients.labels, STUDY.folds, derive_seed(*inner_folds_path(seed, FINAL)))
     inputs = Inputs(patients, [split.train for split in splits])
@@ -150,9 +151,10 @@ def score_torchmil(name: str, data: BagData, train: np.ndarray, test: np.ndarray
     return Scored(test.tolist(), expit(logits).tolist(), (logits > 0).tolist(), [], [])
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, bag: Tensor, label: Tensor) -> None:
+def _step(model: Any, optimizer: torch.optim.Optimizer, bag: Tensor, label: Tensor) -> None:
     optimizer.zero_grad()
-    sum(model.train().compute_loss(label, bag)[1].values()).backward()
+    losses: dict[str, Tensor] = model.train().compute_loss(label, bag)[1]
+    torch.stack(list(losses.values())).sum().backward()
     optimizer.step()
 
 

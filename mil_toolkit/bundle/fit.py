@@ -29,7 +29,6 @@ from mil_toolkit.core.seeds import FINAL, members_path
 from mil_toolkit.core.text import printable
 from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.outcomes.kinds import DEFAULT
 from mil_toolkit.study.abstention import calibrate
 from mil_toolkit.study.finetuning import Finetuned, finetune_study
 from mil_toolkit.study.folder import Study
@@ -80,14 +79,14 @@ def fit(
     patients = Patients.of(cohort.labelled(), caches)
     head, used = _refit(study, best, patients, place), _used(caches, best)
     about = _about(cohort, used, study, best, scores, patients)
-    domain, calibration = fit_domain(patients, head, study.config.seed), calibrate(study, bool(scores.outer))
-    about = replace(about, domain=domain, calibration=calibration)
+    domain = _domain(study, patients, head)
+    about = replace(about, domain=domain, calibration=calibrate(study, bool(scores.outer)))
     if not anonymous:
         about = _identified(about, study, head, patients, used)
     bundle = ModelBundle(head, about, scores)
     if finetune is not None:
         tuned = finetune_study(cohort, caches[0], study, finetune, place, outer, weights)
-        bundle = _finetuned(bundle, tuned, fit_domain(patients, head, study.config.seed, embeddings=False))
+        bundle = _finetuned(bundle, tuned, _domain(study, patients, head, embeddings=False))
     with published_folder(output, "a bundle", foreign_to_bundle) as folder:
         bundle.save(folder)
     return bundle
@@ -183,6 +182,11 @@ def _identified(
     views = [replace(view, digest=digests[view.name]) for view in about.views]
     ranges = number_ranges(patients.metadata)
     return replace(about, fitted_on=marks, features=one_or_all(views), ranges=ranges)
+
+
+def _domain(study: Study, patients: Patients, head: FittedHead, embeddings: bool = True) -> Domain | None:
+    with fixed_threads(study.config.threads):
+        return fit_domain(patients, head, study.config.seed, embeddings)
 
 
 def _finetuned(frozen: ModelBundle, finetuned: Finetuned, domain: Domain | None) -> ModelBundle:

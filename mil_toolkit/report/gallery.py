@@ -82,7 +82,9 @@ class Case:
         if self.attention is None:
             return ()
         classes = [of_class.images for of_class in self.attention.classes]
-        first = classes[int(self.label)] if classes else self.attention.highest
+        first = self.attention.highest
+        if classes and not isinstance(self.label, list):
+            first = classes[int(self.label)]
         images: dict[str, WeightedImage] = {}
         for image in (*first, *chain.from_iterable(classes), *self.attention.lowest):
             images.setdefault(image.stored, image)
