@@ -85,16 +85,13 @@ def test_the_source_distribution_holds_what_the_wheel_needs_and_the_documents(bu
     assert {*DOCUMENTS, "pyproject.toml", "setup.cfg", "docs/evidence.md", "mil_toolkit/py.typed"} <= names
 
 
-def test_the_metadata_name_version_licence_pythons_and_addresses(wheel: Path) -> None:
+def test_the_metadata_name_version_licence_and_pythons(wheel: Path) -> None:
     found = metadata(wheel)
     assert found["Version"] == __version__ and found["Name"] == "mil_toolkit"
     assert found["License-Expression"] == "MIT" and found["Requires-Python"] == ">=3.11"
     classifiers = found.get_all("Classifier", [])
     minors = [name.rpartition(" ")[2] for name in classifiers if "Python :: 3." in name]
     assert tuple(minors) == PYTHONS
-    addresses = dict(entry.split(", ") for entry in found.get_all("Project-URL", []))
-    assert {"Documentation", "Source", "Issues", "Changelog"} <= addresses.keys()
-    assert all(address.startswith("https://") for address in addresses.values())
     assert found["Description-Content-Type"] == "text/markdown"
     assert str(found.get_payload()).startswith("# mil_toolkit\n")
 
@@ -119,11 +116,10 @@ def test_the_lowest_environment_has_the_lower_bound_of_every_requirement_but_tor
     assert "lowest.txt" in configuration("tox.ini")["testenv:lowest"]["set_env"]
 
 
-def test_the_citation_file_names_the_version_the_licence_and_the_address_of_the_package() -> None:
+def test_the_citation_file_names_the_version_and_the_licence_of_the_package() -> None:
     citation = dict(re.findall(r"^([\w-]+): (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE))
     metadata = configuration("setup.cfg")["metadata"]
     assert citation["version"] == __version__ and citation["license"] == metadata["license_expression"]
-    assert citation["repository-code"] == metadata["url"]
 
 
 def test_every_command_of_the_wheel_names_its_version(installed: Path, tmp_path: Path) -> None:
