@@ -52,7 +52,7 @@ def export_onnx(
       missing values, so that none of them is NaN
 
     Outputs have the names and the values of the columns of predictions.csv, (1,) each, and `attention` (N,),
-    which sums to one:
+    which sums to one, or (N, C) where each of C classes has its own:
 
     - of two classes `probability`, calibrated, of the positive class; `prediction` int64, 1 at or above the
       threshold

@@ -74,10 +74,11 @@ def test_of_equal_multiples_of_the_priors_the_last_class_is_predicted() -> None:
     assert decisions is not None and decisions.tolist() == [1, 0]
 
 
-def bundle_of(outcome: Outcome, patients: Patients) -> ModelBundle:
+def bundle_of(outcome: Outcome, patients: Patients, heads: str) -> ModelBundle:
     """Return a model that was fitted to an outcome of these patients."""
     patients = with_outcome(patients, outcome)
-    config, targets = HeadConfig(hidden=8, components=4, zero_start=False), patients.labels
+    config = HeadConfig(hidden=8, components=4, zero_start=False, attention_heads=heads)
+    targets = patients.labels
     head = refit(patients, config, epoch=2, member_count=3, seed=(3,))
     outputs = head.apply(patients).logits.mean(0)
     rule = outcome.fitted(targets).decide(outputs, targets, ThresholdRule("share"), None)
@@ -95,18 +96,19 @@ DESCRIBED: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.parametrize("name", OUTCOMES)
+@pytest.mark.parametrize(("name", "heads"), [*((name, "shared") for name in OUTCOMES), ("classes", "classes")])
 def test_an_exported_model_returns_the_columns_of_predictions(
-    name: str, make_patients: MakePatients, tmp_path: Path
+    name: str, heads: str, make_patients: MakePatients, tmp_path: Path
 ) -> None:
     """Every patient's row, whatever the size of the bag; and none where an input is not finite."""
     outcome, described = OUTCOMES[name], DESCRIBED[name]
     patients = make_patients()
-    bundle = bundle_of(outcome, patients)
+    bundle = bundle_of(outcome, patients, heads)
     predicted, spread, attention = bundle.apply(patients)
     expected = bundle.scoring.prediction_columns(predicted) | bundle.decision.intervals(predicted.values)
     expected |= bundle.scoring.spread_columns(spread)
     assert patients.bags is not None and attention is not None
+    assert attention.shape[1:] == (() if heads == "shared" else (3,))
 
     export_onnx(bundle, tmp_path / "head.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "head.onnx", providers=["CPUExecutionProvider"])

@@ -51,6 +51,12 @@ def test_the_columns_are_the_sorted_classes(model: MILClassifier, X: pd.DataFram
     assert isinstance(model.decision_, ClassDecision) and model.decision_.names == GRADES
 
 
+def test_each_class_may_have_its_own_attention(X: pd.DataFrame, y: np.ndarray) -> None:
+    attention = quick(attention_heads="classes").fit(X, y).attention(X)
+    assert [weights.shape for weights in attention] == [(len(bag), 3) for bag in X["bag"]]
+    assert all(np.allclose(weights.sum(0), 1) for weights in attention)
+
+
 def test_the_decision_is_the_largest_multiple_of_the_share(X: pd.DataFrame, y: np.ndarray) -> None:
     few = np.r_[np.flatnonzero(y == "high")[:3], np.flatnonzero(y != "high")]
     model = quick().fit(X.take(few), y[few])
