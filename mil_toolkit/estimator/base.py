@@ -89,7 +89,8 @@ class MILEstimator(BaseEstimator):  # type: ignore[misc]
     def attention(self, X: Data) -> list[np.ndarray]:
         """Return the mean attention over members, one array (n,) per bag, which sums to one.
 
-        With `attention_heads="classes"`, the arrays are (n, C), with columns in the order of `classes_` that sum to one.
+        With `attention_heads="classes"`, the arrays are (n, C): a column, which sums to one, for each of
+        `classes_`.
 
         Raises BagError if the model uses no bags, and as `predict`.
         """

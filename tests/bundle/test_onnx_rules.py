@@ -96,7 +96,10 @@ DESCRIBED: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.parametrize(("name", "heads"), [*((name, "shared") for name in OUTCOMES), ("classes", "classes")])
+CASES = [*((name, "shared") for name in OUTCOMES), ("classes", "classes")]
+
+
+@pytest.mark.parametrize(("name", "heads"), CASES)
 def test_an_exported_model_returns_the_columns_of_predictions(
     name: str, heads: str, make_patients: MakePatients, tmp_path: Path
 ) -> None:
