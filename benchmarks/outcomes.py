@@ -252,10 +252,7 @@ SURVIVAL = ("concordance_harrell", "concordance_uno", "integrated_brier")
 CLASSES = ("balanced_accuracy", "macro_auc", "balanced_log_loss")
 COX, LOGISTIC = "scikit-survival, Cox", "scikit-learn, logistic regression"
 REFERENCES = (
-    Reference(
-        *("gbsg2", "survival", gbsg2, SURVIVAL, by_cox, COX),
-        published="0.676, random survival forest on one test set (user guide of scikit-survival)",
-    ),
+    Reference("gbsg2", "survival", gbsg2, SURVIVAL, by_cox, COX),
     Reference("whas500", "survival", whas500, SURVIVAL, by_cox, COX),
     Reference(
         *("wine", "classes", wine, CLASSES, by_logistic, LOGISTIC),
@@ -263,7 +260,6 @@ REFERENCES = (
     ),
     Reference(
         *("digits", "classes", digits, CLASSES, by_vectors, "scikit-learn, SVC on the mean image"),
-        published="0.97, accuracy of an SVC on single images (example of scikit-learn)",
         baseline="mean_multinomial",
     ),
     Reference(

@@ -1,7 +1,7 @@
 """Lines of a drafted cohort.toml that declare the outcome."""
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -125,9 +125,13 @@ def _class_lines(candidate: Candidate, cells: Sequence[Sequence[str]]) -> Iterat
 
 def _classes(classes: Mapping[str, Mapping[str, int]]) -> str:
     """Return the classes as TOML: a list of words, or the words of each class if one has several."""
-    if all(len(spellings) == 1 for spellings in classes.values()):
-        return _word_list([word for spellings in classes.values() for word in spellings])
-    named = (f"{toml_string(usual_spelling(words))} = {_word_list(words)}" for words in classes.values())
+    different = {  # 01 and 1 are the same word
+        usual_spelling(spellings): {canonical_word(word): word for word in spellings}.values()
+        for spellings in classes.values()
+    }
+    if all(len(words) == 1 for words in different.values()):
+        return _word_list([word for words in different.values() for word in words])
+    named = (f"{toml_string(name)} = {_word_list(words)}" for name, words in different.items())
     return f"{{ {', '.join(named)} }}"
 
 
@@ -182,7 +186,7 @@ def _spelling_lines(column: str, spellings: Mapping[str, int]) -> Iterator[str]:
             yield check(f"{column} {rare} is read as a different word from {common}; use one spelling.")
 
 
-def _word_list(words: Collection[str]) -> str:
+def _word_list(words: Iterable[str]) -> str:
     return f"[{', '.join(map(_word, words))}]"
 
 
