@@ -314,7 +314,8 @@ def test_all_further_commands_work_on_the_study(
         assert done.code == 0, done.err
     table = pd.read_csv(output)
     assert list(table)[1:5] == ["probability:reactive", "probability:CLL", "probability:MCL", "prediction"]
-    assert list(table)[5:] == ["spread:reactive", "spread:CLL", "spread:MCL", "label"]
+    spreads = ["spread:reactive", "spread:CLL", "spread:MCL"]
+    assert list(table)[5:] == [*spreads, "label", "in_domain", "reasons"]
     assert_allclose(table.filter(like="probability").sum(axis=1), 1)
     words = pd.read_csv(submission)
     assert len(words) == 3 and set(words["LABEL"]) <= {"reactive", "CLL", "MCL"}

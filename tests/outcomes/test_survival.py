@@ -295,7 +295,8 @@ def test_the_exported_model_returns_the_rows_of_predictions(study: Path) -> None
         study.parent / "x" / "head.onnx", providers=["CPUExecutionProvider"]
     )
     columns = [output.name for output in session.get_outputs()]
-    assert columns == [name for name in table if name not in ("patient_id", "time", "event")]
+    others = ("patient_id", "time", "event", "in_domain", "reasons")
+    assert columns == [name for name in table if name not in others]
     cohort = read_cohort(study.parent / "cohort.toml", images=False)
     encoder = ModelBundle.load(study.parent / "x").head.encoder
     for place, row in enumerate(encoder.encode(cohort.metadata).to_numpy(np.float32)[:5]):

@@ -197,9 +197,10 @@ def _problem_of_files(tree: Tree, before: Mapping[str, str], command: Command) -
 
 @contextlib.contextmanager
 def prepared() -> Iterator[None]:
-    """Import every module and build a backbone once: the child of each command inherits both."""
+    """Import every module of this system and build a backbone once: the child of each command inherits both."""
     for module in pkgutil.walk_packages(mil_toolkit.__path__, "mil_toolkit."):
-        import_module(module.name)
+        if not module.name.rpartition(".")[2].startswith("windows_"):
+            import_module(module.name)
     build = functools.cache(build_backbone)
     build("resnet18", "random", 32)
     with patch("mil_toolkit.backbones.backbones.build_backbone", build):
