@@ -197,7 +197,7 @@ def _problem_of_files(tree: Tree, before: Mapping[str, str], command: Command) -
 
 @contextlib.contextmanager
 def prepared() -> Iterator[None]:
-    """Import every module of this system and build a backbone once: the child of each command inherits both."""
+    """Import every module of this system and build a backbone once, for the child of each command."""
     for module in pkgutil.walk_packages(mil_toolkit.__path__, "mil_toolkit."):
         if not module.name.rpartition(".")[2].startswith("windows_"):
             import_module(module.name)
