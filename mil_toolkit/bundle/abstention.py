@@ -7,10 +7,10 @@ import numpy as np
 from mil_toolkit.bundle.records import About
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.text import printable
-from mil_toolkit.evaluation.conformal import HeldOutScores, class_sets
+from mil_toolkit.evaluation.conformal import class_sets
 from mil_toolkit.study.abstention import CLASS_SCORES, NUMBER, Calibration, has_logarithms
 
-SET = "set"
+SET, SET_LOW, SET_HIGH = "set", "set_low", "set_high"
 SEPARATOR = " | "  # between the names of classes
 _EITHER, _BINARY = "either", ("negative", "positive")
 
@@ -29,15 +29,28 @@ def calibration_of(about: About, alpha: float) -> Calibration:
     return about.calibration
 
 
-def sets_of(about: About, values: np.ndarray, alpha: float) -> list[str]:
-    """Return the set of each patient from the predicted values, (n,) or (n, C), as text.
+def set_columns(about: About, values: np.ndarray, alpha: float) -> dict[str, list[str] | np.ndarray]:
+    """Return the columns of a table of predictions that hold the set of each patient.
 
-    Of two classes "positive", "negative" or "either"; of several the names of the classes; of a number an
-    interval in its unit. Raises UsageError as `calibration_of`.
+    values: predicted probabilities or numbers, (n,) or (n, C)
+
+    That is `set`, see `sets_of`, or for a number the ends of an interval in its unit, `set_low` and
+    `set_high`, (n,); an end may be infinite. Raises UsageError as `calibration_of`.
     """
     calibration, outcome = calibration_of(about, alpha), about.predicted
-    if outcome.kind == NUMBER:
-        return _intervals(calibration.classes[0], values, alpha, has_logarithms(outcome))
+    if outcome.kind != NUMBER:
+        return {SET: sets_of(about, values, alpha)}
+    low, high = _ends(calibration.classes[0].margin(alpha), values, has_logarithms(outcome))
+    return {SET_LOW: low, SET_HIGH: high}
+
+
+def sets_of(about: About, values: np.ndarray, alpha: float) -> list[str]:
+    """Return the set of each patient from the predicted probabilities, (n,) or (n, C), as text.
+
+    Of two classes "positive", "negative" or "either"; of several the names of the classes. Raises UsageError
+    as `calibration_of`.
+    """
+    calibration, outcome = calibration_of(about, alpha), about.predicted
     sets = class_sets(calibration.classes, CLASS_SCORES[outcome.kind](values), alpha)
     binary = len(_BINARY) == sets.shape[1] and outcome.kind == "binary"
     names = _BINARY if binary else tuple(map(printable, outcome.class_names))
@@ -48,15 +61,12 @@ def _joined(names: tuple[str, ...], row: np.ndarray) -> str:
     return SEPARATOR.join(name for name, inside in zip(names, row, strict=True) if inside)
 
 
-def _intervals(known: HeldOutScores, values: np.ndarray, alpha: float, logarithms: bool) -> list[str]:
-    margin = known.margin(alpha)
+def _ends(margin: float, values: np.ndarray, logarithms: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers (n,) less and plus a margin, on the scale on which it was measured."""
+    if not logarithms:
+        return values - margin, values + margin
     with np.errstate(over="ignore"):
-        low, high = (
-            (values * np.exp(-margin), values * np.exp(margin))
-            if logarithms
-            else (values - margin, values + margin)
-        )
-    return [f"{first:.6g} to {last:.6g}" for first, last in zip(low, high, strict=True)]
+        return values * np.exp(-margin), values * np.exp(margin)
 
 
 def notes(about: About, alpha: float) -> Iterator[str]:
