@@ -4,29 +4,41 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mil_toolkit.bundle.membership import ANONYMOUS
 from mil_toolkit.bundle.records import About
 from mil_toolkit.core.errors import UsageError
-from mil_toolkit.core.text import printable
+from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.conformal import class_sets
 from mil_toolkit.study.abstention import CLASS_SCORES, NUMBER, Calibration, has_logarithms
 
 SET, SET_LOW, SET_HIGH = "set", "set_low", "set_high"
 SEPARATOR = " | "  # between the names of classes
+_LARGEST_RATE = 0.99
 _EITHER, _BINARY = "either", ("negative", "positive")
 
 
 def calibration_of(about: About, alpha: float) -> Calibration:
     """Return by what a model abstains at a level; raises UsageError where it cannot."""
     kind = about.predicted.kind
-    if not 0 < alpha < 1:
-        raise UsageError(f"--abstain takes an error rate above 0 and below 1, such as 0.1, not {alpha:g}.")
+    if not 0 < alpha <= _LARGEST_RATE:
+        raise UsageError(
+            f"--abstain takes an error rate above 0 and at most {_LARGEST_RATE:g}, such as 0.1, not"
+            f" {alpha:.12g}."
+        )
     if kind not in (*CLASS_SCORES, NUMBER):
         raise UsageError(f"--abstain: there are no sets for the outcome {kind}. Leave --abstain out.")
     if about.calibration is None:
-        reason = "of its fine-tuned backbone" if about.finetuned else "of held-out patients"
-        advice = "" if about.finetuned else " Fit the model again with mil-fit."
-        raise UsageError(f"--abstain: the bundle stores no predictions {reason}.{advice}")
+        raise UsageError(f"--abstain: the bundle stores no scores of held-out patients{_absence(about)}")
     return about.calibration
+
+
+def _absence(about: About) -> str:
+    """Return why a bundle has no calibration, and what to do."""
+    if about.finetuned is not None:
+        return ", since its backbone was fine-tuned. Leave --abstain out."
+    if about.fitted_on == ANONYMOUS:
+        return ", since it is anonymous. Fit the model again with mil-fit, without --anonymous."
+    return ", since an older version wrote it. Fit the model again with mil-fit."
 
 
 def set_columns(about: About, values: np.ndarray, alpha: float) -> dict[str, list[str] | np.ndarray]:
@@ -87,3 +99,13 @@ def notes(about: About, alpha: float) -> Iterator[str]:
                 f"Every set contains {printable(name)}: its {known.units} independent held-out patients are"
                 " too few to exclude it at this rate."
             )
+
+
+def training_note(patients: int) -> str | None:
+    """Return that the sets of recognised training patients, so many, are not valid; None without any."""
+    if not patients:
+        return None
+    return (
+        f"The sets of {count_of(patients, 'training patient')} are not valid, since the model was fitted on"
+        " them."
+    )

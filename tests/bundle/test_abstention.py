@@ -9,10 +9,11 @@ import pytest
 from support.bundles import ABOUT
 from support.studies import Tiny
 
-from mil_toolkit.bundle.abstention import notes, set_columns, sets_of
+from mil_toolkit.bundle.abstention import notes, set_columns, sets_of, training_note
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.predict import predict
 from mil_toolkit.bundle.records import About
+from mil_toolkit.config.finetune import FinetuneConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.evaluation.conformal import HeldOutScores
 from mil_toolkit.outcomes.kinds import OutcomeRecord
@@ -81,15 +82,31 @@ def test_a_class_with_too_few_patients_is_in_every_set_and_named_once() -> None:
 
 
 def test_what_cannot_be_answered_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"mil-fit"):
+    with pytest.raises(UsageError, match=r"an older version wrote it. Fit the model again with mil-fit\."):
         sets_of(ABOUT, np.array([0.5]), 0.1)
-    for alpha in (0.0, 1.0, -1.0, float("nan")):
-        with pytest.raises(UsageError, match="above 0 and below 1"):
+    with pytest.raises(UsageError, match=r"it is anonymous.*without --anonymous\."):
+        sets_of(replace(ABOUT, fitted_on="anonymous"), np.array([0.5]), 0.1)
+    with pytest.raises(UsageError, match=r"backbone was fine-tuned\. Leave --abstain out\."):
+        sets_of(replace(ABOUT, finetuned=FinetuneConfig("layer4")), np.array([0.5]), 0.1)
+    for alpha in (0.0, 1.0, 1 - 1e-12, -1.0, float("nan")):
+        with pytest.raises(UsageError, match=r"above 0 and at most 0\.99"):
             sets_of(ABOUT, np.array([0.5]), alpha)
     outcome = OutcomeRecord("survival", {"time": "t", "event": "e"})
     survival = replace(ABOUT, outcome=outcome, class_names=(), class_counts=())
     with pytest.raises(UsageError, match="survival"):
         sets_of(survival, np.array([0.5]), 0.1)
+
+
+def test_the_largest_rate_has_finite_intervals_of_any_patients() -> None:
+    ends = set_columns(of_number(None, evenly(3)), np.array([1.0]), 0.99)
+    assert np.isfinite(np.concatenate([*ends.values()])).all()
+    few = set_columns(of_number(None, evenly(0)), np.array([1.0]), 0.99)
+    assert np.isinf(np.concatenate([*few.values()])).all()
+
+
+def test_training_patients_are_counted_where_there_are_any() -> None:
+    assert training_note(0) is None
+    assert "The sets of 2 training patients are not valid" in str(training_note(2))
 
 
 def test_the_bundle_stores_the_outer_predictions_of_its_study(tiny: Tiny) -> None:
