@@ -110,8 +110,8 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
     predictions = predict(bundle, cohort, features, attention, any_scale, arguments.abstain)
     lines = _write(arguments, predictions, cohort, header)
     lines += _score_lines(predictions, bundle)
-    if arguments.abstain is not None and (note := training_note(len(predictions.fitted_on or ()))):
-        logger.info("%s", note)
+    if arguments.abstain is not None and (line := training_note(len(predictions.fitted_on or ()))):
+        logger.info("%s", line)
     inside = in_domain(predictions.table)
     if line := counts_line(inside, len(cohort)):
         logger.warning("%s", line)

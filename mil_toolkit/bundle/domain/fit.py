@@ -167,7 +167,8 @@ def _domain(pooled: _Pooled, reference: Reference) -> Domain:
         shares = pooled.images.shares(foreign)
         measures += [pooled.images.whole, shares]
         images = _known_images(reference.space, foreign, pooled.images.whole, shares)
-    new: dict[str | None, np.ndarray] = {**pooled.words, _GAPS: pooled.gaps}
+    new: dict[str | None, np.ndarray] = {name: flags for name, flags in pooled.words.items()}
+    new[_GAPS] = pooled.gaps
     unreliable = _unreliable(new, count)
     surprises = [pooled.surprises(values) for values in measures]
     surprises += [] if pooled.sizes is None else [pooled.surprises(pooled.sizes, _USUAL_SIZE)]
