@@ -156,8 +156,14 @@ def _disclosed(about: About) -> Iterator[str]:
             "`config.json`, `ranges`, holds the lowest and the highest value of each number; each belongs to"
             " a single patient."
         )
+    if about.calibration is not None:
+        yield (
+            "`config.json`, `calibration`, holds a number for each prediction of a held-out labelled patient,"
+            f" {'by class, ' * (len(about.calibration.classes) > 1)}without id: how badly the outcome fitted"
+            " the prediction."
+        )
     if marks is not None:
-        yield "`mil-fit --anonymous` leaves out keys and ranges."
+        yield "`mil-fit --anonymous` leaves all of this out."
     elif isinstance(about.fitted_on, list):
         yield "It was made by an older version; its `fitted_on` allows ids, labels and values to be guessed."
     else:

@@ -11,6 +11,7 @@ from mil_toolkit.config.extraction import PREPROCESS_NAMES
 from mil_toolkit.core.text import printable
 from mil_toolkit.features.spec import SCHEMA as SPEC_SCHEMA
 from mil_toolkit.features.spec import Spec, preparation_problems
+from mil_toolkit.study.abstention import CLASS_SCORES, NUMBER
 from mil_toolkit.study.records import ColumnRecord
 from mil_toolkit.training.encoder import MetadataEncoder, NumberEncoder
 
@@ -39,6 +40,7 @@ def config_problems(config: BundleConfig) -> Iterator[str]:
     yield from _column_problems(about.columns)
     yield from _range_problems(about)
     yield from _domain_problems(config)
+    yield from _calibration_problems(about)
     if len({view.name for view in about.views}) < len(about.views):
         yield "about.features must have different names."
     if len(about.views) > 1 and about.finetuned is not None:
@@ -96,13 +98,31 @@ def _domain_problems(config: BundleConfig) -> Iterator[str]:
         return
     columns = {column.name for column in config.about.columns}
     numbers = {column.name for column in config.about.columns if _is_numeric(column)}
-    if domain.numbers.keys() != numbers or not set(domain.unreliable) <= columns:
-        yield "about.domain must name all number columns of about.columns, and no others."
+    if domain.numbers.keys() != numbers:
+        yield "about.domain.numbers must name all number columns of about.columns, and no others."
+    if foreign := sorted(set(domain.unreliable) - columns):
+        named = ", ".join(map(printable, foreign))
+        yield f"about.domain.unreliable names {named}, which about.columns does not have."
     if (domain.bag_size is not None) != bool(width):
         yield "about.domain.bag_size must be there exactly if the model looks at images."
     if domain.images is not None and len(domain.images.space.means) != width:
         found = len(domain.images.space.means)
         yield f"about.domain.images has {found} columns; the projected embeddings have {width}."
+
+
+def _calibration_problems(about: About) -> Iterator[str]:
+    """Return why the scores of held-out patients do not fit the outcome; a bundle may lack them."""
+    if about.calibration is None:
+        return
+    kind, expected, stored = about.predicted.kind, len(about.class_names), len(about.calibration.classes)
+    if kind == NUMBER:
+        expected = 1
+    if about.finetuned is not None:
+        yield "about.calibration must be absent, since the backbone was fine-tuned."
+    elif kind not in (*CLASS_SCORES, NUMBER):
+        yield f"about.calibration must be absent: the outcome {kind} has no sets."
+    elif stored != expected:
+        yield f"about.calibration.classes has {stored} entries instead of {expected}."
 
 
 def _feature_problems(features: BundleFeatures) -> Iterator[str]:

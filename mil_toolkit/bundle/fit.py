@@ -61,8 +61,8 @@ def fit(
     cache: the features of the study: one cache, those of all its folders, or None
     finetune: also train the backbone, as `finetune_study` does with `outer` and `weights`. The cohort must
         then have its images. The fine-tuned model replaces the frozen one if it is better.
-    anonymous: store nothing by which single patients could be recognised: no keys of ids and images, no
-        lowest and highest values
+    anonymous: store nothing of single patients, by which they could be recognised: no keys of ids and images,
+        no lowest and highest values, and no scores of held-out patients, so that the model cannot abstain
 
     Raises UsageError where `output` holds anything but a bundle and for more than MOST_MEMBERS members,
     DataError where the study has not ended or was made of another cohort or other features, and the errors of
@@ -80,8 +80,9 @@ def fit(
     head, used = _refit(study, best, patients, place), _used(caches, best)
     about = _about(cohort, used, study, best, scores, patients)
     domain = _domain(study, patients, head)
-    about = replace(about, domain=domain, calibration=calibrate(study, bool(scores.outer)))
+    about = replace(about, domain=domain)
     if not anonymous:
+        about = replace(about, calibration=calibrate(study, bool(scores.outer)))
         about = _identified(about, study, head, patients, used)
     bundle = ModelBundle(head, about, scores)
     if finetune is not None:

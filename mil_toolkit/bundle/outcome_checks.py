@@ -15,7 +15,8 @@ def outcome_problems(bundle: ModelBundle, cohort: Cohort) -> list[str]:
     """Return how the declared outcome of a cohort differs from that of a model; the words may differ.
 
     A cohort that declares no outcome fits every model. Two classes are compared by nothing else than that
-    there are two, positive and negative, whatever their words, as long as these are not exchanged.
+    there are two, positive and negative, whatever their words, as long as these are not exchanged. One common
+    word is not enough for that: a table with 1 and 2 may well have the classes of one with 0 and 1.
     """
     model, here = bundle.about.predicted, cohort.outcome
     if not here.table_columns:
@@ -30,9 +31,9 @@ def outcome_problems(bundle: ModelBundle, cohort: Cohort) -> list[str]:
 
 
 def _exchanged(here: tuple[str, ...], model: tuple[str, ...], source: str) -> Iterator[str]:
-    """Yield that positive and negative have the words of the other class."""
-    negative, positive = here
-    if (negative == model[1] and positive != model[1]) or (positive == model[0] and negative != model[0]):
+    """Yield that positive and negative both have the words of the other class."""
+    if here == (model[1], model[0]) and here != model:
+        negative, positive = here
         yield (
             f"{source}: positive is {printable(repr(positive))} and negative {printable(repr(negative))}; the"
             f" model was fitted with positive {printable(repr(model[1]))} and negative"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from mil_toolkit.bundle.abstention import SET
+from mil_toolkit.bundle.abstention import SET, SET_HIGH, SET_LOW
 from mil_toolkit.bundle.domain.columns import IN_DOMAIN, REASONS
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.core.cells import NUMBER
@@ -45,8 +45,9 @@ def _has_attention(path: Path) -> bool:
 def _has_predictions(path: Path, scoring: Scoring) -> bool:
     names = ["patient_id", *scoring.prediction_names]
     known = (names, [*names, *scoring.targets])
+    sets: tuple[list[str], ...] = ([], [SET], [SET_LOW, SET_HIGH])
     # Older versions wrote no further columns.
-    added: tuple[list[str], ...] = ([], [IN_DOMAIN, REASONS], [IN_DOMAIN, REASONS, SET])
+    added = [[], *([IN_DOMAIN, REASONS, *columns] for columns in sets)]
     return any(starts_with(path, _line([*first, *last])) for first in known for last in added)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mil_toolkit.bundle.abstention import SET, sets_of
+from mil_toolkit.bundle.abstention import set_columns
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.checkpoints import Checkpoints, checkpoints_of
 from mil_toolkit.bundle.column_checks import column_problems
@@ -82,7 +82,7 @@ def predict(
     attention: return the attention too. It takes as much memory as the names of all images; all else is
         computed for a few patients at a time.
     any_scale: only warn of images of another scale than those that the model was fitted on
-    abstain: error rate of the sets in the column `set`, see `sets_of`; None leaves it out
+    abstain: error rate of the sets, see `set_columns`; None leaves these columns out
 
     Warns where the embeddings were computed in another precision or by another decoder than those of the
     training patients, where the scale of the images is unknown, and where metadata lie outside what these
@@ -114,7 +114,7 @@ def predict(
             table[name] = column.astype("Int64") if targets.dtype.kind == "i" else column
     table = table.assign(**domain_columns(bundle.about, bundle.head, cohort, patients))
     if abstain is not None:
-        table[SET] = sets_of(bundle.about, predicted.values, abstain)
+        table = table.assign(**set_columns(bundle.about, predicted.values, abstain))
     class_names = bundle.about.predicted.class_names
     predictions = Predictions(table, attention_table(patients, weights, class_names))
     grouped = table if patients.groups is None else table.assign(group=patients.groups)

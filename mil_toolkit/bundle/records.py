@@ -89,8 +89,8 @@ class About:
         bundles of older versions
     outcome: None for two classes
     domain: what the training patients are like; None in bundles of older versions
-    calibration: by which the model abstains; None for outcomes without sets, for a fine-tuned backbone and in
-        bundles of older versions
+    calibration: by which the model abstains; None for outcomes without sets, for a fine-tuned backbone, in
+        anonymous bundles and in those of older versions
     """
 
     study: str

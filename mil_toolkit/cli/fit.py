@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         "--anonymous",
         action="store_true",
         help="store nothing by which training patients could be recognised; mil-predict then cannot tell"
-        " external validation from scores on training patients",
+        " external validation from scores on training patients, and has no --abstain",
     )
     add_device(parser)
     _add_finetuning(parser)

@@ -85,7 +85,7 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
         raise UsageError(
             f"--submission-header takes two names and a comma, not {arguments.submission_header!r}."
         )
-    from mil_toolkit.bundle.abstention import notes
+    from mil_toolkit.bundle.abstention import notes, training_note
     from mil_toolkit.bundle.bundle import ModelBundle
     from mil_toolkit.bundle.domain.columns import in_domain
     from mil_toolkit.bundle.domain.judge import counts_line
@@ -110,6 +110,8 @@ def _predict(arguments: argparse.Namespace) -> Outcome:
     predictions = predict(bundle, cohort, features, attention, any_scale, arguments.abstain)
     lines = _write(arguments, predictions, cohort, header)
     lines += _score_lines(predictions, bundle)
+    if arguments.abstain is not None and (line := training_note(len(predictions.fitted_on or ()))):
+        logger.info("%s", line)
     inside = in_domain(predictions.table)
     if line := counts_line(inside, len(cohort)):
         logger.warning("%s", line)

@@ -3,8 +3,8 @@
 Each patient of a cross-validation has a nonconformity score: how badly the true outcome fits the prediction
 of the model that did not train on the patient. A new patient's score for a possible outcome is compared with
 these (cross-conformal prediction; Vovk 2015, "Cross-conformal predictors", Annals of Mathematics and
-Artificial Intelligence 74). Scores are compared within a class (Mondrian), so that each class has its own
-guarantee.
+Artificial Intelligence 74). Scores are compared within a class (Mondrian), so that coverage refers to each
+class.
 """
 
 from collections.abc import Sequence
@@ -77,13 +77,15 @@ class HeldOutScores:
     def margin(self, alpha: float) -> float:
         """Return the largest score whose p-value exceeds alpha; infinite if the units are too few for alpha.
 
+        alpha: below 1 by more than rounding, so that there is such a score
+
         >>> HeldOutScores.of(np.arange(1.0, 10.0), np.arange(9)).margin(0.2)
         8.0
         """
         if not self.suffices(alpha):
             return np.inf
         kept = (1 + self._weight_from[:-1]) / (1 + self.units) > alpha + _ROUNDING
-        return self.scores[int(kept.nonzero()[0][-1])] if kept.any() else -np.inf
+        return self.scores[int(kept.nonzero()[0][-1])]
 
     def suffices(self, alpha: float) -> bool:
         """Return whether the units are enough that some score is unlikely at this level: 1 / alpha - 1."""
@@ -102,3 +104,20 @@ def class_sets(calibration: Sequence[HeldOutScores], scores: np.ndarray, alpha: 
     columns = zip(calibration, scores.T, strict=True)
     inside = np.stack([known.p_values(column) > alpha + _ROUNDING for known, column in columns], -1)
     return np.asarray(inside | ~inside.any(-1, keepdims=True))
+
+
+def coverage_bound(alpha: float, units: int, folds: int) -> float:
+    """Return the least probability with which sets by the models of the folds contain the outcome.
+
+    units: n exchangeable units that calibrate, at least one; folds: K, of equal sizes
+
+    CV+ (Barber et al. 2021, "Predictive inference with the jackknife+", Theorem 4):
+    1 - 2 alpha - min(2 (1 - 1/K) / (n/K + 1), (1 - K/n) / (K + 1)), at least 0. Of fewer units than folds,
+    each is alone in its fold.
+
+    >>> round(coverage_bound(0.1, units=100, folds=5), 3), coverage_bound(0.1, units=20, folds=20)
+    (0.724, 0.8)
+    """
+    folds = min(folds, units)
+    lost = min(2 * (1 - 1 / folds) / (units / folds + 1), (1 - folds / units) / (folds + 1))
+    return max(0.0, 1 - 2 * alpha - lost)

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from mil_toolkit.evaluation.bounds import quantile, wilson
-from mil_toolkit.evaluation.conformal import HeldOutScores, class_sets
+from mil_toolkit.evaluation.conformal import HeldOutScores, class_sets, coverage_bound
 from mil_toolkit.evaluation.records import Estimate
 from mil_toolkit.evaluation.table import Table
 from mil_toolkit.outcomes.number import LOG, Number
@@ -90,12 +90,15 @@ class Coverage:
     alpha: allowed share of errors; covered: share of patients whose set contains the outcome
     classes: the same within each class; none for a number
     undecided: share of patients whose set has several classes; None for a number
+    bound: of the coverage by the models of the folds, in theory, see `coverage_bound`; within the smallest
+        class, if there are classes
     """
 
     alpha: float
     covered: Estimate
     classes: list[Estimate]
     undecided: float | None
+    bound: float
 
 
 def coverage(study: Study, table: Table, alpha: float) -> Coverage:
@@ -117,11 +120,14 @@ def coverage(study: Study, table: Table, alpha: float) -> Coverage:
     shares, labels, units = covered.mean(0), table.labels, table.units
     numeric = study.outcome.kind == NUMBER
     masks = [] if numeric else [labels == number for number in table.scoring.decisions]
+    present = [mask for mask in masks if mask.any()]
+    fewest = min(len(np.unique(units[mask])) for mask in (present or [np.ones(len(units), dtype=bool)]))
     return Coverage(
         alpha,
         _share(shares, units),
-        [_share(shares[mask], units[mask]) for mask in masks if mask.any()],
+        [_share(shares[mask], units[mask]) for mask in present],
         None if numeric else float(several.mean()),
+        coverage_bound(alpha, fewest, len(np.unique(table.folds[0]))),
     )
 
 

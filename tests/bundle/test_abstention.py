@@ -1,6 +1,7 @@
 """Sets of new patients: from the study's held-out predictions, and what is said about them."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,15 +9,17 @@ import pytest
 from support.bundles import ABOUT
 from support.studies import Tiny
 
-from mil_toolkit.bundle.abstention import notes, sets_of
+from mil_toolkit.bundle.abstention import notes, set_columns, sets_of, training_note
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.predict import predict
+from mil_toolkit.bundle.records import About
+from mil_toolkit.config.finetune import FinetuneConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.evaluation.conformal import HeldOutScores
 from mil_toolkit.outcomes.kinds import OutcomeRecord
 from mil_toolkit.study.abstention import Calibration, calibrate, coverage
 from mil_toolkit.study.folder import Study
-from mil_toolkit.study.tables import read_predictions
+from mil_toolkit.study.tables import publish_table, read_predictions
 
 
 def evenly(count: int) -> HeldOutScores:
@@ -40,21 +43,34 @@ def test_several_classes_are_named() -> None:
     assert sets_of(about, values, 0.1) == ["a", "a | b"]
 
 
-@pytest.mark.parametrize(("transform", "expected"), [(None, "8 to 12"), ("log", "1.35335 to 73.8906")])
-def test_a_number_has_an_interval(transform: str | None, expected: str) -> None:
+def of_number(transform: str | None, scores: HeldOutScores) -> About:
+    """Return the description of a model of a number with these scores of held-out patients."""
     declared = {"target": "blasts"} | ({"transform": transform} if transform else {})
-    known = HeldOutScores.of(np.full(99, 2.0), np.arange(99))
-    about = replace(
-        ABOUT,
-        outcome=OutcomeRecord("number", declared),
-        class_names=(),
-        class_counts=(),
-        calibration=Calibration("outer", [known]),
-    )
-    assert sets_of(about, np.array([10.0]), 0.1) == [expected]
-    few = replace(about, calibration=Calibration("outer", [evenly(5)]))
-    assert "inf" in sets_of(few, np.array([10.0]), 0.1)[0]
+    calibration = Calibration("outer", [scores])
+    outcome = OutcomeRecord("number", declared)
+    return replace(ABOUT, outcome=outcome, class_names=(), class_counts=(), calibration=calibration)
+
+
+@pytest.mark.parametrize(
+    ("transform", "expected", "least"),
+    [(None, [-1.0, 3.0], -np.inf), ("log", [np.exp(-2), np.exp(2)], 0.0)],
+)
+def test_a_number_has_an_interval(
+    transform: str | None, expected: list[float], least: float, tmp_path: Path
+) -> None:
+    about = of_number(transform, HeldOutScores.of(np.full(99, 2.0), np.arange(99)))
+    columns = set_columns(about, np.array([1.0]), 0.1)
+    assert list(columns) == ["set_low", "set_high"]
+    np.testing.assert_allclose(np.concatenate([*columns.values()]), expected)
+    few = of_number(transform, evenly(5))
+    infinite = set_columns(few, np.array([1.0]), 0.1)
+    assert np.concatenate([*infinite.values()]).tolist() == [least, np.inf]
     assert any("infinite" in line for line in notes(few, 0.1))
+    for place, ends in enumerate((columns, infinite)):  # a minus sign does not turn a number into text
+        path = tmp_path / f"{place}.csv"
+        publish_table(path, pd.DataFrame({"patient_id": ["P"]} | ends))
+        assert "'" not in path.read_text()
+        pd.testing.assert_frame_equal(pd.read_csv(path)[list(ends)], pd.DataFrame(ends))
 
 
 def test_a_class_with_too_few_patients_is_in_every_set_and_named_once() -> None:
@@ -66,15 +82,31 @@ def test_a_class_with_too_few_patients_is_in_every_set_and_named_once() -> None:
 
 
 def test_what_cannot_be_answered_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"mil-fit"):
+    with pytest.raises(UsageError, match=r"an older version wrote it. Fit the model again with mil-fit\."):
         sets_of(ABOUT, np.array([0.5]), 0.1)
-    for alpha in (0.0, 1.0, -1.0, float("nan")):
-        with pytest.raises(UsageError, match="above 0 and below 1"):
+    with pytest.raises(UsageError, match=r"it is anonymous.*without --anonymous\."):
+        sets_of(replace(ABOUT, fitted_on="anonymous"), np.array([0.5]), 0.1)
+    with pytest.raises(UsageError, match=r"backbone was fine-tuned\. Leave --abstain out\."):
+        sets_of(replace(ABOUT, finetuned=FinetuneConfig("layer4")), np.array([0.5]), 0.1)
+    for alpha in (0.0, 1.0, 1 - 1e-12, -1.0, float("nan")):
+        with pytest.raises(UsageError, match=r"above 0 and at most 0\.99"):
             sets_of(ABOUT, np.array([0.5]), alpha)
     outcome = OutcomeRecord("survival", {"time": "t", "event": "e"})
     survival = replace(ABOUT, outcome=outcome, class_names=(), class_counts=())
     with pytest.raises(UsageError, match="survival"):
         sets_of(survival, np.array([0.5]), 0.1)
+
+
+def test_the_largest_rate_has_finite_intervals_of_any_patients() -> None:
+    ends = set_columns(of_number(None, evenly(3)), np.array([1.0]), 0.99)
+    assert np.isfinite(np.concatenate([*ends.values()])).all()
+    few = set_columns(of_number(None, evenly(0)), np.array([1.0]), 0.99)
+    assert np.isinf(np.concatenate([*few.values()])).all()
+
+
+def test_training_patients_are_counted_where_there_are_any() -> None:
+    assert training_note(0) is None
+    assert "The sets of 2 training patients are not valid" in str(training_note(2))
 
 
 def test_the_bundle_stores_the_outer_predictions_of_its_study(tiny: Tiny) -> None:

@@ -123,6 +123,12 @@ def test_the_card_of_a_model_without_images_mentions_none(bundle: ModelBundle) -
     assert "does not look at images" in text and "blood smear" not in text and "Attention" not in text
 
 
+def test_the_card_says_what_abstention_stores(bundle: ModelBundle) -> None:
+    stored = "`calibration`, holds a number for each prediction of a held-out labelled patient, by class"
+    assert stored in card(bundle)
+    assert "calibration`, holds" not in card(bundle, calibration=None)
+
+
 def test_hostile_names_are_shown_as_text(bundle: ModelBundle) -> None:
     assert bundle.about.features is not None
     spec = {**bundle.about.features.spec, "backbone": HOSTILE, "weights": "file"}

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,14 @@ from support.commands import Command
 from support.studies import Tiny
 
 from mil_toolkit.bundle.bundle import ModelBundle
+from mil_toolkit.bundle.checks import config_problems
+from mil_toolkit.bundle.records import BundleConfig
+from mil_toolkit.bundle.tensors import head_record
+from mil_toolkit.config.finetune import FinetuneConfig
 from mil_toolkit.core.errors import DataError
+from mil_toolkit.evaluation.conformal import HeldOutScores
+from mil_toolkit.outcomes.kinds import OutcomeRecord
+from mil_toolkit.study.abstention import Calibration
 
 
 def at(*keys: str | int, to: object) -> Callable[[Any], None]:
@@ -43,6 +51,9 @@ def reverse(record: Any, name: str) -> None:
 
 
 DECISION, HEAD = ("about", "decision"), ("head", "config")
+AGE = ("about", "domain", "numbers", "age", "spread")
+LOGARITHMS = {"low": 1.0, "middle": 2.0, "high": 3.0, "logarithms": True, "zeros": False, "smallest": 0.1}
+NOBODY = {"scores": [], "weights": [], "units": 0}
 SPEC, ENCODER = ("about", "features", "spec"), ("head", "encoder")
 CHANGES: list[tuple[str, Callable[[Any], None]]] = [
     ("outputs", at("head", "outputs", to=3)),
@@ -114,6 +125,14 @@ CHANGES: list[tuple[str, Callable[[Any], None]]] = [
     ("ranges", at("about", "ranges", "age", to=[1])),
     ("ranges", at("about", "ranges", to={"sex": [0, 1]})),
     ("ranges", at("about", "ranges", to={"other": [0, 1]})),
+    # The domain, and the scores of held-out patients.
+    ("domain.numbers", at("about", "domain", "numbers", to={})),
+    ("domain.unreliable", at("about", "domain", "unreliable", to=["other"])),
+    ("beyond 700", at(*AGE, to=LOGARITHMS | {"high": 701.0})),
+    ("beyond 700", at(*AGE, to=LOGARITHMS | {"low": -701.0})),
+    ("calibration.classes", lambda config: config["about"]["calibration"]["classes"].pop()),
+    ("calibration.classes", at("about", "calibration", "classes", to=[])),
+    ("calibration.classes", lambda config: config["about"]["calibration"]["classes"].append(NOBODY)),
     # The spec of the features.
     ("features", at("about", "features", to="none")),
     ("features", at("about", "features", to=None)),
@@ -205,6 +224,36 @@ def test_each_value_that_cannot_be_is_named(
     assert field in done.err and "config.json" in done.err and "Traceback" not in done.err, done.err
     assert len(done.err) < 2000 and done.err.replace("\n", "").isprintable()
     assert not (tmp_path / "p.csv").exists()
+
+
+def calibration_problems(tiny: Tiny, entries: int, kind: str, **changes: Any) -> list[str]:
+    """Return what is wrong with so many entries of the calibration of an outcome without two classes."""
+    bundle = ModelBundle.load(tiny.bundle)
+    calibration = Calibration("outer", [HeldOutScores([], [], 0)] * entries)
+    declared = {"number": {"target": "t"}, "survival": {"time": "t", "event": "e"}, "binary": {}}[kind]
+    outcome = OutcomeRecord(kind, declared) if declared else None
+    changes |= {"class_names": (), "class_counts": ()} if outcome else {}
+    about = replace(bundle.about, outcome=outcome, calibration=calibration, **changes)
+    config = BundleConfig(2, {}, head_record(bundle.head), about)
+    return [line for line in config_problems(config) if "about.calibration" in line]
+
+
+def test_a_calibration_has_the_entries_of_its_outcome(tiny: Tiny) -> None:
+    assert not calibration_problems(tiny, 1, "number") and not calibration_problems(tiny, 2, "binary")
+    (several,) = calibration_problems(tiny, 2, "number")
+    assert several.endswith("has 2 entries instead of 1.")
+    (survival,) = calibration_problems(tiny, 1, "survival")
+    assert "must be absent: the outcome survival has no sets" in survival
+    (finetuned,) = calibration_problems(tiny, 2, "binary", finetuned=FinetuneConfig("layer4"))
+    assert "must be absent, since the backbone was fine-tuned" in finetuned
+
+
+def test_a_foreign_column_that_is_not_counted_has_its_own_sentence(tiny: Tiny, tmp_path: Path) -> None:
+    bundle = shutil.copytree(tiny.bundle, tmp_path / "model")
+    change_config(bundle, at("about", "domain", "unreliable", to=["other", "sex"]))
+    with pytest.raises(DataError, match=r"unreliable names other, which about\.columns") as caught:
+        ModelBundle.load(bundle)
+    assert "number columns" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["encoders", "categories"])

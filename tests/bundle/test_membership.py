@@ -194,10 +194,21 @@ def test_an_anonymous_bundle_holds_nothing_of_single_patients(
     about = ModelBundle.load(anonymous).about
     assert about.features is not None and bundle.about.features is not None
     features = replace(bundle.about.features, digest=None)
-    assert about == replace(bundle.about, fitted_on=ANONYMOUS, ranges=None, features=features)
+    assert about == replace(
+        bundle.about, fitted_on=ANONYMOUS, ranges=None, features=features, calibration=None
+    )
     card = (anonymous / "README.md").read_text()
     assert "stores nothing by which single patients" in " ".join(card.split())
     assert (anonymous / "model.safetensors").read_bytes() == (tiny.bundle / "model.safetensors").read_bytes()
+
+
+def test_an_anonymous_bundle_does_not_abstain(
+    tiny: Tiny, anonymous: Path, tmp_path: Path, command: Command
+) -> None:
+    options = (anonymous, tiny.cohort_toml, "--features", tiny.features, "--output", tmp_path / "p.csv")
+    done = command("predict", *options, "--abstain", 0.1)
+    assert done.code == 2 and "it is anonymous" in done.err and "without --anonymous" in done.err
+    assert not (tmp_path / "p.csv").exists()
 
 
 def test_the_command_fits_anonymously(tiny: Tiny, anonymous: Path, tmp_path: Path, command: Command) -> None:

@@ -28,7 +28,13 @@ def problems(tiny: Tiny, model: Outcome, here: Outcome, names: tuple[str, ...] =
 NUMBER = Number("BLASTS", "log", "%")
 SURVIVAL = Survival("OS", "DEAD", 5)
 GRADES = Ordered("G", ("low", "middle", "high"))
-BINARY = Binary("DX", "tumoral", "reactive")
+BINARY, CODED = Binary("DX", "tumoral", "reactive"), Binary("DX", "1", "0")
+NAMES = {"tumoral": ("reactive", "tumoral"), "1": ("0", "1")}
+
+
+def names_of(model: Outcome) -> tuple[str, ...]:
+    """The names of the classes of a model with two of them, negative and positive."""
+    return NAMES[str(model.positive)] if isinstance(model, Binary) else ()
 
 
 @pytest.mark.parametrize(
@@ -42,11 +48,15 @@ BINARY = Binary("DX", "tumoral", "reactive")
         (GRADES, Binary()),
         (BINARY, Binary("class", "malignant", "benign")),
         (BINARY, Binary("class", "tumoral", "benign")),
+        (BINARY, Binary("class", "reactive", "healthy")),
+        (BINARY, Binary("class", "worse", "tumoral")),
+        (CODED, Binary("class", "2", "1")),
+        (CODED, Binary("class", "0", "-1")),
+        (CODED, Binary("class", "1", "0")),
     ],
 )
 def test_other_headings_and_words_are_no_problem(tiny: Tiny, model: Outcome, here: Outcome) -> None:
-    names = ("reactive", "tumoral") if model is BINARY else ()
-    assert problems(tiny, model, here, names) == []
+    assert problems(tiny, model, here, names_of(model)) == []
 
 
 @pytest.mark.parametrize(
@@ -63,15 +73,13 @@ def test_other_headings_and_words_are_no_problem(tiny: Tiny, model: Outcome, her
         (GRADES, Ordered("G", ("low", "middle", "top")), ["never trained on the class 'top'"]),
         (GRADES, Classes("G", ("low", "middle", "high")), ["declares the outcome classes"]),
         (BINARY, Binary("DX", "reactive", "tumoral"), ["positive is 'reactive'", "Exchange them"]),
-        (BINARY, Binary("DX", "reactive", "healthy"), ["positive is 'reactive'", "Exchange them"]),
-        (BINARY, Binary("DX", "worse", "tumoral"), ["negative 'tumoral'", "Exchange them"]),
+        (CODED, Binary("DX", "0", "1"), ["positive is '0'", "with positive '1'", "Exchange them"]),
     ],
 )
 def test_another_meaning_of_the_outcome_is_refused(
     tiny: Tiny, model: Outcome, here: Outcome, expected: list[str]
 ) -> None:
-    names = ("reactive", "tumoral") if model is BINARY else ()
-    (problem,) = problems(tiny, model, here, names)
+    (problem,) = problems(tiny, model, here, names_of(model))
     assert all(part in problem for part in (*expected, str(tiny.cohort.source)))
 
 

@@ -215,6 +215,7 @@ def test_abstention_adds_a_column_and_says_where_it_comes_from(
     for _ in range(2):  # the second run replaces its own table
         done = command(*asked, "--abstain", 0.2)
         assert done.code == 0, done.err
+    assert done.err.count("The sets of 24 training patients are not valid") == 1
     assert "held out by the outer folds" in done.err and "Every set contains" not in done.err
     assert pd.read_csv(output)["set"].isin(["positive", "negative", "either"]).all()
     few = command(*asked, "--abstain", 0.01)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mil_toolkit.evaluation.conformal import HeldOutScores, class_sets
+from mil_toolkit.evaluation.conformal import HeldOutScores, class_sets, coverage_bound
 
 
 def plain_p_value(scores: np.ndarray, units: np.ndarray, new: float) -> float:
@@ -40,6 +40,21 @@ def test_the_margin_is_the_largest_score_that_is_kept(alpha: float) -> None:
     assert known.margin(alpha) == expected
     kept = scores[known.p_values(scores) > alpha + 1e-9]
     assert kept.max() == expected
+
+
+@pytest.mark.parametrize(
+    ("units", "folds", "expected"),
+    [
+        (100, 5, 0.8 - 1.6 / 21),  # the first term is the smaller one
+        (100, 20, 0.8 - 0.8 / 21),  # the second one
+        (30, 30, 0.8),  # the jackknife+
+        (3, 5, 0.8),
+        (12, 2, 0.8 - 1 / 7),
+    ],
+)
+def test_the_bound_is_that_of_the_theorem(units: int, folds: int, expected: float) -> None:
+    assert coverage_bound(0.1, units, folds) == pytest.approx(expected)
+    assert coverage_bound(0.5, units, folds) == 0
 
 
 def test_too_few_units_exclude_nothing() -> None:

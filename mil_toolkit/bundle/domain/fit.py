@@ -14,6 +14,7 @@ from mil_toolkit.bundle.domain.measures import (
     Reference,
     bag_sizes,
     measure_images,
+    new_gaps,
     new_words,
     number_values,
 )
@@ -26,18 +27,22 @@ from mil_toolkit.training.projection import CPU, Projection
 
 ALARMS = 0.05  # expected share of patients of the training cohort's kind that are called outside
 _FOLDS = 10
+_GAPS = None  # stands for the gaps of all columns beside the names of columns with new words
+_USUAL_SIZE = 1.0  # distance within which a number of images is usual, even where all training bags are equal
 _FOREIGN = 0.95  # quantile of single images' distances beyond which an image counts as foreign
 
 
 class HeldOut(NamedTuple):
     """What some held-out patients differ in from the training patients of their fold.
 
-    numbers, novelties: (n,) by column; sizes: (n,); images: None if embeddings are not compared
+    numbers, words: (n,) by column; gaps: (n,) bool, whether a value is missing where none was in training
+    sizes: (n,); images: None if embeddings are not compared
     """
 
     places: np.ndarray
     numbers: dict[str, np.ndarray]
-    novelties: dict[str, np.ndarray]
+    words: dict[str, np.ndarray]
+    gaps: np.ndarray
     sizes: np.ndarray | None
     images: ImageMeasures | None
 
@@ -101,6 +106,7 @@ def _held_out(
         test,
         {name: spread.distances(values[name]) for name, spread in reference.numbers.items()},
         new_words(reference.encoder, metadata),
+        np.any([np.zeros(len(test), dtype=bool), *new_gaps(reference.encoder, metadata).values()], axis=0),
         None if reference.bag_size is None else reference.bag_size.distances(bag_sizes(patients)[test]),
         images,
     )
@@ -115,7 +121,8 @@ class _Pooled:
 
     folds: np.ndarray
     numbers: dict[str, np.ndarray]
-    novelties: dict[str, np.ndarray]
+    words: dict[str, np.ndarray]
+    gaps: np.ndarray
     sizes: np.ndarray | None
     images: ImageMeasures | None
 
@@ -133,10 +140,8 @@ class _Pooled:
                 name: np.concatenate([part.numbers[name] for part in parts])[order]
                 for name in parts[0].numbers
             },
-            {
-                name: np.concatenate([part.novelties[name] for part in parts])[order]
-                for name in parts[0].novelties
-            },
+            {name: np.concatenate([part.words[name] for part in parts])[order] for name in parts[0].words},
+            np.concatenate([part.gaps for part in parts])[order],
             np.concatenate(sizes)[order] if sizes else None,
             ImageMeasures(
                 np.concatenate([part.whole for part in images])[order], [single[place] for place in order]
@@ -145,44 +150,45 @@ class _Pooled:
             else None,
         )
 
-    def surprises(self, measures: np.ndarray) -> np.ndarray:
-        """Return the surprise of each patient, (B,), by the tail of the patients in other folds."""
+    def surprises(self, measures: np.ndarray, least: float = -np.inf) -> np.ndarray:
+        """Return the surprise of each patient, (B,), by the `Tail.of` of the patients in other folds."""
         surprises = np.empty(len(measures))
         for fold in np.unique(self.folds):
             inside = self.folds == fold
-            surprises[inside] = Tail.of(measures[~inside]).surprise(measures[inside])
+            surprises[inside] = Tail.of(measures[~inside], least).surprise(measures[inside])
         return surprises
 
 
 def _domain(pooled: _Pooled, reference: Reference) -> Domain:
     measures, count = list(pooled.numbers.values()), len(pooled.folds)
     images = None
-    if pooled.sizes is not None:
-        measures.append(pooled.sizes)
     if pooled.images is not None and reference.space is not None:
         foreign = _foreign(pooled.images.single)
         shares = pooled.images.shares(foreign)
         measures += [pooled.images.whole, shares]
         images = _known_images(reference.space, foreign, pooled.images.whole, shares)
-    unreliable = _unreliable(pooled.novelties, count)
-    new = [flags for name, flags in pooled.novelties.items() if name not in unreliable]
+    new: dict[str | None, np.ndarray] = {name: flags for name, flags in pooled.words.items()}
+    new[_GAPS] = pooled.gaps
+    unreliable = _unreliable(new, count)
     surprises = [pooled.surprises(values) for values in measures]
-    surprises += [np.where(flags, np.inf, 0.0) for flags in new]
+    surprises += [] if pooled.sizes is None else [pooled.surprises(pooled.sizes, _USUAL_SIZE)]
+    surprises += [np.where(flags, np.inf, 0.0) for kind, flags in new.items() if kind not in unreliable]
     return Domain(
         patients=count,
         numbers={
             name: KnownNumber(spread, Tail.of(pooled.numbers[name]))
             for name, spread in reference.numbers.items()
         },
-        unreliable=unreliable,
+        unreliable=sorted(name for name in unreliable if name is not None),
         bag_size=_known_size(reference.bag_size, pooled.sizes),
         images=images,
-        limit=_limit(np.max(surprises, axis=0) if surprises else np.zeros(count)),
+        limit=_limit(np.max([np.zeros(count), *surprises], axis=0)),
+        gaps=_GAPS not in unreliable,
     )
 
 
 def _known_size(spread: Spread | None, sizes: np.ndarray | None) -> KnownNumber | None:
-    return None if spread is None or sizes is None else KnownNumber(spread, Tail.of(sizes))
+    return None if spread is None or sizes is None else KnownNumber(spread, Tail.of(sizes, _USUAL_SIZE))
 
 
 def _known_images(space: ImageSpace, foreign: float, whole: np.ndarray, shares: np.ndarray) -> KnownImages:
@@ -198,21 +204,24 @@ def _foreign(single: Sequence[np.ndarray]) -> float:
     return max(float(distances[order][min(place, len(order) - 1)]), 1e-12)
 
 
-def _unreliable(new: dict[str, np.ndarray], count: int) -> list[str]:
+def _unreliable(new: dict[str | None, np.ndarray], count: int) -> list[str | None]:
     """Return the columns in which words are new so often that they tell nothing, such as free text.
 
-    Without them, new words cause at most half of the alarms that are allowed, or one. Gaps need no such
-    check: once a training patient has one, gaps in this column are not new.
+    Also returns _GAPS if new gaps are frequent. These are counted over all columns together: columns that
+    had a single gap, which is new to the other folds, tell how often columns without any will have one
+    (Good 1953, "The population frequencies of species", section 2).
+
+    Without them, novelties cause at most half of the alarms that are allowed, or one.
     """
     allowed = max(1.0, ALARMS / 2 * (count + 1))
     occurrences = Counter({name: int(flags.sum()) for name, flags in new.items()})
-    dropped: list[str] = []
+    dropped: list[str | None] = []
     for name, _ in occurrences.most_common():
         kept = [np.zeros(count), *(flags for other, flags in new.items() if other not in dropped)]
         if np.any(kept, axis=0).sum() <= allowed:
             break
         dropped.append(name)
-    return sorted(dropped)
+    return dropped
 
 
 def _limit(surprises: np.ndarray) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mil_toolkit.bundle.domain.records import ImageSpace
 from mil_toolkit.config.head import HeadConfig
+from mil_toolkit.features.bags import PART
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.projection import Projection
 from mil_toolkit.training.seen import Seen
@@ -46,8 +47,8 @@ class Locator:
         views = [Seen.by(self.config, bags) for bags in patients.chosen_views(self.config.features).values()]
         starts, sizes = patients.bags.offsets.tolist(), patients.bags.sizes.tolist()
         for place in places:
-            rows = starts[place] + _spaced(sizes[place])
-            yield self._project(torch.cat([view.read_for_prediction(rows) for view in views], -1))
+            embeddings = [_read_spaced(view, starts[place], sizes[place]) for view in views]
+            yield self._project(torch.cat(embeddings, -1))
 
     def _project(self, embeddings: Tensor) -> Located:
         projection = self.projection
@@ -60,6 +61,18 @@ class Locator:
         total = whole.square().sum(1)
         residuals = (total - inside).clamp(min=0)
         return Located(columns.double().numpy(), residuals.double().numpy(), total.double().numpy())
+
+
+def _read_spaced(view: Seen, start: int, size: int) -> Tensor:
+    """Read the spaced rows of a bag of so many images from row `start` on, (n, D).
+
+    The whole bag is read in parts: reading many rows that are not neighbours from a shard takes far longer.
+    """
+    wanted, read = start + _spaced(size), list[Tensor]()
+    for rows in torch.arange(start, start + size).split(max(1, PART // view.slots)):
+        chosen = wanted[(wanted >= rows[0]) & (wanted <= rows[-1])] - rows[0]
+        read.append(view.read_for_prediction(rows)[chosen])
+    return torch.cat(read)
 
 
 def _spaced(size: int) -> Tensor:

@@ -33,7 +33,8 @@ def reasons_by_patient(
     units: of the number columns, by name
 
     Every measure has a surprise, and the largest one decides: a patient is outside if it exceeds the limit.
-    A word or a gap that no training patient had in the column is always outside.
+    A word or a gap that no training patient had in the column is outside, unless held-out training patients
+    had such words in this column, or such gaps in any column, too often to tell anything.
     """
     reasons: list[list[str]] = [[] for _ in patients.ids]
     for sign in _signs(domain, head, units, patients):
@@ -49,7 +50,7 @@ def _signs(
     for name, known in domain.numbers.items():
         unit = f" {printable(units[name] or '')}" if units.get(name) else ""
         yield _number_sign(domain, known, values[name], printable(name), unit)
-    for name, missing in new_gaps(head.encoder, patients.metadata).items():
+    for name, missing in new_gaps(head.encoder, patients.metadata).items() if domain.gaps else ():
         yield Sign(missing, _Novelty(name, patients).reason)
     for name, new in new_words(head.encoder, patients.metadata).items():
         if name not in domain.unreliable:

@@ -10,6 +10,7 @@ from msgspec import Meta
 _FAR_BELOW = math.log(1000)  # a number that has no logarithm counts as 1000 times below the low quantile
 _FACTOR = 0.1  # smallest width on the scale of logarithms: a factor of 1.1
 _EXCESS = 0.2  # smallest excess, about that of a normal distribution, where patients hardly differ
+_LARGEST = 700.0  # of a logarithm, so that its exponential is finite and not zero
 _START = 0.8  # quantile at which a tail begins
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -32,9 +33,9 @@ class Tail:
     excess: Positive
 
     @classmethod
-    def of(cls, measures: np.ndarray) -> "Tail":
-        """Fit the tail to the measures (n,) of held-out patients."""
-        start = float(np.quantile(measures, _START))
+    def of(cls, measures: np.ndarray, least: float = -math.inf) -> "Tail":
+        """Fit the tail to the measures (n,) of held-out patients; it does not begin before `least`."""
+        start = max(least, float(np.quantile(measures, _START)))
         beyond = measures[measures > start]
         excess = float(np.median(beyond - start)) / math.log(2) if len(beyond) else 0.0
         return cls(start, max(1, len(beyond)) / (1 + len(measures)), max(_EXCESS, excess))
@@ -65,6 +66,8 @@ class Spread:
     def __post_init__(self) -> None:
         if not -math.inf < self.low <= self.middle <= self.high < math.inf:
             raise ValueError(f"{self.low}, {self.middle} and {self.high} are not in ascending order")
+        if self.logarithms and not max(-self.low, self.high) <= _LARGEST:
+            raise ValueError(f"{self.low} and {self.high} are logarithms, beyond {_LARGEST:g}")
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Spread":
@@ -75,7 +78,7 @@ class Spread:
         known = values[np.isfinite(values)]
         positive = known[known > 0]
         logarithms = bool(len(positive)) and bool((known >= 0).all())
-        counted = np.log(positive) if logarithms else known
+        counted = np.log(positive).clip(-_LARGEST, _LARGEST) if logarithms else known
         low, middle, high = np.quantile(counted, (0.05, 0.5, 0.95)) if len(counted) else (0.0, 0.0, 0.0)
         smallest = _FACTOR if logarithms else _smallest(counted)
         return cls(float(low), float(middle), float(high), logarithms, bool((known == 0).any()), smallest)
@@ -156,6 +159,8 @@ class Domain:
 
     patients: held-out training patients by whom the limit was chosen
     numbers: by column; unreliable: columns that often have new words, which are not counted
+    gaps: whether a value that is missing in a column without gaps puts a patient outside; not where held-out
+        patients often had such gaps
     bag_size, images: None if the model does not look at images; images also if its backbone was fine-tuned
     limit: largest surprise at which a patient is in the domain
     """
@@ -166,3 +171,4 @@ class Domain:
     bag_size: KnownNumber | None
     images: KnownImages | None
     limit: NotNegative
+    gaps: bool = True

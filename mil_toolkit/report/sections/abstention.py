@@ -20,12 +20,14 @@ def abstention_notes(contents: Contents) -> list[str]:
 
 def _intro(kind: str) -> str:
     what = "intervals" if kind == NUMBER else "sets of classes, separately for each class"
+    whose = "of all patients" if kind == NUMBER else "within the smallest class"
     return (
         f"Abstention (mil-predict --abstain ALPHA) answers with {what}, by cross-conformal prediction (Vovk"
-        " 2015; CV+, Barber et al. 2021). At an error rate alpha the nominal coverage is 1 - alpha; for CV+,"
-        " theory guarantees 1 - 2 alpha (less a term that vanishes with larger folds) for exchangeable"
-        " patients. The bundle predicts with one model of all patients instead of the models of the folds, so"
-        " that the guarantee also needs predictions that hardly change if a fold is left out. The coverage"
+        " 2015; CV+, Barber et al. 2021). At an error rate alpha the nominal coverage is 1 - alpha. For sets"
+        " by the models of the folds, theory bounds the coverage of exchangeable patients from below, by"
+        " 1 - 2 alpha less a term that shrinks with larger folds (Barber et al. 2021, Theorem 4); the bound"
+        f" below is that {whose}. The bundle predicts with one model of all patients instead, to which"
+        " the bound does not apply unless predictions hardly change when a fold is left out. The coverage"
         " below is measured on each outer fold, with the calibration of the others."
     )
 
@@ -36,6 +38,6 @@ def _words(names: tuple[str, ...], one: Coverage) -> str:
         parts += [f"{name} {with_interval(share)}" for name, share in zip(names, one.classes, strict=True)]
     undecided = "" if one.undecided is None else f"; {one.undecided:.1%} of the patients left undecided"
     return (
-        f"Error rate {one.alpha:g}: nominal coverage {1 - one.alpha:g}, guaranteed {1 - 2 * one.alpha:g},"
+        f"Error rate {one.alpha:g}: nominal coverage {1 - one.alpha:g}, bound of CV+ {one.bound:.3g},"
         f" {', '.join(parts)}{undecided}."
     )

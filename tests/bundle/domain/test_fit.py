@@ -1,6 +1,6 @@
 """The domain of a bundle: how it is calibrated, and who is in it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -115,6 +115,61 @@ def test_bags_of_another_size_are_outside(many: Patients, model: tuple[FittedHea
     large = many.take(np.array([0])).with_views({"": Bags.pack([rows], ["P0"], names)})
     (reasons,) = reasons_by_patient(domain, head, UNITS, large)
     assert any(line.startswith(f"number of images is {len(rows)}") for line in reasons)
+
+
+def of_sizes(patients: Patients, sizes: Sequence[int]) -> Patients:
+    """Return the patients with bags of these sizes, of embeddings drawn as those in `make_patients`."""
+    random = np.random.default_rng(0)
+    bags = [
+        torch.from_numpy(random.normal(label, 1.5, (size, 6))).float()
+        for label, size in zip(patients.labels, sizes, strict=True)
+    ]
+    return patients.with_views({"": Bags.pack(bags, patients.ids, [str(row) for row in range(sum(sizes))])})
+
+
+@pytest.mark.parametrize("others", [[], [18, 23]])
+def test_about_the_usual_number_of_images_is_inside_where_it_hardly_varies(
+    many: Patients, others: list[int]
+) -> None:
+    head, domain = fitted(of_sizes(many, [*([20] * (60 - len(others))), *others]))
+    sizes = [2, 10, 19, 20, 21, 40, 500]
+    new = of_sizes(many.take(np.arange(len(sizes))), sizes)
+    reasons = reasons_by_patient(domain, head, UNITS, new)
+    counted = [any(line.startswith("number of images") for line in one) for one in reasons]
+    assert counted == [True, True, False, False, False, True, True]
+
+
+def with_gaps(seed: int, count: int, share: float) -> Patients:
+    """Return patients with 20 numbers each, of which this share is missing at random."""
+    random = np.random.default_rng(seed)
+    values = random.normal(50, 10, (count, 20))
+    values[random.random(values.shape) < share] = np.nan
+    ids = [f"P{place}" for place in range(count)]
+    metadata = pd.DataFrame(values, ids, [f"c{column}" for column in range(20)])
+    return Patients(None, np.arange(count) % 2, metadata)
+
+
+def test_new_gaps_hardly_cause_more_alarms_than_are_allowed() -> None:
+    outside, kept = [], []
+    for seed in range(12):
+        patients = with_gaps(seed, 72, 1 / 72)
+        head, domain = fitted(patients, images=False)
+        reasons = reasons_by_patient(domain, head, {}, with_gaps(100 + seed, 300, 1 / 72))
+        outside += [bool(one) for one in reasons]
+        kept.append(domain.gaps)
+    assert not any(kept) and 0.02 < np.mean(outside) < 0.08
+
+
+def test_new_gaps_count_where_training_patients_seldom_had_them() -> None:
+    patients = with_gaps(0, 72, 0)
+    patients.metadata.iloc[5, 3] = np.nan
+    head, domain = fitted(patients, images=False)
+    assert domain.gaps
+    new = with_gaps(1, 2, 0)
+    new.metadata.loc[:, ["c3", "c4"]] = np.nan
+    for reasons in reasons_by_patient(domain, head, {}, new):
+        assert "c4 is missing; it never was in training" in reasons
+        assert not any(line.startswith("c3 ") for line in reasons)
 
 
 def test_a_model_without_images_knows_metadata_only(make_patients: Make) -> None:

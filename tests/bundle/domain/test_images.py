@@ -13,6 +13,7 @@ from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.projection import Projection, bag_moments, fit_projection
+from mil_toolkit.training.seen import Seen
 
 Make = Callable[..., Patients]
 
@@ -69,3 +70,28 @@ def test_of_a_large_bag_evenly_spaced_images_are_looked_at(
     monkeypatch.setattr(images, "MOST_IMAGES", 10)
     (all_of_them,) = locator.locate(one, [0])
     np.testing.assert_array_equal(few.columns, all_of_them.columns[[0, 3, 6, 9]])
+
+
+def test_a_large_bag_is_read_in_parts_of_neighbouring_rows(
+    make_patients: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patients = make_patients(count=4)
+    assert patients.bags is not None
+    bags = Bags.pack([torch.arange(660.0).reshape(110, 6)], ["big"], [str(row) for row in range(110)])
+    locator = Locator(HeadConfig(components=0), projection_of(patients, 0))
+    one = patients.take(np.array([0])).with_views({"": bags})
+    monkeypatch.setattr(images, "MOST_IMAGES", 30)
+    (at_once,) = locator.locate(one, [0])
+    monkeypatch.setattr(images, "PART", 25)
+    reads, read = list[torch.Tensor](), Seen.read_for_prediction
+
+    def recorded(seen: Seen, rows: torch.Tensor) -> torch.Tensor:
+        reads.append(rows)
+        return read(seen, rows)
+
+    monkeypatch.setattr(Seen, "read_for_prediction", recorded)
+    (in_parts,) = locator.locate(one, [0])
+    assert [len(rows) for rows in reads] == [25, 25, 25, 25, 10]
+    assert torch.cat(reads).tolist() == list(range(110))
+    np.testing.assert_array_equal(in_parts.columns, at_once.columns)
+    assert len(in_parts.columns) == 30

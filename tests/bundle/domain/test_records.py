@@ -32,6 +32,12 @@ def test_missing_values_are_not_far_and_impossible_ones_are() -> None:
     assert not np.isinf(spread.distances(np.array([0.0, 1e300]))).any()
 
 
+def test_the_largest_and_smallest_numbers_have_a_usual_range() -> None:
+    for value in (1e308, 5e-324):
+        low, high = Spread.of(np.full(9, value)).usual
+        assert 0 < low <= high < math.inf
+
+
 def test_zero_is_not_far_where_training_patients_had_it() -> None:
     spread = Spread.of(np.array([0.0, 0.0, 2.0, 4.0, 8.0]))
     assert spread.zeros and spread.distances(np.array([0.0]))[0] == 0
@@ -65,5 +71,8 @@ def test_records_refuse_what_cannot_be() -> None:
         Spread(2.0, 1.0, 3.0, False, False, 1.0)
     with pytest.raises(ValueError, match="ascending"):
         Spread(-math.inf, 1.0, 3.0, False, False, 1.0)
+    for low, high in ((0.0, 701.0), (-701.0, 3.0)):
+        with pytest.raises(ValueError, match="beyond 700"):
+            Spread(low, 2.0, high, True, False, 1.0)
     with pytest.raises(ValueError, match="same number of columns"):
         ImageSpace([0.0, 0.0], [1.0], [1.0, 1.0], 0.0)
