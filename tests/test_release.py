@@ -116,6 +116,14 @@ def test_the_lowest_environment_has_the_lower_bound_of_every_requirement_but_tor
     assert "lowest.txt" in configuration("tox.ini")["testenv:lowest"]["set_env"]
 
 
+def test_the_lowest_environment_has_all_that_tests_import() -> None:
+    """The extras of the environment of all tests are inherited."""
+    tox = configuration("tox.ini")
+    assert "extras" not in tox["testenv:lowest"]
+    dependencies, lowest = tox["testenv"]["deps"].split(), tox["testenv:lowest"]["deps"].split()
+    assert set(dependencies) - set(lowest) == {"mypy", "pandas-stubs", "scipy-stubs"}
+
+
 def test_the_citation_file_names_the_version_and_the_licence_of_the_package() -> None:
     citation = dict(re.findall(r"^([\w-]+): (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE))
     metadata = configuration("setup.cfg")["metadata"]
