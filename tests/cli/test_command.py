@@ -117,6 +117,14 @@ def test_no_password_is_shown(option: list[str], rest: str) -> None:
 
 def test_quiet_and_verbose_exclude_each_other(command: Command) -> None:
     assert command("report", "study", "--quiet", "--verbose").code == 2
+    for first, second in (("--quiet", "--verbose"), ("--verbose", "--quiet")):
+        for call in (
+            (first, "info", "x", second),
+            ("info", "x", first, second),
+            (first, second, "info", "x"),
+        ):
+            done = command("cache", *call)
+            assert done.code == 2 and "not allowed with argument" in done.err
 
 
 def test_the_actions_of_the_cache_may_be_quiet_too(tiny: Tiny, command: Command) -> None:
