@@ -73,9 +73,9 @@ def metadata(wheel: Path) -> Message:
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    kept = {path for path in (ROOT / "mil_toolkit").rglob("*") if path.is_file()}
-    expected = {path.relative_to(ROOT).as_posix() for path in kept if "__pycache__" not in path.parts}
-    assert names == expected and "mil_toolkit/py.typed" in names
+    package = ROOT / "mil_toolkit"
+    expected = [*package.rglob("*.py"), package / "py.typed", *(package / "report" / "templates").iterdir()]
+    assert names == {path.relative_to(ROOT).as_posix() for path in expected}
 
 
 def test_the_source_distribution_holds_what_the_wheel_needs_and_the_documents(built: Path) -> None:
