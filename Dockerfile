@@ -1,6 +1,8 @@
 # Two images of mil_toolkit: `docker build --target cpu .` and `docker build --target cuda .`. Neither holds weights.
 FROM python:3.12-slim-bookworm AS base
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
+# A user whom the image does not know (docker run --user) has / as its home, where it may not write.
+ENV XDG_CACHE_HOME=/data/.cache
 RUN useradd --create-home --uid 1000 mil
 WORKDIR /src
 COPY pyproject.toml setup.cfg README.md LICENSE ./

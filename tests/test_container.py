@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+import torch
 from support.paths import ROOT
 
 NEEDED = {"pyproject.toml", "setup.cfg", "README.md", "LICENSE", "mil_toolkit"}
@@ -20,6 +22,18 @@ def test_every_image_ends_as_a_user_without_rights_and_runs_mil() -> None:
     for stage in stages:
         assert re.findall(r"^USER (\w+)$", stage, re.MULTILINE) == ["1000"]
         assert '\nENTRYPOINT ["mil"]\n' in stage
+
+
+def test_a_user_without_a_home_keeps_downloads_in_the_folder_of_the_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`docker run --user` with an id that the image does not know leaves HOME=/, which is not writable."""
+    base, *stages = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
+    (variable, folder) = re.findall(r"^ENV (XDG_\w+)=(\S+)$", base, re.MULTILINE)[0]
+    assert all("\nWORKDIR /data\n" in stage for stage in stages)
+    monkeypatch.delenv("TORCH_HOME", raising=False)
+    monkeypatch.setenv(variable, folder)
+    assert torch.hub.get_dir() == "/data/.cache/torch/hub"
 
 
 def test_the_recipe_of_apptainer_copies_the_same_files_and_has_the_same_base() -> None:

@@ -1,4 +1,4 @@
-"""The Windows side of the code, on a system from which everything is hidden that Windows lacks."""
+"""The Windows side of the code, on a system from which most of what Windows lacks is hidden."""
 
 import os
 import re
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.paths import ROOT
+from support.processes import ended, wait_until
 
 if sys.platform != "linux":
     pytest.skip("hides what Linux has", allow_module_level=True)
@@ -84,10 +85,10 @@ def _python(tmp_path: Path) -> "Python":
 
 
 class Python:
-    """Runs Python programs in a folder, and all processes that they start, without what Windows lacks."""
+    """Runs Python programs, and all processes that they start, without most of what Windows lacks."""
 
     def __init__(self, folder: Path):
-        self.folder = folder / "work"
+        self.folder, self._printed = folder / "work", folder / "printed"
         self.folder.mkdir()
         hiding = folder / "hiding"
         hiding.mkdir()
@@ -96,17 +97,23 @@ class Python:
         self._environment = os.environ | {"PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
 
     def run(self, *argv: str | Path) -> str:
-        """Run a program that must succeed, and return what it prints."""
-        done = subprocess.run(
-            [sys.executable, *argv],
-            cwd=self.folder,
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        """Run a program that must succeed, and return what it prints.
+
+        It prints to files: a worker that outlives the program would keep a pipe open.
+        """
+        errors = self._printed.with_name("errors")
+        with self._printed.open("w") as out, errors.open("w") as err:
+            done = subprocess.run(
+                [sys.executable, *argv],
+                cwd=self.folder,
+                env=self._environment,
+                stdout=out,
+                stderr=err,
+                check=False,
+                timeout=300,
+            )
+        assert done.returncode == 0, errors.read_text()
+        return self._printed.read_text()
 
 
 def test_locks_and_temporary_files_work_without_flock(python: Python) -> None:
@@ -123,14 +130,12 @@ def test_workers_start_stop_and_end_with_their_parent_without_fork(python: Pytho
 
 
 def wait_for_end(process: int) -> None:
-    from support.processes import wait_until
-
     def has_ended() -> bool:
         try:
             os.kill(process, 0)
-        except ProcessLookupError:
+            return ended(process)
+        except OSError:  # it may end between the two steps
             return True
-        return "Z" in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
 
     wait_until(has_ended)
 

@@ -73,9 +73,9 @@ def metadata(wheel: Path) -> Message:
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    kept = {path for path in (ROOT / "mil_toolkit").rglob("*") if path.is_file()}
-    expected = {path.relative_to(ROOT).as_posix() for path in kept if "__pycache__" not in path.parts}
-    assert names == expected and "mil_toolkit/py.typed" in names
+    package = ROOT / "mil_toolkit"
+    expected = [*package.rglob("*.py"), package / "py.typed", *(package / "report" / "templates").iterdir()]
+    assert names == {path.relative_to(ROOT).as_posix() for path in expected}
 
 
 def test_the_source_distribution_holds_what_the_wheel_needs_and_the_documents(built: Path) -> None:
@@ -114,6 +114,14 @@ def test_the_lowest_environment_has_the_lower_bound_of_every_requirement_but_tor
     )
     assert pinned == {name: bound for name, bound in bounds.items() if not name.startswith("torch")}
     assert "lowest.txt" in configuration("tox.ini")["testenv:lowest"]["set_env"]
+
+
+def test_the_lowest_environment_has_all_that_tests_import() -> None:
+    """The extras of the environment of all tests are inherited."""
+    tox = configuration("tox.ini")
+    assert "extras" not in tox["testenv:lowest"]
+    dependencies, lowest = tox["testenv"]["deps"].split(), tox["testenv:lowest"]["deps"].split()
+    assert set(dependencies) - set(lowest) == {"mypy", "pandas-stubs", "scipy-stubs"}
 
 
 def test_the_citation_file_names_the_version_and_the_licence_of_the_package() -> None:

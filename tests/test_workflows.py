@@ -40,6 +40,13 @@ def test_every_environment_of_tox_that_a_workflow_runs_exists(path: Path) -> Non
     assert all(name == "py" or f"testenv:{name}" in tox for name in environments)
 
 
+def test_every_job_of_tests_skips_tests_whose_programs_are_absent() -> None:
+    """The runners have neither the programs nor the data that `.ci/run` provides."""
+    jobs = re.split(r"\n  (?=\w+:\n)", (ROOT / ".github" / "workflows" / "tests.yml").read_text())
+    tests = [job for job in jobs if re.search(r"tox -e (py|lowest|portable)\b", job)]
+    assert len(tests) == 3 and all('\n    env:\n      CI: ""' in job for job in tests)
+
+
 def test_the_matrices_have_every_python_of_the_classifiers() -> None:
     classifiers = configuration("setup.cfg")["metadata"]["classifiers"]
     pythons = re.findall(r"Python :: (3\.\d+)$", classifiers, re.MULTILINE)

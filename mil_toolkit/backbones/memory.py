@@ -167,11 +167,12 @@ def _key(name: str, weights: str, image_size: int | None) -> str | None:
     """Return a digest of all that decides about a network, except for the files of its weights.
 
     It is None where this user may not list the modules that build networks, so that a change of them would
-    not be noticed. Random weights depend on the processor, so that an entry counts on the machine where it
-    was made.
+    not be noticed, and where users have no numbers (Windows), so that the file of another one would not be
+    recognised. Random weights depend on the processor, so that an entry counts on the machine where it was
+    made.
     """
     modules = _own_modules()
-    if not modules:
+    if not modules or user_id() is None:
         return None
     is_word = weights in WEIGHT_WORDS
     return digest_json(

@@ -219,7 +219,11 @@ def _discard(stream: TextIO) -> None:
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments; what argparse prints may be cut off, as by `--help | head`."""
     try:
-        return parser.parse_args(give_back(parser, sys.argv[1:] if argv is None else argv))
+        arguments = parser.parse_args(give_back(parser, sys.argv[1:] if argv is None else argv))
+        if getattr(arguments, "quiet", False) and getattr(arguments, "verbose", False):
+            # argparse itself only notices options on the same side of an action, such as `mil-cache info`
+            parser.error("argument --verbose: not allowed with argument --quiet")
+        return arguments
     except SystemExit:
         for stream in filter(None, (sys.stdout, sys.stderr)):
             try:

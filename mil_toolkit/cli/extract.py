@@ -110,7 +110,7 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add(
         "--batch-size",
         type=int,
-        help="images per batch (default: 8 on the CPU, 32 to 256 by the memory of a CUDA device)",
+        help="images per batch (default: 8 on the CPU, 32 on mps, 32 to 256 by the memory of a CUDA device)",
     )
     add(
         "--threads",
@@ -121,8 +121,8 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add(
         "--workers",
         type=int,
-        help="number of threads, or of processes if more than 4, that read images for a CUDA device"
-        " (default: the number of cores)",
+        help="number of threads, or with CUDA of processes if more than 4, that read images for a graphics"
+        " processor (default: the number of cores)",
     )
     add(
         "--shard",

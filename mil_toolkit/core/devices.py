@@ -16,6 +16,7 @@ from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.launchers import LocalRank, local_rank
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_NAMES = "auto, cpu, cuda, cuda:i"
 _OTHER_ACCELERATORS = ("xpu", "hip", "rocm")
 _NATIVE_BFLOAT16 = 8  # major compute capability of the first cards with bfloat16 products (Ampere)
 logger = logging.getLogger(__name__)
@@ -28,8 +29,7 @@ def pick_device(name: str) -> torch.device:
     machine (see `local_rank`) selects the CUDA device, and 0 is the default. Raises UsageError for any other
     name, for a device that does not exist, and for one that this build of torch has no kernels for.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise UsageError(f"--device {name!r} is not one of auto, cpu, cuda, cuda:i.{_advice(name)}")
+    _check_name(name, _NAMES, about_mps="mps is for mil-extract: use cpu here.")
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "cpu" or (name == "auto" and not available):
         return torch.device("cpu")
@@ -48,17 +48,25 @@ def pick_extraction_device(name: str) -> torch.device:
     there is no such processor.
     """
     if name != "mps":
+        _check_name(name, f"{_NAMES}, mps", about_mps="Use mps, without a number.")
         return pick_device(name)
     if not torch.backends.mps.is_available():
         raise UsageError("--device mps: this machine, or this build of torch, has no MPS. Use --device cpu.")
     return torch.device("mps")
 
 
-def _advice(name: str) -> str:
+def _check_name(name: str, names: str, about_mps: str) -> None:
+    """Raise UsageError for a name of another form than those of `pick_device`.
+
+    names: those that the message lists; about_mps: its advice for MPS
+    """
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        return
     kind = name.split(":")[0]
-    if name == "mps":
-        return " mps is for mil-extract: use cpu here."
-    return f" Accelerators of the kind {kind} are not supported: use cpu." * (kind in _OTHER_ACCELERATORS)
+    advice = about_mps if kind == "mps" else ""
+    if kind in _OTHER_ACCELERATORS:
+        advice = f"Accelerators of the kind {kind} are not supported: use cpu."
+    raise UsageError(f"--device {name!r} is not one of {names}. {advice}".rstrip())
 
 
 def _own_index(available: int) -> int:

@@ -110,14 +110,15 @@ def start_worker(
     """Start a daemon process that runs `job` and then ends.
 
     job: a picklable function; its failure makes the worker's exit code 1
-    lock: the descriptor of a lock file; the worker keeps it open, so that the lock is free only once it
-        ended; None for a worker that writes no files
+    lock: the descriptor of a lock file; on Linux and macOS the worker keeps it open, so that the lock is free
+        only once it ended; None for a worker that writes no files
     environment: variables that are added to the worker's environment
     resources: arguments of `job` that only a new process can inherit: connections and InheritedDescriptors
 
     The worker is killed when this process ends. SIGTERM stops it; SIGINT (Ctrl-C) does not, because a
     terminal sends it to both processes and this one decides when its workers stop. On Windows a worker
-    inherits neither the lock nor descriptors, and ends a moment after this process.
+    inherits neither the lock nor descriptors: if this process is killed, its lock is free at once, and the
+    worker may end a moment later.
     """
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of threads that it lacks
     with system.passed(pickle.dumps(job)) as content:

@@ -2,14 +2,12 @@
 
 import logging
 import platform
-import re
 import shlex
 from collections.abc import Sequence
 
 from mil_toolkit.core.version import __version__
 
 LOGGER = "mil_toolkit"  # above the loggers of all modules
-_PASSWORD = re.compile(r"(://[^:/@\s]*):[^/\s]*@")  # a password may hold an @ itself, but no slash
 
 
 def level(quiet: bool, verbose: bool) -> int:
@@ -27,16 +25,20 @@ def bars_disabled() -> bool | None:
     return True if logging.getLogger(LOGGER).level > logging.INFO else None
 
 
-def without_passwords(text: str) -> str:
-    """Return a text with the passwords in its URLs masked.
+def without_passwords(argument: str) -> str:
+    """Return an argument of a command with everything hidden that follows `://`.
 
-    >>> without_passwords("--storage postgresql://mil:s3cret@host/db")
-    '--storage postgresql://mil:***@host/db'
+    In the URL of a database, a password can stand in several places and contain any character.
+
+    >>> without_passwords("--storage=postgresql://mil:s3cret@host/db")
+    '--storage=postgresql://***'
     """
-    return _PASSWORD.sub(r"\1:***@", text)
+    scheme, separator, _ = argument.partition("://")
+    return f"{scheme}://***" if separator else argument
 
 
 def heading(program: str, arguments: Sequence[str]) -> str:
     """Return the versions and the command line, without passwords."""
     system = f"Python {platform.python_version()} on {platform.platform()}"
-    return f"mil_toolkit {__version__}, {system}: {without_passwords(shlex.join([program, *arguments]))}"
+    command = shlex.join([program, *map(without_passwords, arguments)])
+    return f"mil_toolkit {__version__}, {system}: {command}"

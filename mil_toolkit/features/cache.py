@@ -156,8 +156,8 @@ class FeatureCache:
     def recorded(self, patient_ids: Sequence[str]) -> list[str]:
         """Return the distinct ways in which these patients' embeddings were computed, sorted.
 
-        Each is a precision and a decoder, as in `bfloat16 with pillow 11.0.0`, with `on sm_90` after it for
-        a CUDA device of that architecture.
+        Each is a precision and a decoder, as in `bfloat16 with pillow 11.0.0`, with `on sm_90` or `on mps`
+        after it for a graphics processor of that architecture.
         """
         return sorted({printable(str(bag.shard.recorded)) for bag in self.winners(patient_ids)})
 

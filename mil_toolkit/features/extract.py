@@ -107,7 +107,7 @@ def extract(
 
     batch_size: number of images that are embedded at once, by default see `default_batch_size`
     threads: on the CPU, threads that each read and embed batches, by default as many as torch uses
-    workers: for CUDA, threads that read images while the device computes, or processes if they are more than
+    workers: for a graphics processor, threads that read images, or for CUDA processes if they are more than
         MOST_THREADS; by default this process's share of the cores
     on_error: `fail`, or `skip` to leave out images that cannot be read
     backbone: the backbone that `config` names, if it is built or known already
@@ -191,7 +191,7 @@ class _How(NamedTuple):
                 logger.warning("--workers has no effect on the CPU, where --threads reads and embeds.")
             return self.threads or torch.get_num_threads()
         if self.threads is not None:
-            logger.warning("--threads has no effect on embedding with CUDA, where --workers reads images.")
+            logger.warning("--threads has no effect on a graphics processor, where --workers reads images.")
         return own_cores() if self.workers is None else self.workers
 
 

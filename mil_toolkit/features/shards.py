@@ -97,7 +97,7 @@ def _bag_digest(
 class Recorded(NamedTuple):
     """How a shard's embeddings were computed, beyond the spec. Differences are reported, not refused.
 
-    architecture: of the CUDA device, such as `sm_90`; empty for a CPU
+    architecture: of the graphics processor: such as `sm_90` for CUDA, or `mps`; empty for a CPU
     """
 
     precision: str

@@ -173,6 +173,18 @@ def test_where_the_package_may_not_be_listed_nothing_is_remembered(
     assert as_nobody(remember_and_find) == "(None, [])"
 
 
+def test_where_users_have_no_numbers_nothing_is_remembered(
+    memory: BackboneMemory, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, which has no `os.uname` either."""
+    monkeypatch.setattr(memory_module, "user_id", lambda: None)
+    monkeypatch.delattr(os, "uname")
+    assert memory.find("resnet18", str(weights), 32) is None
+    other = BackboneMemory(tmp_path / "other")
+    other.remember("resnet18", str(weights), 32, IDENTITY, [weights], LATER)
+    assert other.find("resnet18", str(weights), 32) is None and not (tmp_path / "other").exists()
+
+
 def test_the_file_is_private_and_bounded(memory: BackboneMemory, weights: Path) -> None:
     assert stat.S_IMODE(memory.path.stat().st_mode) == 0o600
     for size in range(100, 100 + MOST):

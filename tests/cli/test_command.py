@@ -92,14 +92,39 @@ def test_verbose_commands_show_versions_the_command_and_the_time(capsys: pytest.
     )
 
 
-@pytest.mark.parametrize("password", ["secret", "se@cret", "s3:cr-et"])
-def test_no_password_is_shown(password: str) -> None:
-    text = heading("mil-tune", ["c.toml", "--storage", f"postgresql://mil:{password}@host:5432/db"])
-    assert "secret" not in text and "cret" not in text and "host:5432/db" in text
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "mil:s3cret@host:5432/db",
+        "mil:s3@cret@host/db",
+        "mil:s3:cret@host/db",
+        "mil:s3/cret@host/db",
+        "mil:s3 cret@host/db",
+        "mil:s3\ncret@host/db",
+        "mil:s3'cret@host/db",
+        "mil:s3://cret@host/db",
+        "mil@host/db?user=mil&password=s3cret",
+        "/db?password=s3cret",
+    ],
+)
+@pytest.mark.parametrize("option", [["--storage"], []], ids=["apart", "joined"])
+def test_no_password_is_shown(option: list[str], rest: str) -> None:
+    url = [*option, f"postgresql://{rest}"] if option else [f"--storage=postgresql://{rest}"]
+    text = heading("mil-tune", ["c.toml", *url, "--study", "s"])
+    assert "s3" not in text and "cret" not in text
+    assert re.search(r": mil-tune c\.toml '?--storage[ =]'?postgresql://\*\*\*'? --study s$", text)
 
 
 def test_quiet_and_verbose_exclude_each_other(command: Command) -> None:
     assert command("report", "study", "--quiet", "--verbose").code == 2
+    for first, second in (("--quiet", "--verbose"), ("--verbose", "--quiet")):
+        for call in (
+            (first, "info", "x", second),
+            ("info", "x", first, second),
+            (first, second, "info", "x"),
+        ):
+            done = command("cache", *call)
+            assert done.code == 2 and "not allowed with argument" in done.err
 
 
 def test_the_actions_of_the_cache_may_be_quiet_too(tiny: Tiny, command: Command) -> None:

@@ -185,14 +185,27 @@ def test_unknown_devices_are_refused(name: str) -> None:
 
 def test_mps_is_for_extraction_and_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test runs on it."""
-    with pytest.raises(UsageError, match="mps is for mil-extract"):
-        pick_device("mps")
+    for name in ("mps", "mps:0"):
+        with pytest.raises(UsageError, match="mps is for mil-extract"):
+            pick_device(name)
     with pytest.raises(UsageError, match="has no MPS"):
         devices.pick_extraction_device("mps")
     assert devices.pick_extraction_device("cpu") == CPU
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     place = devices.pick_extraction_device("mps")
     assert place.type == "mps" and devices.architecture(place) == "mps"
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("gpu", ""), ("mps:0", " Use mps, without a number."), ("xpu", " Accelerators of the kind xpu are")],
+)
+def test_the_devices_of_an_extraction_are_listed(name: str, advice: str) -> None:
+    with pytest.raises(
+        UsageError, match=rf"^--device '{name}' is not one of .*, cuda:i, mps\.{advice}"
+    ) as error:
+        devices.pick_extraction_device(name)
+    assert advice or str(error.value).endswith("mps.")
 
 
 def test_mps_computes_in_float32_only() -> None:

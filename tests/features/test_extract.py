@@ -192,10 +192,12 @@ def test_the_real_cohort(tmp_path: Path) -> None:
     assert again.extracted == 0
 
 
-def test_threads_are_said_to_have_no_effect_on_cuda(caplog: pytest.LogCaptureFixture) -> None:
+def test_threads_are_said_to_have_no_effect_on_a_graphics_processor(caplog: pytest.LogCaptureFixture) -> None:
     how = extract_module._How("cuda", "auto", None, 1, 3, False, False, None)
     assert how._readers("cuda") == 3
-    assert "--threads has no effect on embedding with CUDA" in caplog.text
+    assert "--threads has no effect on a graphics processor" in caplog.text
+    caplog.clear()
+    assert how._readers("mps") == 3 and "--threads has no effect on a graphics processor" in caplog.text
     caplog.clear()
     assert how._replace(threads=None)._readers("cuda") == 3 and not caplog.text
 
