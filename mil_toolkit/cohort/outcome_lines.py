@@ -156,18 +156,24 @@ def _survival_lines(candidate: Candidate, cells: Sequence[Sequence[str]]) -> Ite
         yield check(f"does {printable(event)} 1 mean censored? Then swap 0 and 1 in the table.")
     yield f"time = {toml_string(time)}"
     yield f"event = {toml_string(event)}"
-    yield check("risks are predicted up to the horizon. Proposed: the median time of the events.")
-    yield f"horizon = {_horizon(*cells)}  # in the unit of {printable(time)}"
+    yield from _horizon_lines(printable(time), *cells)
     unknown = dict.fromkeys(cell for pair in zip(*cells, strict=True) for cell in pair if is_unknown(cell))
     yield from _unlabelled_lines(columns, unknown)
 
 
-def _horizon(times: Sequence[str], events: Sequence[str]) -> str:
-    """Return the lower median of the times of events, as TOML."""
-    known = [(time, event) for time, event in zip(times, events, strict=True) if not is_unknown(time)]
-    happened = np.array([canonical_word(event) == "1.0" for _, event in known])
-    of_events = np.sort(numbers_of([time for time, _ in known])[happened])
-    return f"{of_events[(len(of_events) - 1) // 2]:g}"
+def _horizon_lines(time: str, times: Sequence[str], events: Sequence[str]) -> Iterator[str]:
+    """Propose the lower median of the times of events as horizon, if there are any that can be used."""
+    happened = [canonical_word(event) == "1.0" for event in events]
+    known = [not is_unknown(cell) for cell in times]
+    numbers = numbers_of([cell for cell, is_known in zip(times, known, strict=True) if is_known])
+    of_events = numbers[np.array(happened)[known]]
+    usable = np.sort(of_events[(of_events > 0) & np.isfinite(of_events)])
+    if len(usable):
+        yield check("risks are predicted up to the horizon. Proposed: the median time of the events.")
+        yield f"horizon = {usable[(len(usable) - 1) // 2]:g}  # in the unit of {time}"
+    else:
+        yield check("no event has a time above 0. State the horizon up to which risks are predicted.")
+        yield f"# horizon = ...  # in the unit of {time}"
 
 
 def _unlabelled_lines(column: str, words: Collection[str]) -> Iterator[str]:

@@ -154,6 +154,27 @@ def test_patients_without_time_and_event_are_unlabelled(tmp_path: Path) -> None:
     assert cohort.outcome.known(cohort.labels).tolist() == [True] * 10 + [False] * 2
 
 
+@pytest.mark.parametrize(
+    ("times", "events", "horizon"),
+    [
+        ("0 0 0 5 8 9", "1 1 1 1 0 1", 5),
+        ("-5 -5 5 6 8 9", "1 1 0 0 1 0", 8),
+        ("1e999 1e999 5 8 9 7", "1 1 0 1 0 0", 8),
+        ("NA NA 5 8 9 7", "1 1 0 0 0 0", None),
+        ("0 1e999 5 8 9 7", "1 1 0 0 0 0", None),
+    ],
+)
+def test_the_horizon_is_a_time_of_an_event_that_can_be_used(
+    tmp_path: Path, times: str, events: str, horizon: int | None
+) -> None:
+    rows = enumerate(zip(times.split(), events.split(), strict=True), 1)
+    table = "\n".join(["ID,TIME,EVENT", *(f"P{row},{time},{event}" for row, (time, event) in rows)])
+    drafted, document = draft(tmp_path, table, " ".join(f"P{row}" for row in range(1, 7)))
+    assert document["cohort"]["time"] == "TIME" and document["cohort"].get("horizon") == horizon
+    assert flagged(drafted, "no event has a time above 0. State the horizon") == (horizon is None)
+    assert ("# horizon = ..." in drafted.output.read_text()) == (horizon is None)
+
+
 def test_a_header_that_speaks_of_censoring_is_flagged(tmp_path: Path) -> None:
     drafted, _ = drafted_of(tmp_path, "TIME=DAYS CENSORED=DEAD")
     assert flagged(drafted, "does CENSORED 1 mean censored")
