@@ -10,7 +10,7 @@ from pathlib import Path
 from mil_toolkit.cohort.declaration import COHORT_NAME
 from mil_toolkit.cohort.draft_lines import TableColumn, check, examples
 from mil_toolkit.cohort.guess_kinds import Guess, guess_column, guess_decimal, left_out_to_check
-from mil_toolkit.cohort.guess_outcome import Candidate, Clarity, guess_outcomes
+from mil_toolkit.cohort.guess_outcome import Clarity, Outcomes, guess_outcomes
 from mil_toolkit.cohort.guess_roles import guess_id
 from mil_toolkit.cohort.header_words import is_named_group, is_sex
 from mil_toolkit.cohort.outcome_lines import numbers_among, outcome_lines, taken_as
@@ -44,8 +44,7 @@ def draft_text(table: TextTable, folders: Collection[str], paths: DraftPaths, wr
     patient_id = id_guess.column
     candidates = {name: cells for name, cells in columns.items() if name != patient_id}
     outcomes = guess_outcomes(candidates)
-    taken = outcomes[0].columns if outcomes else ()
-    others = {name: cells for name, cells in candidates.items() if name not in taken}
+    others = {name: cells for name, cells in candidates.items() if name not in outcomes.columns}
     read = {**others, **{name: candidates[name] for name in numbers_among(outcomes)}}
     decimal = guess_decimal(read)
     guesses = {
@@ -74,9 +73,9 @@ def draft_text(table: TextTable, folders: Collection[str], paths: DraftPaths, wr
     ]
 
 
-def _guess(column: TableColumn, decimal: str, written: date, outcomes: Sequence[Candidate]) -> Guess:
+def _guess(column: TableColumn, decimal: str, written: date, outcomes: Outcomes) -> Guess:
     """Guess the kind of a column that does not belong to the outcome that is taken."""
-    pairs = [candidate for candidate in outcomes[1:] if candidate.clarity == Clarity.PAIR]
+    pairs = [candidate for candidate in outcomes.others if candidate.clarity == Clarity.PAIR]
     if column.name in (name for pair in pairs for name in pair.columns):
         return left_out_to_check(column.name, "it may belong to an outcome, which the model must not see")
     return guess_column(column, decimal, written, taken_as(outcomes))
@@ -144,8 +143,8 @@ def _left_out_lines(table: TextTable, guesses: Mapping[str, Guess]) -> Iterator[
             yield from guess.lines
 
 
-def _split_lines(outcomes: Sequence[Candidate]) -> Iterator[str]:
-    if outcomes:
+def _split_lines(outcomes: Outcomes) -> Iterator[str]:
+    if outcomes.taken is not None:
         yield ""
         yield "[splits]"
         yield 'stratify = ["label"]  # balanced across the inner folds'

@@ -34,7 +34,7 @@ Columns = Mapping[str, Sequence[str]]  # the cells of each column
 class Clarity(IntEnum):
     """How clearly the columns of an outcome say that they are one; the greatest is taken."""
 
-    UNNAMED = 0  # only the cells suggest it
+    UNNAMED = 0  # only the cells suggest it: never taken, only named
     PERHAPS = 1  # a grade, which may as well be known beforehand
     TWO_WORDS = 2  # of any column without a better name
     TYPE = 3
@@ -52,10 +52,35 @@ class Candidate:
     clarity: Clarity
 
 
-def guess_outcomes(columns: Columns) -> list[Candidate]:
-    """Return all candidates for the outcome, the most likely one first; columns: all but the id."""
+@dataclass(frozen=True)
+class Outcomes:
+    """The outcome that is taken, if any, and the other candidates, the most likely one first."""
+
+    taken: Candidate | None
+    others: tuple[Candidate, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the outcome that is taken."""
+        return () if self.taken is None else self.taken.columns
+
+
+def guess_outcomes(columns: Columns) -> Outcomes:
+    """Return the most likely outcome and the other candidates; columns: all but the id.
+
+    If a column is named like a label but holds no classes, a column without such a name is something else.
+    """
     found = [*_two_classes(columns), *_pairs(columns), *_classes(columns), *_numbers(columns)]
-    return sorted(found, key=lambda candidate: -candidate.clarity)  # stable: in the order of the table
+    found.sort(key=lambda candidate: -candidate.clarity)  # stable: in the order of the table
+    unusable = any(_is_named_but_unusable(name, cells) for name, cells in columns.items())
+    least = Clarity.TYPE if unusable else Clarity.PERHAPS
+    taken = next((candidate for candidate in found[:1] if candidate.clarity >= least), None)
+    return Outcomes(taken, tuple(candidate for candidate in found if candidate is not taken))
+
+
+def _is_named_but_unusable(name: str, cells: Sequence[str]) -> bool:
+    words = len(guess_classes(cells)[0])
+    return is_named_target(name) and 2 < words <= MANY_WORDS and not holds_classes(name, cells)
 
 
 def _two_classes(columns: Columns) -> Iterator[Candidate]:
@@ -90,7 +115,7 @@ def holds_classes(name: str, cells: Sequence[str]) -> bool:
     spelled = [cell for spellings in words.values() for cell in spellings]
     measured = holds_numbers(rows) and any(mark in cell for cell in spelled for mark in ",.")
     dates = 2 * sum(bool(readings_as_text(cell)) for cell in spelled) > len(spelled)
-    repeated = len(words) < len(rows)
+    repeated = len(set(rows)) < len(rows)
     return FEWEST_CLASSES <= len(words) <= MANY_WORDS and repeated and not measured and not dates
 
 

@@ -10,6 +10,7 @@ from mil_toolkit.cohort.guess_outcome import (
     Candidate,
     Clarity,
     Columns,
+    Outcomes,
     class_words,
     holds_numbers,
     is_decimal_number,
@@ -35,32 +36,32 @@ DECLARED = {
 """What declares an outcome of each kind."""
 
 
-def outcome_lines(outcomes: Sequence[Candidate], columns: Columns) -> Iterator[str]:
+def outcome_lines(outcomes: Outcomes, columns: Columns) -> Iterator[str]:
     """Yield the lines that declare the most likely outcome, and name the others."""
-    if not outcomes:
+    taken = outcomes.taken
+    if taken is None:
         yield from _lines_without_outcome(columns)
-        return
-    taken, *others = outcomes
-    yield from LINES[taken.kind](taken, [columns[name] for name in taken.columns])
-    least = min(taken.clarity, Clarity.PERHAPS)
-    rivals = [_declared(other) for other in others if other.clarity >= least]
+    else:
+        yield from LINES[taken.kind](taken, [columns[name] for name in taken.columns])
+    least = Clarity.UNNAMED if taken is None else Clarity.PERHAPS
+    rivals = [_declared(other) for other in outcomes.others if other.clarity >= least]
     if rivals:
         yield check(f"another outcome is possible; it would be declared by {some(rivals)}.")
 
 
-def taken_as(outcomes: Sequence[Candidate]) -> str | None:
+def taken_as(outcomes: Outcomes) -> str | None:
     """Return a sentence about the outcome that is taken, or None without one."""
-    if not outcomes:
+    if outcomes.taken is None:
         return None
-    columns = " and ".join(map(printable, outcomes[0].columns))
-    return f"{columns} {TAKEN_AS[outcomes[0].kind]}"
+    columns = " and ".join(map(printable, outcomes.columns))
+    return f"{columns} {TAKEN_AS[outcomes.taken.kind]}"
 
 
-def numbers_among(outcomes: Sequence[Candidate]) -> tuple[str, ...]:
+def numbers_among(outcomes: Outcomes) -> tuple[str, ...]:
     """Return the columns of the outcome that is taken whose cells have a decimal sign."""
-    if not outcomes or outcomes[0].kind not in ("number", "survival"):
+    if outcomes.taken is None or outcomes.taken.kind not in ("number", "survival"):
         return ()
-    return outcomes[0].columns[:1]
+    return outcomes.columns[:1]
 
 
 def _declared(candidate: Candidate) -> str:
