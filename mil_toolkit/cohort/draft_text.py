@@ -10,8 +10,9 @@ from pathlib import Path
 from mil_toolkit.cohort.declaration import COHORT_NAME
 from mil_toolkit.cohort.draft_lines import TableColumn, check, examples
 from mil_toolkit.cohort.guess_kinds import Guess, guess_column, guess_decimal, left_out_to_check
-from mil_toolkit.cohort.guess_outcome import Clarity, Outcomes, guess_outcomes
+from mil_toolkit.cohort.guess_outcome import Outcomes, guess_outcomes
 from mil_toolkit.cohort.guess_roles import guess_id
+from mil_toolkit.cohort.guess_survival import columns_to_leave_out
 from mil_toolkit.cohort.header_words import is_named_group, is_sex
 from mil_toolkit.cohort.outcome_lines import numbers_among, outcome_lines, taken_as
 from mil_toolkit.cohort.table import TextTable
@@ -47,8 +48,11 @@ def draft_text(table: TextTable, folders: Collection[str], paths: DraftPaths, wr
     others = {name: cells for name, cells in candidates.items() if name not in outcomes.columns}
     read = {**others, **{name: candidates[name] for name in numbers_among(outcomes)}}
     decimal = guess_decimal(read)
+    reasons, taken = columns_to_leave_out(candidates), taken_as(outcomes)
     guesses = {
-        name: _guess(TableColumn(name, cells, table.numbers), decimal, written, outcomes)
+        name: left_out_to_check(name, reasons[name])
+        if name in reasons
+        else guess_column(TableColumn(name, cells, table.numbers), decimal, written, taken)
         for name, cells in others.items()
     }
     names = _metadata_names(guesses, others)
@@ -71,14 +75,6 @@ def draft_text(table: TextTable, folders: Collection[str], paths: DraftPaths, wr
         *_left_out_lines(table, guesses),
         *_split_lines(outcomes),
     ]
-
-
-def _guess(column: TableColumn, decimal: str, written: date, outcomes: Outcomes) -> Guess:
-    """Guess the kind of a column that does not belong to the outcome that is taken."""
-    pairs = [candidate for candidate in outcomes.others if candidate.clarity == Clarity.PAIR]
-    if column.name in (name for pair in pairs for name in pair.columns):
-        return left_out_to_check(column.name, "it may belong to an outcome, which the model must not see")
-    return guess_column(column, decimal, written, taken_as(outcomes))
 
 
 def _unique_columns(table: TextTable) -> dict[str, list[str]]:

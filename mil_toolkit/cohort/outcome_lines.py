@@ -9,16 +9,13 @@ from mil_toolkit.cohort.draft_lines import check
 from mil_toolkit.cohort.guess_outcome import (
     Candidate,
     Clarity,
-    Columns,
     Outcomes,
     class_words,
-    holds_numbers,
     is_decimal_number,
-    is_unknown,
-    numbers_of,
     stands_for_unlabelled,
 )
 from mil_toolkit.cohort.guess_roles import guess_classes, guess_positive, spellings_of, usual_spelling
+from mil_toolkit.cohort.guess_survival import Columns, holds_numbers, is_unknown, numbers_of
 from mil_toolkit.cohort.header_words import is_named_age, is_named_censored, is_named_label
 from mil_toolkit.cohort.toml import toml_string
 from mil_toolkit.core.cells import canonical_word, is_missing_value

@@ -19,6 +19,7 @@ COLUMNS = {
     "WORDS": "AML ALL CML AML ALL CML AML ALL CML AML ALL AML",
     "DECIMAL": "1.5 22.25 3 40.5 5.5 60.1 7 80.9 9.2 10.4 11.3 12.8",
     "YES": "yes no yes no no yes yes no no yes no yes",
+    "ONE_TWO": "2 1 2 2 1 2 1 2 2 1 2 1",
     "GRADE": "10 2 1 2 1 10 2 2 1 1 10 2",
     "DATE": "2020-01-03 2020-02-04 2020-01-03 2021-03-05 2020-01-03 2021-03-05 " * 2,
     "SEX": "M F M F M F M F M F M F",
@@ -202,6 +203,52 @@ def test_other_candidates_are_listed(tmp_path: Path, headers: str, taken: str, o
     for name in others:
         assert flagged(drafted, rf'another outcome is possible; .* = "{name}"')
     assert not {"OS", "DEATH", "TIME", "EVENT", "TARGET"} & inputs(document)
+
+
+@pytest.mark.parametrize(
+    ("headers", "taken", "kept"),
+    [
+        ("SMOKING_STATUS=DEAD PROTHROMBIN_TIME=DECIMAL AGE", "label", {"PROTHROMBIN_TIME", "AGE"}),
+        ("SMOKING_STATUS=DEAD Gerinnungszeit=DECIMAL AGE", "label", {"Gerinnungszeit", "AGE"}),
+        ("DIAGNOSIS=YES DEATH=DEAD PROTHROMBIN_TIME=DECIMAL", "label", {"PROTHROMBIN_TIME"}),
+        (
+            "SUBTYPE=WORDS SMOKING_STATUS=DEAD FOLLOW_UP_DAYS=DAYS AGE",
+            "classes",
+            {"SMOKING_STATUS", "FOLLOW_UP_DAYS", "AGE"},
+        ),
+        ("DIAGNOSIS=YES RENAL_FAILURE=DEAD DAYS AGE", "label", {"RENAL_FAILURE", "DAYS", "AGE"}),
+        ("DIAGNOSIS=YES DEATH=DEAD DAYS AGE", "label", {"AGE"}),
+        ("STATUS=DEAD FOLLOW_UP=DAYS AGE", "time", {"AGE"}),
+        ("OS_STATUS=DEAD OS_TIME=DAYS AGE", "time", {"AGE"}),
+        ("STATUS=DEAD TIME=DAYS AGE", "time", {"AGE"}),
+        ("DEATH=DEAD TIME_TO_DEATH=DAYS PROTHROMBIN_TIME=DECIMAL", "time", {"PROTHROMBIN_TIME"}),
+    ],
+)
+def test_a_status_and_a_measured_time_are_survival_only_if_their_names_say_so(
+    tmp_path: Path, headers: str, taken: str, kept: set[str]
+) -> None:
+    drafted, document = drafted_of(tmp_path, headers)
+    assert taken in document["cohort"] and drafted.problems == ()
+    assert inputs(document) == kept
+
+
+@pytest.mark.parametrize(
+    ("headers", "left_out", "event"),
+    [
+        ("DIED=YES DAYS AGE", ["DAYS"], "DIED"),
+        ("STATUS=ONE_TWO TIME=DAYS AGE", ["TIME"], "STATUS"),
+        ("DIAGNOSIS=WORDS STATUS=ONE_TWO TIME=DAYS AGE", ["TIME", "STATUS"], "STATUS"),
+        ("DIAGNOSIS=WORDS DEATH=YES OS=DAYS AGE", ["DEATH", "OS"], "DEATH"),
+        ("DIAGNOSIS=WORDS DEATH=DEAD AGE", ["DEATH"], None),
+    ],
+)
+def test_times_and_events_are_not_metadata_however_the_event_is_written(
+    tmp_path: Path, headers: str, left_out: list[str], event: str | None
+) -> None:
+    drafted, document = drafted_of(tmp_path, headers)
+    assert drafted.problems == () and inputs(document) == {"AGE"}
+    assert all(flagged(drafted, f"^{name} is left out: .* the model must not see") for name in left_out)
+    assert flagged(drafted, f"for survival, write 1 and 0 in {event}") == (event is not None)
 
 
 @pytest.mark.parametrize("headers", ["A=WORDS B=WORDS", "BLOOD_GROUP=WORDS SEX WBC=DECIMAL"])
