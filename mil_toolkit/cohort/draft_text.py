@@ -14,7 +14,7 @@ from mil_toolkit.cohort.guess_outcome import Outcomes, guess_outcomes
 from mil_toolkit.cohort.guess_roles import guess_id
 from mil_toolkit.cohort.guess_survival import columns_to_leave_out
 from mil_toolkit.cohort.header_words import is_named_group, is_sex
-from mil_toolkit.cohort.outcome_lines import numbers_among, outcome_lines, taken_as
+from mil_toolkit.cohort.outcome_lines import doubts_about_numbers, numbers_among, outcome_lines, taken_as
 from mil_toolkit.cohort.table import TextTable
 from mil_toolkit.cohort.toml import toml_string
 from mil_toolkit.core.cells import normal_form
@@ -46,7 +46,8 @@ def draft_text(table: TextTable, folders: Collection[str], paths: DraftPaths, wr
     candidates = {name: cells for name, cells in columns.items() if name != patient_id}
     outcomes = guess_outcomes(candidates)
     others = {name: cells for name, cells in candidates.items() if name not in outcomes.columns}
-    read = {**others, **{name: candidates[name] for name in numbers_among(outcomes)}}
+    numbers = [TableColumn(name, candidates[name], table.numbers) for name in numbers_among(outcomes)]
+    read = {**others, **{column.name: column.cells for column in numbers}}
     decimal = guess_decimal(read)
     reasons, taken = columns_to_leave_out(candidates), taken_as(outcomes)
     guesses = {
@@ -69,6 +70,7 @@ def draft_text(table: TextTable, folders: Collection[str], paths: DraftPaths, wr
         *map(check, id_guess.doubts),
         *_id_lines(patient_id, columns[patient_id], folders),
         *outcome_lines(outcomes, candidates),
+        *doubts_about_numbers(outcomes, numbers, decimal),
         *_group_lines(others),
         *_decimal_lines(decimal, read),
         *_metadata_lines(guesses, names),

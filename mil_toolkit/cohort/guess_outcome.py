@@ -1,7 +1,7 @@
 """Guess which columns hold the outcome, and of which kind it is."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 

@@ -1,6 +1,6 @@
 """Guess which columns hold the time and the event of survival."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 

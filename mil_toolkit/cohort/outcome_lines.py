@@ -5,7 +5,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 
 import numpy as np
 
-from mil_toolkit.cohort.draft_lines import check
+from mil_toolkit.cohort.draft_lines import TableColumn, check
+from mil_toolkit.cohort.guess_kinds import notation_lines, odd_number_lines
 from mil_toolkit.cohort.guess_outcome import (
     Candidate,
     Clarity,
@@ -19,6 +20,7 @@ from mil_toolkit.cohort.guess_survival import Columns, holds_numbers, is_unknown
 from mil_toolkit.cohort.header_words import is_named_age, is_named_censored, is_named_label
 from mil_toolkit.cohort.toml import toml_string
 from mil_toolkit.core.cells import canonical_word, is_missing_value
+from mil_toolkit.core.numbers import number_text
 from mil_toolkit.core.text import count_of, printable, some
 
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # as TOML writes it
@@ -59,6 +61,20 @@ def numbers_among(outcomes: Outcomes) -> tuple[str, ...]:
     if outcomes.taken is None or outcomes.taken.kind not in ("number", "survival"):
         return ()
     return outcomes.columns[:1]
+
+
+def doubts_about_numbers(outcomes: Outcomes, columns: Sequence[TableColumn], decimal: str) -> Iterator[str]:
+    """Yield how the numbers of the outcome that is taken could be read otherwise, and which are implausible.
+
+    columns: those that `numbers_among` names
+    """
+    for column in columns:
+        is_time = outcomes.taken is not None and outcomes.taken.kind == "survival"
+        missing = [is_unknown(cell) if is_time else is_missing_value(cell) for cell in column.cells]
+        texts = [number_text(cell, decimal) for cell in column.cells]
+        values = [float(text or "nan") for text in texts]
+        yield from notation_lines(column, decimal)
+        yield from odd_number_lines(column, np.where(missing, np.nan, values))
 
 
 def _declared(candidate: Candidate) -> str:

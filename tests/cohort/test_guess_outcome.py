@@ -205,6 +205,57 @@ def test_other_candidates_are_listed(tmp_path: Path, headers: str, taken: str, o
     assert not {"OS", "DEATH", "TIME", "EVENT", "TARGET"} & inputs(document)
 
 
+def forty_rows(folder: Path, header: str, odd: str) -> tuple[Draft, dict[str, Any]]:
+    """The draft of 40 rows, five of which have this odd number in the first column and 1 in the second."""
+    numbers = [odd if row % 8 == 0 else f"{row}.5" for row in range(1, 41)]
+    rows = [f"P{row},{number},{int(row % 4 == 0)}" for row, number in enumerate(numbers, 1)]
+    return draft(folder, "\n".join([f"ID,{header}", *rows]), " ".join(f"P{row}" for row in range(1, 41)))
+
+
+@pytest.mark.parametrize("header", ["TARGET,AGE", "TIME,DEAD"])
+@pytest.mark.parametrize("odd", ["-999", "9999"])
+def test_placeholders_in_an_outcome_are_flagged(tmp_path: Path, header: str, odd: str) -> None:
+    drafted, document = forty_rows(tmp_path, header, odd)
+    name = header.partition(",")[0]
+    assert document["cohort"][name.lower()] == name
+    assert flagged(drafted, f"^{name}: 5 cells perhaps standing for a missing value: '{odd}' .row 9")
+
+
+@pytest.mark.parametrize("odd", ["-999", "9999"])
+def test_placeholders_in_a_target_are_warned_of_when_it_is_read(
+    tmp_path: Path, odd: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    drafted, _ = forty_rows(tmp_path, "TARGET,SMOKER", odd)
+    read_cohort(drafted.output)
+    (message,) = caplog.messages
+    assert f"TARGET: 5 cells perhaps standing for a missing value: '{odd}' (row 9 (patient P8))" in message
+    text = drafted.output.read_text().replace('target = "TARGET"', f'target = "TARGET"\nunlabelled = {odd}')
+    drafted.output.write_text(text)
+    caplog.clear()
+    read_cohort(drafted.output)
+    assert caplog.messages == []
+
+
+def test_placeholders_in_a_time_are_warned_of_when_it_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    drafted, _ = forty_rows(tmp_path, "TIME,DEAD", "9999")
+    read_cohort(drafted.output)
+    assert any(
+        "TIME: 5 cells perhaps standing for a missing value: '9999'" in line for line in caplog.messages
+    )
+
+
+@pytest.mark.parametrize("header", ["TARGET,AGE", "TIME,DEAD"])
+def test_a_point_that_may_separate_thousands_in_an_outcome_is_flagged(tmp_path: Path, header: str) -> None:
+    rows = [f"P{row},{row}.{100 + row},{row % 2}" for row in range(1, 9)]
+    patients = " ".join(f"P{row}" for row in range(1, 9))
+    drafted, document = draft(tmp_path, "\n".join([f"ID,{header}", *rows]), patients)
+    assert set(document["cohort"]) & {"target", "time"}
+    expected = "every cell with a point has three digits behind it: '1.101' is read as 1.101, but is 1101"
+    assert flagged(drafted, f"^{header.partition(',')[0]}: {expected}")
+
+
 @pytest.mark.parametrize(
     ("headers", "taken", "kept"),
     [
