@@ -42,7 +42,7 @@ def find_pairs(columns: Columns) -> list[Pair]:
 
     Those whose headers share most words come first.
     """
-    times = [name for name, cells in columns.items() if is_named_time(name) and holds_times(cells)]
+    times = _times(columns)
     events = [name for name, cells in columns.items() if _may_be_event(name, cells)]
     order = list(columns)
     best: dict[str, tuple[int, int, str]] = {}
@@ -57,25 +57,26 @@ def find_pairs(columns: Columns) -> list[Pair]:
 
 
 def columns_to_leave_out(columns: Columns) -> dict[str, str]:
-    """Return why columns that may tell the survival are no metadata, by their names.
+    """Return why columns that may reveal the survival must not be metadata, by their names.
 
-    These are the columns of clear pairs, times whose event is not written 0 and 1, and clearly named events.
+    These are clearly named events, the times beside them, and times whose event is not written 0 and 1.
     """
-    reasons = {
-        name: "its name is that of an event, which the model must not see"
-        for name, cells in columns.items()
-        if is_named_event(name) and not is_named_time(name) and holds_two_words(cells)
-    }
+    belongs = "it may belong to an outcome, which the model must not see"
+    events = [name for name, cells in columns.items() if is_named_event(name) and holds_two_words(cells)]
+    reasons = dict.fromkeys(events, "its name is that of an event, which the model must not see")
+    reasons |= {time: belongs for event, time in product(events, _times(columns)) if _is_strong(time, event)}
     for pair in find_pairs(columns):
         if pair.strong or _is_generic(pair.time, pair.event):
-            reasons[pair.event] = reasons[pair.time] = (
-                "it may belong to an outcome, which the model must not see"
-            )
+            reasons |= {pair.time: belongs, pair.event: belongs}
         if not pair.coded:
             event = printable(pair.event)
             advice = f"for survival, write 1 and 0 in {event}"
             reasons[pair.time] = f"it may be the time of {event}, which the model must not see; {advice}"
     return reasons
+
+
+def _times(columns: Columns) -> list[str]:
+    return [name for name, cells in columns.items() if is_named_time(name) and holds_times(cells)]
 
 
 def _may_be_event(name: str, cells: Sequence[str]) -> bool:

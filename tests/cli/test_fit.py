@@ -19,7 +19,7 @@ from mil_toolkit.study.records import ComparedOn, FinetuningScores
         (
             -0.01,
             0.0612,
-            "the permutation test does not reject equality (p = 0.061, above 0.05): the backbone stays frozen.",
+            "permutation test does not reject equality (p = 0.061, above 0.05): the backbone stays frozen.",
         ),
         (-0.01, 0.04, "log-loss lies below zero: the model is fine-tuned from layer4 on, for 3 epochs."),
     ],

@@ -291,6 +291,9 @@ def test_a_status_and_a_measured_time_are_survival_only_if_their_names_say_so(
         ("DIAGNOSIS=WORDS STATUS=ONE_TWO TIME=DAYS AGE", ["TIME", "STATUS"], "STATUS"),
         ("DIAGNOSIS=WORDS DEATH=YES OS=DAYS AGE", ["DEATH", "OS"], "DEATH"),
         ("DIAGNOSIS=WORDS DEATH=DEAD AGE", ["DEATH"], None),
+        ("DIAGNOSIS=WORDS OS_EVENT=YES AGE", ["OS_EVENT"], None),
+        ("DEATH=YES OS=DAYS PFS=DECIMAL AGE", ["OS", "PFS"], "DEATH"),
+        ("DEATH=DEAD OS=DAYS PFS=DECIMAL AGE", ["PFS"], None),
     ],
 )
 def test_times_and_events_are_not_metadata_however_the_event_is_written(
