@@ -406,7 +406,16 @@ def test_every_file_of_a_study_is_explained(tiny: Tiny) -> None:
         assert f"`{path.name}" in text or path.name.startswith("."), path.name
 
 
-# Links.
+# Paths and links.
+
+TREES = ("mil_toolkit", "tests", "docs", "benchmarks", "examples", ".ci", ".github")
+PATH = re.compile(rf"(?:{'|'.join(map(re.escape, TREES))})/[\w./-]*")
+
+
+@pytest.mark.parametrize("document", LINKING, ids=lambda document: document.stem)
+def test_every_path_of_the_repository_exists(document: Path) -> None:
+    paths = [code for code in inline_code(document) if PATH.fullmatch(code)]
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def slug(heading: str) -> str:

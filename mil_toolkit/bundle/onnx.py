@@ -51,8 +51,9 @@ def export_onnx(
     - `metadata` (M,) float32: the encoded columns in the order of `metadata_columns`. The encoder replaces
       missing values, so that none of them is NaN
 
-    Outputs have the names and the values of the columns of predictions.csv, (1,) each, and `attention` (N,),
-    which sums to one, or (N, C) where each of C classes has its own:
+    Outputs are `attention` (N,), which sums to one, or (N, C) where each of C classes has its own, and (1,)
+    each, with the names and the values that they have in predictions.csv, the following columns. Its other
+    columns, such as `in_domain`, `reasons` and the conformal `set`, are not part of the file:
 
     - of two classes `probability`, calibrated, of the positive class; `prediction` int64, 1 at or above the
       threshold

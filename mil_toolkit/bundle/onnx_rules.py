@@ -13,7 +13,7 @@ from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.evaluation.class_calibration import ClassDecision
 from mil_toolkit.evaluation.discrete_time import survival_at
 from mil_toolkit.evaluation.survival_metrics import grid_of
-from mil_toolkit.outcomes.number import LOG, NumberRule
+from mil_toolkit.outcomes.number import LARGEST_EXPONENT, LOG, NumberRule
 from mil_toolkit.outcomes.outcome import DecisionRule, Outcome
 from mil_toolkit.outcomes.survival import SurvivalRule
 from mil_toolkit.training.class_losses import ordered_log_probabilities
@@ -110,7 +110,7 @@ class Numbers(TorchRule):
         return [self._in_unit(centres - margin), self._in_unit(centres + margin)]
 
     def _in_unit(self, values: Tensor) -> Tensor:
-        return values.exp() if self.logarithm else values
+        return values.clamp(max=LARGEST_EXPONENT).exp() if self.logarithm else values
 
     @property
     def properties(self) -> Mapping[str, Json]:

@@ -178,16 +178,25 @@ def _finetuning_lines(scores: "FinetuningScores", about: "About") -> list[str]:
     return [
         f"Fine-tuned minus frozen on a separate split of {count_of(separate.patients, 'patient')}, {who}:",
         f"{', '.join(shown)}.",
-        _kept_words(scores, about, loss_words(metrics.loss)),
+        _kept_words(scores, about, metrics.loss),
         _outer_words(scores, metrics.primary),
     ]
 
 
 def _kept_words(scores: "FinetuningScores", about: "About", loss: str) -> str:
+    from mil_toolkit.study.finetuning import MOST_P_VALUE
+
+    words, difference = loss_words(loss), scores.comparison.differences[loss]
+    below = difference.high is not None and difference.high < 0
+    if not scores.kept and below and difference.p_value is not None:
+        return (
+            f"The interval of the {words} lies below zero, but the permutation test does not reject equality"
+            f" (p = {difference.p_value:.2g}, above {MOST_P_VALUE}): the backbone stays frozen."
+        )
     if not scores.kept or about.finetuned is None:
-        return f"The interval of the {loss} does not lie below zero: the backbone stays frozen."
+        return f"The interval of the {words} does not lie below zero: the backbone stays frozen."
     return (
-        f"The interval of the {loss} lies below zero: the model is fine-tuned from"
+        f"The interval of the {words} lies below zero: the model is fine-tuned from"
         f" {scores.settings.unfreeze} on, for {count_of(about.finetuned.epochs, 'epoch')}."
     )
 

@@ -166,7 +166,7 @@ def read_cohort(path: Path | str, images: bool = True, log: bool = True) -> Coho
     problems.raise_if_any()
     if log:
         selection.log()
-        warn_of_values(declared, table, values)
+        warn_of_values(declared, table, values, labels)
     return Cohort(
         name=declared.cohort.name,
         source=declared.source,

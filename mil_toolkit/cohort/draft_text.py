@@ -10,10 +10,11 @@ from pathlib import Path
 from mil_toolkit.cohort.declaration import COHORT_NAME
 from mil_toolkit.cohort.draft_lines import TableColumn, check, examples
 from mil_toolkit.cohort.guess_kinds import Guess, guess_column, guess_decimal, left_out_to_check
-from mil_toolkit.cohort.guess_outcome import Candidate, Clarity, guess_outcomes
+from mil_toolkit.cohort.guess_outcome import Outcomes, guess_outcomes
 from mil_toolkit.cohort.guess_roles import guess_id
+from mil_toolkit.cohort.guess_survival import columns_to_leave_out
 from mil_toolkit.cohort.header_words import is_named_group, is_sex
-from mil_toolkit.cohort.outcome_lines import numbers_among, outcome_lines, taken_as
+from mil_toolkit.cohort.outcome_lines import doubts_about_numbers, numbers_among, outcome_lines, taken_as
 from mil_toolkit.cohort.table import TextTable
 from mil_toolkit.cohort.toml import toml_string
 from mil_toolkit.core.cells import normal_form
@@ -44,12 +45,15 @@ def draft_text(table: TextTable, folders: Collection[str], paths: DraftPaths, wr
     patient_id = id_guess.column
     candidates = {name: cells for name, cells in columns.items() if name != patient_id}
     outcomes = guess_outcomes(candidates)
-    taken = outcomes[0].columns if outcomes else ()
-    others = {name: cells for name, cells in candidates.items() if name not in taken}
-    read = {**others, **{name: candidates[name] for name in numbers_among(outcomes)}}
+    others = {name: cells for name, cells in candidates.items() if name not in outcomes.columns}
+    numbers = [TableColumn(name, candidates[name], table.numbers) for name in numbers_among(outcomes)]
+    read = {**others, **{column.name: column.cells for column in numbers}}
     decimal = guess_decimal(read)
+    reasons, taken = columns_to_leave_out(candidates), taken_as(outcomes)
     guesses = {
-        name: _guess(TableColumn(name, cells, table.numbers), decimal, written, outcomes)
+        name: left_out_to_check(name, reasons[name])
+        if name in reasons
+        else guess_column(TableColumn(name, cells, table.numbers), decimal, written, taken)
         for name, cells in others.items()
     }
     names = _metadata_names(guesses, others)
@@ -66,20 +70,13 @@ def draft_text(table: TextTable, folders: Collection[str], paths: DraftPaths, wr
         *map(check, id_guess.doubts),
         *_id_lines(patient_id, columns[patient_id], folders),
         *outcome_lines(outcomes, candidates),
+        *doubts_about_numbers(outcomes, numbers, decimal),
         *_group_lines(others),
         *_decimal_lines(decimal, read),
         *_metadata_lines(guesses, names),
         *_left_out_lines(table, guesses),
         *_split_lines(outcomes),
     ]
-
-
-def _guess(column: TableColumn, decimal: str, written: date, outcomes: Sequence[Candidate]) -> Guess:
-    """Guess the kind of a column that does not belong to the outcome that is taken."""
-    pairs = [candidate for candidate in outcomes[1:] if candidate.clarity == Clarity.PAIR]
-    if column.name in (name for pair in pairs for name in pair.columns):
-        return left_out_to_check(column.name, "it may belong to an outcome, which the model must not see")
-    return guess_column(column, decimal, written, taken_as(outcomes))
 
 
 def _unique_columns(table: TextTable) -> dict[str, list[str]]:
@@ -144,8 +141,8 @@ def _left_out_lines(table: TextTable, guesses: Mapping[str, Guess]) -> Iterator[
             yield from guess.lines
 
 
-def _split_lines(outcomes: Sequence[Candidate]) -> Iterator[str]:
-    if outcomes:
+def _split_lines(outcomes: Outcomes) -> Iterator[str]:
+    if outcomes.taken is not None:
         yield ""
         yield "[splits]"
         yield 'stratify = ["label"]  # balanced across the inner folds'

@@ -154,9 +154,9 @@ def _number_lines(
     column: TableColumn, decimal: str, values: npt.NDArray[np.float64], known: npt.NDArray[np.float64]
 ) -> Iterator[str]:
     yield '# unit = "..."  # state it: a model refuses a cohort that declares another unit'
-    yield from _notation_lines(column, decimal)
-    for oddity in odd_numbers(column.name, values):
-        yield check(f"{printable(column.name)}: {_oddity_line(column, oddity)}")
+    yield from notation_lines(column, decimal)
+    yield from _missing_lines(column)
+    yield from odd_number_lines(column, values)
     different = len(set(known))
     if 2 < different <= FEW_NUMBERS and all(known == known.round()):
         advice = 'if they are codes, use kind = "category"'
@@ -167,7 +167,7 @@ def _number_lines(
             yield f'transform = "log"  # skewness {before:.1f}; of the logarithm {after:.1f}'
 
 
-def _notation_lines(column: TableColumn, decimal: str) -> Iterator[str]:
+def notation_lines(column: TableColumn, decimal: str) -> Iterator[str]:
     """Yield what a column's numbers are written with, if that has another reading."""
     name = printable(column.name)
     ambiguous = ambiguous_thousands(column.cells, decimal)
@@ -184,10 +184,21 @@ def _notation_lines(column: TableColumn, decimal: str) -> Iterator[str]:
         yield check(
             f"{name}: thousands are separated, so {printable(repr(grouped[0]))} is read as {reading}."
         )
+
+
+def odd_number_lines(column: TableColumn, values: npt.NDArray[np.float64]) -> Iterator[str]:
+    """Yield what is implausible in the numbers of a column, (n,), NaN if missing."""
+    for oddity in odd_numbers(column.name, values):
+        yield check(f"{printable(column.name)}: {_oddity_line(column, oddity)}")
+
+
+def _missing_lines(column: TableColumn) -> Iterator[str]:
     missing = [cell for cell in present(column.cells) if is_missing_value(cell)]
     if missing:
         cells = ", ".join(sorted(set(map(repr, missing))))
-        yield check(f"{name}: {cells} is read as a missing value ({column.rows_of(missing)}).")
+        yield check(
+            f"{printable(column.name)}: {cells} is read as a missing value ({column.rows_of(missing)})."
+        )
 
 
 def _oddity_line(column: TableColumn, oddity: Oddity) -> str:

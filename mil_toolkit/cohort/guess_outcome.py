@@ -1,46 +1,42 @@
 """Guess which columns hold the outcome, and of which kind it is."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import product
-
-import numpy as np
 
 from mil_toolkit.cohort.guess_dates import readings_as_text
 from mil_toolkit.cohort.guess_roles import MANY_WORDS, guess_classes, guess_label, spellings_of
+from mil_toolkit.cohort.guess_survival import Columns, find_pairs, holds_numbers
 from mil_toolkit.cohort.header_words import (
     UNLABELLED_WORDS,
     is_named_age,
     is_named_birth,
-    is_named_event,
     is_named_grade,
     is_named_group,
     is_named_label,
     is_named_quantity,
     is_named_target,
-    is_named_time,
     is_named_type,
     is_sex,
 )
 from mil_toolkit.core.cells import NUMBER, canonical_word, is_missing, is_missing_value, normal_form
-from mil_toolkit.core.numbers import is_number, number_text
+from mil_toolkit.core.numbers import is_number
 
 FEWEST_CLASSES = 3
-Columns = Mapping[str, Sequence[str]]  # the cells of each column
 
 
 class Clarity(IntEnum):
     """How clearly the columns of an outcome say that they are one; the greatest is taken."""
 
-    UNNAMED = 0  # only the cells suggest it
+    UNNAMED = 0  # only the cells suggest it: never taken, only named
     PERHAPS = 1  # a grade, which may as well be known beforehand
     TWO_WORDS = 2  # of any column without a better name
-    TYPE = 3
-    PAIR = 4
-    NAMED = 5
-    NAMED_LABEL = 6
+    WEAK_PAIR = 3  # a time and a status, which may be that of something else
+    TYPE = 4
+    PAIR = 5
+    NAMED = 6
+    NAMED_LABEL = 7
 
 
 @dataclass(frozen=True)
@@ -52,10 +48,35 @@ class Candidate:
     clarity: Clarity
 
 
-def guess_outcomes(columns: Columns) -> list[Candidate]:
-    """Return all candidates for the outcome, the most likely one first; columns: all but the id."""
+@dataclass(frozen=True)
+class Outcomes:
+    """The outcome that is taken, if any, and the other candidates, the most likely one first."""
+
+    taken: Candidate | None
+    others: tuple[Candidate, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the outcome that is taken."""
+        return () if self.taken is None else self.taken.columns
+
+
+def guess_outcomes(columns: Columns) -> Outcomes:
+    """Return the most likely outcome and the other candidates; columns: all but the id.
+
+    If a column is named like a label but holds no classes, a column without such a name is something else.
+    """
     found = [*_two_classes(columns), *_pairs(columns), *_classes(columns), *_numbers(columns)]
-    return sorted(found, key=lambda candidate: -candidate.clarity)  # stable: in the order of the table
+    found.sort(key=lambda candidate: -candidate.clarity)  # stable: in the order of the table
+    unusable = any(_is_named_but_unusable(name, cells) for name, cells in columns.items())
+    least = Clarity.TYPE if unusable else Clarity.PERHAPS
+    taken = next((candidate for candidate in found[:1] if candidate.clarity >= least), None)
+    return Outcomes(taken, tuple(candidate for candidate in found if candidate is not taken))
+
+
+def _is_named_but_unusable(name: str, cells: Sequence[str]) -> bool:
+    words = len(guess_classes(cells)[0])
+    return is_named_target(name) and 2 < words <= MANY_WORDS and not holds_classes(name, cells)
 
 
 def _two_classes(columns: Columns) -> Iterator[Candidate]:
@@ -64,6 +85,15 @@ def _two_classes(columns: Columns) -> Iterator[Candidate]:
         yield Candidate(
             "binary", (label,), Clarity.NAMED_LABEL if is_named_label(label) else Clarity.TWO_WORDS
         )
+
+
+def _pairs(columns: Columns) -> Iterator[Candidate]:
+    """Yield the time and the event of each possible survival, those first whose headers share most words."""
+    for pair in find_pairs(columns):
+        if pair.coded:
+            yield Candidate(
+                "survival", (pair.time, pair.event), Clarity.PAIR if pair.strong else Clarity.WEAK_PAIR
+            )
 
 
 def _classes(columns: Columns) -> Iterator[Candidate]:
@@ -90,7 +120,7 @@ def holds_classes(name: str, cells: Sequence[str]) -> bool:
     spelled = [cell for spellings in words.values() for cell in spellings]
     measured = holds_numbers(rows) and any(mark in cell for cell in spelled for mark in ",.")
     dates = 2 * sum(bool(readings_as_text(cell)) for cell in spelled) > len(spelled)
-    repeated = len(words) < len(rows)
+    repeated = len(set(rows)) < len(rows)
     return FEWEST_CLASSES <= len(words) <= MANY_WORDS and repeated and not measured and not dates
 
 
@@ -126,12 +156,6 @@ def is_decimal_number(cell: str) -> bool:
     return is_number(cell, ".") or is_number(cell, ",")
 
 
-def holds_numbers(cells: Sequence[str]) -> bool:
-    """Return whether all cells are numbers with the same decimal sign, or missing; more than two differ."""
-    known = [cell for cell in cells if not is_missing_value(cell)]
-    return len(set(known)) > 2 and any(all(is_number(cell, decimal) for cell in known) for decimal in ".,")
-
-
 def _numbers(columns: Columns) -> Iterator[Candidate]:
     """Yield the columns of numbers to predict; whole ones only if they are too many to number classes."""
     for name, cells in columns.items():
@@ -142,42 +166,3 @@ def _numbers(columns: Columns) -> Iterator[Candidate]:
             yield Candidate("number", (name,), Clarity.NAMED)
         elif is_named_quantity(name) and decimals:
             yield Candidate("number", (name,), Clarity.PERHAPS)
-
-
-def _pairs(columns: Columns) -> Iterator[Candidate]:
-    """Yield a time for each column of events: the one whose header shares most words, or else the nearest."""
-    times = [name for name, cells in columns.items() if is_named_time(name) and holds_times(cells)]
-    events = [name for name, cells in columns.items() if is_named_event(name) and holds_events(cells)]
-    order = list(columns)
-    best: dict[str, tuple[int, int, str]] = {}
-    for event, time in product(events, times):
-        rank = len(_words(event) & _words(time)), -abs(order.index(event) - order.index(time)), time
-        best[event] = max(best.get(event, rank), rank, key=lambda rank: rank[:2])
-    for event, (_, _, time) in sorted(best.items(), key=lambda item: -item[1][0]):
-        yield Candidate("survival", (time, event), Clarity.PAIR)
-
-
-def _words(header: str) -> set[str]:
-    return set(header.lower().replace("-", "_").replace(" ", "_").replace(".", "_").split("_"))
-
-
-def holds_times(cells: Sequence[str]) -> bool:
-    """Return whether all cells are numbers or missing, and most of the numbers are above 0."""
-    known = [cell for cell in cells if not is_unknown(cell)]
-    return holds_numbers(known) and float(np.median(numbers_of(known))) > 0
-
-
-def holds_events(cells: Sequence[str]) -> bool:
-    """Return whether the cells are 0 and 1, or missing."""
-    return {canonical_word(cell) for cell in cells if not is_unknown(cell)} == {"0.0", "1.0"}
-
-
-def is_unknown(cell: str) -> bool:
-    """Return whether a time or an event is missing or -1, which usually stands for unlabelled patients."""
-    return is_missing_value(cell) or canonical_word(cell) == "-1.0"
-
-
-def numbers_of(cells: Sequence[str]) -> np.ndarray:
-    """Return the numbers of cells that all are numbers with the same decimal sign, (n,)."""
-    decimal = next(decimal for decimal in ".," if all(is_number(cell, decimal) for cell in cells))
-    return np.array([float(number_text(cell, decimal) or "nan") for cell in cells])

@@ -35,11 +35,21 @@ TIME_HEADER = re.compile(
     re.IGNORECASE,
 )
 EVENT_HEADER = re.compile(
-    r"(?<![^\W_])(e|status|stat|fstat|vital|delta|tod|todesfall|exitus|obs|dc[eé]d[eé]?)(?![^\W_])"
+    r"(?<![^\W_])(fstat|vital|delta|tod|todesfall|exitus|dc[eé]d[eé]?)(?![^\W_])"
     r"|event|ereignis|[eé]v[eé]nement|dead|death|died|deceased|d[eé]c[eè]s|d[eé]c[eé]d|verstorb|gestorb|mort(?!ality)"
-    r"|cens|zensiert|relaps|rezidiv|recur|progress|fail|observed",
+    r"|cens|zensiert|relaps|rezidiv|recur|progress",
     re.IGNORECASE,
 )
+STATUS_HEADER = re.compile(
+    r"(?<![^\W_])(e|status|stat|obs)(?![^\W_])|fail|observed",  # of an event, or of smoking or an organ
+    re.IGNORECASE,
+)
+FOLLOW_UP_HEADER = re.compile(
+    r"(?<![^\W_])(os|pfs|efs|dfs|rfs|lfs|ttp|ttr|fu)(?![^\W_])"
+    r"|follow|futime|lenfol|surviv|survie|[uü]e?berleb|nachbeobacht|survtime",
+    re.IGNORECASE,
+)
+MEASURED_TIME_HEADER = re.compile(r"[^\W_][\W_]*(time|zeit)$", re.IGNORECASE)  # prothrombin_time
 CENSORED_HEADER = re.compile(r"cens|zensiert", re.IGNORECASE)
 TYPE_HEADER = re.compile(
     r"sub[-_ ]?typ|(?<![^\W_])(typ|types?)(?![^\W_])|entit|lineage|disease|erkrank|krankheit|maladie|befund"
@@ -114,9 +124,29 @@ def is_named_time(header: str) -> bool:
     return TIME_HEADER.search(header) is not None and not any(pattern.search(header) for pattern in others)
 
 
+def is_named_follow_up(header: str) -> bool:
+    """Return whether a header clearly names a time of observation or until an event."""
+    return is_named_time(header) and bool(FOLLOW_UP_HEADER.search(header) or EVENT_HEADER.search(header))
+
+
+def may_be_measured_time(header: str) -> bool:
+    """Return whether a header names a time that may be a measurement, such as a prothrombin time."""
+    return MEASURED_TIME_HEADER.search(header) is not None and not is_named_follow_up(header)
+
+
 def is_named_event(header: str) -> bool:
     """Return whether a header names whether an event, such as death or relapse, has happened."""
     return EVENT_HEADER.search(header) is not None
+
+
+def is_named_status(header: str) -> bool:
+    """Return whether a header names a status that may be that of an event, or a failure."""
+    return STATUS_HEADER.search(header) is not None
+
+
+def is_one_word(header: str) -> bool:
+    """Return whether a header is a single word."""
+    return re.fullmatch(r"[^\W_]+", header) is not None
 
 
 def is_named_censored(header: str) -> bool:

@@ -5,22 +5,22 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 
 import numpy as np
 
-from mil_toolkit.cohort.draft_lines import check
+from mil_toolkit.cohort.draft_lines import TableColumn, check
+from mil_toolkit.cohort.guess_kinds import notation_lines, odd_number_lines
 from mil_toolkit.cohort.guess_outcome import (
     Candidate,
     Clarity,
-    Columns,
+    Outcomes,
     class_words,
-    holds_numbers,
     is_decimal_number,
-    is_unknown,
-    numbers_of,
     stands_for_unlabelled,
 )
 from mil_toolkit.cohort.guess_roles import guess_classes, guess_positive, spellings_of, usual_spelling
+from mil_toolkit.cohort.guess_survival import Columns, holds_numbers, is_unknown, numbers_of
 from mil_toolkit.cohort.header_words import is_named_age, is_named_censored, is_named_label
 from mil_toolkit.cohort.toml import toml_string
 from mil_toolkit.core.cells import canonical_word, is_missing_value
+from mil_toolkit.core.numbers import number_text
 from mil_toolkit.core.text import count_of, printable, some
 
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # as TOML writes it
@@ -35,32 +35,46 @@ DECLARED = {
 """What declares an outcome of each kind."""
 
 
-def outcome_lines(outcomes: Sequence[Candidate], columns: Columns) -> Iterator[str]:
+def outcome_lines(outcomes: Outcomes, columns: Columns) -> Iterator[str]:
     """Yield the lines that declare the most likely outcome, and name the others."""
-    if not outcomes:
+    taken = outcomes.taken
+    if taken is None:
         yield from _lines_without_outcome(columns)
-        return
-    taken, *others = outcomes
-    yield from LINES[taken.kind](taken, [columns[name] for name in taken.columns])
-    least = min(taken.clarity, Clarity.PERHAPS)
-    rivals = [_declared(other) for other in others if other.clarity >= least]
+    else:
+        yield from LINES[taken.kind](taken, [columns[name] for name in taken.columns])
+    least = Clarity.UNNAMED if taken is None else Clarity.PERHAPS
+    rivals = [_declared(other) for other in outcomes.others if other.clarity >= least]
     if rivals:
         yield check(f"another outcome is possible; it would be declared by {some(rivals)}.")
 
 
-def taken_as(outcomes: Sequence[Candidate]) -> str | None:
+def taken_as(outcomes: Outcomes) -> str | None:
     """Return a sentence about the outcome that is taken, or None without one."""
-    if not outcomes:
+    if outcomes.taken is None:
         return None
-    columns = " and ".join(map(printable, outcomes[0].columns))
-    return f"{columns} {TAKEN_AS[outcomes[0].kind]}"
+    columns = " and ".join(map(printable, outcomes.columns))
+    return f"{columns} {TAKEN_AS[outcomes.taken.kind]}"
 
 
-def numbers_among(outcomes: Sequence[Candidate]) -> tuple[str, ...]:
+def numbers_among(outcomes: Outcomes) -> tuple[str, ...]:
     """Return the columns of the outcome that is taken whose cells have a decimal sign."""
-    if not outcomes or outcomes[0].kind not in ("number", "survival"):
+    if outcomes.taken is None or outcomes.taken.kind not in ("number", "survival"):
         return ()
-    return outcomes[0].columns[:1]
+    return outcomes.columns[:1]
+
+
+def doubts_about_numbers(outcomes: Outcomes, columns: Sequence[TableColumn], decimal: str) -> Iterator[str]:
+    """Yield how the numbers of the outcome that is taken could be read otherwise, and which are implausible.
+
+    columns: those that `numbers_among` names
+    """
+    for column in columns:
+        is_time = outcomes.taken is not None and outcomes.taken.kind == "survival"
+        missing = [is_unknown(cell) if is_time else is_missing_value(cell) for cell in column.cells]
+        texts = [number_text(cell, decimal) for cell in column.cells]
+        values = [float(text or "nan") for text in texts]
+        yield from notation_lines(column, decimal)
+        yield from odd_number_lines(column, np.where(missing, np.nan, values))
 
 
 def _declared(candidate: Candidate) -> str:
@@ -156,18 +170,24 @@ def _survival_lines(candidate: Candidate, cells: Sequence[Sequence[str]]) -> Ite
         yield check(f"does {printable(event)} 1 mean censored? Then swap 0 and 1 in the table.")
     yield f"time = {toml_string(time)}"
     yield f"event = {toml_string(event)}"
-    yield check("risks are predicted up to the horizon. Proposed: the median time of the events.")
-    yield f"horizon = {_horizon(*cells)}  # in the unit of {printable(time)}"
+    yield from _horizon_lines(printable(time), *cells)
     unknown = dict.fromkeys(cell for pair in zip(*cells, strict=True) for cell in pair if is_unknown(cell))
     yield from _unlabelled_lines(columns, unknown)
 
 
-def _horizon(times: Sequence[str], events: Sequence[str]) -> str:
-    """Return the lower median of the times of events, as TOML."""
-    known = [(time, event) for time, event in zip(times, events, strict=True) if not is_unknown(time)]
-    happened = np.array([canonical_word(event) == "1.0" for _, event in known])
-    of_events = np.sort(numbers_of([time for time, _ in known])[happened])
-    return f"{of_events[(len(of_events) - 1) // 2]:g}"
+def _horizon_lines(time: str, times: Sequence[str], events: Sequence[str]) -> Iterator[str]:
+    """Propose the lower median of the times of events as horizon, if there are any that can be used."""
+    happened = [canonical_word(event) == "1.0" for event in events]
+    known = [not is_unknown(cell) for cell in times]
+    numbers = numbers_of([cell for cell, is_known in zip(times, known, strict=True) if is_known])
+    of_events = numbers[np.array(happened)[known]]
+    usable = np.sort(of_events[(of_events > 0) & np.isfinite(of_events)])
+    if len(usable):
+        yield check("risks are predicted up to the horizon. Proposed: the median time of the events.")
+        yield f"horizon = {usable[(len(usable) - 1) // 2]:g}  # in the unit of {time}"
+    else:
+        yield check("no event has a time above 0. State the horizon up to which risks are predicted.")
+        yield f"# horizon = ...  # in the unit of {time}"
 
 
 def _unlabelled_lines(column: str, words: Collection[str]) -> Iterator[str]:

@@ -12,13 +12,22 @@ from mil_toolkit.cohort.declaration import Declaration
 from mil_toolkit.cohort.kinds import MetadataColumn
 from mil_toolkit.cohort.plausibility import Oddity, odd_ages, odd_numbers
 from mil_toolkit.cohort.table import TextTable
+from mil_toolkit.core.numbers import number_text
 from mil_toolkit.core.text import count_of, printable
 
 logger = logging.getLogger(__name__)
 
 
-def warn_of_values(declared: Declaration, table: TextTable, values: Mapping[str, np.ndarray]) -> None:
-    """Log what the reader should know about the table and its metadata: `values` by the columns' names."""
+OUTCOME_NUMBERS = ("target", "time")  # the keys of the columns of outcomes that hold numbers
+
+
+def warn_of_values(
+    declared: Declaration, table: TextTable, values: Mapping[str, np.ndarray], targets: np.ndarray
+) -> None:
+    """Log what the reader should know about the table, its metadata and its outcome.
+
+    values: those of the metadata, by the columns' names; targets: those of the outcome, of all rows
+    """
     for note in table.notes:
         logger.warning("%s", note)
     for column in declared.columns:
@@ -26,8 +35,23 @@ def warn_of_values(declared: Declaration, table: TextTable, values: Mapping[str,
         for line in two_digit_years(column, cells):
             logger.warning("%s: %s: %s", table.name, printable(column.column), line)
         for oddity in _oddities(column, values[column.name]):
-            short = [place.removeprefix(f"{table.name}, ") for place in places]
-            logger.warning("%s: %s: %s", table.name, printable(column.column), oddity.line(cells, short))
+            _warn(table, column.column, oddity, cells, places)
+    for key, name in declared.outcome.table_columns.items():
+        if key in OUTCOME_NUMBERS:
+            _warn_of_outcome(declared, table, name, declared.outcome.known(targets))
+
+
+def _warn_of_outcome(declared: Declaration, table: TextTable, name: str, known: np.ndarray) -> None:
+    """Log what is implausible in a column of the outcome; known: whether each row's outcome is, (P,)."""
+    places, cells = zip(*cells_of(declared, table, name), strict=True)
+    numbers = [float(number_text(cell, declared.cohort.decimal) or "nan") for cell in cells]
+    for oddity in odd_numbers(name, np.where(known, numbers, np.nan)):
+        _warn(table, name, oddity, cells, places)
+
+
+def _warn(table: TextTable, name: str, oddity: Oddity, cells: Sequence[str], places: Sequence[str]) -> None:
+    short = [place.removeprefix(f"{table.name}, ") for place in places]
+    logger.warning("%s: %s: %s", table.name, printable(name), oddity.line(cells, short))
 
 
 def _oddities(column: MetadataColumn, values: np.ndarray) -> Iterator[Oddity]:

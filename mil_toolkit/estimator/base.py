@@ -17,6 +17,7 @@ from mil_toolkit.core.device_memory import explain_out_of_memory
 from mil_toolkit.core.devices import pick_device, training_dtype
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.seeds import FINAL, derive_seed, inner_folds_path, members_path, trial_path
+from mil_toolkit.core.text import count_of
 from mil_toolkit.estimator.parameters import check_for_outcome, read_parameters
 from mil_toolkit.evaluation.scoring import Predictions
 from mil_toolkit.evaluation.splits import Split, make_splits
@@ -57,7 +58,7 @@ class MILEstimator(BaseEstimator):  # type: ignore[misc]
         check_for_outcome(config, study, outcome.kind)
         patients = replace(patients_of_arrays(X, targets), outcome=outcome)
         if groups is not None:
-            patients = replace(patients, groups=np.asarray(groups))
+            patients = replace(patients, groups=_groups(groups, len(targets)))
         self._remember(X, patients)
         with explain_out_of_memory("Use a smaller batch_size, or device='cpu'."):
             self._fit(patients, config, study)
@@ -142,6 +143,15 @@ class MILEstimator(BaseEstimator):  # type: ignore[misc]
         for line in unseen_lines(self.head_.encoder, patients.metadata):
             logger.warning("%s", line)
         return patients
+
+
+def _groups(groups: ArrayLike, count: int) -> np.ndarray:
+    """Return the group of each bag, (B,); raises BagError unless there is one for each of `count` bags."""
+    values = np.asarray(groups)
+    if values.shape != (count,):
+        size = f"an array {values.shape}" if values.ndim != 1 else count_of(len(values), "value")
+        raise BagError(f"groups holds {size}, X {count_of(count, 'bag')}.")
+    return values
 
 
 def _inner_splits(patients: Patients, study: StudyConfig) -> list[Split]:

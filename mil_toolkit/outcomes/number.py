@@ -22,7 +22,7 @@ from mil_toolkit.outcomes.words import Words, excluded_rows, repeated_word_probl
 
 LOG: Final = "log"
 _FEWEST_IN_STRATUM = 10  # patients, so that ten folds have one each
-_LARGEST_EXPONENT = 700.0  # whose exponential is finite
+LARGEST_EXPONENT = 700.0  # whose exponential is finite
 
 
 def strata_of(targets: np.ndarray) -> np.ndarray:
@@ -114,7 +114,7 @@ class NumberRule:
         return {"low": self._in_unit(centres - margin), "high": self._in_unit(centres + margin)}
 
     def _in_unit(self, values: np.ndarray) -> np.ndarray:
-        return np.exp(np.minimum(values, _LARGEST_EXPONENT)) if self.transform == LOG else values
+        return np.exp(np.minimum(values, LARGEST_EXPONENT)) if self.transform == LOG else values
 
     @property
     def constants(self) -> dict[str, float]:

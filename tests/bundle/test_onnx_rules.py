@@ -67,6 +67,16 @@ def test_a_rule_in_torch_predicts_what_the_rule_does(
         np.testing.assert_allclose(found.numpy(), interval, rtol=1e-6)
 
 
+def test_a_logarithm_beyond_the_largest_exponent_gives_a_finite_number_in_torch_too() -> None:
+    rule, outputs = NumberRule(0.7, 2.0, 0.5, "log"), np.array([-900, 0, 990, 1e4], np.float32)
+    expected, in_torch = rule.predict(outputs.astype(float)).values, torch_rule(rule, Number(transform="log"))
+    values = in_torch.values(torch.from_numpy(outputs))
+    np.testing.assert_allclose(values[:, 0].numpy(), expected, rtol=1e-5)
+    assert np.isfinite(values.numpy()).all()
+    for column, ends in zip(in_torch.intervals(values), rule.intervals(expected).values(), strict=True):
+        np.testing.assert_allclose(column.numpy(), ends, rtol=1e-5)
+
+
 def test_of_equal_multiples_of_the_priors_the_last_class_is_predicted() -> None:
     rule = ClassDecision(1.0, (0.0, 0.0, 0.0), (1 / 3, 1 / 3, 1 / 3), GRADES)
     values = torch.tensor([[0.4, 0.4, 0.2], [0.5, 0.25, 0.25]])

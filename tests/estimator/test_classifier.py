@@ -160,6 +160,16 @@ def test_a_table_without_bags_is_metadata_only(X: pd.DataFrame, y: np.ndarray) -
         model.attention(X[["age", "sex"]])
 
 
+@pytest.mark.parametrize(
+    ("groups", "held"), [([1, 2], "2 values"), ([[1] * 24], "an array (1, 24)"), (np.arange(25), "25 values")]
+)
+def test_groups_of_another_length_are_an_error(
+    X: pd.DataFrame, y: np.ndarray, groups: Any, held: str
+) -> None:
+    with pytest.raises(BagError, match=re.escape(f"groups holds {held}, X 24 bags.")):
+        quick().fit(X, y, groups=groups)
+
+
 def test_groups_stay_in_one_inner_fold(
     X: pd.DataFrame, y: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
