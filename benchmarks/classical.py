@@ -35,7 +35,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from classical_data import CHOOSING, DATA, BagData
+from classical_data import (  # type: ignore[import-not-found]  # the script beside this one
+    CHOOSING,
+    DATA,
+    BagData,
+)
 from scipy.special import expit, logit
 from scipy.stats import rankdata
 from sklearn.base import ClassifierMixin

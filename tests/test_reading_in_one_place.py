@@ -10,7 +10,7 @@ PACKAGE = ROOT / "mil_toolkit"
 # `core` is the place for it. The others: files of the kernel, templates of the package, pipes of a process.
 EXEMPT = (
     *("core/reading.py", "core/files.py", "core/locks.py", "core/access.py", "core/cores.py"),
-    "core/memory.py",
+    *("core/memory.py", "core/posix_files.py", "core/windows_files.py"),
     *("report/markup.py", "features/isolation.py"),
 )
 PATH_METHODS = {"read_bytes", "read_text"}
