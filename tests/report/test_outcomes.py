@@ -22,7 +22,9 @@ from mil_toolkit.evaluation.words import p_value
 from mil_toolkit.outcomes.kinds import KINDS
 from mil_toolkit.report.contents import Contents, read_contents
 from mil_toolkit.report.figures.classes import rank_differences
-from mil_toolkit.report.sections.survival import survival_scores
+from mil_toolkit.report.names import metric_name
+from mil_toolkit.report.page import render
+from mil_toolkit.report.sections.survival import survival_scores, survival_use
 from mil_toolkit.report.sections.tables import Cell
 from mil_toolkit.report.shown import shown_places
 from mil_toolkit.report.survival import calibration, null_model, thirds
@@ -197,6 +199,40 @@ def test_the_calibration_covers_all_patients(survival: Contents) -> None:
         assert risk.low <= risk.value <= risk.high and risk.low < risk.high
     score = survival.own_scores["calibration_at_horizon"].value
     assert abs(result.observed.value - result.predicted) == pytest.approx(score)
+
+
+@pytest.mark.parametrize("kind", ["classes", "ordered"])
+def test_counts_follow_the_names_of_classes(kind: str, page: Callable[[str], str], study_of: StudyOf) -> None:
+    """Names may be numbers."""
+    words, names = words_of(page(kind)), read_contents(study_of(kind)).class_names
+    labels = read_contents(study_of(kind)).table.labels
+    counts = [f"{name}: {int((labels == number).sum())}" for number, name in enumerate(names)]
+    assert ", ".join(counts) in words and f"of {names[0]}: " in words
+    assert re.search(rf"\b\d+ ({'|'.join(names)})\b", words) is None
+    card = (study_of(kind) / "model" / "README.md").read_text()
+    assert f", by class {', '.join(counts)}." in card
+
+
+def test_subgroups_have_no_score_that_weights_by_their_censoring(survival: Contents) -> None:
+    subgroups = survival_use(survival).subgroups
+    assert subgroups is not None and list(subgroups.heads[2:]) == [metric_name("concordance_harrell")]
+    assert "Without Uno's C and the Brier scores" in subgroups.caption
+
+
+@pytest.mark.parametrize(
+    ("kind", "best"),
+    [
+        ("classes", "most confident correct ones"),
+        ("number", "smallest errors"),
+        ("survival", "most expected"),
+    ],
+)
+def test_pictures_that_are_left_out_are_named_in_words_of_the_outcome(
+    kind: str, best: str, page: Callable[[str], str], study_of: StudyOf
+) -> None:
+    page(kind)
+    _, notes = render(read_contents(study_of(kind)), False, 1)
+    assert any(f"to keep the file small: the {best}" in note for note in notes)
 
 
 def test_an_unknown_risk_is_neither_drawn_nor_tabulated(survival: Contents) -> None:

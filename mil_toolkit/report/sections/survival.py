@@ -37,7 +37,7 @@ from mil_toolkit.report.survival import (
     times_and_events,
 )
 
-SUBGROUP_METRICS = ("concordance_harrell", "concordance_uno", "integrated_brier")
+SUBGROUP_METRICS = ("concordance_harrell",)  # the others would weight by the censoring of a few patients
 
 
 def survival_scores(contents: Contents) -> ScoresSection:
@@ -135,6 +135,12 @@ def _brier_table(contents: Contents, null: NullModel) -> ScoreTable:
 def survival_use(contents: Contents) -> UseSection:
     """Return the section on the use: subgroups, and whether more patients would help."""
     subgroups = subgroup_table(contents, SUBGROUP_METRICS, _events)
+    if subgroups is not None:
+        caption = (
+            f"{subgroups.caption} Without Uno's C and the Brier scores, because their weights need the"
+            " censoring of more patients than a subgroup has."
+        )
+        subgroups = replace(subgroups, caption=caption)
     return replace(common_use_section(contents), subgroups=subgroups)
 
 
