@@ -70,8 +70,11 @@ def _share_cells(traits: Traits, _: np.random.Generator) -> tuple[str, ...]:
     return (f"{100 * traits.share:.1f}",)
 
 
+GRADE_NAMES = ("low", "medium", "high")
+
+
 def _grade_cells(traits: Traits, _: np.random.Generator) -> tuple[str, ...]:
-    return (str(1 + sum(traits.share >= limit for limit in GRADE_LIMITS)),)
+    return (GRADE_NAMES[sum(traits.share >= limit for limit in GRADE_LIMITS)],)
 
 
 def log_hazard(share: float, age: float) -> float:
@@ -122,7 +125,8 @@ SYNTHETIC_OUTCOMES = {
     "ordered": SyntheticOutcome(
         truth=_TUMORAL_IMAGES,
         declaration=(
-            'label = "GRADE"\nclasses = [1, 2, 3]            # by the share of tumoral cells, lowest first\n'
+            'label = "GRADE"\n'
+            'classes = ["low", "medium", "high"]  # by the share of tumoral cells, lowest first\n'
             f"ordered = true\n{_UNLABELLED}"
         ),
         columns=("GRADE",),

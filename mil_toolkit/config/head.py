@@ -154,7 +154,7 @@ class HeadConfig:
         "shared",
         Tunable(
             "shared: one attention for all classes; classes: each class has its own attention, and its logit"
-            " depends on the embedding that it pools",
+            " depends on the embedding that it pools; needs an outcome of several classes without an order",
             choices=ATTENTION_HEADS_NAMES,
             needs={"pooling": CLASSWISE_POOLINGS},
             of_classes=True,

@@ -198,6 +198,7 @@ def for_outcome(config: StudyConfig, kind: str) -> StudyConfig:
         if name not in names
     ]
     problems += _binary_only(config) if kind != "binary" else []
+    problems += _class_logits_only(config) if kind != "classes" else []
     if problems:
         raise UsageError("\n".join(problems))
     return replace(config, objective=objective, primary_metric=primary)
@@ -219,3 +220,10 @@ def _binary_only(config: StudyConfig) -> list[str]:
             " negative). List other poolings."
         )
     return problems
+
+
+def _class_logits_only(config: StudyConfig) -> list[str]:
+    """Return the settings that only a head with a logit for each class has, a sentence each."""
+    if "classes" not in config.settings.get("attention_heads", ()):
+        return []
+    return ["--set attention_heads: classes needs an outcome of several classes without an order."]

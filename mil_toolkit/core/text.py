@@ -52,6 +52,15 @@ def _shortened(line: str) -> str:
     return line if left_out <= 0 else f"{line[:half]} ... ({left_out} more characters) ... {line[-half:]}"
 
 
+def by_name(names: Sequence[str], values: Sequence[object]) -> str:
+    """Return values by name; readable where names are numbers, too.
+
+    >>> by_name(["1", "2"], [10, 13])
+    '1: 10, 2: 13'
+    """
+    return ", ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
+
+
 def some(items: Sequence[object]) -> str:
     """Return the first `SOME` items, separated by commas, and the number of the others.
 

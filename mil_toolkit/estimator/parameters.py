@@ -11,7 +11,7 @@ from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.config.metrics import OUTCOME_METRICS
 from mil_toolkit.config.settings import head_config
 from mil_toolkit.config.study import StudyConfig, for_outcome
-from mil_toolkit.config.tunable import tunables
+from mil_toolkit.config.tunable import Settings, tunables
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.training.arrays import BagError
 
@@ -101,11 +101,12 @@ def _procedure_problems(values: Parameters) -> list[str]:
 
 def check_for_outcome(config: HeadConfig, study: StudyConfig, kind: str) -> None:
     """Raise BagError for parameters that do not fit this kind of outcome, all of them."""
-    known, problems = OUTCOME_METRICS[kind].names, []
+    known, problems = OUTCOME_METRICS[kind].names, list[str]()
+    settings: Settings = {"pooling": (config.pooling,), "attention_heads": (config.attention_heads,)}
     if study.objective not in known:
         problems.append(f"objective={study.objective!r} is not one of {', '.join(known)}.")
     try:
-        for_outcome(replace(study, objective=known[0], settings={"pooling": (config.pooling,)}), kind)
+        for_outcome(replace(study, objective=known[0], settings=settings), kind)
     except UsageError as error:
         problems.append(_as_parameters(str(error)))
     if problems:

@@ -1,7 +1,6 @@
 """Calibration of predicted risks at the horizon, in groups of patients with similar risks."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -12,14 +11,26 @@ TRAINING = 40.0  # as `Measure.training`, of the observed risk of a group of pre
 
 
 @dataclass(frozen=True)
+class ObservedRisk:
+    """The risk of an event up to a time by the Kaplan-Meier curve, with its 95 % interval.
+
+    followed_to: None if the risk is known; otherwise the last time of follow-up, which is before that time
+        and up to which value and interval are
+    """
+
+    value: float
+    low: float
+    high: float
+    followed_to: float | None = None
+
+
+@dataclass(frozen=True)
 class RiskGroup:
-    """Patients with similar predicted risks: mean predicted and observed risk with its 95 % interval."""
+    """Patients with similar predicted risks: mean predicted risk, and observed risk at the horizon."""
 
     patients: int
     predicted: float
-    observed: float
-    low: float
-    high: float
+    observed: ObservedRisk
 
 
 def groups_of_risk(risks: np.ndarray, count: int) -> np.ndarray:
@@ -60,16 +71,7 @@ def calibration_at_horizon(
 def _group(
     times: np.ndarray, events: np.ndarray, risks: np.ndarray, horizon: float, widening: float
 ) -> RiskGroup:
-    observed = risk_at(times, events, horizon, widening)
-    return RiskGroup(len(times), float(risks.mean()), observed.value, observed.low, observed.high)
-
-
-class ObservedRisk(NamedTuple):
-    """The risk of an event up to a time by the Kaplan-Meier curve, with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
+    return RiskGroup(len(times), float(risks.mean()), risk_at(times, events, horizon, widening))
 
 
 def widening_of_groups(cross_validated: int) -> float:
@@ -86,9 +88,12 @@ def risk_at(times: np.ndarray, events: np.ndarray, horizon: float, widening: flo
     """Return the observed risk of patients at the horizon: times (n,), events (n,) bool.
 
     widening: factor of the variance. The interval is that of `kaplan_meier`. Where the risk is 0 or 1, it is
-    Wilson's of a proportion among the patients who are still at risk at the horizon (Dorey and Korn 1987,
-    "Effective sample sizes for confidence intervals for survival probabilities"), or among all of them if
-    nobody is left.
+    Wilson's of a proportion: of a risk of 0, among the patients who are still at risk at the horizon (Dorey
+    and Korn 1987, "Effective sample sizes for confidence intervals for survival probabilities"), as of one
+    patient if nobody is left; of a risk of 1, among the patients with the event.
+
+    Where follow-up ends before the horizon and the curve is still above 0, the risk at the horizon is
+    unknown: that of the last follow-up time is returned, with this time as `followed_to`.
     """
     estimate = kaplan_meier(times, events)
     moments, at = estimate.curve.times, np.array([horizon])
@@ -96,12 +101,14 @@ def risk_at(times: np.ndarray, events: np.ndarray, horizon: float, widening: flo
         float(StepCurve(moments, values).at(at)[0])
         for values in (estimate.curve.values, estimate.low, estimate.high)
     )
+    last = float(times.max())
+    followed_to = last if last < horizon and survival > 0 else None
     if 0 < survival < 1:
         ends = [_widened(survival, end, widening) for end in (high, low)]
-        return ObservedRisk(1 - survival, 1 - ends[0], 1 - ends[1])
+        return ObservedRisk(1 - survival, 1 - ends[0], 1 - ends[1], followed_to)
     count = max(1, at_risk(times, [horizon])[0], int(events.sum()) if survival == 0 else 0)
     bounds = wilson(1 - survival, count / widening, quantile(np.inf))
-    return ObservedRisk(1 - survival, bounds.low, bounds.high)
+    return ObservedRisk(1 - survival, bounds.low, bounds.high, followed_to)
 
 
 def _widened(survival: float, end: float, widening: float) -> float:

@@ -47,7 +47,8 @@ def cross_validated_log_rank(test: LogRank) -> LogRank:
     if the predictions say nothing, each pair of folds enters the statistic twice with about the same value,
     once in either direction, which doubles its variance at most. (Simon et al. 2011, "Using cross-validation
     to evaluate predictive accuracy of survival risk classifiers based on high-dimensional data", show that
-    the p-value is too small.) The statistic is therefore divided by 2.
+    the p-value is too small.) The statistic is therefore divided by 2. Predictions of a single model need no
+    such correction.
     """
     if test.statistic is None:
         return test
@@ -61,7 +62,8 @@ def null_table(table: Table, horizon: float) -> Table:
     """Return the same patients with the predictions of the null model: the survival of the training patients.
 
     Each patient gets the Kaplan-Meier curve of the patients of the other folds; of a single fold, that of its
-    own patients. This is the reference of the Brier score (Graf et al. 1999, section 4).
+    own patients, which favours the null model. This is the reference of the Brier score (Graf et al. 1999,
+    section 4).
     """
     times, events, grid = table.labels[:, 0], table.labels[:, 1] == 1, grid_of(horizon)
     values = np.empty((*table.folds.shape, 1 + len(grid)))

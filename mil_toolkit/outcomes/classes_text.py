@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from mil_toolkit.config.study import ThresholdRule
-from mil_toolkit.core.text import count_of
+from mil_toolkit.core.text import by_name, count_of
 from mil_toolkit.evaluation.words import number
 from mil_toolkit.outcomes.text import OutcomeText
 
@@ -21,8 +21,7 @@ class ClassesText(OutcomeText):
 
     def data(self, names: Sequence[str], counts: Sequence[int]) -> str:
         """Return the patients of each class by name."""
-        listed = [f"{count} {name}" for count, name in zip(counts, names, strict=True)]
-        return f", of which {', '.join(listed[:-1])} and {listed[-1]}"
+        return f", by class {by_name(names, counts)}"
 
     def analysed(self, counts: Sequence[int], strata: Sequence[int]) -> str:
         """Return the patients of each class."""
@@ -30,9 +29,7 @@ class ClassesText(OutcomeText):
 
     def columns(self, names: Sequence[str], constants: Mapping[str, float]) -> str:
         """Return the columns of probabilities, prediction and spread."""
-        shares = ", ".join(
-            f"{name} {number(share)}" for name, share in zip(names, constants.values(), strict=True)
-        )
+        shares = by_name(names, [number(share) for share in constants.values()])
         return (
             "the calibrated probability of each class (`probability:NAME`), the prediction (the number of a"
             " class, from 0 in the declared order: that whose probability is the largest multiple of its"

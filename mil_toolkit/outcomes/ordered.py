@@ -72,13 +72,10 @@ class Ordered(Classes):
         return replace(decision, kind="ordered")
 
 
-def cumulative_regression(
-    x: np.ndarray, targets: np.ndarray, classes: int, balanced: bool, strength: float = 1.0
-) -> np.ndarray:
+def cumulative_regression(x: np.ndarray, targets: np.ndarray, classes: int, balanced: bool) -> np.ndarray:
     """Return weights and intercepts (M + 1, C - 1) of the outputs of a cumulative link model.
 
     x: (n, M); targets: (n,) of 0 to C - 1; balanced: give all classes the same total weight
-    strength: inverse of the regularisation
 
     A logistic regression predicts each of "above class 0" to "above class C - 2". All share the mean of their
     weights (proportional odds; McCullagh 1980), and each keeps its intercept. This is not the maximum of the
@@ -89,7 +86,7 @@ def cumulative_regression(
     shares = np.bincount(targets, minlength=classes) / len(targets)
     weights = 1 / (classes * shares[targets]) if balanced else np.ones(len(targets))
     fits = [
-        LogisticRegression(C=strength, max_iter=2000).fit(x, targets > label, sample_weight=weights)
+        LogisticRegression(max_iter=2000).fit(x, targets > label, sample_weight=weights)
         for label in range(classes - 1)
     ]
     start = np.zeros((x.shape[1] + 1, classes - 1))

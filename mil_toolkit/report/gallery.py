@@ -14,6 +14,7 @@ from mil_toolkit.study.records import PatientRecord
 from mil_toolkit.study.tables import class_columns, class_of
 
 HIGHEST, LOWEST = 5, 3  # images of a patient that are shown
+MOST_OTHERS = 2  # classes of a patient that are shown besides the true one, the most probable ones
 OF_CLASS = 4  # images of a patient that are shown for each class with an attention of its own
 EQUAL = 1e-6  # attention within a bag that differs by less counts as equal
 
@@ -30,10 +31,14 @@ class WeightedImage:
 
 @dataclass(frozen=True)
 class ClassImages:
-    """The images of highest attention of a class that has its own; none where it is equal on all images."""
+    """The images of highest attention of a class that has its own; none where it is equal on all images.
+
+    is_true: whether it is the patient's class
+    """
 
     name: str
     images: tuple[WeightedImage, ...]
+    is_true: bool
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class Attention:
         own
     effective: effective number of images, 1 / sum of squared attention, which is the mean over classes that
         have their own; None where it is equal on all images
-    classes: of class-wise attention, the images of each class
+    classes: of class-wise attention, the images of the true class and the `MOST_OTHERS` most probable
+        others, in the declared order
     """
 
     images: int
@@ -82,9 +88,7 @@ class Case:
         if self.attention is None:
             return ()
         classes = [of_class.images for of_class in self.attention.classes]
-        first = self.attention.highest
-        if classes and not isinstance(self.label, list):
-            first = classes[int(self.label)]
+        first = next((each.images for each in self.attention.classes if each.is_true), self.attention.highest)
         images: dict[str, WeightedImage] = {}
         for image in (*first, *chain.from_iterable(classes), *self.attention.lowest):
             images.setdefault(image.stored, image)
@@ -125,6 +129,7 @@ def cases(contents: Contents, naming: Naming) -> list[Case]:
             float(wrong[place]),
             records.get(table.patient_ids[place]),
             attention.get(table.patient_ids[place]),
+            table.probabilities[:, place].mean(0),
             naming,
         )
         for place in shown_places(table)
@@ -144,23 +149,39 @@ def _case(
     wrong: float,
     record: PatientRecord | None,
     rows: pd.DataFrame | None,
+    predicted: np.ndarray,
     naming: Naming,
 ) -> Case:
     name = naming.patient(stored)
-    attention = None if rows is None else _attention(rows, naming)
+    attention = None if rows is None else _attention(rows, _classes(rows, label, predicted, naming), naming)
     images = record.images if record else None
     metadata = record.metadata if record and not naming.anonymise else {}
     images = images or (attention.images if attention else None)
     return Case(stored, name, label, probability, wrong, images, metadata, attention)
 
 
-def _attention(rows: pd.DataFrame, naming: Naming) -> Attention:
-    """Return the images by falling attention, and those of each class where it has its own."""
-    images = _ranked(rows, "attention", naming)
-    classes = tuple(
-        ClassImages(printable(class_of(column)), _ranked(rows, column, naming)[:OF_CLASS])
-        for column in class_columns(rows)
+def _classes(
+    rows: pd.DataFrame, label: float | list[float], predicted: np.ndarray, naming: Naming
+) -> tuple[ClassImages, ...]:
+    """Return the images of classes that have their own attention; predicted: (C,), their probabilities."""
+    columns = class_columns(rows)
+    if not columns or isinstance(label, list):
+        return ()
+    true = int(label)
+    others = [place for place in np.argsort(-predicted, kind="stable").tolist() if place != true]
+    return tuple(
+        ClassImages(
+            printable(class_of(columns[place])),
+            _ranked(rows, columns[place], naming)[:OF_CLASS],
+            place == true,
+        )
+        for place in sorted([true, *others[:MOST_OTHERS]])
     )
+
+
+def _attention(rows: pd.DataFrame, classes: tuple[ClassImages, ...], naming: Naming) -> Attention:
+    """Return the images by falling attention, or those of `classes` where these have their own."""
+    images = _ranked(rows, "attention", naming)
     if not images and not any(of_class.images for of_class in classes):
         return Attention(len(rows), (), (), None)
     falling = -np.sort(-rows["attention"].to_numpy())

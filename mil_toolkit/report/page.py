@@ -27,6 +27,7 @@ from mil_toolkit.report.layout import Page, lay_out
 from mil_toolkit.report.markup import to_html
 from mil_toolkit.report.pictures import Pictures, Thumbnails, ViewSamples, samples_of, thumbnails_of
 from mil_toolkit.report.seal import GENERATOR, MOST_BYTES, Report, inputs_digest, with_seal
+from mil_toolkit.report.sections.attention import best_words
 from mil_toolkit.study.records import StudyScores
 
 __all__ = ["MOST_BYTES", "Report", "render", "write_report"]
@@ -55,7 +56,7 @@ def write_report(
 
     anonymise: replace the ids of patients and the names of files, and leave out the metadata of single
     patients
-    most_bytes: size above which thumbnails are left out, those of the most confident correct patients first
+    most_bytes: size above which thumbnails are left out, those of the best predicted patients first
     scores: what `verify` returned for this study; None to verify it. A page of given scores is never up to
     date for `mil-report`, since the study may have changed after they were verified.
 
@@ -105,7 +106,7 @@ def render(contents: Contents, anonymise: bool, most_bytes: int) -> tuple[bytes,
     room = most_bytes - len(to_html(page, samples, cell_note=_window_note(pictures), views=views))
     thumbnails = thumbnails_of(pictures, cases, room - BYTES if pictures.shows_cells else room)
     doubtful = doubtful_of(pictures, cases)
-    notes = tuple(_notes(contents, pictures, problem, thumbnails))
+    notes = tuple(_notes(contents, page, pictures, problem, thumbnails))
     note, doubts = _window_note(pictures), _doubts(pictures) if views else ""
     return to_html(page, samples, thumbnails.uris, notes, note, views, doubtful, doubts), notes
 
@@ -173,7 +174,7 @@ def _pictures_of(
 
 
 def _notes(
-    contents: Contents, pictures: Pictures, problem: str | None, thumbnails: Thumbnails
+    contents: Contents, page: Page, pictures: Pictures, problem: str | None, thumbnails: Thumbnails
 ) -> Iterator[str]:
     if contents.attention is None:
         return
@@ -185,5 +186,5 @@ def _notes(
         count = count_of(len(pictures.changed), "image")
         yield f"{count} not shown, because their files have changed since they were embedded."
     if thumbnails.left_out and not problem:
-        count = count_of(thumbnails.left_out, "patient")
-        yield f"{count} without pictures, to keep the file small: the most confident correct ones."
+        count, best = count_of(thumbnails.left_out, "patient"), best_words(contents, page.attention.order)
+        yield f"{count} without pictures, to keep the file small: the {best}."

@@ -38,12 +38,13 @@ class Third:
 class Thirds:
     """The patients by third of the predicted risk, lowest first, and the test that all survive equally.
 
-    test: takes the thirds as given; corrected: see `cross_validated_log_rank`
+    test: takes the thirds as given
+    corrected: see `cross_validated_log_rank`; None if a single model made all predictions
     """
 
     groups: list[Third]
     test: LogRank
-    corrected: LogRank
+    corrected: LogRank | None
 
 
 def thirds(table: Table, horizon: float) -> Thirds:
@@ -62,7 +63,7 @@ def thirds(table: Table, horizon: float) -> Thirds:
         for place, name in enumerate(names)
     ]
     test = log_rank(times, events, places)
-    return Thirds(groups, test, cross_validated_log_rank(test))
+    return Thirds(groups, test, None if table.one_model else cross_validated_log_rank(test))
 
 
 def times_and_events(table: Table) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +75,7 @@ def times_and_events(table: Table) -> tuple[np.ndarray, np.ndarray]:
 class Calibration:
     """Predicted and observed risk at the horizon, of all patients and of groups of similar risk.
 
-    ratio: observed divided by predicted risk; None if the predicted risk is 0
+    ratio: observed divided by predicted risk; None if the predicted risk is 0 or the observed one unknown
     """
 
     predicted: float
@@ -91,7 +92,10 @@ def calibration(table: Table, horizon: float) -> Calibration:
     """
     (times, events), risks = times_and_events(table), table.probabilities[..., 0].mean(0)
     observed, predicted = risk_at(times, events, horizon), float(risks.mean())
-    ratio = Estimate(*(part / predicted for part in observed)) if predicted > 0 else None
+    ratio = None
+    if predicted > 0 and observed.followed_to is None:
+        ends = (observed.value, observed.low, observed.high)
+        ratio = Estimate(*(end / predicted for end in ends))
     count = max(1, min(MOST_GROUPS, len(times) // FEWEST_OF_GROUP))
     widening = widening_of_groups(table.cross_validated)
     groups = calibration_at_horizon(times, events, risks, horizon, count, widening)
@@ -105,6 +109,13 @@ class NullModel:
     table: Table
     scores: dict[str, Score]
     differences: dict[str, Estimate]
+
+    @property
+    def words(self) -> str:
+        """What the null model predicts."""
+        if self.table.one_model:
+            return "the Kaplan-Meier curve of these same patients for everyone, which favours it"
+        return "the Kaplan-Meier curve of the training patients of each fold for everyone"
 
 
 def null_model(table: Table, horizon: float) -> NullModel:

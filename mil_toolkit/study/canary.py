@@ -173,23 +173,27 @@ def _shuffled(labelled: Cohort, config: StudyConfig, random: np.random.Generator
     """
     fixed = config.outer_folds == OFFICIAL or labelled.groups is not None
     needs_check = fixed or labelled.outcome.kind != DEFAULT
+    problem: str | None = None
     for draw in _draws(labelled, random):
         cohort = replace(labelled, labels=draw)
-        if not needs_check or _can_be_scored(cohort, config):
+        problem = _scoring_problem(cohort, config) if needs_check else None
+        if problem is None:
             return cohort
-    raise NoShuffle(_no_shuffle_words(labelled))
+    raise NoShuffle(_no_shuffle_words(labelled, problem or ""))
 
 
-def _no_shuffle_words(labelled: Cohort) -> str:
+def _no_shuffle_words(labelled: Cohort, problem: str) -> str:
+    """Return that no shuffle can be scored; problem: of the last one, a sentence."""
     source, attempts = printable(labelled.source), f"in {MOST_SHUFFLES} attempts"
     if labelled.outcome.kind == DEFAULT:
         return (
             f"No canary: shuffled labels left no folds of {source} with both classes, {attempts}. There are"
             " too few patients of the smaller class."
         )
-    need = labelled.outcome.lack(labelled.labels[:1])
-    lacking = "" if need is None else f" {need.need} the patients of a fold."
-    return f"No canary: shuffled outcomes left no folds of {source} that can be scored, {attempts}.{lacking}"
+    return (
+        f"No canary: shuffled outcomes left no folds of {source} that can be scored, {attempts}. In the last"
+        f" one: {problem}"
+    )
 
 
 def _draws(labelled: Cohort, random: np.random.Generator) -> Iterator[np.ndarray]:
@@ -202,13 +206,17 @@ def _draws(labelled: Cohort, random: np.random.Generator) -> Iterator[np.ndarray
         yield labelled.labels[random.permutation(places)]
 
 
-def _can_be_scored(cohort: Cohort, config: StudyConfig) -> bool:
-    """Return whether all folds are possible and some outer fold has held-out patients to score."""
+def _scoring_problem(cohort: Cohort, config: StudyConfig) -> str | None:
+    """Return why folds are not possible or no outer fold has held-out patients to score; None if one has."""
     try:
         outer = plan_searches(cohort, config)[0][:-1]
-    except DataError:
-        return False
-    return any(cohort.outcome.lack(cohort.labels[search.test]) is None for search in outer)
+    except DataError as error:
+        return str(error).split("\n")[0]
+    lacks = [cohort.outcome.lack(cohort.labels[search.test]) for search in outer]
+    last = lacks[-1]
+    if last is None or None in lacks:
+        return None
+    return f"the last outer fold holds out {last.what}. {last.need} its held-out patients."
 
 
 def _outer_auc(study: Study, cohort: Cohort, patients: Patients, device: str) -> float:

@@ -8,8 +8,6 @@ from mil_toolkit.study.records import StudyScores
 _VERSIONS = {  # of the same baseline
     "metadata_logistic": "logistic regressions, C searched",
     "metadata_logistic_c1": "logistic regressions, C = 1",
-    "metadata_ordinal": "ordinal regressions, C searched",
-    "metadata_ordinal_c1": "ordinal regressions, C = 1",
     "metadata_multinomial": "multinomial regressions, C searched",
     "metadata_multinomial_c1": "multinomial regressions, C = 1",
     "metadata_cox": "Cox regressions, C searched",

@@ -154,6 +154,7 @@ def test_every_metric_can_choose_the_number_of_epochs(objective: str, X: pd.Data
         ({"objective": "auc"}, "objective='auc' is not one of mae, rmse"),
         ({"objective": "balanced_log_loss"}, "objective='balanced_log_loss' is not one of mae"),
         ({"pooling": "dsmil"}, "pooling: dsmil needs an outcome of two classes"),
+        ({"attention_heads": "classes"}, "attention_heads: classes needs an outcome of several classes"),
         ({"members": 0}, "members must be at least 1, not 0"),
         ({"folds": 2.5}, "folds=2.5 is not an integer"),
     ],

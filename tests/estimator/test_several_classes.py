@@ -149,6 +149,17 @@ def test_all_parameters_that_do_not_fit_are_named_at_once(X: pd.DataFrame, y: np
         assert name in str(caught.value)
 
 
+@pytest.mark.parametrize("is_ordered", [False, True])
+def test_an_attention_for_each_class_needs_several_classes_without_an_order(
+    is_ordered: bool, X: pd.DataFrame, y: np.ndarray
+) -> None:
+    labels, order = (y, ORDER) if is_ordered else (np.where(y == "mid", "low", y), None)
+    with pytest.raises(
+        BagError, match="attention_heads: classes needs an outcome of several classes without"
+    ):
+        quick(attention_heads="classes", order=order).fit(X, labels)
+
+
 def test_an_order_of_two_classes_is_refused(X: pd.DataFrame) -> None:
     with pytest.raises(BagError, match="needs labels of 3 classes or more; y holds 'a', 'b'"):
         quick(order=["a", "b"]).fit(X, ["a", "b"] * 12)

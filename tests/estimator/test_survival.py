@@ -191,6 +191,11 @@ def test_a_horizon_that_is_not_a_time_is_refused(horizon: object, X: pd.DataFram
         quick(horizon=horizon).fit(X, y)
 
 
+def test_an_attention_for_each_class_is_refused(X: pd.DataFrame, y: np.ndarray) -> None:
+    with pytest.raises(BagError, match="attention_heads: classes needs an outcome of several classes"):
+        quick(attention_heads="classes").fit(X, y)
+
+
 def test_a_score_needs_comparable_patients(model: MILSurvival, X: pd.DataFrame, y: np.ndarray) -> None:
     censored = y.copy()
     censored["event"] = False

@@ -30,23 +30,34 @@ def test_without_censoring_the_observed_risk_is_the_share_of_events() -> None:
     assert [group.patients for group in groups] == [15] * 4
     places = np.argsort(risks).reshape(4, 15)
     for group, own in zip(groups, places, strict=True):
-        assert group.observed == pytest.approx((times[own] <= 1).mean())
+        assert group.observed.value == pytest.approx((times[own] <= 1).mean())
         assert group.predicted == pytest.approx(risks[own].mean())
-        assert group.low <= group.observed <= group.high
+        assert group.observed.low <= group.observed.value <= group.observed.high
+        assert group.observed.followed_to is None
 
 
-def test_a_group_censored_before_the_horizon_has_the_risk_that_was_observed() -> None:
+def test_the_risk_of_a_group_that_nobody_was_followed_to_the_horizon_is_marked() -> None:
     times, events = np.array([1.0, 2.0, 3.0]), np.array([True, False, False])
     (group,) = calibration_at_horizon(times, events, np.full(3, 0.2), 10.0, count=1)
-    assert group.observed == pytest.approx(1 / 3)
+    assert group.observed.value == pytest.approx(1 / 3) and group.observed.followed_to == 3
+    assert risk_at(times, events & False, 10.0).followed_to == 3  # without an event
+
+
+def test_a_risk_is_known_where_somebody_was_followed_to_the_horizon_or_all_had_the_event() -> None:
+    times = np.array([1.0, 2.0, 3.0])
+    assert risk_at(times, np.array([True, False, False]), 3.0).followed_to is None
+    assert risk_at(times, np.array([True, True, True]), 10.0).followed_to is None
+    assert risk_at(times, np.array([True, False, True]), 10.0).followed_to is None  # nobody is left
+    assert risk_at(times, np.array([True, True, False]), 10.0).followed_to == 3
 
 
 @pytest.mark.parametrize("event", [False, True])
 def test_a_group_in_which_all_or_none_have_the_event_has_an_interval(event: bool) -> None:
     times, events = np.linspace(1, 9, 20), np.full(20, event)
     (group,) = calibration_at_horizon(times, events, np.full(20, 0.2), 9.0 if event else 5.0, count=1)
-    assert group.observed == float(event)
-    assert (group.low < 0.9 and group.high == 1) if event else (group.low == 0 and 0.1 < group.high < 0.4)
+    risk = group.observed
+    assert risk.value == float(event)
+    assert (risk.low < 0.9 and risk.high == 1) if event else (risk.low == 0 and 0.1 < risk.high < 0.4)
 
 
 def test_fewer_patients_at_risk_make_a_wider_interval_of_a_risk_of_zero() -> None:
@@ -62,7 +73,7 @@ def test_widening_multiplies_the_variance_on_the_scale_of_the_interval() -> None
     def half_width(widening: float) -> float:
         risk = risk_at(times, events, 0.7, widening)
         assert risk.low < risk.value < risk.high
-        scaled = [np.log(-np.log(1 - part)) for part in risk]
+        scaled = [np.log(-np.log(1 - part)) for part in (risk.value, risk.low, risk.high)]
         assert scaled[2] - scaled[0] == pytest.approx(scaled[0] - scaled[1])
         return float(scaled[2] - scaled[0])
 

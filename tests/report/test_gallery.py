@@ -12,9 +12,9 @@ from support.studies import Tiny
 
 from mil_toolkit.report import shown as shown_module
 from mil_toolkit.report.contents import read_contents
-from mil_toolkit.report.gallery import Naming, cases
+from mil_toolkit.report.gallery import Naming, _classes, cases
 from mil_toolkit.report.sections.attention import attention_section
-from mil_toolkit.study.tables import publish_table, read_predictions
+from mil_toolkit.study.tables import class_column, publish_table, read_predictions
 
 
 def test_the_worst_mistakes_come_first_with_every_patient_once(tiny: Tiny, study: Path) -> None:
@@ -98,3 +98,15 @@ def test_an_anonymous_report_does_not_name_patients_or_files(
     rewrite(copied / "sources.json", lambda sources: sources.update(cohort="JANE/DOE.toml"))
     assert "JANE" not in written(copied, tmp_path / "r.html", anonymise=True)
     assert not [age for age in ages if f"age</bdi> <bdi>{age}" in gallery]
+
+
+def test_of_many_classes_the_true_one_and_the_two_most_probable_others_are_shown() -> None:
+    names = [f"class {number}" for number in range(5)]
+    rows = pd.DataFrame({"image": ["a", "b"], "attention": [0.4, 0.6]})
+    rows = rows.assign(**{class_column(name): [0.3, 0.7] for name in names})
+    predicted = np.array([0.3, 0.05, 0.4, 0.05, 0.2])
+    for true, expected in ((1, [0, 1, 2]), (2, [0, 2, 4]), (4, [0, 2, 4]), (0, [0, 2, 4])):
+        shown = _classes(rows, true, predicted, Naming(False))
+        assert [of_class.name for of_class in shown] == [names[place] for place in expected]
+        assert [of_class.name for of_class in shown if of_class.is_true] == [names[true]]
+        assert [image.stored for image in shown[0].images] == ["b", "a"]

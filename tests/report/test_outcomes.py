@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,15 @@ from support.reports import text_of
 
 from mil_toolkit.evaluation.number_calibration import bland_altman
 from mil_toolkit.evaluation.survival_curves import at_risk, log_rank
+from mil_toolkit.evaluation.words import p_value
 from mil_toolkit.outcomes.kinds import KINDS
 from mil_toolkit.report.contents import Contents, read_contents
 from mil_toolkit.report.figures.classes import rank_differences
+from mil_toolkit.report.gallery import Naming
+from mil_toolkit.report.names import metric_name
+from mil_toolkit.report.sections.attention import attention_section, best_words
+from mil_toolkit.report.sections.survival import survival_scores, survival_use
+from mil_toolkit.report.sections.tables import Cell
 from mil_toolkit.report.shown import shown_places
 from mil_toolkit.report.survival import calibration, null_model, thirds
 
@@ -189,9 +196,79 @@ def test_the_calibration_covers_all_patients(survival: Contents) -> None:
     mean = sum(group.patients * group.predicted for group in result.groups) / len(survival.table.labels)
     assert mean == pytest.approx(result.predicted)
     for group in result.groups:
-        assert group.low <= group.observed <= group.high and group.low < group.high
+        risk = group.observed
+        assert risk.low <= risk.value <= risk.high and risk.low < risk.high
     score = survival.own_scores["calibration_at_horizon"].value
     assert abs(result.observed.value - result.predicted) == pytest.approx(score)
+
+
+@pytest.mark.parametrize("kind", ["classes", "ordered"])
+def test_counts_follow_the_names_of_classes(kind: str, page: Callable[[str], str], study_of: StudyOf) -> None:
+    """Names may be numbers."""
+    words, names = words_of(page(kind)), read_contents(study_of(kind)).class_names
+    labels = read_contents(study_of(kind)).table.labels
+    counts = [f"{name}: {int((labels == number).sum())}" for number, name in enumerate(names)]
+    assert ", ".join(counts) in words and f"of {names[0]}: " in words
+    card = (study_of(kind) / "model" / "README.md").read_text()
+    assert f", by class *{names[0]}*: {int((labels == 0).sum())}, " in card
+
+
+def test_subgroups_have_no_score_that_weights_by_their_censoring(survival: Contents) -> None:
+    subgroups = survival_use(survival).subgroups
+    assert subgroups is not None and list(subgroups.heads[2:]) == [metric_name("concordance_harrell")]
+    assert "Without Uno's C and the Brier scores" in subgroups.caption
+
+
+@pytest.mark.parametrize(
+    ("kind", "best"),
+    [
+        ("classes", "most confident correct ones"),
+        ("number", "smallest errors"),
+        ("survival", "most expected"),
+    ],
+)
+def test_pictures_that_are_left_out_are_named_in_words_of_the_outcome(
+    kind: str, best: str, page: Callable[[str], str], study_of: StudyOf
+) -> None:
+    page(kind)
+    contents = read_contents(study_of(kind))
+    section = attention_section(contents, Naming(False))
+    words = f"to keep the file small: the {best_words(contents, section.order)}"
+    assert words.startswith(f"to keep the file small: the {best}")
+
+
+def test_an_unknown_risk_is_neither_drawn_nor_tabulated(survival: Contents) -> None:
+    rows = survival.predictions.copy()
+    highest = rows.groupby("patient_id")[["risk"]].mean()["risk"].nlargest(12).index
+    inside = rows["patient_id"].isin(highest)
+    rows.loc[inside, ["time", "event"]] = [3.25, 0]
+    contents = replace(survival, predictions=rows)
+    result = calibration(contents.table, 5)
+    assert result.groups[-1].observed.followed_to == 3.25
+    section = survival_scores(contents)
+    by_third, by_risk = (
+        next(table for table in section.details if table.name == name)
+        for name in ("Predicted thirds", "Calibration at the horizon")
+    )
+    unknown = Cell("unknown", "followed up to 3.25 only")
+    assert by_risk.rows[len(result.groups) - 1].cells[2] == unknown and unknown not in by_risk.rows[-1].cells
+    assert unknown in by_third.rows[-1].cells
+    (chart,) = (chart for chart in section.charts if chart.title == "Calibration at the horizon")
+    assert "1 group without a dot: nobody was followed up to the horizon." in chart.caption
+    assert "observed unknown (followed up to 3.25 only)" in chart.svg
+
+
+def test_the_predictions_of_a_single_split_are_those_of_one_model(survival: Contents) -> None:
+    contents = replace(survival, predictions=survival.predictions.assign(fold=1))
+    parts = thirds(contents.table, 5)
+    assert parts.corrected is None and parts.test.p_value is not None
+    section = survival_scores(contents)
+    words = " ".join(text for chart in section.charts for text in (chart.caption, chart.svg)) + " ".join(
+        table.caption for table in section.details
+    )
+    assert f"over the whole follow-up: p {p_value(parts.test.p_value)} (chi-squared" in words
+    assert "halved" not in words and "cross-validated" not in words and "training patients" not in words
+    assert words.count("of these same patients for everyone, which favours it") == 2
 
 
 def test_the_brier_score_stands_beside_that_of_the_null_model(

@@ -369,13 +369,33 @@ def test_outcomes_whose_shuffles_leave_no_folds_are_reported(tmp_path: Path) -> 
     parts = np.split(np.array(cohort.patient_ids), [35])
     folds = OfficialFolds((tuple(frozenset(part.tolist()) for part in parts),))
     with pytest.raises(
-        module.NoShuffle, match=r"left no folds .* that can be scored, in 20 attempts\. All cl"
+        module.NoShuffle,
+        match=r"left no folds .* that can be scored, in 20 attempts\. In the last one: .* class has 1",
     ):
         module._shuffled(
             replace(cohort, labels=np.array([0] * 34 + [1, 2]), folds=folds),
             replace(CONFIG, outer_folds=OFFICIAL),
             np.random.default_rng(0),
         )
+
+
+@pytest.mark.parametrize("first", [0, 20])
+def test_the_advice_does_not_depend_on_the_first_patient(first: int) -> None:
+    """Here, only the follow-up of the folds is too short, whoever comes first in the table."""
+    cohort, outcome = cohort_of("survival"), Survival("T", "E", 5.0)
+    times, events = np.linspace(0.1, 4.9, len(cohort)), np.arange(len(cohort)) % 2
+    times[-1] = 6.0
+    labels = np.roll(np.stack([times, events], axis=1), first, axis=0)
+    parts = np.split(np.array(cohort.patient_ids), [18])
+    folds = OfficialFolds((tuple(frozenset(part.tolist()) for part in parts),))
+    with pytest.raises(module.NoShuffle) as caught:
+        module._shuffled(
+            replace(cohort, labels=labels, folds=folds, outcome=outcome),
+            replace(CONFIG, outer_folds=OFFICIAL),
+            np.random.default_rng(0),
+        )
+    assert "followed up to" in str(caught.value) and "Choose an earlier horizon" in str(caught.value)
+    assert "Choose a later horizon" not in str(caught.value) and "censored" not in str(caught.value)
 
 
 # The command.

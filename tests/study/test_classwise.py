@@ -15,11 +15,16 @@ from mil_toolkit.bundle.fit import fit
 from mil_toolkit.bundle.outputs import attention_output
 from mil_toolkit.bundle.predict import predict
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config.study import StudyConfig
-from mil_toolkit.core.errors import DataError
+from mil_toolkit.config.study import StudyConfig, for_outcome
+from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.outputs import check_outputs
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.outcomes.classes import Classes
+from mil_toolkit.outcomes.number import Number
+from mil_toolkit.outcomes.ordered import Ordered
+from mil_toolkit.outcomes.outcome import Outcome
+from mil_toolkit.outcomes.survival import Survival
 from mil_toolkit.report.contents import read_contents
 from mil_toolkit.report.gallery import OF_CLASS, Naming, cases
 from mil_toolkit.report.page import write_report
@@ -240,18 +245,41 @@ def test_a_search_chooses_between_both_for_poolings_with_attention(planted: Plan
     ).attention_heads == ("shared")
 
 
-def test_the_search_of_an_outcome_without_class_logits_ignores_the_setting(planted: Planted) -> None:
-    from mil_toolkit.outcomes.binary import Binary
-    from mil_toolkit.outcomes.number import Number
-    from mil_toolkit.outcomes.ordered import Ordered
-    from mil_toolkit.outcomes.survival import Survival
+@pytest.mark.parametrize("heads", [("classes",), ("shared", "classes")])
+@pytest.mark.parametrize("kind", ["binary", "ordered", "number", "survival"])
+def test_the_setting_is_refused_for_an_outcome_without_class_logits(
+    kind: str, heads: tuple[str, ...]
+) -> None:
+    config = StudyConfig(settings={"attention_heads": heads})
+    with pytest.raises(
+        UsageError, match="--set attention_heads: classes needs an outcome of several classes"
+    ):
+        for_outcome(config, kind)
+    assert for_outcome(config, "classes").settings == config.settings
+    assert for_outcome(StudyConfig(settings={"attention_heads": ("shared",)}), kind)
 
-    outcomes = (Binary("DX", "a", "b"), Ordered("DX", NAMES), Number("DX"), Survival("T", "E", 2))
-    for outcome in outcomes:
-        space = space_of(outcome, planted, attention_heads=("classes",))
-        assert "attention_heads" not in space.described()
-        assert space.config_of(space.defaults()).attention_heads == "shared"
-        assert space.described() == space_of(outcome, planted).described()
+
+WITHOUT_LOGITS = (Binary("DX", "a", "b"), Ordered("DX", NAMES), Number("DX"), Survival("T", "E", 2))
+
+
+@pytest.mark.parametrize("outcome", WITHOUT_LOGITS)
+def test_the_search_of_an_older_study_without_class_logits_ignores_the_setting(
+    outcome: Outcome, planted: Planted
+) -> None:
+    space = space_of(outcome, planted, attention_heads=("classes",))
+    assert "attention_heads" not in space.described()
+    assert space.config_of(space.defaults()).attention_heads == "shared"
+    assert space.described() == space_of(outcome, planted).described()
+
+
+@pytest.mark.parametrize("outcome", WITHOUT_LOGITS)
+def test_a_study_of_an_outcome_without_class_logits_is_not_begun_with_it(
+    outcome: Outcome, planted: Planted, tmp_path: Path
+) -> None:
+    cohort = replace(planted.cohort, outcome=outcome)
+    with pytest.raises(UsageError, match="attention_heads"):
+        tune(cohort, planted.cache, tmp_path / "study", CONFIG, "cpu")
+    assert not (tmp_path / "study").exists()
 
 
 def test_the_study_is_described_with_the_setting_and_goes_on(planted: Planted, study: Path) -> None:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from scipy.special import logit
 
-from mil_toolkit.core.text import printable
+from mil_toolkit.core.text import by_name, printable
 from mil_toolkit.evaluation.words import number
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import (
@@ -81,7 +81,7 @@ def class_size_figures(contents: Contents) -> list[Chart]:
     axes.set_yticks(range(len(names)), [shortened(name, _LONGEST_CATEGORY) for name in names])
     axes.set(ylim=(len(names) - 0.45, -0.55), xlim=(0, 1.1 * max(counts)), xlabel="Patients")
     axes.tick_params("y", length=0, labelcolor=INK)
-    words = ", ".join(f"{count} {name}" for count, name in zip(counts, names, strict=True))
+    words = by_name(names, counts)
     caption = f"{len(labels)} labelled patients: {words}."
     return [Chart(to_svg(figure, "classes", caption), "Patients of each class", caption)]
 

@@ -35,8 +35,19 @@ def time_name(contents: Contents) -> str:
     return shortened(printable(survival_outcome(contents).time or "Time"), _LONGEST_AXIS)
 
 
+def followed_words(time: float) -> str:
+    """Return the last time of follow-up of patients whose risk at the horizon is unknown.
+
+    >>> followed_words(3.0)
+    'followed up to 3 only'
+    """
+    return f"followed up to {time:.4g} only"
+
+
 def risk_words(risk: ObservedRisk) -> str:
-    """Return an observed risk with its interval."""
+    """Return an observed risk with its interval, or up to when there was follow-up if it is unknown."""
+    if risk.followed_to is not None:
+        return f"unknown ({followed_words(risk.followed_to)})"
     return f"{number(risk.value)} ({number(risk.low)} to {number(risk.high)})"
 
 
@@ -46,9 +57,12 @@ def log_rank_words(parts: Thirds) -> str:
     if test.statistic is None:
         return "There are no thirds with events to compare by a log-rank test."
     freedom = count_of(test.freedom, "degree of freedom", "degrees of freedom")
+    intro = "Log-rank test that the thirds have the same survival over the whole follow-up"
+    statistic = f"chi-squared {test.statistic:.2f}, {freedom}"
+    if corrected is None:
+        return f"{intro}: p {p_value(test.p_value)} ({statistic})."
     return (
-        "Log-rank test that the thirds have the same survival over the whole follow-up: p"
-        f" {p_value(corrected.p_value)} (chi-squared {test.statistic:.2f}, {freedom}, halved: taken as it is,"
+        f"{intro}: p {p_value(corrected.p_value)} ({statistic}, halved: taken as it is,"
         f" p {p_value(test.p_value)} would be too small, because cross-validated models learn from each"
         " other's held-out patients)."
     )
@@ -89,12 +103,11 @@ def risk_calibration_figure(contents: Contents, result: Calibration) -> Chart:
     """Draw the observed against the predicted risk at the horizon, in groups of similar risk."""
     figure, axes = canvas(height=3.1)
     axes.plot([0, 1], [0, 1], color=MUTED, lw=0.8, ls=_DASHED)
-    for group in result.groups:
-        axes.plot([group.predicted] * 2, [group.low, group.high], color=ACCENT, lw=1.4)
-    axes.plot(
-        [group.predicted for group in result.groups], [group.observed for group in result.groups], "o",
-        color=ACCENT, ms=5.5,
-    )  # fmt: skip
+    known = [group for group in result.groups if group.observed.followed_to is None]
+    for group in known:
+        axes.plot([group.predicted] * 2, [group.observed.low, group.observed.high], color=ACCENT, lw=1.4)
+    predicted, observed = ([group.predicted for group in known], [group.observed.value for group in known])
+    axes.plot(predicted, observed, "o", color=ACCENT, ms=5.5)
     horizon = survival_outcome(contents).by
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=f"Predicted risk at {horizon:g}")
     axes.set_ylabel("Observed risk (Kaplan-Meier)")
@@ -105,16 +118,29 @@ def risk_calibration_figure(contents: Contents, result: Calibration) -> Chart:
         f" {number(result.predicted)}.{ratio}"
     )
     groups = "; ".join(
-        f"predicted {group.predicted:.2f}, observed {group.observed:.2f}"
+        f"predicted {group.predicted:.2f}, observed {_short_words(group.observed)}"
         f" ({count_of(group.patients, 'patient')})"
         for group in result.groups
     )
     caption = (
         f"{words} Dots: groups of patients with similar predicted risks, with 95 % intervals. Dashed"
-        f" line: perfect calibration.{_dependence(contents.table)}"
+        f" line: perfect calibration.{_left_out(result)}{_dependence(contents.table)}"
     )
     svg = to_svg(figure, "calibration", f"Calibration at the horizon. {words} In groups: {groups}.")
     return Chart(svg, "Calibration at the horizon", caption)
+
+
+def _short_words(risk: ObservedRisk) -> str:
+    """Return an observed risk without its interval."""
+    return f"{risk.value:.2f}" if risk.followed_to is None else risk_words(risk)
+
+
+def _left_out(result: Calibration) -> str:
+    """Return how many groups have no dot, if any."""
+    count = sum(group.observed.followed_to is not None for group in result.groups)
+    if not count:
+        return ""
+    return f" {count_of(count, 'group')} without a dot: nobody was followed up to the horizon."
 
 
 def brier_figure(contents: Contents, null: NullModel) -> Chart:
@@ -137,7 +163,7 @@ def brier_figure(contents: Contents, null: NullModel) -> Chart:
     )
     caption = (
         f"{words} Violet: this model, with its 95 % band over patients. Dashed: the null model, which"
-        " predicts the Kaplan-Meier curve of the training patients for everyone."
+        f" predicts {null.words}."
     )
     svg = to_svg(figure, "brier", f"Brier score at each time. {words}")
     return Chart(svg, "Error of the predicted survival", caption)

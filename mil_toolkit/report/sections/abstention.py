@@ -13,9 +13,13 @@ def abstention_notes(contents: Contents) -> list[str]:
     kind = contents.study.outcome.kind
     if not contents.nested or kind not in (*CLASS_SCORES, NUMBER):
         return []
-    names = ("negative", "positive") if kind == "binary" else tuple(map(printable, contents.class_names))
+    names = ("negative", "positive") if kind == "binary" else _of_classes(contents.class_names)
     measured = [coverage(contents.study, contents.table, alpha) for alpha in LEVELS]
     return [_intro(kind), *(_words(names, one) for one in measured)]
+
+
+def _of_classes(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"of {printable(name)}:" for name in names)
 
 
 def _intro(kind: str) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mil_toolkit.report.contents import Contents
-from mil_toolkit.report.gallery import Case, Naming, cases
+from mil_toolkit.report.gallery import MOST_OTHERS, Case, Naming, cases
 from mil_toolkit.report.shown import MOST_BEST, MOST_WORST, shows_all
 from mil_toolkit.study.tables import class_columns
 
@@ -48,7 +48,9 @@ def _summary(contents: Contents, order: Order) -> str:
     models = "outer" if contents.nested else "validation"
     images, sums = "images of highest and lowest attention", "The attention on a patient's images sums to one"
     if class_columns(contents.attention):
-        images = "images of highest attention for each class, whose probability depends on what it pools"
+        many = len(class_columns(contents.attention)) > 1 + MOST_OTHERS
+        of = "the true class and the two most probable others" if many else "each class"
+        images = f"images of highest attention for {of}; the probability of a class depends on what it pools"
         sums += " in each class"
     return (
         f"Attention by {models} models that did not see the patient during training. {everyone}, and the"
@@ -56,13 +58,17 @@ def _summary(contents: Contents, order: Order) -> str:
     )
 
 
+def best_words(contents: Contents, order: Order) -> str:
+    """Return what the best predictions are called, in the plural."""
+    return f"{order.best} ones" if contents.class_names else order.best
+
+
 def _patients(contents: Contents, order: Order) -> str:
     """Return which of the predicted patients are shown."""
     count = len(contents.table.labels)
     if shows_all(count):
         return f"All patients with their predictions, the {order.worst} first"
-    best = f"{order.best} ones" if contents.class_names else order.best
     return (
         f"Of {count:,} patients with their predictions, the {MOST_WORST:,} {order.worst} and then the"
-        f" {MOST_BEST:,} {best} (predictions.csv has all)"
+        f" {MOST_BEST:,} {best_words(contents, order)} (predictions.csv has all)"
     )

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mil_toolkit.core.text import printable
+from mil_toolkit.core.text import by_name, printable
 from mil_toolkit.evaluation.class_scoring import table_of_class
 from mil_toolkit.evaluation.intervals import scores_with_intervals
 from mil_toolkit.evaluation.words import number
@@ -64,15 +64,15 @@ def _use_section(contents: Contents, metrics: Sequence[str]) -> UseSection:
     names = list(map(printable, contents.class_names))
 
     def counts(labels: np.ndarray) -> str:
-        return ", ".join(f"{int((labels == place).sum())} {name}" for place, name in enumerate(names))
+        return by_name(names, [int((labels == place).sum()) for place in range(len(names))])
 
     return replace(common_use_section(contents), subgroups=subgroup_table(contents, metrics, counts))
 
 
 def _decision_words(contents: Contents) -> str:
     """Return how a class is predicted, with the shares by the final model."""
-    pairs = zip(contents.class_names, contents.best.decision.constants.values(), strict=True)
-    shares = ", ".join(f"{printable(name)} {number(share)}" for name, share in pairs)
+    constants = contents.best.decision.constants.values()
+    shares = by_name(list(map(printable, contents.class_names)), [number(share) for share in constants])
     return (
         "The class is predicted whose calibrated probability is the largest multiple of its share among the"
         f" training patients. Shares of the final model: {shares}."

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from mil_toolkit.config.head import view_names
 from mil_toolkit.config.options import study_options
 from mil_toolkit.config.study import StudyConfig
-from mil_toolkit.core.text import count_of, printable
+from mil_toolkit.core.text import by_name, count_of, printable
 from mil_toolkit.evaluation.words import (
     comparison_words,
     in_use,
@@ -117,8 +117,11 @@ def _facts(contents: Contents) -> Iterator[tuple[str, str]]:
 
 def _patient_facts(contents: Contents) -> Iterator[tuple[str, str]]:
     labels, patients = contents.table.labels, contents.patients
-    counts = [f"{int((labels == number).sum())} {name}" for number, name in enumerate(contents.class_names)]
-    words = ", ".join(reversed(counts) if len(counts) == 2 else counts)
+    names = contents.class_names
+    counts = [int((labels == number).sum()) for number in range(len(names))]
+    words = by_name(names, counts)
+    if len(names) == 2:
+        words = f"{counts[1]} {names[1]}, {counts[0]} {names[0]}"
     yield "Patients", f"{len(labels)}: {words}" if words else f"{len(labels)}"
     if patients is None:
         return

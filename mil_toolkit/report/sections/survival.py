@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 
 from mil_toolkit.core.text import count_of
+from mil_toolkit.evaluation.survival_calibration import ObservedRisk
 from mil_toolkit.evaluation.words import number
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.figures.folds import metric_folds_figure
 from mil_toolkit.report.figures.survival import (
     brier_figure,
+    followed_words,
     risk_calibration_figure,
     survival_data_figures,
     survival_outcome,
@@ -35,7 +37,7 @@ from mil_toolkit.report.survival import (
     times_and_events,
 )
 
-SUBGROUP_METRICS = ("concordance_harrell", "concordance_uno", "integrated_brier")
+SUBGROUP_METRICS = ("concordance_harrell",)  # the others would weight by the censoring of a few patients
 
 
 def survival_scores(contents: Contents) -> ScoresSection:
@@ -81,10 +83,16 @@ def _third_row(part: Third) -> Row:
             Cell(f"{len(part.times)}"),
             Cell(f"{int(part.events.sum())}"),
             Cell(number(part.predicted)),
-            Cell(number(part.observed.value), f"{number(part.observed.low)} to {number(part.observed.high)}"),
+            _risk_cell(part.observed),
             Cell("not reached" if median is None else f"{median:.4g}"),
         ],
     )
+
+
+def _risk_cell(risk: ObservedRisk) -> Cell:
+    if risk.followed_to is not None:
+        return Cell("unknown", followed_words(risk.followed_to))
+    return Cell(number(risk.value), f"{number(risk.low)} to {number(risk.high)}")
 
 
 def _calibration_table(result: Calibration, horizon: float) -> ScoreTable:
@@ -94,16 +102,15 @@ def _calibration_table(result: Calibration, horizon: float) -> ScoreTable:
             [
                 Cell(f"{group.patients}"),
                 Cell(number(group.predicted)),
-                Cell(number(group.observed), f"{number(group.low)} to {number(group.high)}"),
+                _risk_cell(group.observed),
             ],
         )
         for place, group in enumerate(result.groups, 1)
     ]
-    observed = result.observed
     everyone = [
         Cell(f"{sum(group.patients for group in result.groups)}"),
         Cell(number(result.predicted)),
-        Cell(number(observed.value), f"{number(observed.low)} to {number(observed.high)}"),
+        _risk_cell(result.observed),
     ]
     heads = ["", "Patients", f"Mean predicted risk at {horizon:g}", f"Observed risk at {horizon:g}"]
     caption = "Groups of patients with similar predicted risks, lowest first, with 95 % intervals."
@@ -119,8 +126,8 @@ def _brier_table(contents: Contents, null: NullModel) -> ScoreTable:
         Row("Difference", [cell(null.differences[name], "+") for name in BRIER]),
     ]
     caption = (
-        "Lower is better, with 95 % intervals. The null model predicts the Kaplan-Meier curve of the training"
-        " patients of each fold for everyone; the difference is paired on the same patients."
+        f"Lower is better, with 95 % intervals. The null model predicts {null.words}; the difference is"
+        " paired on the same patients."
     )
     return ScoreTable("Brier scores beside the null model", caption, ["", *map(metric_name, BRIER)], rows)
 
@@ -128,6 +135,12 @@ def _brier_table(contents: Contents, null: NullModel) -> ScoreTable:
 def survival_use(contents: Contents) -> UseSection:
     """Return the section on the use: subgroups, and whether more patients would help."""
     subgroups = subgroup_table(contents, SUBGROUP_METRICS, _events)
+    if subgroups is not None:
+        caption = (
+            f"{subgroups.caption} Without Uno's C and the Brier scores, because their weights need the"
+            " censoring of more patients than a subgroup has."
+        )
+        subgroups = replace(subgroups, caption=caption)
     return replace(common_use_section(contents), subgroups=subgroups)
 
 
