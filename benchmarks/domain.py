@@ -9,7 +9,7 @@ judges the held-out patients as they are (false alarms), with each number in ano
 embeddings of other caches: of the same patients, whose images were altered (stain, magnification).
 """
 
-import sys
+import argparse
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -116,5 +116,23 @@ def print_cohort(toml: str, cache: str, *others: str) -> None:
         print(f"{name}: {described(result)}")
 
 
+def main() -> None:
+    """Print the alarms of drawn cohorts or of a real one."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    kinds.add_parser("drawn")
+    real = kinds.add_parser("cohort")
+    real.add_argument("toml", metavar="COHORT.toml")
+    real.add_argument("cache", metavar="CACHE_FOLDER")
+    real.add_argument("others", nargs="*", metavar="OTHER_NAME=OTHER_CACHE_FOLDER")
+    arguments = parser.parse_args()
+    if arguments.kind == "drawn":
+        print_drawn()
+    else:
+        print_cohort(arguments.toml, arguments.cache, *arguments.others)
+
+
 if __name__ == "__main__":
-    print_drawn() if sys.argv[1] == "drawn" else print_cohort(*sys.argv[2:])
+    main()
