@@ -94,10 +94,8 @@ def main() -> None:
     ).parse_args()
     for name, read in DATA.items():
         data = read()
-        instances = sum(map(len, data.bags))
-        print(
-            f"{name}: {len(data.bags)} bags, {data.labels.sum()} positive, {instances} x {data.bags[0].shape[1]}"
-        )
+        instances, columns = sum(map(len, data.bags)), data.bags[0].shape[1]
+        print(f"{name}: {len(data.bags)} bags, {data.labels.sum()} positive, {instances} x {columns}")
 
 
 if __name__ == "__main__":
