@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.commands import Command, outcome
+from support.interrupts import interrupts_until_done
 from support.processes import ended, fork_command, wait_until
 from support.studies import Tiny
 
@@ -39,7 +40,6 @@ from mil_toolkit.search.slots import Slots
 from mil_toolkit.search.space import SearchedInterval, Space
 from mil_toolkit.search.storage import DatabaseStorage
 from mil_toolkit.search.trials import Pruned
-from mil_toolkit.study import folder as folder_module
 from mil_toolkit.study import selection
 from mil_toolkit.study import trial as trial_module
 from mil_toolkit.study import tune as tuning
@@ -250,22 +250,10 @@ def test_a_study_goes_on_after_an_interrupt_as_if_there_was_none(
         else replace(PLAIN, trials=9, sampler="grid", settings=grid)
     )
     tune(tiny.cohort, tiny.cache, tmp_path / "whole", config, "cpu")
-    publish, written = folder_module.publish, []
-
-    def stop(path: Path, content: bytes) -> None:
-        if path.suffix == ".jsonl":  # a trial ends; some are stopped, once each
-            written.append(path)
-            if written.count(path) == 1 and len(written) % 2 == 0:
-                raise KeyboardInterrupt
-        publish(path, content)
-
-    monkeypatch.setattr(folder_module, "publish", stop)
-    stops = 0
-    while not (tmp_path / "stopped" / "DONE").exists():
-        try:
-            tune(tiny.cohort, tiny.cache, tmp_path / "stopped", config, "cpu")
-        except KeyboardInterrupt:
-            stops += 1
+    stopped = tmp_path / "stopped"
+    stops = interrupts_until_done(
+        lambda: tune(tiny.cohort, tiny.cache, stopped, config, "cpu"), stopped, monkeypatch
+    )
     assert stops > 1
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
 
