@@ -31,6 +31,7 @@ from mil_toolkit.core.files import publish
 from mil_toolkit.core.text import printable
 from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
 from mil_toolkit.evaluation.records import Scores
+from mil_toolkit.evaluation.scoring import Predictions as Predicted
 from mil_toolkit.features.bags import PART
 from mil_toolkit.features.cache import FeatureCache, named_cache
 from mil_toolkit.features.extract import Extraction, extract, tolerance
@@ -104,14 +105,8 @@ def predict(
     _check_embeddings(patients, caches)
     predicted, spread, weights = bundle.apply(patients, attention)
     _check_results(patients, predicted.values, spread)
-    scoring, known = bundle.scoring, patients.outcome.known(patients.labels)
-    columns: dict[str, object] = {"patient_id": patients.ids, **scoring.prediction_columns(predicted)}
-    columns |= bundle.decision.intervals(predicted.values)
-    table = pd.DataFrame(columns | scoring.spread_columns(spread))
-    if known.any():
-        for name, targets in scoring.target_columns(patients.labels).items():
-            column = pd.Series(targets).where(known)
-            table[name] = column.astype("Int64") if targets.dtype.kind == "i" else column
+    known = patients.outcome.known(patients.labels)
+    table = _table(bundle, patients, predicted, spread, known)
     table = table.assign(**domain_columns(bundle.about, bundle.head, cohort, patients))
     if abstain is not None:
         table = table.assign(**set_columns(bundle.about, predicted.values, abstain))
@@ -119,6 +114,21 @@ def predict(
     predictions = Predictions(table, attention_table(patients, weights, class_names))
     grouped = table if patients.groups is None else table.assign(group=patients.groups)
     return _scored(bundle, predictions, grouped[known], next(iter(caches), None))
+
+
+def _table(
+    bundle: ModelBundle, patients: Patients, predicted: Predicted, spread: np.ndarray, known: np.ndarray
+) -> pd.DataFrame:
+    """Return predictions, intervals and spread, and the known targets where there are any."""
+    scoring = bundle.scoring
+    columns: dict[str, object] = {"patient_id": patients.ids, **scoring.prediction_columns(predicted)}
+    columns |= bundle.decision.intervals(predicted.values)
+    table = pd.DataFrame(columns | scoring.spread_columns(spread))
+    if known.any():
+        for name, targets in scoring.target_columns(patients.labels).items():
+            column = pd.Series(targets).where(known)
+            table[name] = column.astype("Int64") if targets.dtype.kind == "i" else column
+    return table
 
 
 def _in_order(bundle: ModelBundle, caches: Sequence[FeatureCache]) -> Sequence[FeatureCache]:

@@ -33,7 +33,7 @@ _FOREIGN = 0.95  # quantile of single images' distances beyond which an image co
 
 
 class HeldOut(NamedTuple):
-    """What some held-out patients differ in from the training patients of their fold.
+    """Differences of held-out patients from the training patients of their fold.
 
     numbers, words: (n,) by column; gaps: (n,) bool, whether a value is missing where none was in training
     sizes: (n,); images: None if embeddings are not compared
@@ -112,6 +112,11 @@ def _held_out(
     )
 
 
+def _joined(parts: Sequence[dict[str, np.ndarray]], order: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the columns of all parts, one below the other, in this order."""
+    return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+
+
 @dataclass(frozen=True)
 class _Pooled:
     """The measures of all B patients, each from the fold that holds it out.
@@ -136,11 +141,8 @@ class _Pooled:
         single = [distances for part in images for distances in part.single]
         return cls(
             folds[order],
-            {
-                name: np.concatenate([part.numbers[name] for part in parts])[order]
-                for name in parts[0].numbers
-            },
-            {name: np.concatenate([part.words[name] for part in parts])[order] for name in parts[0].words},
+            _joined([part.numbers for part in parts], order),
+            _joined([part.words for part in parts], order),
             np.concatenate([part.gaps for part in parts])[order],
             np.concatenate(sizes)[order] if sizes else None,
             ImageMeasures(
