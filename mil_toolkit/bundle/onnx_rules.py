@@ -36,7 +36,7 @@ class TorchRule(Protocol):
 
     @property
     def properties(self) -> Mapping[str, Json]:
-        """What the metadata of the ONNX file say of the rule."""
+        """The entries of the rule in the metadata of the ONNX file."""
         ...
 
 

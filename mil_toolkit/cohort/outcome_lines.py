@@ -32,7 +32,7 @@ DECLARED = {
     "number": "target = {0} (a number)",
     "survival": "time = {0} and event = {1} (survival)",
 }
-"""What declares an outcome of each kind."""
+"""The keys that declare an outcome of each kind."""
 
 
 def outcome_lines(outcomes: Outcomes, columns: Columns) -> Iterator[str]:

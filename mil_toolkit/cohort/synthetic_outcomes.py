@@ -20,7 +20,7 @@ FOLLOW_UP = (2.0, 8.0)  # years until a patient's observation ends without an ev
 
 
 class Traits(NamedTuple):
-    """What a patient's outcome depends on: the number of the profile, the share of signals, and the age."""
+    """The causes of a patient's outcome: the number of the profile, the share of signals, and the age."""
 
     profile: int
     share: float

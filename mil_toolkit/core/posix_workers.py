@@ -1,4 +1,4 @@
-"""What worker processes inherit and how they end, on Linux and macOS.
+"""Inheritance and end of worker processes on Linux and macOS.
 
 `windows_workers` has the same functions.
 """

@@ -1,4 +1,4 @@
-"""What the operating system offers. Modules ask here instead of for its name.
+"""Features of the operating system. Modules ask here instead of for its name.
 
 `posix_files` and `posix_workers` are for Linux and macOS, `windows_files` and `windows_workers` for systems
 without their locks and inherited descriptors.

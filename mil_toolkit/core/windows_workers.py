@@ -1,4 +1,4 @@
-"""What worker processes get and how they end, on Windows; `posix_workers` has the same functions."""
+"""Inheritance and end of worker processes on Windows; `posix_workers` has the same functions."""
 
 import contextlib
 import multiprocessing

@@ -1,1 +1,1 @@
-"""What a bundle knows of its training patients, and whether new patients are like them."""
+"""Description of the training patients in a bundle, and the comparison of new patients with them."""

@@ -1,4 +1,4 @@
-"""What the training patients of one fold, or of a bundle, are compared with: spreads, words and images."""
+"""Spreads, words and images of training patients, and the distances of other patients from them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

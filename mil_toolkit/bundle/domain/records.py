@@ -1,4 +1,4 @@
-"""What a bundle stores of its training patients: quantiles and moments, nothing of single patients."""
+"""Quantiles and moments of the training patients in a bundle; nothing of single patients."""
 
 import math
 from dataclasses import dataclass
@@ -155,7 +155,7 @@ class KnownImages:
 
 @dataclass(frozen=True)
 class Domain:
-    """What the training patients of a bundle are like.
+    """Description of the training patients of a bundle.
 
     patients: held-out training patients by whom the limit was chosen
     numbers: by column; unreliable: columns that often have new words, which are not counted
