@@ -108,7 +108,12 @@ def score_configuration(
     """Fit a head as `MILClassifier` does, and keep its out-of-fold predictions as well."""
     config, members = head_config(values), members_path(seed, FINAL)
     patients = patients_of_arrays(data.take(train), data.labels[train])
-    splits, _ = make_splits(patients.labels, STUDY.folds, derive_seed(*inner_folds_path(seed, FINAL)))
+    splits, _ = make_splits(
+        patients.labels,
+        STUDY.folds,
+        derive_seed(*inner_folds_path(seed, FINAL)),
+        names=patients.outcome.stratum_names,
+    )
     inputs = Inputs(patients, [split.train for split in splits])
     epoch = run_trial(inputs, config, STUDY.objective, trial_path(seed, FINAL, 0)).epoch
     curves = cross_fit_members(inputs, config, epoch, STUDY.members, members)

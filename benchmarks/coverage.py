@@ -51,6 +51,7 @@ from mil_toolkit.evaluation.intervals import Table, draw_patients, percentile_in
 from mil_toolkit.evaluation.methods import Sample, linear
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.splits import Split, make_splits
+from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.study.records import StudyScores
 
 BATCH = 50  # cohorts that are saved together
@@ -66,6 +67,7 @@ STATED_METRICS = ("referred", "ppv", "npv")
 CLAIMED = ("balanced_accuracy", "auc", "accuracy", "balanced_log_loss", "brier")
 PLAIN = tuple(name for name, metric in METRICS.items() if metric.resampled)
 NAMES = (*PLAIN, *(f"{name} at {STATED}" for name in STATED_METRICS))
+CLASSES = Binary().stratum_names
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
 TUNE = "import sys; from mil_toolkit.cli.tune import main; sys.exit(main(sys.argv[1:]))"
 
@@ -149,7 +151,7 @@ def draw_labels(
 
 def folds_of(labels: np.ndarray, groups: np.ndarray | None, number: int, repeat: int) -> list[Fold]:
     """Return the outer folds of a repeat by the toolkit's own splits."""
-    outer = make_splits(labels, FOLDS, 1000 * number + repeat, groups=groups)[0]
+    outer = make_splits(labels, FOLDS, 1000 * number + repeat, groups=groups, names=CLASSES)[0]
     return [
         Fold(split, inner_splits(labels[split.train], None if groups is None else groups[split.train], place))
         for place, split in enumerate(outer)
@@ -158,7 +160,7 @@ def folds_of(labels: np.ndarray, groups: np.ndarray | None, number: int, repeat:
 
 def inner_splits(labels: np.ndarray, groups: np.ndarray | None, seed: int) -> list[Split]:
     """Return the inner splits of training patients."""
-    return make_splits(labels, FOLDS, seed, groups=groups)[0]
+    return make_splits(labels, FOLDS, seed, groups=groups, names=CLASSES)[0]
 
 
 def means(auc: float) -> np.ndarray:

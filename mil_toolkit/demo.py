@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from mil_toolkit.evaluation.intervals import draw_patients, percentile_interval,
 from mil_toolkit.evaluation.records import Score
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
+from mil_toolkit.outcomes.kinds import DEFAULT
 from mil_toolkit.outcomes.survival import Survival
 from mil_toolkit.report.page import write_report
 from mil_toolkit.study.ablation import Ablation, ablate
@@ -39,7 +40,6 @@ WITHOUT_WEIGHTS = "resnet18"  # with random weights, its embeddings still distin
 STUDY = StudyConfig(
     trials=5, outer_folds=3, folds=3, members=3, settings={"pooling": ("attention", "gated-attention")}
 )
-OWN_SETTINGS: Mapping[str, Settings] = {"classes": {"attention_heads": ("classes",)}}  # by outcome
 _FILE_LIMIT = 64 * MEBIBYTE  # of each file of the synthetic cohort
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Demo:
     report: Path
 
 
-def run_demo(output: Path, study: StudyConfig = STUDY, device: str = "auto", outcome: str = "binary") -> Demo:
+def run_demo(output: Path, study: StudyConfig = STUDY, device: str = "auto", outcome: str = DEFAULT) -> Demo:
     """Draw a synthetic cohort into `output`, then extract, tune, ablate, fit, predict and report there.
 
     outcome: the kind of outcome, a key of `SYNTHETIC_OUTCOMES`
@@ -110,7 +110,7 @@ def run_demo(output: Path, study: StudyConfig = STUDY, device: str = "auto", out
     cohort = _cohort(output, outcome)
     _check_outputs(output, cohort)
     cohort.outcome.check_rule(cohort.labelled().labels, study.threshold_rule, None)
-    study = replace(study, settings={**study.settings, **OWN_SETTINGS.get(outcome, {})})
+    study = replace(study, settings={**study.settings, **DEMO_OUTCOMES[outcome].settings})
     cache = _extract(cohort, output, device)
     logger.info("Tuning, with %s outer folds ...", study.outer_folds)
     how = RunConfig(workers=None)  # as many searches at once as cores allow
@@ -125,20 +125,9 @@ def run_demo(output: Path, study: StudyConfig = STUDY, device: str = "auto", out
     attention = outer_attention(folder)
     assert attention is not None  # its poolings look at images
     known = pd.read_csv(io.BytesIO(read_input(output / TRUTH, _FILE_LIMIT)))
-    truth = _compare(attention, known, cohort, tuned)
+    truth = DEMO_OUTCOMES[outcome].compare(attention, known, cohort, tuned)
     report = write_report(folder).path
     return Demo(cohort.source, cache.folder, tuned, ablation, truth, bundle, *written, report)
-
-
-def _compare(attention: pd.DataFrame, known: pd.DataFrame, cohort: Cohort, tuned: Tuned) -> Truth:
-    """Compare the results of the outer models with the truth; known: its table, see `TRUTH`."""
-    if cohort.outcome.kind == "binary":
-        return Truth(check_attention(attention, known))
-    if cohort.outcome.kind == "classes":
-        return Truth(classes=check_classes(attention, known, cohort))
-    if isinstance(cohort.outcome, Survival):
-        return Truth(concordance=true_concordance(tuned, known, cohort))
-    return Truth()  # the target is what is known
 
 
 def _cohort(output: Path, outcome: str) -> Cohort:
@@ -245,8 +234,7 @@ def true_concordance(tuned: Tuned, truth: pd.DataFrame, cohort: Cohort) -> Score
 
     truth: see `check_attention`
     """
-    outcome = tuned.study.outcome
-    assert isinstance(outcome, Survival)
+    outcome = Survival.of(tuned.study.outcome)
     table = tuned.study.table(read_predictions(tuned.study.final.predictions))
     shares = truth.groupby("patient")["signal"].mean()
     ages = cohort.metadata["age"]
@@ -257,3 +245,32 @@ def true_concordance(tuned: Tuned, truth: pd.DataFrame, cohort: Cohort) -> Score
     values = table.probabilities.copy()
     values[..., 0] = risks
     return scores_with_intervals(replace(table, probabilities=values))["concordance_harrell"]
+
+
+@dataclass(frozen=True)
+class DemoOutcome:
+    """The demo of a kind of outcome.
+
+    compare: compares the results of the outer models with the truth, given their attention, the table `TRUTH`,
+        the cohort and the study
+    settings: of the study, besides those of `STUDY`
+    """
+
+    compare: Callable[[pd.DataFrame, pd.DataFrame, Cohort, Tuned], Truth]
+    settings: Settings = field(default_factory=dict)
+
+
+_TARGET_ALONE = DemoOutcome(lambda attention, known, cohort, tuned: Truth())  # the target is what is known
+DEMO_OUTCOMES = {
+    "binary": DemoOutcome(lambda attention, known, cohort, tuned: Truth(check_attention(attention, known))),
+    "ordered": _TARGET_ALONE,
+    "classes": DemoOutcome(
+        lambda attention, known, cohort, tuned: Truth(classes=check_classes(attention, known, cohort)),
+        {"attention_heads": ("classes",)},
+    ),
+    "number": _TARGET_ALONE,
+    "survival": DemoOutcome(
+        lambda attention, known, cohort, tuned: Truth(concordance=true_concordance(tuned, known, cohort))
+    ),
+}
+"""The demo of each kind of outcome."""

@@ -11,7 +11,6 @@ from mil_toolkit.config.extraction import PREPROCESS_NAMES
 from mil_toolkit.core.text import printable
 from mil_toolkit.features.spec import SCHEMA as SPEC_SCHEMA
 from mil_toolkit.features.spec import Spec, preparation_problems
-from mil_toolkit.study.abstention import CLASS_SCORES, NUMBER
 from mil_toolkit.study.records import ColumnRecord
 from mil_toolkit.training.encoder import MetadataEncoder, NumberEncoder
 
@@ -114,13 +113,11 @@ def _calibration_problems(about: About) -> Iterator[str]:
     """Return why the scores of held-out patients do not fit the outcome; a bundle may lack them."""
     if about.calibration is None:
         return
-    kind, expected, stored = about.predicted.kind, len(about.class_names), len(about.calibration.classes)
-    if kind == NUMBER:
-        expected = 1
+    expected, stored = len(about.class_names) or 1, len(about.calibration.classes)
     if about.finetuned is not None:
         yield "about.calibration must be absent, since the backbone was fine-tuned."
-    elif kind not in (*CLASS_SCORES, NUMBER):
-        yield f"about.calibration must be absent: the outcome {kind} has no sets."
+    elif about.predicted.sets is None:
+        yield f"about.calibration must be absent: the outcome {about.predicted.kind} has no sets."
     elif stored != expected:
         yield f"about.calibration.classes has {stored} entries instead of {expected}."
 

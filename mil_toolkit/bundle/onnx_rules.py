@@ -65,7 +65,7 @@ class TwoClasses(TorchRule):
 
 
 class SeveralClasses(TorchRule):
-    """Calibration and priors of classes, with or without an order."""
+    """Calibration and priors of classes."""
 
     def __init__(self, rule: ClassDecision):
         self.rule = rule
@@ -73,8 +73,11 @@ class SeveralClasses(TorchRule):
 
     def values(self, outputs: Tensor) -> Tensor:
         """Return the probabilities (n, C)."""
-        logits = ordered_log_probabilities(outputs) if self.rule.kind == "ordered" else outputs
-        return torch.softmax(self.rule.slope * logits + self.biases, dim=-1)
+        return torch.softmax(self.rule.slope * self.logits(outputs) + self.biases, dim=-1)
+
+    def logits(self, outputs: Tensor) -> Tensor:
+        """Return the logits of the classes, (n, C): the outputs themselves."""
+        return outputs
 
     def decisions(self, values: Tensor) -> Tensor:
         """Return the class whose probability is the largest multiple of its prior, the last of several."""
@@ -88,6 +91,14 @@ class SeveralClasses(TorchRule):
     def properties(self) -> Mapping[str, Json]:
         """The priors."""
         return {"priors": list(self.rule.priors)}
+
+
+class OrderedClasses(SeveralClasses):
+    """Calibration and priors of ordered classes."""
+
+    def logits(self, outputs: Tensor) -> Tensor:
+        """Return the log-probabilities of the classes (n, C) from outputs (n, C - 1)."""
+        return ordered_log_probabilities(outputs)
 
 
 class Numbers(TorchRule):
@@ -156,7 +167,7 @@ def torch_rule(rule: DecisionRule, outcome: Outcome) -> TorchRule:
 
 TORCH_RULES: dict[str, Callable[..., TorchRule]] = {
     "binary": lambda rule, _: TwoClasses(rule),
-    "ordered": lambda rule, _: SeveralClasses(rule),
+    "ordered": lambda rule, _: OrderedClasses(rule),
     "classes": lambda rule, _: SeveralClasses(rule),
     "number": lambda rule, outcome: Numbers(rule, outcome.unit),
     "survival": lambda rule, _: Hazards(rule),

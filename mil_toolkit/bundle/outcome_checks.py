@@ -7,15 +7,14 @@ from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import printable
-from mil_toolkit.outcomes.kinds import DEFAULT
 from mil_toolkit.outcomes.outcome import Outcome
 
 
 def outcome_problems(bundle: ModelBundle, cohort: Cohort) -> list[str]:
     """Return how the declared outcome of a cohort differs from that of a model; the words may differ.
 
-    A cohort that declares no outcome fits every model. Two classes are compared by nothing else than that
-    there are two, positive and negative, whatever their words, as long as these are not exchanged. One common
+    A cohort that declares no outcome fits every model. Positive and negative may have any words, as long as
+    these are not exchanged. One common
     word is not enough for that: a table with 1 and 2 may well have the classes of one with 0 and 1.
     """
     model, here = bundle.about.predicted, cohort.outcome
@@ -25,7 +24,7 @@ def outcome_problems(bundle: ModelBundle, cohort: Cohort) -> list[str]:
     if here.kind != model.kind:
         problem = f"{source} declares the outcome {here.kind}; the model predicts the outcome {model.kind}."
         return [f"{problem} Declare that, or leave the outcome out."]
-    if model.kind == DEFAULT:
+    if model.fixed_classes:
         return list(_exchanged(here.class_names, bundle.about.class_names, source))
     return [*_class_problems(here, model, source), *_key_problems(here, model, source)]
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from mil_toolkit.bundle.abstention import SET, SET_HIGH, SET_LOW
 from mil_toolkit.bundle.domain.columns import IN_DOMAIN, REASONS
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.core.cells import NUMBER
 from mil_toolkit.core.outputs import Output, starts_with
 from mil_toolkit.core.reading import MEBIBYTE, read_input
 from mil_toolkit.evaluation.scoring import BINARY, Scoring
+from mil_toolkit.outcomes.sets import SET, SET_HIGH, SET_LOW
 
 SUBMISSION_HEADER = ("ID", "LABEL")
 _ATTENTION = (

@@ -36,7 +36,6 @@ from mil_toolkit.features.bags import PART
 from mil_toolkit.features.cache import FeatureCache, named_cache
 from mil_toolkit.features.extract import Extraction, extract, tolerance
 from mil_toolkit.features.spec import Spec, augmented, holds_spec, scale_of, spec_differences
-from mil_toolkit.outcomes.kinds import DEFAULT
 from mil_toolkit.outcomes.outcome import Outcome
 from mil_toolkit.study.tables import attention_table
 from mil_toolkit.training.patients import Features, Patients, caches_of
@@ -361,7 +360,7 @@ def check_submission(cohort: Cohort, predicted: Outcome) -> None:
             "--submission writes the class or the number of each patient, and the outcome"
             f" {predicted.kind} has none."
         )
-    if predicted.kind != DEFAULT and not cohort.outcome.table_columns:
+    if not predicted.fixed_classes and not cohort.outcome.table_columns:
         own = sorted(predicted.own_keys)
         what = "the words of the classes" if predicted.class_names else "the declared outcome"
         declared = ["label", *own] if predicted.class_names else own

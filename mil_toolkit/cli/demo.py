@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mil_toolkit.cli.command import Outcome, add_device, command_parser, run
-from mil_toolkit.config.metrics import OUTCOME_METRICS
+from mil_toolkit.config.metrics import DEFAULT_OUTCOME, OUTCOME_METRICS
 from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.evaluation.records import Estimate, Score
 from mil_toolkit.evaluation.words import metric_words, number, with_interval
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--outcome",
         choices=list(OUTCOME_METRICS),
-        default="binary",
+        default=DEFAULT_OUTCOME,
         help="what is predicted: two classes (binary), three classes with a morphology each (classes),"
         " or a grade (ordered), a number or a time (survival) that depends on the share of tumoral images",
     )

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,13 +27,6 @@ from mil_toolkit.core.text import count_of, printable, some
 INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # as TOML writes it
 FEW_ROWS = 10  # of a class: five outer folds of at least two patients
 PREDICTED = "these patients are predicted, and never used for training"
-DECLARED = {
-    "binary": "label = {0} (two classes)",
-    "classes": "label = {0} (several classes)",
-    "number": "target = {0} (a number)",
-    "survival": "time = {0} and event = {1} (survival)",
-}
-"""The keys that declare an outcome of each kind."""
 
 
 def outcome_lines(outcomes: Outcomes, columns: Columns) -> Iterator[str]:
@@ -41,7 +35,7 @@ def outcome_lines(outcomes: Outcomes, columns: Columns) -> Iterator[str]:
     if taken is None:
         yield from _lines_without_outcome(columns)
     else:
-        yield from LINES[taken.kind](taken, [columns[name] for name in taken.columns])
+        yield from PROPOSALS[taken.kind].lines(taken, [columns[name] for name in taken.columns])
     least = Clarity.UNNAMED if taken is None else Clarity.PERHAPS
     rivals = [_declared(other) for other in outcomes.others if other.clarity >= least]
     if rivals:
@@ -53,12 +47,12 @@ def taken_as(outcomes: Outcomes) -> str | None:
     if outcomes.taken is None:
         return None
     columns = " and ".join(map(printable, outcomes.columns))
-    return f"{columns} {TAKEN_AS[outcomes.taken.kind]}"
+    return f"{columns} {PROPOSALS[outcomes.taken.kind].taken_as}"
 
 
 def numbers_among(outcomes: Outcomes) -> tuple[str, ...]:
     """Return the columns of the outcome that is taken whose cells have a decimal sign."""
-    if outcomes.taken is None or outcomes.taken.kind not in ("number", "survival"):
+    if outcomes.taken is None or PROPOSALS[outcomes.taken.kind].lacks_number is None:
         return ()
     return outcomes.columns[:1]
 
@@ -68,9 +62,11 @@ def doubts_about_numbers(outcomes: Outcomes, columns: Sequence[TableColumn], dec
 
     columns: those that `numbers_among` names
     """
+    lacks_number = outcomes.taken and PROPOSALS[outcomes.taken.kind].lacks_number
+    if lacks_number is None:
+        return
     for column in columns:
-        is_time = outcomes.taken is not None and outcomes.taken.kind == "survival"
-        missing = [is_unknown(cell) if is_time else is_missing_value(cell) for cell in column.cells]
+        missing = [lacks_number(cell) for cell in column.cells]
         texts = [number_text(cell, decimal) for cell in column.cells]
         values = [float(text or "nan") for text in texts]
         yield from notation_lines(column, decimal)
@@ -78,7 +74,7 @@ def doubts_about_numbers(outcomes: Outcomes, columns: Sequence[TableColumn], dec
 
 
 def _declared(candidate: Candidate) -> str:
-    return DECLARED[candidate.kind].format(*map(toml_string, candidate.columns))
+    return PROPOSALS[candidate.kind].declared.format(*map(toml_string, candidate.columns))
 
 
 def _lines_without_outcome(columns: Columns) -> Iterator[str]:
@@ -215,15 +211,38 @@ def _word(text: str) -> str:
     return text if INTEGER.fullmatch(text) else toml_string(text)
 
 
-LINES: dict[str, Callable[[Candidate, Sequence[Sequence[str]]], Iterator[str]]] = {
-    "binary": _binary_lines,
-    "classes": _class_lines,
-    "number": _number_lines,
-    "survival": _survival_lines,
+@dataclass(frozen=True)
+class Proposal:
+    """How mil-init proposes a kind of outcome.
+
+    lines: returns the lines that declare it from the candidate and the cells of its columns
+    taken_as: what its columns are taken as, after their names; declared: the keys that declare it, with places
+        for the columns
+    lacks_number: whether a cell of the first column has no number; None if that column holds words
+    """
+
+    lines: Callable[[Candidate, Sequence[Sequence[str]]], Iterator[str]]
+    taken_as: str
+    declared: str
+    lacks_number: Callable[[str], bool] | None = None
+
+
+_CLASSES = Proposal(_class_lines, "is taken as the label", "label = {0} (several classes)")
+PROPOSALS = {
+    "binary": Proposal(_binary_lines, "is taken as the label", "label = {0} (two classes)"),
+    "ordered": _CLASSES,  # proposed as classes, with a comment on their order
+    "classes": _CLASSES,
+    "number": Proposal(
+        _number_lines,
+        "is taken as the number to predict",
+        "target = {0} (a number)",
+        lacks_number=is_missing_value,
+    ),
+    "survival": Proposal(
+        _survival_lines,
+        "are taken as time and event",
+        "time = {0} and event = {1} (survival)",
+        lacks_number=is_unknown,
+    ),
 }
-TAKEN_AS = {
-    "binary": "is taken as the label",
-    "classes": "is taken as the label",
-    "number": "is taken as the number to predict",
-    "survival": "are taken as time and event",
-}
+"""The proposal of each kind of outcome."""

@@ -1,15 +1,18 @@
-"""The names of the metrics of every kind of outcome."""
+"""The metrics and options of every kind of outcome, by name."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class OutcomeMetrics:
-    """The names of the metrics of a kind of outcome.
+    """The names of the metrics of a kind of outcome, and the options that only some kinds take.
 
     objective, primary: the defaults of `StudyConfig.objective` and `StudyConfig.primary_metric`
     loss: the metric by which a fine-tuned backbone has to be better; lower is better
     never_primary: those that cannot carry a verdict, without a better direction or an interval
+    two_classes: whether the outcome takes the options of a threshold, and the poolings that learn which
+        images are positive
+    class_logits: whether each output of a head is the logit of a class, which can have its own attention
     """
 
     names: tuple[str, ...]
@@ -17,8 +20,11 @@ class OutcomeMetrics:
     primary: str
     loss: str
     never_primary: tuple[str, ...] = ()
+    two_classes: bool = False
+    class_logits: bool = False
 
 
+DEFAULT_OUTCOME = "binary"  # of a cohort that declares no outcome
 _CLASS_METRICS = ("balanced_log_loss", "balanced_accuracy", "macro_f1", "macro_auc", "brier", "kappa")
 
 OUTCOME_METRICS: dict[str, OutcomeMetrics] = {
@@ -42,6 +48,7 @@ OUTCOME_METRICS: dict[str, OutcomeMetrics] = {
         primary="balanced_accuracy",
         loss="log_loss",
         never_primary=("calibration_error", "referred"),
+        two_classes=True,
     ),
     "ordered": OutcomeMetrics(
         names=(*_CLASS_METRICS, "quadratic_kappa", "rank_error"),
@@ -54,6 +61,7 @@ OUTCOME_METRICS: dict[str, OutcomeMetrics] = {
         objective="balanced_log_loss",
         primary="balanced_accuracy",
         loss="balanced_log_loss",
+        class_logits=True,
     ),
     "number": OutcomeMetrics(
         names=("mae", "rmse", "r2", "spearman", "concordance"),

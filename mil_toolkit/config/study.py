@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from mil_toolkit.config.head import SUPERVISED_POOLINGS, HeadConfig
-from mil_toolkit.config.metrics import METRIC_NAMES, OUTCOME_METRICS, PRIMARY_NAMES
+from mil_toolkit.config.metrics import DEFAULT_OUTCOME, METRIC_NAMES, OUTCOME_METRICS, PRIMARY_NAMES
 from mil_toolkit.config.settings import option_flag, parse_value
 from mil_toolkit.config.tunable import Settings
 from mil_toolkit.core.errors import UsageError
@@ -87,8 +87,8 @@ class StudyConfig:
     repeats: int = 1
     outer_folds: int | str = 5
     members: int = 5
-    objective: str = OUTCOME_METRICS["binary"].objective
-    primary_metric: str = OUTCOME_METRICS["binary"].primary
+    objective: str = OUTCOME_METRICS[DEFAULT_OUTCOME].objective
+    primary_metric: str = OUTCOME_METRICS[DEFAULT_OUTCOME].primary
     threshold: str = "share"
     sensitivity: float | None = None
     sensitivity_confidence: float | None = None
@@ -197,14 +197,14 @@ def for_outcome(config: StudyConfig, kind: str) -> StudyConfig:
         )
         if name not in names
     ]
-    problems += _binary_only(config) if kind != "binary" else []
-    problems += _class_logits_only(config) if kind != "classes" else []
+    problems += [] if known.two_classes else _two_classes_only(config)
+    problems += [] if known.class_logits else _class_logits_only(config)
     if problems:
         raise UsageError("\n".join(problems))
     return replace(config, objective=objective, primary_metric=primary)
 
 
-def _binary_only(config: StudyConfig) -> list[str]:
+def _two_classes_only(config: StudyConfig) -> list[str]:
     """Return the options that only an outcome of two classes has, a sentence each."""
     default = StudyConfig()
     names = ("threshold", "sensitivity", "sensitivity_confidence", "prevalence")

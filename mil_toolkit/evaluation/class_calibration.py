@@ -8,7 +8,6 @@ import numpy as np
 from msgspec import Meta
 
 from mil_toolkit.evaluation.calibration import FEWEST_FOR_SLOPE, SMALLEST_SLOPE
-from mil_toolkit.evaluation.ordered_classes import ordered_log_probabilities
 from mil_toolkit.evaluation.scoring import Predictions
 
 ROUNDING = 1e-9  # of the sum of the shares
@@ -34,7 +33,7 @@ class ClassDecision:
 
     slope: inverse of the temperature; biases: C, which add up to 0; priors: C, the classes' shares
     names: of the classes
-    kind: of the outcome; of ordered classes, the logits are log-probabilities of a cumulative link model
+    kind: of the outcome that has this decision
 
     >>> decision = ClassDecision(1.0, (0.0, 0.0), (0.8, 0.2), ("ALL", "AML"))
     >>> decision.predict(np.log(np.array([[0.7, 0.3], [0.9, 0.1]]))).decisions.tolist()
@@ -51,11 +50,14 @@ class ClassDecision:
         """Return the calibrated probabilities (..., C) of outputs of a head."""
         from scipy.special import softmax  # a report that is up to date does without scipy
 
-        logits = ordered_log_probabilities(outputs) if self.kind == "ordered" else outputs
-        return softmax(self.slope * logits + np.array(self.biases), axis=-1)
+        return softmax(self.slope * self.logits(outputs) + np.array(self.biases), axis=-1)
+
+    def logits(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the logits of the classes (..., C): the outputs themselves."""
+        return outputs
 
     def predict(self, outputs: np.ndarray) -> Predictions:
-        """Return probabilities (..., C) and predicted classes (...) of outputs (..., C), C - 1 if ordered.
+        """Return probabilities (..., C) and predicted classes (...) of the outputs of a head.
 
         Of equal multiples, the last class is predicted.
         """

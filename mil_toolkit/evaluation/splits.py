@@ -9,7 +9,7 @@ from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.text import count_of
 
 MOST_BINS = 4  # of age
-TWO_CLASSES = {1: "positive", 0: "negative"}
+_FEWEST_CLASSES = 2  # of which none can be merged with another
 _MERGE = ", merge the class with another (the words of both under one name), or exclude its patients"
 _ALL_OCCUR = "Every fold needs patients of all classes: declare only classes that occur among the patients"
 _SINGLE_SPLIT_FOLDS = 5  # a single 80/20 split is one of five folds
@@ -66,7 +66,8 @@ def make_splits(
     seed: int,
     ages: np.ndarray | None = None,
     groups: np.ndarray | None = None,
-    names: Mapping[int, str] = TWO_CLASSES,
+    *,
+    names: Mapping[int, str],
 ) -> tuple[list[Split], int]:
     """Split n labelled patients into stratified folds; return the splits and the number of age bins used.
 
@@ -80,7 +81,7 @@ def make_splits(
     a class has fewer patients (or groups) than folds, or than five for a single split, and if groups leave a
     split without a class.
 
-    >>> splits, _ = make_splits(np.array([0, 1] * 6), folds=3, seed=0)
+    >>> splits, _ = make_splits(np.array([0, 1] * 6), folds=3, seed=0, names={0: "no", 1: "yes"})
     >>> [len(split.test) for split in splits]
     [4, 4, 4]
     """
@@ -133,9 +134,7 @@ def _grouped(
     return splits[:1] if folds == 1 else splits
 
 
-def leave_one_group_out(
-    labels: np.ndarray, groups: np.ndarray, names: Mapping[int, str] = TWO_CLASSES
-) -> list[Split]:
+def leave_one_group_out(labels: np.ndarray, groups: np.ndarray, names: Mapping[int, str]) -> list[Split]:
     """Return splits of n labelled patients that hold out one group each, in the order of the groups' names.
 
     labels: (n,) classes or other strata; groups: (n,)
@@ -143,7 +142,7 @@ def leave_one_group_out(
 
     A held-out group may have patients of a single class. Raises DataError if the training patients lack one.
 
-    >>> splits = leave_one_group_out(np.array([0, 1, 0, 1]), np.array(["b", "b", "a", "a"]))
+    >>> splits = leave_one_group_out(np.array([0, 1, 0, 1]), np.array(["b", "b", "a", "a"]), names={})
     >>> [split.test.tolist() for split in splits]
     [[2, 3], [0, 1]]
     """
@@ -192,7 +191,7 @@ def _check_enough(
             problems.append(f"{name} has {units}. {_ALL_OCCUR}.")
         elif count < _smallest_stratum(folds):
             needed = "5 that a single 80/20 split needs" if folds == 1 else f"{folds} folds. Use fewer folds"
-            needed += _MERGE if len(names) > len(TWO_CLASSES) else ""
+            needed += _MERGE if len(names) > _FEWEST_CLASSES else ""
             problems.append(f"{name} has {units}, fewer than the {needed}.")
     if problems:
         raise DataError(problems)

@@ -16,6 +16,7 @@ from mil_toolkit.evaluation.scoring import BINARY, Scoring
 from mil_toolkit.outcomes.binary_text import BinaryText
 from mil_toolkit.outcomes.labels import Labels
 from mil_toolkit.outcomes.outcome import UNLABELLED, Lack, OutcomeRow, Parsed
+from mil_toolkit.outcomes.sets import ClassSets
 from mil_toolkit.outcomes.words import (
     Words,
     parse_words,
@@ -27,6 +28,11 @@ CLASSES = {"negative": 0, "positive": 1, "unlabelled": UNLABELLED}  # by the key
 THRESHOLD = 0.5  # for metrics that need a threshold before one has been fitted
 
 
+def _nonconformity(probabilities: np.ndarray) -> np.ndarray:
+    """Return one minus the predicted probability of each class, (..., 2)."""
+    return np.stack([probabilities, 1 - probabilities], -1)
+
+
 @dataclass(frozen=True)
 class Binary(Labels):
     """A label of two classes; targets: (n,) of 1 for positive, 0 for negative and -1 for unlabelled patients.
@@ -36,6 +42,7 @@ class Binary(Labels):
 
     kind: ClassVar[str] = "binary"
     own_keys: ClassVar[frozenset[str]] = frozenset({"positive", "negative"})
+    fixed_classes: ClassVar[bool] = True
 
     label: str | None = None
     positive: Words | None = None
@@ -129,6 +136,11 @@ class Binary(Labels):
         from mil_toolkit.evaluation.decisions import sensitivity_to_reach  # it imports pandas
 
         sensitivity_to_reach(rule, targets, groups)
+
+    @property
+    def sets(self) -> ClassSets:
+        """The sets "negative", "positive" and "either"."""
+        return ClassSets(("negative", "positive"), _nonconformity, everything="either")
 
     @property
     def text(self) -> BinaryText:

@@ -48,6 +48,40 @@ class BinaryText(OutcomeText):
         """Return calibration and threshold."""
         return f"Calibration and threshold ({threshold_rule(rule)})"
 
+    @property
+    def rule(self) -> str:
+        """The rule of the threshold."""
+        return "threshold rule"
+
+    @property
+    def fitted_in_folds(self) -> str:
+        """Calibration and threshold."""
+        return ", calibration and threshold"
+
+    @property
+    def intervals(self) -> str:
+        """The methods for proportions and areas."""
+        return (
+            "proportions by Wilson's method (Wilson 1927) and combinations of it (Zou 2008), the area under"
+            " the ROC curve by the method of DeLong (DeLong 1988) with the variance of Newcombe (Newcombe"
+            " 2006)"
+        )
+
+    @property
+    def assessed(self) -> str:
+        """The sources for calibration and net benefit."""
+        return (
+            "Calibration was assessed by intercept, slope and a smooth curve (Van Calster 2019), clinical use"
+            " by net benefit (Vickers 2006)."
+        )
+
+    def no_shuffle(self, folds: str, attempts: str, problem: str) -> str:
+        """Return that no folds have both classes; the problem is always that."""
+        return (
+            f"shuffled labels left no {folds} with both classes, {attempts}. There are too few patients of"
+            " the smaller class."
+        )
+
     def limits(self, counts: Sequence[int]) -> Iterator[str]:
         """Yield the size of the smaller class, and the share of positives."""
         yield (

@@ -19,9 +19,15 @@ from mil_toolkit.evaluation.scoring import Scoring
 from mil_toolkit.outcomes.classes_text import ClassesText
 from mil_toolkit.outcomes.labels import Labels
 from mil_toolkit.outcomes.outcome import UNLABELLED, Lack, OutcomeRow, Parsed
+from mil_toolkit.outcomes.sets import ClassSets
 from mil_toolkit.outcomes.words import Words, WordsByKey, parse_words, words_by_key
 
 FEWEST, MOST = 2, 100  # classes
+
+
+def _nonconformity(probabilities: np.ndarray) -> np.ndarray:
+    """Return one minus the predicted probability of each class, (..., C)."""
+    return 1 - probabilities
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,11 @@ class Classes(Labels):
     ) -> ClassDecision:
         """Fit calibration and priors to out-of-fold logits (n, C)."""
         return fit_class_decision(outputs, targets, self.class_names)
+
+    @property
+    def sets(self) -> ClassSets:
+        """The sets of the classes' names."""
+        return ClassSets(tuple(map(printable, self.class_names)), _nonconformity)
 
     @property
     def text(self) -> ClassesText:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from mil_toolkit.config.metrics import DEFAULT_OUTCOME
 from mil_toolkit.core.records import to_json
 from mil_toolkit.evaluation.metrics import Metric
 from mil_toolkit.outcomes.binary import Binary
@@ -22,7 +23,7 @@ KINDS: dict[str, type[Outcome]] = {
     "number": Number,
     "survival": Survival,
 }
-DEFAULT = "binary"  # of a cohort that declares no outcome
+DEFAULT = DEFAULT_OUTCOME
 
 
 def keys_of_kind(kind: str) -> tuple[str, ...]:

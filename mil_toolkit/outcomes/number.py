@@ -18,6 +18,7 @@ from mil_toolkit.evaluation.splits import MOST_BINS
 from mil_toolkit.outcomes.number_cells import read_numbers
 from mil_toolkit.outcomes.number_text import NumberText
 from mil_toolkit.outcomes.outcome import Exclusion, Lack, Outcome, OutcomeRow, Parsed
+from mil_toolkit.outcomes.sets import Intervals
 from mil_toolkit.outcomes.words import Words, excluded_rows, repeated_word_problems, words_by_key
 
 LOG: Final = "log"
@@ -268,6 +269,11 @@ class Number(Outcome):
         affine = fit_affine(outputs, values)
         margin = prediction_margin(left_out_residuals(outputs, values))
         return self._rule(affine.slope, affine.intercept, margin if np.isfinite(margin) else None)
+
+    @property
+    def sets(self) -> Intervals:
+        """Intervals on the scale on which the number is learned."""
+        return Intervals(logarithms=self.transform == LOG)
 
     @property
     def text(self) -> NumberText:

@@ -1,12 +1,14 @@
 """`Ordered`: an outcome of several classes whose declared order is that of a grade or a stage."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
+import msgspec
 import numpy as np
 
 from mil_toolkit.config.study import ThresholdRule
+from mil_toolkit.core.records import Json
 from mil_toolkit.evaluation.class_calibration import ClassDecision, fit_class_decision, last_largest
 from mil_toolkit.evaluation.class_metrics import ORDERED_METRICS
 from mil_toolkit.evaluation.class_scoring import class_scoring
@@ -17,6 +19,17 @@ from mil_toolkit.outcomes.classes import Classes
 
 FEWEST = 3  # classes that have an order
 SMALLEST_STEP = 1e-3  # between two cumulative logits
+
+
+@dataclass(frozen=True)
+class OrderedDecision(ClassDecision):
+    """A `ClassDecision` of ordered classes, whose logits are log-probabilities of a cumulative link model."""
+
+    kind: Literal["classes", "ordered"] = "ordered"
+
+    def logits(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the log-probabilities of the classes (..., C) from outputs (..., C - 1)."""
+        return ordered_log_probabilities(outputs)
 
 
 @dataclass(frozen=True)
@@ -66,10 +79,15 @@ class Ordered(Classes):
 
     def decide(
         self, outputs: np.ndarray, targets: np.ndarray, rule: ThresholdRule, groups: np.ndarray | None
-    ) -> ClassDecision:
+    ) -> OrderedDecision:
         """Fit calibration and priors to the log-probabilities of out-of-fold outputs (n, C - 1)."""
-        decision = fit_class_decision(ordered_log_probabilities(outputs), targets, self.class_names)
-        return replace(decision, kind="ordered")
+        fitted = fit_class_decision(ordered_log_probabilities(outputs), targets, self.class_names)
+        return OrderedDecision(fitted.slope, fitted.biases, fitted.priors, fitted.names)
+
+    @classmethod
+    def parse_decision(cls, value: Json) -> OrderedDecision:
+        """Return calibration and priors from JSON."""
+        return msgspec.convert(value, OrderedDecision)
 
 
 def cumulative_regression(x: np.ndarray, targets: np.ndarray, classes: int, balanced: bool) -> np.ndarray:

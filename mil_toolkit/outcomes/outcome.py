@@ -5,7 +5,7 @@ in them: it passes them on, selects patients from them, and asks the outcome.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from mil_toolkit.config.study import ThresholdRule
 from mil_toolkit.core.records import Json
 from mil_toolkit.evaluation.metrics import Predicted
 from mil_toolkit.evaluation.scoring import Predictions, Scoring
+from mil_toolkit.outcomes.sets import PredictionSets
 from mil_toolkit.outcomes.text import OutcomeText
 
 UNLABELLED = -1  # target of a patient whose class is to be predicted
@@ -85,11 +86,21 @@ class Outcome(Protocol):
     own_keys: the keys by which it is recognised, which no other kind has
     fixed_keys: the keys whose values must be those of the model where a cohort is predicted, since they give
         the predictions their meaning
+    fixed_classes: whether every outcome of the kind has the same classes, which `stratum_names` names, while
+        a table may have any words for them, or none
     """
 
     kind: ClassVar[str]
     own_keys: ClassVar[frozenset[str]]
     fixed_keys: ClassVar[tuple[str, ...]] = ()
+    fixed_classes: ClassVar[bool] = False
+
+    @classmethod
+    def of(cls, outcome: "Outcome") -> Self:
+        """Return an outcome of this kind as such; raises TypeError for another kind."""
+        if not isinstance(outcome, cls):
+            raise TypeError(f"an outcome of the kind {outcome.kind} instead of {cls.kind}")
+        return outcome
 
     # cohort.toml
 
@@ -207,6 +218,11 @@ class Outcome(Protocol):
         Options of a threshold were refused before for all outcomes without one, see `config.for_outcome`.
         """
         return
+
+    @property
+    def sets(self) -> PredictionSets | None:
+        """The sets by which a model abstains; None if there are none for the outcome."""
+        return None
 
     @property
     def text(self) -> OutcomeText:

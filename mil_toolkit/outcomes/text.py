@@ -49,6 +49,30 @@ class OutcomeText(Protocol):
         """Return what is fitted on out-of-fold predictions, before "were fitted"."""
         ...
 
+    @property
+    def rule(self) -> str:
+        """What turns outputs of a head into predictions, as one noun."""
+        return "calibration"
+
+    @property
+    def fitted_in_folds(self) -> str:
+        """What is fitted on the training patients of an outer fold, after "search"."""
+        return " and calibration"
+
+    @property
+    def intervals(self) -> str:
+        """The methods of the intervals of scores, after "Scores have 95 % intervals: "."""
+        return "by the influence of each patient on the score, on a scale that suits its range"
+
+    @property
+    def assessed(self) -> str:
+        """How calibration and clinical use are assessed, a sentence; empty without one."""
+        return ""
+
+    def no_shuffle(self, folds: str, attempts: str, problem: str) -> str:
+        """Return that no shuffle of the outcomes leaves folds to score; problem: of the last, a sentence."""
+        return f"shuffled outcomes left no {folds} that can be scored, {attempts}. In the last one: {problem}"
+
     def limits(self, counts: Sequence[int]) -> Iterator[str]:
         """Yield what the number of patients and the calibration do not allow."""
         ...

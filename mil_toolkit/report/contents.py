@@ -115,10 +115,10 @@ class Contents:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes; short ones of two classes are explained."""
+        """Names of the classes; short ones are explained where the kind of outcome has words for them."""
         outcome = self.study.outcome
         names = self.patients.class_names if self.patients else outcome.class_names
-        if len(names) != 2 or len(outcome.stratum_names) != 2:
+        if not outcome.fixed_classes:
             return names
         return tuple(_explained(outcome.stratum_names[number], name) for number, name in enumerate(names))
 

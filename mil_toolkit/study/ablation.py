@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config.head import SUPERVISED_POOLINGS, HeadConfig
+from mil_toolkit.config.metrics import OUTCOME_METRICS
 from mil_toolkit.config.run import ALONE, RunConfig
 from mil_toolkit.core.errors import DataError, Diverged
 from mil_toolkit.core.locks import exclusive
@@ -27,7 +28,6 @@ from mil_toolkit.core.seeds import derive_seed, members_path, thinning_path, tri
 from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.core.verbosity import bars_disabled
 from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.outcomes.kinds import DEFAULT
 from mil_toolkit.study.ablation_scores import (
     Chosen,
     FoldResult,
@@ -202,7 +202,7 @@ def _usable(data: Data, variants: Sequence[Variant]) -> tuple[list[Variant], Rea
     Also returns why the others are left out.
     """
     reasons: Reasons = {}
-    two_classes = data.study.outcome.kind == DEFAULT
+    two_classes = OUTCOME_METRICS[data.study.outcome.kind].two_classes
     for variant in variants:
         if any(uses_nothing(data.configure(fold, variant)) for fold in data.folds):
             reasons[variant.name] = "it would leave neither images nor metadata"

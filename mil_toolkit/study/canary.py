@@ -12,7 +12,7 @@ import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config.run import ALONE, RunConfig
-from mil_toolkit.config.study import OFFICIAL, StudyConfig, for_outcome
+from mil_toolkit.config.study import StudyConfig, for_outcome
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import temporary_folder
 from mil_toolkit.core.locks import exclusive
@@ -22,7 +22,6 @@ from mil_toolkit.core.text import printable
 from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.evaluation.shuffles import draw_shuffles
 from mil_toolkit.evaluation.table import Table
-from mil_toolkit.outcomes.kinds import DEFAULT
 from mil_toolkit.search.storage import MemoryStorage, quiet_optuna
 from mil_toolkit.study.canary_result import Canary
 from mil_toolkit.study.capacity import process_count
@@ -167,33 +166,16 @@ def _shuffled(labelled: Cohort, config: StudyConfig, random: np.random.Generator
     """Return the patients with shuffled labels: those of whole groups, if these leave outer folds to score.
 
     Where few groups have patients of both classes, they rarely do; then the patients are permuted. Raises
-    NoShuffle if no permutation leaves outer folds to score either. Folds that are drawn are stratified by the
-    shuffled labels, so that two classes are in all of them and need no check; the training patients of
-    survival may still end before the horizon.
+    NoShuffle if no permutation leaves outer folds to score either.
     """
-    fixed = config.outer_folds == OFFICIAL or labelled.groups is not None
-    needs_check = fixed or labelled.outcome.kind != DEFAULT
     problem: str | None = None
     for draw in _draws(labelled, random):
         cohort = replace(labelled, labels=draw)
-        problem = _scoring_problem(cohort, config) if needs_check else None
+        problem = _scoring_problem(cohort, config)
         if problem is None:
             return cohort
-    raise NoShuffle(_no_shuffle_words(labelled, problem or ""))
-
-
-def _no_shuffle_words(labelled: Cohort, problem: str) -> str:
-    """Return that no shuffle can be scored; problem: of the last one, a sentence."""
-    source, attempts = printable(labelled.source), f"in {MOST_SHUFFLES} attempts"
-    if labelled.outcome.kind == DEFAULT:
-        return (
-            f"No canary: shuffled labels left no folds of {source} with both classes, {attempts}. There are"
-            " too few patients of the smaller class."
-        )
-    return (
-        f"No canary: shuffled outcomes left no folds of {source} that can be scored, {attempts}. In the last"
-        f" one: {problem}"
-    )
+    folds, attempts = f"folds of {printable(labelled.source)}", f"in {MOST_SHUFFLES} attempts"
+    raise NoShuffle(f"No canary: {labelled.outcome.text.no_shuffle(folds, attempts, problem or '')}")
 
 
 def _draws(labelled: Cohort, random: np.random.Generator) -> Iterator[np.ndarray]:

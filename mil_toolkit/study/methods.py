@@ -9,9 +9,8 @@ from mil_toolkit.core.text import count_of
 from mil_toolkit.core.version import __version__
 from mil_toolkit.evaluation.words import metric_words
 from mil_toolkit.features.spec import Spec, augmented, scale_of
-from mil_toolkit.outcomes.binary import Binary
-from mil_toolkit.outcomes.kinds import DEFAULT
 from mil_toolkit.outcomes.outcome import Outcome
+from mil_toolkit.outcomes.text import OutcomeText
 from mil_toolkit.study.records import FeaturesIdentity, as_list
 
 REFERENCES = {
@@ -62,17 +61,7 @@ _AUGMENTED: dict[frozenset[Value], str] = {  # by the values of the setting
 RecordedFeatures = FeaturesIdentity | list[FeaturesIdentity] | None  # as in a `StudyDescription`
 
 
-_TWO_CLASSES = Binary()
-_INTERVALS = (
-    "proportions by Wilson's method (Wilson 1927) and combinations of it (Zou 2008), the area under the ROC"
-    " curve by the method of DeLong (DeLong 1988) with the variance of Newcombe (Newcombe 2006)"
-)
-_INTERVALS_BY_INFLUENCE = "by the influence of each patient on the score, on a scale that suits its range"
-
-
-def methods_paragraph(
-    config: StudyConfig, features: RecordedFeatures, outcome: Outcome = _TWO_CLASSES
-) -> str:
+def methods_paragraph(config: StudyConfig, features: RecordedFeatures, outcome: Outcome) -> str:
     """Return the methods of a study, with references by author and year."""
     return " ".join(_sentences(config, features, outcome))
 
@@ -80,22 +69,18 @@ def methods_paragraph(
 def _sentences(config: StudyConfig, features: RecordedFeatures, outcome: Outcome) -> Iterator[str]:
     yield from _inputs(as_list(features), config)
     yield _search(config)
-    yield from _evaluation(config, outcome.kind == DEFAULT)
+    yield from _evaluation(config, outcome.text)
     yield (
         "Members of a model differ in their random seed; their logits were averaged"
         f" ({count_of(config.members, 'member')}). Out-of-fold logits of the inner folds gave the calibration"
         f" {outcome.text.calibration(config.threshold_rule)}."
     )
-    rule = "threshold rule" if outcome.kind == DEFAULT else "calibration"
     yield (
-        f"Baselines used the same folds, inner choice and {rule}; differences were compared pairwise"
-        " on the same patients by a permutation test that swaps the two methods of a patient."
+        f"Baselines used the same folds, inner choice and {outcome.text.rule}; differences were compared"
+        " pairwise on the same patients by a permutation test that swaps the two methods of a patient."
     )
-    if outcome.kind == DEFAULT:
-        yield (
-            "Calibration was assessed by intercept, slope and a smooth curve (Van Calster 2019), clinical use"
-            " by net benefit (Vickers 2006)."
-        )
+    if outcome.text.assessed:
+        yield outcome.text.assessed
     yield f"All analyses used mil_toolkit {__version__} with seed {config.seed}."
 
 
@@ -181,7 +166,7 @@ def _folds(folds: int) -> str:
     return "a single stratified 80/20 split" if folds == 1 else f"{folds} stratified inner folds"
 
 
-def _evaluation(config: StudyConfig, two_classes: bool) -> Iterator[str]:
+def _evaluation(config: StudyConfig, text: OutcomeText) -> Iterator[str]:
     if not config.outer_folds:
         yield "No patients were held out: all scores are those of the inner folds and are optimistic."
         return
@@ -191,12 +176,10 @@ def _evaluation(config: StudyConfig, two_classes: bool) -> Iterator[str]:
     elif config.outer_folds == OFFICIAL:
         outer = "the official outer folds of the cohort, which were fixed before the study"
     repeats = f", repeated {config.repeats} times with other splits" if config.repeats > 1 else ""
-    chosen = ", calibration and threshold" if two_classes else " and calibration"
-    intervals = _INTERVALS if two_classes else _INTERVALS_BY_INFLUENCE
     yield (
         f"The whole procedure was evaluated by nested cross-validation with {outer}{repeats} (Varma 2006):"
-        f" search{chosen} of an outer fold never saw its held-out patients. The primary"
+        f" search{text.fitted_in_folds} of an outer fold never saw its held-out patients. The primary"
         f" metric, declared beforehand, was {metric_words(config.primary_metric)}; all others are secondary."
-        f" Scores have 95 % intervals for the expected performance of the procedure: {intervals}, all widened"
-        " for the variation of training sets."
+        f" Scores have 95 % intervals for the expected performance of the procedure: {text.intervals},"
+        " all widened for the variation of training sets."
     )

@@ -239,7 +239,7 @@ def _inner_splits(
     strata, names = cohort.outcome.strata(cohort.labels[patients]), cohort.outcome.stratum_names
     try:
         seed = derive_seed(*inner_folds_path(config.seed, path))
-        return make_splits(strata, config.folds, seed, ages, groups, names)
+        return make_splits(strata, config.folds, seed, ages, groups, names=names)
     except DataError as error:
         among = "all labelled patients"
         if path != FINAL:

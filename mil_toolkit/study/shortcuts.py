@@ -12,6 +12,7 @@ from mil_toolkit.evaluation.intervals import draw_patients, percentile_interval
 from mil_toolkit.evaluation.metrics import METRICS, Predicted
 from mil_toolkit.evaluation.splits import make_splits
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.outcomes.survival import Survival
 from mil_toolkit.study.associations import (
     DRAWS,
@@ -54,7 +55,7 @@ def _check_survival(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Find
     """Find what predicts the event up to the horizon, without the patients censored before."""
     labelled = cohort.labelled()
     early = cohort.outcome.strata(labelled.labels)
-    known = (early == 1) | (labelled.labels[:, 0] >= _horizon(cohort))
+    known = (early == 1) | (labelled.labels[:, 0] >= Survival.of(cohort.outcome).by)
     ids = [patient for patient, chosen in zip(labelled.patient_ids, known, strict=True) if chosen]
     if len(np.unique(early[known])) < 2:
         text = "shortcuts were not checked: not both patients with and without the event by the horizon."
@@ -64,11 +65,6 @@ def _check_survival(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Find
     baseline = metadata_rivals(cohort.outcome.kind)[0]
     candidates = _candidates(replace(labelled.select(ids), labels=early[known]), cache)
     yield from significant([_about(candidate, label, baseline) for candidate in candidates])
-
-
-def _horizon(cohort: Cohort) -> float:
-    assert isinstance(cohort.outcome, Survival)
-    return cohort.outcome.by
 
 
 def _candidates(labelled: Cohort, cache: FeatureCache | None) -> list[Candidate]:
@@ -196,7 +192,7 @@ def column_area(values: pd.Series, labels: np.ndarray) -> Figures | None:
         return None
     if pd.api.types.is_numeric_dtype(values):
         return area(values.to_numpy(float), labels)
-    splits, _ = make_splits(labels, int(min(5, smaller)), seed=0)
+    splits, _ = make_splits(labels, int(min(5, smaller)), seed=0, names=Binary().stratum_names)
     shares, folds = np.zeros(len(labels)), np.zeros(len(labels))
     for fold, split in enumerate(splits):
         of_category = pd.Series(labels[split.train]).groupby(values.to_numpy()[split.train]).mean()

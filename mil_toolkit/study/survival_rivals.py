@@ -16,8 +16,7 @@ def linear_hazards(
     x: np.ndarray, targets: np.ndarray, outcome: Outcome, others: np.ndarray, strength: float
 ) -> np.ndarray:
     """Return the logits of the hazards by logistic regression, (m, outputs); see `hazard_regression`."""
-    assert isinstance(outcome, FittedSurvival)
-    start = hazard_regression(x, targets, outcome, strength)
+    start = hazard_regression(x, targets, FittedSurvival.of(outcome), strength)
     return np.asarray(others @ start[:-1] + start[-1])
 
 
@@ -29,14 +28,14 @@ def cox(
     The survival at the cut points, by Breslow's estimate of the baseline hazard, gives the hazard of each
     interval. Raises UsageError without scikit-survival.
     """
-    assert isinstance(outcome, FittedSurvival)
+    cuts = np.array(FittedSurvival.of(outcome).cuts)
     linear_model = import_extra("sksurv.linear_model", "survival", "Cox regression")
     times = np.array(list(zip(targets[:, 1] == 1, targets[:, 0], strict=True)), dtype="?,f8")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of steps that are halved
         regression = linear_model.CoxPHSurvivalAnalysis(alpha=1 / strength).fit(x, times)
     baseline = regression.cum_baseline_hazard_
-    hazards = -np.log(StepCurve(baseline.x, np.exp(-baseline.y)).at(np.array(outcome.cuts)))
+    hazards = -np.log(StepCurve(baseline.x, np.exp(-baseline.y)).at(cuts))
     survival = np.exp(-np.exp(regression.predict(others))[:, None] * hazards)
     return _logits(survival, outcome.outputs)
 

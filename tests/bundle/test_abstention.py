@@ -9,17 +9,23 @@ import pytest
 from support.bundles import ABOUT
 from support.studies import Tiny
 
-from mil_toolkit.bundle.abstention import notes, set_columns, sets_of, training_note
+from mil_toolkit.bundle.abstention import notes, set_columns, training_note
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.predict import predict
 from mil_toolkit.bundle.records import About
 from mil_toolkit.config.finetune import FinetuneConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.evaluation.conformal import HeldOutScores
+from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.outcomes.kinds import OutcomeRecord
 from mil_toolkit.study.abstention import Calibration, calibrate, coverage
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.tables import publish_table, read_predictions
+
+
+def sets_of(about: About, values: np.ndarray, alpha: float) -> list[str]:
+    """Return the column `set`."""
+    return list(set_columns(about, values, alpha)["set"])
 
 
 def evenly(count: int) -> HeldOutScores:
@@ -134,7 +140,7 @@ def test_predictions_have_a_set_where_one_is_asked_for(tiny: Tiny) -> None:
 def test_coverage_leaves_each_fold_out_of_its_calibration(tiny: Tiny) -> None:
     study = Study.open(tiny.study)
     predictions = read_predictions(study.final.predictions)
-    measured = coverage(study, study.table(predictions), 0.3)
+    measured = coverage(Binary().sets, study.table(predictions), 0.3)
     inside, many = [], []
     for fold, rows in predictions.groupby("fold"):
         others = predictions[predictions["fold"] != fold]

@@ -24,7 +24,7 @@ from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.outcomes.classes import Classes
 from mil_toolkit.outcomes.kinds import KINDS, record_of
 from mil_toolkit.outcomes.number import Number, NumberRule
-from mil_toolkit.outcomes.ordered import Ordered
+from mil_toolkit.outcomes.ordered import Ordered, OrderedDecision
 from mil_toolkit.outcomes.outcome import DecisionRule, Outcome
 from mil_toolkit.outcomes.survival import Survival, SurvivalRule
 from mil_toolkit.training.patients import Patients
@@ -36,7 +36,7 @@ SHARES = (0.2, 0.5, 0.3)
 RULES: list[tuple[DecisionRule, Outcome, tuple[int, ...]]] = [
     (Decision(0.8, -0.1, 0.4), Binary(), ()),
     (ClassDecision(1.7, (0.5, -0.2, -0.3), SHARES, GRADES), Classes(classes=GRADES), (3,)),
-    (ClassDecision(0.6, (0.5, -0.2, -0.3), SHARES, GRADES, "ordered"), Ordered(classes=GRADES), (2,)),
+    (OrderedDecision(0.6, (0.5, -0.2, -0.3), SHARES, GRADES), Ordered(classes=GRADES), (2,)),
     (NumberRule(3.5, 120.0, 4.0), Number("T"), ()),
     (NumberRule(1e-3, 1e5, 2e-3), Number("T"), ()),
     (NumberRule(3.5, 120.0, None), Number("T"), ()),

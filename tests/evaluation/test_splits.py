@@ -9,6 +9,8 @@ from support.paths import configuration
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.evaluation.splits import Split, age_bins, describe_splits, leave_one_group_out, make_splits
 
+NAMES = {1: "positive", 0: "negative"}
+
 
 def labels_and_ages(positive: int = 40, negative: int = 20, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Labels and ages; positive patients are older."""
@@ -28,7 +30,7 @@ def test_every_patient_is_held_out_once_and_classes_keep_their_share(
     positive: int, negative: int, folds: int, seed: int
 ) -> None:
     labels, ages = labels_and_ages(positive, negative, seed)
-    splits, _ = make_splits(labels, folds, seed, ages)
+    splits, _ = make_splits(labels, folds, seed, ages, names=NAMES)
     check_partition(splits, len(labels))
     assert np.array_equal(np.sort(np.concatenate([split.test for split in splits])), np.arange(len(labels)))
     for label, count in ((1, positive), (0, negative)):
@@ -39,7 +41,7 @@ def test_every_patient_is_held_out_once_and_classes_keep_their_share(
 
 def test_age_strata_keep_their_share() -> None:
     labels, ages = labels_and_ages(80, 40)
-    splits, count = make_splits(labels, 5, 0, ages)
+    splits, count = make_splits(labels, 5, 0, ages, names=NAMES)
     assert count == 4
     bins, _ = age_bins(labels, ages, 5)
     for split in splits:
@@ -80,7 +82,7 @@ def test_equal_or_missing_ages_form_one_bin() -> None:
 
 def test_one_fold_is_a_single_80_20_split() -> None:
     labels, ages = labels_and_ages(80, 40)
-    (split,), _ = make_splits(labels, 1, 0, ages)
+    (split,), _ = make_splits(labels, 1, 0, ages, names=NAMES)
     check_partition([split], 120)
     assert len(split.test) == 24
     assert labels[split.test].sum() == 16
@@ -89,7 +91,9 @@ def test_one_fold_is_a_single_80_20_split() -> None:
 def test_the_seed_determines_the_splits() -> None:
     labels, ages = labels_and_ages()
     ids = [f"P{i}" for i in range(60)]
-    first, again, other = (describe_splits(make_splits(labels, 5, seed, ages)[0], ids) for seed in (1, 1, 2))
+    first, again, other = (
+        describe_splits(make_splits(labels, 5, seed, ages, names=NAMES)[0], ids) for seed in (1, 1, 2)
+    )
     assert first == again != other
     assert sorted(patient for fold in first for patient in fold) == sorted(ids)
 
@@ -98,7 +102,7 @@ def test_the_seed_determines_the_splits() -> None:
 def test_groups_are_never_split(seed: int, folds: int) -> None:
     labels, ages = labels_and_ages(60, 60, seed)
     groups = np.array([f"G{i}" for i in np.random.default_rng(seed).integers(0, 40, 120)])
-    splits, count = make_splits(labels, folds, seed, ages, groups)
+    splits, count = make_splits(labels, folds, seed, ages, groups, names=NAMES)
     assert count == 1 and len(splits) == folds
     check_partition(splits, 120)
     for split in splits:
@@ -113,7 +117,7 @@ def test_many_unequal_groups_give_folds_with_about_equal_class_counts(seed: int)
     of_one_class = (random.random(60) < 0.6).astype(int)[groups]
     of_both_classes = (random.random(len(groups)) < 0.6).astype(int)
     for labels, most in ((of_one_class, 3), (of_both_classes, 9)):
-        splits, _ = make_splits(labels, 5, seed, groups=groups)
+        splits, _ = make_splits(labels, 5, seed, groups=groups, names=NAMES)
         for label in (0, 1):
             assert np.ptp([np.sum(labels[split.test] == label) for split in splits]) <= most
 
@@ -125,7 +129,7 @@ def test_the_first_scikit_learn_that_balances_shuffled_groups_is_required() -> N
 
 def test_a_class_with_too_few_patients_is_named() -> None:
     with pytest.raises(DataError) as caught:
-        make_splits(np.array([1] * 3 + [0] * 4), 5, 0)
+        make_splits(np.array([1] * 3 + [0] * 4), 5, 0, names=NAMES)
     assert caught.value.problems == [
         "the positive class has 3 patients, fewer than the 5 folds. Use fewer folds.",
         "the negative class has 4 patients, fewer than the 5 folds. Use fewer folds.",
@@ -136,7 +140,7 @@ def test_a_class_with_too_few_groups_is_named() -> None:
     labels = np.array([1, 0] * 10)
     groups = np.where(labels == 1, np.arange(20) // 10, np.arange(20))
     with pytest.raises(DataError, match="the positive class has 2 groups, fewer than the 5 folds"):
-        make_splits(labels, 5, 0, groups=groups)
+        make_splits(labels, 5, 0, groups=groups, names=NAMES)
 
 
 def test_groups_that_leave_a_fold_without_a_class_are_refused() -> None:
@@ -146,7 +150,7 @@ def test_groups_that_leave_a_fold_without_a_class_are_refused() -> None:
     with pytest.raises(
         DataError, match=r"fold \d.* of 3 has no patients of one class|negative class has 2 groups"
     ):
-        make_splits(labels, 3, 0, groups=groups)
+        make_splits(labels, 3, 0, groups=groups, names=NAMES)
 
 
 def test_a_single_split_needs_both_classes_on_both_sides() -> None:
@@ -155,7 +159,7 @@ def test_a_single_split_needs_both_classes_on_both_sides() -> None:
     with pytest.raises(
         DataError, match="no patients of one class among its training or its held-out patients"
     ):
-        make_splits(labels, 2, 0, groups=groups)
+        make_splits(labels, 2, 0, groups=groups, names=NAMES)
 
 
 # Leave one group out.
@@ -164,7 +168,7 @@ def test_a_single_split_needs_both_classes_on_both_sides() -> None:
 def test_each_group_is_held_out_once_as_a_whole() -> None:
     groups = np.array(["B", "A", "B", "C", "A", "C", "A"])
     labels = np.array([0, 1, 1, 0, 1, 1, 1])  # A has one class
-    splits = leave_one_group_out(labels, groups)
+    splits = leave_one_group_out(labels, groups, NAMES)
     assert [set(groups[split.test]) for split in splits] == [{"A"}, {"B"}, {"C"}]
     for split in splits:
         assert sorted([*split.train, *split.test]) == list(range(7))
@@ -173,13 +177,13 @@ def test_each_group_is_held_out_once_as_a_whole() -> None:
 
 def test_a_group_with_all_patients_of_a_class_cannot_be_held_out() -> None:
     with pytest.raises(DataError, match="without group A"):
-        leave_one_group_out(np.array([0, 0, 1, 1]), np.array(["A", "A", "B", "C"]))
+        leave_one_group_out(np.array([0, 0, 1, 1]), np.array(["A", "A", "B", "C"]), NAMES)
     with pytest.raises(DataError, match="without group A"):
-        leave_one_group_out(np.array([0, 1]), np.array(["A", "A"]))
+        leave_one_group_out(np.array([0, 1]), np.array(["A", "A"]), NAMES)
 
 
 def test_too_few_patients_for_a_single_split_are_named() -> None:
     with pytest.raises(
         DataError, match=r"class has 4 patients, fewer than the 5 that a single 80/20 split needs\."
     ):
-        make_splits(np.array([1] * 9 + [0] * 4), 1, 0)
+        make_splits(np.array([1] * 9 + [0] * 4), 1, 0, names=NAMES)

@@ -25,6 +25,7 @@ from mil_toolkit.features.scale import pixels_to_scale, resampled_sides
 from mil_toolkit.features.shard_layout import ShardProblem
 from mil_toolkit.features.shard_scales import parse_scales, scale_texts
 from mil_toolkit.features.spec import folder_name, preparation_problems, scale_of
+from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.report.pictures import Pictures
 from mil_toolkit.study.methods import methods_paragraph
 from mil_toolkit.study.records import FeaturesIdentity
@@ -283,5 +284,5 @@ def test_the_methods_name_the_scale(toml: Path) -> None:
     toml.write_text(toml.read_text() + "microns_per_pixel = 0.25\n")
     cache = FeatureCache.open(run(toml, ExtractionConfig("resnet18", "random", 32, scale=0.5)).folder)
     features = FeaturesIdentity(cache.folder.name, "", cache.spec)
-    text = methods_paragraph(StudyConfig(), features)
+    text = methods_paragraph(StudyConfig(), features, Binary())
     assert "at 32 x 32 pixels after resampling to 0.5 micrometres per pixel" in text

@@ -22,6 +22,7 @@ from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
 from mil_toolkit.features.image_files import ImageFiles
+from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.search.space import Space
 from mil_toolkit.study import variants
 from mil_toolkit.study.ablation import ablate
@@ -148,7 +149,7 @@ def test_report_and_card_say_it(turned: Turned, tiny: Tiny, tmp_path: Path, comm
     features = Study.open(turned.study).description.features
     for values, words in (((False,), "These were not used."), ((True, False), "The search chose whether")):
         config = replace(CONFIG, settings={"augment": values})
-        assert words in methods_paragraph(config, features)
+        assert words in methods_paragraph(config, features, Binary())
 
 
 def test_a_network_alone_cannot_predict_from_pixels(turned: Turned, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.cohort.official_folds import OfficialFolds
 from mil_toolkit.config.study import OFFICIAL, StudyConfig
 from mil_toolkit.core.errors import DataError, UsageError
+from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.study.canary import small
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.learning import run_learning_curve
@@ -155,7 +156,7 @@ def test_the_learning_curve_keeps_the_official_folds(study: Path, tmp_path: Path
 
 def test_methods_and_checklist_name_the_official_folds(study: Path) -> None:
     opened = Study.open(study)
-    assert "with the official outer folds of the cohort" in methods_paragraph(CONFIG, None)
+    assert "with the official outer folds of the cohort" in methods_paragraph(CONFIG, None, Binary())
     patients = opened.read_patients()
     assert patients is not None
     items = {

@@ -9,7 +9,7 @@ from mil_toolkit.evaluation.class_calibration import ClassDecision
 from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.outcomes.classes import Classes
 from mil_toolkit.outcomes.number import Number, NumberRule
-from mil_toolkit.outcomes.ordered import Ordered
+from mil_toolkit.outcomes.ordered import Ordered, OrderedDecision
 from mil_toolkit.outcomes.outcome import DecisionRule, Outcome
 from mil_toolkit.study.prediction_checks import Expected, prediction_problems
 
@@ -19,7 +19,7 @@ PRIORS = (0.5, 0.3, 0.2)
 CASES: dict[str, tuple[Outcome, DecisionRule, tuple[int, ...]]] = {
     "binary": (Binary(), Decision(0.8, 0.1, 0.4), ()),
     "classes": (Classes("L", NAMES), ClassDecision(0.7, (0.4, -0.1, -0.3), PRIORS, NAMES), (3,)),
-    "ordered": (Ordered("L", NAMES), ClassDecision(0.7, (0.4, -0.1, -0.3), PRIORS, NAMES, "ordered"), (2,)),
+    "ordered": (Ordered("L", NAMES), OrderedDecision(0.7, (0.4, -0.1, -0.3), PRIORS, NAMES), (2,)),
     "number": (Number("T"), NumberRule(2.0, 5.0, 1.0), ()),
 }
 

@@ -6,6 +6,7 @@ import pytest
 from support.studies import Tiny
 
 from mil_toolkit.config.study import GROUPS, SAMPLER_NAMES, StudyConfig
+from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.methods import REFERENCES, SAMPLERS, methods_paragraph
 from mil_toolkit.study.records import PatientsRecord, Statements
@@ -61,13 +62,13 @@ def test_missing_values_are_counted_by_column(study: Study, patients: PatientsRe
 
 def test_the_methods_name_the_settings_of_the_study(study: Study) -> None:
     config = StudyConfig(trials=7, folds=4, outer_folds=6, repeats=3, members=2, seed=11)
-    text = methods_paragraph(config, study.description.features)
+    text = methods_paragraph(config, study.description.features, Binary())
     for part in ("7 trials", "4 stratified inner folds", "6 stratified outer folds", "repeated 3 times"):
         assert part in text
     assert "2 members" in text and "seed 11" in text
     assert study.description.features is not None
     assert study.description.features.spec["backbone"] in text
-    assert "Only clinical values were used" in methods_paragraph(config, None)
+    assert "Only clinical values were used" in methods_paragraph(config, None, Binary())
     assert "fully connected" not in text
 
 
@@ -82,22 +83,22 @@ def test_the_methods_name_the_layers_before_the_pooling(
     numbers: tuple[int, ...], words: str, study: Study
 ) -> None:
     config = StudyConfig(settings={"instance_layers": numbers})
-    assert words in methods_paragraph(config, study.description.features)
+    assert words in methods_paragraph(config, study.description.features, Binary())
 
 
 @pytest.mark.parametrize(
     ("outer", "words"), [(0, "No patients were held out"), (GROUPS, "one outer fold for each group")]
 )
 def test_the_methods_say_how_patients_were_held_out(outer: int | str, words: str) -> None:
-    assert words in methods_paragraph(StudyConfig(outer_folds=outer), None)  # type: ignore[arg-type]
+    assert words in methods_paragraph(StudyConfig(outer_folds=outer), None, Binary())  # type: ignore[arg-type]
 
 
 def test_every_sampler_has_words() -> None:
     assert set(SAMPLERS) == set(SAMPLER_NAMES)
-    assert "searched by a grid" in methods_paragraph(StudyConfig(sampler="grid"), None)
+    assert "searched by a grid" in methods_paragraph(StudyConfig(sampler="grid"), None, Binary())
 
 
 def test_every_citation_has_a_reference(study: Study) -> None:
-    text = methods_paragraph(StudyConfig(), study.description.features)
+    text = methods_paragraph(StudyConfig(), study.description.features, Binary())
     cited = [key for key in REFERENCES if key in text]
     assert set(REFERENCES) - set(cited) == {"Collins 2024"}

@@ -17,6 +17,7 @@ from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.shards import EmbeddedBag
+from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.study.ablation import _divide
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.methods import methods_paragraph
@@ -244,11 +245,11 @@ def test_an_ablation_scores_each_view_that_is_dropped(
 
 def test_the_methods_say_how_views_were_used(viewed: Viewed) -> None:
     description = Study.open(viewed.study).description
-    text = methods_paragraph(description.study, description.features)
+    text = methods_paragraph(description.study, description.features, Binary())
     assert "Each image was embedded in 2 views: (1) by resnet18" in text and "; (2) by resnet18" in text
     assert "standardised and reduced on its own" in text and "Each search chose" not in text
     chosen = with_features(StudyConfig(settings={"features": viewed.names}), viewed.caches)
-    assert "Each search chose one of them" in methods_paragraph(chosen, description.features)
+    assert "Each search chose one of them" in methods_paragraph(chosen, description.features, Binary())
 
 
 def test_workers_read_the_views_from_the_shards(viewed: Viewed) -> None:

@@ -16,9 +16,7 @@ _DASHED = (0, (2, 2))
 
 def target_name(contents: Contents) -> str:
     """Return the target with its unit, for axes and sentences."""
-    outcome = contents.study.outcome
-    assert isinstance(outcome, Number)
-    return outcome.text.name
+    return Number.of(contents.study.outcome).text.name
 
 
 def observed_figure(contents: Contents) -> Chart:

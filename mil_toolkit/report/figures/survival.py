@@ -25,9 +25,7 @@ _LONGEST_AXIS = 40  # characters
 
 def survival_outcome(contents: Contents) -> Survival:
     """Return the outcome of a study of survival."""
-    outcome = contents.study.outcome
-    assert isinstance(outcome, Survival)
-    return outcome
+    return Survival.of(contents.study.outcome)
 
 
 def time_name(contents: Contents) -> str:

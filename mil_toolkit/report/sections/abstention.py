@@ -1,36 +1,30 @@
 """What a report says about abstention (`mil-predict --abstain`): its coverage on held-out patients."""
 
-from mil_toolkit.core.text import printable
 from mil_toolkit.evaluation.words import with_interval
+from mil_toolkit.outcomes.sets import PredictionSets
 from mil_toolkit.report.contents import Contents
-from mil_toolkit.study.abstention import CLASS_SCORES, NUMBER, Coverage, coverage
+from mil_toolkit.study.abstention import Coverage, coverage
 
 LEVELS = (0.05, 0.1, 0.2)
 
 
 def abstention_notes(contents: Contents) -> list[str]:
     """Return a sentence for each error rate; none without outer folds, or for an outcome without sets."""
-    kind = contents.study.outcome.kind
-    if not contents.nested or kind not in (*CLASS_SCORES, NUMBER):
+    outcome, sets = contents.study.outcome, contents.study.outcome.sets
+    if not contents.nested or sets is None:
         return []
-    names = ("negative", "positive") if kind == "binary" else _of_classes(contents.class_names)
-    measured = [coverage(contents.study, contents.table, alpha) for alpha in LEVELS]
-    return [_intro(kind), *(_words(names, one) for one in measured)]
+    names = sets.names if outcome.fixed_classes else tuple(f"of {name}:" for name in sets.names)
+    measured = [coverage(sets, contents.table, alpha) for alpha in LEVELS]
+    return [_intro(sets), *(_words(names, one) for one in measured)]
 
 
-def _of_classes(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"of {printable(name)}:" for name in names)
-
-
-def _intro(kind: str) -> str:
-    what = "intervals" if kind == NUMBER else "sets of classes, separately for each class"
-    whose = "of all patients" if kind == NUMBER else "within the smallest class"
+def _intro(sets: PredictionSets) -> str:
     return (
-        f"Abstention (mil-predict --abstain ALPHA) answers with {what}, by cross-conformal prediction (Vovk"
-        " 2015; CV+, Barber et al. 2021). At an error rate alpha the nominal coverage is 1 - alpha. For sets"
-        " by the models of the folds, theory bounds the coverage of exchangeable patients from below, by"
+        f"Abstention (mil-predict --abstain ALPHA) answers with {sets.answer}, by cross-conformal prediction"
+        " (Vovk 2015; CV+, Barber et al. 2021). At an error rate alpha the nominal coverage is 1 - alpha. For"
+        " sets by the models of the folds, theory bounds the coverage of exchangeable patients from below, by"
         " 1 - 2 alpha less a term that shrinks with larger folds (Barber et al. 2021, Theorem 4); the bound"
-        f" below is that {whose}. The bundle predicts with one model of all patients instead, to which"
+        f" below is that {sets.bounded}. The bundle predicts with one model of all patients instead, to which"
         " the bound does not apply unless predictions hardly change when a fold is left out. The coverage"
         " below is measured on each outer fold, with the calibration of the others."
     )
