@@ -251,8 +251,8 @@ def true_concordance(tuned: Tuned, truth: pd.DataFrame, cohort: Cohort) -> Score
 class DemoOutcome:
     """The demo of a kind of outcome.
 
-    compare: compares the results of the outer models with the truth, given their attention, the table `TRUTH`,
-        the cohort and the study
+    compare: compares the results of the outer models with the truth, given their attention, the table
+        `TRUTH`, the cohort and the study
     settings: of the study, besides those of `STUDY`
     """
 

@@ -62,7 +62,7 @@ def doubts_about_numbers(outcomes: Outcomes, columns: Sequence[TableColumn], dec
 
     columns: those that `numbers_among` names
     """
-    lacks_number = outcomes.taken and PROPOSALS[outcomes.taken.kind].lacks_number
+    lacks_number = None if outcomes.taken is None else PROPOSALS[outcomes.taken.kind].lacks_number
     if lacks_number is None:
         return
     for column in columns:
@@ -216,8 +216,8 @@ class Proposal:
     """How mil-init proposes a kind of outcome.
 
     lines: returns the lines that declare it from the candidate and the cells of its columns
-    taken_as: what its columns are taken as, after their names; declared: the keys that declare it, with places
-        for the columns
+    taken_as: what its columns are taken as, after their names
+    declared: the keys that declare it, with places for the columns
     lacks_number: whether a cell of the first column has no number; None if that column holds words
     """
 

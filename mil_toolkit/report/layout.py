@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 
 from mil_toolkit.core.text import printable
 from mil_toolkit.core.version import __version__
-from mil_toolkit.outcomes.survival import Survival
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import style
 from mil_toolkit.report.gallery import Naming
@@ -25,8 +24,8 @@ class Page:
     """The page of a study.
 
     title: name of the study folder; nested: whether there are outer folds
-    kind: of the outcome; class_names: negative, positive if it is binary, none if it has no classes
-    horizon: of survival, None of other outcomes
+    fitted, rule: see `OutcomeSections`
+    class_names: negative and positive first and second, none if the outcome has no classes
     ablation: None where there was none
     """
 
@@ -36,9 +35,9 @@ class Page:
     anonymise: bool
     nested: bool
     repeats: int
-    kind: str
+    fitted: str
+    rule: str
     class_names: tuple[str, ...]
-    horizon: float | None
     overview: Overview
     scores: ScoresSection
     use: UseSection
@@ -55,8 +54,7 @@ def _with_abstention(use: UseSection, contents: Contents) -> UseSection:
 
 def lay_out(contents: Contents, anonymise: bool) -> Page:
     """Draw all figures of a study, and return its page."""
-    outcome = contents.study.outcome
-    own = OUTCOME_SECTIONS[outcome.kind]
+    own = OUTCOME_SECTIONS[contents.study.outcome.kind]
     with style():
         return Page(
             title=printable(contents.study.folder.resolve().name),
@@ -65,9 +63,9 @@ def lay_out(contents: Contents, anonymise: bool) -> Page:
             anonymise=anonymise,
             nested=contents.nested,
             repeats=contents.own_scores[contents.primary_metric].repeats,
-            kind=outcome.kind,
+            fitted=own.fitted,
+            rule=own.rule,
             class_names=contents.class_names,
-            horizon=outcome.by if isinstance(outcome, Survival) else None,
             overview=overview(contents, anonymise, own.facts(contents)),
             scores=own.scores(contents),
             use=_with_abstention(own.use(contents), contents),

@@ -186,5 +186,6 @@ def _notes(
         count = count_of(len(pictures.changed), "image")
         yield f"{count} not shown, because their files have changed since they were embedded."
     if thumbnails.left_out and not problem:
-        count, best = count_of(thumbnails.left_out, "patient"), best_words(contents, page.attention.order)
+        count = count_of(thumbnails.left_out, "patient")
+        best = best_words(contents, page.attention.words.order)
         yield f"{count} without pictures, to keep the file small: the {best}."

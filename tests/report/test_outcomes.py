@@ -233,7 +233,7 @@ def test_pictures_that_are_left_out_are_named_in_words_of_the_outcome(
     page(kind)
     contents = read_contents(study_of(kind))
     section = attention_section(contents, Naming(False))
-    words = f"to keep the file small: the {best_words(contents, section.order)}"
+    words = f"to keep the file small: the {best_words(contents, section.words.order)}"
     assert words.startswith(f"to keep the file small: the {best}")
 
 

@@ -1,27 +1,13 @@
 """Attention: the gallery of patients."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.gallery import MOST_OTHERS, Case, Naming, cases
+from mil_toolkit.report.sections.by_outcome import OUTCOME_SECTIONS
+from mil_toolkit.report.sections.patient_words import Order, PatientWords
 from mil_toolkit.report.shown import MOST_BEST, MOST_WORST, shows_all
 from mil_toolkit.study.tables import class_columns
-
-
-class Order(NamedTuple):
-    """The names of the first and the last patients of the gallery, and of the value that sorts them."""
-
-    worst: str
-    best: str
-    value: str
-
-
-_OF_CLASSES = Order("worst mistakes", "most confident correct", "probability")
-_ORDERS = {
-    "number": Order("largest errors", "smallest errors", "prediction"),
-    "survival": Order("least expected outcomes", "most expected outcomes", "predicted risk"),
-}
 
 
 @dataclass(frozen=True)
@@ -29,14 +15,14 @@ class AttentionSection:
     """The section on attention."""
 
     summary: str
-    order: Order
+    words: PatientWords
     cases: list[Case]
 
 
 def attention_section(contents: Contents, naming: Naming) -> AttentionSection:
     """Return the section with the predicted patients of a study."""
-    order = _ORDERS.get(contents.study.outcome.kind, _OF_CLASSES)
-    return AttentionSection(_summary(contents, order), order, cases(contents, naming))
+    words = OUTCOME_SECTIONS[contents.study.outcome.kind].patients(contents)
+    return AttentionSection(_summary(contents, words.order), words, cases(contents, naming))
 
 
 def _summary(contents: Contents, order: Order) -> str:

@@ -47,7 +47,7 @@ def _section(contents: Contents, charts: Sequence[Chart]) -> ScoresSection:
     caption = "Each class against all others, 95 % intervals over patients."
     by_class = ScoreTable("Scores of each class", caption, heads, rows)
     charts = [*charts, *rocs, folds_figure(contents)]
-    return common_section(contents, _decision_words(contents), charts, [by_class])
+    return common_section(contents, _decision_words(contents), charts, [by_class], heat=True)
 
 
 def class_use_section(contents: Contents) -> UseSection:

@@ -33,6 +33,7 @@ class DataSection:
 
     canary: None where it did not run; defaults: on which patients the default configuration was chosen
     mask: None where there are no scores with and without it
+    key: the names of class 0 and class 1, if the charts draw them apart
     """
 
     charts: list[Chart]
@@ -40,11 +41,13 @@ class DataSection:
     canary: Canary | None
     defaults: str
     mask: MaskComparison | None
+    key: tuple[str, ...] = ()
 
 
 def data_section(contents: Contents, anonymise: bool) -> DataSection:
     """Return the section on the data of a study."""
-    return replace(findings_section(contents, anonymise), charts=data_figures(contents))
+    section = findings_section(contents, anonymise)
+    return replace(section, charts=data_figures(contents), key=contents.class_names)
 
 
 def findings_section(contents: Contents, anonymise: bool) -> DataSection:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from mil_toolkit.core.text import count_of, counted
 from mil_toolkit.evaluation.words import metric_words, number, spread_words, table_metrics, threshold_rule
-from mil_toolkit.outcomes.kinds import DEFAULT
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import Chart
 from mil_toolkit.report.figures.scores import (
@@ -43,6 +42,7 @@ class ScoresSection:
     table: the main metrics; others: all other metrics, None if there are no others
     matrix: rows of the true class, columns of the predicted one; patients are means over repeats. Empty if
         nothing is decided.
+    heat: whether the matrix is coloured by shares
     thresholds, spread: sentences; spread may be None
     details: further tables of the kind of outcome, such as that of each class
     """
@@ -55,6 +55,7 @@ class ScoresSection:
     charts: list[Chart]
     training: list[Chart]
     details: Sequence[ScoreTable] = ()
+    heat: bool = False
 
 
 def scores_section(contents: Contents) -> ScoresSection:
@@ -64,7 +65,11 @@ def scores_section(contents: Contents) -> ScoresSection:
 
 
 def common_section(
-    contents: Contents, thresholds: str, charts: list[Chart], details: Sequence[ScoreTable] = ()
+    contents: Contents,
+    thresholds: str,
+    charts: list[Chart],
+    details: Sequence[ScoreTable] = (),
+    heat: bool = False,
 ) -> ScoresSection:
     """Return the section with the parts that all outcomes have."""
     main = table_metrics(contents.primary_metric, contents.own_scores)
@@ -72,12 +77,13 @@ def common_section(
     return ScoresSection(
         table=metrics_table("Scores", contents, main),
         others=metrics_table("All other metrics", contents, others) if others else None,
-        matrix=_matrix(contents),
+        matrix=_matrix(contents, _heat_count if heat else _plain_count),
         thresholds=thresholds,
         spread=spread_words(contents.scores.spread),
         charts=charts,
         training=training_figures(contents.curves),
         details=details,
+        heat=heat,
     )
 
 
@@ -114,18 +120,24 @@ def _rows(scores: StudyScores, metrics: Sequence[str]) -> list[Row]:
     return rows
 
 
-def _matrix(contents: Contents) -> list[list[Count]]:
+def _matrix(contents: Contents, count: Callable[[float, float, str], Count]) -> list[list[Count]]:
+    """Return the confusion matrix; count: returns a cell from its patients, its share in percent and look."""
     numbers = range(len(contents.class_names))
-    return [[_count(contents, label, decided) for decided in numbers] for label in numbers]
+    return [[count(*_counted(contents, label, decided)) for decided in numbers] for label in numbers]
 
 
-def _count(contents: Contents, label: int, decided: int) -> Count:
+def _counted(contents: Contents, label: int, decided: int) -> tuple[float, float, str]:
     of_class = contents.table.labels == label
     patients = float((contents.table.decisions[:, of_class] == decided).sum(1).mean())
     share = 100 * patients / max(1, int(of_class.sum()))
-    look = "right" if label == decided else "wrong"
-    if contents.study.outcome.kind == DEFAULT:
-        return Count(counted(patients), f"{share:.0f} % of the class", look)
+    return patients, share, "right" if label == decided else "wrong"
+
+
+def _plain_count(patients: float, share: float, look: str) -> Count:
+    return Count(counted(patients), f"{share:.0f} % of the class", look)
+
+
+def _heat_count(patients: float, share: float, look: str) -> Count:
     return Count(counted(patients), f"{share:.0f} %", f"{look} heat{round(share / 10)}")
 
 

@@ -60,7 +60,7 @@ def _sample_size_words(contents: Contents) -> str | None:
     if patients is None or not patients.columns:
         return None
     parameters = sum(_parameters(contents, column.name, column.kind) for column in patients.columns)
-    baseline = rivals.get(METADATA["binary"])
+    baseline = rivals.get(METADATA[contents.study.outcome.kind])
     loss = baseline["log_loss"].value if baseline else None
     size = sample_size(parameters, float((contents.table.labels == 1).mean()), loss)
     basis = "15 % of the largest possible R2" if size.assumed else f"an R2 (Cox-Snell) of {size.r2:.2f}"
