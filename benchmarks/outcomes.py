@@ -42,7 +42,7 @@ from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.shards import EmbeddedBag, Recorded, StoredImage
 from mil_toolkit.features.spec import SCHEMA, Spec
-from mil_toolkit.study.rivals import metadata_rivals
+from mil_toolkit.study.by_outcome import metadata_rivals
 from mil_toolkit.study.tune import Tuned, tune
 
 SEED, OUTER, INNER, TRIALS = 7, 5, 3, 5

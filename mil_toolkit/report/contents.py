@@ -17,6 +17,7 @@ from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.shards import StoredBag
 from mil_toolkit.report.shown import shown_places
+from mil_toolkit.study.by_outcome import METADATA
 from mil_toolkit.study.canary_result import Canary
 from mil_toolkit.study.folder import SearchFolder, Study, read_epochs
 from mil_toolkit.study.plan import fold_name
@@ -29,7 +30,6 @@ from mil_toolkit.study.records import (
     Sources,
     StudyScores,
 )
-from mil_toolkit.study.scores import METADATA
 from mil_toolkit.study.tables import (
     attention_parts,
     joined_attention,

@@ -1,5 +1,7 @@
 """Names of metrics and baselines as a reader sees them."""
 
+from mil_toolkit.study.by_outcome import ALL_RIVALS
+
 _METRICS = {
     "auc": "AUC",
     "auc_pooled": "AUC, pooled",
@@ -15,24 +17,6 @@ _METRICS = {
     "integrated_brier": "Integrated Brier score",
     "brier_at_horizon": "Brier score at the horizon",
 }
-_BASELINES = {
-    "metadata_logistic": "Metadata only",
-    "metadata_logistic_c1": "Metadata only, C = 1",
-    "bag_size": "Number of images only",
-    "mean_logistic": "Mean embedding",
-    "metadata_ridge": "Metadata only",
-    "mean_ridge": "Mean embedding",
-    "mean_max_min_ridge": "Mean, max and min",
-    "mean_max_min_logistic": "Mean, max and min",
-    "metadata_multinomial": "Metadata only",
-    "metadata_multinomial_c1": "Metadata only, C = 1",
-    "mean_multinomial": "Mean embedding",
-    "mean_max_min_multinomial": "Mean, max and min",
-    "metadata_cox": "Metadata only (Cox)",
-    "metadata_cox_c1": "Metadata (Cox), C = 1",
-    "mean_hazards": "Mean embedding",
-    "mean_max_min_hazards": "Mean, max and min",
-}
 
 
 def metric_name(name: str) -> str:
@@ -42,7 +26,8 @@ def metric_name(name: str) -> str:
 
 def baseline_name(name: str) -> str:
     """Return the name of a baseline, with a capital."""
-    return _BASELINES.get(name, name.replace("_", " ").capitalize())
+    rival = ALL_RIVALS.get(name)
+    return name.replace("_", " ").capitalize() if rival is None else rival.title
 
 
 def baseline_words(name: str) -> str:

@@ -14,9 +14,9 @@ from mil_toolkit.core.text import count_of
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.shards import StoredBag
+from mil_toolkit.study.by_outcome import check_shortcuts
 from mil_toolkit.study.image_copies import CopyCheck
 from mil_toolkit.study.records import Finding
-from mil_toolkit.study.shortcuts import check_shortcuts
 from mil_toolkit.study.similar_patients import check_similar_patients
 
 # Two images are near-identical if their whitened embeddings have at least this cosine. Measured on 7,781

@@ -15,7 +15,6 @@ from mil_toolkit.evaluation.scoring import Predictions
 from mil_toolkit.evaluation.splits import Split
 from mil_toolkit.outcomes.classes import symmetric
 from mil_toolkit.outcomes.outcome import DecisionRule, Outcome
-from mil_toolkit.study.survival_rivals import cox, linear_hazards
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
 
@@ -122,56 +121,17 @@ def ridge(
 
 @dataclass(frozen=True)
 class Rival:
-    """A baseline: the columns of its regression, and the regularisation strengths to choose from."""
+    """A baseline.
+
+    columns: of its regression; strengths: of the regularisation, to choose from
+    title: its name in reports; version: what tells it from another version of itself, in a sentence
+    """
 
     columns: Columns
     regression: Regression
     strengths: tuple[float, ...] = STRENGTHS
-
-
-RIVALS: dict[str, dict[str, Rival]] = {
-    "binary": {
-        "metadata_logistic": Rival(metadata_columns, logistic),
-        # A search can make a baseline worse.
-        "metadata_logistic_c1": Rival(metadata_columns, logistic, strengths=(1.0,)),
-        "bag_size": Rival(bag_size, logistic),
-        "mean_logistic": Rival(mean_embeddings, logistic),
-        "mean_max_min_logistic": Rival(bag_statistics, logistic),
-    },
-    "ordered": {
-        "metadata_multinomial": Rival(metadata_columns, ordered_multinomial),
-        "metadata_multinomial_c1": Rival(metadata_columns, ordered_multinomial, strengths=(1.0,)),
-        "bag_size": Rival(bag_size, ordered_multinomial),
-        "mean_multinomial": Rival(mean_embeddings, ordered_multinomial),
-        "mean_max_min_multinomial": Rival(bag_statistics, ordered_multinomial),
-    },
-    "classes": {
-        "metadata_multinomial": Rival(metadata_columns, multinomial),
-        "metadata_multinomial_c1": Rival(metadata_columns, multinomial, strengths=(1.0,)),
-        "bag_size": Rival(bag_size, multinomial),
-        "mean_multinomial": Rival(mean_embeddings, multinomial),
-        "mean_max_min_multinomial": Rival(bag_statistics, multinomial),
-    },
-    "number": {
-        "metadata_ridge": Rival(metadata_columns, ridge),
-        "bag_size": Rival(bag_size, ridge),
-        "mean_ridge": Rival(mean_embeddings, ridge),
-        "mean_max_min_ridge": Rival(bag_statistics, ridge),
-    },
-    "survival": {
-        "metadata_cox": Rival(metadata_columns, cox),
-        "metadata_cox_c1": Rival(metadata_columns, cox, strengths=(1.0,)),
-        "bag_size": Rival(bag_size, cox),
-        "mean_hazards": Rival(mean_embeddings, linear_hazards),
-        "mean_max_min_hazards": Rival(bag_statistics, linear_hazards),
-    },
-}
-"""The baselines of each kind of outcome, by name; the first one sees only the metadata."""
-
-
-def metadata_rivals(kind: str) -> list[str]:
-    """Return the names of the baselines that see only the metadata."""
-    return [name for name, rival in RIVALS[kind].items() if rival.columns is metadata_columns]
+    title: str = ""
+    version: str = ""
 
 
 def rival_predictions(

@@ -12,15 +12,15 @@ from mil_toolkit.evaluation.intervals import Table, compare, optimism, reliabili
 from mil_toolkit.evaluation.records import Spread
 from mil_toolkit.evaluation.scoring import Predictions, Scoring, side_by_side
 from mil_toolkit.outcomes.outcome import DecisionRule
+from mil_toolkit.study.by_outcome import METADATA, OUTCOME_STUDIES
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.plan import Search
 from mil_toolkit.study.records import StudyScores
-from mil_toolkit.study.rivals import RIVALS, Rival, metadata_rivals, rival_predictions
+from mil_toolkit.study.rivals import Rival, rival_predictions
 from mil_toolkit.study.tables import prediction_table, read_predictions
 from mil_toolkit.training.patients import Patients
 
 BagSizes = Mapping[str, int]  # number of images, by patient
-METADATA = {kind: metadata_rivals(kind)[0] for kind in RIVALS}  # by kind, the baseline that sees no image
 
 
 def study_scores(
@@ -108,7 +108,7 @@ def outer_rivals(
 ) -> dict[str, pd.DataFrame]:
     """Return the outer predictions of each baseline for which the patients have the data."""
     tables = {}
-    for name, rival in RIVALS[patients.outcome.kind].items():
+    for name, rival in OUTCOME_STUDIES[patients.outcome.kind].rivals.items():
         parts = [_rival(rival, config, patients, search) for search in searches]
         if all(part is not None for part in parts):
             tables[name] = pd.concat(parts)

@@ -22,9 +22,7 @@ from mil_toolkit.study.associations import (
     association_of_words,
 )
 from mil_toolkit.study.candidates import Candidate, significant
-from mil_toolkit.study.number_shortcuts import check_number
 from mil_toolkit.study.records import Finding
-from mil_toolkit.study.rivals import metadata_rivals
 
 SMALLEST_CLASS = 2  # patients with a value of the column
 SUSPICIOUS = 0.95  # AUC of one column, above which it may have been recorded after the diagnosis
@@ -36,13 +34,11 @@ Figures = dict[str, float]  # an AUC and its 95 % interval: `value`, `low`, `hig
 Search = Callable[[Cohort, FeatureCache | None, Labelled, int], Iterator[Candidate]]
 
 
-def check_shortcuts(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
-    """Find what predicts the outcome of the labelled patients without a model of the images."""
-    return SHORTCUT_CHECKS[cohort.outcome.kind](cohort, cache)
+def check_two_classes(cohort: Cohort, cache: FeatureCache | None, baseline: str) -> Iterator[Finding]:
+    """Find what predicts the label.
 
-
-def _check_two_classes(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
-    """Find what predicts the label."""
+    Of all outcomes, `baseline` is the name of the baseline on metadata only, for advice.
+    """
     labelled = cohort.labelled()
     if len(np.unique(labelled.labels)) < 2:
         text = "shortcuts were not checked: the labelled patients do not include both classes."
@@ -51,7 +47,7 @@ def _check_two_classes(cohort: Cohort, cache: FeatureCache | None) -> Iterator[F
     yield from significant(_candidates(labelled, cache))
 
 
-def _check_survival(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
+def check_survival(cohort: Cohort, cache: FeatureCache | None, baseline: str) -> Iterator[Finding]:
     """Find what predicts the event up to the horizon, without the patients censored before."""
     labelled = cohort.labelled()
     early = cohort.outcome.strata(labelled.labels)
@@ -62,7 +58,6 @@ def _check_survival(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Find
         yield Finding("shortcuts", "unchecked", text)
         return
     label = "the event up to the horizon (positive) or later (negative) as the label"
-    baseline = metadata_rivals(cohort.outcome.kind)[0]
     candidates = _candidates(replace(labelled.select(ids), labels=early[known]), cache)
     yield from significant([_about(candidate, label, baseline) for candidate in candidates])
 
@@ -74,7 +69,7 @@ def _candidates(labelled: Cohort, cache: FeatureCache | None) -> list[Candidate]
     return [each for search in SEARCHES for each in search(labelled, cache, patients, draws)]
 
 
-def _check_several_classes(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
+def check_several_classes(cohort: Cohort, cache: FeatureCache | None, baseline: str) -> Iterator[Finding]:
     """Find what predicts each class against all others; the p-values are adjusted for all tests together."""
     labelled, names = cohort.labelled(), cohort.outcome.stratum_names
     if len(np.unique(labelled.labels)) < 2:
@@ -82,7 +77,6 @@ def _check_several_classes(cohort: Cohort, cache: FeatureCache | None) -> Iterat
         yield Finding("shortcuts", "unchecked", text)
         return
     draws = max(DRAWS, 100 * len(names) * (1 + 2 * len(labelled.columns) + len(labelled.spellings)))
-    baseline = metadata_rivals(cohort.outcome.kind)[0]
     candidates = [
         _about(candidate, f"{name} (positive) against all other classes", baseline)
         for number, name in names.items()
@@ -249,11 +243,3 @@ def _describe_spellings(name: str, written: np.ndarray, positive: np.ndarray) ->
 
 
 SEARCHES: tuple[Search, ...] = (_bag_size, _predictive_columns, _missing_values, _spellings)
-SHORTCUT_CHECKS: dict[str, Callable[[Cohort, FeatureCache | None], Iterator[Finding]]] = {
-    "binary": _check_two_classes,
-    "ordered": _check_several_classes,
-    "classes": _check_several_classes,
-    "number": check_number,
-    "survival": _check_survival,
-}
-"""The check of each kind of outcome."""

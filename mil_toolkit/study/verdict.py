@@ -3,17 +3,8 @@
 from mil_toolkit.evaluation.records import Comparison
 from mil_toolkit.evaluation.words import FEW, metric_words, with_interval
 from mil_toolkit.outcomes.kinds import metric_of
+from mil_toolkit.study.by_outcome import ALL_RIVALS, OUTCOME_STUDIES, metadata_rivals
 from mil_toolkit.study.records import StudyScores
-
-_VERSIONS = {  # of the same baseline
-    "metadata_logistic": "logistic regressions, C searched",
-    "metadata_logistic_c1": "logistic regressions, C = 1",
-    "metadata_multinomial": "multinomial regressions, C searched",
-    "metadata_multinomial_c1": "multinomial regressions, C = 1",
-    "metadata_cox": "Cox regressions, C searched",
-    "metadata_cox_c1": "Cox regressions, C = 1",
-}
-_ON_METADATA = (*_VERSIONS, "metadata_ridge")
 
 
 def verdict(scores: StudyScores, primary_metric: str) -> str:
@@ -34,7 +25,7 @@ def verdict(scores: StudyScores, primary_metric: str) -> str:
     if gain is None:
         return first
     both = len(_metadata_baselines(scores)) > 1
-    version = f" (the stronger of two {_VERSIONS[name]})" if name and both else ""
+    version = f" (the stronger of two {ALL_RIVALS[name].version})" if name and both else ""
     return f"{first} {_gain_words(gain, primary_metric, version)}"
 
 
@@ -48,7 +39,8 @@ def stronger_metadata_baseline(scores: StudyScores, metric: str) -> str | None:
 
 
 def _metadata_baselines(scores: StudyScores) -> list[str]:
-    return [name for name in _ON_METADATA if name in (scores.rivals or {})]
+    on_metadata = (name for kind in OUTCOME_STUDIES for name in metadata_rivals(kind))
+    return [name for name in dict.fromkeys(on_metadata) if name in (scores.rivals or {})]
 
 
 def _gain_words(gain: Comparison, metric: str, version: str) -> str:

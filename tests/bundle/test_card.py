@@ -17,8 +17,8 @@ from mil_toolkit.bundle.card import model_card, plain
 from mil_toolkit.core.records import from_json, to_json
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.records import PassedOver
+from mil_toolkit.study.by_outcome import OUTCOME_STUDIES
 from mil_toolkit.study.records import ColumnRecord, StudyScores
-from mil_toolkit.study.rivals import RIVALS
 
 HOSTILE = (
     "</table><script>alert(1)</script> [a](javascript:b) ![i](x) `c` **d** | _e_ ~~f~~ &lt; https://g.h"
@@ -95,7 +95,7 @@ def test_every_score_has_its_interval_next_to_baselines_and_optimism(tiny: Tiny,
                 "-" if score[each] is None else f"{score[each]:.3f}" for each in ("value", "low", "high")
             ]
             assert cell == "{} ({} to {})".format(*shown)
-    assert scores["rivals"].keys() == set(RIVALS["binary"])
+    assert scores["rivals"].keys() == set(OUTCOME_STUDIES["binary"].rivals)
     for name, gain in scores["gains"].items():
         assert f"{gain['differences']['balanced_accuracy']['value']:+.3f}" in rows[name][2]
 

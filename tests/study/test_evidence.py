@@ -23,6 +23,7 @@ from mil_toolkit.evaluation.metrics import METRICS, Predicted
 from mil_toolkit.evaluation.splits import age_bins
 from mil_toolkit.search.storage import MemoryStorage
 from mil_toolkit.study import conclusion, rivals
+from mil_toolkit.study.by_outcome import OUTCOME_STUDIES
 from mil_toolkit.study.conclusion import predictions_of
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.plan import Search, plan_searches
@@ -124,7 +125,7 @@ def assert_same_fit(one: Fold, other: Fold, kept: list[str]) -> None:
     assert one.rows["threshold"].tolist() == other.rows["threshold"].tolist(), "threshold"
     columns = ["probability", "prediction", "member1", "member2"]
     assert one.rows.loc[kept, columns].equals(other.rows.loc[kept, columns]), "predictions"
-    for name in rivals.RIVALS["binary"]:
+    for name in OUTCOME_STUDIES["binary"].rivals:
         mine, theirs = one.baseline(name), other.baseline(name)
         assert [mine[patient] for patient in kept] == [theirs[patient] for patient in kept], name
 
@@ -224,9 +225,9 @@ def _on_everyone(columns: rivals.Columns, everyone: np.ndarray, patients: Patien
 
 def fit_baselines_on_all(fold: Fold, patch: pytest.MonkeyPatch) -> None:
     everyone = np.arange(len(fold.patients))
-    for name, rival in rivals.RIVALS["binary"].items():
+    for name, rival in OUTCOME_STUDIES["binary"].rivals.items():
         columns = partial(_on_everyone, rival.columns, everyone)
-        patch.setitem(rivals.RIVALS["binary"], name, replace(rival, columns=columns))
+        patch.setitem(OUTCOME_STUDIES["binary"].rivals, name, replace(rival, columns=columns))
 
 
 LEAKS: dict[str, tuple[Callable[[Fold, pytest.MonkeyPatch], None], str, str | None]] = {
@@ -259,7 +260,6 @@ def test_a_planted_leak_is_detected(
 def baseline_on_all(fold: Fold, name: str) -> dict[str, float]:
     with pytest.MonkeyPatch.context() as patch:
         fit_baselines_on_all(fold, patch)
-        patch.setattr("mil_toolkit.study.scores.RIVALS", rivals.RIVALS)
         table = rival_tables(CONFIG, fold.patients, [fold.search])[name]
     return dict(zip(table.patient_ids, table.probabilities[0], strict=True))
 

@@ -10,8 +10,8 @@ from support.planted import Column, make_cache, make_cohort
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.outcomes.number import Number
 from mil_toolkit.outcomes.survival import Survival
+from mil_toolkit.study.by_outcome import check_shortcuts
 from mil_toolkit.study.records import Finding
-from mil_toolkit.study.shortcuts import check_shortcuts
 
 PATIENTS = 60
 TARGETS = np.random.default_rng(1).permutation(PATIENTS) + 0.5

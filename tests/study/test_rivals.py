@@ -16,8 +16,8 @@ from mil_toolkit.evaluation.calibration import Decision, fit_decision
 from mil_toolkit.evaluation.splits import Split
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.study import rivals
+from mil_toolkit.study.by_outcome import OUTCOME_STUDIES
 from mil_toolkit.study.rivals import (
-    RIVALS,
     STRENGTHS,
     bag_size,
     bag_statistics,
@@ -30,7 +30,7 @@ from mil_toolkit.training.patients import Patients
 MakePatients = Callable[..., Patients]
 TRAIN, TEST = np.arange(40), np.arange(40, 60)
 INNER = [Split(np.setdiff1d(TRAIN, TRAIN[fold::4]), TRAIN[fold::4]) for fold in range(4)]
-BINARY = RIVALS["binary"]
+BINARY = OUTCOME_STUDIES["binary"].rivals
 every_baseline = pytest.mark.parametrize("name", BINARY)
 
 

@@ -14,7 +14,8 @@ from support.planted import Column, make_cache, make_cohort
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.study import shortcuts
 from mil_toolkit.study.audit import audit
-from mil_toolkit.study.shortcuts import area, check_shortcuts, column_area
+from mil_toolkit.study.by_outcome import check_shortcuts
+from mil_toolkit.study.shortcuts import area, column_area
 
 
 def test_the_area_agrees_with_scikit_learn() -> None:

@@ -14,8 +14,8 @@ from mil_toolkit.report.drawing import Chart
 from mil_toolkit.report.figures.use import decision_figure, learning_curve_figure
 from mil_toolkit.report.sections.subgroups import subgroup_table
 from mil_toolkit.report.sections.tables import ScoreTable
+from mil_toolkit.study.by_outcome import METADATA
 from mil_toolkit.study.learning_words import learning_words
-from mil_toolkit.study.scores import METADATA
 
 SUBGROUP_METRICS = ("balanced_accuracy", "sensitivity", "specificity", "auc")
 

@@ -1,0 +1,131 @@
+"""`OUTCOME_STUDIES`: the baselines and the search for shortcuts in a study of each kind of outcome."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from mil_toolkit.cohort.cohort import Cohort
+from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.study.number_shortcuts import check_number
+from mil_toolkit.study.records import Finding
+from mil_toolkit.study.rivals import (
+    Rival,
+    bag_size,
+    bag_statistics,
+    logistic,
+    mean_embeddings,
+    metadata_columns,
+    multinomial,
+    ordered_multinomial,
+    ridge,
+)
+from mil_toolkit.study.shortcuts import check_several_classes, check_survival, check_two_classes
+from mil_toolkit.study.survival_rivals import cox, linear_hazards
+
+
+@dataclass(frozen=True)
+class OutcomeStudy:
+    """A study of a kind of outcome.
+
+    rivals: the baselines by name; the first one sees only the metadata
+    check_shortcuts: finds what predicts the outcome without a model of the images; it also takes the name of
+        the first baseline
+    """
+
+    rivals: dict[str, Rival]
+    check_shortcuts: Callable[[Cohort, FeatureCache | None, str], Iterator[Finding]]
+
+
+_METADATA, _METADATA_C1 = "Metadata only", "Metadata only, C = 1"
+_SIZE, _MEAN, _STATISTICS = "Number of images only", "Mean embedding", "Mean, max and min"
+_AT_1 = (1.0,)  # a search of the strength can make a baseline worse
+
+OUTCOME_STUDIES = {
+    "binary": OutcomeStudy(
+        {
+            "metadata_logistic": Rival(
+                metadata_columns, logistic, title=_METADATA, version="logistic regressions, C searched"
+            ),
+            "metadata_logistic_c1": Rival(
+                metadata_columns, logistic, _AT_1, _METADATA_C1, "logistic regressions, C = 1"
+            ),
+            "bag_size": Rival(bag_size, logistic, title=_SIZE),
+            "mean_logistic": Rival(mean_embeddings, logistic, title=_MEAN),
+            "mean_max_min_logistic": Rival(bag_statistics, logistic, title=_STATISTICS),
+        },
+        check_two_classes,
+    ),
+    "ordered": OutcomeStudy(
+        {
+            "metadata_multinomial": Rival(
+                metadata_columns,
+                ordered_multinomial,
+                title=_METADATA,
+                version="multinomial regressions, C searched",
+            ),
+            "metadata_multinomial_c1": Rival(
+                metadata_columns, ordered_multinomial, _AT_1, _METADATA_C1, "multinomial regressions, C = 1"
+            ),
+            "bag_size": Rival(bag_size, ordered_multinomial, title=_SIZE),
+            "mean_multinomial": Rival(mean_embeddings, ordered_multinomial, title=_MEAN),
+            "mean_max_min_multinomial": Rival(bag_statistics, ordered_multinomial, title=_STATISTICS),
+        },
+        check_several_classes,
+    ),
+    "classes": OutcomeStudy(
+        {
+            "metadata_multinomial": Rival(
+                metadata_columns, multinomial, title=_METADATA, version="multinomial regressions, C searched"
+            ),
+            "metadata_multinomial_c1": Rival(
+                metadata_columns, multinomial, _AT_1, _METADATA_C1, "multinomial regressions, C = 1"
+            ),
+            "bag_size": Rival(bag_size, multinomial, title=_SIZE),
+            "mean_multinomial": Rival(mean_embeddings, multinomial, title=_MEAN),
+            "mean_max_min_multinomial": Rival(bag_statistics, multinomial, title=_STATISTICS),
+        },
+        check_several_classes,
+    ),
+    "number": OutcomeStudy(
+        {
+            "metadata_ridge": Rival(metadata_columns, ridge, title=_METADATA),
+            "bag_size": Rival(bag_size, ridge, title=_SIZE),
+            "mean_ridge": Rival(mean_embeddings, ridge, title=_MEAN),
+            "mean_max_min_ridge": Rival(bag_statistics, ridge, title=_STATISTICS),
+        },
+        check_number,
+    ),
+    "survival": OutcomeStudy(
+        {
+            "metadata_cox": Rival(
+                metadata_columns, cox, title="Metadata only (Cox)", version="Cox regressions, C searched"
+            ),
+            "metadata_cox_c1": Rival(
+                metadata_columns, cox, _AT_1, "Metadata (Cox), C = 1", "Cox regressions, C = 1"
+            ),
+            "bag_size": Rival(bag_size, cox, title=_SIZE),
+            "mean_hazards": Rival(mean_embeddings, linear_hazards, title=_MEAN),
+            "mean_max_min_hazards": Rival(bag_statistics, linear_hazards, title=_STATISTICS),
+        },
+        check_survival,
+    ),
+}
+"""The studies of each kind of outcome."""
+
+
+def metadata_rivals(kind: str) -> list[str]:
+    """Return the names of the baselines that see only the metadata."""
+    rivals = OUTCOME_STUDIES[kind].rivals
+    return [name for name, rival in rivals.items() if rival.columns is metadata_columns]
+
+
+METADATA = {kind: metadata_rivals(kind)[0] for kind in OUTCOME_STUDIES}  # the first of them, by kind
+ALL_RIVALS: Mapping[str, Rival] = {
+    name: rival for study in OUTCOME_STUDIES.values() for name, rival in study.rivals.items()
+}
+"""The baselines of all kinds; those of the same name differ only in their regression."""
+
+
+def check_shortcuts(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
+    """Find what predicts the outcome of the labelled patients without a model of the images."""
+    kind = cohort.outcome.kind
+    return OUTCOME_STUDIES[kind].check_shortcuts(cohort, cache, METADATA[kind])
