@@ -35,7 +35,7 @@ from mil_toolkit.features.export import export_cache
 from mil_toolkit.model.poolings import POOLINGS
 from mil_toolkit.report.page import write_report
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINKING = [
     *DOCUMENTS,
     ROOT / "CHANGELOG.md",
@@ -44,6 +44,12 @@ LINKING = [
     ROOT / ".github" / "CONTRIBUTING.md",
     *sorted((ROOT / "benchmarks").glob("*.md")),
 ]
+
+
+def identity(document: Path) -> str:
+    """Return the path of a document in the repository, which identifies its tests."""
+    return document.relative_to(ROOT).as_posix()
+
 
 # Options that make the documented commands fast. Larger numbers in the documentation are lowered to these.
 QUICK: dict[str, dict[str, str]] = {
@@ -92,7 +98,7 @@ class Block:
 def blocks(document: Path, *languages: str) -> list[Block]:
     """Return the fenced blocks of a document in these languages, in order."""
     return [
-        Block(f"{document.name}, line {token.map[0] + 2}", token.info.strip(), token.content)
+        Block(f"{identity(document)}, line {token.map[0] + 2}", token.info.strip(), token.content)
         for token in MarkdownIt().parse(document.read_text())
         if token.type == "fence" and token.map and token.info.strip() in languages
     ]
@@ -229,7 +235,7 @@ def _shell(sandbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, comma
     return Shell(command)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=identity)
 def test_every_command_runs(document: Path, shell: Shell) -> None:
     for block in blocks(document, "sh", "bash"):
         shell.run(block)
@@ -253,7 +259,7 @@ def _restore_tables() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_tables")
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=identity)
 def test_every_block_of_python_runs(
     document: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,7 +313,7 @@ def inline_code(document: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=identity)
 def test_every_option_in_the_text_exists(document: Path) -> None:
     known = {f"mil-{name}": options(name) for name in COMMANDS}
     every = set().union(*known.values()) | FOREIGN
@@ -322,8 +328,8 @@ def test_every_option_in_the_text_exists(document: Path) -> None:
 
 
 def reference(section: str) -> set[str]:
-    """Return the keys in the table of a section of docs/cohort.md."""
-    text = (ROOT / "docs" / "cohort.md").read_text()
+    """Return the keys in the table of a section of docs/reference/cohort.md."""
+    text = (ROOT / "docs" / "reference" / "cohort.md").read_text()
     part = text.split(f"\n## `[{section}]`\n")[1].split("\n## ")[0].split("| kind |")[0]
     heads = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", part, re.MULTILINE)
     return {key for head in heads for key in re.findall(r"\w+", head)}
@@ -343,7 +349,7 @@ def test_the_reference_has_every_key_and_no_other(section: str, keys: Mapping[st
 
 
 def test_the_reference_has_every_section_and_kind() -> None:
-    text = (ROOT / "docs" / "cohort.md").read_text()
+    text = (ROOT / "docs" / "reference" / "cohort.md").read_text()
     assert re.findall(r"^## `\[(\w+)", text, re.MULTILINE) == list(SECTIONS)
     kinds = text.split("| kind | cells |")[1].split("\n\n")[0]
     assert set(re.findall(r"^\| `([\w-]+)` \|", kinds, re.MULTILINE)) == KINDS.keys()
@@ -373,7 +379,7 @@ def label_words(cohort: Mapping[str, Any]) -> list[str]:
     return [*first[:3], str(cohort["unlabelled"])]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=identity)
 def test_every_example_of_a_cohort_is_read(document: Path, tmp_path: Path) -> None:
     values: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "number": lambda _: "1.5",
@@ -395,13 +401,13 @@ def test_every_example_of_a_cohort_is_read(document: Path, tmp_path: Path) -> No
 
 
 def test_every_metric_is_explained() -> None:
-    text = (ROOT / "docs" / "evidence.md").read_text()
+    text = (ROOT / "docs" / "explanation" / "evidence.md").read_text()
     rows = [row.split("|")[1] for row in text.splitlines() if row.startswith("| `")]
     assert set(METRIC_NAMES) <= set(re.findall(r"`(\w+)`", " ".join(rows)))
 
 
 def test_every_file_of_a_study_is_explained(tiny: Tiny) -> None:
-    text = (ROOT / "docs" / "files.md").read_text()
+    text = (ROOT / "docs" / "reference" / "files.md").read_text()
     for path in tiny.study.iterdir():
         assert f"`{path.name}" in text or path.name.startswith("."), path.name
 
@@ -412,7 +418,7 @@ TREES = ("mil_toolkit", "tests", "docs", "benchmarks", "examples", ".ci", ".gith
 PATH = re.compile(rf"(?:{'|'.join(map(re.escape, TREES))})/[\w./-]*")
 
 
-@pytest.mark.parametrize("document", LINKING, ids=lambda document: document.stem)
+@pytest.mark.parametrize("document", LINKING, ids=identity)
 def test_every_path_of_the_repository_exists(document: Path) -> None:
     paths = [code for code in inline_code(document) if PATH.fullmatch(code)]
     assert [path for path in paths if not (ROOT / path).exists()] == []
@@ -427,7 +433,7 @@ def anchors(document: Path) -> set[str]:
     return {slug(heading) for heading in re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)}
 
 
-@pytest.mark.parametrize("document", LINKING, ids=lambda document: document.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("document", LINKING, ids=identity)
 def test_every_link_has_a_target(document: Path) -> None:
     tokens = [
         child
@@ -474,7 +480,8 @@ def test_the_pictures_can_be_taken_again(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_every_page_is_linked_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
-    assert [page.name for page in DOCUMENTS[1:] if f"(docs/{page.name}" not in readme] == []
+    pages = [identity(page) for page in DOCUMENTS[1:] if page.name != "index.md"]
+    assert [page for page in pages if f"({page}" not in readme] == []
 
 
 def test_the_extras_that_the_documentation_names_exist() -> None:

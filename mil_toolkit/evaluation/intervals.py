@@ -1,4 +1,4 @@
-"""Scores with confidence intervals, reliability curves and paired comparisons (see docs/evidence.md)."""
+"""Scores with confidence intervals, reliability curves and paired comparisons (see docs/explanation/evidence.md)."""
 
 import numpy as np
 
