@@ -1,6 +1,5 @@
 """The documentation is correct and complete: its code runs, and it explains every option, key and file."""
 
-import argparse
 import doctest
 import importlib.util
 import re
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pandas as pd
 import pytest
@@ -22,6 +20,7 @@ import torch
 from markdown_it import MarkdownIt
 from PIL import Image
 from support.commands import Command
+from support.parsers import actions, options, parser_of
 from support.paths import COMMANDS, ROOT, configuration, needed
 from support.studies import Tiny
 
@@ -35,7 +34,7 @@ from mil_toolkit.features.export import export_cache
 from mil_toolkit.model.poolings import POOLINGS
 from mil_toolkit.report.page import write_report
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINKING = [
     *DOCUMENTS,
     ROOT / "CHANGELOG.md",
@@ -44,6 +43,12 @@ LINKING = [
     ROOT / ".github" / "CONTRIBUTING.md",
     *sorted((ROOT / "benchmarks").glob("*.md")),
 ]
+
+
+def identity(document: Path) -> str:
+    """Return the path of a document in the repository, which identifies its tests."""
+    return document.relative_to(ROOT).as_posix()
+
 
 # Options that make the documented commands fast. Larger numbers in the documentation are lowered to these.
 QUICK: dict[str, dict[str, str]] = {
@@ -92,38 +97,10 @@ class Block:
 def blocks(document: Path, *languages: str) -> list[Block]:
     """Return the fenced blocks of a document in these languages, in order."""
     return [
-        Block(f"{document.name}, line {token.map[0] + 2}", token.info.strip(), token.content)
+        Block(f"{identity(document)}, line {token.map[0] + 2}", token.info.strip(), token.content)
         for token in MarkdownIt().parse(document.read_text())
         if token.type == "fence" and token.map and token.info.strip() in languages
     ]
-
-
-def parser_of(name: str) -> argparse.ArgumentParser:
-    """Return the argument parser of a command."""
-    parsers: list[argparse.ArgumentParser] = []
-
-    def keep(parser: argparse.ArgumentParser, *_: object) -> None:
-        parsers.append(parser)
-        raise InterruptedError
-
-    with patch.object(argparse.ArgumentParser, "parse_args", keep), pytest.raises(InterruptedError):
-        import_module(f"mil_toolkit.cli.{name}").main([])
-    return parsers[0]
-
-
-def actions(parser: argparse.ArgumentParser) -> Iterator[tuple[argparse.ArgumentParser, argparse.Action]]:
-    """Yield every argument of a parser and of its sub-commands, with its parser."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for subparser in action.choices.values():
-                yield from actions(subparser)
-        else:
-            yield parser, action
-
-
-def options(name: str) -> set[str]:
-    """Return every option of a command."""
-    return {option for _, action in actions(parser_of(name)) for option in action.option_strings}
 
 
 # The commands.
@@ -138,6 +115,9 @@ def _sandbox(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(source / "patients.csv", folder)
     shutil.copy(source / "cohort.toml", folder)
     (folder / "new_cohort.toml").symlink_to("cohort.toml")
+    shutil.copytree(source, folder / "demo")
+    shutil.copytree(tiny.study, folder / "demo" / "studies" / "demo")
+    (folder / "demo" / "cache").symlink_to(tiny.features.parents[1])
     table = pd.read_csv(source / "patients.csv", dtype=str, keep_default_na=False)
     labels = table["DIAGNOSIS"].map({"tumoral": "1", "reactive": "0", "": "-1"})
     table.assign(DIAGNOSIS=labels).rename(
@@ -229,7 +209,7 @@ def _shell(sandbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, comma
     return Shell(command)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=identity)
 def test_every_command_runs(document: Path, shell: Shell) -> None:
     for block in blocks(document, "sh", "bash"):
         shell.run(block)
@@ -253,7 +233,7 @@ def _restore_tables() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_tables")
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=identity)
 def test_every_block_of_python_runs(
     document: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,7 +287,7 @@ def inline_code(document: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=identity)
 def test_every_option_in_the_text_exists(document: Path) -> None:
     known = {f"mil-{name}": options(name) for name in COMMANDS}
     every = set().union(*known.values()) | FOREIGN
@@ -322,8 +302,8 @@ def test_every_option_in_the_text_exists(document: Path) -> None:
 
 
 def reference(section: str) -> set[str]:
-    """Return the keys in the table of a section of docs/cohort.md."""
-    text = (ROOT / "docs" / "cohort.md").read_text()
+    """Return the keys in the table of a section of docs/reference/cohort.md."""
+    text = (ROOT / "docs" / "reference" / "cohort.md").read_text()
     part = text.split(f"\n## `[{section}]`\n")[1].split("\n## ")[0].split("| kind |")[0]
     heads = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", part, re.MULTILINE)
     return {key for head in heads for key in re.findall(r"\w+", head)}
@@ -343,7 +323,7 @@ def test_the_reference_has_every_key_and_no_other(section: str, keys: Mapping[st
 
 
 def test_the_reference_has_every_section_and_kind() -> None:
-    text = (ROOT / "docs" / "cohort.md").read_text()
+    text = (ROOT / "docs" / "reference" / "cohort.md").read_text()
     assert re.findall(r"^## `\[(\w+)", text, re.MULTILINE) == list(SECTIONS)
     kinds = text.split("| kind | cells |")[1].split("\n\n")[0]
     assert set(re.findall(r"^\| `([\w-]+)` \|", kinds, re.MULTILINE)) == KINDS.keys()
@@ -373,7 +353,7 @@ def label_words(cohort: Mapping[str, Any]) -> list[str]:
     return [*first[:3], str(cohort["unlabelled"])]
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=identity)
 def test_every_example_of_a_cohort_is_read(document: Path, tmp_path: Path) -> None:
     values: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "number": lambda _: "1.5",
@@ -395,13 +375,13 @@ def test_every_example_of_a_cohort_is_read(document: Path, tmp_path: Path) -> No
 
 
 def test_every_metric_is_explained() -> None:
-    text = (ROOT / "docs" / "evidence.md").read_text()
+    text = (ROOT / "docs" / "explanation" / "evidence.md").read_text()
     rows = [row.split("|")[1] for row in text.splitlines() if row.startswith("| `")]
     assert set(METRIC_NAMES) <= set(re.findall(r"`(\w+)`", " ".join(rows)))
 
 
 def test_every_file_of_a_study_is_explained(tiny: Tiny) -> None:
-    text = (ROOT / "docs" / "files.md").read_text()
+    text = (ROOT / "docs" / "reference" / "files.md").read_text()
     for path in tiny.study.iterdir():
         assert f"`{path.name}" in text or path.name.startswith("."), path.name
 
@@ -412,7 +392,7 @@ TREES = ("mil_toolkit", "tests", "docs", "benchmarks", "examples", ".ci", ".gith
 PATH = re.compile(rf"(?:{'|'.join(map(re.escape, TREES))})/[\w./-]*")
 
 
-@pytest.mark.parametrize("document", LINKING, ids=lambda document: document.stem)
+@pytest.mark.parametrize("document", LINKING, ids=identity)
 def test_every_path_of_the_repository_exists(document: Path) -> None:
     paths = [code for code in inline_code(document) if PATH.fullmatch(code)]
     assert [path for path in paths if not (ROOT / path).exists()] == []
@@ -427,7 +407,7 @@ def anchors(document: Path) -> set[str]:
     return {slug(heading) for heading in re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)}
 
 
-@pytest.mark.parametrize("document", LINKING, ids=lambda document: document.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("document", LINKING, ids=identity)
 def test_every_link_has_a_target(document: Path) -> None:
     tokens = [
         child
@@ -474,7 +454,9 @@ def test_the_pictures_can_be_taken_again(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_every_page_is_linked_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
-    assert [page.name for page in DOCUMENTS[1:] if f"(docs/{page.name}" not in readme] == []
+    of_the_site = ("index.md", ROOT / "docs" / "project")
+    pages = [identity(page) for page in DOCUMENTS[1:] if not {page.name, page.parent} & {*of_the_site}]
+    assert [page for page in pages if f"({page}" not in readme] == []
 
 
 def test_the_extras_that_the_documentation_names_exist() -> None:

@@ -126,7 +126,7 @@ def test_tox_checks_style_spelling_types_and_tests() -> None:
         "pytest {posargs:-n auto --maxprocesses 8 --dist loadfile}",
     ]
     assert lines(tox["testenv:lint"]["commands"]) == ["ruff check .", "ruff format --check .", "codespell"]
-    assert configuration("setup.cfg")["mypy"]["files"] == "mil_toolkit, tests, benchmarks"
+    assert configuration("setup.cfg")["mypy"]["files"] == "mil_toolkit, tests, benchmarks, docs"
     ruff = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]
     assert ruff["line-length"] == 110
     assert {"B", "D101", "D103", "E501", "I", "RUF", "SIM", "UP"} <= set(ruff["lint"]["extend-select"])

@@ -51,13 +51,13 @@ class MILClassifier(ClassifierMixin, MILEstimator):  # type: ignore[misc]
 
     Attributes after `fit`:
 
-    - classes_: (C,) the classes, sorted
-    - n_features_in_: D, or the number of columns without bags
-    - feature_names_in_: the columns of X, if X is a table
-    - n_epochs_: the chosen number of epochs
-    - decision_: calibration and threshold (`Decision`); of several classes, calibration and the share of each
-      class (`ClassDecision`)
-    - head_: the fitted members (`FittedHead`)
+    - `classes_`: (C,) the classes, sorted
+    - `n_features_in_`: D, or the number of columns without bags
+    - `feature_names_in_`: the columns of X, if X is a table
+    - `n_epochs_`: the chosen number of epochs
+    - `decision_`: calibration and threshold (`Decision`); of several classes, calibration and the share of
+      each class (`ClassDecision`)
+    - `head_`: the fitted members (`FittedHead`)
 
     A fitted estimator can be pickled like any other of scikit-learn. Loading a pickle can run arbitrary code,
     so use `mil-fit` for models that are passed on. Attention pooling follows Ilse et al. 2018; the README

@@ -18,6 +18,7 @@ def load_patients(cohort: Cohort, cache: FeatureCache | None) -> tuple[pd.DataFr
         The column `bag` holds each patient's embeddings (n, D) float16 in the order of its images; it is
         absent without a cache.
     y: (B,) the outcome of each patient; `cohort.labelled()` leaves out those without one
+
         - of classes: the table's words for the labels, None where unlabelled
         - of a number: the numbers, NaN where unlabelled
         - of survival: a structured array of `event` (bool) and `time` (float), as scikit-survival takes it;

@@ -34,9 +34,9 @@ class MILSurvival(MILEstimator):
 
     Attributes after `fit` are those of `MILClassifier`, without `classes_`, and
 
-    - decision_: cut points and calibration of the hazards (`SurvivalRule`)
-    - horizon_: the time by which `predict` returns the risk
-    - unique_times_: (T,) the times of y, ascending, each once
+    - `decision_`: cut points and calibration of the hazards (`SurvivalRule`)
+    - `horizon_`: the time by which `predict` returns the risk
+    - `unique_times_`: (T,) the times of y, ascending, each once
 
     Parameters of the head:
     """

@@ -1,4 +1,4 @@
-"""Calibration by slope and intercept, and rules that choose a threshold (see docs/evidence.md)."""
+"""Calibration by slope and intercept, and rules that choose a threshold (docs/explanation/evidence.md)."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

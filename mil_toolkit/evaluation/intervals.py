@@ -1,4 +1,7 @@
-"""Scores with confidence intervals, reliability curves and paired comparisons (see docs/evidence.md)."""
+"""Scores with confidence intervals, reliability curves and paired comparisons.
+
+docs/explanation/evidence.md explains them.
+"""
 
 import numpy as np
 

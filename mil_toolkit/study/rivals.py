@@ -1,6 +1,6 @@
 """Baselines: linear models with the folds, inner choice and threshold rule of the model.
 
-JSON files call them `rivals`. docs/evidence.md explains them.
+JSON files call them `rivals`. docs/explanation/evidence.md explains them.
 """
 
 from collections.abc import Callable, Sequence

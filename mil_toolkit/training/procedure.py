@@ -6,7 +6,7 @@
    members. Their out-of-fold predictions are what calibration and threshold are fitted to.
 3. `refit` trains the members on all training patients for the chosen number of epochs.
 
-The section "The nested procedure" of docs/evidence.md describes how a study uses these steps.
+The section "The nested procedure" of docs/explanation/evidence.md describes how a study uses these steps.
 """
 
 import dataclasses

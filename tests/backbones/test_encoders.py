@@ -113,7 +113,7 @@ def test_other_names_are_refused(name: str, message: str) -> None:
 
 
 def table_row(name: str) -> str:
-    """The row of an encoder in docs/encoders.md."""
+    """The row of an encoder in docs/reference/encoders.md."""
     encoder = ENCODERS[name]
     sampling = encoder.sampling
     kept = "" if sampling.crop_pct == 1 else f" {sampling.crop_pct:g}"
@@ -135,7 +135,7 @@ def table_row(name: str) -> str:
 
 
 def test_the_documentation_has_the_table() -> None:
-    text = (ROOT / "docs" / "encoders.md").read_text()
+    text = (ROOT / "docs" / "reference" / "encoders.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| `") and "[source]" in line]
     assert rows == [table_row(name) for name in ENCODERS]
     assert {encoder.size for encoder in ENCODERS.values()} == {224}

@@ -1,22 +1,17 @@
 """The report in a real browser: no requests, sorting and filtering, keyboard, phone, dark mode, print."""
 
-import importlib.util
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.browser import browser_of
 from support.paths import installed, needed
 
 from mil_toolkit.study.tables import read_predictions
 
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic",
-    "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 WIDE, NARROW = (1280, 900), (390, 844)
 EVERYWHERE = [(size, scheme) for size in (WIDE, NARROW) for scheme in ("light", "dark")]
 WIDTH = "return Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)"
@@ -32,20 +27,7 @@ every_look = pytest.mark.parametrize(("size", "scheme"), EVERYWHERE)
 
 @pytest.fixture(scope="module", name="browser")
 def _browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    needed(importlib.util.find_spec("selenium"), "selenium")
-    driver, program = (needed(shutil.which(name), name) for name in ("chromedriver", "chromium"))
-    from selenium import webdriver
-    from selenium.webdriver.chrome.options import Options
-    from selenium.webdriver.chrome.service import Service
-
-    options = Options()
-    options.binary_location = program
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(driver))
-    yield browser
-    browser.quit()
+    yield from browser_of(tmp_path_factory.mktemp("chromium"))
 
 
 def show(
