@@ -78,20 +78,25 @@ def occlusion_map(pixels: Pixels, output: Callable[[Pixels], NDArray[np.float64]
 
     pixels: (S, S, 3); output: returns the outputs (n,) of images (n, S, S, 3)
 
-    Each place has the mean fall over the windows that hide it; a rise counts as zero.
+    Each place has the mean fall over the windows that hide it; a rise counts as zero. The outer windows reach
+    beyond the image, so that the same number of windows hides each place.
     """
     side = len(pixels)
     window, step = max(1, round(WINDOW * side)), max(1, round(STEP * side))
-    starts = sorted({*range(0, side - window, step), side - window})
-    places = [(row, column) for row in starts for column in starts]
-    hidden = np.repeat(pixels[None], len(places), axis=0)
-    for image, (row, column) in zip(hidden, places, strict=True):
-        image[row : row + window, column : column + window] = GREY
+    starts = range(step - window, side, step)
+    windows = [
+        np.s_[max(0, row) : row + window, max(0, column) : column + window]
+        for row in starts
+        for column in starts
+    ]
+    hidden = np.repeat(pixels[None], len(windows), axis=0)
+    for image, place in zip(hidden, windows, strict=True):
+        image[place] = GREY
     falls = np.asarray(output(pixels[None]))[0] - np.asarray(output(hidden))
     total, count = np.zeros((side, side)), np.zeros((side, side))
-    for fall, (row, column) in zip(falls, places, strict=True):
-        total[row : row + window, column : column + window] += fall
-        count[row : row + window, column : column + window] += 1
+    for fall, place in zip(falls, windows, strict=True):
+        total[place] += fall
+        count[place] += 1
     return np.maximum(total / count, 0).astype(np.float32)
 
 

@@ -105,7 +105,8 @@ def predict_one(
 ) -> OnePrediction:
     """Apply a bundle to one patient, to the bits of `predict` for a cohort of only this patient.
 
-    Nothing is stored: the embeddings stay in memory. Warns as `predict` does.
+    Nothing is stored: the embeddings stay in memory. Warns where these were computed in another precision or
+    by another decoder than those of the training patients, and where the scale of the images is unknown.
 
     abstain: error rate of the sets, see `set_columns`
 

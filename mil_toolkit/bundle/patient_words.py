@@ -137,6 +137,7 @@ class PatientWords:
             )
         for reason in prediction.reasons or ():
             yield f"Unlike the training patients: {reason}."
+        yield from self._outside()
         for name in prediction.given.missing:
             yield (
                 f"{printable(name)} is missing. The model was fitted with patients who lacked it, too, and"
@@ -147,6 +148,13 @@ class PatientWords:
                 "The model was, or may have been, fitted on this patient: the prediction says nothing of how"
                 " well it performs."
             )
+
+    def _outside(self) -> Iterator[str]:
+        """Yield which numbers lie outside of what training patients had."""
+        for name, (low, high) in (self.bundle.about.ranges or {}).items():
+            value = self.prediction.given.values.get(name)
+            if isinstance(value, float) and not low <= value <= high:
+                yield f"{printable(name)} is {value:.4g}, outside the training range {low:.4g} to {high:.4g}."
 
     def _filled(self, name: str) -> str:
         kinds = {encoder.name: encoder.kind for encoder in self.bundle.head.encoder.encoders}

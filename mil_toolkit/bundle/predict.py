@@ -100,6 +100,8 @@ def predict(
     _warn_of_other_scales(bundle, cohort)
     warn_of_other_embeddings(bundle, [cache.recorded(cohort.patient_ids) for cache in caches])
     patients = Patients.of(cohort, caches, [view.name for view in bundle.about.views])
+    for line in extrapolations(bundle, patients.metadata):
+        logger.warning("%s", line)
     _check_embeddings(patients, caches)
     predictions = predict_patients(bundle, cohort, patients, attention, abstain)
     known = patients.outcome.known(patients.labels)
@@ -113,10 +115,8 @@ def predict_patients(
 ) -> Predictions:
     """Apply a bundle to the patients of a cohort, whose metadata and embeddings fit it; without scores.
 
-    attention, abstain: see `predict`, also for the warnings and for the errors about results
+    attention, abstain: see `predict`, also for the errors about results
     """
-    for line in extrapolations(bundle, patients.metadata):
-        logger.warning("%s", line)
     predicted, spread, weights = bundle.apply(patients, attention)
     _check_results(patients, predicted.values, spread)
     known = patients.outcome.known(patients.labels)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -146,17 +147,23 @@ class Saliency:
 
     def _image(self, output: BagOutput, gradient: Tensor, place: int, pixels: Pixels) -> SalientImage:
         columns = slice(0, self.backbone.width)  # the first view that the head sees
-        x = self._normalised(pixels[None])
-        layer = None if self.method == OCCLUSION else last_feature_map(self.backbone.network, x)
-        if layer is not None:
-            found = gradient_map(self.backbone.network, layer, x, gradient[place, columns])
+        if self._layer is not None and self.method != OCCLUSION:
+            x = self._normalised(pixels[None])
+            found = gradient_map(self.backbone.network, self._layer, x, gradient[place, columns])
             return SalientImage(pixels, found, GRADIENT)
         found = occlusion_map(pixels, lambda images: output.replaced(place, columns, self._embedded(images)))
         return SalientImage(pixels, found, OCCLUSION)
 
+    @cached_property
+    def _layer(self) -> str | None:
+        """The module that returns the network's last feature map, None if there is none."""
+        side = self.bundle.about.views[self.view].spec["image_size"]
+        black = np.zeros((1, side, side, 3), dtype=np.uint8)
+        return last_feature_map(self.backbone.network, self._normalised(black))
+
     def _normalised(self, images: Pixels) -> Tensor:
         normalise = Normaliser(self.backbone, torch.device("cpu"), torch.float32)
-        normalised: Tensor = normalise(torch.from_numpy(np.ascontiguousarray(images)))
+        normalised: Tensor = normalise(torch.from_numpy(np.array(images)))
         return normalised
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mil_toolkit.cli.command import Outcome, add_device, command_parser, run
 from mil_toolkit.core.argument_order import add_replaceable
+from mil_toolkit.core.cells import normal_form
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.core.text import count_of, printable
@@ -175,7 +176,7 @@ def _set_problems(words: Sequence[str]) -> list[str]:
     values: dict[str, list[str]] = {}
     for word in words:
         name, _, value = word.partition("=")
-        values.setdefault(name.strip(), []).append(repr(value))
+        values.setdefault(normal_form(name.strip()), []).append(repr(value))
     return problems + [
         f"--set {printable(name)} is given {len(several)} times: {', '.join(several)}. Give it once."
         for name, several in values.items()
