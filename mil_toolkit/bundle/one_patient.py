@@ -157,7 +157,7 @@ def _cohort(bundle: ModelBundle, patient: OnePatient, given: Given, any_scale: b
     problems.extend(given.problems)
     problems.extend(_scale_gaps(bundle, patient))
     paths = {} if patient.images is None else images_of_one(patient.images, name, problems)
-    values = {
+    values: dict[str, np.ndarray] = {
         column.name: np.array([given.values.get(column.name)], dtype=_dtype(column))
         for column in bundle.about.columns
     }

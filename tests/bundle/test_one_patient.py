@@ -1,80 +1,24 @@
 """One patient: contributions and words for every kind of outcome, and models that cannot predict alone."""
 
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from support.one_patient import KINDS, NAMES, TODAY, patient_of, with_outcome
 from support.studies import Tiny
 
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.contributions import EARLY, LATE
-from mil_toolkit.bundle.one_patient import OnePatient, OnePrediction, predict_one
+from mil_toolkit.bundle.one_patient import OnePrediction, predict_one
 from mil_toolkit.bundle.patient_words import PatientWords
 from mil_toolkit.core.errors import DataError, UsageError
-from mil_toolkit.evaluation.class_calibration import ClassDecision
-from mil_toolkit.model.head import MILModel
-from mil_toolkit.outcomes.kinds import OutcomeRecord
-from mil_toolkit.outcomes.number import NumberRule
-from mil_toolkit.outcomes.outcome import DecisionRule
-from mil_toolkit.outcomes.survival import SurvivalRule
-
-TODAY = date(2020, 12, 31)
-NAMES = ("AML", "ALL", "CML")
-SHARES = (0.5, 0.3, 0.2)
-KINDS: dict[str, tuple[int, dict[str, object], DecisionRule | None]] = {
-    "binary": (1, {}, None),
-    "classes": (
-        3,
-        {"label": "T", "classes": NAMES},
-        ClassDecision(1.2, (0.1, -0.1, 0.0), SHARES, NAMES),
-    ),
-    "number": (1, {"target": "BLASTS", "unit": "%"}, NumberRule(3.0, 10.0, 4.0)),
-    "survival": (
-        10,
-        {"time": "T", "event": "E", "horizon": 5},
-        SurvivalRule(5.0, tuple(map(float, np.linspace(0.5, 5, 10)))),
-    ),
-}
 
 
 @pytest.fixture(name="bundle", scope="module")
 def _bundle(tiny: Tiny) -> ModelBundle:
     return ModelBundle.load(tiny.bundle)
-
-
-def other(bundle: ModelBundle, kind: str, fusion: str) -> ModelBundle:
-    """Return the bundle with random heads for another outcome."""
-    outputs, declared, rule = KINDS[kind]
-    old = bundle.head
-    assert old.projection is not None
-    config = replace(old.model.config, fusion=fusion, zero_start=False, metadata_branch="mlp")
-    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
-    model = MILModel(config, old.projection.width, len(old.encoder.columns), generators, outputs=outputs)
-    head = replace(old, model=model.eval().requires_grad_(False))
-    if kind == "binary":
-        return replace(bundle, head=head)
-    names = NAMES if kind == "classes" else ()
-    about = replace(
-        bundle.about,
-        outcome=OutcomeRecord(kind, declared),
-        class_names=names,
-        class_counts=(12, 8, 4) if names else (),
-        decision=rule,
-        calibration=None,
-    )
-    return replace(bundle, head=head, about=about)
-
-
-def patient(tiny: Tiny, folder: Path, **texts: str) -> OnePatient:
-    """Return a patient with one image."""
-    source = min((tiny.cohort_toml.parent / "images" / "P003").iterdir())
-    (folder / "one").mkdir(exist_ok=True)
-    (folder / "one" / source.name).write_bytes(source.read_bytes())
-    given = {"age": "67", "sex": "F", "lymphocyte_count": "12.3", **texts}
-    return OnePatient(given, folder / "one", TODAY)
 
 
 def values(prediction: OnePrediction, bundle: ModelBundle) -> np.ndarray:
@@ -86,8 +30,8 @@ def values(prediction: OnePrediction, bundle: ModelBundle) -> np.ndarray:
 def test_contributions_are_parts_of_the_output_or_replacements(
     kind: str, fusion: str, bundle: ModelBundle, tiny: Tiny, tmp_path: Path
 ) -> None:
-    model = other(bundle, kind, fusion)
-    one = patient(tiny, tmp_path)
+    model = with_outcome(bundle, kind, fusion)
+    one = patient_of(tiny, tmp_path)
     prediction = predict_one(model, one)
     given, head = prediction.contributions, model.head
     assert given.fusion == fusion and (given.parts is None) == (fusion == EARLY)
@@ -121,8 +65,8 @@ WORDS = {
 def test_each_kind_of_outcome_answers_in_its_own_words(
     kind: str, bundle: ModelBundle, tiny: Tiny, tmp_path: Path
 ) -> None:
-    model = other(bundle, kind, LATE)
-    words = PatientWords(model, predict_one(model, patient(tiny, tmp_path)), TODAY)
+    model = with_outcome(bundle, kind, LATE)
+    words = PatientWords(model, predict_one(model, patient_of(tiny, tmp_path)), TODAY)
     text = "\n".join(words.lines())
     for part in WORDS[kind]:
         assert part in text
@@ -138,7 +82,7 @@ def test_an_unknown_column_and_a_gap_are_reported_together(
     bundle: ModelBundle, tiny: Tiny, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError) as error:
-        predict_one(bundle, patient(tiny, tmp_path, age="", weight="70"))
+        predict_one(bundle, patient_of(tiny, tmp_path, age="", weight="70"))
     assert [problem.split(":")[0] for problem in error.value.problems[:1]] == ["--set weight"]
     assert "age is missing" in str(error.value)
 
@@ -148,7 +92,7 @@ def test_features_of_another_tool_need_a_cohort(bundle: ModelBundle, tiny: Tiny,
     imported = replace(view, spec={**view.spec, "weight_digest": None})
     model = replace(bundle, about=replace(bundle.about, features=imported))
     with pytest.raises(UsageError, match="computed by another tool"):
-        predict_one(model, patient(tiny, tmp_path))
+        predict_one(model, patient_of(tiny, tmp_path))
 
 
 def test_a_scale_that_the_model_needs_is_asked_for(bundle: ModelBundle, tiny: Tiny, tmp_path: Path) -> None:
@@ -156,7 +100,7 @@ def test_a_scale_that_the_model_needs_is_asked_for(bundle: ModelBundle, tiny: Ti
     cropped = replace(view, spec={**view.spec, "crop_um": 20.0})
     model = replace(bundle, about=replace(bundle.about, features=cropped))
     with pytest.raises(DataError, match="Give --microns-per-pixel"):
-        predict_one(model, patient(tiny, tmp_path))
+        predict_one(model, patient_of(tiny, tmp_path))
 
 
 def test_an_embedding_that_is_the_projections_mean_is_not_needed_without_a_projection(
@@ -165,7 +109,7 @@ def test_an_embedding_that_is_the_projections_mean_is_not_needed_without_a_proje
     projection = bundle.head.projection
     assert projection is not None
     plain = replace(projection, shift=torch.zeros(512), scale=torch.ones(512), components=None)
-    model = other(replace(bundle, head=replace(bundle.head, projection=plain)), "binary", LATE)
+    model = with_outcome(replace(bundle, head=replace(bundle.head, projection=plain)), "binary", LATE)
     model = replace(model, about=replace(model.about, domain=None))
-    given = predict_one(model, patient(tiny, tmp_path)).contributions
+    given = predict_one(model, patient_of(tiny, tmp_path)).contributions
     assert given.without_images is None and given.without_metadata is not None
