@@ -97,11 +97,25 @@ def predict(
     if problems:
         raise DataError(problems)
     _warn_of_other_scales(bundle, cohort)
-    _warn_of_other_embeddings(bundle, cohort, caches)
+    warn_of_other_embeddings(bundle, [cache.recorded(cohort.patient_ids) for cache in caches])
     patients = Patients.of(cohort, caches, [view.name for view in bundle.about.views])
     for line in extrapolations(bundle, patients.metadata):
         logger.warning("%s", line)
     _check_embeddings(patients, caches)
+    predictions = predict_patients(bundle, cohort, patients, attention, abstain)
+    known = patients.outcome.known(patients.labels)
+    groups = {} if patients.groups is None else {"group": patients.groups}
+    labelled = predictions.table.assign(**groups)[known]
+    return _scored(bundle, predictions, labelled, next(iter(caches), None))
+
+
+def predict_patients(
+    bundle: ModelBundle, cohort: Cohort, patients: Patients, attention: bool, abstain: float | None
+) -> Predictions:
+    """Apply a bundle to the patients of a cohort, whose metadata and embeddings fit it; without scores.
+
+    attention, abstain: see `predict`, also for the errors about results
+    """
     predicted, spread, weights = bundle.apply(patients, attention)
     _check_results(patients, predicted.values, spread)
     known = patients.outcome.known(patients.labels)
@@ -109,10 +123,7 @@ def predict(
     table = table.assign(**domain_columns(bundle.about, bundle.head, cohort, patients))
     if abstain is not None:
         table = table.assign(**set_columns(bundle.about, predicted.values, abstain))
-    class_names = bundle.about.predicted.class_names
-    predictions = Predictions(table, attention_table(patients, weights, class_names))
-    grouped = table if patients.groups is None else table.assign(group=patients.groups)
-    return _scored(bundle, predictions, grouped[known], next(iter(caches), None))
+    return Predictions(table, attention_table(patients, weights, bundle.about.predicted.class_names))
 
 
 def _table(
@@ -246,10 +257,14 @@ def _warn_of_other_scales(bundle: ModelBundle, cohort: Cohort) -> None:
         logger.warning("%s", line)
 
 
-def _warn_of_other_embeddings(bundle: ModelBundle, cohort: Cohort, caches: Sequence[FeatureCache]) -> None:
+def warn_of_other_embeddings(bundle: ModelBundle, recorded: Sequence[Sequence[str]]) -> None:
+    """Warn where embeddings were computed in other ways than those of the training patients.
+
+    recorded: of each view, see `FeatureCache.recorded`
+    """
     views = bundle.about.views
-    for view, cache in zip(views, caches, strict=True):
-        trained, present = sorted(set(view.recorded)), cache.recorded(cohort.patient_ids)
+    for view, present in zip(views, recorded, strict=True):
+        trained = sorted(set(view.recorded))
         if set(present) - set(trained):
             logger.warning(
                 "The embeddings%s were computed in %s, those that the model was fitted on in %s. Embeddings"
@@ -307,7 +322,7 @@ def _extraction(
     embed: `extract` with everything but what depends on the view
     """
     spec = bundle.about.views[view].spec
-    config, colour = _extraction_config(spec, weights), spec.get("colour")
+    config, colour = extraction_config(spec, weights), spec.get("colour")
     backbone = bundle.backbone_source(root, weights, view)
     return lambda: FeatureCache.open(embed(config=config, backbone=backbone, colour=colour).folder)
 
@@ -334,7 +349,8 @@ def _open_view(features: BundleFeatures, cohort: Cohort, root: Path) -> FeatureC
     return FeatureCache.open(folder)
 
 
-def _extraction_config(spec: Spec, weights: Path | None) -> ExtractionConfig:
+def extraction_config(spec: Spec, weights: Path | None) -> ExtractionConfig:
+    """Return the configuration that computes embeddings of a spec; weights: the backbone's checkpoint."""
     origin = spec["weights"] if weights is None else str(weights)
     crop_um = spec.get("crop_um")
     crop = spec["crop"] if crop_um is None else 0  # follows from the resolution of the cohort

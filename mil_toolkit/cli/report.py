@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mil_toolkit.cli.command import Outcome, command_parser, run
+from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.records import Json
 
 
@@ -24,6 +25,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="replace patient ids and file names, and leave out the metadata of single patients",
     )
+    add(
+        "--saliency",
+        action="store_true",
+        help="show what counts in each image of highest attention; needs the images and the model of mil-fit",
+    )
+    add(
+        "--weights",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="for --saliency: checkpoint of the backbone, if its weights came from a file; one for each view"
+        " if they differ",
+    )
     add("--force", action="store_true", help="draw the report even if it is up to date")
     return run(parser, _report, argv)
 
@@ -31,7 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.report.update import update_report
 
-    report = update_report(arguments.study, arguments.output, arguments.anonymise, arguments.force)
+    if arguments.weights and not arguments.saliency:
+        raise UsageError("--weights is for --saliency only.")
+    report = update_report(
+        arguments.study,
+        arguments.output,
+        arguments.anonymise,
+        arguments.force,
+        saliency=arguments.saliency,
+        weights=arguments.weights,
+    )
     size = f"{report.size / 1e6:.1f} MB"
     line = f"{report.path}: {size}." if report.drawn else f"{report.path} is up to date: {size}."
     data: dict[str, Json] = {"report": str(report.path), "bytes": report.size, "notes": list(report.notes)}

@@ -174,7 +174,7 @@ def read_cohort(path: Path | str, images: bool = True, log: bool = True) -> Coho
         labels=labels,
         groups=None if groups is None else np.array(groups, dtype=str),
         columns=declared.columns,
-        metadata=_metadata(ids, values),
+        metadata=metadata_table(ids, values),
         stratify=declared.splits.stratify,
         images={patient: tuple(paths[patient].values()) for patient in ids if patient in paths},
         image_names={patient: tuple(paths[patient]) for patient in ids if patient in paths},
@@ -215,8 +215,9 @@ def _fold_patients(
     }
 
 
-def _metadata(ids: list[str], values: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def metadata_table(ids: Sequence[str], values: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Return the metadata of patients from the values (P,) of each column, float64 or object."""
     # A Series keeps an object dtype. From an array, pandas 3 would make text, and NaN of None.
-    index = pd.Index(ids, dtype=object)
+    index = pd.Index(list(ids), dtype=object)
     columns = {name: pd.Series(column, index, dtype=column.dtype) for name, column in values.items()}
     return pd.DataFrame(columns, index=index)

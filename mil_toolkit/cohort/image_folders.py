@@ -152,6 +152,10 @@ class FolderScan:
         summary = f"folders have no row in {self._table}. Does it belong to these images? Affected:"
         self._problems.extend(each_or_most(others, len(others) + len(folders), each, summary))
 
+    def images_below(self, folder: Path, patient: str) -> dict[str, Path]:
+        """Return the images in the only folder of a patient, and in folders below it, by their names."""
+        return self._images_of_patient(patient, [_Folder("", folder)])
+
     def _images_of_patient(self, patient: str, folders: Sequence[_Folder]) -> dict[str, Path]:
         images: dict[str, Path] = {}
         nested: dict[str, None] = {}  # keys in the order in which they came

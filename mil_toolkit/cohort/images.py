@@ -7,6 +7,7 @@ from pathlib import Path
 from mil_toolkit.cohort.declaration import Declaration
 from mil_toolkit.cohort.image_folders import FolderScan, Notes, readable_roots
 from mil_toolkit.cohort.image_table import images_of_table
+from mil_toolkit.cohort.listing import IMAGE_ENDINGS, holds
 from mil_toolkit.cohort.problems import Problems
 from mil_toolkit.cohort.toml import toml_string
 from mil_toolkit.core.text import count_of, each_or_most, printable, some
@@ -45,6 +46,25 @@ def find_images(
         return {}
     _check_every_patient_has_images(declared, patients, images, source, problems)
     return {patient: dict(sorted(paths.items())) for patient, paths in images.items()}
+
+
+def images_of_one(folder: Path, patient: str, problems: Problems) -> dict[str, Path]:
+    """Return the images of one patient, whose folder this is, as `find_images` does.
+
+    A folder that does not exist or has no images is reported.
+    """
+    place = printable(folder)
+    if not holds(folder.is_dir):
+        reason = "is not a folder" if holds(folder.exists) else "does not exist"
+        problems.add(f"{place} {reason}; a folder with the images of one patient is expected.")
+        return {}
+    scan, before = FolderScan("", [patient], (), problems), len(problems)
+    images = scan.images_below(folder, patient)
+    _warn(scan.notes)
+    if not images and len(problems) == before:
+        endings = ", ".join(sorted(IMAGE_ENDINGS))
+        problems.add(f"{place} has no images: no file in it ends with one of {endings}.")
+    return dict(sorted(images.items()))
 
 
 def _images_of_folders(

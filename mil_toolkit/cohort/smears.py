@@ -5,11 +5,13 @@ Every part is a blob, painted over the parts below it.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 Colour = tuple[int, int, int]
+UNIFORM = (0.1, 0.9)  # range of the centres of cells that are placed uniformly, as shares of the image's side
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,28 @@ def draw_smear(generator: np.random.Generator) -> Smear:
     return Smear(generator.normal(0, 5, size=3), generator.normal(0, 5), generator.normal(1, 0.04))
 
 
-def draw_image(cell: "Cell", smear: Smear, generator: np.random.Generator, image_size: int) -> Image.Image:
-    """Draw a square image of a lymphocyte of this kind among red cells and platelets."""
+class Nucleus(NamedTuple):
+    """Where the nucleus of a drawn lymphocyte is: its centre and mean radius in pixels."""
+
+    row: float
+    column: float
+    radius: float
+
+
+class DrawnImage(NamedTuple):
+    """An image and the nucleus of its lymphocyte."""
+
+    image: Image.Image
+    nucleus: Nucleus
+
+
+def draw_image(
+    cell: "Cell", smear: Smear, generator: np.random.Generator, image_size: int, uniform: bool = False
+) -> DrawnImage:
+    """Draw a square image of a lymphocyte of this kind among red cells and platelets.
+
+    uniform: place the lymphocyte anywhere but at the rim of the image, instead of near the centre
+    """
     pixels = np.empty((image_size, image_size, 3))
     pixels[:] = (250, 234, 214)
     for _ in range(generator.integers(8, 15)):
@@ -40,9 +62,9 @@ def draw_image(cell: "Cell", smear: Smear, generator: np.random.Generator, image
     for _ in range(generator.poisson(0.8)):
         centre, radius = generator.uniform(0, image_size, size=2), 0.022 * image_size
         _paint(pixels, _blob(centre, radius, 0.2, generator), (132, 84, 150), generator, texture=14)
-    _paint_lymphocyte(pixels, cell, smear, generator)
+    nucleus = _paint_lymphocyte(pixels, cell, smear, generator, uniform)
     pixels += smear.tint + smear.light + generator.normal(0, 3, size=pixels.shape)
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    return DrawnImage(Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)), nucleus)
 
 
 def _paint_red_cell(pixels: np.ndarray, smear: Smear, generator: np.random.Generator) -> None:
@@ -82,9 +104,14 @@ PLASMACYTOID = Cell((0.115, 0.14), 1.05, 0.05, 0.05, False, (92, 36, 104), (112,
 BLASTOID = Cell((0.185, 0.225), 0.08, 0.05, 0.06, False, (122, 72, 176), (108, 116, 206), 6)
 
 
-def _paint_lymphocyte(pixels: np.ndarray, cell: Cell, smear: Smear, generator: np.random.Generator) -> None:
+def _paint_lymphocyte(
+    pixels: np.ndarray, cell: Cell, smear: Smear, generator: np.random.Generator, uniform: bool
+) -> Nucleus:
     size = len(pixels)
-    centre = size / 2 + generator.normal(0, 0.05, size=2) * size
+    if uniform:
+        centre = generator.uniform(*UNIFORM, size=2) * size
+    else:
+        centre = size / 2 + generator.normal(0, 0.05, size=2) * size
     radius = smear.scale * size * generator.uniform(*cell.nucleus)
     aside = generator.normal(0, 0.25 * cell.rim * radius, size=2)
     body = _blob(centre + aside, (1 + cell.rim) * radius, cell.ragged, generator)
@@ -98,6 +125,7 @@ def _paint_lymphocyte(pixels: np.ndarray, cell: Cell, smear: Smear, generator: n
         _paint(pixels, cleft, cell.cytoplasm, generator, texture=7)
         nucleolus = _blob(centre - 0.35 * radius * towards, 0.2 * radius, 0.1, generator)
         _paint(pixels, nucleolus, (176, 132, 190), generator)
+    return Nucleus(float(centre[0]), float(centre[1]), float(radius))
 
 
 @dataclass(frozen=True)

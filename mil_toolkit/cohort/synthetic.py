@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mil_toolkit.cohort.kinds import DAYS_PER_YEAR
-from mil_toolkit.cohort.smears import ACTIVATED, SMALL, Cell, draw_image, draw_smear
+from mil_toolkit.cohort.smears import ACTIVATED, SMALL, Cell, Nucleus, draw_image, draw_smear
 from mil_toolkit.cohort.synthetic_outcomes import SYNTHETIC_OUTCOMES, Profile, SyntheticOutcome, Traits
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.files import publish, report_write_errors
@@ -89,6 +89,7 @@ def draw_cohort(
     image_size: int = 96,
     images: tuple[int, int] = (12, 28),
     outcome: str = "binary",
+    uniform: bool = False,
 ) -> Path:
     """Draw a cohort of `patients` labelled and `unlabelled` further patients into a folder.
 
@@ -102,6 +103,8 @@ def draw_cohort(
     image_size: side of the images in pixels
     images: fewest and most images of a patient
     outcome: a key of `SYNTHETIC_OUTCOMES`
+    uniform: place the lymphocytes uniformly instead of near the centre; truth.csv then holds the centre and
+        the mean radius of each nucleus in pixels, as `row`, `column` and `radius`
 
     Returns the path of the cohort.toml. Raises UsageError if `folder` exists and is not empty, or cannot be
     written; an interrupted run leaves nothing under its name.
@@ -113,7 +116,7 @@ def draw_cohort(
     logger.info("Drawing a cohort of %d patients into %s ...", patients + unlabelled, folder)
     with published_folder(folder, "a synthetic cohort", _names) as draft, report_write_errors(folder):
         generator = np.random.default_rng(seed)
-        _draw_into(draft, patients, unlabelled, generator, image_size, images, outcome)
+        _draw_into(draft, patients, unlabelled, generator, image_size, images, outcome, uniform)
     return folder / "cohort.toml"
 
 
@@ -130,20 +133,30 @@ def _draw_into(
     image_size: int,
     images: tuple[int, int],
     outcome: str,
+    uniform: bool,
 ) -> None:
     kind = SYNTHETIC_OUTCOMES[outcome]
     drawn = _draw_patients(kind, patients, unlabelled, generator, images)
-    for patient in drawn:
-        _draw_bag(folder / "images" / patient.name, patient, generator, image_size)
+    nuclei = [
+        _draw_bag(folder / "images" / patient.name, patient, generator, image_size, uniform)
+        for patient in drawn
+    ]
     rows = (patient.row for patient in drawn)
     publish(folder / "patients.csv", _csv(("ID", *kind.columns, "SEX", "BIRTH", "LYMPHOCYTES"), rows))
     truth = (
-        (patient.name, _image_name(image), str(int(signal)))
-        for patient in drawn
+        (patient.name, _image_name(image), str(int(signal)), *(_places(nuclei[place][image], uniform)))
+        for place, patient in enumerate(drawn)
         for image, signal in enumerate(patient.signals)
     )
-    publish(folder / TRUTH, _csv(("patient", "image", "signal"), truth))
+    publish(
+        folder / TRUTH, _csv(("patient", "image", "signal", *(Nucleus._fields if uniform else ())), truth)
+    )
     publish(folder / "cohort.toml", cohort_toml(outcome).encode())
+
+
+def _places(nucleus: Nucleus, uniform: bool) -> list[str]:
+    """Return the cells of truth.csv about the place of a nucleus."""
+    return [f"{value:.1f}" for value in nucleus] if uniform else []
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:
@@ -210,10 +223,16 @@ def _draw_signals(
     return tuple(generator.permutation(np.arange(size) < shown).tolist())
 
 
-def _draw_bag(folder: Path, patient: _Patient, generator: np.random.Generator, image_size: int) -> None:
+def _draw_bag(
+    folder: Path, patient: _Patient, generator: np.random.Generator, image_size: int, uniform: bool
+) -> list[Nucleus]:
+    """Draw a patient's images, and return where their nuclei are."""
     folder.mkdir(parents=True)
-    smear = draw_smear(generator)
+    smear, nuclei = draw_smear(generator), []
     for image, signal in enumerate(patient.signals):
         activated = not signal and generator.random() < patient.activated
         cell = patient.cell if signal else ACTIVATED if activated else SMALL
-        draw_image(cell, smear, generator, image_size).save(folder / _image_name(image), quality=90)
+        drawn = draw_image(cell, smear, generator, image_size, uniform)
+        drawn.image.save(folder / _image_name(image), quality=90)
+        nuclei.append(drawn.nucleus)
+    return nuclei

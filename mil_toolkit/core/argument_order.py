@@ -3,7 +3,9 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+OPTIONAL = "?"  # argparse's `nargs` of a positional argument that may be missing
 SEVERAL = "+"  # argparse's `nargs` of an option that takes all values that follow it
 
 
@@ -19,6 +21,26 @@ class _Words:
     runs: list[tuple[str, list[int]]] = field(default_factory=list)
 
 
+class Replaceable(argparse._StoreAction):
+    """A positional argument that must be given unless one of some options is.
+
+    options: their names
+    """
+
+    options: tuple[str, ...] = ()
+
+
+def add_replaceable(
+    parser: argparse.ArgumentParser, name: str, options: tuple[str, ...], metavar: str, help: str
+) -> None:
+    """Add a positional argument, the path of a file, that these options replace."""
+    action = parser.add_argument(
+        name, nargs=OPTIONAL, type=Path, action=Replaceable, metavar=metavar, help=help
+    )
+    assert isinstance(action, Replaceable)
+    action.options = options
+
+
 def give_back(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
     """Return the words with missing positional arguments first, taken from the end of an option's values.
 
@@ -26,8 +48,9 @@ def give_back(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str
     --features, and miss COHORT.toml. Words that need no change, or that argparse will refuse, are returned
     as they are. Ends the command with a usage error where several options could have taken the arguments.
     """
-    expected, split = parser._get_positional_actions(), _split(parser, words)
-    if split is None or any(action.nargs is not None for action in expected):
+    split = _split(parser, words)
+    expected = [action for action in parser._get_positional_actions() if not _is_replaced(action, words)]
+    if split is None or any(not isinstance(one, Replaceable) and one.nargs is not None for one in expected):
         return list(words)
     missing = len(expected) - len(split.positional)
     runs = [(name, places) for name, places in split.runs if len(places) > missing]
@@ -41,6 +64,11 @@ def give_back(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str
     return [words[place] for place in first] + [
         word for place, word in enumerate(words) if place not in set(first)
     ]
+
+
+def _is_replaced(action: argparse.Action, words: Sequence[str]) -> bool:
+    """Return whether the command line has an option that replaces a positional argument."""
+    return isinstance(action, Replaceable) and any(word.partition("=")[0] in action.options for word in words)
 
 
 def _split(parser: argparse.ArgumentParser, words: Sequence[str]) -> _Words | None:

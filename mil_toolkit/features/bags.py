@@ -12,7 +12,7 @@ from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.reading import MEBIBYTE
 from mil_toolkit.core.text import printable
 from mil_toolkit.features.shards import StoredBag
-from mil_toolkit.features.stored_orientations import StoredOrientations, runs
+from mil_toolkit.features.stored_orientations import Orientations, StoredOrientations, runs
 
 STREAMED_FROM = 256 * MEBIBYTE  # of embeddings in float16: 350,000 images of width 384
 PART = 8192  # instances that are in memory together, if the embeddings are streamed
@@ -51,7 +51,7 @@ class Bags:
     offsets: Tensor
     patient_ids: tuple[str, ...]
     image_names: tuple[str, ...]
-    orientations: StoredOrientations | None = None
+    orientations: Orientations | None = None
 
     def __post_init__(self) -> None:
         empty = [self.patient_ids[bag] for bag in (self.sizes == 0).nonzero().flatten().tolist()]

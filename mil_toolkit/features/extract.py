@@ -22,7 +22,6 @@ from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.cache_place import check_cache_place, image_folders
 from mil_toolkit.features.colour import Colour, needs_conversion
 from mil_toolkit.features.failures import Failures
-from mil_toolkit.features.notes import Notes
 from mil_toolkit.features.opening import DECODER, read_size
 from mil_toolkit.features.orientations import MOST_AUGMENTED
 from mil_toolkit.features.plan import Outdated, Wanted, find_outdated, wanted_images
@@ -178,8 +177,7 @@ class _How(NamedTuple):
         place = pick_extraction_device(self.device)
         batch_size = self.batch_size or default_batch_size(place)
         embed = BatchEmbedder(source.build(), place, recorded.precision, batch_size, config.side)
-        readers = self._readers(place.type)
-        pipeline = Pipeline(config, colour, embed, readers, Failures(), Notes(), {})
+        pipeline = Pipeline.of(config, colour, embed, self._readers(place.type))
         return CacheUpdate(cache, recorded, pipeline, self.skip)
 
     def _readers(self, device: str) -> int:

@@ -46,6 +46,11 @@ class Failures:
         """Return the error that ends an extraction of all wanted images into the cache in `folder`."""
         return DataError([*self._causes(wanted), self._advice(wanted, folder)])
 
+    def plain_error(self, wanted: Sequence[Wanted]) -> DataError:
+        """Return the error that ends an embedding of all wanted images without a cache."""
+        advice = f"{count_of(len(self), 'image')} cannot be used. Repair or remove these images."
+        return DataError([*self._causes(wanted), advice])
+
     def _causes(self, wanted: Sequence[Wanted]) -> list[str]:
         """Return one line for each image, or one line in all for a reason that most images share."""
         by_reason: dict[str, list[Failure]] = defaultdict(list)

@@ -158,6 +158,13 @@ class Pipeline:
     notes: Notes
     sights: dict[tuple[str, str], Sight]
 
+    @classmethod
+    def of(
+        cls, config: ExtractionConfig, colour: Colour | None, embed: BatchEmbedder, readers: int
+    ) -> "Pipeline":
+        """Return a pipeline that has not read any image."""
+        return cls(config, colour, embed, readers, Failures(), Notes(), {})
+
     def finish_bags(self, plans: Sequence[Plan], progress: Callable[[int], object]) -> Generator[BagBuilder]:
         """Yield each plan's bag once all of its images are embedded or have failed.
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,8 +13,45 @@ from torch import Tensor
 from mil_toolkit.features.shards import StoredBag
 
 
+class Orientations(Protocol):
+    """The embeddings of N images in all their orientations."""
+
+    @property
+    def count(self) -> int:
+        """Number of orientations of each image, 1 + A with the image as it is."""
+        ...
+
+    def take(self, rows: Tensor) -> "Orientations":
+        """Return the orientations of the images in these rows (n,)."""
+        ...
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Return the embeddings of the images in rows (n,), (n, 1 + A, D) float16."""
+        ...
+
+
 @dataclass(frozen=True)
-class StoredOrientations:
+class HeldOrientations(Orientations):
+    """Embeddings in memory; tensor: (N, 1 + A, D) float16."""
+
+    tensor: Tensor
+
+    @property
+    def count(self) -> int:
+        """Number of orientations of each image, 1 + A with the image as it is."""
+        return self.tensor.shape[1]
+
+    def take(self, rows: Tensor) -> "HeldOrientations":
+        """Return the orientations of the images in these rows (n,)."""
+        return HeldOrientations(self.tensor[rows])
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Return the embeddings of the images in rows (n,), (n, 1 + A, D) float16."""
+        return self.tensor[rows]
+
+
+@dataclass(frozen=True)
+class StoredOrientations(Orientations):
     """The embeddings of N images in all their orientations, in the shards of a cache.
 
     stored: bags that hold the images

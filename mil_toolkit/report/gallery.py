@@ -172,7 +172,7 @@ def _classes(
     return tuple(
         ClassImages(
             printable(class_of(columns[place])),
-            _ranked(rows, columns[place], naming)[:OF_CLASS],
+            ranked(rows, columns[place], naming)[:OF_CLASS],
             place == true,
         )
         for place in sorted([true, *others[:MOST_OTHERS]])
@@ -181,7 +181,7 @@ def _classes(
 
 def _attention(rows: pd.DataFrame, classes: tuple[ClassImages, ...], naming: Naming) -> Attention:
     """Return the images by falling attention, or those of `classes` where these have their own."""
-    images = _ranked(rows, "attention", naming)
+    images = ranked(rows, "attention", naming)
     if not images and not any(of_class.images for of_class in classes):
         return Attention(len(rows), (), (), None)
     falling = -np.sort(-rows["attention"].to_numpy())
@@ -192,7 +192,7 @@ def _attention(rows: pd.DataFrame, classes: tuple[ClassImages, ...], naming: Nam
     return Attention(len(rows), images[:HIGHEST], lowest, effective)
 
 
-def _ranked(rows: pd.DataFrame, column: str, naming: Naming) -> tuple[WeightedImage, ...]:
+def ranked(rows: pd.DataFrame, column: str, naming: Naming) -> tuple[WeightedImage, ...]:
     """Return all images by falling attention, ties in the order of the bag; none where it is equal on all."""
     names, attention = rows["image"].tolist(), rows[column].to_numpy()
     order = np.argsort(-attention, kind="stable").tolist()

@@ -26,21 +26,23 @@ def to_html(
     views: Sequence[ViewSamples] = (),
     doubtful: Sequence[Sample] = (),
     doubts: str = "",
+    marked: Mapping[Key, str] | None = None,
 ) -> bytes:
     """Return the HTML of a page with its pictures.
 
     thumbnails: data URIs; notes: about pictures that are missing, a sentence each
     cell_note: about the samples, if the features show windows of the images
     views: samples as each of several views shows them
+    marked: thumbnails with the places that count, where these were asked for
     doubtful: images in which the search for nuclei left doubts; doubts: how many there are, of several views
     """
-    css, script = _read("report.css"), _read("report.js")
+    css, script = read_template("report.css"), read_template("report.js")
     policy = (
         f"default-src 'none'; img-src data:; style-src {source_of(css)}; script-src {source_of(script)};"
         " base-uri 'none'; form-action 'none'"
     )
     html = (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             page=page,
@@ -52,6 +54,7 @@ def to_html(
             views=views,
             doubtful=doubtful,
             doubts=doubts,
+            marked=marked or {},
             css=Markup(css),
             script=Markup(script),
             policy=Markup(policy),
@@ -61,16 +64,17 @@ def to_html(
 
 
 @functools.cache  # with the compiled templates
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Return the templates, which escape all text."""
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("mil_toolkit.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["metadata"] = _metadata_text
-    return environment
+    made.filters["metadata"] = _metadata_text
+    return made
 
 
 def _metadata_text(value: float | str | None) -> str:
@@ -79,7 +83,8 @@ def _metadata_text(value: float | str | None) -> str:
     return f"{value:.4g}" if isinstance(value, float) else printable(value)
 
 
-def _read(name: str) -> str:
+def read_template(name: str) -> str:
+    """Return the text of a file beside the templates."""
     return (files("mil_toolkit.report") / "templates" / name).read_text(encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mil_toolkit.backbones.spec import sampling_of
+from mil_toolkit.bundle.checkpoints import Checkpoints
 from mil_toolkit.config.extraction import CELL_NAMES
 from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.files import publish
@@ -24,6 +25,7 @@ from mil_toolkit.report.contents import (
 )
 from mil_toolkit.report.doubtful import BYTES, doubtful_of
 from mil_toolkit.report.layout import Page, lay_out
+from mil_toolkit.report.maps import NOTE, maps_of
 from mil_toolkit.report.markup import to_html
 from mil_toolkit.report.pictures import Pictures, Thumbnails, ViewSamples, samples_of, thumbnails_of
 from mil_toolkit.report.seal import GENERATOR, MOST_BYTES, Report, inputs_digest, with_seal
@@ -49,6 +51,8 @@ def write_report(
     anonymise: bool = False,
     most_bytes: int = MOST_BYTES,
     scores: StudyScores | None = None,
+    saliency: bool = False,
+    weights: Checkpoints = None,
 ) -> Report:
     """Write the report of a finished study, by default as report.html in its folder.
 
@@ -59,25 +63,28 @@ def write_report(
     most_bytes: size above which thumbnails are left out, those of the best predicted patients first
     scores: what `verify` returned for this study; None to verify it. A page of given scores is never up to
     date for `mil-report`, since the study may have changed after they were verified.
+    saliency: show what counts in the images of highest attention, see `maps_of`; weights: checkpoints for it
 
     Raises DataError where the folder is not a finished study, UsageError where the output cannot be written
     or is an existing file other than a report.
     """
-    inputs = _inputs(study, anonymise, most_bytes) if scores is None else None  # before any of them is read
+    inputs = (
+        _inputs(study, anonymise, most_bytes, saliency) if scores is None else None
+    )  # before any of them is read
     contents = read_contents(study, scores)
     path = output or contents.study.report
     _check_output(path, contents.study.folder)
-    page, notes = render(contents, anonymise, most_bytes - _SEAL_BYTES)
+    page, notes = render(contents, anonymise, most_bytes - _SEAL_BYTES, saliency, weights)
     if inputs is not None:
         page = with_seal(page, inputs, notes)
     publish(path, page)
     return Report(path, len(page), notes)
 
 
-def _inputs(study: Path, anonymise: bool, most_bytes: int) -> str | None:
+def _inputs(study: Path, anonymise: bool, most_bytes: int, saliency: bool) -> str | None:
     """Return the digest of all that the page depends on; None where that is not known."""
     try:
-        return inputs_digest(study, anonymise, most_bytes)
+        return inputs_digest(study, anonymise, most_bytes, saliency)
     except MilError:
         return None
 
@@ -96,19 +103,27 @@ def _is_report(path: Path) -> bool:
     return is_old or GENERATOR.strip() in head
 
 
-def render(contents: Contents, anonymise: bool, most_bytes: int) -> tuple[bytes, tuple[str, ...]]:
-    """Return the page, and notes on what it lacks."""
+def render(
+    contents: Contents,
+    anonymise: bool,
+    most_bytes: int,
+    saliency: bool = False,
+    weights: Checkpoints = None,
+) -> tuple[bytes, tuple[str, ...]]:
+    """Return the page, and notes on what it lacks; saliency, weights: see `write_report`."""
     page = lay_out(contents, anonymise)
     cases = page.attention.cases
     pictures, problem = _pictures(contents, [case.stored for case in cases], anonymise)
     views = _view_samples(contents, pictures, page)
     samples = [] if views else samples_of(pictures, cases, page.class_names)
     room = most_bytes - len(to_html(page, samples, cell_note=_window_note(pictures), views=views))
-    thumbnails = thumbnails_of(pictures, cases, room - BYTES if pictures.shows_cells else room)
+    maps = maps_of(contents, cases, weights) if saliency else None
+    thumbnails = thumbnails_of(pictures, cases, room - BYTES if pictures.shows_cells else room, maps)
     doubtful = doubtful_of(pictures, cases)
     notes = tuple(_notes(contents, page, pictures, problem, thumbnails))
     note, doubts = _window_note(pictures), _doubts(pictures) if views else ""
-    return to_html(page, samples, thumbnails.uris, notes, note, views, doubtful, doubts), notes
+    marked = thumbnails.marked
+    return to_html(page, samples, thumbnails.uris, notes, note, views, doubtful, doubts, marked), notes
 
 
 def _view_samples(contents: Contents, pictures: Pictures, page: Page) -> list[ViewSamples]:
@@ -117,7 +132,7 @@ def _view_samples(contents: Contents, pictures: Pictures, page: Page) -> list[Vi
     shown = [identity for identity in features if identity.spec["weight_digest"] is not None]
     views = []
     for identity in shown if len(features) > 1 else []:
-        view = _pictures_of(identity.spec, pictures.paths, pictures.digests, pictures.scales)
+        view = pictures_of(identity.spec, pictures.paths, pictures.digests, pictures.scales)
         samples = samples_of(view, page.attention.cases, page.class_names, as_seen=True)
         note = _place_note(view) or "Left: original images. Right: what the network sees."
         views += [ViewSamples(printable(identity.name), samples, note)] if samples else []
@@ -160,10 +175,10 @@ def _pictures(contents: Contents, patient_ids: Sequence[str], anonymise: bool) -
     specs = [identity.spec for identity in features]
     cells = [spec for spec in specs if spec.get("preprocess") in CELL_NAMES]  # whose nuclei can be in doubt
     digests = image_digests(views[0]) if views else {}
-    return _pictures_of([*cells, *specs][0], paths, digests, image_scales(views)), problem
+    return pictures_of([*cells, *specs][0], paths, digests, image_scales(views)), problem
 
 
-def _pictures_of(
+def pictures_of(
     spec: Spec, paths: Mapping[Key, Path], digests: Mapping[Key, str], scales: Mapping[str, float]
 ) -> Pictures:
     """Return the images as features with this spec show them."""
@@ -178,6 +193,8 @@ def _notes(
 ) -> Iterator[str]:
     if contents.attention is None:
         return
+    if thumbnails.marked:
+        yield NOTE
     if problem:
         yield f"The report has no pictures because the images cannot be reached. {problem}"
     if pictures.unreadable:

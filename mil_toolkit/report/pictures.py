@@ -3,11 +3,12 @@
 import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
+from mil_toolkit.backbones.saliency import Map
 from mil_toolkit.config.extraction import CELL_NAMES, Sampling
 from mil_toolkit.core.errors import DataError, MilError
 from mil_toolkit.core.files import digest
@@ -20,6 +21,7 @@ from mil_toolkit.features.sights import Sight
 from mil_toolkit.features.stain import Pixels
 from mil_toolkit.report.contents import Key
 from mil_toolkit.report.gallery import Case
+from mil_toolkit.report.spotlight import spotlight
 
 THUMBNAIL, SAMPLE = 104, 160  # pixels
 QUALITY = 78  # of the JPEGs
@@ -155,32 +157,49 @@ def _before_and_after(pictures: Pictures, key: Key, as_seen: bool) -> tuple[Pixe
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """Thumbnails as data URIs, and the number of patients whose images did not fit into the file."""
+    """Thumbnails as data URIs, and the number of patients whose images did not fit into the file.
+
+    marked: the same images with the places that count, see `spotlight`
+    """
 
     uris: Mapping[Key, str]
     left_out: int
+    marked: Mapping[Key, str] = field(default_factory=dict)
 
 
-def thumbnails_of(pictures: Pictures, cases: Iterable[Case], room: int) -> Thumbnails:
-    """Return thumbnails of the patients' images, in the order of the cases until `room` bytes are full."""
+def thumbnails_of(
+    pictures: Pictures, cases: Iterable[Case], room: int, maps: Mapping[Key, Map] | None = None
+) -> Thumbnails:
+    """Return thumbnails of the patients' images, in the order of the cases until `room` bytes are full.
+
+    maps: how much each place of some images counts
+    """
     uris: dict[Key, str] = {}
+    marked: dict[Key, str] = {}
     left_out = 0
     for case in cases:
         keys = [(case.stored, image.stored) for image in case.shown_images]
-        own = _thumbnails(pictures, keys) if room > 0 else {}
-        size = sum(len(uri) + MARKUP for uri in own.values())
+        pixels = _thumbnails(pictures, keys) if room > 0 else {}
+        own = {key: data_uri(image) for key, image in pixels.items()}
+        with_maps = {
+            key: data_uri(spotlight(image, maps[key]))
+            for key, image in pixels.items()
+            if maps and key in maps
+        }
+        size = sum(len(uri) + MARKUP for uri in (*own.values(), *with_maps.values()))
         if room > 0 and size <= room:
             uris |= own
+            marked |= with_maps
             room -= size
         else:
             left_out += bool(keys)
             room = 0  # no picture of a later case, even of one that would fit
-    return Thumbnails(uris, left_out)
+    return Thumbnails(uris, left_out, marked)
 
 
-def _thumbnails(pictures: Pictures, keys: Iterable[Key]) -> dict[Key, str]:
+def _thumbnails(pictures: Pictures, keys: Iterable[Key]) -> dict[Key, Pixels]:
     pixels = {key: pictures.pixels(key, THUMBNAIL) for key in keys}
-    return {key: data_uri(image) for key, image in pixels.items() if image is not None}
+    return {key: image for key, image in pixels.items() if image is not None}
 
 
 def data_uri(pixels: Pixels) -> str:

@@ -50,7 +50,9 @@ class Report:
     drawn: bool = True
 
 
-def current_report(study: Path, output: Path | None = None, anonymise: bool = False) -> Report | None:
+def current_report(
+    study: Path, output: Path | None = None, anonymise: bool = False, saliency: bool = False
+) -> Report | None:
     """Return the report that `write_report` would write again; None if it may differ or there is none."""
     path = output or study / REPORT
     try:
@@ -59,7 +61,7 @@ def current_report(study: Path, output: Path | None = None, anonymise: bool = Fa
         if sealed is None:
             return None
         notes = tuple(from_json(parse_json(html.unescape(sealed[3].decode())), list[str], path))
-        inputs = inputs_digest(study, anonymise, MOST_BYTES)
+        inputs = inputs_digest(study, anonymise, MOST_BYTES, saliency)
     except (OSError, ValueError, MilError):
         return None
     bare = page[: sealed.start(1)] + page[sealed.end(1) :]
@@ -78,12 +80,12 @@ def _seal(inputs: str, page: bytes, notes: Sequence[str]) -> str:
     return digest_json([inputs, digest(page), list(notes)])
 
 
-def inputs_digest(study: Path, anonymise: bool, most_bytes: int) -> str:
+def inputs_digest(study: Path, anonymise: bool, most_bytes: int, saliency: bool = False) -> str:
     """Return a digest of all that a report depends on: options, code, the study, and its cohort and features.
 
     Raises MilError where nobody can tell what it depends on.
     """
-    options = [anonymise, most_bytes]
+    options = [anonymise, most_bytes, *([saliency] if saliency else [])]
     return digest_json([options, _code(), states_digest(_places(Path(os.path.realpath(study))))])
 
 

@@ -43,7 +43,7 @@ class FittedHead:
     @torch.inference_mode()
     def apply(self, patients: Patients, attention: bool = True) -> HeadOutput:
         """Compute logits and, where it is wanted, attention for any patients; labels are not used."""
-        metadata = torch.tensor(self.encoder.encode(patients.metadata).to_numpy(np.float32))
+        metadata = self._metadata(patients)
         # Small results of each batch, kept between its large ones, would keep these from being reused.
         several = (self.model.outputs,) if self.model.outputs > 1 else ()
         logits, weights = np.empty((self.member_count, len(patients), *several)), None
@@ -75,6 +75,18 @@ class FittedHead:
         if bags is None or not attention:
             return logits, None
         return logits, self.model.attention(bags).mean(0).numpy()
+
+    def inputs(self, patients: Patients) -> tuple[Instances | None, Tensor]:
+        """Return what the members see of all patients together: images, None without, and metadata.
+
+        Shapes: instances of width D of the projection; metadata (K, B, M)
+        """
+        metadata = self._metadata(patients).expand(self.member_count, -1, -1)
+        return self._instances(patients, torch.arange(len(patients))), metadata
+
+    def _metadata(self, patients: Patients) -> Tensor:
+        """Return the encoded metadata, (B, M)."""
+        return torch.tensor(self.encoder.encode(patients.metadata).to_numpy(np.float32))
 
     @property
     def member_count(self) -> int:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.features.bags import Bags
-from mil_toolkit.features.stored_orientations import StoredOrientations
+from mil_toolkit.features.stored_orientations import Orientations
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Seen:
     """
 
     bags: Bags
-    orientations: StoredOrientations | None
+    orientations: Orientations | None
 
     @classmethod
     def by(cls, config: HeadConfig, bags: Bags) -> "Seen":

@@ -6,7 +6,7 @@ from support.stored_bags import SPEC
 from mil_toolkit.backbones.encoders import ENCODERS
 from mil_toolkit.backbones.requests import check_available, identity_of
 from mil_toolkit.bundle.checks import _spec_problems as _checks
-from mil_toolkit.bundle.predict import _extraction_config, _spec_problems
+from mil_toolkit.bundle.predict import extraction_config, _spec_problems
 from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.features.spec import Spec, cell_rule, make_spec
@@ -18,7 +18,7 @@ MICROMETRES: Spec = {**PIXELS, "crop_um": 20.0}
 
 
 def test_windows_in_pixels_are_cut_alike_from_all_cohorts() -> None:
-    config = _extraction_config(PIXELS, None)
+    config = extraction_config(PIXELS, None)
     assert (config.crop, config.crop_um, config.preprocess) == (80, None, "cell-mask")
     assert _spec_problems(PIXELS, PIXELS) == []
     assert _spec_problems({**PIXELS, "crop": 64}, PIXELS) == ["crop: 64 instead of 80."]
@@ -28,7 +28,7 @@ def test_images_are_sampled_alike_in_all_cohorts() -> None:
     """Also where a newer timm samples for this network in another way."""
     sampled: Spec = {**SPEC, "sampling": {"interpolation": "bicubic", "mode": "centre", "crop_pct": 0.9}}
     for spec in (SPEC, sampled):
-        made = make_spec(_extraction_config(spec, None), identity_of(spec))
+        made = make_spec(extraction_config(spec, None), identity_of(spec))
         assert made.get("sampling") == spec.get("sampling")
     assert _spec_problems(SPEC, sampled) == [f"sampling: None instead of {sampled['sampling']!r}."]
 
@@ -49,7 +49,7 @@ def test_encoders_may_be_in_a_bundle() -> None:
 
 
 def test_windows_in_micrometres_follow_the_resolution_of_the_other_cohort() -> None:
-    config = _extraction_config(MICROMETRES, None)
+    config = extraction_config(MICROMETRES, None)
     assert config == ExtractionConfig(
         SPEC["backbone"], SPEC["weights"], SPEC["image_size"], 0, "cell-mask", 20.0
     )

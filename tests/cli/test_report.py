@@ -73,3 +73,33 @@ def test_mil_fit_ends_with_the_report(
     monkeypatch.setattr(page, "publish", full)
     failed = command("fit", *common)
     assert failed.code == 0 and "No report: The disk is full." in failed.out
+
+
+# What counts in an image.
+
+
+def test_saliency_is_off_by_default_and_drawn_on_request(
+    tiny: Tiny, tmp_path: Path, command: Command
+) -> None:
+    page = tmp_path / "r.html"
+    plain = command("report", tiny.study, "--output", page, "--json").json
+    before = page.read_text()
+    assert "the places that count" not in before
+    done = command("report", tiny.study, "--output", page, "--saliency", "--json")
+    assert done.code == 0, done.err
+    html = page.read_text()
+    count = html.count(": the places that count")
+    assert count > 0 and html.count("data:image/jpeg") == before.count("data:image/jpeg") + count
+    assert any("fitted on these patients too" in note for note in done.json["notes"]) and not plain["notes"]
+    again = command("report", tiny.study, "--output", page, "--saliency", "--json").json
+    assert not again["drawn"]
+    without = command("report", tiny.study, "--output", page, "--json").json
+    assert without["drawn"] and page.read_text() == before
+
+
+def test_saliency_needs_a_model(copied: Path, tmp_path: Path, command: Command) -> None:
+    shutil.rmtree(copied / "model")
+    done = command("report", copied, "--output", tmp_path / "r.html", "--saliency")
+    assert done.code == 2 and "--saliency: the study has no model. Run mil-fit first." in done.err
+    weights = command("report", copied, "--output", tmp_path / "r.html", "--weights", tmp_path / "w.pt")
+    assert weights.code == 2 and "--weights is for --saliency only" in weights.err

@@ -142,3 +142,21 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(KeyboardInterrupt):
         draw_cohort(tmp_path / "deep" / "cohort", patients=4, unlabelled=0)
     assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_cells_that_are_placed_uniformly_lie_where_truth_csv_says(tmp_path: Path) -> None:
+    draw_cohort(tmp_path / "c", 6, 0, seed=2, image_size=64, images=(3, 4), uniform=True)
+    with (tmp_path / "c" / "truth.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    places = np.array([[float(row[name]) for name in ("row", "column", "radius")] for row in rows])
+    assert places[:, :2].min() < 20 and places[:, :2].max() > 44  # not only at the centre
+    assert ((places[:, 2] > 0.1 * 64) & (places[:, 2] < 0.28 * 64)).all()
+    darker = []
+    for row, (down, right, radius) in zip(rows, places, strict=True):
+        path = tmp_path / "c" / "images" / row["patient"] / row["image"]
+        pixels = np.asarray(Image.open(path).convert("L"), dtype=float)
+        rows_, columns = np.mgrid[:64, :64]
+        inside = np.hypot(rows_ - down, columns - right) < 0.6 * radius
+        darker.append(pixels[inside].mean() < pixels[~inside].mean() - 30)
+    assert np.mean(darker) > 0.9
+    assert read_cohort(tmp_path / "c" / "cohort.toml").patient_ids[0] == "P001"

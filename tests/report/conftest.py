@@ -56,3 +56,18 @@ def _study_of(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Callable[
             tiny.study if kind == "binary" else outcome_study(tiny, kind, tmp_path_factory.mktemp(kind))
         )
     )
+
+
+@pytest.fixture(scope="package", name="patient_page")
+def _patient_page(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of one patient in a folder with a hostile name, with saliency."""
+    from mil_toolkit.cli.predict import main
+
+    folder = tmp_path_factory.mktemp("patient")
+    images = folder / "<script>alert(1)<"
+    shutil.copytree(tiny.cohort_toml.parent / "images" / "P003", images)
+    values = [word for value in ("age=67", "sex=F", "lymphocyte_count=999") for word in ("--set", value)]
+    page = folder / "page.html"
+    words = [str(tiny.bundle), "--images", str(images), *values, "--page", str(page), "--saliency"]
+    assert main(words) == 0
+    return page

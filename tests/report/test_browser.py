@@ -192,6 +192,20 @@ def test_the_page_is_accessible(size: tuple[int, int], scheme: str, browser: Any
     assert not violations(browser)
 
 
+@every_look
+def test_the_page_of_one_patient_is_accessible_and_loads_nothing(
+    size: tuple[int, int], scheme: str, browser: Any, patient_page: Path
+) -> None:
+    browser.get_log("performance"), browser.get_log("browser")
+    show(browser, patient_page, size, scheme)
+    asked = [each["request"]["url"] for each in events(browser, "Network.requestWillBeSent")]
+    assert all(url.startswith(("data:", "file:", "chrome:")) for url in asked)
+    assert browser.get_log("browser") == []
+    assert browser.execute_script(WIDTH) <= size[0] and browser.title.startswith("<script>alert(1)<")
+    assert browser.execute_script("return document.images.length") > 1
+    assert not violations(browser)
+
+
 @pytest.mark.parametrize(("size", "scheme"), [(NARROW, "dark"), (WIDE, "light")])
 @pytest.mark.parametrize("kind", ["classes", "ordered", "number", "survival"])
 def test_the_page_of_every_outcome_is_accessible_and_fits(

@@ -14,6 +14,7 @@ from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.features.bags import StreamedBags
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.shards import EmbeddedBag, StoredImage
+from mil_toolkit.features.stored_orientations import StoredOrientations
 from mil_toolkit.model.layers import draw
 from mil_toolkit.training import inputs as inputs_module
 from mil_toolkit.training import projected
@@ -68,7 +69,7 @@ def _plain(turned: Patients) -> Patients:
 
 @pytest.fixture(scope="module", name="streamed")
 def _streamed(turned: Patients) -> Patients:
-    assert turned.bags is not None and turned.bags.orientations is not None
+    assert turned.bags is not None and isinstance(turned.bags.orientations, StoredOrientations)
     return replace(turned, bags=StreamedBags(turned.bags.orientations.stored, WIDTH))
 
 

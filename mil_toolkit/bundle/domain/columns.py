@@ -21,9 +21,23 @@ def domain_columns(
     `in_domain` is missing (pd.NA) for all patients if the bundle does not know its domain. `reasons` is empty
     for patients in the domain; else it holds sentences that are separated by semicolons.
     """
-    if about.domain is None:
+    reasons = domain_reasons(about, head, cohort, patients)
+    if reasons is None:
         unknown = pd.Series(np.full(len(patients), None), dtype="boolean")
         return {IN_DOMAIN: unknown, REASONS: [""] * len(patients)}
+    inside = pd.Series([not found for found in reasons], dtype="boolean")
+    return {IN_DOMAIN: inside, REASONS: ["; ".join(found) for found in reasons]}
+
+
+def domain_reasons(
+    about: About, head: FittedHead, cohort: Cohort, patients: Patients
+) -> list[list[str]] | None:
+    """Return why each patient is unlike those that a model was fitted on; None if that is not known.
+
+    The list of a patient who is like them is empty.
+    """
+    if about.domain is None:
+        return None
     units = {column.name: column.unit for column in about.columns}
     reasons = reasons_by_patient(about.domain, head, units, patients)
     scales = other_scales(about, cohort)
@@ -31,8 +45,7 @@ def domain_columns(
         if patient in scales and about.microns_per_pixel is not None:
             trained = scales_words(about.microns_per_pixel)
             found.append(f"its images have {scales[patient]:g} micrometres per pixel; training had {trained}")
-    inside = pd.Series([not found for found in reasons], dtype="boolean")
-    return {IN_DOMAIN: inside, REASONS: ["; ".join(found) for found in reasons]}
+    return reasons
 
 
 def in_domain(table: pd.DataFrame) -> np.ndarray | None:

@@ -1,0 +1,115 @@
+"""One patient: contributions and words for every kind of outcome, and models that cannot predict alone."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.one_patient import KINDS, NAMES, TODAY, patient_of, with_outcome
+from support.studies import Tiny
+
+from mil_toolkit.bundle.bundle import ModelBundle
+from mil_toolkit.bundle.contributions import EARLY, LATE
+from mil_toolkit.bundle.one_patient import OnePrediction, predict_one
+from mil_toolkit.bundle.patient_words import PatientWords
+from mil_toolkit.core.errors import DataError, UsageError
+
+
+@pytest.fixture(name="bundle", scope="module")
+def _bundle(tiny: Tiny) -> ModelBundle:
+    return ModelBundle.load(tiny.bundle)
+
+
+def values(prediction: OnePrediction, bundle: ModelBundle) -> np.ndarray:
+    return prediction.predictions.table[list(bundle.scoring.values)].to_numpy(float)[0]
+
+
+@pytest.mark.parametrize("fusion", [LATE, EARLY])
+@pytest.mark.parametrize("kind", KINDS)
+def test_contributions_are_parts_of_the_output_or_replacements(
+    kind: str, fusion: str, bundle: ModelBundle, tiny: Tiny, tmp_path: Path
+) -> None:
+    model = with_outcome(bundle, kind, fusion)
+    one = patient_of(tiny, tmp_path)
+    prediction = predict_one(model, one)
+    given, head = prediction.contributions, model.head
+    assert given.fusion == fusion and (given.parts is None) == (fusion == EARLY)
+    if given.parts is not None:
+        total = np.atleast_1d(head.apply(prediction.patients).logits.mean(0)[0])
+        np.testing.assert_allclose(np.add(given.parts.images, given.parts.metadata), total, rtol=1e-5)
+    # A model whose training means are this patient's values sees an average patient in them
+    encoder = replace(head.encoder, means=dict.fromkeys(head.encoder.means, 0.0))
+    raw = encoder.encode(prediction.patients.metadata) * np.array([*head.encoder.deviations.values()])
+    here = replace(head.encoder, means=dict(zip(head.encoder.means, raw.to_numpy()[0], strict=True)))
+    average = replace(model, head=replace(head, encoder=here))
+    expected = values(predict_one(average, one), model)
+    np.testing.assert_allclose(given.without_metadata, expected, rtol=1e-4, atol=1e-6)
+    assert head.projection is not None and prediction.patients.bags is not None
+    shift = prediction.patients.bags.instances[0].float()
+    centred = replace(model, head=replace(head, projection=replace(head.projection, shift=shift)))
+    expected = values(predict_one(centred, one), model)
+    np.testing.assert_allclose(given.without_images, expected, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(given.without_images, values(prediction, model), atol=1e-6)
+
+
+WORDS = {
+    "binary": ("Probability of tumoral 0.", "Decision: "),
+    "classes": ("Probabilities AML 0.", "largest multiple of its share"),
+    "number": ("BLASTS ", " %", "95 % prediction interval: "),
+    "survival": ("Risk of the event up to the time 5 0.", "Probability of no event up to each time: 0.5: "),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_outcome_answers_in_its_own_words(
+    kind: str, bundle: ModelBundle, tiny: Tiny, tmp_path: Path
+) -> None:
+    model = with_outcome(bundle, kind, LATE)
+    words = PatientWords(model, predict_one(model, patient_of(tiny, tmp_path)), TODAY)
+    text = "\n".join(words.lines())
+    for part in WORDS[kind]:
+        assert part in text
+    data = words.to_json()
+    assert data["outcome"] == kind and data["set"] is None
+    assert (data["decision"] is None) == (kind in ("number", "survival"))
+    if kind == "classes":
+        assert data["decision"] in NAMES and text.count("before calibration is") == 3
+    assert "With average images of the training patients instead: " in text
+
+
+def test_an_unknown_column_and_a_gap_are_reported_together(
+    bundle: ModelBundle, tiny: Tiny, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError) as error:
+        predict_one(bundle, patient_of(tiny, tmp_path, age="", weight="70"))
+    assert [problem.split(":")[0] for problem in error.value.problems[:1]] == ["--set weight"]
+    assert "age is missing" in str(error.value)
+
+
+def test_features_of_another_tool_need_a_cohort(bundle: ModelBundle, tiny: Tiny, tmp_path: Path) -> None:
+    view = bundle.about.views[0]
+    imported = replace(view, spec={**view.spec, "weight_digest": None})
+    model = replace(bundle, about=replace(bundle.about, features=imported))
+    with pytest.raises(UsageError, match="computed by another tool"):
+        predict_one(model, patient_of(tiny, tmp_path))
+
+
+def test_a_scale_that_the_model_needs_is_asked_for(bundle: ModelBundle, tiny: Tiny, tmp_path: Path) -> None:
+    view = bundle.about.views[0]
+    cropped = replace(view, spec={**view.spec, "crop_um": 20.0})
+    model = replace(bundle, about=replace(bundle.about, features=cropped))
+    with pytest.raises(DataError, match="Give --microns-per-pixel"):
+        predict_one(model, patient_of(tiny, tmp_path))
+
+
+def test_an_embedding_that_is_the_projections_mean_is_not_needed_without_a_projection(
+    bundle: ModelBundle, tiny: Tiny, tmp_path: Path
+) -> None:
+    projection = bundle.head.projection
+    assert projection is not None
+    plain = replace(projection, shift=torch.zeros(512), scale=torch.ones(512), components=None)
+    model = with_outcome(replace(bundle, head=replace(bundle.head, projection=plain)), "binary", LATE)
+    model = replace(model, about=replace(model.about, domain=None))
+    given = predict_one(model, patient_of(tiny, tmp_path)).contributions
+    assert given.without_images is None and given.without_metadata is not None
