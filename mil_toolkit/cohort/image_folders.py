@@ -173,8 +173,8 @@ class FolderScan:
                     )
                 else:
                     images[name] = Path(entry.path)
-                    if images[name].parent != folder.path:
-                        nested[str(images[name].parent)] = None
+                    if (parent := os.path.dirname(entry.path)) != str(folder.path):
+                        nested[parent] = None
         self.notes.nested += nested
         return images
 

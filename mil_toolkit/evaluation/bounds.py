@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mil_toolkit.evaluation.roots import brent_root
+
 LEVEL = 0.95  # of the intervals
 _NARROWEST = 1e-12  # distance from 0 and 1 at which the AUC is searched
 
@@ -125,15 +127,14 @@ def auc_interval(auc: float, pairs: np.ndarray, inflation: float, z: float) -> t
     Because the variance is that at the bound and not that at the estimate, the interval has a width also
     where the AUC is 1, and never leaves 0 to 1 (a score interval; Newcombe 2006).
     """
-    from scipy.optimize import brentq  # takes long to import
 
     def surplus(value: float) -> float:
         return float((value - auc) ** 2 - z**2 * inflation * auc_variance(value, pairs))
 
     least, most = _NARROWEST, 1 - _NARROWEST
     inside = min(max(auc, least), most)
-    low = brentq(surplus, least, inside, xtol=1e-9) if surplus(least) > 0 else 0.0
-    high = brentq(surplus, inside, most, xtol=1e-9) if surplus(most) > 0 else 1.0
+    low = brent_root(surplus, least, inside, 1e-9) if surplus(least) > 0 else 0.0
+    high = brent_root(surplus, inside, most, 1e-9) if surplus(most) > 0 else 1.0
     return float(min(low, auc)), float(max(high, auc))
 
 

@@ -102,16 +102,19 @@ def _compare(
     versions = [bag for bag in versions if bag.microns_per_pixel == wanted.microns_per_pixel]
     if not versions:
         return Outdated(wanted, [None] * len(wanted.images))
+    images = [bag.read_images() for bag in versions]
     # The bag that counts comes last: of two contents with the same size and mtime, the newer one is assumed.
     rows = [
-        Stored(image, bag, row) for bag in reversed(versions) for row, image in enumerate(bag.read_images())
+        Stored(image, bag, row)
+        for bag, stored in zip(reversed(versions), reversed(images), strict=True)
+        for row, image in enumerate(stored)
     ]
     by_stat = {} if rehash else {stored.image.stat_key: stored.image.digest for stored in rows}
     current = [
         _identify(wanted.patient_id, name, path, by_stat, rehashes, rehash) for name, path in wanted.images
     ]
-    stored = [image[:2] for image in versions[0].read_images()]
-    if versions[0] == counts[0] and [image and image[:2] for image in current] == stored:
+    newest = [image[:2] for image in images[0]]
+    if versions[0] == counts[0] and [image and image[:2] for image in current] == newest:
         return None
     return Outdated(wanted, current, rows)
 

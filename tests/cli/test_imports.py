@@ -17,7 +17,7 @@ from mil_toolkit.cli.extract import main as extract
 
 COMMANDS = ("ablate", "cache", "demo", "extract", "fit", "init", "predict", "report", "tune")
 HEAVY = ("torch", "pandas", "numpy", "sklearn", "scipy", "optuna", "h5py", "matplotlib", "PIL", "timm")
-COMPILER, VISION = "torch._dynamo", "torchvision"
+COMPILER, VISION, OPTIMIZER = "torch._dynamo", "torchvision", "scipy.optimize"
 # Prints, as the last line, the exit code, the imported modules and the files opened below the working folder.
 PROGRAM = """
 import importlib, json, os, sys
@@ -50,7 +50,7 @@ def watch(folder: Path, *arguments: str) -> Seen:
     )
     code, modules, opened = json.loads(done.stdout.splitlines()[-1])
     assert code in (0, None), done.stderr
-    return Seen({*modules} & {*HEAVY, COMPILER, VISION}, opened)
+    return Seen({*modules} & {*HEAVY, COMPILER, VISION, OPTIMIZER}, opened)
 
 
 def images_of(opened: Sequence[str]) -> list[str]:
@@ -119,4 +119,5 @@ def test_a_prediction_imports_neither_backbones_nor_optuna(tiny: Tiny, tmp_path:
     features = ["--features", str(tiny.features)] if given else []
     seen = watch(tmp_path, "predict", str(tiny.bundle), str(tiny.cohort_toml), *features)
     assert "torch" in seen.modules
-    assert not seen.modules & {VISION, COMPILER, "timm", "sklearn", "optuna", "matplotlib", "h5py"}
+    unwanted = {VISION, COMPILER, OPTIMIZER, "timm", "sklearn", "optuna", "matplotlib", "h5py"}
+    assert not seen.modules & unwanted
