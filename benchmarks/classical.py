@@ -2,7 +2,7 @@
 
     python benchmarks/classical.py run [--data NAME ...] [--methods NAME ...] [--repeats 5] [--folder FOLDER]
     python benchmarks/classical.py table [--data NAME ...] [--repeats 5] [--folder FOLDER] [--json]
-    python benchmarks/classical.py choose [--repeats 2] [--folder FOLDER]
+    python benchmarks/classical.py choose [--repeats 1] [--folder FOLDER]
 
 The real cohort takes `--cohort COHORT.toml --features CACHE_FOLDER` as well.
 
@@ -86,6 +86,7 @@ STUDY = StudyConfig()
 DEFAULT = "default"
 CONFIGURATIONS: dict[str, Mapping[str, Value]] = {
     DEFAULT: {},
+    "no_logistic_start": {"logistic_start": False},
     **STARTS,
     "key_instance_reduced": {**STARTS["key-instance"], "components": 64},
     "mean_std": {"pooling": "mean-std"},
