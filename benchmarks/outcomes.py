@@ -123,7 +123,8 @@ def write_bags(folder: Path, bags: tuple[np.ndarray, ...], patient_ids: tuple[st
         EmbeddedBag(patient, images_of_bag, bag.astype(np.float16))
         for patient, images_of_bag, bag in zip(patient_ids, images, bags, strict=True)
     ]
-    cache = FeatureCache.create(folder / "cache", "data", SPEC)
+    spec: Spec = {**SPEC, "width": bags[0].shape[1]}
+    cache = FeatureCache.create(folder / "cache", "data", spec)
     cache.publish(embedded, Recorded("float32", "scikit-learn"))
     cache.refresh()
     return cache

@@ -183,7 +183,7 @@ def test_every_benchmark_answers_help(
     monkeypatch.syspath_prepend(script.parent)
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(script), run_name="__main__")
-    for name in ("extraction", "classical_data"):  # which other benchmarks import
+    for name in ("extraction", "classical_data", "outcomes"):  # which other benchmarks import
         sys.modules.pop(name, None)
     assert stop.value.code == 0
     assert f"usage: {script.name}" in capsys.readouterr().out
