@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mil_toolkit.cli.command import Outcome, add_device, command_parser, run
+from mil_toolkit.core.completion import suggest
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.core.text import count_of, printable
@@ -36,13 +37,14 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("bundle", type=Path, metavar="BUNDLE", help="folder that mil-fit wrote")
     add("cohort", type=Path, metavar="COHORT.toml", help="the cohort; labels are used for scores only")
-    add(
+    features = add(
         "--features",
         nargs="+",
         metavar="CACHE_FOLDER",
         help="cache folder with embeddings to use, one for each view of the model (default: embed the images"
         " as those that the model was fitted on)",
     )
+    suggest(features, ("none",), files=True)
     add(
         "--weights",
         type=Path,

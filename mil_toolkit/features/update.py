@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from mil_toolkit.core.device_memory import explain_out_of_memory
 from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.run_log import stage
 from mil_toolkit.core.text import printable
 from mil_toolkit.core.verbosity import bars_disabled
 from mil_toolkit.features.assembly import BagBuilder
@@ -62,6 +63,7 @@ class CacheUpdate:
         patients = ", ".join(printable(patient.wanted.patient_id) for patient in outdated)
         raise DataError(f"Images changed while they were read, in {ROUNDS} attempts: patients {patients}.")
 
+    @stage("Embedding")
     def carry_out(self, plans: Sequence[Plan]) -> float:
         """Embed what is missing and publish the bags; return the seconds since the network was prepared."""
         missing = sum(len(plan.missing) for plan in plans)

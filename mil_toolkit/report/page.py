@@ -10,6 +10,7 @@ from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.outputs import Output, check_outputs
 from mil_toolkit.core.reading import open_input
+from mil_toolkit.core.run_log import stage
 from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.features.sights import sight_summary
 from mil_toolkit.features.spec import Spec, scale_of
@@ -43,6 +44,7 @@ _WINDOWS = {  # by preprocessing: where a window lies, and what is masked in it
 _SEAL_BYTES = 1000
 
 
+@stage("The report")
 def write_report(
     study: Path,
     output: Path | None = None,

@@ -23,6 +23,7 @@ from mil_toolkit.core.errors import DataError, Diverged
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.outputs import check_replaceable, published_folder
 from mil_toolkit.core.records import publish_record
+from mil_toolkit.core.run_log import log_into, stage
 from mil_toolkit.core.seeds import derive_seed, members_path, thinning_path, trial_path
 from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.core.verbosity import bars_disabled
@@ -155,6 +156,7 @@ def ablate(
     check_replaceable(folder, KIND, _foreign)  # before hours of work
     how = RunConfig(workers=how.workers)
     with exclusive(study_folder) as lock, fixed_threads(study.config.threads):
+        log_into(study_folder)
         sources = [own, *others]
         data = Data.load(study, cohort, sources, device)
         count = len(data.features) - len(others)
@@ -214,6 +216,7 @@ def _usable(data: Data, variants: Sequence[Variant]) -> tuple[list[Variant], Rea
 # Each fold's best configuration with one thing changed.
 
 
+@stage("Training the variants")
 def _change_all(
     data: Data, variants: Sequence[Variant], how: RunConfig, lock: int
 ) -> tuple[Results, Reasons]:
@@ -303,6 +306,7 @@ def _refit_and_predict(workspace: Workspace, search: Search, chosen: Chosen, tes
 # A separate search for each variant.
 
 
+@stage("The searches of the variants")
 def _retune_all(
     data: Data,
     variants: Sequence[Variant],

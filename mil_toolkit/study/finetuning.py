@@ -22,6 +22,7 @@ from mil_toolkit.core.device_memory import explain_out_of_memory
 from mil_toolkit.core.devices import architecture, pick_precision
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.locks import exclusive
+from mil_toolkit.core.run_log import stage
 from mil_toolkit.evaluation.intervals import compare, scores_with_intervals
 from mil_toolkit.evaluation.records import Comparison, Scores
 from mil_toolkit.features.cache import FeatureCache
@@ -96,6 +97,7 @@ class Predictions(NamedTuple):
     tuned: pd.DataFrame
 
 
+@stage("Fine-tuning")
 def finetune_study(
     cohort: Cohort,
     cache: FeatureCache,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-from mil_toolkit.core.text import count_of
+from mil_toolkit.core.text import count_of, duration_words
 from mil_toolkit.core.verbosity import bars_disabled
 from mil_toolkit.study.remaining import RemainingTime, SearchNote
 
@@ -78,15 +78,3 @@ class StudyBar:
     def close(self) -> None:
         """Close the bar."""
         self.bar.close()
-
-
-def duration_words(seconds: float) -> str:
-    """Return a duration in words, exact to a few per cent.
-
-    >>> duration_words(42.4), duration_words(200), duration_words(4 * 3600)
-    ('42 s', '3.3 min', '4.0 h')
-    """
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.{int(seconds < 10 * size)}f} {unit}"
-    return f"{seconds:.0f} s"

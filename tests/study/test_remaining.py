@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from mil_toolkit.config.study import StudyConfig
-from mil_toolkit.study.progress import StudyBar, duration_words
+from mil_toolkit.core.text import duration_words
+from mil_toolkit.study.progress import StudyBar
 from mil_toolkit.study.remaining import FIRST_ESTIMATE, RemainingTime, SearchNote
 
 EPOCHS = 50
