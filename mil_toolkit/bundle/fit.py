@@ -25,6 +25,7 @@ from mil_toolkit.core.devices import pick_device, training_dtype
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.files import digest
 from mil_toolkit.core.outputs import check_replaceable, published_folder
+from mil_toolkit.core.progress import ProgressBar
 from mil_toolkit.core.run_log import log_into, stage
 from mil_toolkit.core.seeds import FINAL, members_path
 from mil_toolkit.core.text import printable
@@ -101,8 +102,13 @@ def _refit(study: Study, best: Best, patients: Patients, device: torch.device) -
     seed, members = members_path(study.config.seed, FINAL), study.config.members
     if members > MOST_MEMBERS:
         raise UsageError(f"This study has {members} members. A bundle can hold at most {MOST_MEMBERS}.")
-    with fixed_threads(study.config.threads), explain_out_of_memory("Use --device cpu."):
-        return refit(patients, best.config, best.epoch, members, seed, device, training_dtype(device))
+    dtype = training_dtype(device)
+    with (
+        fixed_threads(study.config.threads),
+        explain_out_of_memory("Use --device cpu."),
+        ProgressBar(best.epoch, "epoch", "fitting") as bar,
+    ):
+        return refit(patients, best.config, best.epoch, members, seed, device, dtype, bar.update)
 
 
 def _check_finetuning(caches: Sequence[FeatureCache]) -> None:

@@ -50,7 +50,7 @@ def pass_on_completion(names: Iterable[str]) -> str | None:
         return None
     line, cursor = os.environ.get("COMP_LINE", ""), int(os.environ.get("COMP_POINT", "0"))
     words, start = argcomplete.split_line(line, cursor)[3], int(os.environ[_START])
-    name = words[start] if len(words) > start else None
+    name = str(words[start]) if len(words) > start else ""
     if name not in names:
         return None
     os.environ[_START] = str(start + 1)

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 class RunLog(logging.Handler):
     """Appends the messages of a command to a file, each with its time and the id of the process.
 
-    Until `open` is called, messages wait in memory: a command that refuses its input leaves no file.
+    Until `begin` is called, messages wait in memory: a command that refuses its input leaves no file.
 
     Every message is written at once and by a single call, so that processes that share the file do not mix
     their lines, and a process that is killed leaves whole lines.
@@ -42,7 +42,7 @@ class RunLog(logging.Handler):
         self._descriptor: int | None = None
         self._ended = False
 
-    def open(self, folder: Path) -> None:
+    def begin(self, folder: Path) -> None:
         """Write to the log of a folder from now on, unless another one is open; warn where that fails."""
         if self._descriptor is not None or self._ended:
             return
@@ -107,7 +107,7 @@ def log_into(folder: Path) -> None:
     """
     for handler in logging.getLogger(LOGGER).handlers:
         if isinstance(handler, RunLog):
-            handler.open(folder)
+            handler.begin(folder)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from mil_toolkit.config.extraction import CELL_NAMES
 from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.outputs import Output, check_outputs
+from mil_toolkit.core.progress import ProgressBar
 from mil_toolkit.core.reading import open_input
 from mil_toolkit.core.run_log import stage
 from mil_toolkit.core.text import count_of, printable
@@ -42,6 +43,7 @@ _WINDOWS = {  # by preprocessing: where a window lies, and what is masked in it
     "cell-mask": (_NUCLEUS, " Everything but the nucleus and its rim is black."),
 }
 _SEAL_BYTES = 1000
+_SOON = 2.0  # seconds within which most images are drawn
 
 
 @stage("The report")
@@ -106,7 +108,9 @@ def render(contents: Contents, anonymise: bool, most_bytes: int) -> tuple[bytes,
     views = _view_samples(contents, pictures, page)
     samples = [] if views else samples_of(pictures, cases, page.class_names)
     room = most_bytes - len(to_html(page, samples, cell_note=_window_note(pictures), views=views))
-    thumbnails = thumbnails_of(pictures, cases, room - BYTES if pictures.shows_cells else room)
+    with ProgressBar(len(cases), "patient", "drawing images", delay=_SOON) as bar:
+        left = room - BYTES if pictures.shows_cells else room
+        thumbnails = thumbnails_of(pictures, cases, left, bar.update)
     doubtful = doubtful_of(pictures, cases)
     notes = tuple(_notes(contents, page, pictures, problem, thumbnails))
     note, doubts = _window_note(pictures), _doubts(pictures) if views else ""

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,13 +161,19 @@ class Thumbnails:
     left_out: int
 
 
-def thumbnails_of(pictures: Pictures, cases: Iterable[Case], room: int) -> Thumbnails:
-    """Return thumbnails of the patients' images, in the order of the cases until `room` bytes are full."""
+def thumbnails_of(
+    pictures: Pictures, cases: Iterable[Case], room: int, ended: Callable[[], object] = lambda: None
+) -> Thumbnails:
+    """Return thumbnails of the patients' images, in the order of the cases until `room` bytes are full.
+
+    ended: called after each case
+    """
     uris: dict[Key, str] = {}
     left_out = 0
     for case in cases:
         keys = [(case.stored, image.stored) for image in case.shown_images]
         own = _thumbnails(pictures, keys) if room > 0 else {}
+        ended()
         size = sum(len(uri) + MARKUP for uri in own.values())
         if room > 0 and size <= room:
             uris |= own
