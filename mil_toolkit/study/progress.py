@@ -49,7 +49,7 @@ class StudyBar:
         self.bar.set_postfix_str(", ".join(self._words(left)), refresh=False)
         self.bar.n = self.remaining.done
         self.bar.refresh()
-        if self.remaining.done < self.remaining.total and self._lines.is_due():
+        if 0 < self.remaining.done < self.remaining.total and self._lines.is_due():
             total, processes = count_of(self.remaining.total, "trial"), self.remaining.processes
             words = progress_words(self.remaining.done, total, self._lines.elapsed, left)
             side = f", {processes} searches at once" if processes > 1 else ""
