@@ -25,6 +25,8 @@ from mil_toolkit.core.devices import pick_device, training_dtype
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.files import digest
 from mil_toolkit.core.outputs import check_replaceable, published_folder
+from mil_toolkit.core.progress import ProgressBar
+from mil_toolkit.core.run_log import log_into, stage
 from mil_toolkit.core.seeds import FINAL, members_path
 from mil_toolkit.core.text import printable
 from mil_toolkit.core.threads import fixed_threads
@@ -76,6 +78,7 @@ def fit(
     if finetune is not None:
         _check_finetuning(caches)
     place, best = pick_device(device), study.final.read_best()
+    log_into(study_folder)
     patients = Patients.of(cohort.labelled(), caches)
     head, used = _refit(study, best, patients, place), _used(caches, best)
     about = _about(cohort, used, study, best, scores, patients)
@@ -93,13 +96,19 @@ def fit(
     return bundle
 
 
+@stage("Fitting the head")
 def _refit(study: Study, best: Best, patients: Patients, device: torch.device) -> FittedHead:
     """Fit all members on all labelled patients; raises UsageError for more than MOST_MEMBERS."""
     seed, members = members_path(study.config.seed, FINAL), study.config.members
     if members > MOST_MEMBERS:
         raise UsageError(f"This study has {members} members. A bundle can hold at most {MOST_MEMBERS}.")
-    with fixed_threads(study.config.threads), explain_out_of_memory("Use --device cpu."):
-        return refit(patients, best.config, best.epoch, members, seed, device, training_dtype(device))
+    dtype = training_dtype(device)
+    with (
+        fixed_threads(study.config.threads),
+        explain_out_of_memory("Use --device cpu."),
+        ProgressBar(best.epoch, "epoch", "fitting") as bar,
+    ):
+        return refit(patients, best.config, best.epoch, members, seed, device, dtype, bar.update)
 
 
 def _check_finetuning(caches: Sequence[FeatureCache]) -> None:
@@ -185,6 +194,7 @@ def _identified(
     return replace(about, fitted_on=marks, features=one_or_all(views), ranges=ranges)
 
 
+@stage("Describing the training patients")
 def _domain(study: Study, patients: Patients, head: FittedHead, embeddings: bool = True) -> Domain | None:
     with fixed_threads(study.config.threads):
         return fit_domain(patients, head, study.config.seed, embeddings)

@@ -13,6 +13,7 @@ from mil_toolkit.cli.command import (
     with_report,
 )
 from mil_toolkit.config.run import RunConfig
+from mil_toolkit.core.completion import suggest
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.records import to_json
 from mil_toolkit.core.text import count_of, counted
@@ -45,13 +46,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("cohort", type=Path, metavar="COHORT.toml", help="the cohort")
-    add(
+    features = add(
         "--features",
         nargs="+",
         metavar="CACHE_FOLDER",
         help="the study's own cache folder, or all of its views, then others to compare with it (another"
         " backbone, a mask); none: metadata only (default: what the study was made with)",
     )
+    suggest(features, ("none",), files=True)
     add("--study", type=Path, required=True, metavar="studies/NAME", help="folder of the study")
     add("--retune", type=int, metavar="N", help="give each variant its own search with N trials")
     add(

@@ -1,6 +1,7 @@
 """What all commands share: common options, output, errors and exit codes."""
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from mil_toolkit.core.argument_order import give_back
+from mil_toolkit.core.completion import complete, suggest
 from mil_toolkit.core.errors import MilError, UsageError
 from mil_toolkit.core.processes import raise_on_stop_signals
 from mil_toolkit.core.reading import unreadable
 from mil_toolkit.core.records import Json
+from mil_toolkit.core.run_log import RunLog, python_warnings_logged
 from mil_toolkit.core.text import one_screen, printable, visible
-from mil_toolkit.core.verbosity import LOGGER, heading, level
+from mil_toolkit.core.verbosity import LOGGER, TERMINAL, heading, level
 from mil_toolkit.core.version import __version__
 
 if TYPE_CHECKING:
@@ -85,7 +88,7 @@ def add_verbosity(parser: argparse.ArgumentParser, default: bool | str) -> None:
     said = parser.add_mutually_exclusive_group()
     text = "show only warnings and errors beside the result"
     said.add_argument("--quiet", action="store_true", default=default, help=text)
-    text = "show versions, and the time of every message, too"
+    text = "show versions, how long the stages take, and the time of every message, too"
     said.add_argument("--verbose", action="store_true", default=default, help=text)
 
 
@@ -98,18 +101,22 @@ def add_features(
 
     default: what the help text says of its absence; several: what it says of several folders
     """
-    parser.add_argument(
+    action = parser.add_argument(
         "--features",
         nargs="+",
         metavar="CACHE_FOLDER",
         help=f"cache folder that mil-extract printed, {several}; or none to use metadata only"
         f" (default: {default})",
     )
+    suggest(action, ("none",), files=True)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add the option that names the device."""
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    suggest(
+        parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N"),
+        ("auto", "cpu", "cuda"),
+    )
 
 
 def run(
@@ -118,32 +125,40 @@ def run(
     argv: Sequence[str] | None,
 ) -> int:
     """Run a command and return its exit code; a MilError is printed without a traceback."""
+    complete(parser)
     escape_what_cannot_be_encoded()
     arguments = parse(parser, argv)
     _yield_idle_threads()
-    _log_to_stderr(level(arguments.quiet, arguments.verbose))
+    log = RunLog()
+    _log_to(log, level(arguments.quiet, arguments.verbose))
     logger.debug("%s", heading(parser.prog, sys.argv[1:] if argv is None else argv))
     try:
         _check_paths(arguments)
-        with raise_on_stop_signals():
+        with python_warnings_logged(log), raise_on_stop_signals():
             outcome = command(arguments)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost handler
-        return _report(parser.prog, error)
-    return _print(parser.prog, outcome, arguments.json)
+        code = _report(parser.prog, error, log)
+    else:
+        code = _print(parser.prog, outcome, arguments.json)
+    log.end(code)
+    return code
 
 
-def _report(name: str, error: BaseException) -> int:
+def _report(name: str, error: BaseException, log: RunLog) -> int:
     """Print what ended a command, and return the exit code."""
     explained = _explained(error)
     if explained is not None:
-        _say(f"{name}: {one_screen(str(explained))}")
-        return explained.exit_code
-    if _is_interrupt(error):
-        _say(f"{name}: interrupted")
-        return INTERRUPTED
-    _say("".join(traceback.format_exception(error)).rstrip("\n"))
-    _say(f"{name}: this is a bug in mil_toolkit, not a problem with your data.")
-    return MilError.exit_code
+        lines, code = [f"{name}: {one_screen(str(explained))}"], explained.exit_code
+    elif _is_interrupt(error):
+        lines, code = [f"{name}: interrupted"], INTERRUPTED
+    else:
+        lines = ["".join(traceback.format_exception(error)).rstrip("\n")]
+        lines.append(f"{name}: this is a bug in mil_toolkit, not a problem with your data.")
+        code = MilError.exit_code
+    for line in lines:
+        log.note(line, logging.ERROR)
+        _say(line)
+    return code
 
 
 def _explained(error: BaseException) -> MilError | None:
@@ -255,6 +270,10 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
     def format(self, record: logging.LogRecord) -> str:
         return visible(one_screen(super().format(record)))
 
+    def emit(self, record: logging.LogRecord) -> None:
+        with _bars_cleared(self.stream):
+            super().emit(record)
+
     def handleError(self, record: logging.LogRecord) -> None:
         if isinstance(sys.exc_info()[1], OSError):
             _discard(self.stream)
@@ -262,11 +281,25 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
             super().handleError(record)
 
 
-def _log_to_stderr(shown: int) -> None:
+@contextlib.contextmanager
+def _bars_cleared(stream: TextIO) -> Iterator[None]:
+    """Remove the progress bars of a stream within the block, so that a message gets a line of its own."""
+    bars = getattr(sys.modules.get("tqdm"), "tqdm", None)  # whoever draws a bar has imported it
+    if bars is None or not getattr(bars, "_instances", None):
+        yield
+        return
+    with bars.external_write_mode(stream):
+        yield
+
+
+def _log_to(log: RunLog, shown: int) -> None:
+    """Log everything to a log, and to stderr what is to be shown."""
     handler = logging.NullHandler() if sys.stderr is None else _StderrHandler(sys.stderr)
+    handler.set_name(TERMINAL)
+    handler.setLevel(shown)
     if shown < logging.INFO:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     root = logging.getLogger(LOGGER)
-    root.handlers = [handler]
-    root.setLevel(shown)
+    root.handlers = [handler, log]
+    root.setLevel(logging.DEBUG)
     root.propagate = False

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mil_toolkit.backbones.requests import NAMES, encoder_scale
 from mil_toolkit.cli.command import Outcome, command_parser, run
 from mil_toolkit.config.extraction import PRECISION_NAMES, PREPROCESS_NAMES, ExtractionConfig
+from mil_toolkit.core.completion import suggest
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import count_of, printable
@@ -51,17 +52,19 @@ def _parser() -> argparse.ArgumentParser:
 def _add_embedding(parser: argparse.ArgumentParser) -> None:
     """Add the options about the network and what it sees, which change the embeddings."""
     default, add = ExtractionConfig(), parser.add_argument
-    add(
+    backbone = add(
         "--backbone",
         action="append",
         help=f"one of {', '.join(NAMES)} (default: {default.backbone}); several only with --probe",
     )
-    add(
+    suggest(backbone, NAMES)
+    weights = add(
         "--weights",
         action="append",
         help="imagenet or pretrained (those that the backbone's authors published), random (seeded), or the"
         f" path of a checkpoint (default: {default.weights}); with --probe one for all or one for each",
     )
+    suggest(weights, ("imagenet", "pretrained", "random"), files=True)
     add(
         "--image-size",
         type=int,
@@ -75,7 +78,7 @@ def _add_embedding(parser: argparse.ArgumentParser) -> None:
         help="side of the part that is shown, in pixels or micrometres; 0 (default): the whole image, or the"
         " central square where the backbone's authors cut it",
     )
-    add(
+    scale = add(
         "--scale",
         type=_parse_scale,
         metavar="UM",
@@ -83,6 +86,7 @@ def _add_embedding(parser: argparse.ArgumentParser) -> None:
         " those that the backbone was trained at; needs the cohort's microns_per_pixel (default: images as"
         " they are)",
     )
+    suggest(scale, (_ENCODER,))
     add(
         "--preprocess",
         choices=PREPROCESS_NAMES,
@@ -106,7 +110,8 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add(
         "--precision", choices=PRECISION_NAMES, default="auto", help="auto: what the device supports natively"
     )
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:i or mps")
+    device = add("--device", default="auto", help="auto, cpu, cuda, cuda:i or mps")
+    suggest(device, ("auto", "cpu", "cuda", "mps"))
     add(
         "--batch-size",
         type=int,
@@ -124,11 +129,12 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
         help="number of threads, or with CUDA of processes if more than 4, that read images for a graphics"
         " processor (default: the number of cores)",
     )
-    add(
+    shard = add(
         "--shard",
         metavar="I/N",
         help="extract share I of N, counted from 1; auto: from the variables of torchrun or Slurm",
     )
+    suggest(shard, ("auto",))
     add("--on-error", choices=("fail", "skip"), help="what to do about unreadable images (default: fail)")
     add("--rehash", action="store_true", help="hash every image, even if its size and mtime are unchanged")
     add("--dry-run", action="store_true", help="only report what would be embedded")

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from mil_toolkit.cli.command import EscapingParser, escape_what_cannot_be_encoded, parse
+from mil_toolkit.core.completion import SHELLS, complete, completion_script, pass_on_completion
+from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.version import __version__
 
 COMMANDS = {
@@ -24,13 +26,27 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the first word names with the words that follow."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if words and words[0] in COMMANDS:
-        command: int = import_module(f"mil_toolkit.cli.{words[0]}").main(words[1:])
+    name = pass_on_completion(COMMANDS) or next(iter(words), "")
+    if name in COMMANDS:
+        command: int = import_module(f"mil_toolkit.cli.{name}").main(words[1:])
         return command
-    escape_what_cannot_be_encoded()
     parser = _parser()
-    parse(parser, words)  # shows the help or the version, or names the unknown word
-    parser.error("the name of a command is missing.")
+    complete(parser)
+    escape_what_cannot_be_encoded()
+    shell = parse(parser, words).completion  # or shows the help or the version, or names the unknown word
+    if shell is None:
+        parser.error("the name of a command is missing.")
+    return _print_completion(parser, shell)
+
+
+def _print_completion(parser: argparse.ArgumentParser, shell: str) -> int:
+    """Print the script that switches on completion; ends with a usage error without argcomplete."""
+    try:
+        script = completion_script(shell, ["mil", *(f"mil-{name}" for name in COMMANDS)])
+    except UsageError as error:
+        parser.error(str(error))
+    print(script)
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,5 +59,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"mil_toolkit {__version__}")
+    parser.add_argument(
+        "--completion",
+        choices=SHELLS,
+        help='print a script that lets the shell complete commands: eval "$(mil --completion bash)"',
+    )
     parser.add_argument("command", nargs="?", choices=COMMANDS, help=argparse.SUPPRESS)
     return parser

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mil_toolkit.cli.command import Outcome, add_device, command_parser, run
 from mil_toolkit.core.argument_order import add_replaceable
 from mil_toolkit.core.cells import normal_form
+from mil_toolkit.core.completion import suggest
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.core.text import count_of, printable
@@ -53,13 +54,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="COHORT.toml",
         help="the cohort; labels are used for scores only. One patient needs none: use --images and --set",
     )
-    add(
+    features = add(
         "--features",
         nargs="+",
         metavar="CACHE_FOLDER",
         help="cache folder with embeddings to use, one for each view of the model (default: embed the images"
         " as those that the model was fitted on)",
     )
+    suggest(features, ("none",), files=True)
     add(
         "--weights",
         type=Path,

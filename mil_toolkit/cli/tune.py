@@ -19,7 +19,7 @@ from mil_toolkit.config.head import HeadConfig, view_names
 from mil_toolkit.config.metrics import METRIC_NAMES, PRIMARY_NAMES
 from mil_toolkit.config.presets import PRESETS
 from mil_toolkit.config.run import RunConfig
-from mil_toolkit.config.settings import option_words, parse_settings
+from mil_toolkit.config.settings import option_words, parse_settings, setting_words
 from mil_toolkit.config.study import (
     GROUPS,
     OFFICIAL,
@@ -31,6 +31,7 @@ from mil_toolkit.config.study import (
     for_outcome,
 )
 from mil_toolkit.config.tunable import Value, tunables
+from mil_toolkit.core.completion import suggest
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.records import Json, to_json
 from mil_toolkit.core.text import count_of
@@ -76,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.epilog = f"--set names: {settings}"
     parser.add_argument("cohort", type=Path, metavar="COHORT.toml", help="the cohort")
     add_features(parser, several="or several that each search chooses among")
-    parser.add_argument(
+    views = parser.add_argument(
         "--views",
         nargs="+",
         default=[],
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         help="cache folders of the same images that are used together; with --features, the search also"
         " chooses between them and single folders",
     )
+    suggest(views, (), files=True)
     parser.add_argument(
         "--study", type=Path, required=True, metavar="studies/NAME", help="folder of the study"
     )
@@ -98,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_design(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--folds", type=int, default=_DEFAULT.folds, help="inner folds; 1: a single 80/20 split")
-    add(
+    outer = add(
         "--outer-folds",
         type=_outer_folds,
         metavar="N|groups|official",
@@ -106,6 +108,7 @@ def _add_design(group: argparse._ArgumentGroup) -> None:
         " official: those that the cohort.toml names, which then are the default"
         f" (default: {_DEFAULT.outer_folds})",
     )
+    suggest(outer, (GROUPS, OFFICIAL))
     add(
         "--repeats",
         type=int,
@@ -205,13 +208,14 @@ def _add_search(group: argparse._ArgumentGroup) -> None:
         " (default: %(default)s, each trial from the results of all before it)",
     )
     add("--quick", action="store_true", help=f"a first look: {' '.join(option_words(QUICK))} unless given")
-    add(
+    setting = add(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE[,VALUE...]",
         help="fix a hyperparameter, or list the values to try; may be repeated",
     )
+    suggest(setting, setting_words)
 
 
 def _add_running(group: argparse._ArgumentGroup) -> None:

@@ -30,6 +30,7 @@ from mil_toolkit.cohort.table import TextTable, read_table
 from mil_toolkit.cohort.value_warnings import warn_of_values
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import digest_json
+from mil_toolkit.core.run_log import stage
 from mil_toolkit.core.text import printable
 from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.outcomes.outcome import Outcome
@@ -139,6 +140,7 @@ class Cohort:
         )
 
 
+@stage("Reading the cohort")
 def read_cohort(path: Path | str, images: bool = True, log: bool = True) -> Cohort:
     """Read a cohort.toml, its table and, if `images`, the names of its image files.
 

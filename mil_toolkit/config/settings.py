@@ -28,6 +28,24 @@ def parse_settings(items: Sequence[str]) -> dict[str, tuple[Value, ...]]:
     return settings
 
 
+def setting_words(beginning: str) -> list[str]:
+    """Return the items of `parse_settings` that may begin in this way, as far as they can be listed.
+
+    >>> setting_words("hid")[:3], setting_words("image_branch=")
+    (['image_branch=', 'standardise=', 'components='], ['image_branch=true', 'image_branch=false'])
+    """
+    name, assigned, values = beginning.partition("=")
+    known = tunables(HeadConfig)
+    if not assigned:
+        return [f"{name}=" for name in known]
+    if name not in known:
+        return []
+    before = beginning.removesuffix(values.rpartition(",")[2])
+    is_bool = isinstance(getattr(HeadConfig(), name), bool)
+    listed = (True, False) if is_bool else known[name].choices or known[name].search
+    return [before + _setting_text(value) for value in listed]
+
+
 def head_config(values: Mapping[str, Value]) -> HeadConfig:
     """Return the HeadConfig with these values; raises UsageError that names every invalid one.
 

@@ -1,6 +1,7 @@
 """Atomic files (a name holds a complete file or none at all), and JSON and digests on top of them."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -16,6 +17,7 @@ from typing import Any
 from mil_toolkit.core.access import adopt_access
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.reading import MEBIBYTE, open_input, read_input
+from mil_toolkit.core.system import BINARY, CLOSE_ON_EXEC, NO_FOLLOW, NOT_BLOCKING
 from mil_toolkit.core.system_files import LockedTemporary, free_lock, fsync_folder, replace
 from mil_toolkit.core.version import __version__
 
@@ -67,6 +69,31 @@ def check_regular_file(path: Path) -> None:
     """Raise UsageError if `path` exists and is not a regular file (or a link to one)."""
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} exists and is not a file: it cannot be replaced by one.")
+
+
+def open_for_appending(path: Path) -> int:
+    """Return the descriptor of a file to whose end `os.write` adds; the file is created where it is missing.
+
+    A last line that was cut off is ended first. Raises UsageError where the file cannot be written, and for
+    links and what is not a regular file: a received folder may contain them, and they may lead anywhere.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | NO_FOLLOW | NOT_BLOCKING | CLOSE_ON_EXEC | BINARY
+    with report_write_errors(path):
+        if not NO_FOLLOW and path.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        descriptor = os.open(path, flags, 0o666)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise UsageError(f"{path} is not a file of its own and cannot be a log. Remove it.")
+        if status.st_size:
+            os.lseek(descriptor, -1, os.SEEK_END)
+            if os.read(descriptor, 1) != b"\n":
+                os.write(descriptor, b"\n")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _write_all(descriptor: int, content: bytes) -> None:

@@ -3,16 +3,19 @@
 import contextlib
 import logging
 import pickle
+import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from logging.handlers import QueueHandler
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.processes import defer_stop_signals, stop_worker
+from mil_toolkit.core.verbosity import LOGGER
 
 POLL = 1.0  # seconds between two calls of `look`
 
@@ -49,27 +52,74 @@ class _Failed:
     reason: str
 
 
+@dataclass(frozen=True)
+class _Logged:
+    record: logging.LogRecord
+
+
+class _Sender(QueueHandler):
+    """A worker's end of a pipe: sends its messages, among them what it logs, from any of its threads."""
+
+    def __init__(self, connection: Connection):
+        super().__init__(None)  # type: ignore[arg-type]  # `enqueue` needs no queue
+        self._connection, self._sending = connection, threading.Lock()
+
+    def send(self, message: "_Message") -> None:
+        """Send a message; if nobody takes it any more, stop as after a signal."""
+        try:
+            with self._sending:
+                self._connection.send(message)
+        except ConnectionError:
+            raise KeyboardInterrupt from None
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Send a message of the log, whose arguments are part of its text by now."""
+        self.send(_Logged(record))
+
+
+_Message = _Progress[Any] | _Ended[Any] | _Failed | _Logged
+
+
+@contextlib.contextmanager
+def _logs_sent(sender: _Sender) -> Iterator[None]:
+    """Leave everything that is logged within the block to the process that started this worker."""
+    root = logging.getLogger(LOGGER)
+    before = root.handlers, root.level, root.propagate
+    root.handlers, root.propagate = [sender], False
+    root.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        root.handlers, level, root.propagate = before
+        root.setLevel(level)
+
+
 def serve(connection: Connection, work: Work[Job, Note, Result]) -> None:
     """Do the jobs that arrive, in a worker process, until the other end of the pipe is closed."""
+    sender = _Sender(connection)
+    with _logs_sent(sender):
+        _serve(connection, sender, work)
+
+
+def _serve(connection: Connection, sender: _Sender, work: Work[Job, Note, Result]) -> None:
     while True:
         try:
             job: Job = connection.recv()
         except (EOFError, ConnectionError):
             return
         try:
-            result = work(job, lambda note: _send(connection, _Progress(note)))
+            result = work(job, lambda note: sender.send(_Progress(note)))
         except MilError as error:
-            _send(connection, _Failed(str(error)))
+            sender.send(_Failed(str(error)))
             raise
-        _send(connection, _Ended(result))
+        sender.send(_Ended(result))
 
 
-def _send(connection: Connection, message: _Progress[Note] | _Ended[Result] | _Failed) -> None:
-    """Send a message; if nobody takes it any more, stop as after a signal."""
-    try:
-        connection.send(message)
-    except ConnectionError:
-        raise KeyboardInterrupt from None
+def _log(record: logging.LogRecord) -> None:
+    """Log what a worker has logged."""
+    origin = logging.getLogger(record.name)
+    if origin.isEnabledFor(record.levelno):
+        origin.handle(record)
 
 
 @dataclass
@@ -151,7 +201,7 @@ class Pool(Generic[Job, Note, Result]):
         worker = self._workers[connection]
         assert worker.job is not None
         try:
-            message: _Progress[Note] | _Ended[Result] | _Failed = connection.recv()
+            message: _Message = connection.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
             self._bury(connection)
             return
@@ -160,6 +210,8 @@ class Pool(Generic[Job, Note, Result]):
             self._give_job(connection)
         elif isinstance(message, _Failed):
             self.reasons[worker.job] = message.reason
+        elif isinstance(message, _Logged):
+            _log(message.record)
         else:
             self._take(worker.job, message.note)
 

@@ -110,3 +110,15 @@ def count_of(value: float, one: str, many: str = "") -> str:
     ('1 patient', '1.5 patients', '2 searches')
     """
     return f"{counted(value)} {one if counted(value) == '1' else many or one + 's'}"
+
+
+def duration_words(seconds: float) -> str:
+    """Return a duration in words, exact to a few per cent.
+
+    >>> duration_words(42.4), duration_words(200), duration_words(4 * 3600)
+    ('42 s', '3.3 min', '4.0 h')
+    """
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.{int(seconds < 10 * size)}f} {unit}"
+    return f"{seconds:.0f} s"

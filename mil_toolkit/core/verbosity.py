@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from mil_toolkit.core.version import __version__
 
 LOGGER = "mil_toolkit"  # above the loggers of all modules
+TERMINAL = "terminal"  # name of the handler that shows messages
 
 
 def level(quiet: bool, verbose: bool) -> int:
@@ -22,7 +23,9 @@ def bars_disabled() -> bool | None:
 
     By None, tqdm hides them where stderr is not a terminal.
     """
-    return True if logging.getLogger(LOGGER).level > logging.INFO else None
+    root = logging.getLogger(LOGGER)
+    levels = [root.level, *(handler.level for handler in root.handlers if handler.name == TERMINAL)]
+    return True if max(levels) > logging.INFO else None
 
 
 def without_passwords(argument: str) -> str:

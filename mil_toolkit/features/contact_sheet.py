@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
-from tqdm import tqdm
 
 from mil_toolkit.backbones.backbones import preprocessing_of
 from mil_toolkit.config.extraction import SQUASHED, ExtractionConfig
@@ -17,9 +16,9 @@ from mil_toolkit.core.cores import available_cores
 from mil_toolkit.core.errors import MilError, UsageError
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.outputs import Output
+from mil_toolkit.core.progress import ProgressBar
 from mil_toolkit.core.reading import open_input
 from mil_toolkit.core.text import count_of, printable
-from mil_toolkit.core.verbosity import bars_disabled
 from mil_toolkit.features.colour import Colour
 from mil_toolkit.features.decoding import decode
 from mil_toolkit.features.loading import load_batches
@@ -133,7 +132,7 @@ def _searched(
         return SheetImage(patient.patient_id, name, path, sight, patient.microns_per_pixel)
 
     jobs = [(patient, name, path) for patient in wanted for name, path in patient.images]
-    with tqdm(total=len(jobs), unit="image", disable=bars_disabled()) as bar:
+    with ProgressBar(len(jobs), "image", "contact sheet") as bar:
         for batch in load_batches(iter(jobs), search, _BATCH, threads, torch.device("cpu")):
             yield from batch
             bar.update(len(batch))

@@ -17,6 +17,7 @@ from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import remove_dead_temporaries
 from mil_toolkit.core.launchers import own_cores
 from mil_toolkit.core.locks import shared
+from mil_toolkit.core.run_log import log_into
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.cache_place import check_cache_place, image_folders
@@ -276,6 +277,7 @@ class _Run:
             left_out = _left_out(cache, wanted, Failures())
             return Extraction(cache.folder, len(wanted), images, 0, 0.0, (), left_out)
         self._check_crop([patient.wanted for patient in outdated] + list(wanted))
+        log_into(cache.folder)
         update = self.how.update(cache, self.config, colour, source)
         try:
             seconds = update.run(wanted, outdated, rehashes)

@@ -8,6 +8,7 @@ from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.file_state import UNKNOWN_MTIME, known_mtime
 from mil_toolkit.core.files import digest_file
+from mil_toolkit.core.progress import ProgressBar
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.opening import MAX_BYTES
 from mil_toolkit.features.rehashes import Rehashes
@@ -80,6 +81,9 @@ class Outdated(NamedTuple):
         return Plan(self.wanted, [_reuse(image, reusable) for image in self.current])
 
 
+_SOON = 2.0  # seconds within which most caches are compared
+
+
 def find_outdated(
     cache: FeatureCache, wanted: Iterable[Wanted], rehashes: Rehashes, rehash: bool
 ) -> list[Outdated]:
@@ -87,8 +91,13 @@ def find_outdated(
 
     rehash: hash every file, even if its size and mtime are known
     """
-    compared = (_compare(patient, cache.versions(patient.patient_id), rehashes, rehash) for patient in wanted)
-    return [patient for patient in compared if patient is not None]
+    patients, outdated = list(wanted), []
+    with ProgressBar(len(patients), "patient", "comparing", delay=_SOON) as bar:
+        for patient in patients:
+            compared = _compare(patient, cache.versions(patient.patient_id), rehashes, rehash)
+            outdated += [] if compared is None else [compared]
+            bar.update()
+    return outdated
 
 
 def _compare(

@@ -4,7 +4,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -306,8 +306,17 @@ def _digest_rows(digests: Sequence[bytes]) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32)
 
 
-def read_shards(paths: Iterable[Path], spec_digest: str, width: int, augmented: int = 0) -> list[Shard]:
-    """Open shards as `read_shard` does; raises one error about all that cannot be read."""
+def read_shards(
+    paths: Iterable[Path],
+    spec_digest: str,
+    width: int,
+    augmented: int = 0,
+    ended: Callable[[], object] = lambda: None,
+) -> list[Shard]:
+    """Open shards as `read_shard` does; raises one error about all that cannot be read.
+
+    ended: called after each shard
+    """
     shards: list[Shard] = []
     errors: list[MilError] = []
     for path in paths:
@@ -315,6 +324,7 @@ def read_shards(paths: Iterable[Path], spec_digest: str, width: int, augmented: 
             shards.append(read_shard(path, spec_digest, width, augmented))
         except MilError as error:
             errors.append(error)
+        ended()
     if errors:
         raise joined(errors)
     return shards

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
 from mil_toolkit.core.device_memory import explain_out_of_memory
 from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.progress import ProgressBar
+from mil_toolkit.core.run_log import stage
 from mil_toolkit.core.text import printable
-from mil_toolkit.core.verbosity import bars_disabled
 from mil_toolkit.features.assembly import BagBuilder
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.pipeline import Pipeline
@@ -62,6 +61,7 @@ class CacheUpdate:
         patients = ", ".join(printable(patient.wanted.patient_id) for patient in outdated)
         raise DataError(f"Images changed while they were read, in {ROUNDS} attempts: patients {patients}.")
 
+    @stage("Embedding")
     def carry_out(self, plans: Sequence[Plan]) -> float:
         """Embed what is missing and publish the bags; return the seconds since the network was prepared."""
         missing = sum(len(plan.missing) for plan in plans)
@@ -69,7 +69,7 @@ class CacheUpdate:
             self.pipeline.embed.prepare()
         start = time.monotonic()
         with (
-            tqdm(total=missing, unit="image", disable=bars_disabled()) as bar,
+            ProgressBar(missing, "image", "embedding") as bar,
             Background(self.cache.publish) as publish,
             closing(self.pipeline.finish_bags(plans, bar.update)) as finished,
         ):

@@ -6,6 +6,7 @@ from pathlib import Path
 from mil_toolkit.core.errors import DataError, MilError
 from mil_toolkit.core.files import digest_json, remove_dead_temporaries, report_write_errors
 from mil_toolkit.core.locks import exclusive
+from mil_toolkit.core.progress import ProgressBar
 from mil_toolkit.core.system_files import fsync_folder
 from mil_toolkit.core.text import printable
 from mil_toolkit.features.cache import FeatureCache
@@ -69,7 +70,8 @@ def _verified_shards(folder: Path) -> list[Shard]:
         for path in sorted({*folder.glob("*.h5")} - {*paths})
     ]
     try:
-        shards = read_shards(paths, digest_json(spec), spec["width"], augmented(spec))
+        with ProgressBar(len(paths), "shard", "verifying", delay=1.0) as bar:
+            shards = read_shards(paths, digest_json(spec), spec["width"], augmented(spec), bar.update)
     except FileNotFoundError:  # a prune removed a shard after it was listed
         return _verified_shards(folder)
     except MilError as error:

@@ -10,7 +10,9 @@ from mil_toolkit.config.extraction import CELL_NAMES
 from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.outputs import Output, check_outputs
+from mil_toolkit.core.progress import ProgressBar
 from mil_toolkit.core.reading import open_input
+from mil_toolkit.core.run_log import stage
 from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.features.sights import sight_summary
 from mil_toolkit.features.spec import Spec, scale_of
@@ -43,8 +45,10 @@ _WINDOWS = {  # by preprocessing: where a window lies, and what is masked in it
     "cell-mask": (_NUCLEUS, " Everything but the nucleus and its rim is black."),
 }
 _SEAL_BYTES = 1000
+_SOON = 2.0  # seconds within which most images are drawn
 
 
+@stage("The report")
 def write_report(
     study: Path,
     output: Path | None = None,
@@ -118,7 +122,9 @@ def render(
     samples = [] if views else samples_of(pictures, cases, page.class_names)
     room = most_bytes - len(to_html(page, samples, cell_note=_window_note(pictures), views=views))
     maps = maps_of(contents, cases, weights) if saliency else None
-    thumbnails = thumbnails_of(pictures, cases, room - BYTES if pictures.shows_cells else room, maps)
+    with ProgressBar(len(cases), "patient", "drawing images", delay=_SOON) as bar:
+        left = room - BYTES if pictures.shows_cells else room
+        thumbnails = thumbnails_of(pictures, cases, left, maps, bar.update)
     doubtful = doubtful_of(pictures, cases)
     notes = tuple(_notes(contents, page, pictures, problem, thumbnails))
     note, doubts = _window_note(pictures), _doubts(pictures) if views else ""

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -168,11 +168,15 @@ class Thumbnails:
 
 
 def thumbnails_of(
-    pictures: Pictures, cases: Iterable[Case], room: int, maps: Mapping[Key, Map] | None = None
+    pictures: Pictures,
+    cases: Iterable[Case],
+    room: int,
+    maps: Mapping[Key, Map] | None = None,
+    ended: Callable[[], object] = lambda: None,
 ) -> Thumbnails:
     """Return thumbnails of the patients' images, in the order of the cases until `room` bytes are full.
 
-    maps: how much each place of some images counts
+    maps: how much each place of some images counts; ended: called after each case
     """
     uris: dict[Key, str] = {}
     marked: dict[Key, str] = {}
@@ -180,6 +184,7 @@ def thumbnails_of(
     for case in cases:
         keys = [(case.stored, image.stored) for image in case.shown_images]
         pixels = _thumbnails(pictures, keys) if room > 0 else {}
+        ended()
         own = {key: data_uri(image) for key, image in pixels.items()}
         with_maps = {
             key: data_uri(spotlight(image, maps[key]))

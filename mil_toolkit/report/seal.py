@@ -24,6 +24,7 @@ from mil_toolkit.core.files import digest, digest_file, digest_json, parse_json
 from mil_toolkit.core.places import Place, states_digest
 from mil_toolkit.core.reading import MEBIBYTE, read_input
 from mil_toolkit.core.records import from_json, read_record
+from mil_toolkit.core.run_log import LOG
 from mil_toolkit.features.spec import FILE_NAME
 from mil_toolkit.study.records import REPORT, SOURCES, Sources
 
@@ -130,8 +131,8 @@ def _places_of(declared: Declaration) -> Iterator[Place]:
 
 
 def _is_of_study(name: str) -> bool:
-    """Return whether a file may be read by a report; locks are not, nor are reports."""
-    return not name.startswith(".") and not name.lower().endswith((".html", ".htm"))
+    """Return whether a file may be read by a report; locks and logs are not, nor are reports."""
+    return not name.startswith(".") and name != LOG and not name.lower().endswith((".html", ".htm"))
 
 
 def _is_of_features(name: str) -> bool:

@@ -6,6 +6,7 @@ variant takes longer and does not.
 """
 
 import contextlib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config.head import SUPERVISED_POOLINGS, HeadConfig
@@ -23,10 +23,11 @@ from mil_toolkit.config.run import ALONE, RunConfig
 from mil_toolkit.core.errors import DataError, Diverged
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.outputs import check_replaceable, published_folder
+from mil_toolkit.core.progress import ProgressBar
 from mil_toolkit.core.records import publish_record
+from mil_toolkit.core.run_log import log_into, stage
 from mil_toolkit.core.seeds import derive_seed, members_path, thinning_path, trial_path
 from mil_toolkit.core.threads import fixed_threads
-from mil_toolkit.core.verbosity import bars_disabled
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.ablation_scores import (
     Chosen,
@@ -61,6 +62,7 @@ from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.patients import Features, Patients, caches_of
 from mil_toolkit.training.procedure import cross_fit_members, refit, run_trial
 
+logger = logging.getLogger(__name__)
 KIND = "an ablation"  # in messages
 MOST_IMAGES = 16  # of a patient on equal bags; the size of the smallest bag where that is smaller
 Reasons = dict[str, str]  # by variant: why it has no scores
@@ -155,6 +157,7 @@ def ablate(
     check_replaceable(folder, KIND, _foreign)  # before hours of work
     how = RunConfig(workers=how.workers)
     with exclusive(study_folder) as lock, fixed_threads(study.config.threads):
+        log_into(study_folder)
         sources = [own, *others]
         data = Data.load(study, cohort, sources, device)
         count = len(data.features) - len(others)
@@ -214,13 +217,15 @@ def _usable(data: Data, variants: Sequence[Variant]) -> tuple[list[Variant], Rea
 # Each fold's best configuration with one thing changed.
 
 
+@stage("Training the variants")
 def _change_all(
     data: Data, variants: Sequence[Variant], how: RunConfig, lock: int
 ) -> tuple[Results, Reasons]:
     """Return the results of all variants, and why others are left out because they diverged."""
     folds: list[dict[str, FoldResult]] = [{} for _ in data.folds]
     diverged: Reasons = {}
-    with tqdm(total=len(variants) * len(data.folds), desc="variants", disable=bars_disabled()) as bar:
+    count = len(variants) * len(data.folds)
+    with ProgressBar(count, "variant in a fold", "ablation", units="variants in folds") as bar:
         for source, workspace in enumerate(data.sources):
             own = [variant for variant in variants if variant.source == source]
             count = process_count(how, workspace, len(data.folds))
@@ -303,6 +308,7 @@ def _refit_and_predict(workspace: Workspace, search: Search, chosen: Chosen, tes
 # A separate search for each variant.
 
 
+@stage("The searches of the variants")
 def _retune_all(
     data: Data,
     variants: Sequence[Variant],
@@ -314,7 +320,8 @@ def _retune_all(
 ) -> Results:
     """Run a study of every variant on the same splits, and return its results in every outer fold."""
     config, results = data.study.config, {}
-    for variant in variants:
+    for number, variant in enumerate(variants, 1):
+        logger.info("Searches of variant %d of %d: %s.", number, len(variants), variant.name)
         fixed = {name: (value,) for name, value in variant.change.items()}
         changed = replace(config, trials=trials, settings={**config.settings, **fixed})
         folder = data.study.retuned(trials, variant.name)

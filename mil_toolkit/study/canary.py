@@ -17,8 +17,9 @@ from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import temporary_folder
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.records import publish_record
+from mil_toolkit.core.run_log import log_into, stage
 from mil_toolkit.core.seeds import derive_seed, shuffled_labels_path
-from mil_toolkit.core.text import printable
+from mil_toolkit.core.text import duration_words, printable
 from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.evaluation.shuffles import draw_shuffles
 from mil_toolkit.evaluation.table import Table
@@ -29,7 +30,7 @@ from mil_toolkit.study.conclusion import predictions_of
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.jobs import Processes, do_jobs
 from mil_toolkit.study.plan import check_outer_folds, plan_searches
-from mil_toolkit.study.progress import Progress, duration_words, no_progress
+from mil_toolkit.study.progress import Progress, no_progress
 from mil_toolkit.study.remaining import SearchNote
 from mil_toolkit.study.run import run_searches, search_runs
 from mil_toolkit.study.tracker import NoTracker
@@ -49,6 +50,7 @@ class NoShuffle(DataError):
     """No shuffle of the labels leaves outer folds that can be scored."""
 
 
+@stage("The canary")
 def run_canary(
     cohort: Cohort,
     features: Features,
@@ -77,6 +79,7 @@ def run_canary(
     labelled = cohort.labelled()
     with exclusive(folder) as lock, fixed_threads(config.threads):
         study = Study.begin(folder, config, cohort, features)  # refuses the folder of another study
+        log_into(folder)
         canary = study.read_canary()
         if canary is None:
             patients = Patients.of(labelled, features)

@@ -11,6 +11,7 @@ from mil_toolkit.core.errors import BusyError
 from mil_toolkit.core.files import publish
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.records import publish_record
+from mil_toolkit.core.run_log import stage
 from mil_toolkit.core.seeds import members_path
 from mil_toolkit.search.slots import Slots
 from mil_toolkit.search.trials import FinishedTrial
@@ -74,6 +75,7 @@ def refit_and_predict(workspace: Workspace, search: Search, best: Best) -> None:
     publish_table(folder.predictions, outer_predictions(search, test, applied.logits, best.decision))
 
 
+@stage("Scoring the study")
 def score_study(
     workspace: Workspace,
     searches: Sequence[Search],

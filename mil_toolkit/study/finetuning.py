@@ -22,6 +22,8 @@ from mil_toolkit.core.device_memory import explain_out_of_memory
 from mil_toolkit.core.devices import architecture, pick_precision
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.locks import exclusive
+from mil_toolkit.core.progress import ProgressBar
+from mil_toolkit.core.run_log import stage
 from mil_toolkit.evaluation.intervals import compare, scores_with_intervals
 from mil_toolkit.evaluation.records import Comparison, Scores
 from mil_toolkit.features.cache import FeatureCache
@@ -29,7 +31,7 @@ from mil_toolkit.features.opening import DECODER
 from mil_toolkit.features.shards import Recorded
 from mil_toolkit.features.spec import Spec, folder_name
 from mil_toolkit.outcomes.outcome import DecisionRule
-from mil_toolkit.study.finetuning_runs import ImageBar, Run, Setup, outputs_shape, train
+from mil_toolkit.study.finetuning_runs import Run, Setup, outputs_shape, train
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.plan import Search
 from mil_toolkit.study.records import ComparedOn, FinetuningScores, StudyScores
@@ -96,6 +98,7 @@ class Predictions(NamedTuple):
     tuned: pd.DataFrame
 
 
+@stage("Fine-tuning")
 def finetune_study(
     cohort: Cohort,
     cache: FeatureCache,
@@ -126,7 +129,7 @@ def finetune_study(
         raise UsageError("--outer: this study has no outer folds. Run mil-tune with --outer-folds.")
     with exclusive(study.finetuning), explain_out_of_memory(f"Use a --chunk below {config.chunk}."):
         setup = Setup.load(cohort.labelled(), cache, study, config, device, weights)
-        with contextlib.closing(ImageBar()) as progress:
+        with contextlib.closing(ProgressBar(0, "image", "fine-tuning")) as progress:
             finetuned = _finetune(setup, outer, progress)
         setup.files.check()
     return finetuned
@@ -146,7 +149,7 @@ def is_better(comparison: Comparison) -> bool:
     return difference.high is not None and difference.high < 0 and rejected
 
 
-def _finetune(setup: Setup, outer: bool, progress: ImageBar) -> Finetuned:
+def _finetune(setup: Setup, outer: bool, progress: ProgressBar) -> Finetuned:
     """Compare both models, score fine-tuning if asked to, and fit on all patients if it is kept."""
     table, searches = setup.study.table, setup.outer if outer else setup.outer[:1]
     progress.expect(sum(map(setup.images, searches)))
@@ -177,7 +180,7 @@ def _without_separate(setup: Setup, folds: Sequence[pd.DataFrame]) -> pd.DataFra
 # One search.
 
 
-def _predict_held_out(setup: Setup, search: Search, progress: ImageBar) -> Predictions:
+def _predict_held_out(setup: Setup, search: Search, progress: ProgressBar) -> Predictions:
     """Train on the training patients of a search, and predict its held-out patients by both models."""
     choice, test = _choose(setup, search, progress), setup.patients.take(search.test)
     run = Run(search, "all", setup.patients.take(search.patients), choice.epoch, test)
@@ -189,7 +192,7 @@ def _predict_held_out(setup: Setup, search: Search, progress: ImageBar) -> Predi
     )
 
 
-def _choose(setup: Setup, search: Search, progress: ImageBar) -> Choice:
+def _choose(setup: Setup, search: Search, progress: ProgressBar) -> Choice:
     """Fine-tune in every inner fold; the pooled out-of-fold curve chooses the number of epochs."""
     config = setup.study.config
     frozen, tuned = _inner_curves(setup, search, progress)
@@ -202,7 +205,7 @@ def _choose(setup: Setup, search: Search, progress: ImageBar) -> Choice:
     return Choice(epoch, before, after, inner)
 
 
-def _inner_curves(setup: Setup, search: Search, progress: ImageBar) -> tuple[Curves, Curves]:
+def _inner_curves(setup: Setup, search: Search, progress: ProgressBar) -> tuple[Curves, Curves]:
     """Return the logits of the held-out patients of all inner folds, before training and after each epoch."""
     members, patients = setup.study.config.members, setup.patients.take(search.patients)
     outcome = patients.outcome.fitted(patients.labels)
@@ -228,7 +231,7 @@ def _inner_curves(setup: Setup, search: Search, progress: ImageBar) -> tuple[Cur
 # The model on all labelled patients.
 
 
-def _fit_final(setup: Setup, outer: pd.DataFrame | None, progress: ImageBar) -> Model:
+def _fit_final(setup: Setup, outer: pd.DataFrame | None, progress: ProgressBar) -> Model:
     """Choose the number of epochs on all labelled patients, and train on all of them."""
     progress.expect(setup.images(setup.final))
     choice = _choose(setup, setup.final, progress)

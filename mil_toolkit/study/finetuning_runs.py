@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from mil_toolkit.backbones.backbones import Backbone, backbone_of
 from mil_toolkit.backbones.parts import divide, last_stage
@@ -19,8 +18,8 @@ from mil_toolkit.config.finetune import FinetuneConfig
 from mil_toolkit.core.devices import architecture, pick_precision, training_dtype
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.files import digest_json, publish_json, remove_dead_temporaries
+from mil_toolkit.core.progress import ProgressBar
 from mil_toolkit.core.seeds import finetuning_path, members_path
-from mil_toolkit.core.verbosity import bars_disabled
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.image_files import ImageFiles
 from mil_toolkit.study.finetuning_checkpoints import check_logits, check_tensors, read_checkpoint
@@ -123,26 +122,6 @@ def _begin(study: Study, config: FinetuneConfig, device: torch.device) -> Path:
     return folder
 
 
-class ImageBar:
-    """A bar that counts the images of a fine-tuning."""
-
-    def __init__(self) -> None:
-        self._bar = tqdm(total=0, desc="fine-tuning", unit="image", disable=bars_disabled())
-
-    def expect(self, images: int) -> None:
-        """Add images to the total; a negative number where fewer are needed than expected."""
-        self._bar.total += images
-        self._bar.refresh()
-
-    def advance(self, images: int) -> None:
-        """Count images as done."""
-        self._bar.update(images)
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        self._bar.close()
-
-
 @dataclass(frozen=True)
 class Run:
     """A training on some patients of a search, which starts with a head of the search's best configuration.
@@ -185,7 +164,7 @@ class Trained(NamedTuple):
     finetuner: Finetuner | None
 
 
-def train(setup: Setup, run: Run, progress: ImageBar) -> Trained:
+def train(setup: Setup, run: Run, progress: ProgressBar) -> Trained:
     """Train to the end, from the latest checkpoint if there is one; the result is identical to the bit."""
     path = setup.folder / run.search.name / f"{run.name}.safetensors"
     remove_dead_temporaries(path.parent)  # each as large as the backbone
@@ -196,14 +175,14 @@ def train(setup: Setup, run: Run, progress: ImageBar) -> Trained:
         shape = (count, setup.study.config.members, *outputs_shape(run.watched))
         check_logits(path, checkpoint.logits, shape)
         if checkpoint.state["finished"]:
-            progress.advance(run.images * run.epochs)
+            progress.skip(run.images * run.epochs)
             return Trained(checkpoint.logits.numpy(), None)
     finetuner = _start(setup, run)
     if checkpoint is not None:
         check_tensors(path, checkpoint, finetuner)
         logits = list(checkpoint.logits.numpy())
         finetuner.restore(checkpoint.tensors, checkpoint.state)
-        progress.advance(run.images * finetuner.epoch)
+        progress.skip(run.images * finetuner.epoch)
     else:
         logits = [] if run.watched is None else [finetuner.start.apply(run.watched).logits]
     _run_epochs(run, finetuner, logits, path, progress)
@@ -233,13 +212,13 @@ def _start(setup: Setup, run: Run) -> Finetuner:
 
 
 def _run_epochs(
-    run: Run, finetuner: Finetuner, logits: list[np.ndarray], path: Path, progress: ImageBar
+    run: Run, finetuner: Finetuner, logits: list[np.ndarray], path: Path, progress: ProgressBar
 ) -> None:
     """Run the remaining epochs, append the watched patients' logits, and save checkpoints in between."""
     saved = time.monotonic()
     while finetuner.epoch < run.epochs:
         epoch = finetuner.epoch
-        progress.advance(finetuner.advance())
+        progress.update(finetuner.advance())
         ended = finetuner.epoch > epoch
         if ended and run.watched is not None and run.watches(finetuner.epoch):
             logits.append(finetuner.predict(run.watched))

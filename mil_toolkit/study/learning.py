@@ -14,6 +14,7 @@ from mil_toolkit.config.run import ALONE, RunConfig
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.records import publish_record
+from mil_toolkit.core.run_log import log_into, stage
 from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.evaluation.intervals import Table, draw_patients, percentile_interval, scores_with_intervals
 from mil_toolkit.evaluation.power_law import fit_power_law
@@ -38,6 +39,7 @@ _LOSSES_BEST, _SCORES_BEST = 0.0, 1.0
 logger = logging.getLogger(__name__)
 
 
+@stage("The learning curve")
 def run_learning_curve(
     cohort: Cohort,
     features: Features,
@@ -64,6 +66,7 @@ def run_learning_curve(
     full = stored_searches(study.read_splits(), labelled.patient_ids)[:-1]
     plans, left_out = _plan(full, labelled, study)
     with exclusive(folder) as lock, fixed_threads(study.config.threads):
+        log_into(folder)
         predictions = _run(study, plans, patients, device, RunConfig(workers=how.workers), lock)
         predictions[1.0] = read_predictions(study.final.predictions)
         sizes = {share: _mean_size(plans.get(share, full)) for share in predictions}

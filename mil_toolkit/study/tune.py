@@ -18,6 +18,7 @@ from mil_toolkit.core.files import read_json
 from mil_toolkit.core.locks import exclusive, shared
 from mil_toolkit.core.reading import report_read_errors
 from mil_toolkit.core.records import publish_record
+from mil_toolkit.core.run_log import log_into, stage
 from mil_toolkit.core.text import some
 from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.search.space import Space
@@ -101,6 +102,7 @@ def tune(
         # The storage comes first: one that cannot be reached must not leave a study behind.
         storage = DatabaseStorage(folder, how.storage)
         study = Study.begin(folder, config, cohort, features, splits)
+        log_into(folder)
         if cohort.groups is not None or config.outer_folds == OFFICIAL:
             _log_held_out(splits.held_out)
         findings = _audit(study, cohort, features)
@@ -112,6 +114,7 @@ def tune(
     return Tuned(study, study.final.read_best(), scores, bar.remaining.total, bar.seconds_per_trial, findings)
 
 
+@stage("The searches")
 def _run(
     workspace: Workspace, searches: Sequence[Search], device: str, how: RunConfig, lock: int
 ) -> tuple[StudyBar, Rivals | None]:
@@ -195,6 +198,7 @@ def _log_held_out(counts: Mapping[str, Mapping[str, int]]) -> None:
     logger.info("Held-out patients of the outer folds (%s): %s.", names, ", ".join(folds))
 
 
+@stage("The audit of the data")
 def _audit(study: Study, cohort: Cohort, features: Features) -> list[Finding]:
     """Audit the data and publish the findings; log leaks now, before the hours that a study may take."""
     findings = audit(cohort, audited_view(features))

@@ -10,7 +10,7 @@ The section "The nested procedure" of docs/explanation/evidence.md describes how
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -122,15 +122,19 @@ def refit(
     seed: Sequence[int],
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    ended: Callable[[], object] = lambda: None,
 ) -> FittedHead:
     """Train `member_count` members on all patients for `epoch` epochs, without validation.
 
     seed: path that the members' seeds are derived from; dtype: precision of the products in training
+    ended: called after each epoch
     """
     inputs = Inputs(patients, [np.arange(len(patients))], device, dtype)
     seeds = derive_seeds(member_count, *seed)
     members = [Member(0, member_seed) for member_seed in seeds]
     config = dataclasses.replace(config, epochs=epoch)
-    *_, (model, _) = train(inputs, config, members, seeds[0])
+    for trained in train(inputs, config, members, seeds[0]):
+        model = trained.model
+        ended()
     projection = inputs.projections(config)[0] if inputs.embedding_width(config) else None
     return FittedHead(model.cpu(), projection, inputs.encoders[0])

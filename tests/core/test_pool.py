@@ -49,6 +49,15 @@ def test_every_job_is_done_once(count: int, pool: MakePool, notes: dict[Job, lis
     assert len({process for processes in notes.values() for process in processes}) <= count
 
 
+def test_what_workers_log_is_logged(pool: MakePool, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "mil_toolkit"):
+        pool(2, [("logs", 1), ("logs", 2)]).run()
+    said = sorted((record.name, record.getMessage()) for record in caplog.records)
+    expected = [f"job {number} at level {level}" for number in (1, 2) for level in (20, 30)]
+    assert said == [("mil_toolkit.study.run", words) for words in expected]
+    assert os.getpid() not in {record.process for record in caplog.records}
+
+
 def test_more_workers_than_jobs(pool: MakePool) -> None:
     running = pool(3, [("job", 7)])
     running.run()

@@ -10,6 +10,7 @@ from support.commands import Command
 from support.reports import rewrite
 from support.studies import Tiny
 
+from mil_toolkit.core.run_log import LOG
 from mil_toolkit.report import page, seal
 from mil_toolkit.report.seal import GENERATOR, MOST_BYTES, current_report, inputs_digest, with_seal
 from mil_toolkit.study.folder import Study
@@ -87,7 +88,7 @@ def test_every_file_of_the_study_counts(copied: Path, monkeypatch: pytest.Monkey
     names = {path.relative_to(copied).as_posix() for path in files}
     assert {"config.json", "predictions.csv", "outer/repeat1-fold1/best.json", "model/config.json"} < names
     for path in files:
-        if path.suffix != ".html" and not path.name.startswith("."):
+        if path.suffix != ".html" and not path.name.startswith(".") and path.name != LOG:
             before = inputs(copied)
             flip(path)
             assert inputs(copied) != before, path
@@ -110,9 +111,9 @@ def test_new_and_vanished_files_and_folders_of_the_study_count(copied: Path, tmp
     assert len(set(digests)) == len(digests)
 
 
-def test_reports_and_locks_in_the_study_do_not_count(copied: Path) -> None:
+def test_reports_locks_and_logs_in_the_study_do_not_count(copied: Path) -> None:
     before = inputs(copied)
-    for name in ("report.html", "anonymous.HTM", ".lock", ".claim"):
+    for name in ("report.html", "anonymous.HTM", ".lock", ".claim", LOG):
         (copied / name).write_text("x")
     assert inputs(copied) == before
 

@@ -19,12 +19,13 @@ from mil_toolkit.config.finetune import FinetuneConfig
 from mil_toolkit.config.metrics import OUTCOME_METRICS
 from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.devices import pick_device
+from mil_toolkit.core.progress import ProgressBar
 from mil_toolkit.evaluation.records import Comparison, Difference
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.outcomes.kinds import KINDS
 from mil_toolkit.study import finetuning as end_to_end
 from mil_toolkit.study.finetuning import is_better
-from mil_toolkit.study.finetuning_runs import ImageBar, Run, Setup, Trained
+from mil_toolkit.study.finetuning_runs import Run, Setup, Trained
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.tune import tune
 from mil_toolkit.training.finetune import Finetuner
@@ -185,7 +186,7 @@ def test_inner_folds_train_on_the_targets_of_their_search(
     setup, runs = kind.setup(), list[Run]()
     search = setup.outer[0]
 
-    def record(setup: Setup, run: Run, progress: ImageBar) -> Trained:
+    def record(setup: Setup, run: Run, progress: ProgressBar) -> Trained:
         runs.append(run)
         assert run.watched is not None
         outputs = run.patients.outcome.outputs
@@ -193,7 +194,7 @@ def test_inner_folds_train_on_the_targets_of_their_search(
         return Trained(np.zeros((3, 2, *shape)), None)
 
     monkeypatch.setattr(end_to_end, "train", record)
-    frozen, tuned = end_to_end._inner_curves(setup, search, ImageBar())
+    frozen, tuned = end_to_end._inner_curves(setup, search, ProgressBar(0, "image", "fine-tuning"))
     labels = setup.patients.labels[search.patients]
     expected = setup.patients.outcome.fitted(labels)
     assert len(runs) == 2

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from mil_toolkit.config.study import StudyConfig
-from mil_toolkit.study.progress import StudyBar, duration_words
+from mil_toolkit.core.text import duration_words
+from mil_toolkit.study.progress import StudyBar
 from mil_toolkit.study.remaining import FIRST_ESTIMATE, RemainingTime, SearchNote
 
 EPOCHS = 50
@@ -195,9 +196,10 @@ def test_a_line_now_and_then_tells_the_remaining_time(caplog: pytest.LogCaptureF
         bar(SearchNote("one", 1, seconds=7.0, ended=True))
         bar(SearchNote("two", 1, ended=True))
     lines = caplog.messages
-    assert lines[0].startswith("10 of 100 trials after 5.0 min: about ")
-    assert lines[0].endswith(" left, 2 searches at once.")
-    assert [int(line.split()[0]) for line in lines] == [10, 15, 20, 25, 30, 35, 40, 45, 50]
+    assert lines[0] == "1 of 100 trials after 30 s, 2 searches at once."
+    assert lines[9].startswith("10 of 100 trials after 5.0 min: about ")
+    assert lines[9].endswith(" left, 2 searches at once.")
+    assert [int(line.split()[0]) for line in lines] == [*range(1, 21), *range(22, 41, 2), 43, 46, 49]
     assert bar.seconds_per_trial == 30 and bar.remaining.done == 100
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -126,7 +127,8 @@ def serve_squares(folder: Path, connection: Connection) -> None:
 def square(folder: Path, job: tuple[str, int], report: Callable[[int], None]) -> int:
     """Return the square of a job's number, and report the id of this process.
 
-    The jobs "dies once" and "dies" kill the process, "fails" raises an error, and "waits" never ends.
+    The jobs "dies once" and "dies" kill the process, "fails" raises an error, "waits" never ends, and "logs"
+    logs messages of several levels.
     """
     kind, number = job
     report(os.getpid())
@@ -135,6 +137,9 @@ def square(folder: Path, job: tuple[str, int], report: Callable[[int], None]) ->
     begun = len((folder / f"{kind}{number}").read_text().splitlines())
     if kind == "dies" or (kind == "dies once" and begun == 1):
         os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "logs":
+        for level in (logging.DEBUG, logging.INFO, logging.WARNING):
+            logging.getLogger("mil_toolkit.study.run").log(level, "job %d at level %d", number, level)
     if kind == "fails":
         raise DataError("the parent reports this")
     if kind == "waits":
