@@ -39,6 +39,7 @@ from mil_toolkit.features.spec import Spec, augmented, holds_spec, scale_of, spe
 from mil_toolkit.outcomes.kinds import DEFAULT
 from mil_toolkit.outcomes.outcome import Outcome
 from mil_toolkit.study.tables import attention_table
+from mil_toolkit.training.group_checks import group_problems
 from mil_toolkit.training.patients import Features, Patients, caches_of
 
 logger = logging.getLogger(__name__)
@@ -88,12 +89,13 @@ def predict(
     Warns where the embeddings were computed in another precision or by another decoder than those of the
     training patients, where the scale of the images is unknown, and where metadata lie outside what these
     patients had (see `extrapolations`). Raises one DataError with all problems: metadata, features or a scale
-    of images that differ from those the model was trained with, and patients without embeddings; or, before
-    or after the model is applied, patients whose embeddings or probabilities are not finite.
+    of images that differ from those the model was trained with, groups that are missing or too small for a
+    model that standardises embeddings within them, and patients without embeddings; or, before or after the
+    model is applied, patients whose embeddings or probabilities are not finite.
     """
     caches = _in_order(bundle, caches_of(features))
     problems = [*outcome_problems(bundle, cohort), *column_problems(bundle, cohort)]
-    problems += _feature_problems(bundle, cohort, caches)
+    problems += [*_feature_problems(bundle, cohort, caches), *_group_problems(bundle, cohort)]
     problems += [] if any_scale else scale_problems(bundle.about, cohort)
     if problems:
         raise DataError(problems)
@@ -204,6 +206,11 @@ def _scores(bundle: ModelBundle, predictions: pd.DataFrame) -> Scores | None:
     return scores_with_intervals(Table.of(one_model, bundle.about.procedure.prevalence, scoring))
 
 
+def _group_problems(bundle: ModelBundle, cohort: Cohort) -> list[str]:
+    """Return why the embeddings of a cohort cannot be standardised within groups, if the model does that."""
+    return list(group_problems(cohort.groups)) if bundle.head.by_group else []
+
+
 def _feature_problems(bundle: ModelBundle, cohort: Cohort, caches: Sequence[FeatureCache]) -> list[str]:
     views = bundle.about.views
     if not views:
@@ -285,7 +292,8 @@ def extract_as_trained(
     if not views:
         return None
     _check_images(cohort)
-    problems = [] if any_scale else scale_problems(bundle.about, cohort)
+    problems = _group_problems(bundle, cohort)
+    problems += [] if any_scale else scale_problems(bundle.about, cohort)
     if problems:
         raise DataError(problems)
     checkpoints = checkpoints_of(weights, views)
