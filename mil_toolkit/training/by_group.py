@@ -75,7 +75,7 @@ class GroupBags(Bags):
         return GroupScaler.fit(self.source, self.group)
 
     @cached_property
-    def orientations(self) -> "GroupOrientations | None":  # type: ignore[override]
+    def orientations(self) -> "GroupOrientations | None":
         """The embeddings in all orientations, scaled by the moments of the images as they are."""
         stored = self.source.orientations
         if stored is None:
@@ -84,12 +84,12 @@ class GroupBags(Bags):
         return GroupOrientations(stored.stored, stored.bag, stored.row, self.scaler, group)
 
     @property
-    def instances(self) -> Tensor:  # type: ignore[override]
+    def instances(self) -> Tensor:
         """All embeddings, (N, D)."""
         return self.embeddings(torch.arange(int(self.offsets[-1])))
 
     @property
-    def image_names(self) -> tuple[str, ...]:  # type: ignore[override]
+    def image_names(self) -> tuple[str, ...]:
         """N names, one for each row."""
         return self.source.image_names
 
