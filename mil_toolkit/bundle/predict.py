@@ -28,7 +28,7 @@ from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import publish
-from mil_toolkit.core.text import printable
+from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
 from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.evaluation.scoring import Predictions as Predicted
@@ -102,6 +102,9 @@ def predict(
     _warn_of_other_scales(bundle, cohort)
     _warn_of_other_embeddings(bundle, cohort, caches)
     patients = Patients.of(cohort, caches, [view.name for view in bundle.about.views])
+    if bundle.head.by_group and cohort.groups is not None:
+        count = count_of(len(np.unique(cohort.groups)), "group")
+        logger.info("Embeddings are standardised within %s by the moments of its own patients.", count)
     for line in extrapolations(bundle, patients.metadata):
         logger.warning("%s", line)
     _check_embeddings(patients, caches)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from mil_toolkit.config.head import view_names
+from mil_toolkit.config.head import BY_GROUP, view_names
 from mil_toolkit.config.study import GROUPS, OFFICIAL, StudyConfig
 from mil_toolkit.config.tunable import Value
 from mil_toolkit.core.text import count_of
@@ -13,6 +13,7 @@ from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.outcomes.kinds import DEFAULT
 from mil_toolkit.outcomes.outcome import Outcome
 from mil_toolkit.study.records import FeaturesIdentity, as_list
+from mil_toolkit.training.group_checks import LEAST_PATIENTS
 
 REFERENCES = {
     "Ilse 2018": "Ilse M, Tomczak J, Welling M. Attention-based deep multiple instance learning. ICML 2018.",
@@ -110,6 +111,8 @@ def _inputs(features: Sequence[FeaturesIdentity], config: StudyConfig) -> Iterat
         listed = "; ".join(f"({number}) by {words}" for number, words in enumerate(embedded, 1))
         yield f"Each image was embedded in {len(embedded)} views: {listed}. {_use_of_views(config)}"
     yield from _instance_layers(config)
+    if words := transductive_words(config, list(features)):
+        yield words
     yield (
         "The embeddings of a patient's images were combined by a pooling over the bag (Ilse 2018) and"
         " classified together with the clinical values by a small head."
@@ -121,6 +124,19 @@ def _inputs(features: Sequence[FeaturesIdentity], config: StudyConfig) -> Iterat
             f"Each image was also embedded in {_counts(counts)}{some} (turned by quarter turns and flipped)."
             f" {_AUGMENTED[frozenset(config.settings.get('augment', (True,)))]}"
         )
+
+
+def transductive_words(config: StudyConfig, features: RecordedFeatures) -> str:
+    """Return what it means that embeddings were standardised within groups; empty where they were not."""
+    options = config.settings.get("standardise", ())
+    if BY_GROUP not in options or not as_list(features):
+        return ""
+    some = "Where standardise is group, embeddings" if len(options) > 1 else "Embeddings"
+    return (
+        f"{some} were standardised within each group of patients by the group's own moments, held-out"
+        " patients included, without labels (a transductive step): such scores hold for new groups of at least"
+        f" {LEAST_PATIENTS} patients, and differences between groups, of disease too, are removed."
+    )
 
 
 def _instance_layers(config: StudyConfig) -> Iterator[str]:

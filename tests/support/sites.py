@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from mil_toolkit.cohort.cohort import Cohort
+from mil_toolkit.config.study import StudyConfig
+from mil_toolkit.config.tunable import Value
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.shards import EmbeddedBag, StoredImage
 from support.planted import make_cohort
@@ -32,7 +35,7 @@ def sites_cache(folder: Path, cohort: Cohort, shift: float) -> FeatureCache:
     names = np.unique(cohort.groups)
     moves = dict(zip(names, shift * random.normal(size=(len(names), WIDTH)), strict=True))
     factors = dict(zip(names, np.exp(shift * random.normal(size=(len(names), WIDTH))), strict=True))
-    cache = FeatureCache.create(folder, cohort.name, {**SPEC, "width": WIDTH})
+    cache = FeatureCache.create(folder, cohort.name, {**SPEC, "backbone": "resnet18", "width": WIDTH})
     bags = []
     for patient, label, site in zip(cohort.patient_ids, cohort.labels, cohort.groups, strict=True):
         embeddings = random.normal(size=(IMAGES, WIDTH))
@@ -44,3 +47,34 @@ def sites_cache(folder: Path, cohort: Cohort, shift: float) -> FeatureCache:
     cache.publish(bags, RECORDED)
     cache.refresh()
     return cache
+
+
+class Sites(NamedTuple):
+    """A cohort of four sites with shifted embeddings, and a finished study; tests only read them.
+
+    study: of heads that standardise embeddings within the sites, with the sites as outer folds
+    """
+
+    cohort: Cohort
+    cache: FeatureCache
+    study: Path
+
+
+def sites_study(folder: Path) -> Sites:
+    """Tune on a cohort whose sites have equal shares of positive patients."""
+    from mil_toolkit.study.tune import tune
+
+    cohort = sites_cohort([6, 6, 6, 6])
+    cache = sites_cache(folder / "cache", cohort, shift=2.0)
+    fixed: dict[str, Value] = {"components": 0, "pooling": "mean", "metadata_branch": "none"}
+    fixed |= {
+        "learning_rate": 0.02,
+        "embedding_dropout": 0.0,
+        "instance_dropout": 0.0,
+        "epochs": 20,
+        "patience": 20,
+    }
+    settings = {"standardise": ("group",), **{name: (value,) for name, value in fixed.items()}}
+    config = StudyConfig(trials=1, folds=2, outer_folds="groups", members=1, settings=settings)
+    tune(cohort, cache, folder / "study", config, "cpu")
+    return Sites(cohort, cache, folder / "study")
