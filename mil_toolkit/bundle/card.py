@@ -31,15 +31,16 @@ _MARKUP = re.compile(r"[\\`*\[\]|~@$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)
 
 _GROUP_LINES = (
     (
-        "**It predicts groups of patients, never one patient alone.** The embeddings of each group, such as the"
-        " patients of a hospital, are standardised by the group's own moments, without labels (`standardise` is"
-        f" `group`). new_cohort.toml must declare `group`, with at least {LEAST_PATIENTS} patients of each; a"
-        " prediction depends on the other patients of its group. The scores below were obtained in the same way,"
-        " with the embeddings of the held-out patients (a transductive step)."
+        "**It predicts groups of patients, never one patient alone.** The embeddings of each group, such as"
+        " the patients of a hospital, are standardised by the group's own moments, without labels"
+        f" (`standardise` is `group`). new_cohort.toml must declare `group`, with at least {LEAST_PATIENTS}"
+        " patients of each; a prediction depends on the other patients of its group. The scores below were"
+        " obtained in the same way, with the embeddings of the held-out patients (a transductive step)."
     ),
     (
-        "This removes differences between groups, those of disease too: in a group of other patients, such as one"
-        " with far more disease, predictions are shifted. `in_domain` does not notice a shift that it removes."
+        "This removes differences between groups, those of disease too: in a group of other patients, such"
+        " as one with far more disease, predictions are shifted. `in_domain` does not notice a shift that it"
+        " removes."
     ),
 )
 

@@ -21,6 +21,8 @@ REFERENCES = {
     "Varma 2006": "Varma S, Simon R. Bias in error estimation when using cross-validation for model"
     " selection. BMC Bioinformatics 2006;7:91.",
     "Hansen 2005": "Hansen PR. A test for superior predictive ability. J Bus Econ Stat 2005;23:365-380.",
+    "Reinhard 2001": "Reinhard E et al. Color transfer between images. IEEE Comput Graph Appl"
+    " 2001;21(5):34-41.",
     "Wilson 1927": "Wilson EB. Probable inference, the law of succession, and statistical inference. J Am"
     " Stat Assoc 1927;22:209-212.",
     "Zou 2008": "Zou GY, Donner A. Construction of confidence limits about effect measures: a general"
@@ -45,6 +47,7 @@ SAMPLERS = {
 _NO_IMAGES = "Only clinical values were used."
 _SHOWN = {  # by preprocessing
     "saturation-mask": " after a saturation mask",
+    "reinhard": " after stain normalisation of each image (Reinhard 2001)",
     "cell-crop": " from a window of {crop} x {crop} pixels around the nucleus nearest its centre",
     "cell-mask": " from a window of {crop} x {crop} pixels around the nucleus nearest its centre, with"
     " everything but the nucleus and its rim blackened",
@@ -134,8 +137,8 @@ def transductive_words(config: StudyConfig, features: RecordedFeatures) -> str:
     some = "Where standardise is group, embeddings" if len(options) > 1 else "Embeddings"
     return (
         f"{some} were standardised within each group of patients by the group's own moments, held-out"
-        " patients included, without labels (a transductive step): such scores hold for new groups of at least"
-        f" {LEAST_PATIENTS} patients, and differences between groups, of disease too, are removed."
+        " patients included, without labels (a transductive step): such scores hold for new groups of at"
+        f" least {LEAST_PATIENTS} patients, and differences between groups, of disease too, are removed."
     )
 
 
