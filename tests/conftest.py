@@ -18,6 +18,7 @@ from hypothesis import settings
 from support.commands import Command, Done
 from support.paths import ROOT, required
 from support.remembered import remember_networks, remember_results
+from support.sites import Sites, sites_study
 from support.studies import Tiny, Viewed
 
 from mil_toolkit.bundle import membership
@@ -171,6 +172,11 @@ def _viewed(tiny: Tiny) -> Viewed:
     viewed = Viewed(tiny, crop, tiny.folder / "studies" / "viewed")
     assert import_module("mil_toolkit.cli.tune").main([*viewed.options(), "--study", str(viewed.study)]) == 0
     return viewed
+
+
+@pytest.fixture(scope="session", name="sites")
+def _sites(tmp_path_factory: pytest.TempPathFactory) -> Sites:
+    return sites_study(tmp_path_factory.mktemp("sites"))
 
 
 @pytest.fixture(name="tiny_options")

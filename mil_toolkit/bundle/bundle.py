@@ -137,7 +137,7 @@ class ModelBundle:
             contents[BACKBONE] = save(tensors)
         for name, content in contents.items():
             publish(folder / name, content)
-        card = model_card(self.about, self.scores, self.head.member_count)
+        card = model_card(self.about, self.scores, self.head.member_count, self.head.by_group)
         publish(folder / CARD, card.encode())
         digests = {name: digest(content) for name, content in contents.items()}
         schema = FINGERPRINTS if isinstance(self.about.fitted_on, list) else SCHEMA

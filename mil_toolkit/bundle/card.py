@@ -25,8 +25,24 @@ from mil_toolkit.evaluation.words import (
 )
 from mil_toolkit.features.spec import augmented
 from mil_toolkit.study.records import StudyScores
+from mil_toolkit.training.group_checks import LEAST_PATIENTS
 
 _MARKUP = re.compile(r"[\\`*\[\]|~@$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)|(?<=www)\.", re.IGNORECASE)
+
+_GROUP_LINES = (
+    (
+        "**It predicts groups of patients, never one patient alone.** The embeddings of each group, such as"
+        " the patients of a hospital, are standardised by the group's own moments, without labels"
+        f" (`standardise` is `group`). new_cohort.toml must declare `group`, with at least {LEAST_PATIENTS}"
+        " patients of each; a prediction depends on the other patients of its group. The scores below were"
+        " obtained in the same way, with the embeddings of the held-out patients (a transductive step)."
+    ),
+    (
+        "This removes differences between groups, those of disease too: in a group of other patients, such"
+        " as one with far more disease, predictions are shifted. `in_domain` does not notice a shift that it"
+        " removes."
+    ),
+)
 
 # Metrics of the baselines beside the primary one.
 _BESIDE = (
@@ -41,11 +57,15 @@ def plain(value: object) -> str:
     return _MARKUP.sub(r"\\\g<0>", html.escape(" ".join(printable.split()), quote=False))
 
 
-def model_card(about: About, scores: StudyScores, members: int) -> str:
-    """Return the card of a model with this number of members, in Markdown."""
+def model_card(about: About, scores: StudyScores, members: int, by_group: bool = False) -> str:
+    """Return the card of a model with this number of members, in Markdown.
+
+    by_group: whether it standardises embeddings within groups of patients
+    """
     paragraphs = [
         *_summary(about, members),
         *_application(about),
+        *(_GROUP_LINES if by_group else ()),
         *_data(about),
         *_disclosure(about),
         *_making(about, scores, members),

@@ -19,7 +19,8 @@ from mil_toolkit.bundle.scale import training_scales
 from mil_toolkit.bundle.tensors import head_tensors
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config.finetune import FinetuneConfig
-from mil_toolkit.config.head import view_names
+from mil_toolkit.config.head import BY_GROUP, view_names
+from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.device_memory import explain_out_of_memory
 from mil_toolkit.core.devices import pick_device, training_dtype
 from mil_toolkit.core.errors import UsageError
@@ -76,7 +77,7 @@ def fit(
     scores = verify(study, cohort)
     caches = caches_of(cache)
     if finetune is not None:
-        _check_finetuning(caches)
+        _check_finetuning(caches, study.config)
     place, best = pick_device(device), study.final.read_best()
     log_into(study_folder)
     patients = Patients.of(cohort.labelled(), caches)
@@ -111,8 +112,14 @@ def _refit(study: Study, best: Best, patients: Patients, device: torch.device) -
         return refit(patients, best.config, best.epoch, members, seed, device, dtype, bar.update)
 
 
-def _check_finetuning(caches: Sequence[FeatureCache]) -> None:
-    """Raise UsageError unless there is exactly one backbone to train."""
+def _check_finetuning(caches: Sequence[FeatureCache], config: StudyConfig) -> None:
+    """Raise UsageError unless there is exactly one backbone to train, on embeddings that are its own."""
+    if BY_GROUP in config.settings.get("standardise", ()):
+        raise UsageError(
+            "--finetune: this study standardises embeddings within groups (standardise=group), whose moments"
+            " would change with every step of the backbone. Leave out --finetune, or run mil-tune without"
+            " standardise=group."
+        )
     if not caches:
         raise UsageError("--finetune: this study does not look at images. There is no backbone to train.")
     if len(caches) > 1:

@@ -16,6 +16,7 @@ from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.checkpoints import Checkpoints, checkpoints_of
 from mil_toolkit.bundle.files import HEAD_ONNX, WHOLE_ONNX
 from mil_toolkit.bundle.onnx_rules import TorchRule, torch_rule
+from mil_toolkit.config.head import BY_GROUP, HeadConfig
 from mil_toolkit.core.errors import UsageError, import_extra
 from mil_toolkit.core.files import publish
 from mil_toolkit.features.spec import augmented
@@ -73,10 +74,12 @@ def export_onnx(
     view) and `versions`.
 
     weights: checkpoints of the backbones, see `checkpoints_of` and `ModelBundle.build_backbone`
-    Raises UsageError where the extra `onnx` is missing, for `images` of a model that does not look at images
-    or that uses them in several orientations, and the errors of `ModelBundle.build_backbone`.
+    Raises UsageError where the extra `onnx` is missing, for a model that standardises embeddings within
+    groups, for `images` of a model that does not look at images or that uses them in several orientations,
+    and the errors of `ModelBundle.build_backbone`.
     """
     require_exporter()
+    check_exportable(bundle.head.model.config)
     if images and bundle.head.projection is None:
         raise UsageError("This model does not look at images: export it without them.")
     _write(bundle, Path(path), _backbones(bundle, weights) if images else [])
@@ -101,6 +104,7 @@ def publish_onnx(bundle: ModelBundle, folder: Path, weights: Checkpoints = None)
     folder: of the bundle. Where the backbone is not available, `whole.onnx` is left out with a warning.
     See `export_onnx`.
     """
+    check_exportable(bundle.head.model.config)
     head, whole = folder / HEAD_ONNX, folder / WHOLE_ONNX
     _write(bundle, head, [])
     if bundle.head.projection is None:
@@ -246,6 +250,16 @@ def _properties(bundle: ModelBundle, rule: TorchRule) -> dict[str, str]:
         "versions": bundle.about.versions,
     }
     return {name: json.dumps(value, ensure_ascii=False) for name, value in properties.items()}
+
+
+def check_exportable(config: HeadConfig) -> None:
+    """Raise UsageError for a head whose predictions need the images of other patients."""
+    if config.image_branch and config.standardise == BY_GROUP:
+        raise UsageError(
+            "ONNX: the model standardises embeddings within groups of patients (standardise=group), and an"
+            " ONNX file sees one patient at a time. Predict with mil-predict, or run mil-tune without"
+            " standardise=group."
+        )
 
 
 def require_exporter() -> None:

@@ -28,7 +28,7 @@ from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import publish
-from mil_toolkit.core.text import printable
+from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.intervals import Table, scores_with_intervals
 from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.evaluation.scoring import Predictions as Predicted
@@ -38,6 +38,7 @@ from mil_toolkit.features.extract import Extraction, extract, tolerance
 from mil_toolkit.features.spec import Spec, augmented, holds_spec, scale_of, spec_differences
 from mil_toolkit.outcomes.outcome import Outcome
 from mil_toolkit.study.tables import attention_table
+from mil_toolkit.training.group_checks import group_problems
 from mil_toolkit.training.patients import Features, Patients, caches_of
 
 logger = logging.getLogger(__name__)
@@ -87,18 +88,22 @@ def predict(
     Warns where the embeddings were computed in another precision or by another decoder than those of the
     training patients, where the scale of the images is unknown, and where metadata lie outside what these
     patients had (see `extrapolations`). Raises one DataError with all problems: metadata, features or a scale
-    of images that differ from those the model was trained with, and patients without embeddings; or, before
-    or after the model is applied, patients whose embeddings or probabilities are not finite.
+    of images that differ from those the model was trained with, groups that are missing or too small for a
+    model that standardises embeddings within them, and patients without embeddings; or, before or after the
+    model is applied, patients whose embeddings or probabilities are not finite.
     """
     caches = _in_order(bundle, caches_of(features))
     problems = [*outcome_problems(bundle, cohort), *column_problems(bundle, cohort)]
-    problems += _feature_problems(bundle, cohort, caches)
+    problems += [*_feature_problems(bundle, cohort, caches), *_group_problems(bundle, cohort)]
     problems += [] if any_scale else scale_problems(bundle.about, cohort)
     if problems:
         raise DataError(problems)
     _warn_of_other_scales(bundle, cohort)
     warn_of_other_embeddings(bundle, [cache.recorded(cohort.patient_ids) for cache in caches])
     patients = Patients.of(cohort, caches, [view.name for view in bundle.about.views])
+    if bundle.head.by_group and cohort.groups is not None:
+        count = count_of(len(np.unique(cohort.groups)), "group")
+        logger.info("Embeddings are standardised within %s by the moments of its own patients.", count)
     for line in extrapolations(bundle, patients.metadata):
         logger.warning("%s", line)
     _check_embeddings(patients, caches)
@@ -214,6 +219,11 @@ def _scores(bundle: ModelBundle, predictions: pd.DataFrame) -> Scores | None:
     return scores_with_intervals(Table.of(one_model, bundle.about.procedure.prevalence, scoring))
 
 
+def _group_problems(bundle: ModelBundle, cohort: Cohort) -> list[str]:
+    """Return why the embeddings of a cohort cannot be standardised within groups, if the model does that."""
+    return list(group_problems(cohort.groups)) if bundle.head.by_group else []
+
+
 def _feature_problems(bundle: ModelBundle, cohort: Cohort, caches: Sequence[FeatureCache]) -> list[str]:
     views = bundle.about.views
     if not views:
@@ -299,7 +309,8 @@ def extract_as_trained(
     if not views:
         return None
     _check_images(cohort)
-    problems = [] if any_scale else scale_problems(bundle.about, cohort)
+    problems = _group_problems(bundle, cohort)
+    problems += [] if any_scale else scale_problems(bundle.about, cohort)
     if problems:
         raise DataError(problems)
     checkpoints = checkpoints_of(weights, views)

@@ -150,6 +150,8 @@ def _head_config(values: Mapping[str, Any]) -> HeadConfig:
 def _allowed(name: str, value: object) -> bool:
     """Return whether a field of HeadConfig may have this value: its type, its words or its range."""
     tunable, default = tunables(HeadConfig)[name], getattr(HeadConfig(), name)
+    if isinstance(value, str) and value in tunable.choices:
+        return True
     if isinstance(default, bool | str):
         return type(value) is type(default) and (not tunable.choices or value in tunable.choices)
     right = type(value) is int or (isinstance(default, float) and isinstance(value, float))

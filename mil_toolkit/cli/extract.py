@@ -91,8 +91,9 @@ def _add_embedding(parser: argparse.ArgumentParser) -> None:
         "--preprocess",
         choices=PREPROCESS_NAMES,
         default=default.preprocess,
-        help="saturation-mask: blacken what is not stained; cell-crop: show a window of --crop around the"
-        " nucleus nearest the centre; cell-mask: and blacken everything but the nucleus and its rim",
+        help="saturation-mask: blacken what is not stained; reinhard: normalise the stain of each image;"
+        " cell-crop: show a window of --crop around the nucleus nearest the centre; cell-mask: and blacken"
+        " everything but the nucleus and its rim",
     )
     add(
         "--augment",

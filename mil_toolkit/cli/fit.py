@@ -106,9 +106,11 @@ def _fit(arguments: argparse.Namespace) -> Outcome:
     check_outside_images(image_folders(arguments.cohort), {"--output": output})
     check_outside_own_folders(output, arguments.study)
     if arguments.onnx:
-        from mil_toolkit.bundle.onnx import require_exporter
+        from mil_toolkit.bundle.onnx import check_exportable, require_exporter
+        from mil_toolkit.study.folder import Study
 
         require_exporter()  # before the model is fitted
+        check_exportable(Study.open(arguments.study).final.read_best().config)
     outer, weights = arguments.outer, arguments.weights
     device, anonymous = arguments.device, arguments.anonymous
     checkpoint = next(iter(weights), None)

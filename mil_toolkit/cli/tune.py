@@ -423,12 +423,16 @@ def _outer_lines(scores: "StudyScores", outer: Scores, config: StudyConfig) -> I
 
 
 def _choice_lines(tuned: "Tuned") -> list[str]:
+    from mil_toolkit.study.methods import transductive_words
+
     best, other = tuned.best, tuned.best.passed_over
     chosen = f"{_settings(best.parameters)}, {count_of(best.epoch, 'epoch')}"
     lines = [f"{count_of(tuned.trials, 'trial')}. Chosen: {chosen}."]
     if other is not None:
         objective = tuned.study.config.objective
         lines.append(passed_over_words(other, objective))
+    if words := transductive_words(tuned.study.config, tuned.study.description.features):
+        lines.append(words)
     return lines
 
 

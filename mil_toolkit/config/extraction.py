@@ -13,7 +13,10 @@ WEIGHT_WORDS = ("imagenet", "pretrained", "random")
 
 INTERPOLATION_NAMES = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 
-PREPROCESS_NAMES = ("none", "saturation-mask", *CELL_NAMES)
+PREPROCESS_NAMES = ("none", "saturation-mask", "reinhard", *CELL_NAMES)
+
+STAIN_TARGETS = {"reinhard": "drawn-smears-1"}
+"""What the stain of images is brought to, by preprocessing; another target needs another name."""
 
 PRECISION_NAMES = ("auto", "float32", "bfloat16", "float16")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from mil_toolkit.config.tunable import Tunable, Value, tunable_field, tunables
 
@@ -36,6 +37,8 @@ VIEW_FUSION_NAMES = ("early", "late")
 
 OPTIMIZER_NAMES = ("sgd", "adam", "adamw")
 
+BY_GROUP = "group"  # of `HeadConfig.standardise`: within each group of patients
+
 VIEW_SEPARATOR = "+"  # between the names of views that are used together
 
 
@@ -60,8 +63,14 @@ class HeadConfig:
     """The hyperparameters of a head and its training, which determine the result for given data and seed."""
 
     image_branch: bool = tunable_field(True, Tunable("use the images; false uses only the metadata"))
-    standardise: bool = tunable_field(
-        True, Tunable("scale each embedding dimension to mean 0 and variance 1", needs=_IMAGES)
+    standardise: bool | Literal["group"] = tunable_field(
+        True,
+        Tunable(
+            "scale each embedding dimension to mean 0 and variance 1; group: before that, within each group"
+            " of patients by its own moments, also those of held-out patients, without labels",
+            choices=(True, False, BY_GROUP),
+            needs=_IMAGES,
+        ),
     )
     components: int = tunable_field(
         64,

@@ -1,5 +1,6 @@
 """Hyperparameters as texts: `--set` options are parsed and written here."""
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -69,12 +70,23 @@ def parse_value(name: str, text: str) -> Value:
     if name not in known:
         raise ValueError(f"{name!r} is not one of {', '.join(known)}.")
     tunable = known[name]
+    if tunable.choices:
+        return _parse_choice(name, text, tunable.choices)
     value = _PARSERS[type(getattr(HeadConfig(), name))](text)
-    if tunable.choices and value not in tunable.choices:
-        raise ValueError(f"{text!r} is not one of {', '.join(map(str, tunable.choices))}.")
-    if not isinstance(value, bool | str) and not tunable.choices and not tunable.contains(value):
+    if not isinstance(value, bool | str) and not tunable.contains(value):
         raise ValueError(f"must be {tunable.bounds}, not {text}.")
     return value
+
+
+def _parse_choice(name: str, text: str, choices: Sequence[Value]) -> Value:
+    """Return one of the choices; words may stand beside the values of another type."""
+    if text in choices:
+        return text
+    with contextlib.suppress(ValueError):
+        value = _PARSERS[type(getattr(HeadConfig(), name))](text)
+        if value in choices:
+            return value
+    raise ValueError(f"{text!r} is not one of {', '.join(map(_setting_text, choices))}.")
 
 
 def _parse_bool(text: str) -> bool:

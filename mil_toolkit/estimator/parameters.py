@@ -7,7 +7,7 @@ from inspect import Parameter, Signature
 from numbers import Integral, Real
 from typing import TypeAlias
 
-from mil_toolkit.config.head import HeadConfig
+from mil_toolkit.config.head import BY_GROUP, HeadConfig
 from mil_toolkit.config.metrics import OUTCOME_METRICS
 from mil_toolkit.config.settings import head_config
 from mil_toolkit.config.study import StudyConfig, for_outcome
@@ -64,6 +64,11 @@ def read_parameters(values: Parameters) -> tuple[HeadConfig, StudyConfig]:
         problems.append(
             f"features={values['features']!r}: there is one view, the bags of X. Put the columns of several"
             " views side by side."
+        )
+    if values["standardise"] == BY_GROUP:
+        problems.append(
+            f"standardise={BY_GROUP!r}: predict is given no groups. Use standardise=True, or mil-tune with"
+            " the groups of a cohort."
         )
     try:
         config = head_config({field.name: values[field.name] for field in fields(HeadConfig)})  # type: ignore[misc]

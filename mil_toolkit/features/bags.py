@@ -72,6 +72,11 @@ class Bags:
         """Number of columns of the embeddings, D."""
         return self.instances.shape[1]
 
+    @property
+    def streamed(self) -> bool:
+        """Whether the embeddings stay in the shards of a cache, and are read when they are needed."""
+        return False
+
     def embeddings(self, rows: Tensor) -> Tensor:
         """Return rows (n,) of `instances`, (n, D)."""
         return self.instances[rows]
@@ -194,6 +199,11 @@ class StreamedBags(Bags):
     def width(self) -> int:
         """Number of columns of the embeddings, D."""
         return self._width
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the embeddings stay in the shards of a cache: they do."""
+        return True
 
     def embeddings(self, rows: Tensor) -> Tensor:
         """Read these rows (n,), (n, D); raises DataError where a shard has changed or was removed."""

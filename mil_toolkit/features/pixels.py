@@ -16,6 +16,7 @@ from mil_toolkit.core.errors import DataError
 from mil_toolkit.features.opening import MAX_PIXELS
 from mil_toolkit.features.sights import RIM, Sight
 from mil_toolkit.features.stain import Pixels, otsu_threshold
+from mil_toolkit.features.stain_normalisation import normalise_stain
 
 if TYPE_CHECKING:
     from mil_toolkit.features.nucleus import Mask, Nucleus, Search
@@ -164,6 +165,11 @@ def _masked_image(image: Image.Image, image_size: int, crop: int, sampling: Samp
     return prepared._replace(pixels=saturation_mask(prepared.pixels))
 
 
+def _normalised_image(image: Image.Image, image_size: int, crop: int, sampling: Sampling) -> Prepared:
+    prepared = _image(image, image_size, crop, sampling)
+    return prepared._replace(pixels=normalise_stain(prepared.pixels))
+
+
 def _search(pixels: Pixels) -> "Search":
     from mil_toolkit.features.nucleus import find_nucleus  # imports scipy
 
@@ -204,6 +210,7 @@ def _near(mask: "Mask", distance: float, window: Window) -> "Mask":
 PREPROCESSES: dict[str, Callable[[Image.Image, int, int, Sampling], Prepared]] = {
     "none": _image,
     "saturation-mask": _masked_image,
+    "reinhard": _normalised_image,
     "cell-crop": _cell,
     "cell-mask": _masked_cell,
 }

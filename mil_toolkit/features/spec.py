@@ -16,6 +16,7 @@ from mil_toolkit.config.extraction import (
     INTERPOLATION_NAMES,
     PREPROCESS_NAMES,
     SQUASHED,
+    STAIN_TARGETS,
     ExtractionConfig,
 )
 from mil_toolkit.core.access import exists
@@ -99,6 +100,7 @@ class Spec(BackboneSpec):
     crop_um: that side in micrometres, if it was given so; absent if it was given in pixels
     scale: how images are resampled to one scale; absent if they are shown as they are
     cell: of preprocessing that searches a nucleus
+    stain: of preprocessing that normalises the stain, the target, see `STAIN_TARGETS`
     augment: of images that are embedded in several orientations; absent otherwise
     tile: of imported features, if the files state it
     colour: `srgb` if colour profiles were applied; absent if they were not, or if no image has one
@@ -111,6 +113,7 @@ class Spec(BackboneSpec):
     crop_um: NotRequired[float]
     scale: NotRequired[Resampling]
     cell: NotRequired[CellRule]
+    stain: NotRequired[str]
     augment: NotRequired[Augmentation]
     tile: NotRequired[Tile]
     colour: NotRequired[Colour]
@@ -144,6 +147,8 @@ def make_spec(config: ExtractionConfig, backbone: BackboneIdentity, colour: Colo
         spec["scale"] = {"microns_per_pixel": config.scale, "filter": "antialiased-bilinear"}
     if rule := cell_rule(config.preprocess):
         spec["cell"] = rule
+    if config.preprocess in STAIN_TARGETS:
+        spec["stain"] = STAIN_TARGETS[config.preprocess]
     if config.augment:
         spec["augment"] = {"count": config.augment, "rule": RULE}
     if colour:
@@ -200,6 +205,12 @@ def _window_problems(spec: Spec) -> Iterator[str]:
         yield (
             f"cell is {spec.get('cell')!r}; for preprocess {preprocess!r} this version of mil_toolkit applies"
             f" {rule!r}"
+        )
+    target = STAIN_TARGETS.get(preprocess)
+    if spec.get("stain") != target:
+        yield (
+            f"stain is {spec.get('stain')!r}; for preprocess {preprocess!r} this version of mil_toolkit"
+            f" applies {target!r}"
         )
     if rule and not spec["crop"]:
         yield f"crop is 0, but preprocess {preprocess!r} needs the side of a window"

@@ -41,6 +41,7 @@ _CENTRE, _NUCLEUS = "at the centre", "around the nucleus nearest the centre"
 _WINDOWS = {  # by preprocessing: where a window lies, and what is masked in it
     "none": (_CENTRE, ""),
     "saturation-mask": (_CENTRE, " Everything with little saturation is black."),
+    "reinhard": (_CENTRE, " The stain of each image was normalised."),
     "cell-crop": (_NUCLEUS, ""),
     "cell-mask": (_NUCLEUS, " Everything but the nucleus and its rim is black."),
 }

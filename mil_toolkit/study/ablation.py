@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config.head import SUPERVISED_POOLINGS, HeadConfig
+from mil_toolkit.config.head import BY_GROUP, SUPERVISED_POOLINGS, HeadConfig
 from mil_toolkit.config.metrics import OUTCOME_METRICS
 from mil_toolkit.config.run import ALONE, RunConfig
+from mil_toolkit.config.study import GROUPS
 from mil_toolkit.core.errors import DataError, Diverged
 from mil_toolkit.core.locks import exclusive
 from mil_toolkit.core.outputs import check_replaceable, published_folder
@@ -58,6 +59,7 @@ from mil_toolkit.study.variants import (
 from mil_toolkit.study.verification import verify
 from mil_toolkit.study.workspace import Workspace
 from mil_toolkit.training.curves import decide
+from mil_toolkit.training.group_checks import group_problems
 from mil_toolkit.training.inputs import Inputs
 from mil_toolkit.training.patients import Features, Patients, caches_of
 from mil_toolkit.training.procedure import cross_fit_members, refit, run_trial
@@ -162,7 +164,8 @@ def ablate(
         data = Data.load(study, cohort, sources, device)
         count = len(data.features) - len(others)
         names, turned = data.features, data.sources[0].patients.has_orientations
-        planned = variants_of(study.config.settings, names[:count], names[count:], turned)
+        by_group = study.config.outer_folds == GROUPS
+        planned = variants_of(study.config.settings, names[:count], names[count:], turned, by_group)
         variants, left_out = _usable(data, planned)
         if trials is None:
             results, diverged = _change_all(data, variants, how, lock)
@@ -211,6 +214,11 @@ def _usable(data: Data, variants: Sequence[Variant]) -> tuple[list[Variant], Rea
             reasons[variant.name] = "it would leave neither images nor metadata"
         elif variant.change.get("pooling") in SUPERVISED_POOLINGS and not two_classes:
             reasons[variant.name] = "this pooling needs an outcome of two classes"
+        elif variant.change.get("standardise") == BY_GROUP:
+            problems = list(group_problems(data.sources[0].patients.groups))
+            reasons |= (
+                {variant.name: "; ".join(problem.rstrip(".") for problem in problems)} if problems else {}
+            )
     return [variant for variant in variants if variant.name not in reasons], reasons
 
 

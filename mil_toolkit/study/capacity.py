@@ -2,6 +2,7 @@
 
 import torch
 
+from mil_toolkit.config.head import BY_GROUP
 from mil_toolkit.config.run import RunConfig
 from mil_toolkit.core.cores import available_cores
 from mil_toolkit.core.memory import available_memory
@@ -58,9 +59,10 @@ def _bytes_of_search(workspace: Workspace) -> int:
     """Return a rough upper bound of the memory of a process that runs a search.
 
     It has two copies of its patients' embeddings, for the inner folds and for the refit, and projections of
-    them for every fold: with and without standardisation, and those of the latest trial. Bags that are read
-    from the cache when they are needed, and their projections in a file, count as little. Of several views,
-    the embeddings of one at a time are in memory, and the projections of all.
+    them for every fold: with and without standardisation, within groups where the study has that, and those
+    of the latest trial. Bags that are read from the cache when they are needed, and their projections in a
+    file, count as little. Of several views, the embeddings of one at a time are in memory, and the
+    projections of all.
     """
     config, views = workspace.config, [*workspace.patients.views.values()]
     least = _PROCESS_BYTES + len(workspace.patients) * _PATIENT_BYTES
@@ -71,7 +73,8 @@ def _bytes_of_search(workspace: Workspace) -> int:
     loaded = [bags for bags in views if _is_loaded(bags, alone=len(views) == 1)]
     embeddings = max((_bytes_of(bags) for bags in loaded), default=0)
     columns = sum(min(MOST_COMPONENTS, bags.width) * Seen(bags, bags.orientations).slots for bags in loaded)
-    return least + 2 * embeddings + 3 * config.folds * images * workspace.dtype.itemsize * columns
+    kinds = 4 if BY_GROUP in config.settings.get("standardise", ()) else 3
+    return least + 2 * embeddings + kinds * config.folds * images * workspace.dtype.itemsize * columns
 
 
 def _is_loaded(bags: Bags, alone: bool) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from mil_toolkit.config.head import view_names
+from mil_toolkit.config.head import BY_GROUP, view_names
 from mil_toolkit.config.study import GROUPS, OFFICIAL, StudyConfig
 from mil_toolkit.config.tunable import Value
 from mil_toolkit.core.text import count_of
@@ -12,6 +12,7 @@ from mil_toolkit.features.spec import Spec, augmented, scale_of
 from mil_toolkit.outcomes.outcome import Outcome
 from mil_toolkit.outcomes.text import OutcomeText
 from mil_toolkit.study.records import FeaturesIdentity, as_list
+from mil_toolkit.training.group_checks import LEAST_PATIENTS
 
 REFERENCES = {
     "Ilse 2018": "Ilse M, Tomczak J, Welling M. Attention-based deep multiple instance learning. ICML 2018.",
@@ -19,6 +20,8 @@ REFERENCES = {
     "Varma 2006": "Varma S, Simon R. Bias in error estimation when using cross-validation for model"
     " selection. BMC Bioinformatics 2006;7:91.",
     "Hansen 2005": "Hansen PR. A test for superior predictive ability. J Bus Econ Stat 2005;23:365-380.",
+    "Reinhard 2001": "Reinhard E et al. Color transfer between images. IEEE Comput Graph Appl"
+    " 2001;21(5):34-41.",
     "Wilson 1927": "Wilson EB. Probable inference, the law of succession, and statistical inference. J Am"
     " Stat Assoc 1927;22:209-212.",
     "Zou 2008": "Zou GY, Donner A. Construction of confidence limits about effect measures: a general"
@@ -43,6 +46,7 @@ SAMPLERS = {
 _NO_IMAGES = "Only clinical values were used."
 _SHOWN = {  # by preprocessing
     "saturation-mask": " after a saturation mask",
+    "reinhard": " after stain normalisation of each image (Reinhard 2001)",
     "cell-crop": " from a window of {crop} x {crop} pixels around the nucleus nearest its centre",
     "cell-mask": " from a window of {crop} x {crop} pixels around the nucleus nearest its centre, with"
     " everything but the nucleus and its rim blackened",
@@ -95,6 +99,8 @@ def _inputs(features: Sequence[FeaturesIdentity], config: StudyConfig) -> Iterat
         listed = "; ".join(f"({number}) by {words}" for number, words in enumerate(embedded, 1))
         yield f"Each image was embedded in {len(embedded)} views: {listed}. {_use_of_views(config)}"
     yield from _instance_layers(config)
+    if words := transductive_words(config, list(features)):
+        yield words
     yield (
         "The embeddings of a patient's images were combined by a pooling over the bag (Ilse 2018) and"
         " classified together with the clinical values by a small head."
@@ -106,6 +112,19 @@ def _inputs(features: Sequence[FeaturesIdentity], config: StudyConfig) -> Iterat
             f"Each image was also embedded in {_counts(counts)}{some} (turned by quarter turns and flipped)."
             f" {_AUGMENTED[frozenset(config.settings.get('augment', (True,)))]}"
         )
+
+
+def transductive_words(config: StudyConfig, features: RecordedFeatures) -> str:
+    """Return what it means that embeddings were standardised within groups; empty where they were not."""
+    options = config.settings.get("standardise", ())
+    if BY_GROUP not in options or not as_list(features):
+        return ""
+    some = "Where standardise is group, embeddings" if len(options) > 1 else "Embeddings"
+    return (
+        f"{some} were standardised within each group of patients by the group's own moments, held-out"
+        " patients included, without labels (a transductive step): such scores hold for new groups of at"
+        f" least {LEAST_PATIENTS} patients, and differences between groups, of disease too, are removed."
+    )
 
 
 def _instance_layers(config: StudyConfig) -> Iterator[str]:

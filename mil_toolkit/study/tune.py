@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
+from mil_toolkit.config.head import BY_GROUP
 from mil_toolkit.config.run import ALONE, RunConfig
 from mil_toolkit.config.study import OFFICIAL, StudyConfig, for_outcome
 from mil_toolkit.core.devices import pick_device
@@ -44,6 +45,7 @@ from mil_toolkit.study.selection import HeldOut
 from mil_toolkit.study.tracker import TRACKERS
 from mil_toolkit.study.views import audited_view, with_features
 from mil_toolkit.study.workspace import Workspace
+from mil_toolkit.training.group_checks import check_groups, group_problems
 from mil_toolkit.training.patients import Features, Patients
 
 Rivals = dict[str, pd.DataFrame]  # outer predictions, by baseline
@@ -93,6 +95,7 @@ def tune(
     Space.of(config, patients).planned(config.sampler)  # raises before anything is written
     searches, splits = plan_searches(labelled, config)
     _check_rule(config, patients, searches)
+    _check_groups(config, patients, searches)
     check_run(folder, device, config, how)
     with (
         exclusive(folder) if how.storage is None else shared(folder, wait=False) as lock,
@@ -189,6 +192,20 @@ def _check_rule(config: StudyConfig, patients: Patients, searches: Sequence[Sear
             problems.append(f"search {search.name}: {error}")
     if problems:
         raise DataError(problems)
+
+
+def _check_groups(config: StudyConfig, patients: Patients, searches: Sequence[Search]) -> None:
+    """Raise DataError where embeddings cannot be standardised within groups, and the searches try that.
+
+    Official folds may divide groups: the parts are standardised apart.
+    """
+    if patients.bags is None or BY_GROUP not in config.settings.get("standardise", ()):
+        return
+    groups = check_groups(patients.groups)
+    parts = (groups[part] for search in searches for part in (search.patients, search.test))
+    problems = dict.fromkeys(problem for part in parts for problem in group_problems(part))
+    if problems:
+        raise DataError(["After the division into official folds, " + problem for problem in problems])
 
 
 def _log_held_out(counts: Mapping[str, Mapping[str, int]]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mil_toolkit.config.head import (
+    BY_GROUP,
     FUSION_NAMES,
     POOLING_NAMES,
     VIEW_FUSION_NAMES,
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 Change = Mapping[str, Value]  # values of fields of HeadConfig
 FULL, METADATA_ONLY = "full", "metadata-only"
 PLAIN = "without-augmented-views"  # of features with several orientations
+GROUPED: dict[str, Change] = {
+    "standardise-cohort": {"standardise": True},
+    "standardise-group": {"standardise": BY_GROUP},
+}
+"""Variants of a study with images whose outer folds are groups."""
 EQUAL_BAGS = "equal-bags"  # the full model, scored on the same number of images of each patient
 VARIANTS: dict[str, Change] = {
     FULL: {},
@@ -67,12 +73,17 @@ def uses_nothing(config: HeadConfig) -> bool:
 
 
 def variants_of(
-    settings: Settings, own: Sequence[str | None], others: Sequence[str | None], turned: bool = False
+    settings: Settings,
+    own: Sequence[str | None],
+    others: Sequence[str | None],
+    turned: bool = False,
+    by_group: bool = False,
 ) -> list[Variant]:
     """Return the variants of VARIANTS, those of the study's views, and one named after each other folder.
 
     settings: of the study; own, others: names of its feature folders and of others, None for none
     turned: whether the study's images have several orientations
+    by_group: whether its outer folds are groups
 
     Raises UsageError where two feature folders have the same name, or one of the others is None.
     """
@@ -83,6 +94,7 @@ def variants_of(
             " with other folders."
         )
     changes = {**VARIANTS, **_view_variants(settings), **({PLAIN: {"augment": False}} if turned else {})}
+    changes |= GROUPED if by_group and None not in own else {}
     single: Change = {"features": ""} if len(own) > 1 else {}
     return [
         *(Variant(name, change) for name, change in changes.items()),

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mil_toolkit.config.head import BY_GROUP
 from mil_toolkit.features.bags import PART, parts_of
 from mil_toolkit.model.head import MILModel
 from mil_toolkit.model.instances import Instances
@@ -89,6 +90,11 @@ class FittedHead:
         return torch.tensor(self.encoder.encode(patients.metadata).to_numpy(np.float32))
 
     @property
+    def by_group(self) -> bool:
+        """Whether embeddings are standardised within groups of patients; see `Patients.seen_views`."""
+        return self.projection is not None and self.model.config.standardise == BY_GROUP
+
+    @property
     def member_count(self) -> int:
         """The number of members, K."""
         return len(next(self.model.parameters()))
@@ -99,7 +105,7 @@ class FittedHead:
             return None
         assert patients.bags is not None
         config = self.model.config
-        views = [Seen.by(config, bags) for bags in patients.chosen_views(config.features).values()]
+        views = [Seen.by(config, bags) for bags in patients.seen_views(config).values()]
         projected = [
             self.projection(torch.cat([view.read_for_prediction(rows) for view in views], -1))
             for rows in patients.bags.rows(places).split(PART)

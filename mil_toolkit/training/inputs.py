@@ -1,6 +1,6 @@
 """`Inputs`: what the members of all trials of one search train on, each part computed once and kept."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mil_toolkit.config.head import HeadConfig
-from mil_toolkit.features.bags import PART, Bags, StreamedBags, is_streamed
+from mil_toolkit.config.head import BY_GROUP, HeadConfig
+from mil_toolkit.features.bags import PART, Bags, is_streamed
 from mil_toolkit.model.instances import Instances
 from mil_toolkit.training.encoder import MetadataEncoder
 from mil_toolkit.training.patients import Patients
@@ -63,15 +63,23 @@ class Inputs:
     ):
         self.patients, self.trains = patients, list(trains)
         self.device, self.dtype = torch.device(device), dtype
-        alone = len(patients.views) == 1
-        self.views = {
-            name: ViewInputs(bags, self.trains, self.device, dtype, alone)
-            for name, bags in patients.views.items()
-        }
+        self.views = self._inputs_of(patients.views)
         self.outcome = patients.outcome.fitted(patients.labels)
         self._linear_start: dict[bool, Tensor] = {}
         self._held_out: dict[tuple[int, int], list[Batch]] = {}
         self._indices: dict[tuple[int, ...], Tensor] = {}
+
+    @cached_property
+    def views_by_group(self) -> dict[str, "ViewInputs"]:
+        """The views as they are standardised within groups; see `Patients.seen_views`."""
+        return self._inputs_of(self.patients.views_by_group)
+
+    def _inputs_of(self, views: Mapping[str, Bags]) -> dict[str, "ViewInputs"]:
+        alone = len(views) == 1
+        return {
+            name: ViewInputs(bags, self.trains, self.device, self.dtype, alone)
+            for name, bags in views.items()
+        }
 
     @cached_property
     def encoders(self) -> list[MetadataEncoder]:
@@ -117,8 +125,10 @@ class Inputs:
 
     def chosen(self, config: HeadConfig) -> list["ViewInputs"]:
         """Return the views that a configuration uses, none without images."""
-        views = self.patients.chosen_views(config.features) if config.image_branch else ()
-        return [self.views[name] for name in views]
+        if not config.image_branch:
+            return []
+        views = self.views_by_group if config.standardise == BY_GROUP else self.views
+        return [views[name] for name in self.patients.chosen_views(config.features)]
 
     def projections(self, config: HeadConfig) -> list[Projection]:
         """Return the projection of each fold for this configuration, for the views side by side."""
@@ -279,8 +289,8 @@ class ViewInputs:
     def projections(self, config: HeadConfig) -> list[Projection]:
         """Return the projection of each fold for this configuration."""
         if not config.components:
-            return self._fit(config.standardise, 0)
-        widest = self._fit(config.standardise, MOST_COMPONENTS)
+            return self._fit(bool(config.standardise), 0)
+        widest = self._fit(bool(config.standardise), MOST_COMPONENTS)
         return [projection.narrowed(config.components) for projection in widest]
 
     def seen(self, config: HeadConfig) -> Seen:
@@ -305,7 +315,7 @@ class ViewInputs:
     def raw_rows(self, config: HeadConfig, rows: Tensor, drawn: Tensor | None) -> Tensor:
         """Return rows (n,) of the embeddings without projection, (1, n, D), or (K, n, D) if drawn."""
         seen = self.seen(config)
-        if isinstance(self.bags, StreamedBags):
+        if self.bags.streamed:
             table = seen.read(rows.cpu()).to(self.dtype).to(self.device)
             rows = torch.arange(len(rows), device=self.device)
         else:
@@ -336,7 +346,7 @@ class ViewInputs:
 
     def _view(self, config: HeadConfig) -> Tensor:
         """Return the embeddings (F, N * slots, components), contiguous; only the most recent is kept."""
-        key = config.standardise, config.components, config.augment
+        key = bool(config.standardise), config.components, config.augment
         if key not in self._narrowed:
             widest = self._project(config)
             self._narrowed = {key: widest[..., : self.width(config)].contiguous()}
@@ -347,10 +357,11 @@ class ViewInputs:
 
         It is computed once.
         """
-        key = config.standardise, config.augment
+        key = bool(config.standardise), config.augment
         if key not in self._projected:
             bags = self._read()
-            projections, seen = self._fit(config.standardise, MOST_COMPONENTS, bags), Seen.by(config, bags)
+            projections = self._fit(bool(config.standardise), MOST_COMPONENTS, bags)
+            seen = Seen.by(config, bags)
             count = int(bags.offsets[-1]) * seen.slots
             shape = len(projections), count, projections[0].width
             projected = torch.empty(shape, dtype=self.dtype, device=self.device)
@@ -365,7 +376,7 @@ class ViewInputs:
     def _read(self) -> Bags:
         """Return the bags; those of one of several views are in memory as long as the result is used."""
         bags = self.bags
-        if self.alone or self.reads_from_file or not isinstance(bags, StreamedBags):
+        if self.alone or self.reads_from_file or not bags.streamed:
             return bags
         return Bags(bags.instances, bags.offsets, bags.patient_ids, (), bags.orientations)
 
@@ -373,13 +384,13 @@ class ViewInputs:
     def reads_from_file(self) -> bool:
         """Whether there are so many embeddings that the projected ones are kept in a file."""
         bags = self.bags
-        if not isinstance(bags, StreamedBags):
+        if not bags.streamed:
             return False
         return self.alone or is_streamed(bags.embedding_count, bags.width)
 
     def _projected_file(self, config: HeadConfig) -> ProjectedFile:
         """Return the embeddings as projected in each fold; only the most recent result is kept."""
-        key = config.standardise, self.width(config), config.augment
+        key = bool(config.standardise), self.width(config), config.augment
         if key not in self._files:
             self._files = {}  # its space is free before the next file needs it
             projections = self.projections(config)

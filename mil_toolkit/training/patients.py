@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from mil_toolkit.cohort.cohort import Cohort
-from mil_toolkit.config.head import view_names
+from mil_toolkit.config.head import BY_GROUP, HeadConfig, view_names
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.outcomes.outcome import Outcome
+from mil_toolkit.training.group_checks import check_groups
 from mil_toolkit.training.view_checks import check_views
 
 if TYPE_CHECKING:
@@ -94,6 +96,25 @@ class Patients:
         """Return the views that a value of `HeadConfig.features` names; the default names all."""
         views = self.views
         return {name: views[name] for name in view_names(features) or views}
+
+    def seen_views(self, config: HeadConfig) -> "dict[str, Bags]":
+        """Return the views that a configuration uses, standardised within groups where it says so.
+
+        The moments of a group are those of its patients here; labels are not used. Raises DataError where
+        groups are missing or too small for that, see `group_problems`.
+        """
+        chosen = self.chosen_views(config.features)
+        if config.standardise != BY_GROUP:
+            return chosen
+        return {name: self.views_by_group[name] for name in chosen}
+
+    @cached_property
+    def views_by_group(self) -> "dict[str, Bags]":
+        """All views, standardised within groups when they are read; see `seen_views`."""
+        from mil_toolkit.training.by_group import GroupBags  # imports torch
+
+        groups = check_groups(self.groups)
+        return {name: GroupBags(bags, groups) for name, bags in self.views.items()}
 
     def with_views(self, views: "Mapping[str, Bags]") -> "Patients":
         """Return the same patients with these views, one or more."""

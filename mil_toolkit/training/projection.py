@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mil_toolkit.features.bags import PART, Bags, StreamedBags
+from mil_toolkit.features.bags import PART, Bags
 
 MOST_COMPONENTS = 128
 SCALED_BY = 16  # number of leading components whose mean variance is scaled to one
@@ -62,7 +62,7 @@ def bag_moments(bags: Bags, chosen: np.ndarray, origin: np.ndarray, device: torc
     total = torch.zeros(bags.width, dtype=torch.float64, device=device)
     outer = torch.zeros(len(total), len(total), dtype=torch.float64, device=device)
     shift = torch.from_numpy(origin).float().to(device)
-    for places, part in _rows(bags, index):
+    for places, part in bag_rows(bags, index):
         # Multiplied by the square root of its weight, so that each product of two rows has the full weight.
         root = roots[places, None].to(device)
         x = (bags.embeddings(part).to(device).float() - shift) * root  # (c, D)
@@ -71,7 +71,7 @@ def bag_moments(bags: Bags, chosen: np.ndarray, origin: np.ndarray, device: torc
     return Moments(len(chosen), total.cpu().numpy(), outer.cpu().numpy(), origin)
 
 
-def _rows(bags: Bags, chosen: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def bag_rows(bags: Bags, chosen: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the rows of the bags at positions `chosen` (b,), _CHUNK at a time.
 
     Each part is the place in `chosen` of the bag of each row, (c,), and the rows, (c,).
@@ -156,7 +156,7 @@ def fit_projection(moments: Moments, standardise: bool, components: int) -> Proj
     covariance = moments.covariance
     mean = moments.mean if standardise or components else np.zeros_like(moments.mean)
     variance = np.clip(covariance.diagonal(), 0, None)
-    scale = _reciprocal(np.sqrt(variance)) if standardise else np.ones_like(variance)
+    scale = column_scale(np.sqrt(variance)) if standardise else np.ones_like(variance)
     axes = _principal_axes(covariance * np.outer(scale, scale), components) if components else None
     return Projection(_tensor(mean), _tensor(scale), None if axes is None else _tensor(axes))
 
@@ -167,9 +167,12 @@ def _principal_axes(covariance: np.ndarray, components: int) -> np.ndarray:
     return axes.flip(1)[:, :components].numpy() / np.sqrt(leading or 1.0)
 
 
-def _reciprocal(deviation: np.ndarray) -> np.ndarray:
-    # Without a lower bound, a feature that is active on very few images would outweigh all others on these
-    # images.
+def column_scale(deviation: np.ndarray) -> np.ndarray:
+    """Return what columns of these standard deviations (D,) are multiplied by, so that these become one.
+
+    A deviation that is small beside the others is raised: a feature that is active on very few images would
+    outweigh all others on these images.
+    """
     floor = LEAST_DEVIATION * float(deviation.mean())
     return 1 / np.maximum(deviation, floor) if floor else np.ones_like(deviation)
 
@@ -198,9 +201,9 @@ def mean_instance(bags: Bags, chosen: Tensor) -> np.ndarray:
 
     The last bits of the result depend on whether the embeddings are streamed.
     """
-    if not isinstance(bags, StreamedBags):
+    if not bags.streamed:
         return np.asarray(bags.embeddings(bags.rows(chosen)).double().mean(0))
     total = torch.zeros(bags.width, dtype=torch.float64)
-    for _, part in _rows(bags, chosen):
+    for _, part in bag_rows(bags, chosen):
         total += bags.embeddings(part).double().sum(0)
     return np.asarray(total / int(bags.sizes[chosen].sum()))

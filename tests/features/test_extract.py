@@ -153,6 +153,7 @@ def test_every_option_that_changes_an_embedding_changes_the_folder(toml: Path, t
         {"image_size": 40},
         {"crop": 30},
         {"preprocess": "saturation-mask"},
+        {"preprocess": "reinhard"},
         {"weights": str(path)},
         {"backbone": "resnet34"},
     ]

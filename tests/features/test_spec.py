@@ -122,6 +122,17 @@ def test_the_rule_for_cells_is_part_of_the_spec(preprocess: str) -> None:
         check_spec({**spec, "crop": 0}, Path("spec.json"))
 
 
+def test_the_target_of_the_stain_is_part_of_the_spec() -> None:
+    spec = make_spec(ExtractionConfig("resnet34", preprocess="reinhard"), IDENTITY)
+    assert spec["stain"] == "drawn-smears-1" and "-224-reinhard-" in folder_name(spec)
+    assert check_spec(json.loads(json.dumps(spec)), Path("spec.json")) == spec
+    with pytest.raises(DataError, match=r"stain is 'drawn-smears-2'.*this version of mil_toolkit applies"):
+        check_spec({**spec, "stain": "drawn-smears-2"}, Path("spec.json"))
+    with pytest.raises(DataError, match="stain is 'drawn-smears-1'; for preprocess 'none'"):
+        check_spec({**spec, "preprocess": "none"}, Path("spec.json"))
+    assert "stain" not in make_spec(ExtractionConfig("resnet34", preprocess="saturation-mask"), IDENTITY)
+
+
 def test_specs_without_cells_have_no_rule() -> None:
     """So the caches of earlier versions keep their names."""
     for preprocess in ("none", "saturation-mask"):

@@ -71,7 +71,7 @@ def test_rows_are_those_of_the_bags_a_few_at_a_time(both: tuple[Patients, Patien
     for chosen in (torch.tensor([3, 0, 11, 7, 8]), torch.arange(COUNT), torch.tensor([5]), torch.arange(0)):
         for bags in (patients.bags for patients in both):
             assert bags is not None
-            parts = [*projection._rows(bags, chosen)]
+            parts = [*projection.bag_rows(bags, chosen)]
             places, rows = (
                 (torch.cat([chosen[:0], *column]) for column in zip(*parts, strict=True))
                 if parts

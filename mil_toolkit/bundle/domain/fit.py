@@ -89,7 +89,7 @@ def _folds(patients: Patients, seed: int) -> list[np.ndarray]:
 
 def _projections(patients: Patients, config: HeadConfig, trains: Sequence[np.ndarray]) -> list[Projection]:
     """Return the projection that is fitted on the training patients of each fold."""
-    bags = patients.chosen_views(config.features).values()
+    bags = patients.seen_views(config).values()
     by_view = [ViewInputs(view, trains, CPU, torch.float32).projections(config) for view in bags]
     return [Projection.side_by_side(views) for views in zip(*by_view, strict=True)]
 

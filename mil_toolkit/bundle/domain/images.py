@@ -44,7 +44,7 @@ class Locator:
     def locate(self, patients: Patients, places: Sequence[int]) -> Iterator[Located]:
         """Yield the images of the patients at these places, one patient after the other."""
         assert patients.bags is not None
-        views = [Seen.by(self.config, bags) for bags in patients.chosen_views(self.config.features).values()]
+        views = [Seen.by(self.config, bags) for bags in patients.seen_views(self.config).values()]
         starts, sizes = patients.bags.offsets.tolist(), patients.bags.sizes.tolist()
         for place in places:
             embeddings = [_read_spaced(view, starts[place], sizes[place]) for view in views]

@@ -16,6 +16,7 @@ from mil_toolkit.report.figures.scores import (
 from mil_toolkit.report.figures.training import training_figures
 from mil_toolkit.report.names import baseline_words, metric_name
 from mil_toolkit.report.sections.tables import Cell, Row, ScoreTable, cell
+from mil_toolkit.study.methods import transductive_words
 from mil_toolkit.study.records import StudyScores
 
 _FIGURES: tuple[Callable[[Contents], Chart], ...] = (
@@ -95,6 +96,8 @@ def metrics_table(name: str, contents: Contents, metrics: Sequence[str]) -> Scor
         f" patients. The primary metric, {metric_words(contents.primary_metric)}, carries the verdict; all"
         " others are secondary."
     )
+    if words := transductive_words(contents.study.config, contents.study.description.features):
+        caption = f"{caption} {words}"
     heads = [_head(metric, contents.primary_metric) for metric in metrics]
     return ScoreTable(name, caption, ["", *heads], _rows(contents.scores, metrics))
 
