@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mil_toolkit.core.text import count_of, counted
+from mil_toolkit.evaluation.table import Table
 from mil_toolkit.evaluation.words import metric_words, number, spread_words, table_metrics, threshold_rule
 from mil_toolkit.outcomes.kinds import DEFAULT
 from mil_toolkit.report.contents import Contents
@@ -115,16 +116,21 @@ def _rows(scores: StudyScores, metrics: Sequence[str]) -> list[Row]:
 
 
 def _matrix(contents: Contents) -> list[list[Count]]:
-    numbers = range(len(contents.class_names))
-    return [[_count(contents, label, decided) for decided in numbers] for label in numbers]
+    two = contents.study.outcome.kind == DEFAULT
+    return confusion_matrix(contents.table, len(contents.class_names), two)
 
 
-def _count(contents: Contents, label: int, decided: int) -> Count:
-    of_class = contents.table.labels == label
-    patients = float((contents.table.decisions[:, of_class] == decided).sum(1).mean())
+def confusion_matrix(table: Table, classes: int, two: bool) -> list[list[Count]]:
+    """Return a row for each true class, with a count for each predicted one; two: whether it is binary."""
+    return [[_count(table, label, decided, two) for decided in range(classes)] for label in range(classes)]
+
+
+def _count(table: Table, label: int, decided: int, two: bool) -> Count:
+    of_class = table.labels == label
+    patients = float((table.decisions[:, of_class] == decided).sum(1).mean())
     share = 100 * patients / max(1, int(of_class.sum()))
     look = "right" if label == decided else "wrong"
-    if contents.study.outcome.kind == DEFAULT:
+    if two:
         return Count(counted(patients), f"{share:.0f} % of the class", look)
     return Count(counted(patients), f"{share:.0f} %", f"{look} heat{round(share / 10)}")
 
