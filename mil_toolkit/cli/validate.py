@@ -15,7 +15,7 @@ from mil_toolkit.evaluation.words import metric_words, table_metrics, with_inter
 
 if TYPE_CHECKING:
     from mil_toolkit.cohort.cohort import Cohort
-    from mil_toolkit.validation.records import Validation
+    from mil_toolkit.validation.records import Refitted, Validation
     from mil_toolkit.validation.validate import Validated
 
 STEPS = ("intercept", "slope", "prevalence", "threshold")
@@ -142,14 +142,19 @@ def _lines(arguments: argparse.Namespace, validated: "Validated", size: int) -> 
     lines += [_metric_line(record, name) for name in table_metrics(primary, record.scores)]
     if record.in_domain is not None:
         lines.append(f"In the domain of the model: {record.in_domain} of {flow.scored}.")
-    for refitted in record.refits.values():
-        loss = "log_loss" if "log_loss" in refitted.scores else primary
-        words = " and ".join(refitted.steps)
-        change = with_interval(refitted.differences[loss], "+")
-        lines.append(f"Refitted here ({words}): {metric_words(loss)} {change} by cross-fitting.")
+    lines += [_refit_line(record, refitted, primary) for refitted in record.refits.values()]
     if arguments.recalibrated is not None:
         lines.append(f"{arguments.recalibrated}: the model with {' and '.join(arguments.recalibration)}.")
     return lines
+
+
+def _refit_line(record: "Validation", refitted: "Refitted", primary: str) -> str:
+    """Return by how much a refit changes the loss, or a threshold alone the primary metric."""
+    from mil_toolkit.validation.by_outcome import SHOWN
+
+    metric = primary if refitted.steps == ["threshold"] else SHOWN[record.outcome].metrics[0]
+    change, steps = with_interval(refitted.differences[metric], "+"), " and ".join(refitted.steps)
+    return f"Refitted here ({steps}): {metric_words(metric)} {change} by cross-fitting."
 
 
 def _metric_line(record: "Validation", name: str) -> str:
@@ -164,5 +169,5 @@ def _data(arguments: argparse.Namespace, record: "Validation", chosen: str) -> d
     assert isinstance(data, dict)
     saved: Json = None
     if arguments.recalibrated is not None:
-        saved = {"bundle": str(arguments.recalibrated), "refitted": chosen.split("+")}
+        saved = {"bundle": str(arguments.recalibrated), "refitted": [*chosen.split("+")]}
     return {"page": str(arguments.output), **data, "recalibrated": saved}

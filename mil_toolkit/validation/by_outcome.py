@@ -27,7 +27,7 @@ class Shown:
 
     standing: draws the model as it stands; use: what it is worth, also after the refit of a name, if any
     refitted: draws the model after the refit of a name
-    metrics: of the refits; moved by a change of calibration or threshold
+    metrics: of the refits, which a change of calibration or threshold moves; a loss first
     subgroup_metrics, describe: of subgroups: what stands below their number of patients, from their targets
     """
 
@@ -128,7 +128,7 @@ def _events(targets: np.ndarray) -> str:
     return count_of(int((targets[:, 1] == 1).sum()), "event")
 
 
-_OF_CLASSES = ("balanced_log_loss", "log_loss", "brier", "balanced_accuracy", "macro_f1")
+_OF_CLASSES = ("balanced_log_loss", "brier", "balanced_accuracy", "macro_f1")
 SHOWN: dict[str, Shown] = {
     "binary": Shown(
         _binary,

@@ -170,9 +170,11 @@ def _beside(name: str, record: Validation, metrics: Sequence[str]) -> ScoreTable
     return ScoreTable(name, caption, ["", "This cohort", "Study (held-out patients)", "Difference"], rows)
 
 
-def refit_name(refitted: Refitted) -> str:
-    """Return what was refitted, with a capital."""
+def refit_name(refitted: Refitted, stated: float | None) -> str:
+    """Return what was refitted, with a capital; stated: the prevalence of a shift."""
     words = ", then ".join(STEP_WORDS[step] for step in refitted.steps)
+    if "prevalence" in refitted.steps and stated is not None:
+        words = words.replace("a stated prevalence", f"a stated prevalence of {stated:g}")
     return words[0].upper() + words[1:]
 
 
@@ -197,7 +199,10 @@ def _refit_scores(record: Validation, metrics: Sequence[str]) -> ScoreTable:
     )
     standing = Row("As it stands", _calibration_cells(record) + _cells(record.scores, metrics), own=True)
     rows = [
-        Row(refit_name(refitted), _calibration_cells(refitted) + _cells(refitted.scores, metrics))
+        Row(
+            refit_name(refitted, record.stated),
+            _calibration_cells(refitted) + _cells(refitted.scores, metrics),
+        )
         for refitted in record.refits.values()
     ]
     return ScoreTable(
@@ -217,7 +222,7 @@ def _cells(scores: Scores, metrics: Sequence[str]) -> list[Cell | None]:
 
 def _refit_differences(record: Validation, metrics: Sequence[str]) -> ScoreTable:
     rows = [
-        Row(refit_name(refitted), [cell(refitted.differences[name], "+") for name in metrics])
+        Row(refit_name(refitted, record.stated), [cell(refitted.differences[name], "+") for name in metrics])
         for refitted in record.refits.values()
     ]
     caption = "The model after each refit minus the model as it stands, paired on the same patients."
@@ -229,7 +234,8 @@ def _refit_differences(record: Validation, metrics: Sequence[str]) -> ScoreTable
 def _rules(validated: Validated) -> ScoreTable:
     """Return the fitted numbers, on all patients: what a new bundle would hold."""
     rules = {"As it stands": validated.bundle.decision}
-    rules |= {refit_name(refitted): refitted.rule for refitted in validated.record.refits.values()}
+    record = validated.record
+    rules |= {refit_name(refitted, record.stated): refitted.rule for refitted in record.refits.values()}
     names = [name for name, _ in _numbers(validated.bundle.decision)]
     rows = [Row(name, [Cell(text) for _, text in _numbers(rule)]) for name, rule in rules.items()]
     caption = "Fitted on all scored patients; the scores above are of the same refits by cross-fitting."
@@ -251,9 +257,10 @@ def _numbers(rule: DecisionRule) -> Iterator[tuple[str, str]]:
 def _saved(record: Validation, chosen: str, folder: str | None) -> str | None:
     if folder is None:
         return None
+    refit = refit_name(record.refits[chosen], record.stated)
     return (
-        f"{printable(folder)} holds the model with this refit: {refit_name(record.refits[chosen])}. These"
-        " patients now count as known to it: validate it on others."
+        f"{printable(folder)} holds the model with this refit: {refit}. These patients now count as known to"
+        " it: validate it on others."
     )
 
 

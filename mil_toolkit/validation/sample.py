@@ -102,7 +102,7 @@ def read_sample(bundle: ModelBundle, cohort: Cohort, features: Features, any_sca
     patients = patients.take(np.flatnonzero(new))
     outputs = bundle.head.apply(patients, attention=False).logits.mean(0)
     predicted = bundle.decision.predict(outputs)
-    check_results(patients, predicted.values, np.zeros(len(patients)))
+    check_results(patients, predicted.values, np.zeros_like(predicted.values))
     excluded = sum(cohort.excluded.values())
     flow = Flow(
         table=len(cohort) + excluded,
