@@ -15,6 +15,7 @@ search        everything that uses Optuna: search space, storage, trials and sam
 study         a run of mil-tune and its folder: nested cross-validation, scores, audit, ablation
 bundle        the fitted model: fit, save, describe, predict and export to ONNX
 report        the HTML page of a study
+validation    external validation of a bundle: scores, refits, and the HTML page
 estimator     the scikit-learn estimators
 demo          the demonstration on a synthetic cohort
 cli           the commands

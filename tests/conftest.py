@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: cohorts of random embeddings, of synthetic images, and the real cohort."""
 
+import functools
 import gc
 import logging
 import os
@@ -16,6 +17,8 @@ import pytest
 import torch
 from hypothesis import settings
 from support.commands import Command, Done
+from support.other_cohorts import Other, other_cohort
+from support.outcome_studies import outcome_study
 from support.paths import ROOT, required
 from support.remembered import remember_networks, remember_results
 from support.sites import Sites, sites_study
@@ -177,6 +180,22 @@ def _viewed(tiny: Tiny) -> Viewed:
 @pytest.fixture(scope="session", name="sites")
 def _sites(tmp_path_factory: pytest.TempPathFactory) -> Sites:
     return sites_study(tmp_path_factory.mktemp("sites"))
+
+
+@pytest.fixture(scope="session", name="study_of")
+def _study_of(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function from the kind of an outcome to a study; tests only read it."""
+    return functools.cache(
+        lambda kind: (
+            tiny.study if kind == "binary" else outcome_study(tiny, kind, tmp_path_factory.mktemp(kind))
+        )
+    )
+
+
+@pytest.fixture(scope="session", name="other")
+def _other(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Other:
+    """Return a cohort of another place, with patients whom the model of the tiny study does not know."""
+    return other_cohort(tiny, tmp_path_factory.mktemp("other"))
 
 
 @pytest.fixture(name="tiny_options")

@@ -78,6 +78,8 @@ NOT_RUN = {
     "examples/founding_report.sh": "takes minutes; test_examples.py runs it",
     "examples/encoders.sh": "takes hours and downloads weights; test_examples.py runs it on other backbones",
     "mil-extract cohort.toml --backbone dinobloom-s": "needs its weights; test_encoder_models.py reads some",
+    "mil-validate": "needs patients whom the model does not know; tests/cli/test_validate.py runs it",
+    "mil-predict recalibrated": "needs a bundle of mil-validate; tests/cli/test_validate.py runs it",
     "mil-demo": "takes minutes; test_demo.py runs it on a smaller cohort",
 }
 MOST_BYTES = 150_000  # per picture

@@ -24,6 +24,7 @@ LAYERS = (
     "study",
     "bundle",
     "report",
+    "validation",
     "estimator",
     "demo",
     "cli",

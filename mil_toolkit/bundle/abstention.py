@@ -34,6 +34,8 @@ def _absence(about: About) -> str:
     """Return why a bundle has no calibration, and what to do."""
     if about.finetuned is not None:
         return ", since its backbone was fine-tuned. Leave --abstain out."
+    if about.recalibrations:
+        return ", since it was recalibrated. Use the bundle before its recalibration, or leave --abstain out."
     if about.fitted_on == ANONYMOUS:
         return ", since it is anonymous. Fit the model again with mil-fit, without --anonymous."
     return ", since an older version wrote it. Fit the model again with mil-fit."

@@ -69,6 +69,7 @@ def model_card(about: About, scores: StudyScores, members: int, by_group: bool =
         *_data(about),
         *_disclosure(about),
         *_making(about, scores, members),
+        *_recalibrations(about),
         *_evaluation(about, scores),
         *_intended_use(about),
         *_limits(about, scores),
@@ -171,6 +172,8 @@ def _disclosed(about: About) -> Iterator[str]:
             " belongs to a training patient. Ids can be found by trying: each trial costs a slow hash"
             f" ({cost})."
         )
+    if about.recalibrations and marks is not None:
+        yield "`config.json`, `recalibrations`, holds such keys of the patients of recalibrations, too."
     if about.ranges:
         yield (
             "`config.json`, `ranges`, holds the lowest and the highest value of each number; each belongs to"
@@ -219,6 +222,28 @@ def _making(about: About, scores: StudyScores, members: int) -> Iterator[str]:
             f" number of epochs{chosen}. On a separate split it had a lower {loss} than"
             " the frozen backbone: `scores.json`, `finetuned`, holds the comparison."
         )
+
+
+def _recalibrations(about: About) -> Iterator[str]:
+    """Say what was refitted elsewhere, and that the scores of the study were measured before that."""
+    if not about.recalibrations:
+        return
+    yield "## Recalibration"
+    for step in about.recalibrations:
+        stated = "" if step.prevalence is None else f" (stated prevalence: {step.prevalence:g})"
+        yield (
+            f"`mil-validate` refitted this model, which was fitted on cohort {plain(about.cohort)}, on"
+            f" {count_of(step.patients, 'patient')} of cohort {plain(step.cohort)}: {step.words}{stated}."
+            " Everything else is as `mil-fit` left it. Scores on these patients, by cross-fitting:"
+        )
+        yield _table(
+            ("", "recalibrated"), [[name, with_interval(score)] for name, score in step.scores.items()]
+        )
+    yield (
+        "The scores of the study below are those before any recalibration. `config.json`, `recalibrations`,"
+        " holds calibration and decision rule as they were. To validate the recalibrated model, use patients"
+        " of neither cohort."
+    )
 
 
 def _chosen(procedure: StudyConfig, defaults_kept: bool) -> str:
@@ -287,10 +312,9 @@ def _intended_use(about: About) -> Iterator[str]:
     yield "## Intended use"
     yield (
         f"Research on patients like those of cohort {plain(about.cohort)}, whose images and values were"
-        " acquired in the same way. For other patients, validate it first: on a cohort with"
-        f" {'labels' if about.class_names else 'known outcomes'},"
-        " `mil-predict` prints scores with intervals, which is an external validation. Do not use it for"
-        " diagnosis, triage or decisions on care."
+        " acquired in the same way. For other patients, validate it first with `mil-validate`, on a cohort"
+        f" with {'labels' if about.class_names else 'known outcomes'}. Do not use it for diagnosis, triage or"
+        " decisions on care."
     )
 
 

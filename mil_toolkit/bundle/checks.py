@@ -40,6 +40,7 @@ def config_problems(config: BundleConfig) -> Iterator[str]:
     yield from _range_problems(about)
     yield from _domain_problems(config)
     yield from _calibration_problems(about)
+    yield from _recalibration_problems(about)
     if len({view.name for view in about.views}) < len(about.views):
         yield "about.features must have different names."
     if len(about.views) > 1 and about.finetuned is not None:
@@ -68,6 +69,17 @@ def _mark_problems(marks: TrainingMarks, about: About) -> Iterator[str]:
         yield f"about.fitted_on names {len(marks.images)} images, for about.images, {about.images}."
     if marks.scrypt.n & (marks.scrypt.n - 1):
         yield f"about.fitted_on.scrypt.n must be a power of two, not {marks.scrypt.n}."
+
+
+def _recalibration_problems(about: About) -> Iterator[str]:
+    for place, step in enumerate(about.recalibrations or ()):
+        where, marks = f"about.recalibrations[{place}]", step.fitted_on
+        if not step.refitted or len(set(step.refitted)) < len(step.refitted):
+            yield f"{where}.refitted must name one or more different steps."
+        if isinstance(marks, TrainingMarks) and len(marks.ids) != step.patients:
+            yield f"{where}.fitted_on names {len(marks.ids)} patients instead of {step.patients}."
+        for problem in step.before.problems():
+            yield f"{where}.before: {problem}."
 
 
 def _column_problems(columns: list[ColumnRecord]) -> Iterator[str]:

@@ -22,7 +22,7 @@ from mil_toolkit.bundle.files import BACKBONE
 from mil_toolkit.bundle.membership import image_digests
 from mil_toolkit.bundle.outcome_checks import outcome_problems
 from mil_toolkit.bundle.outputs import submission_words
-from mil_toolkit.bundle.records import BundleFeatures
+from mil_toolkit.bundle.records import About, BundleFeatures
 from mil_toolkit.bundle.scale import scale_problems, unknown_scale
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config.extraction import ExtractionConfig
@@ -92,6 +92,22 @@ def predict(
     model that standardises embeddings within them, and patients without embeddings; or, before or after the
     model is applied, patients whose embeddings or probabilities are not finite.
     """
+    patients, cache = checked_patients(bundle, cohort, features, any_scale)
+    for line in extrapolations(bundle, patients.metadata):
+        logger.warning("%s", line)
+    predictions = predict_patients(bundle, cohort, patients, attention, abstain)
+    known = patients.outcome.known(patients.labels)
+    groups = {} if patients.groups is None else {"group": patients.groups}
+    return _scored(bundle, predictions, predictions.table.assign(**groups)[known], cache)
+
+
+def checked_patients(
+    bundle: ModelBundle, cohort: Cohort, features: Features, any_scale: bool = False
+) -> tuple[Patients, FeatureCache | None]:
+    """Return the patients of a cohort as the model takes them, and the cache of its first view, if any.
+
+    Warns and raises as `predict` does before the model is applied.
+    """
     caches = _in_order(bundle, caches_of(features))
     problems = [*outcome_problems(bundle, cohort), *column_problems(bundle, cohort)]
     problems += [*_feature_problems(bundle, cohort, caches), *_group_problems(bundle, cohort)]
@@ -104,14 +120,8 @@ def predict(
     if bundle.head.by_group and cohort.groups is not None:
         count = count_of(len(np.unique(cohort.groups)), "group")
         logger.info("Embeddings are standardised within %s by the moments of its own patients.", count)
-    for line in extrapolations(bundle, patients.metadata):
-        logger.warning("%s", line)
     _check_embeddings(patients, caches)
-    predictions = predict_patients(bundle, cohort, patients, attention, abstain)
-    known = patients.outcome.known(patients.labels)
-    groups = {} if patients.groups is None else {"group": patients.groups}
-    labelled = predictions.table.assign(**groups)[known]
-    return _scored(bundle, predictions, labelled, next(iter(caches), None))
+    return patients, next(iter(caches), None)
 
 
 def predict_patients(
@@ -122,7 +132,7 @@ def predict_patients(
     attention, abstain: see `predict`, also for the errors about results
     """
     predicted, spread, weights = bundle.apply(patients, attention)
-    _check_results(patients, predicted.values, spread)
+    check_results(patients, predicted.values, spread)
     known = patients.outcome.known(patients.labels)
     table = _table(bundle, patients, predicted, spread, known)
     table = table.assign(**domain_columns(bundle.about, bundle.head, cohort, patients))
@@ -173,7 +183,8 @@ def _check_embeddings(patients: Patients, caches: Sequence[FeatureCache]) -> Non
         _refuse(patients, bad, f"has embeddings in {printable(cache.folder)} that are not finite numbers.")
 
 
-def _check_results(patients: Patients, probability: np.ndarray, spread: np.ndarray) -> None:
+def check_results(patients: Patients, probability: np.ndarray, spread: np.ndarray) -> None:
+    """Raise DataError that names the patients whose predictions (n, ...) are not finite."""
     finite = np.isfinite(probability) & np.isfinite(spread)
     _refuse(
         patients,
@@ -194,17 +205,25 @@ def _scored(
     bundle: ModelBundle, predictions: Predictions, labelled: pd.DataFrame, cache: FeatureCache | None
 ) -> Predictions:
     """Add scores on the labelled patients, whose predictions are given with their groups, if any."""
-    marks = bundle.about.marks
-    if marks is None:
+    fitted = recognised(bundle.about, list(labelled["patient_id"]), cache)
+    if fitted is None:
         return replace(predictions, unknown=_scores(bundle, labelled))
-    ids = list(labelled["patient_id"])
-    fitted = marks.recognise(ids, image_digests(cache, ids))
     return replace(
         predictions,
         validation=_scores(bundle, labelled[~fitted]),
         training=_scores(bundle, labelled[fitted]),
         fitted_on=tuple(labelled["patient_id"][fitted]),
     )
+
+
+def recognised(about: About, ids: Sequence[str], cache: FeatureCache | None) -> np.ndarray | None:
+    """Return which patients the model was, or may have been, fitted or recalibrated on, (n,) bool.
+
+    None if the bundle does not say whom it was fitted on.
+    """
+    if about.marks is None:
+        return None
+    return np.any([marks.recognise(ids, image_digests(cache, ids)) for marks in about.all_marks], axis=0)
 
 
 def _scores(bundle: ModelBundle, predictions: pd.DataFrame) -> Scores | None:
@@ -215,8 +234,13 @@ def _scores(bundle: ModelBundle, predictions: pd.DataFrame) -> Scores | None:
     columns = {name: predictions[name].to_numpy() for name in scoring.targets}
     if not scoring.scorable(scoring.targets_of(columns)):
         return None
-    one_model = predictions.assign(repeat=1, fold=1)
-    return scores_with_intervals(Table.of(one_model, bundle.about.procedure.prevalence, scoring))
+    return scores_with_intervals(one_model_table(bundle, predictions))
+
+
+def one_model_table(bundle: ModelBundle, predictions: pd.DataFrame) -> Table:
+    """Return predictions of labelled patients by one model, at the prevalence that the study was given."""
+    table = predictions.assign(repeat=1, fold=1)
+    return Table.of(table, bundle.about.procedure.prevalence, bundle.scoring)
 
 
 def _group_problems(bundle: ModelBundle, cohort: Cohort) -> list[str]:

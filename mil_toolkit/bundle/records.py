@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from msgspec import Meta
 
@@ -11,6 +11,7 @@ from mil_toolkit.bundle.membership import Fingerprint, TrainingMarks
 from mil_toolkit.config.finetune import FinetuneConfig
 from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.records import Json, to_json
+from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.features.spec import Spec
 from mil_toolkit.outcomes.kinds import OutcomeRecord, outcome_of
 from mil_toolkit.outcomes.outcome import DecisionRule, Outcome
@@ -20,8 +21,20 @@ from mil_toolkit.study.tripod import Item
 
 SCHEMA = 2
 FINGERPRINTS = 1  # the schema of older bundles, whose `fitted_on` recognises nobody whose metadata changed
+_ABSENT = (  # fields of `About` that its JSON object lacks where they are None
+    *("finetuned", "ranges", "items", "microns_per_pixel", "outcome", "domain", "calibration"),
+    "recalibrations",
+)
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Width = Annotated[int, Meta(ge=0, le=2**20)]
+Step = Literal["intercept", "slope", "prevalence", "threshold"]
+STEPS: tuple[Step, ...] = get_args(Step)  # what mil-validate can refit
+STEP_WORDS: dict[Step, str] = {
+    "intercept": "intercept",
+    "slope": "intercept and slope",
+    "prevalence": "shift to a stated prevalence",
+    "threshold": "threshold",
+}
 Epochs = Annotated[int, Meta(ge=1, le=10**6)]
 MOST_MEMBERS = 256  # the memory that heads need side by side grows with the square of their number
 Members = Annotated[int, Meta(ge=1, le=MOST_MEMBERS)]
@@ -67,6 +80,31 @@ class Scales:
 
 
 @dataclass(frozen=True)
+class Recalibration:
+    """What mil-validate refitted on another cohort, after the model had been fitted.
+
+    cohort: its name; patients: their number
+    refitted: what was refitted, of STEPS; prevalence: the stated one, None if none was stated
+    before: calibration and decision rule before
+    scores: of the refitted model on these patients, by cross-fitting
+    fitted_on: how the patients are recognised; "anonymous" if nothing about them was to be stored
+    """
+
+    cohort: str
+    patients: Annotated[int, Meta(ge=1, le=2**53)]
+    refitted: list[Step]
+    prevalence: Annotated[float, Meta(gt=0, lt=1)] | None
+    before: DecisionRule
+    scores: Scores
+    fitted_on: TrainingMarks | Literal["anonymous"]
+
+    @property
+    def words(self) -> str:
+        """What was refitted, such as "intercept and slope, then threshold"."""
+        return ", then ".join(STEP_WORDS[step] for step in self.refitted)
+
+
+@dataclass(frozen=True)
 class About:
     """Where a model comes from.
 
@@ -91,6 +129,7 @@ class About:
     domain: what the training patients are like; None in bundles of older versions
     calibration: by which the model abstains; None for outcomes without sets, for a fine-tuned backbone, in
         anonymous bundles and in those of older versions
+    recalibrations: by mil-validate, the first one first; None without any
     """
 
     study: str
@@ -113,6 +152,7 @@ class About:
     outcome: OutcomeRecord | None = None
     domain: Domain | None = None
     calibration: Calibration | None = None
+    recalibrations: list[Recalibration] | None = None
 
     def __post_init__(self) -> None:
         expected = len(self.predicted.class_names)
@@ -135,11 +175,17 @@ class About:
         """How the training patients are recognised; None where the bundle does not say."""
         return self.fitted_on if isinstance(self.fitted_on, TrainingMarks) else None
 
+    @property
+    def all_marks(self) -> list[TrainingMarks]:
+        """How the patients of training and of recalibrations are recognised; empty if nobody is."""
+        known = [self.fitted_on, *(step.fitted_on for step in self.recalibrations or ())]
+        return [marks for marks in known if isinstance(marks, TrainingMarks)]
+
     def to_json(self) -> dict[str, Json]:
         """Return the JSON object, which lacks `finetuned` for a frozen backbone, and absent values."""
         value = to_json(self)
         assert isinstance(value, dict)
-        for name in ("finetuned", "ranges", "items", "microns_per_pixel", "outcome", "domain", "calibration"):
+        for name in _ABSENT:
             if value[name] is None:
                 del value[name]
         views: list[Json] = [view.to_json() for view in self.views]

@@ -18,6 +18,7 @@ COMMANDS = {
     "report": "write the report of a study",
     "fit": "train the final model",
     "predict": "apply a model to a cohort",
+    "validate": "validate a model on another cohort, and recalibrate it there",
     "cache": "inspect, verify, prune and exchange embeddings",
     "demo": "show every step on a synthetic cohort",
 }

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mil_toolkit.bundle.bundle import ModelBundle
     from mil_toolkit.bundle.patient_words import PatientWords
     from mil_toolkit.bundle.predict import Predictions
+    from mil_toolkit.bundle.records import Recalibration
     from mil_toolkit.cohort.cohort import Cohort
     from mil_toolkit.training.patients import Features
 
@@ -54,6 +55,35 @@ def _parser() -> argparse.ArgumentParser:
         metavar="COHORT.toml",
         help="the cohort; labels are used for scores only. One patient needs none: use --images and --set",
     )
+    add_model_inputs(parser)
+    add(
+        "--output",
+        type=Path,
+        help=f"table of predictions to write (default: {OUTPUT}; for one patient, none)",
+    )
+    add("--submission", type=Path, help="challenge file to write, with the unlabelled patients only")
+    add("--submission-header", default="ID,LABEL", metavar="ID,LABEL", help="header of the challenge file")
+    add("--attention", type=Path, help="table to write with the attention on each image")
+    add(
+        "--strict",
+        action="store_true",
+        help="end with exit code 4 if any patient is, or may be, unlike those that the model was fitted on",
+    )
+    add(
+        "--abstain",
+        type=float,
+        metavar="ALPHA",
+        help="also answer with a set that misses the outcome in a share ALPHA of patients, such as 0.1:"
+        " positive, negative or either; the classes; or an interval",
+    )
+    add_device(parser)
+    _add_one_patient(parser)
+    return parser
+
+
+def add_model_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where the embeddings for a bundle come from."""
+    add = parser.add_argument
     features = add(
         "--features",
         nargs="+",
@@ -74,33 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--cache", type=Path, default=Path("cache"), help="folder of all caches, for new embeddings")
     add("--batch-size", type=int, help="images that are embedded at once (default: as in mil-extract)")
     add(
-        "--output",
-        type=Path,
-        help=f"table of predictions to write (default: {OUTPUT}; for one patient, none)",
-    )
-    add("--submission", type=Path, help="challenge file to write, with the unlabelled patients only")
-    add("--submission-header", default="ID,LABEL", metavar="ID,LABEL", help="header of the challenge file")
-    add("--attention", type=Path, help="table to write with the attention on each image")
-    add(
         "--any-scale",
         action="store_true",
-        help="predict images of other micrometres per pixel than those that the model was fitted on",
+        help="use images of other micrometres per pixel than those that the model was fitted on",
     )
-    add(
-        "--strict",
-        action="store_true",
-        help="end with exit code 4 if any patient is, or may be, unlike those that the model was fitted on",
-    )
-    add(
-        "--abstain",
-        type=float,
-        metavar="ALPHA",
-        help="also answer with a set that misses the outcome in a share ALPHA of patients, such as 0.1:"
-        " positive, negative or either; the classes; or an interval",
-    )
-    add_device(parser)
-    _add_one_patient(parser)
-    return parser
 
 
 def _add_one_patient(parser: argparse.ArgumentParser) -> None:
@@ -312,10 +319,11 @@ def _predict_cohort(arguments: argparse.Namespace) -> Outcome:
         check_submission(cohort, bundle.about.predicted)
     if arguments.attention and bundle.about.features is None:
         raise UsageError("--attention: this model does not look at images.")
-    features = _features(arguments, bundle, cohort, from_images)
+    features = model_features(arguments, bundle, cohort, from_images)
     attention, any_scale = arguments.attention is not None, arguments.any_scale
     predictions = predict(bundle, cohort, features, attention, any_scale, arguments.abstain)
     lines = _write(arguments, predictions, cohort, header)
+    lines += [_recalibration_words(step) for step in bundle.about.recalibrations or ()]
     lines += _score_lines(predictions, bundle)
     if arguments.abstain is not None and (line := training_note(len(predictions.fitted_on or ()))):
         logger.info("%s", line)
@@ -323,12 +331,16 @@ def _predict_cohort(arguments: argparse.Namespace) -> Outcome:
     if line := counts_line(inside, len(cohort)):
         logger.warning("%s", line)
     code = UNLIKE if arguments.strict and not (inside is not None and inside.all()) else 0
-    return Outcome("\n".join(lines), _data(arguments.output, cohort, predictions, inside), code)
+    return Outcome("\n".join(lines), _data(arguments, bundle, cohort, predictions, inside), code)
 
 
-def _features(
+def model_features(
     arguments: argparse.Namespace, bundle: "ModelBundle", cohort: "Cohort", from_images: bool
 ) -> "Features":
+    """Return the embeddings that a bundle takes, by the options of `add_model_inputs`.
+
+    from_images: embed the images of the cohort
+    """
     from mil_toolkit.bundle.predict import extract_as_trained, open_as_trained
     from mil_toolkit.study.sources import open_folders
     from mil_toolkit.training.patients import caches_of
@@ -400,17 +412,28 @@ def _write(
     return lines
 
 
+def _recalibration_words(step: "Recalibration") -> str:
+    patients = count_of(step.patients, "patient")
+    return f"The model was recalibrated on {patients} of cohort {printable(step.cohort)}: {step.words}."
+
+
 def _data(
-    output: Path, cohort: "Cohort", predictions: "Predictions", inside: "np.ndarray | None"
+    arguments: argparse.Namespace,
+    bundle: "ModelBundle",
+    cohort: "Cohort",
+    predictions: "Predictions",
+    inside: "np.ndarray | None",
 ) -> dict[str, Json]:
+    steps = bundle.about.recalibrations or ()
     return {
-        "predictions": str(output),
+        "predictions": str(arguments.output),
         "patients": len(cohort),
         "in_domain": None if inside is None else int(inside.sum()),
         "validation": _scores_json(predictions.validation),
         "training": _scores_json(predictions.training),
         "unknown": _scores_json(predictions.unknown),
         "fitted_on": None if predictions.fitted_on is None else list(predictions.fitted_on),
+        "recalibrated": [{"cohort": step.cohort, "refitted": [*step.refitted]} for step in steps],
     }
 
 

@@ -57,6 +57,12 @@ class Decision:
             yield f"the slope {self.slope} is negative"
 
 
+def platt_targets(labels: np.ndarray) -> np.ndarray:
+    """Return Platt's targets (n,) of labels (n,) of 0 and 1 (Platt 1999, section 2.2)."""
+    positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
+    return np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+
+
 def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Fit slope and intercept by maximum likelihood with Platt's targets (Platt 1999, section 2.2).
 
@@ -70,14 +76,24 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[float, floa
     >>> fit_calibration(np.array([0.0, 0.0, 0.0]), np.array([1, 1, 1]))[0]
     1.0
     """
-    positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
-    targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    if min(positives, negatives) >= FEWEST_FOR_SLOPE:
+    targets = platt_targets(labels)
+    if min((labels == 1).sum(), (labels == 0).sum()) >= FEWEST_FOR_SLOPE:
         slope, intercept = _fit(lambda x: x[0] * logits + x[1], [1.0, 0.0], targets)
         if slope >= SMALLEST_SLOPE:
             return slope, intercept
         return SMALLEST_SLOPE, _fit(lambda x: SMALLEST_SLOPE * logits + x[0], [0.0], targets)[0]
     return 1.0, _fit(lambda x: logits + x[0], [0.0], targets)[0]
+
+
+def fit_intercept(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Fit the intercept alone by maximum likelihood with Platt's targets; the slope is 1.
+
+    logits: (n,); labels: (n,) of 0 and 1. The mean probability becomes about the share of positives.
+
+    >>> round(fit_intercept(np.zeros(1000), np.repeat([0, 1], 500)), 6)
+    0.0
+    """
+    return _fit(lambda x: logits + x[0], [0.0], platt_targets(labels))[0]
 
 
 def _fit(line: Callable[[np.ndarray], np.ndarray], start: list[float], targets: np.ndarray) -> list[float]:

@@ -122,6 +122,11 @@ def fit_class_calibration(logits: np.ndarray, labels: np.ndarray) -> tuple[float
     return _fit(logits, targets, 1.0)
 
 
+def fit_biases(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Fit the biases (C,) alone, with the targets of `fit_class_calibration`; the slope is 1."""
+    return _fit(logits, _smoothed(labels, np.bincount(labels, minlength=logits.shape[1])), 1.0)[1]
+
+
 def _smoothed(labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Return the targets (n, C) of each patient."""
     targets = np.tile(1 / (counts[labels] + len(counts))[:, None], len(counts))

@@ -36,6 +36,23 @@ def to_html(
     marked: thumbnails with the places that count, where these were asked for
     doubtful: images in which the search for nuclei left doubts; doubts: how many there are, of several views
     """
+    return render_page(
+        "report.html",
+        page=page,
+        sections=[(name, name.capitalize()) for name in SECTIONS],
+        samples=samples,
+        thumbnails=thumbnails or {},
+        notes=notes,
+        cell_note=cell_note,
+        views=views,
+        doubtful=doubtful,
+        doubts=doubts,
+        marked=marked or {},
+    )
+
+
+def render_page(template: str, **values: object) -> bytes:
+    """Return the HTML of a template with these values, the style sheet, the script and the policy."""
     css, script = read_template("report.css"), read_template("report.js")
     policy = (
         f"default-src 'none'; img-src data:; style-src {source_of(css)}; script-src {source_of(script)};"
@@ -43,22 +60,8 @@ def to_html(
     )
     html = (
         environment()
-        .get_template("report.html")
-        .render(
-            page=page,
-            sections=[(name, name.capitalize()) for name in SECTIONS],
-            samples=samples,
-            thumbnails=thumbnails or {},
-            notes=notes,
-            cell_note=cell_note,
-            views=views,
-            doubtful=doubtful,
-            doubts=doubts,
-            marked=marked or {},
-            css=Markup(css),
-            script=Markup(script),
-            policy=Markup(policy),
-        )
+        .get_template(template)
+        .render(**values, css=Markup(css), script=Markup(script), policy=Markup(policy))
     )
     return html.strip().encode() + b"\n"
 

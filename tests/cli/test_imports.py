@@ -15,7 +15,7 @@ from support.tiny_images import BAGS, draw, write_cohort
 
 from mil_toolkit.cli.extract import main as extract
 
-COMMANDS = ("ablate", "cache", "demo", "extract", "fit", "init", "predict", "report", "tune")
+COMMANDS = ("ablate", "cache", "demo", "extract", "fit", "init", "predict", "report", "tune", "validate")
 HEAVY = ("torch", "pandas", "numpy", "sklearn", "scipy", "optuna", "h5py", "matplotlib", "PIL", "timm")
 COMPILER, VISION, OPTIMIZER = "torch._dynamo", "torchvision", "scipy.optimize"
 # Prints, as the last line, the exit code, the imported modules and the files opened below the working folder.

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from reference_texts import GENERATED, escaped
 from site_pages import with_definitions, with_local_links
-from support.browser import browser_of
+from support.browsers import open_browser
 from support.parsers import actions, parser_of
 from support.paths import COMMANDS, ROOT, installed
 
@@ -149,7 +149,8 @@ def test_the_search_answers_from_files_without_a_request(site: Path, browser: An
 
 @pytest.fixture(scope="module", name="browser")
 def _browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    yield from browser_of(tmp_path_factory.mktemp("chromium"))
+    with open_browser(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
 
 
 # The texts.

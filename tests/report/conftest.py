@@ -1,12 +1,9 @@
 """A study with random attention, a study with hostile names, their reports, and a copy to change."""
 
-import functools
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.outcome_studies import outcome_study
 from support.studies import HostileStudy, Tiny, hostile_study, weighed
 
 from mil_toolkit.report.page import write_report
@@ -46,16 +43,6 @@ def _hostile(hostile_study: HostileStudy, tmp_path_factory: pytest.TempPathFacto
 def _copied(study: Path, tmp_path: Path) -> Path:
     """A copy of it, for tests to change."""
     return Path(shutil.copytree(study, tmp_path / "study"))
-
-
-@pytest.fixture(scope="package", name="study_of")
-def _study_of(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function from the kind of an outcome to a study; tests only read it."""
-    return functools.cache(
-        lambda kind: (
-            tiny.study if kind == "binary" else outcome_study(tiny, kind, tmp_path_factory.mktemp(kind))
-        )
-    )
 
 
 @pytest.fixture(scope="package", name="patient_page")

@@ -1,45 +1,23 @@
 """The report in a real browser: no requests, sorting and filtering, keyboard, phone, dark mode, print."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.browser import browser_of
-from support.paths import installed, needed
+from support.browsers import CUT, EVERYWHERE, NARROW, WIDE, WIDTH, open_browser, show, violations
+from support.paths import installed
 
 from mil_toolkit.study.tables import read_predictions
 
-WIDE, NARROW = (1280, 900), (390, 844)
-EVERYWHERE = [(size, scheme) for size in (WIDE, NARROW) for scheme in ("light", "dark")]
-WIDTH = "return Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)"
-CUT = """
-    const box = each => each.getBoundingClientRect();
-    return [...document.querySelectorAll('svg.chart text')].filter(each => {
-        const [text, figure] = [box(each), box(each.closest('svg'))];
-        return text.left < figure.left - 2 || text.right > figure.right + 2;
-    }).map(each => each.textContent);
-"""  # the labels of figures that are cut
 every_look = pytest.mark.parametrize(("size", "scheme"), EVERYWHERE)
 
 
 @pytest.fixture(scope="module", name="browser")
 def _browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    yield from browser_of(tmp_path_factory.mktemp("chromium"))
-
-
-def show(
-    browser: Any, path: Path, size: tuple[int, int] = WIDE, scheme: str = "light", media: str = ""
-) -> None:
-    width, height = size
-    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    wishes = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}
-    features = [{"name": name, "value": value} for name, value in wishes.items()]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
-    browser.get(path.as_uri())
+    with open_browser(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
 
 
 def shown(browser: Any) -> list[str]:
@@ -234,20 +212,6 @@ def test_events_are_told_from_censored_patients_by_keyboard(
     assert set(shown(browser)) == set(table.index[table["event"] == 0])
     browser.switch_to.active_element.send_keys(Keys.TAB)
     assert browser.switch_to.active_element.get_attribute("id") == "filter-name"  # nothing is decided
-
-
-def violations(browser: Any) -> list[tuple[str, str]]:
-    """Return the serious violations that axe-core finds, with all details open."""
-    folder = Path(os.environ.get("MIL_AXE", "."))
-    axe = needed([*folder.glob("**/axe-core/axe.min.js")], "axe-core, below the folder that MIL_AXE names,")[
-        0
-    ]
-    browser.execute_script("for (const each of document.querySelectorAll('details')) each.open = true")
-    browser.execute_script(axe.read_text())
-    found = browser.execute_async_script("const done = arguments[0]; axe.run().then(done)")["violations"]
-    return [
-        (each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")
-    ]
 
 
 @pytest.mark.parametrize("which", ["report", "hostile"])

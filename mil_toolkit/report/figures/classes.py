@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.evaluation.table import Table
 from mil_toolkit.evaluation.words import with_interval
 from mil_toolkit.report.contents import Contents
@@ -19,10 +20,14 @@ def rank_differences(table: Table, classes: int) -> np.ndarray:
 
 
 def rank_error_figure(contents: Contents) -> Chart:
-    """Draw how many ranks the predicted class is above or below the true one."""
-    classes, scores = len(contents.class_names), contents.own_scores
-    counts = rank_differences(contents.table, classes)
-    ranks, patients = np.arange(1 - classes, classes), len(contents.table.labels)
+    """Draw the errors of ranks of a study's predictions."""
+    return rank_error_chart(contents.table, contents.own_scores, len(contents.class_names))
+
+
+def rank_error_chart(table: Table, scores: Scores, classes: int) -> Chart:
+    """Draw how many ranks the predicted class is above or below the true one; classes: their number."""
+    counts = rank_differences(table, classes)
+    ranks, patients = np.arange(1 - classes, classes), len(table.labels)
     figure, axes = canvas(left=0.62)
     axes.bar(ranks, counts, 0.7, color=[ACCENT if rank == 0 else MUTED for rank in ranks])
     for rank, count in zip(ranks.tolist(), counts.tolist(), strict=True):

@@ -6,6 +6,8 @@ import numpy as np
 
 from mil_toolkit.core.text import printable
 from mil_toolkit.evaluation.number_calibration import Limits, bland_altman
+from mil_toolkit.evaluation.records import Scores
+from mil_toolkit.evaluation.table import Table
 from mil_toolkit.evaluation.words import with_interval
 from mil_toolkit.outcomes.number import Number
 from mil_toolkit.report.contents import Contents
@@ -20,27 +22,36 @@ def target_name(contents: Contents) -> str:
 
 
 def observed_figure(contents: Contents) -> Chart:
-    """Draw the predicted against the observed number of each patient."""
-    targets, values = contents.table.labels, contents.table.probabilities.mean(0)
+    """Draw the predictions of a study against the observed numbers."""
+    return observed_chart(contents.table, contents.own_scores, target_name(contents))
+
+
+def observed_chart(table: Table, scores: Scores, target: str) -> Chart:
+    """Draw the predicted against the observed number of each patient; target: its name with the unit."""
+    targets, values = table.labels, table.probabilities.mean(0)
     figure, axes = canvas(height=3.1, left=0.74)
     ends = float(min(targets.min(), values.min())), float(max(targets.max(), values.max()))
     axes.plot(ends, ends, color=MUTED, lw=0.8, ls=_DASHED)
     axes.plot(targets, values, "o", color=ACCENT, ms=4.2, alpha=0.7, mew=0)
-    axes.set(xlabel=f"Observed {target_name(contents)}", ylabel="Predicted")
+    axes.set(xlabel=f"Observed {target}", ylabel="Predicted")
     axes.grid()
-    scores = contents.own_scores
     words = (
-        f"MAE {with_interval(scores['mae'])}, R2 {with_interval(scores['r2'])}, Spearman correlation within"
-        f" folds {with_interval(scores['spearman'])}."
+        f"MAE {with_interval(scores['mae'])}, R2 {with_interval(scores['r2'])}, Spearman correlation"
+        f"{'' if table.one_model else ' within folds'} {with_interval(scores['spearman'])}."
     )
-    svg = to_svg(figure, "observed", f"Predicted against observed {target_name(contents)}. {words}")
+    svg = to_svg(figure, "observed", f"Predicted against observed {target}. {words}")
     return Chart(svg, "Predicted and observed", f"{words} Dashed line: perfect predictions.")
 
 
 def agreement_figure(contents: Contents) -> Chart:
+    """Draw the agreement of a study's predictions and the observed numbers."""
+    return agreement_chart(contents.table)
+
+
+def agreement_chart(table: Table) -> Chart:
     """Draw the difference of prediction and observation against their mean (Bland and Altman 1986)."""
-    targets, values = contents.table.labels, contents.table.probabilities.mean(0)
-    agreement = bland_altman(values, targets, contents.table.units)
+    targets, values = table.labels, table.probabilities.mean(0)
+    agreement = bland_altman(values, targets, table.units)
     figure, axes = canvas(height=3.1, left=0.74)
     for limits, style in ((agreement.bias, "-"), (agreement.lower, _DASHED), (agreement.upper, _DASHED)):
         axes.axhspan(limits.low, limits.high, color=BAND, alpha=0.3, lw=0)

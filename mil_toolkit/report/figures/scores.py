@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.intervals import Table, reliability, scores_with_intervals
 from mil_toolkit.evaluation.recalibration import calibration, smooth_curve
-from mil_toolkit.evaluation.records import Estimate
+from mil_toolkit.evaluation.records import Estimate, Scores
 from mil_toolkit.evaluation.words import calibration_words, number, with_interval
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.curves import GRID, Curve, precision_recall, roc
@@ -72,20 +72,29 @@ def class_roc_figure(table: Table, name: str, place: int) -> Chart:
     axes.plot([0, 1], [0, 1], color=MUTED, lw=0.8, ls=_DASHED)
     _draw_band(axes, roc(table))
     scores = scores_with_intervals(table)
-    caption = (
-        f"Area under the curve {with_interval(scores['auc_pooled'])}, with probabilities pooled over folds."
-        f" Within folds: {with_interval(scores['auc'])}. Band: 95 % over patients."
-    )
+    caption = f"{_area_words(table, scores)} Band: 95 % over patients."
     title = f"ROC curve of {name} against all others"
     return Chart(to_svg(figure, f"roc-{place}", f"{title}. {caption}"), title, caption)
 
 
+def _area_words(table: Table, scores: Scores, within: str = "Within folds") -> str:
+    """Return the area under a curve and, of several folds, that within folds."""
+    pooled = f"Area under the curve {with_interval(scores['auc_pooled'])}"
+    if table.one_model:
+        return f"{pooled}."
+    return f"{pooled}, with probabilities pooled over folds. {within}: {with_interval(scores['auc'])}."
+
+
 def roc_figure(contents: Contents) -> Chart:
+    """Draw the ROC curve of a study."""
+    return roc_chart(contents.table, contents.own_scores)
+
+
+def roc_chart(table: Table, scores: Scores) -> Chart:
     """Draw the ROC curve with its band, and the sensitivity and specificity of the decisions."""
     figure, axes = _square("False positive rate (1 - specificity)", "Sensitivity")
     axes.plot([0, 1], [0, 1], color=MUTED, lw=0.8, ls=_DASHED)
-    _draw_band(axes, roc(contents.table))
-    scores = contents.own_scores
+    _draw_band(axes, roc(table))
     specificity, sensitivity = scores["specificity"].value, scores["sensitivity"].value
     if specificity is not None and sensitivity is not None:
         axes.plot(1 - specificity, sensitivity, "D", color=INK, ms=5.5, mec=COLOURS["paper"], zorder=5)
@@ -94,10 +103,8 @@ def roc_figure(contents: Contents) -> Chart:
         f"ROC curve, area {pooled}; the chosen thresholds give a sensitivity of {number(sensitivity)} and a"
         f" specificity of {number(specificity)}."
     )
-    caption = (
-        f"Area under the curve {pooled}, with probabilities pooled over folds. Within folds, as in the table:"
-        f" {with_interval(scores['auc'])}. Diamond: the chosen thresholds. Band: 95 % over patients."
-    )
+    area = _area_words(table, scores, "Within folds, as in the table")
+    caption = f"{area} Diamond: the chosen thresholds. Band: 95 % over patients."
     return Chart(to_svg(figure, "roc", alternative), "ROC curve", caption)
 
 
@@ -132,14 +139,24 @@ def _draw_band(axes: Axes, curve: Curve) -> None:
 
 
 def reliability_figure(contents: Contents) -> Chart:
-    """Draw the observed share of positives against the predicted probability, in bins and as a curve."""
+    """Draw the calibration of a study's predictions."""
+    return reliability_chart(contents.table, contents.own_scores)
+
+
+def reliability_chart(
+    table: Table, scores: Scores, name: str = "reliability", title: str = "Calibration"
+) -> Chart:
+    """Draw the observed share of positives against the predicted probability, in bins and as a curve.
+
+    name: of the figure, unique in the page
+    """
     figure, axes = _square("Predicted probability", "Share of positives")
     axes.plot([0, 1], [0, 1], color=MUTED, lw=0.8, ls=_DASHED)
-    curve = smooth_curve(contents.table)
+    curve = smooth_curve(table)
     if curve is not None:
         axes.fill_between(curve.probabilities, curve.low, curve.high, color=BAND, alpha=0.3, lw=0)
         axes.plot(curve.probabilities, curve.shares, color=ACCENT, lw=1.8)
-    bins = reliability(contents.table)
+    bins = reliability(table)
     for b in bins:
         axes.plot([b["probability"]] * 2, [b["low"], b["high"]], color=MUTED, lw=1)
     axes.plot([b["probability"] for b in bins], [b["share"] for b in bins], "o", color=INK, ms=4)
@@ -147,13 +164,13 @@ def reliability_figure(contents: Contents) -> Chart:
         f"predicted {b['probability']:.2f}, observed {b['share']:.2f} ({count_of(b['patients'], 'patient')})"
         for b in bins
     )
-    alternative = f"Calibration. {_calibration_words(contents)} In bins: {words}."
-    return Chart(to_svg(figure, "reliability", alternative), "Calibration", _calibration_caption(contents))
+    alternative = f"{title}. {_calibration_words(table)} In bins: {words}."
+    return Chart(to_svg(figure, name, alternative), title, _calibration_caption(table, scores))
 
 
-def _calibration_words(contents: Contents) -> str:
+def _calibration_words(table: Table) -> str:
     """Return intercept and slope with their intervals; both are undefined for separable classes."""
-    result = calibration(contents.table)
+    result = calibration(table)
     if result.slope.value is None:
         return "Intercept and slope are not defined, because the predictions separate the classes."
     return (
@@ -162,10 +179,9 @@ def _calibration_words(contents: Contents) -> str:
     )
 
 
-def _calibration_caption(contents: Contents) -> str:
-    scores = contents.own_scores
+def _calibration_caption(table: Table, scores: Scores) -> str:
     return (
-        f"{_calibration_words(contents)} Violet: a logistic regression on a spline of the logit, with its 95"
+        f"{_calibration_words(table)} Violet: a logistic regression on a spline of the logit, with its 95"
         " % band. Dots: bins of equal width with 95 % intervals. Dashed line: perfect calibration. Brier"
         f" score {with_interval(scores['brier'])}, calibration error"
         f" {calibration_words(scores['calibration_error'])}."

@@ -20,6 +20,7 @@ from mil_toolkit.study.records import PatientRecord
 from mil_toolkit.study.subgroups import Subgroup, subgroups
 
 _DASHED = (0, (2, 2))
+RISK_TITLE = "Calibration at the horizon"
 _LONGEST_AXIS = 40  # characters
 
 
@@ -30,7 +31,12 @@ def survival_outcome(contents: Contents) -> Survival:
 
 def time_name(contents: Contents) -> str:
     """Return the column of the times, as a label."""
-    return shortened(printable(survival_outcome(contents).time or "Time"), _LONGEST_AXIS)
+    return name_of_time(survival_outcome(contents))
+
+
+def name_of_time(outcome: Survival) -> str:
+    """Return the column of the times of an outcome, as a label."""
+    return shortened(printable(outcome.time or "Time"), _LONGEST_AXIS)
 
 
 def followed_words(time: float) -> str:
@@ -67,20 +73,26 @@ def log_rank_words(parts: Thirds) -> str:
 
 
 def thirds_figure(contents: Contents, parts: Thirds) -> Chart:
-    """Draw the survival of the patients by third of their predicted risk."""
-    horizon = survival_outcome(contents).by
+    """Draw the survival of a study's patients by third of their predicted risk."""
+    kinds = "held-out patients" if contents.nested else "validation patients"
+    return thirds_chart(contents.table, parts, survival_outcome(contents), kinds)
+
+
+def thirds_chart(table: Table, parts: Thirds, outcome: Survival, kinds: str) -> Chart:
+    """Draw the survival of patients by third of their predicted risk; kinds: what these patients are."""
+    horizon = outcome.by
     groups = [Group(part.name, part.times, part.events) for part in parts.groups]
-    figure = survival_figure(groups, time_name(contents), horizon)
+    figure = survival_figure(groups, name_of_time(outcome), horizon)
     observed = "; ".join(f"{part.name} {risk_words(part.observed)}" for part in parts.groups)
     ends = ", ".join(f"{part.name} {at_risk(part.times, [horizon])[0]}" for part in parts.groups)
     words = f"{log_rank_words(parts)} Observed risk at {horizon:g}: {observed}."
-    kinds = "held-out patients" if contents.nested else "validation patients"
     alternative = (
         f"Kaplan-Meier curves of {kinds} by predicted third. {words} At risk at {horizon:g}: {ends}."
     )
     caption = (
-        f"Kaplan-Meier curves of {kinds} by third of the predicted risk within their fold, with 95 % bands."
-        f" {words}{_dependence(contents.table)} Dotted line: the horizon.{_marks(groups)}"
+        f"Kaplan-Meier curves of {kinds} by third of the predicted risk"
+        f"{'' if table.one_model else ' within their fold'}, with 95 % bands."
+        f" {words}{_dependence(table)} Dotted line: the horizon.{_marks(groups)}"
     )
     return Chart(to_svg(figure, "thirds", alternative), "Survival by predicted third", caption, tall=True)
 
@@ -98,7 +110,17 @@ def _marks(groups: Sequence[Group]) -> str:
 
 
 def risk_calibration_figure(contents: Contents, result: Calibration) -> Chart:
-    """Draw the observed against the predicted risk at the horizon, in groups of similar risk."""
+    """Draw the calibration of a study's predictions at the horizon."""
+    return risk_calibration_chart(contents.table, result, survival_outcome(contents).by)
+
+
+def risk_calibration_chart(
+    table: Table, result: Calibration, horizon: float, name: str = "calibration", title: str = RISK_TITLE
+) -> Chart:
+    """Draw the observed against the predicted risk at the horizon, in groups of similar risk.
+
+    name: of the figure, unique in the page
+    """
     figure, axes = canvas(height=3.1)
     axes.plot([0, 1], [0, 1], color=MUTED, lw=0.8, ls=_DASHED)
     known = [group for group in result.groups if group.observed.followed_to is None]
@@ -106,7 +128,6 @@ def risk_calibration_figure(contents: Contents, result: Calibration) -> Chart:
         axes.plot([group.predicted] * 2, [group.observed.low, group.observed.high], color=ACCENT, lw=1.4)
     predicted, observed = ([group.predicted for group in known], [group.observed.value for group in known])
     axes.plot(predicted, observed, "o", color=ACCENT, ms=5.5)
-    horizon = survival_outcome(contents).by
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=f"Predicted risk at {horizon:g}")
     axes.set_ylabel("Observed risk (Kaplan-Meier)")
     axes.grid()
@@ -122,10 +143,10 @@ def risk_calibration_figure(contents: Contents, result: Calibration) -> Chart:
     )
     caption = (
         f"{words} Dots: groups of patients with similar predicted risks, with 95 % intervals. Dashed"
-        f" line: perfect calibration.{_left_out(result)}{_dependence(contents.table)}"
+        f" line: perfect calibration.{_left_out(result)}{_dependence(table)}"
     )
-    svg = to_svg(figure, "calibration", f"Calibration at the horizon. {words} In groups: {groups}.")
-    return Chart(svg, "Calibration at the horizon", caption)
+    svg = to_svg(figure, name, f"{title}. {words} In groups: {groups}.")
+    return Chart(svg, title, caption)
 
 
 def _short_words(risk: ObservedRisk) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mil_toolkit.core.text import count_of, counted
+from mil_toolkit.evaluation.table import Table
 from mil_toolkit.evaluation.words import metric_words, number, spread_words, table_metrics, threshold_rule
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import Chart
@@ -78,7 +79,7 @@ def common_section(
     return ScoresSection(
         table=metrics_table("Scores", contents, main),
         others=metrics_table("All other metrics", contents, others) if others else None,
-        matrix=_matrix(contents, _heat_count if heat else _plain_count),
+        matrix=confusion_matrix(contents.table, len(contents.class_names), heat),
         thresholds=thresholds,
         spread=spread_words(contents.scores.spread),
         charts=charts,
@@ -123,24 +124,19 @@ def _rows(scores: StudyScores, metrics: Sequence[str]) -> list[Row]:
     return rows
 
 
-def _matrix(contents: Contents, count: Callable[[float, float, str], Count]) -> list[list[Count]]:
-    """Return the confusion matrix; count: returns a cell from its patients, its share in percent and look."""
-    numbers = range(len(contents.class_names))
-    return [[count(*_counted(contents, label, decided)) for decided in numbers] for label in numbers]
+def confusion_matrix(table: Table, classes: int, heat: bool) -> list[list[Count]]:
+    """Return a row for each true class, with a count for each predicted one; heat: as cells of a heat map."""
+    numbers = range(classes)
+    return [[_count(table, label, decided, heat) for decided in numbers] for label in numbers]
 
 
-def _counted(contents: Contents, label: int, decided: int) -> tuple[float, float, str]:
-    of_class = contents.table.labels == label
-    patients = float((contents.table.decisions[:, of_class] == decided).sum(1).mean())
+def _count(table: Table, label: int, decided: int, heat: bool) -> Count:
+    of_class = table.labels == label
+    patients = float((table.decisions[:, of_class] == decided).sum(1).mean())
     share = 100 * patients / max(1, int(of_class.sum()))
-    return patients, share, "right" if label == decided else "wrong"
-
-
-def _plain_count(patients: float, share: float, look: str) -> Count:
-    return Count(counted(patients), f"{share:.0f} % of the class", look)
-
-
-def _heat_count(patients: float, share: float, look: str) -> Count:
+    look = "right" if label == decided else "wrong"
+    if not heat:
+        return Count(counted(patients), f"{share:.0f} % of the class", look)
     return Count(counted(patients), f"{share:.0f} %", f"{look} heat{round(share / 10)}")
 
 

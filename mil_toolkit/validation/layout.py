@@ -1,0 +1,300 @@
+"""`Page`: all that the page of a validation shows."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+from mil_toolkit.bundle.domain.columns import IN_DOMAIN, REASONS
+from mil_toolkit.bundle.records import STEP_WORDS
+from mil_toolkit.core.text import count_of, printable
+from mil_toolkit.core.version import __version__
+from mil_toolkit.evaluation.records import Scores
+from mil_toolkit.evaluation.words import in_use, metric_words, number, table_metrics, with_interval
+from mil_toolkit.outcomes.outcome import DecisionRule
+from mil_toolkit.report.drawing import Chart, style
+from mil_toolkit.report.names import metric_name
+from mil_toolkit.report.sections.scores import Count, confusion_matrix
+from mil_toolkit.report.sections.tables import Cell, Row, ScoreTable, cell
+from mil_toolkit.validation.by_outcome import SHOWN, Shown
+from mil_toolkit.validation.records import Flow, Refitted, Validation
+from mil_toolkit.validation.validate import Validated, subgroups_of
+
+MOST_LISTED = 100  # patients outside the domain
+_DISCRIMINATION = (
+    " Refits of the calibration keep the order of the predictions, and with it the discrimination shown"
+    " above."
+)
+
+
+@dataclass(frozen=True)
+class Outside:
+    """A patient unlike those of training, and why."""
+
+    name: str
+    reasons: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """The page of a validation.
+
+    flow: numbers of patients, by what became of them; notes: sentences on the validation as a whole
+    metric, score: the study's primary metric here; verdict: sentences beside that of the study
+    class_names, matrix: of the decisions; empty if nothing is decided
+    standing, refitted, use: figures; refits: tables; refit_notes: what was not refitted, and why
+    saved: what a new bundle holds, None if there is none
+    """
+
+    title: str
+    study: str
+    cohort: str
+    trained_on: str
+    version: str
+    verdict: str
+    metric: str
+    score: Cell
+    flow: dict[str, int]
+    notes: list[str]
+    in_use: str | None
+    scores: ScoreTable
+    others: ScoreTable | None
+    class_names: tuple[str, ...]
+    two: bool
+    matrix: list[list[Count]]
+    standing: list[Chart]
+    refits: list[ScoreTable]
+    refit_notes: list[str]
+    refitted: list[Chart]
+    saved: str | None
+    use: list[Chart]
+    subgroups: ScoreTable | None
+    domain: str
+    outside: list[Outside]
+    more_outside: int
+
+
+def lay_out(validated: Validated, chosen: str, saved: str | None = None) -> Page:
+    """Draw all figures of a validation, and return its page.
+
+    chosen: name of the refit that is drawn, if it could be fitted; saved: folder of the new bundle
+    """
+    record, shown = validated.record, SHOWN[validated.record.outcome]
+    drawn = next((name for name in (chosen, "intercept") if name in record.refits), None)
+    primary = validated.bundle.about.procedure.primary_metric
+    main = table_metrics(primary, record.scores)
+    others = [name for name in record.scores if name not in main]
+    outside = _outside(validated)
+    with style():
+        return Page(
+            title=f"{printable(record.study)} on {printable(record.cohort)}",
+            study=printable(record.study),
+            cohort=printable(record.cohort),
+            trained_on=printable(record.trained_on),
+            version=__version__,
+            verdict=_verdict(record, primary),
+            metric=metric_name(primary),
+            score=cell(record.scores[primary]),
+            flow=_flow(record.flow),
+            notes=record.notes,
+            in_use=in_use(record.scores, record.prevalence),
+            scores=_beside("Scores as the model stands", record, main),
+            others=_beside("All other metrics", record, others) if others else None,
+            class_names=_names(validated),
+            two=record.outcome == "binary",
+            matrix=_matrix(validated),
+            standing=shown.standing(validated),
+            refits=_refit_tables(validated, shown),
+            refit_notes=[*record.not_refitted.values()],
+            refitted=[] if drawn is None else shown.refitted(validated, drawn),
+            saved=_saved(record, chosen, saved),
+            use=shown.use(validated, drawn),
+            subgroups=_subgroup_table(validated, shown),
+            domain=_domain_words(record),
+            outside=outside[:MOST_LISTED],
+            more_outside=max(0, len(outside) - MOST_LISTED),
+        )
+
+
+def _verdict(record: Validation, primary: str) -> str:
+    here = with_interval(record.scores[primary])
+    words = (
+        f"On {count_of(record.flow.scored, 'patient')} of another cohort, the {metric_words(primary)} of the"
+        f" model as it stands is {here}."
+    )
+    if record.outer is None or primary not in record.outer:
+        return words
+    return (
+        f"{words} On held-out patients of its study it was {with_interval(record.outer[primary])}: a"
+        f" difference of {with_interval(record.differences[primary], '+')}."
+    )
+
+
+def _flow(flow: Flow) -> dict[str, int]:
+    return {
+        "In the table": flow.table,
+        "Excluded by cohort.toml": flow.excluded,
+        "Without a known outcome": flow.without_outcome,
+        "Without images": flow.without_images,
+        "Already in training": flow.in_training,
+        "Scored": flow.scored,
+    }
+
+
+def _names(validated: Validated) -> tuple[str, ...]:
+    """Return the words of the classes in this cohort, lowest number first; empty if there are none."""
+    here = validated.sample.record.class_names
+    names = here or validated.bundle.about.class_names
+    if validated.record.outcome != "binary":
+        return tuple(map(printable, names))
+    kinds = ("negative", "positive")
+    return tuple(f"{kind} ({printable(name)})" for kind, name in zip(kinds, names, strict=True))
+
+
+def _matrix(validated: Validated) -> list[list[Count]]:
+    names = _names(validated)
+    return confusion_matrix(validated.sample.table, len(names), validated.record.outcome != "binary")
+
+
+def _beside(name: str, record: Validation, metrics: Sequence[str]) -> ScoreTable:
+    """Return scores here, those of the study on held-out patients, and their difference."""
+    caption = (
+        f"{count_of(record.flow.scored, 'patient')}, 95 % intervals. Nothing was fitted on them."
+        " Study: nested cross-validation on its own patients. Difference: this cohort minus study, by the"
+        " intervals of two independent samples (MOVER)."
+    )
+    rows = []
+    for metric in metrics:
+        outer = (record.outer or {}).get(metric)
+        difference = record.differences.get(metric)
+        cells = [cell(record.scores[metric]), None if outer is None else cell(outer)]
+        rows.append(Row(metric_name(metric), [*cells, None if difference is None else cell(difference, "+")]))
+    return ScoreTable(name, caption, ["", "This cohort", "Study (held-out patients)", "Difference"], rows)
+
+
+def refit_name(refitted: Refitted, stated: float | None) -> str:
+    """Return what was refitted, with a capital; stated: the prevalence of a shift."""
+    words = ", then ".join(STEP_WORDS[step] for step in refitted.steps)
+    if "prevalence" in refitted.steps and stated is not None:
+        words = words.replace("a stated prevalence", f"a stated prevalence of {stated:g}")
+    return words[0].upper() + words[1:]
+
+
+def _refit_tables(validated: Validated, shown: Shown) -> list[ScoreTable]:
+    record = validated.record
+    if not record.refits:
+        return []
+    return [
+        _refit_scores(record, shown.metrics),
+        _refit_differences(record, shown.metrics),
+        _rules(validated),
+    ]
+
+
+def _refit_scores(record: Validation, metrics: Sequence[str]) -> ScoreTable:
+    calibrated = record.calibration is not None
+    heads = ["", *(["Calibration intercept", "Calibration slope"] if calibrated else [])]
+    caption = (
+        "Each patient is predicted by what was refitted on the other patients, in ten folds that keep groups"
+        " together. 95 % intervals over patients, which take the refits as given. The intercept of perfect"
+        f" calibration is 0, its slope 1.{_DISCRIMINATION if calibrated else ''}"
+    )
+    standing = Row("As it stands", _calibration_cells(record) + _cells(record.scores, metrics), own=True)
+    rows = [
+        Row(
+            refit_name(refitted, record.stated),
+            _calibration_cells(refitted) + _cells(refitted.scores, metrics),
+        )
+        for refitted in record.refits.values()
+    ]
+    return ScoreTable(
+        "Scores after each refit", caption, [*heads, *map(metric_name, metrics)], [standing, *rows]
+    )
+
+
+def _calibration_cells(result: Validation | Refitted) -> list[Cell | None]:
+    if result.calibration is None:
+        return []
+    return [cell(result.calibration.intercept), cell(result.calibration.slope)]
+
+
+def _cells(scores: Scores, metrics: Sequence[str]) -> list[Cell | None]:
+    return [cell(scores[name]) for name in metrics]
+
+
+def _refit_differences(record: Validation, metrics: Sequence[str]) -> ScoreTable:
+    rows = [
+        Row(refit_name(refitted, record.stated), [cell(refitted.differences[name], "+") for name in metrics])
+        for refitted in record.refits.values()
+    ]
+    caption = "The model after each refit minus the model as it stands, paired on the same patients."
+    return ScoreTable(
+        "Differences from the model as it stands", caption, ["", *map(metric_name, metrics)], rows
+    )
+
+
+def _rules(validated: Validated) -> ScoreTable:
+    """Return the fitted numbers, on all patients: what a new bundle would hold."""
+    rules = {"As it stands": validated.bundle.decision}
+    record = validated.record
+    rules |= {refit_name(refitted, record.stated): refitted.rule for refitted in record.refits.values()}
+    names = [name for name, _ in _numbers(validated.bundle.decision)]
+    rows = [Row(name, [Cell(text) for _, text in _numbers(rule)]) for name, rule in rules.items()]
+    caption = "Fitted on all scored patients; the scores above are of the same refits by cross-fitting."
+    return ScoreTable("What was fitted", caption, ["", *map(metric_name, names)], rows)
+
+
+_SHOWN_FIELDS = ("slope", "intercept", "biases", "threshold", "margin")
+
+
+def _numbers(rule: DecisionRule) -> Iterator[tuple[str, str]]:
+    """Yield name and text of each number of a decision rule."""
+    for field in fields(rule):  # type: ignore[arg-type]
+        if field.name in _SHOWN_FIELDS:
+            value = getattr(rule, field.name)
+            several = isinstance(value, tuple)
+            yield field.name, ", ".join(number(part, "+") for part in value) if several else number(value)
+
+
+def _saved(record: Validation, chosen: str, folder: str | None) -> str | None:
+    if folder is None:
+        return None
+    refit = refit_name(record.refits[chosen], record.stated)
+    return (
+        f"{printable(folder)} holds the model with this refit: {refit}. These patients now count as known to"
+        " it: validate it on others."
+    )
+
+
+def _subgroup_table(validated: Validated, shown: Shown) -> ScoreTable | None:
+    groups = subgroups_of(validated.sample)
+    rows = []
+    for group, result in zip(groups, validated.record.subgroups, strict=True):
+        targets = validated.sample.table.select(group.patient_ids).labels
+        scores = result.scores
+        cells = [None if scores is None else cell(scores[name]) for name in shown.subgroup_metrics]
+        counts = Cell(f"{result.patients}", shown.describe(targets))
+        rows.append(Row(f"{printable(group.variable)}: {printable(group.level)}", [counts, *cells]))
+    if not rows:
+        return None
+    caption = (
+        "The model as it stands, 95 % intervals. Subgroups overlap and are small: differences between them"
+        " may be due to chance, and no conclusion is drawn from them."
+    )
+    heads = ["", "Patients", *map(metric_name, shown.subgroup_metrics)]
+    return ScoreTable("Scores in subgroups", caption, heads, rows)
+
+
+def _domain_words(record: Validation) -> str:
+    if record.in_domain is None:
+        return "Whether these patients are like those of training is not known: the bundle does not say."
+    count, share = record.in_domain, record.in_domain / record.flow.scored
+    return (
+        f"{count} of {count_of(record.flow.scored, 'scored patient')} ({share:.0%}) are like those that the"
+        " model was fitted on, in their values, the number of images and the images themselves. About 95 % of"
+        " new patients of the study's own kind would be."
+    )
+
+
+def _outside(validated: Validated) -> list[Outside]:
+    domain = validated.sample.domain
+    rows = zip(domain["patient_id"], domain[IN_DOMAIN].fillna(True), domain[REASONS], strict=True)
+    return [Outside(printable(name), printable(reasons)) for name, inside, reasons in rows if not inside]

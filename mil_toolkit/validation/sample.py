@@ -1,0 +1,163 @@
+"""`read_sample`: the patients of a cohort on whom a model is validated, with their predictions."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mil_toolkit.bundle.bundle import ModelBundle
+from mil_toolkit.bundle.domain.columns import IN_DOMAIN, REASONS, domain_columns
+from mil_toolkit.bundle.outcome_checks import outcome_problems
+from mil_toolkit.bundle.predict import check_results, checked_patients, one_model_table, recognised
+from mil_toolkit.cohort.cohort import Cohort
+from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.text import count_of, printable, some
+from mil_toolkit.evaluation.scoring import Predictions
+from mil_toolkit.evaluation.table import Table
+from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.study.description import patients_of
+from mil_toolkit.study.records import PatientsRecord
+from mil_toolkit.training.patients import Features, Patients, caches_of
+from mil_toolkit.validation.records import Flow
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The scored patients.
+
+    flow: how they were selected; in_training, without_images: ids of patients who are left out
+    checked: whether the bundle says whom it was fitted on
+    patients, record: their data; cache: of the first view, None without images
+    outputs: of the heads, averaged over members, (n,) or (n, C); table: their predictions as the model stands
+    domain: the columns `in_domain` and `reasons`, in the order of `patients`
+    """
+
+    flow: Flow
+    in_training: tuple[str, ...]
+    without_images: tuple[str, ...]
+    checked: bool
+    patients: Patients
+    record: PatientsRecord
+    cache: FeatureCache | None
+    outputs: np.ndarray
+    table: Table
+    domain: pd.DataFrame
+
+
+def with_outcome(bundle: ModelBundle, cohort: Cohort) -> Cohort:
+    """Return the patients whose outcome is known.
+
+    Raises DataError where the cohort declares no outcome or another one than the model's, and where no
+    outcome is known.
+    """
+    source = printable(cohort.source)
+    if not cohort.outcome.table_columns:
+        raise DataError(
+            f"{source} declares no outcome, and validation needs one. Declare that of the model"
+            f" ({bundle.about.predicted.kind}) under [cohort]; mil-predict does without."
+        )
+    if problems := outcome_problems(bundle, cohort):
+        raise DataError(problems)
+    labelled = cohort.labelled()
+    if not len(labelled):
+        raise DataError(f"{source}: the outcome of none of its {count_of(len(cohort), 'patient')} is known.")
+    return labelled
+
+
+def with_images(labelled: Cohort) -> Cohort:
+    """Return the patients who have images; raises DataError if nobody has."""
+    return _present(labelled, labelled.images)
+
+
+def _present(labelled: Cohort, present: Collection[str]) -> Cohort:
+    kept = [patient for patient in labelled.patient_ids if patient in present]
+    if not kept:
+        raise DataError(
+            f"{printable(labelled.source)}: none of the {count_of(len(labelled), 'patient')} with a known"
+            " outcome has images, and the model needs them."
+        )
+    return labelled.select(kept)
+
+
+def read_sample(bundle: ModelBundle, cohort: Cohort, features: Features, any_scale: bool = False) -> Sample:
+    """Apply a model to the patients of a cohort who can validate it.
+
+    features: the caches of the model's views, which may lack patients; None for a model on metadata only
+    any_scale: see `predict`, as for the errors that are raised
+
+    Raises DataError also where no patient is left, and where those who are left cannot be scored.
+    """
+    labelled = with_outcome(bundle, cohort)
+    caches = caches_of(features)
+    present = labelled
+    if bundle.about.views and caches:
+        stored = set.intersection(*(set(cache.patient_ids) for cache in caches))
+        present = _present(labelled, stored)
+    patients, cache = checked_patients(bundle, present, features, any_scale)
+    fitted = recognised(bundle.about, present.patient_ids, cache)
+    new = np.ones(len(patients), dtype=bool) if fitted is None else ~fitted
+    _check_left(cohort, patients, new)
+    kept = present.select([present.patient_ids[place] for place in np.flatnonzero(new)])
+    patients = patients.take(np.flatnonzero(new))
+    outputs = bundle.head.apply(patients, attention=False).logits.mean(0)
+    predicted = bundle.decision.predict(outputs)
+    check_results(patients, predicted.values, np.zeros_like(predicted.values))
+    excluded = sum(cohort.excluded.values())
+    flow = Flow(
+        table=len(cohort) + excluded,
+        excluded=excluded,
+        without_outcome=len(cohort) - len(labelled),
+        without_images=len(labelled) - len(present),
+        in_training=int((~new).sum()),
+        scored=len(patients),
+    )
+    return Sample(
+        flow,
+        _others(present.patient_ids, kept.patient_ids),
+        _others(labelled.patient_ids, present.patient_ids),
+        fitted is not None,
+        patients,
+        patients_of(kept, features),
+        cache,
+        outputs,
+        table_of(bundle, patients, predicted),
+        _domain(bundle, kept, patients),
+    )
+
+
+def _others(ids: Sequence[str], kept: Sequence[str]) -> tuple[str, ...]:
+    inside = set(kept)
+    return tuple(patient for patient in ids if patient not in inside)
+
+
+def _domain(bundle: ModelBundle, kept: Cohort, patients: Patients) -> pd.DataFrame:
+    columns = domain_columns(bundle.about, bundle.head, kept, patients)
+    return pd.DataFrame({"patient_id": patients.ids, **columns})[["patient_id", IN_DOMAIN, REASONS]]
+
+
+def _check_left(cohort: Cohort, patients: Patients, new: np.ndarray) -> None:
+    """Raise DataError where nobody is left, or where those who are left cannot be scored."""
+    source = printable(cohort.source)
+    if not new.any():
+        named = some([printable(patient) for patient in patients.ids])
+        raise DataError(
+            f"{source}: all {count_of(len(patients), 'patient')} that could be scored ({named}) have ids or"
+            " images that the model was, or may have been, fitted or recalibrated on. External validation"
+            " needs other patients."
+        )
+    lack = patients.outcome.lack(patients.labels[new])
+    if lack is not None:
+        left = count_of(int(new.sum()), "patient")
+        raise DataError(
+            f"{source}: the {left} left to be scored cannot show how well the model predicts, since there are"
+            f" {lack.what}."
+        )
+
+
+def table_of(bundle: ModelBundle, patients: Patients, predicted: Predictions) -> Table:
+    """Return predictions of labelled patients as one model's, as mil-predict scores them."""
+    scoring = bundle.scoring
+    columns = {"patient_id": patients.ids, **scoring.target_columns(patients.labels)}
+    table = pd.DataFrame({**columns, **scoring.prediction_columns(predicted)})
+    return one_model_table(bundle, table if patients.groups is None else table.assign(group=patients.groups))
