@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 from mil_toolkit.backbones.requests import NAMES
+from mil_toolkit.bundle.domain.records import Domain
 from mil_toolkit.bundle.membership import TrainingMarks
 from mil_toolkit.bundle.records import FINGERPRINTS, About, BundleConfig, BundleFeatures
 from mil_toolkit.cohort.kinds import KINDS
@@ -119,6 +120,21 @@ def _domain_problems(config: BundleConfig) -> Iterator[str]:
     if domain.images is not None and len(domain.images.space.means) != width:
         found = len(domain.images.space.means)
         yield f"about.domain.images has {found} columns; the projected embeddings have {width}."
+    yield from _guess_problems(domain)
+
+
+def _guess_problems(domain: Domain) -> Iterator[str]:
+    """Return what does not fit the images from which numbers are expected."""
+    columns = 0 if domain.images is None else len(domain.images.space.means)
+    for name, known in domain.numbers.items():
+        guess = known.spread.guess
+        if guess is not None and len(guess.weights) != columns:
+            yield (
+                f"about.domain.numbers: of {printable(name)}, the guess has {len(guess.weights)} weights;"
+                f" about.domain.images has {columns} columns."
+            )
+    if domain.bag_size is not None and domain.bag_size.spread.guess is not None:
+        yield "about.domain.bag_size must not have a guess."
 
 
 def _calibration_problems(about: About) -> Iterator[str]:

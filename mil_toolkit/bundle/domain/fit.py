@@ -18,7 +18,14 @@ from mil_toolkit.bundle.domain.measures import (
     new_words,
     number_values,
 )
-from mil_toolkit.bundle.domain.records import Domain, ImageSpace, KnownImages, KnownNumber, Spread, Tail
+from mil_toolkit.bundle.domain.records import (
+    USUAL_EXCESS,
+    Domain,
+    KnownImages,
+    KnownNumber,
+    Spread,
+    Tail,
+)
 from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.inputs import ViewInputs
@@ -30,6 +37,26 @@ _FOLDS = 10
 _GAPS = None  # stands for the gaps of all columns beside the names of columns with new words
 _USUAL_SIZE = 1.0  # distance within which a number of images is usual, even where all training bags are equal
 _FOREIGN = 0.95  # quantile of single images' distances beyond which an image counts as foreign
+_NUMBERS = (
+    0.2  # weight of each number beside images: another unit changes it far more than a stain changes these
+)
+_LEAST_EXCESS = 0.05  # of image measures: the logarithm of a distance, and a share
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """How the tail of a measure is fitted, see `Tail.of`."""
+
+    least: float = -np.inf
+    smallest: float = USUAL_EXCESS
+    weight: float = 1.0
+
+    def tail(self, measures: np.ndarray) -> Tail:
+        """Return the tail of the measures (n,) of held-out patients."""
+        return Tail.of(measures, self.least, self.smallest, self.weight)
+
+
+_IMAGES = _Rule(smallest=_LEAST_EXCESS)
 
 
 class HeldOut(NamedTuple):
@@ -99,12 +126,12 @@ def _held_out(
 ) -> HeldOut:
     reference, metadata = Reference.of(patients, train, locator, looks), patients.metadata.iloc[test]
     values = number_values(reference.encoder, metadata)
-    images = None
+    images, away = None, None
     if locator is not None and reference.space is not None:
-        images = measure_images(reference.space, locator, patients, test)
+        images, away = measure_images(reference.space, locator, patients, test)
     return HeldOut(
         test,
-        {name: spread.distances(values[name]) for name, spread in reference.numbers.items()},
+        {name: spread.distances(values[name], away) for name, spread in reference.numbers.items()},
         new_words(reference.encoder, metadata),
         np.any([np.zeros(len(test), dtype=bool), *new_gaps(reference.encoder, metadata).values()], axis=0),
         None if reference.bag_size is None else reference.bag_size.distances(bag_sizes(patients)[test]),
@@ -152,49 +179,46 @@ class _Pooled:
             else None,
         )
 
-    def surprises(self, measures: np.ndarray, least: float = -np.inf) -> np.ndarray:
-        """Return the surprise of each patient, (B,), by the `Tail.of` of the patients in other folds."""
+    def surprises(self, measures: np.ndarray, rule: _Rule) -> np.ndarray:
+        """Return the surprise of each patient, (B,), by the tail of the patients in other folds."""
         surprises = np.empty(len(measures))
         for fold in np.unique(self.folds):
             inside = self.folds == fold
-            surprises[inside] = Tail.of(measures[~inside], least).surprise(measures[inside])
+            surprises[inside] = rule.tail(measures[~inside]).surprise(measures[inside])
         return surprises
 
 
 def _domain(pooled: _Pooled, reference: Reference) -> Domain:
-    measures, count = list(pooled.numbers.values()), len(pooled.folds)
+    count, weight = len(pooled.folds), 1.0 if pooled.images is None else _NUMBERS
+    number, size = _Rule(weight=weight), _Rule(_USUAL_SIZE, weight=weight)
+    surprises = [pooled.surprises(values, number) for values in pooled.numbers.values()]
     images = None
     if pooled.images is not None and reference.space is not None:
         foreign = _foreign(pooled.images.single)
-        shares = pooled.images.shares(foreign)
-        measures += [pooled.images.whole, shares]
-        images = _known_images(reference.space, foreign, pooled.images.whole, shares)
+        whole, shares = pooled.images.whole, pooled.images.shares(foreign)
+        surprises += [pooled.surprises(whole, _IMAGES), pooled.surprises(shares, _IMAGES)]
+        images = KnownImages(reference.space, foreign, _IMAGES.tail(whole), _IMAGES.tail(shares))
     new: dict[str | None, np.ndarray] = {name: flags for name, flags in pooled.words.items()}
     new[_GAPS] = pooled.gaps
     unreliable = _unreliable(new, count)
-    surprises = [pooled.surprises(values) for values in measures]
-    surprises += [] if pooled.sizes is None else [pooled.surprises(pooled.sizes, _USUAL_SIZE)]
+    surprises += [] if pooled.sizes is None else [pooled.surprises(pooled.sizes, size)]
     surprises += [np.where(flags, np.inf, 0.0) for kind, flags in new.items() if kind not in unreliable]
     return Domain(
         patients=count,
         numbers={
-            name: KnownNumber(spread, Tail.of(pooled.numbers[name]))
+            name: KnownNumber(spread, number.tail(pooled.numbers[name]))
             for name, spread in reference.numbers.items()
         },
         unreliable=sorted(name for name in unreliable if name is not None),
-        bag_size=_known_size(reference.bag_size, pooled.sizes),
+        bag_size=_known_size(reference.bag_size, pooled.sizes, size),
         images=images,
         limit=_limit(np.max([np.zeros(count), *surprises], axis=0)),
         gaps=_GAPS not in unreliable,
     )
 
 
-def _known_size(spread: Spread | None, sizes: np.ndarray | None) -> KnownNumber | None:
-    return None if spread is None or sizes is None else KnownNumber(spread, Tail.of(sizes, _USUAL_SIZE))
-
-
-def _known_images(space: ImageSpace, foreign: float, whole: np.ndarray, shares: np.ndarray) -> KnownImages:
-    return KnownImages(space, foreign, Tail.of(whole), Tail.of(shares))
+def _known_size(spread: Spread | None, sizes: np.ndarray | None, rule: _Rule) -> KnownNumber | None:
+    return None if spread is None or sizes is None else KnownNumber(spread, rule.tail(sizes))
 
 
 def _foreign(single: Sequence[np.ndarray]) -> float:

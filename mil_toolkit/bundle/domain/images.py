@@ -1,6 +1,6 @@
 """How far the embeddings of patients lie from those of the training patients, in the projected space."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from mil_toolkit.training.seen import Seen
 
 MOST_IMAGES = 256  # of a patient that are looked at, evenly spaced: more would not change its distance
 _LEAST = 1e-12  # square of a distance whose logarithm is taken
-_SMALLEST = 0.1  # of a deviation or variance, as a share of the mean, or of a residual, of the whole
+_SMALLEST = 0.1  # of a variance, as a share of the mean of all columns, or of a residual, of the whole
 
 
 class Located(NamedTuple):
@@ -84,22 +84,62 @@ def _spaced(size: int) -> Tensor:
     return torch.linspace(0, size - 1, min(size, MOST_IMAGES), dtype=torch.float64).round().long()
 
 
-def fit_space(located: Iterator[Located]) -> ImageSpace:
+class BagMoments(NamedTuple):
+    """Moments of the images of B patients.
+
+    sizes: (B,) images that were looked at
+    means, squares: (B, C) of the columns and of their squares
+    residuals, lengths: (B,) means
+    """
+
+    sizes: np.ndarray
+    means: np.ndarray
+    squares: np.ndarray
+    residuals: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, located: Iterable[Located]) -> "BagMoments":
+        """Return the moments of patients' images."""
+        moments = [
+            (
+                float(len(one.columns)),
+                one.columns.mean(0),
+                np.square(one.columns).mean(0),
+                one.residuals.mean(),
+                one.lengths.mean(),
+            )
+            for one in located
+        ]
+        return cls(*(np.array(values) for values in zip(*moments, strict=True)))
+
+    @property
+    def within(self) -> np.ndarray:
+        """Unbiased variances of single images of one patient, (C,); 0 if no patient has two images."""
+        several = self.sizes > 1
+        if not several.any():
+            return np.zeros(self.means.shape[1])
+        sizes = self.sizes[several, None]
+        variances = (self.squares - np.square(self.means))[several].clip(min=0)
+        return np.asarray((variances * sizes / (sizes - 1)).mean(0))
+
+
+def fit_space(moments: BagMoments) -> ImageSpace:
     """Return where the images of training patients lie; each patient has the same weight.
 
-    Columns that hardly vary, and a small residual, are raised: of fewer images than columns, the last ones
-    fit the training images by chance.
+    The variance of the patients' means is that between patients plus that of single images, divided by their
+    number (the random-effects model of one-way analysis of variance; Searle, Casella and McCulloch 1992,
+    chapter 3). Columns that hardly vary, and a small residual, are raised: of fewer images than columns, the
+    last ones fit the training images by chance.
     """
-    moments = [
-        (one.columns.mean(0), np.square(one.columns).mean(0), one.residuals.mean(), one.lengths.mean())
-        for one in located
-    ]
-    means, squares, residuals, lengths = (np.array(values) for values in zip(*moments, strict=True))
+    means, within = moments.means, moments.within
+    between = (means.var(0) - within * (1 / moments.sizes).mean()).clip(min=0)
     return ImageSpace(
         means.mean(0).tolist(),
-        _floored(means.std(0)).tolist(),
-        _floored(squares.mean(0) - np.square(means.mean(0))).tolist(),
-        max(float(residuals.mean()), _SMALLEST * float(lengths.mean())),
+        np.sqrt(_floored(between)).tolist(),
+        _floored(moments.squares.mean(0) - np.square(means.mean(0))).tolist(),
+        max(float(moments.residuals.mean()), _SMALLEST * float(moments.lengths.mean())),
+        within.tolist(),
     )
 
 
@@ -108,13 +148,23 @@ def _floored(values: np.ndarray) -> np.ndarray:
     return np.maximum(values, max(_SMALLEST * float(values.mean()), 1e-12))
 
 
-def whole_distance(space: ImageSpace, located: Located) -> float:
-    """Return the logarithm of the distance of a patient's mean embedding from those of the training patients.
+def standardised(space: ImageSpace, means: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return patients' mean embeddings (B, C) of so many images (B,) in standard deviations, (B, C).
 
-    The distance is the root mean square over columns, in standard deviations between the training patients.
+    The fewer images a patient has, the larger is the standard deviation of their mean.
     """
-    away = (located.columns.mean(0) - np.array(space.means)) / np.array(space.deviations)
-    return float(np.log(max(np.square(away).mean(), _LEAST)) / 2)
+    variances = np.square(space.deviations)
+    if space.within:
+        variances = variances + np.array(space.within) / sizes[:, None]
+    return np.asarray((means - np.array(space.means)) / np.sqrt(variances))
+
+
+def whole_distances(away: np.ndarray) -> np.ndarray:
+    """Return the logarithms of the distances of `standardised` mean embeddings (B, C) from 0, (B,).
+
+    The distance is the root mean square over columns.
+    """
+    return np.asarray(np.log(np.maximum(np.square(away).mean(1), _LEAST)) / 2)
 
 
 def image_distances(space: ImageSpace, located: Located) -> np.ndarray:

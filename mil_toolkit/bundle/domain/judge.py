@@ -7,7 +7,14 @@ import numpy as np
 import pandas as pd
 
 from mil_toolkit.bundle.domain.images import Locator
-from mil_toolkit.bundle.domain.measures import bag_sizes, measure_images, new_gaps, new_words, number_values
+from mil_toolkit.bundle.domain.measures import (
+    ImageMeasures,
+    bag_sizes,
+    measure_images,
+    new_gaps,
+    new_words,
+    number_values,
+)
 from mil_toolkit.bundle.domain.records import Domain, KnownImages, KnownNumber
 from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.training.fitted import FittedHead
@@ -46,26 +53,40 @@ def reasons_by_patient(
 def _signs(
     domain: Domain, head: FittedHead, units: Mapping[str, str | None], patients: Patients
 ) -> Iterator[Sign]:
-    values = number_values(head.encoder, patients.metadata)
+    measured = None if domain.images is None else _measured(domain.images, head, patients)
+    values, away = number_values(head.encoder, patients.metadata), None if measured is None else measured[1]
     for name, known in domain.numbers.items():
         unit = f" {printable(units[name] or '')}" if units.get(name) else ""
-        yield _number_sign(domain, known, values[name], printable(name), unit)
+        yield _number_sign(domain, known, values[name], away, printable(name), unit)
     for name, missing in new_gaps(head.encoder, patients.metadata).items() if domain.gaps else ():
         yield Sign(missing, _Novelty(name, patients).reason)
     for name, new in new_words(head.encoder, patients.metadata).items():
         if name not in domain.unreliable:
             yield Sign(new, _Novelty(name, patients).reason)
     if domain.bag_size is not None:
-        yield _number_sign(domain, domain.bag_size, bag_sizes(patients), "number of images", "")
-    if domain.images is not None:
-        yield from _image_signs(domain, domain.images, head, patients)
+        yield _number_sign(domain, domain.bag_size, bag_sizes(patients), None, "number of images", "")
+    if domain.images is not None and measured is not None:
+        yield from _image_signs(domain, domain.images, measured[0])
 
 
-def _number_sign(domain: Domain, known: KnownNumber, values: np.ndarray, name: str, unit: str) -> Sign:
-    low, high = known.spread.usual
-    usual = f"nine in ten training patients have {low:.4g} to {high:.4g}{unit}"
-    surprises = known.tail.surprise(known.spread.distances(values))
-    return Sign(surprises > domain.limit, lambda place: f"{name} is {values[place]:.4g}{unit}; {usual}")
+def _measured(known: KnownImages, head: FittedHead, patients: Patients) -> tuple[ImageMeasures, np.ndarray]:
+    assert head.projection is not None
+    locator = Locator(head.model.config, head.projection)
+    return measure_images(known.space, locator, patients, np.arange(len(patients)))
+
+
+def _number_sign(
+    domain: Domain, known: KnownNumber, values: np.ndarray, away: np.ndarray | None, name: str, unit: str
+) -> Sign:
+    ranges = np.broadcast_to(known.spread.usual(away), (len(values), 2))
+    who = "training patients" if known.spread.guess is None else "training patients with such images"
+
+    def reason(place: int) -> str:
+        low, high = ranges[place]
+        return f"{name} is {values[place]:.4g}{unit}; nine in ten {who} have {low:.4g} to {high:.4g}{unit}"
+
+    surprises = known.tail.surprise(known.spread.distances(values, away))
+    return Sign(surprises > domain.limit, reason)
 
 
 @dataclass(frozen=True)
@@ -83,10 +104,7 @@ class _Novelty:
         return f"{printable(self.name)} is {printable(repr(str(value)))}, which training never saw"
 
 
-def _image_signs(domain: Domain, known: KnownImages, head: FittedHead, patients: Patients) -> Iterator[Sign]:
-    assert head.projection is not None
-    locator = Locator(head.model.config, head.projection)
-    measures = measure_images(known.space, locator, patients, np.arange(len(patients)))
+def _image_signs(domain: Domain, known: KnownImages, measures: ImageMeasures) -> Iterator[Sign]:
     shares = measures.shares(known.foreign)
     whole, usual = known.whole.surprise(measures.whole) > domain.limit, known.whole.start
     yield Sign(

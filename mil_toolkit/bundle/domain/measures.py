@@ -9,9 +9,11 @@ import pandas as pd
 
 from mil_toolkit.bundle.domain.images import (
     Locator,
+    BagMoments,
     fit_space,
     image_distances,
-    whole_distance,
+    standardised,
+    whole_distances,
 )
 from mil_toolkit.bundle.domain.records import ImageSpace, Spread
 from mil_toolkit.training.encoder import CategoryEncoder, MetadataEncoder, NumberEncoder
@@ -19,7 +21,7 @@ from mil_toolkit.training.patients import Patients
 
 
 class ImageMeasures(NamedTuple):
-    """Distances of B patients' images: `whole_distance` (B,), and `image_distances`, B arrays."""
+    """Distances of B patients' images: `whole_distances` (B,), and `image_distances`, B arrays."""
 
     whole: np.ndarray
     single: list[np.ndarray]
@@ -78,17 +80,27 @@ class Reference:
         """
         metadata = patients.metadata.iloc[train]
         encoder = MetadataEncoder.fit(metadata, patients.log_columns)
-        numbers = {name: Spread.of(values) for name, values in number_values(encoder, metadata).items()}
-        space = None if locator is None else fit_space(locator.locate(patients, train.tolist()))
+        space, away = None, None
+        if locator is not None:
+            moments = BagMoments.of(locator.locate(patients, train.tolist()))
+            space = fit_space(moments)
+            away = standardised(space, moments.means, moments.sizes)
+        numbers = {name: Spread.of(values, away) for name, values in number_values(encoder, metadata).items()}
         return cls(encoder, numbers, Spread.of(bag_sizes(patients)[train]) if sizes else None, space)
 
 
 def measure_images(
     space: ImageSpace, locator: Locator, patients: Patients, places: np.ndarray
-) -> ImageMeasures:
-    """Return the distances of the images of the patients at `places` (n,)."""
-    whole, single = [], []
+) -> tuple[ImageMeasures, np.ndarray]:
+    """Return the distances of the images of the patients at `places` (n,), and where these are on average.
+
+    The latter are `standardised` mean embeddings (n, C), from which numbers are expected.
+    """
+    means, single = [], []
     for located in locator.locate(patients, places.tolist()):
-        whole.append(whole_distance(space, located))
+        means.append(located.columns.mean(0))
         single.append(image_distances(space, located))
-    return ImageMeasures(np.array(whole), single)
+    sizes = np.array([len(distances) for distances in single], dtype=float)
+    table = np.array(means).reshape(len(single), len(space.means))
+    away = standardised(space, table, sizes)
+    return ImageMeasures(whole_distances(away), single), away

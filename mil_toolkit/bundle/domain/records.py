@@ -1,17 +1,20 @@
 """Quantiles and moments of the training patients in a bundle; nothing of single patients."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import numpy as np
 from msgspec import Meta
 
+from mil_toolkit.bundle.domain.guess import Guess, fit_guess
+
 _FAR_BELOW = math.log(1000)  # a number that has no logarithm counts as 1000 times below the low quantile
 _FACTOR = 0.1  # smallest width on the scale of logarithms: a factor of 1.1
-_EXCESS = 0.2  # smallest excess, about that of a normal distribution, where patients hardly differ
+USUAL_EXCESS = 0.2  # smallest excess, about that of a normal distribution, where patients hardly differ
 _LARGEST = 700.0  # of a logarithm, so that its exponential is finite and not zero
-_START = 0.8  # quantile at which a tail begins
+_START = 0.9  # quantile at which a tail begins
+_LARGEST_SHARE = 0.99  # of patients beyond the start of a tail, divided by the weight of the measure
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -21,7 +24,8 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 class Tail:
     """The upper tail of a measure among held-out training patients.
 
-    start: where it begins; share: of the patients beyond it; excess: their typical distance from it
+    start: where it begins; share: of the patients beyond it, divided by the weight of the measure
+    excess: their typical distance from it
 
     Beyond a high threshold, the excesses of most distributions are about exponential (peaks over threshold;
     Davison and Smith 1990, with shape 0). The mean of that distribution is estimated from the median, so that
@@ -33,15 +37,29 @@ class Tail:
     excess: Positive
 
     @classmethod
-    def of(cls, measures: np.ndarray, least: float = -math.inf) -> "Tail":
-        """Fit the tail to the measures (n,) of held-out patients; it does not begin before `least`."""
+    def of(
+        cls,
+        measures: np.ndarray,
+        least: float = -math.inf,
+        smallest: float = USUAL_EXCESS,
+        weight: float = 1.0,
+    ) -> "Tail":
+        """Fit the tail to the measures (n,) of held-out patients.
+
+        least: the tail does not begin before; smallest: typical distance from its beginning
+        weight: of the measure among others, up to 1; a small weight makes values less surprising
+        """
         start = max(least, float(np.quantile(measures, _START)))
         beyond = measures[measures > start]
         excess = float(np.median(beyond - start)) / math.log(2) if len(beyond) else 0.0
-        return cls(start, max(1, len(beyond)) / (1 + len(measures)), max(_EXCESS, excess))
+        share = max(1, len(beyond)) / (1 + len(measures)) / weight
+        return cls(start, min(share, _LARGEST_SHARE), max(smallest, excess))
 
     def surprise(self, measures: np.ndarray) -> np.ndarray:
-        """Return -log of the share of training patients with at least these measures; 0 before the tail."""
+        """Return -log of the share of training patients with at least these measures; 0 before the tail.
+
+        The share is divided by the weight of the measure.
+        """
         beyond = (measures - self.start) / self.excess
         return np.where(beyond > 0, beyond - math.log(self.share), 0.0)
 
@@ -54,6 +72,7 @@ class Spread:
     logarithms: whether these are quantiles of the natural logarithms of the positive values
     zeros: whether zero was among the values, whose logarithm is not counted
     smallest: smallest distance of an outer quantile from the middle that counts
+    guess: of the number or its logarithm from the images, if the quantiles are those of the differences
     """
 
     low: float
@@ -62,6 +81,7 @@ class Spread:
     logarithms: bool
     zeros: bool
     smallest: Positive
+    guess: Guess | None = None
 
     def __post_init__(self) -> None:
         if not -math.inf < self.low <= self.middle <= self.high < math.inf:
@@ -70,28 +90,42 @@ class Spread:
             raise ValueError(f"{self.low} and {self.high} are logarithms, beyond {_LARGEST:g}")
 
     @classmethod
-    def of(cls, values: np.ndarray) -> "Spread":
-        """Return the spread of values, NaN where missing; on the scale of logarithms if none is negative.
+    def of(cls, values: np.ndarray, images: np.ndarray | None = None) -> "Spread":
+        """Return the spread of values (n,), NaN where missing; of logarithms if none is negative.
 
         A number in another unit differs by a factor, which is the same distance everywhere on this scale.
+
+        images: (n, C) `standardised` mean embeddings, if the value is to be expected from them
         """
         known = values[np.isfinite(values)]
-        positive = known[known > 0]
-        logarithms = bool(len(positive)) and bool((known >= 0).all())
-        counted = np.log(positive).clip(-_LARGEST, _LARGEST) if logarithms else known
-        low, middle, high = np.quantile(counted, (0.05, 0.5, 0.95)) if len(counted) else (0.0, 0.0, 0.0)
+        logarithms = bool((known > 0).any()) and bool((known >= 0).all())
+        counts = np.isfinite(values) & ((values > 0) | (not logarithms))
+        counted = np.log(values[counts]).clip(-_LARGEST, _LARGEST) if logarithms else values[counts]
+        fitted = None if images is None else fit_guess(counted, images[counts])
+        guess, away = fitted or (None, counted)
+        low, middle, high = np.quantile(away, (0.05, 0.5, 0.95)).tolist() if len(away) else (0.0, 0.0, 0.0)
         smallest = _FACTOR if logarithms else _smallest(counted)
-        return cls(float(low), float(middle), float(high), logarithms, bool((known == 0).any()), smallest)
+        return cls(low, middle, high, logarithms, bool((known == 0).any()), smallest, guess)
 
-    def distances(self, values: np.ndarray) -> np.ndarray:
-        """Return how far values (n,) are from the middle; 1 at both outer quantiles, 0 if missing."""
-        counted = self._logarithms(values) if self.logarithms else values
-        away = counted - self.middle
+    def distances(self, values: np.ndarray, images: np.ndarray | None = None) -> np.ndarray:
+        """Return how far values (n,) are from the middle; 1 at both outer quantiles, 0 if missing.
+
+        images: (n, C) `standardised` mean embeddings, unless there is no guess
+        """
+        expected = self._expected(images, len(values))
+        counted = self._logarithms(values, expected) if self.logarithms else values
+        away = counted - expected - self.middle
         distances = np.where(away < 0, away / -self._width(self.low), away / self._width(self.high))
         return np.where(np.isnan(values) | (self.zeros & (values == 0)), 0.0, np.abs(distances))
 
-    def _logarithms(self, values: np.ndarray) -> np.ndarray:
-        lowest = self.low - _FAR_BELOW
+    def _expected(self, images: np.ndarray | None, count: int) -> np.ndarray:
+        if self.guess is None:
+            return np.zeros(count)
+        assert images is not None
+        return self.guess.expect(images)
+
+    def _logarithms(self, values: np.ndarray, expected: np.ndarray) -> np.ndarray:
+        lowest = expected + self.low - _FAR_BELOW
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(values > 0, np.maximum(np.log(np.maximum(values, 0)), lowest), lowest)
 
@@ -99,10 +133,15 @@ class Spread:
         """Return the distance of a quantile from the middle."""
         return max(self.smallest, abs(end - self.middle))
 
-    @property
-    def usual(self) -> tuple[float, float]:
-        """The range of nine in ten training values, in their unit."""
-        return (math.exp(self.low), math.exp(self.high)) if self.logarithms else (self.low, self.high)
+    def usual(self, images: np.ndarray | None = None) -> np.ndarray:
+        """Return the ranges of nine in ten training values in their unit, (n, 2).
+
+        images: (n, C) `standardised` mean embeddings of patients whose values are expected from them;
+            without a guess, there is one range for all
+        """
+        expected = self._expected(images, 1)[:, None]
+        ends = expected + np.array([self.low, self.high])
+        return np.exp(ends.clip(-_LARGEST, _LARGEST)) if self.logarithms else ends
 
 
 def _smallest(values: np.ndarray) -> float:
@@ -124,19 +163,24 @@ class KnownNumber:
 class ImageSpace:
     """Where the projected embeddings of the training patients lie, in C columns.
 
-    means, deviations: of the patients' mean embeddings, (C,)
+    means: of the patients' mean embeddings, (C,)
+    deviations: between patients, (C,), if their mean embeddings came from many images each
     variances: of single images around the mean of all, each patient with the same weight, (C,)
     residual: mean squared length of what the projection leaves out of an image; 0 if it leaves out nothing
+    within: variances of single images of one patient, (C,); empty in bundles of older versions, where
+        `deviations` are those of mean embeddings of as many images as the patients had
     """
 
     means: list[float]
     deviations: list[Positive]
     variances: list[Positive]
     residual: NotNegative
+    within: list[NotNegative] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if not len(self.means) == len(self.deviations) == len(self.variances) > 0:
-            raise ValueError("means, deviations and variances must have the same number of columns")
+        columns = {len(self.means), len(self.deviations), len(self.variances)}
+        if len(columns | ({len(self.within)} if self.within else set())) > 1 or not self.means:
+            raise ValueError("means, deviations, variances and within must have the same number of columns")
 
 
 @dataclass(frozen=True)
@@ -144,7 +188,7 @@ class KnownImages:
     """The images of the training patients.
 
     foreign: distance from which a single image counts as foreign; a few in a hundred held-out ones do
-    whole, share: tails of a patient's `whole_distance`, and of the share of foreign images
+    whole, share: tails of a patient's `whole_distances`, and of the share of foreign images
     """
 
     space: ImageSpace

@@ -1,6 +1,6 @@
 """Where embeddings lie: distances against straightforward versions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from mil_toolkit.bundle.domain import images
-from mil_toolkit.bundle.domain.images import Locator, fit_space, image_distances, whole_distance
+from mil_toolkit.bundle.domain.images import (
+    BagMoments,
+    Located,
+    Locator,
+    fit_space,
+    image_distances,
+    standardised,
+    whole_distances,
+)
+from mil_toolkit.bundle.domain.records import ImageSpace
 from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.training.patients import Patients
@@ -31,16 +40,20 @@ def test_distances_are_those_of_plain_numpy(make_patients: Make, components: int
     assert patients.bags is not None
     projection = projection_of(patients, components)
     locator = Locator(HeadConfig(components=components), projection)
-    space = fit_space(locator.locate(patients, range(15)))
+    space = fit_space(BagMoments.of(locator.locate(patients, range(15))))
     scaled = (patients.bags.instances.double().numpy() - projection.shift.numpy()) * projection.scale.numpy()
     offsets = patients.bags.offsets.tolist()
     bags = [scaled[first:last] for first, last in pairwise(offsets)]
     axes = np.eye(6) if projection.components is None else projection.components.double().numpy()
     means = np.array([(bag @ axes).mean(0) for bag in bags])
-    deviations = means[:15].std(0)
-    z = (means[15:] - means[:15].mean(0)) / np.maximum(deviations, 0.1 * deviations.mean())
+    sizes = np.array([len(bag) for bag in bags])
+    within = np.mean([(bag @ axes).var(0, ddof=1) for bag in bags[:15] if len(bag) > 1], 0)
+    between = (means[:15].var(0) - within * (1 / sizes[:15]).mean()).clip(0)
+    variances = np.maximum(between, 0.1 * between.mean()) + within / sizes[15:, None]
+    z = (means[15:] - means[:15].mean(0)) / np.sqrt(variances)
     located = list(locator.locate(patients, range(15, 20)))
-    whole = [whole_distance(space, one) for one in located]
+    moments = BagMoments.of(located)
+    whole = whole_distances(standardised(space, moments.means, moments.sizes))
     np.testing.assert_allclose(np.exp(whole), np.sqrt((z**2).mean(1)), rtol=1e-4)
 
     unit = axes / np.linalg.norm(axes, axis=0)
@@ -55,6 +68,29 @@ def test_distances_are_those_of_plain_numpy(make_patients: Make, components: int
         expected = np.maximum(within, rest / space.residual) if components == 3 else within
         if components != 6:  # with all components, what is left out is rounding error
             np.testing.assert_allclose(image_distances(space, one), expected, rtol=1e-3)
+
+
+def test_distances_of_few_images_are_as_usual_as_those_of_many() -> None:
+    random = np.random.default_rng(0)
+
+    def located(sizes: np.ndarray) -> Iterator[Located]:
+        for size in sizes:
+            columns = random.normal(0, 1, 8) + random.normal(0, 2, (size, 8))
+            yield Located(columns, np.zeros(size), np.zeros(size))
+
+    space = fit_space(BagMoments.of(located(random.integers(1, 40, 400))))
+    np.testing.assert_allclose(np.square(space.deviations), 1, rtol=0.4)
+    np.testing.assert_allclose(space.within, 4, rtol=0.1)
+    for size in (1, 3, 100):
+        moments = BagMoments.of(located(np.full(400, size)))
+        away = standardised(space, moments.means, moments.sizes)
+        assert np.square(away).mean() == pytest.approx(1, rel=0.15)
+
+
+def test_bundles_of_older_versions_do_not_know_the_variance_within_patients() -> None:
+    space = ImageSpace([1.0, 2.0], [0.5, 2.0], [1.0, 1.0], 0.0)
+    away = standardised(space, np.array([[2.0, 4.0]]), np.array([3.0]))
+    np.testing.assert_allclose(away, [[2.0, 1.0]])
 
 
 def test_of_a_large_bag_evenly_spaced_images_are_looked_at(

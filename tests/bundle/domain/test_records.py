@@ -34,7 +34,7 @@ def test_missing_values_are_not_far_and_impossible_ones_are() -> None:
 
 def test_the_largest_and_smallest_numbers_have_a_usual_range() -> None:
     for value in (1e308, 5e-324):
-        low, high = Spread.of(np.full(9, value)).usual
+        low, high = Spread.of(np.full(9, value)).usual()[0]
         assert 0 < low <= high < math.inf
 
 
@@ -51,10 +51,25 @@ def test_a_column_without_variation_takes_its_own_value_only(values: np.ndarray)
     assert spread.distances(np.array([own + 100.0]))[0] > 20
 
 
+@pytest.mark.parametrize("factor", [1.0, 100.0])
+def test_a_number_is_compared_with_what_images_let_expect(factor: float) -> None:
+    random = np.random.default_rng(0)
+    images = random.normal(size=(300, 4))
+    values = factor * np.exp(2 + images[:, 0] + 0.1 * random.normal(size=300))
+    spread = Spread.of(values, images)
+    assert spread.guess is not None and spread.high - spread.low < 0.5
+    usual = factor * np.exp(2 + images[:5, 0])
+    np.testing.assert_array_less(spread.distances(usual, images[:5]), 1)
+    assert (spread.distances(usual * 100, images[:5]) > 20).all()
+    low, high = spread.usual(images[:5]).T
+    assert (low < usual).all() and (usual < high).all()
+    assert spread.distances(np.array([np.nan]), images[:1])[0] == 0
+
+
 def test_surprise_is_the_logarithm_of_the_share_that_an_exponential_tail_has_beyond() -> None:
     measures = np.random.default_rng(0).exponential(size=200_000)
     tail = Tail.of(measures)
-    for share in (0.1, 0.01, 0.001):
+    for share in (0.09, 0.01, 0.001):
         surprise = tail.surprise(np.array([-math.log(share)]))[0]
         assert surprise == pytest.approx(-math.log(share), rel=0.02)
     assert tail.surprise(np.array([0.0]))[0] == 0
@@ -64,6 +79,14 @@ def test_a_measure_that_no_held_out_patient_had_is_as_rare_as_their_number_allow
     tail = Tail.of(np.zeros(99))
     just_beyond, far = tail.surprise(np.array([1e-9, 1.0]))
     assert just_beyond == pytest.approx(math.log(100)) and far > just_beyond
+
+
+def test_measures_of_a_small_weight_are_less_surprising() -> None:
+    measures = np.random.default_rng(0).exponential(size=500)
+    usual, light = Tail.of(measures).surprise(measures), Tail.of(measures, weight=0.2).surprise(measures)
+    beyond = usual > 0
+    np.testing.assert_allclose(usual[beyond] - light[beyond], math.log(5))
+    assert Tail.of(measures[:2], weight=0.1).share < 1
 
 
 def test_records_refuse_what_cannot_be() -> None:
@@ -76,3 +99,5 @@ def test_records_refuse_what_cannot_be() -> None:
             Spread(low, 2.0, high, True, False, 1.0)
     with pytest.raises(ValueError, match="same number of columns"):
         ImageSpace([0.0, 0.0], [1.0], [1.0, 1.0], 0.0)
+    with pytest.raises(ValueError, match="same number of columns"):
+        ImageSpace([0.0, 0.0], [1.0, 1.0], [1.0, 1.0], 0.0, [1.0])
