@@ -42,6 +42,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from array_cohorts import (  # type: ignore[import-not-found]  # the script beside this one
+    Data,
+    write_bags,
+    write_cohort,
+)
 from classical_data import (  # type: ignore[import-not-found]  # the script beside this one
     CHOOSING,
     DATA,
@@ -50,7 +55,6 @@ from classical_data import (  # type: ignore[import-not-found]  # the script bes
     add_sources,
     sources_of,
 )
-from outcomes import Data, write_bags, write_cohort  # type: ignore[import-not-found]  # the same
 from scipy.special import expit, logit
 from scipy.stats import rankdata
 from sklearn.base import ClassifierMixin

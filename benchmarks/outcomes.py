@@ -21,13 +21,17 @@ mean score over all sets should differ from chance by no more than its standard 
 import argparse
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from array_cohorts import (  # type: ignore[import-not-found]  # the script beside this one
+    Data,
+    write_bags,
+    write_cohort,
+)
 from sklearn.datasets import load_diabetes, load_digits, load_wine
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import cohen_kappa_score, make_scorer
@@ -36,45 +40,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from mil_toolkit.cohort.cohort import Cohort, read_cohort
-from mil_toolkit.cohort.toml import toml_string
 from mil_toolkit.config.study import StudyConfig
-from mil_toolkit.features.cache import FeatureCache
-from mil_toolkit.features.shards import EmbeddedBag, Recorded, StoredImage
-from mil_toolkit.features.spec import SCHEMA, Spec
 from mil_toolkit.study.by_outcome import metadata_rivals
 from mil_toolkit.study.tune import Tuned, tune
 
 SEED, OUTER, INNER, TRIALS = 7, 5, 3, 5
 BAGS, BAG_SIZES = 500, (2, 3, 4)
 NOISE_PATIENTS, NOISE_COLUMNS, NOISE_SETS = 60, 4, 20
-SPEC: Spec = {
-    "schema": SCHEMA,
-    "backbone": "pixels",
-    "weights": "none",
-    "seed": 0,
-    "weight_digest": "0" * 64,
-    "width": 64,
-    "mean": [0.0] * 3,
-    "std": [1.0] * 3,
-    "image_size": 8,
-    "crop": 0,
-    "preprocess": "none",
-}
-
-
-@dataclass(frozen=True)
-class Data:
-    """A cohort to be written.
-
-    outcome: its columns; inputs: the metadata; keys: of `[cohort]` in TOML
-    bags: the instances of each patient, (n, D), if there are images
-    """
-
-    outcome: pd.DataFrame
-    inputs: pd.DataFrame
-    keys: Mapping[str, str]
-    bags: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,41 +65,6 @@ class Reference:
     library_name: str
     published: str = ""
     baseline: str | None = None
-
-
-def write_cohort(folder: Path, data: Data) -> Cohort:
-    """Write a table and a cohort.toml, and return the cohort."""
-    ids = [f"P{row:04d}" for row in range(len(data.outcome))]
-    table = pd.concat([data.outcome, data.inputs], axis=1).assign(patient=ids)
-    table.to_csv(folder / "table.csv", index=False)
-    lines = ["[cohort]", 'name = "data"', 'table = "table.csv"', 'id = "patient"']
-    lines += [f"{key} = {value}" for key, value in data.keys.items()]
-    for name in data.inputs:
-        kind = "number" if pd.api.types.is_numeric_dtype(data.inputs[name]) else "category"
-        quoted = toml_string(str(name))
-        lines += [f"[metadata.{quoted}]", f"column = {quoted}", f'kind = "{kind}"']
-    (folder / "cohort.toml").write_text("\n".join(lines), encoding="utf-8")
-    return read_cohort(folder / "cohort.toml", images=False, log=False)
-
-
-def write_bags(folder: Path, bags: tuple[np.ndarray, ...], patient_ids: tuple[str, ...]) -> FeatureCache:
-    """Publish the bags as a cache, and return it."""
-    images = [
-        tuple(
-            StoredImage(f"{row}.png", sha256(instance.tobytes()).digest(), row, row)
-            for row, instance in enumerate(bag)
-        )
-        for bag in bags
-    ]
-    embedded = [
-        EmbeddedBag(patient, images_of_bag, bag.astype(np.float16))
-        for patient, images_of_bag, bag in zip(patient_ids, images, bags, strict=True)
-    ]
-    spec: Spec = {**SPEC, "width": bags[0].shape[1]}
-    cache = FeatureCache.create(folder / "cache", "data", spec)
-    cache.publish(embedded, Recorded("float32", "scikit-learn"))
-    cache.refresh()
-    return cache
 
 
 def study_of(data: Data, config: StudyConfig) -> Tuned:

@@ -7,13 +7,14 @@ from datetime import date
 
 import pandas as pd
 
-from mil_toolkit.bundle.abstention import SET, SET_HIGH, SET_LOW, training_note
+from mil_toolkit.bundle.abstention import training_note
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.contributions import EARLY, LATE
 from mil_toolkit.bundle.one_patient import OnePrediction
 from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.words import number
+from mil_toolkit.outcomes.sets import SET, SET_HIGH, SET_LOW
 from mil_toolkit.study.records import ColumnRecord
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 from markupsafe import Markup
 
-from mil_toolkit.bundle.abstention import SET, SET_HIGH, SET_LOW
 from mil_toolkit.bundle.patient_words import PatientWords
 from mil_toolkit.bundle.saliency import Saliency
 from mil_toolkit.core.files import publish
@@ -17,6 +16,7 @@ from mil_toolkit.core.outputs import Output
 from mil_toolkit.core.reading import open_input
 from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.words import metric_title, with_interval
+from mil_toolkit.outcomes.sets import SET, SET_HIGH, SET_LOW
 from mil_toolkit.report.gallery import Naming, WeightedImage, ranked
 from mil_toolkit.report.markup import environment, read_template, source_of
 from mil_toolkit.report.page import pictures_of

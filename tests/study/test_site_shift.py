@@ -48,11 +48,13 @@ def test_the_study_keeps_the_setting(sites: Sites) -> None:
     study = Study.open(sites.study)
     assert study.config.settings["standardise"] == ("group",)
     assert study.final.read_best().config.standardise == "group"
-    described = methods_paragraph(study.config, study.description.features)
+    described = methods_paragraph(study.config, study.description.features, study.outcome)
     assert (
         "within each group of patients" in described and "without labels (a transductive step)" in described
     )
-    assert "within each group" not in methods_paragraph(StudyConfig(), study.description.features)
+    assert "within each group" not in methods_paragraph(
+        StudyConfig(), study.description.features, study.outcome
+    )
 
 
 def test_the_variants_need_images_and_outer_folds_of_groups() -> None:

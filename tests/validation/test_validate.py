@@ -62,8 +62,8 @@ def test_each_step_is_refitted_alone_and_those_asked_for_together(validated: Val
             ((table.probabilities[0] - table.labels) ** 2).mean()
         )
         change = refitted.differences["brier"].value
-        standing = record.scores["brier"].value
-        assert standing is not None and change == pytest.approx(refitted.scores["brier"].value - standing)
+        before, after = record.scores["brier"].value, refitted.scores["brier"].value
+        assert before is not None and after is not None and change == pytest.approx(after - before)
     assert np.array_equal(validated.tables["threshold"].probabilities, validated.sample.table.probabilities)
 
 
