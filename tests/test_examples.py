@@ -17,7 +17,7 @@ from support.studies import Tiny
 
 from mil_toolkit.study import choice
 
-HELPERS = ("array_cohorts",)  # which benchmarks import
+HELPERS = ("alterations", "array_cohorts")  # which benchmarks import
 BENCHMARKS = sorted(script for script in (ROOT / "benchmarks").glob("*.py") if script.stem not in HELPERS)
 SCRIPT = ROOT / "examples" / "founding_report.sh"
 ENCODERS_SCRIPT = ROOT / "examples" / "encoders.sh"
