@@ -17,6 +17,8 @@ from support.paths import ROOT, installed
 from support.programs import installed_programs
 from support.studies import Tiny
 
+import mil_toolkit
+
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 COMMANDS = ("init", "extract", "tune", "fit", "report", "predict")
 OPTIONS = {
@@ -36,7 +38,8 @@ nbformat.write(book, "executed.ipynb")
 def _programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with the commands of this source tree as programs."""
     folder = tmp_path_factory.mktemp("programs")
-    (folder / "mil").write_text(f"#!/bin/sh\nexec '{sys.executable}' -m mil_toolkit.cli.mil \"$@\"\n")
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from mil_toolkit.cli.mil import main; main()"
+    (folder / "mil").write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{script}" "$@"\n')
     (folder / "mil").chmod(0o755)
     with installed_programs(folder, COMMANDS):
         yield folder
@@ -90,6 +93,7 @@ def test_the_notebook_of_the_challenge_ends_with_a_submission(
     assert list(submission.columns) == ["ID", "LABEL"] and {*submission["LABEL"]} <= {0, 1}
     assert {*submission["ID"]} == {*table.loc[labels == "-1", "ID"]}
     assert (working / "attention.csv").exists() and (working / "studies/challenge/report.html").exists()
+    assert f"mil_toolkit {mil_toolkit.__version__}" in text
     assert "outer low" in text and "balanced_accuracy" in text and "ID  LABEL" in text
     assert sorted(mounted.rglob("*")) == before
 
