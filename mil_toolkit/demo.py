@@ -24,6 +24,7 @@ from mil_toolkit.config.tunable import Settings
 from mil_toolkit.core.errors import DataError, OutOfMemory, UsageError
 from mil_toolkit.core.outputs import check_outputs
 from mil_toolkit.core.reading import MEBIBYTE, read_input
+from mil_toolkit.core.run_log import log_into
 from mil_toolkit.evaluation.intervals import draw_patients, percentile_interval, scores_with_intervals
 from mil_toolkit.evaluation.records import Score
 from mil_toolkit.features.cache import FeatureCache
@@ -109,6 +110,7 @@ def run_demo(output: Path, study: StudyConfig = STUDY, device: str = "auto", out
     """
     cohort = _cohort(output, outcome)
     _check_outputs(output, cohort)
+    log_into(output)
     cohort.outcome.check_rule(cohort.labelled().labels, study.threshold_rule, None)
     study = replace(study, settings={**study.settings, **DEMO_OUTCOMES[outcome].settings})
     cache = _extract(cohort, output, device)

@@ -67,6 +67,7 @@ NOT_RUN = {
     "mil-tune cohort.toml --storage": "needs a database server; test_postgres.py starts one",
     "mil-tune cohort.toml --tracker": "test_tracker.py runs it",
     "export ": "changes the environment of a shell",
+    "eval ": "changes the environment of a shell; test_completion.py runs it",
     "wandb ": "needs an account",
     "optuna-dashboard ": "does not end; test_dashboard.py starts it",
     "docker ": "needs a Docker daemon; test_container.py reads the recipe",
@@ -292,7 +293,7 @@ def inline_code(document: Path) -> list[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=identity)
 def test_every_option_in_the_text_exists(document: Path) -> None:
     known = {f"mil-{name}": options(name) for name in COMMANDS}
-    every = set().union(*known.values()) | FOREIGN
+    every = set().union(*known.values(), options("mil")) | FOREIGN
     for code in inline_code(document):
         program = code.split(" ")[0]
         assert not program.startswith("mil-") or program in known, code

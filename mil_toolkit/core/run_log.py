@@ -66,7 +66,11 @@ class RunLog(logging.Handler):
         """Write a message, or keep it until the file is open."""
         if self._ended:
             return
-        text = self.format(record)
+        try:
+            text = self.format(record)
+        except Exception:  # noqa: BLE001 - as in the handlers of the standard library
+            self.handleError(record)
+            return
         if self._descriptor is None:
             self._waiting.append(text)
         else:

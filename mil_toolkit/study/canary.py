@@ -16,6 +16,7 @@ from mil_toolkit.config.study import StudyConfig, for_outcome
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.files import temporary_folder
 from mil_toolkit.core.locks import exclusive
+from mil_toolkit.core.progress import ProgressBar
 from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.run_log import log_into, stage
 from mil_toolkit.core.seeds import derive_seed, shuffled_labels_path
@@ -85,8 +86,9 @@ def run_canary(
             patients = Patients.of(labelled, features)
             jobs = [_shuffled_run(study, labelled, device, number) for number in range(runs)]
             count = min(runs, _processes(study, patients, device, how, runs))
-            progress = _CanaryProgress(runs, count)
-            scores = do_jobs(jobs, patients, Processes(count, config.threads, lock), progress)
+            with ProgressBar(runs, "run", "canary") as bar:
+                progress = _CanaryProgress(runs, count, bar)
+                scores = do_jobs(jobs, patients, Processes(count, config.threads, lock), progress)
             metric = cohort.outcome.scoring.discrimination
             canary = Canary.of(scores, None if metric == "auc" else metric)
             publish_record(study.canary, canary)
@@ -144,12 +146,13 @@ def _shuffled_run(study: Study, labelled: Cohort, device: str, number: int) -> _
 class _CanaryProgress:
     """Logs how long the canary takes, once every process has ended its first run, which takes longer."""
 
-    def __init__(self, runs: int, processes: int):
-        self.runs, self.processes = runs, processes
+    def __init__(self, runs: int, processes: int, bar: ProgressBar):
+        self.runs, self.processes, self._bar = runs, processes, bar
         self._seconds: list[float] = []
 
     def __call__(self, note: SearchNote) -> None:
         """Take note of a run that has ended."""
+        self._bar.update()
         self._seconds.append(note.seconds or 0.0)
         if len(self._seconds) == 2 * self.processes and self.runs > 2 * self.processes:
             left = (self.runs - len(self._seconds)) * float(np.mean(self._seconds[self.processes :]))

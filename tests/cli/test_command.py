@@ -39,6 +39,7 @@ def test_help_says_what_the_command_does(name: str, command: Command) -> None:
     done = command(name, "--help")
     assert done.code == 0 and done.err == ""
     assert done.out.startswith(f"usage: mil-{name} ")
+    assert all(f"{option} " in done.out for option in ("--json", "--quiet", "--verbose", "--version"))
     assert "(default: None)" not in done.out and "(default: [])" not in done.out
 
 
