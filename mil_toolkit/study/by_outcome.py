@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.features.cache import FeatureCache
@@ -27,12 +28,11 @@ class OutcomeStudy:
     """A study of a kind of outcome.
 
     rivals: the baselines by name; the first one sees only the metadata
-    check_shortcuts: finds what predicts the outcome without a model of the images; it also takes the name of
-        the first baseline
+    check_shortcuts: finds what predicts the outcome without a model of the images
     """
 
     rivals: dict[str, Rival]
-    check_shortcuts: Callable[[Cohort, FeatureCache | None, str], Iterator[Finding]]
+    check_shortcuts: Callable[[Cohort, FeatureCache | None], Iterator[Finding]]
 
 
 _METADATA, _METADATA_C1 = "Metadata only", "Metadata only, C = 1"
@@ -69,7 +69,7 @@ OUTCOME_STUDIES = {
             "mean_multinomial": Rival(mean_embeddings, ordered_multinomial, title=_MEAN),
             "mean_max_min_multinomial": Rival(bag_statistics, ordered_multinomial, title=_STATISTICS),
         },
-        check_several_classes,
+        partial(check_several_classes, baseline="metadata_multinomial"),
     ),
     "classes": OutcomeStudy(
         {
@@ -83,7 +83,7 @@ OUTCOME_STUDIES = {
             "mean_multinomial": Rival(mean_embeddings, multinomial, title=_MEAN),
             "mean_max_min_multinomial": Rival(bag_statistics, multinomial, title=_STATISTICS),
         },
-        check_several_classes,
+        partial(check_several_classes, baseline="metadata_multinomial"),
     ),
     "number": OutcomeStudy(
         {
@@ -106,7 +106,7 @@ OUTCOME_STUDIES = {
             "mean_hazards": Rival(mean_embeddings, linear_hazards, title=_MEAN),
             "mean_max_min_hazards": Rival(bag_statistics, linear_hazards, title=_STATISTICS),
         },
-        check_survival,
+        partial(check_survival, baseline="metadata_cox"),
     ),
 }
 """The studies of each kind of outcome."""
@@ -127,5 +127,4 @@ ALL_RIVALS: Mapping[str, Rival] = {
 
 def check_shortcuts(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
     """Find what predicts the outcome of the labelled patients without a model of the images."""
-    kind = cohort.outcome.kind
-    return OUTCOME_STUDIES[kind].check_shortcuts(cohort, cache, METADATA[kind])
+    return OUTCOME_STUDIES[cohort.outcome.kind].check_shortcuts(cohort, cache)

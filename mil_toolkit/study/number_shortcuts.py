@@ -26,7 +26,7 @@ WAY_OF_WRITING = (
 SUSPICIOUS = 0.95  # rank correlation, above which the column may have been derived from the target
 
 
-def check_number(cohort: Cohort, cache: FeatureCache | None, baseline: str) -> Iterator[Finding]:
+def check_number(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
     """Find what predicts the target: columns, missing values, ways of writing and the number of images."""
     labelled = cohort.labelled()
     if len(np.unique(labelled.labels)) < 2:

@@ -180,6 +180,11 @@ class ColumnRecord:
         if self.kind not in KINDS:
             raise ValueError(f"kind: {self.kind[:100]!r} is not one of {', '.join(KINDS)}")
 
+    @property
+    def shown_unit(self) -> str:
+        """The unit of the values, as reports show it; empty if there is none."""
+        return self.unit or ("years" if self.kind == "birth-date" else "")
+
 
 @dataclass(frozen=True)
 class PatientRecord:

@@ -34,11 +34,8 @@ Figures = dict[str, float]  # an AUC and its 95 % interval: `value`, `low`, `hig
 Search = Callable[[Cohort, FeatureCache | None, Labelled, int], Iterator[Candidate]]
 
 
-def check_two_classes(cohort: Cohort, cache: FeatureCache | None, baseline: str) -> Iterator[Finding]:
-    """Find what predicts the label.
-
-    Of all outcomes, `baseline` is the name of the baseline on metadata only, for advice.
-    """
+def check_two_classes(cohort: Cohort, cache: FeatureCache | None) -> Iterator[Finding]:
+    """Find what predicts the label."""
     labelled = cohort.labelled()
     if len(np.unique(labelled.labels)) < 2:
         text = "shortcuts were not checked: the labelled patients do not include both classes."

@@ -60,7 +60,7 @@ def _levels(column: ColumnRecord, values: Sequence[float | str | None]) -> list[
         return [(1.0, _MISSING) if value is None else (0.0, str(value)) for value in values]
     numbers = [None if value is None else float(value) for value in values]
     edges = np.array(AGE_EDGES) if column.kind == "birth-date" else _edges(numbers)
-    return _ranges(numbers, edges, column.unit or ("years" if column.kind == "birth-date" else ""))
+    return _ranges(numbers, edges, column.shown_unit)
 
 
 def _edges(values: Sequence[float | None]) -> np.ndarray:

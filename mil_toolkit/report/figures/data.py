@@ -94,7 +94,7 @@ def _column(
     place: int,
 ) -> Values:
     values = pd.Series([patient.metadata[column.name] for patient in patients.patients], dtype=object)
-    unit = column.unit or ("years" if column.kind == "birth-date" else "")
+    unit = column.shown_unit
     title = printable(column.name) + (f", {printable(unit)}" if unit else "")
     return Values(values, labels, class_names, f"column-{place}", title, column.transform == "log")
 

@@ -81,7 +81,9 @@ def target_figures(contents: Contents) -> list[Chart]:
     for place, column in enumerate(contents.patients.columns):
         if column.kind != "category":
             known = [patient.metadata[column.name] for patient in patients]
-            charts += _against(f"column-{place}", printable(column.name), known, targets, contents)
+            unit = f", {printable(column.shown_unit)}" if column.shown_unit else ""
+            title = printable(column.name) + unit
+            charts += _against(f"column-{place}", title, known, targets, contents)
     sizes = [patient.images for patient in patients]
     if all(size is not None for size in sizes):
         charts += _against("bag-size", "Images of a patient", sizes, targets, contents)

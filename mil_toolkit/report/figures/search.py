@@ -31,7 +31,7 @@ def history_figure(contents: Contents) -> Chart | None:
         return None
     numbers, values = complete["number"].astype(int), complete["value"].astype(float)
     best = values.cummax() if metric_of(objective).higher_is_better else values.cummin()
-    figure, axes = canvas(left=0.74)
+    figure, axes = canvas(left=0.86)
     axes.plot(numbers, values, "o", color=MUTED, ms=4, mew=0, alpha=0.7, label="trial")
     axes.step(numbers, best, where="post", color=ACCENT, label="best so far")
     axes.set(xlabel="Trial of the final search", ylabel=metric_name(objective))

@@ -211,10 +211,7 @@ def survival_data_figures(contents: Contents) -> list[Chart]:
     everyone = contents.patients.patients
     charts = [_cohort_figure(contents, _group("all", everyone))]
     by_id = {patient.id: patient for patient in everyone}
-    units = {
-        column.name: column.unit or ("years" if column.kind == "birth-date" else "")
-        for column in contents.patients.columns
-    }
+    units = {column.name: column.shown_unit for column in contents.patients.columns}
     for place, (variable, levels) in enumerate(_variables(subgroups(contents.patients))):
         unit = units.get(variable, "")
         groups = [

@@ -37,7 +37,8 @@ def _no_facts(contents: Contents) -> dict[str, str]:
 class OutcomeSections:
     """The functions that draw the sections of a kind of outcome.
 
-    data: also takes whether to anonymise; facts: returns further facts of the overview, by name
+    data: also takes whether to anonymise; patients: returns what the gallery says of a patient
+    facts: returns further facts of the overview, by name
     fitted: what is fitted on the predictions of the inner folds; rule: what the baselines have in common with
         the model besides the folds
     """
