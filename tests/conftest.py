@@ -17,7 +17,7 @@ import torch
 from hypothesis import settings
 from support.commands import Command, Done
 from support.paths import ROOT, required
-from support.remembered import remember_networks, remember_results
+from support.remembered import remember_networks, remember_operators, remember_results
 from support.studies import Tiny, Viewed
 
 from mil_toolkit.bundle import membership
@@ -101,6 +101,14 @@ def _results_remembered() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         remember_results(patch)
         remember_networks(patch)
+        yield
+
+
+@pytest.fixture(scope="session", name="operators")
+def _operators() -> Iterator[None]:
+    """Read the operators of ONNX once; for the tests that export models."""
+    with pytest.MonkeyPatch.context() as patch:
+        remember_operators(patch)
         yield
 
 

@@ -4,6 +4,7 @@ The results are those of the code itself, to the bit: only equal inputs get a re
 """
 
 import copy
+import functools
 import io
 import pickle
 from collections.abc import Callable
@@ -27,7 +28,7 @@ _DRAWING = ("svg.fonttype", "svg.hashsalt", "text.parse_math")  # settings that 
 
 
 def remember_results(patch: pytest.MonkeyPatch) -> None:
-    """Remember everything that functions of this module remember, except networks."""
+    """Remember everything that functions of this module remember, except networks and operators."""
     for remember in (remember_axes, remember_regressions, remember_schema_version, remember_figures):
         remember(patch)
 
@@ -100,6 +101,14 @@ def remember_networks(patch: pytest.MonkeyPatch) -> None:
     resnet = torchvision.models.ResNet
     for name in ("resnet18", "resnet34", "resnet50"):
         patch.setattr(torchvision.models, name, _built_once(getattr(torchvision.models, name), resnet))
+
+
+def remember_operators(patch: pytest.MonkeyPatch) -> None:
+    """Keep the registry of ONNX operators, for which torch reads all their source code at each export."""
+    from torch.onnx._internal.exporter import _registration  # imports onnx: not every user needs it
+
+    build = functools.cache(_registration.ONNXRegistry.from_torchlib)
+    patch.setattr(_registration.ONNXRegistry, "from_torchlib", staticmethod(build))
 
 
 def _built_once(build: Callable[[], nn.Module], kind: type[nn.Module]) -> Callable[[], nn.Module]:
