@@ -7,6 +7,7 @@ import copy
 import functools
 import io
 import pickle
+import sys
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -22,6 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from mil_toolkit.core.files import digest
+from mil_toolkit.evaluation import intervals
 from mil_toolkit.training import projection
 
 _DRAWING = ("svg.fonttype", "svg.hashsalt", "text.parse_math")  # settings that drawing itself depends on
@@ -29,7 +31,13 @@ _DRAWING = ("svg.fonttype", "svg.hashsalt", "text.parse_math")  # settings that 
 
 def remember_results(patch: pytest.MonkeyPatch) -> None:
     """Remember everything that functions of this module remember, except networks and operators."""
-    for remember in (remember_axes, remember_regressions, remember_schema_version, remember_figures):
+    for remember in (
+        remember_axes,
+        remember_regressions,
+        remember_schema_version,
+        remember_figures,
+        remember_scores,
+    ):
         remember(patch)
 
 
@@ -92,6 +100,28 @@ def remember_figures(patch: pytest.MonkeyPatch) -> None:
             file.write(known[key])
 
     patch.setattr(Figure, "savefig", savefig)
+
+
+def remember_scores(patch: pytest.MonkeyPatch) -> None:
+    """Keep the scores and comparisons of tables: every command verifies those of the study that it reads."""
+    for function in (intervals.compare, intervals.scores_with_intervals):
+        once = _computed_once(function)
+        for name, module in list(sys.modules.items()):
+            if name.startswith("mil_toolkit.") and vars(module).get(function.__name__) is function:
+                patch.setattr(module, function.__name__, once)
+
+
+def _computed_once(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `compute` with a memory of its results; arguments are equal where their pickled bytes are."""
+    known = dict[str, Any]()
+
+    def computed_once(*arguments: object) -> Any:
+        key = _fingerprint(arguments)
+        if key not in known:
+            known[key] = compute(*arguments)
+        return copy.deepcopy(known[key])
+
+    return computed_once
 
 
 def remember_networks(patch: pytest.MonkeyPatch) -> None:
