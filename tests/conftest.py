@@ -20,7 +20,7 @@ from support.commands import Command, Done
 from support.other_cohorts import Other, other_cohort
 from support.outcome_studies import outcome_study
 from support.paths import ROOT, required
-from support.remembered import remember_networks, remember_results
+from support.remembered import remember_networks, remember_operators, remember_results
 from support.sites import Sites, sites_study
 from support.studies import Tiny, Viewed
 
@@ -105,6 +105,14 @@ def _results_remembered() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         remember_results(patch)
         remember_networks(patch)
+        yield
+
+
+@pytest.fixture(scope="session", name="operators")
+def _operators() -> Iterator[None]:
+    """Read the operators of ONNX once; for the tests that export models."""
+    with pytest.MonkeyPatch.context() as patch:
+        remember_operators(patch)
         yield
 
 

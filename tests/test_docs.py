@@ -54,7 +54,14 @@ def identity(document: Path) -> str:
 QUICK: dict[str, dict[str, str]] = {
     "extract": {"--backbone": "resnet18", "--weights": "random", "--image-size": "32"},
     "fit": {"--epochs": "1"},
-    "tune": {"--trials": "1", "--epochs": "2", "--folds": "2", "--outer-folds": "2", "--members": "1"},
+    "tune": {
+        "--trials": "1",
+        "--epochs": "2",
+        "--folds": "2",
+        "--outer-folds": "2",
+        "--members": "1",
+        "--workers": "1",
+    },
 }
 # Beginnings of commands that are not run, and why. The options of our own commands are parsed all the same.
 NOT_RUN = {

@@ -102,7 +102,10 @@ def _p_values(one: Table, other: Table, values: Mapping[str, float | None]) -> d
 def _draw_swaps(table: Table, seed: int = 1) -> np.ndarray:
     """Return whether each patient is swapped in each permutation, (DRAWS, n), the same in a group."""
     units, random = table.units, np.random.default_rng(seed)
-    return np.stack([random.random(units.max() + 1) < 0.5 for _ in range(DRAWS)])[:, units]
+    count = int(units.max()) + 1
+    rows = max(1, _AT_ONCE // count)
+    sizes = (min(rows, DRAWS - first) for first in range(0, DRAWS, rows))
+    return np.concatenate([random.random((size, count)) < 0.5 for size in sizes])[:, units]
 
 
 def _parts(swaps: np.ndarray) -> list[np.ndarray]:

@@ -30,6 +30,8 @@ from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.procedure import refit
 
+pytestmark = pytest.mark.usefixtures("operators")
+
 MakePatients = Callable[..., Patients]
 BACKBONES = [
     "resnet34",

@@ -30,6 +30,8 @@ from mil_toolkit.outcomes.survival import Survival, SurvivalRule
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.procedure import refit
 
+pytestmark = pytest.mark.usefixtures("operators")
+
 MakePatients = Callable[..., Patients]
 GRADES = ("low", "mid", "high")
 SHARES = (0.2, 0.5, 0.3)

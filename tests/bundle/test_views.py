@@ -245,6 +245,7 @@ def test_other_precisions_are_compared_view_by_view(
     assert line.startswith(f"The embeddings of B were computed in {RECORDED}, those that")
 
 
+@pytest.mark.usefixtures("operators")
 @pytest.mark.parametrize("fusion", VIEW_FUSION_NAMES)
 def test_onnx_takes_an_input_for_each_view(fusion: str, bundle: Path, viewed: Viewed, tmp_path: Path) -> None:
     loaded, cohort = ModelBundle.load(bundle), viewed.tiny.cohort
@@ -270,6 +271,7 @@ def test_onnx_takes_an_input_for_each_view(fusion: str, bundle: Path, viewed: Vi
         assert probability == pytest.approx(expected["probability"][place], abs=1e-5)
 
 
+@pytest.mark.usefixtures("operators")
 def test_onnx_with_backbones_takes_the_pixels_of_each_view(
     bundle: Path, viewed: Viewed, tmp_path: Path
 ) -> None:

@@ -147,3 +147,16 @@ def test_optimism_is_inner_minus_outer_score_of_the_same_patients() -> None:
     assert difference.value == pytest.approx(scores[0] - scores[1])
     assert difference.low is not None and difference.high is not None
     assert difference.low < difference.value < difference.high
+
+
+@pytest.mark.parametrize("count", [3, 700])
+def test_swaps_drawn_in_parts_are_those_drawn_one_permutation_at_a_time(count: int) -> None:
+    """Parts of several sizes: 2,000 permutations of 700 patients are drawn in three."""
+    zeros = np.zeros((1, count))
+    table = Table(tuple(map(str, range(count))), zeros[0], zeros, zeros, zeros)
+    random = np.random.default_rng(1)
+    expected = np.stack([random.random(count) < 0.5 for _ in range(comparisons.DRAWS)])
+    assert np.array_equal(comparisons._draw_swaps(table), expected)
+    grouped = replace(table, groups=np.array([str(place // 2) for place in range(count)]))
+    swaps = comparisons._draw_swaps(grouped)
+    assert swaps.shape == (comparisons.DRAWS, count) and np.array_equal(swaps[:, 0], swaps[:, 1])

@@ -196,6 +196,7 @@ def test_it_predicts_the_same_from_images_as_from_a_cache_of_its_backbone(
     )
 
 
+@pytest.mark.usefixtures("operators")
 def test_its_onnx_model_has_the_fine_tuned_backbone(tuned: Copy, tmp_path: Path) -> None:
     bundle = ModelBundle.load(tuned.study / "model")
     export_onnx(bundle, tmp_path / "whole.onnx", images=True)

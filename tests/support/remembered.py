@@ -4,8 +4,10 @@ The results are those of the code itself, to the bit: only equal inputs get a re
 """
 
 import copy
+import functools
 import io
 import pickle
+import sys
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -21,14 +23,21 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from mil_toolkit.core.files import digest
+from mil_toolkit.evaluation import intervals
 from mil_toolkit.training import projection
 
 _DRAWING = ("svg.fonttype", "svg.hashsalt", "text.parse_math")  # settings that drawing itself depends on
 
 
 def remember_results(patch: pytest.MonkeyPatch) -> None:
-    """Remember everything that functions of this module remember, except networks."""
-    for remember in (remember_axes, remember_regressions, remember_schema_version, remember_figures):
+    """Remember everything that functions of this module remember, except networks and operators."""
+    for remember in (
+        remember_axes,
+        remember_regressions,
+        remember_schema_version,
+        remember_figures,
+        remember_scores,
+    ):
         remember(patch)
 
 
@@ -93,6 +102,28 @@ def remember_figures(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Figure, "savefig", savefig)
 
 
+def remember_scores(patch: pytest.MonkeyPatch) -> None:
+    """Keep the scores and comparisons of tables: every command verifies those of the study that it reads."""
+    for function in (intervals.compare, intervals.scores_with_intervals):
+        once = _computed_once(function)
+        for name, module in list(sys.modules.items()):
+            if name.startswith("mil_toolkit.") and vars(module).get(function.__name__) is function:
+                patch.setattr(module, function.__name__, once)
+
+
+def _computed_once(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `compute` with a memory of its results; arguments are equal where their pickled bytes are."""
+    known = dict[str, Any]()
+
+    def computed_once(*arguments: object) -> Any:
+        key = _fingerprint(arguments)
+        if key not in known:
+            known[key] = compute(*arguments)
+        return copy.deepcopy(known[key])
+
+    return computed_once
+
+
 def remember_networks(patch: pytest.MonkeyPatch) -> None:
     """Keep the networks of torchvision that commands and tests build from the same random numbers."""
     import torchvision  # which imports torch's compiler: not every user of this module needs it
@@ -100,6 +131,14 @@ def remember_networks(patch: pytest.MonkeyPatch) -> None:
     resnet = torchvision.models.ResNet
     for name in ("resnet18", "resnet34", "resnet50"):
         patch.setattr(torchvision.models, name, _built_once(getattr(torchvision.models, name), resnet))
+
+
+def remember_operators(patch: pytest.MonkeyPatch) -> None:
+    """Keep the registry of ONNX operators, for which torch reads all their source code at each export."""
+    from torch.onnx._internal.exporter import _registration  # imports onnx: not every user needs it
+
+    build = functools.cache(_registration.ONNXRegistry.from_torchlib)
+    patch.setattr(_registration.ONNXRegistry, "from_torchlib", staticmethod(build))
 
 
 def _built_once(build: Callable[[], nn.Module], kind: type[nn.Module]) -> Callable[[], nn.Module]:
