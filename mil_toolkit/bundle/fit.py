@@ -116,9 +116,9 @@ def _check_finetuning(caches: Sequence[FeatureCache], config: StudyConfig) -> No
     """Raise UsageError unless there is exactly one backbone to train, on embeddings that are its own."""
     if BY_GROUP in config.settings.get("standardise", ()):
         raise UsageError(
-            "--finetune: this study standardises embeddings within groups (standardise=group), whose moments"
-            " would change with every step of the backbone. Leave out --finetune, or run mil-tune without"
-            " standardise=group."
+            "--finetune: searches of this study could standardise embeddings within groups"
+            " (standardise=group), whose moments would change with every step of the backbone. Leave out"
+            " --finetune, or run mil-tune without standardise=group and with another --study."
         )
     if not caches:
         raise UsageError("--finetune: this study does not look at images. There is no backbone to train.")

@@ -39,10 +39,11 @@ def export_onnx(
 
     - without `images`: `embeddings` (N, D) float32 of the patient's N images; cast the float16 of a cache.
       Of a model that uses images in several orientations (`augment` in the spec), their mean in float32
-    - with `images`: `pixels` (N, S, S, 3) uint8, RGB, cropped, resized and masked as
-      `features.pixels.prepare` does for the spec's `image_size`, `crop`, `preprocess` and `sampling`. If
-      the spec has `scale`, resample images to it first, with `features.scale.to_scale`. If it has `crop_um`,
-      images of another resolution need a crop of the same micrometres; `cell-crop` and `cell-mask` need the
+    - with `images`: `pixels` (N, S, S, 3) uint8, RGB, cropped, resized and masked (or with a normalised
+      stain) as `features.pixels.prepare` does for the spec's `image_size`, `crop`, `preprocess` and
+      `sampling`. If the spec has `scale`, resample images to it first, with `features.scale.to_scale`. If it
+      has `crop_um`, images of another resolution need a crop of the same micrometres; `cell-crop` and
+      `cell-mask` need the
       search of `features.nucleus.find_nucleus` in the whole image. Division by 255, normalisation and the
       rounding of embeddings to float16 are part of the file. All N images pass through the network at once:
       for large bags, embed in batches and use the file without `images`. The file computes in float32;

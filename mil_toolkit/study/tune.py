@@ -45,7 +45,7 @@ from mil_toolkit.study.selection import HeldOut
 from mil_toolkit.study.tracker import TRACKERS
 from mil_toolkit.study.views import audited_view, with_features
 from mil_toolkit.study.workspace import Workspace
-from mil_toolkit.training.group_checks import check_groups, group_problems
+from mil_toolkit.training.group_checks import check_groups
 from mil_toolkit.training.patients import Features, Patients
 
 Rivals = dict[str, pd.DataFrame]  # outer predictions, by baseline
@@ -95,7 +95,7 @@ def tune(
     Space.of(config, patients).planned(config.sampler)  # raises before anything is written
     searches, splits = plan_searches(labelled, config)
     _check_rule(config, patients, searches)
-    _check_groups(config, patients, searches)
+    _check_groups(config, patients)
     check_run(folder, device, config, how)
     with (
         exclusive(folder) if how.storage is None else shared(folder, wait=False) as lock,
@@ -194,18 +194,13 @@ def _check_rule(config: StudyConfig, patients: Patients, searches: Sequence[Sear
         raise DataError(problems)
 
 
-def _check_groups(config: StudyConfig, patients: Patients, searches: Sequence[Search]) -> None:
-    """Raise DataError where embeddings cannot be standardised within groups, and the searches try that.
+def _check_groups(config: StudyConfig, patients: Patients) -> None:
+    """Raise DataError where searches may standardise embeddings within groups that do not allow it.
 
-    Official folds may divide groups: the parts are standardised apart.
+    No fold divides a group, so that the groups of a search are those of the study.
     """
-    if patients.bags is None or BY_GROUP not in config.settings.get("standardise", ()):
-        return
-    groups = check_groups(patients.groups)
-    parts = (groups[part] for search in searches for part in (search.patients, search.test))
-    problems = dict.fromkeys(problem for part in parts for problem in group_problems(part))
-    if problems:
-        raise DataError(["After the division into official folds, " + problem for problem in problems])
+    if patients.bags is not None and BY_GROUP in config.settings.get("standardise", ()):
+        check_groups(patients.groups)
 
 
 def _log_held_out(counts: Mapping[str, Mapping[str, int]]) -> None:

@@ -88,7 +88,9 @@ def test_onnx_is_refused(bundle: ModelBundle, tmp_path: Path) -> None:
 
 
 def test_fine_tuning_is_refused(sites: Sites, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--finetune: this study standardises embeddings within groups"):
+    with pytest.raises(
+        UsageError, match="--finetune: searches of this study could standardise embeddings within groups"
+    ):
         fit(sites.cohort, sites.cache, sites.study, tmp_path / "model", "cpu", FinetuneConfig())
     assert not (tmp_path / "model").exists()
 

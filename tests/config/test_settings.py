@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mil_toolkit.config.head import HeadConfig, is_active
 from mil_toolkit.config.presets import PRESETS
-from mil_toolkit.config.settings import parse_settings
+from mil_toolkit.config.settings import head_config, parse_settings, set_options
 from mil_toolkit.config.tunable import tunables
 from mil_toolkit.core.errors import UsageError
 
@@ -66,6 +66,8 @@ def test_the_values_of_a_preset_can_be_set(preset: str) -> None:
         ("instance_dropout=1", "must be at least 0 and below 1, not 1."),
         ("gamma=1.01", "must be at least 0 and at most 1, not 1.01."),
         ("class_weights=yes", "'yes' is neither true nor false."),
+        ("standardise=site", "'site' is not one of true, false, group."),
+        ("standardise=Group", "'Group' is not one of true, false, group."),
         ("epochs", "'' is not a whole number."),
     ],
 )
@@ -73,6 +75,14 @@ def test_an_invalid_setting_is_refused(item: str, problem: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_settings([item])
     assert str(caught.value).startswith(f"--set {item}: {problem}")
+
+
+def test_words_may_stand_beside_true_and_false() -> None:
+    settings = parse_settings(["standardise=true,group,False"])
+    assert settings == {"standardise": (True, "group", False)}
+    assert set_options(settings) == ["--set", "standardise=true,group,false"]
+    assert head_config({"standardise": "group"}).standardise == "group"
+    assert head_config({"standardise": True}).standardise is True
 
 
 def test_every_invalid_setting_is_named() -> None:

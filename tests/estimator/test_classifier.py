@@ -238,6 +238,8 @@ def test_every_invalid_parameter_is_named(X: pd.DataFrame, y: np.ndarray) -> Non
         assert name in str(caught.value)
     with pytest.raises(BagError, match="features='a': there is one view"):
         quick(features="a").fit(X, y)
+    with pytest.raises(BagError, match="standardise='group': predict is given no groups"):
+        quick(standardise="group").fit(X, y, groups=np.repeat(["a", "b"], 12))
     with pytest.raises(BagError, match="seed=None is not an integer"):
         quick(seed=None).fit(X, y)
 

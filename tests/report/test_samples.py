@@ -123,12 +123,15 @@ def test_every_view_of_a_study_shows_what_its_network_sees(viewed: Viewed, tmp_p
     )
 
 
-@pytest.mark.parametrize(("preprocess", "black"), [("none", False), ("saturation-mask", True)])
+@pytest.mark.parametrize(
+    ("preprocess", "black"), [("none", False), ("saturation-mask", True), ("reinhard", False)]
+)
 def test_samples_of_a_crop_show_the_image_and_its_centre(study: Path, preprocess: str, black: bool) -> None:
     html = shown_as(read_contents(study), preprocess, 24)
     text = text_of(html)
     assert "What the network sees" in text and "24 pixels of the original at the centre." in text
     assert ("Everything with little saturation is black." in text) == black
+    assert ("The stain of each image was normalised." in text) == (preprocess == "reinhard")
     assert "Search for nuclei" not in text and "Images in doubt" not in text
     found = samples(html)
     assert len(found) == 12

@@ -56,6 +56,17 @@ def test_a_small_study_starts_no_processes(workspace: Callable[..., Workspace]) 
     assert process_count(AUTO, workspace(trials=2, settings={"epochs": (100_000,)}), 6) == 6
 
 
+def test_standardising_within_groups_takes_more_memory(workspace: Callable[..., Workspace]) -> None:
+    settings = {"standardise": (True, "group")}
+    plain, grouped = (
+        capacity._bytes_of_search(workspace(**options)) for options in ({}, {"settings": settings})
+    )
+    columns = 6  # of `make_patients`
+    bags = workspace().patients.bags
+    assert bags is not None
+    assert grouped - plain == workspace().config.folds * int(bags.offsets[-1]) * 2 * columns  # in bfloat16
+
+
 def test_no_more_than_memory_allows(
     workspace: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch
 ) -> None:

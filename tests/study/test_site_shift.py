@@ -13,6 +13,7 @@ from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.errors import DataError
+from mil_toolkit.report.sections.ablation import ablation_section
 from mil_toolkit.study import ablation, variants
 from mil_toolkit.study.ablation import Ablation, Data, ablate
 from mil_toolkit.study.folder import Study
@@ -40,6 +41,7 @@ def test_standardising_within_sites_mends_their_shift(compared: Ablation) -> Non
     scores = {name: variant.scores["auc"].value for name, variant in compared.scores.variants.items()}
     assert set(scores) == {"full", "equal-bags", *GROUPED}
     assert scores["standardise-group"] == scores["full"]
+    assert "without labels (a transductive step)" in ablation_section(compared.scores).notes[0]
     mended, shifted = scores["standardise-group"], scores["standardise-cohort"]
     assert mended is not None and shifted is not None and mended > 0.85 > shifted + 0.1
 

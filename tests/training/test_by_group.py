@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
-from support.sites import PATIENTS, sites_cache, sites_cohort
+from support.sites import PATIENTS, WIDTH, sites_cache, sites_cohort
 from support.stored_bags import RECORDED, augmented_bag, augmented_spec
 
 from mil_toolkit.config.head import HeadConfig
@@ -152,6 +152,30 @@ def test_members_see_the_projection_of_standardised_embeddings(components: int, 
         )
     other = inputs.instances(replace(config, standardise=True), batch, [0, 1])
     assert other is not None and not torch.allclose(other.standardised(), seen.standardised(), atol=0.1)
+
+
+@pytest.mark.parametrize("components", [0, 4])
+def test_streamed_patients_and_views_are_seen_as_those_in_memory(
+    components: int, tmp_path: Path, patients: Patients
+) -> None:
+    config, trains = replace(BY_GROUP, components=components), [np.arange(24), np.arange(12, 36)]
+    cache = sites_cache(tmp_path / "streamed", sites_cohort([6, 6, 6]), shift=2.0)
+    streamed = StreamedBags(cache.winners(patients.ids), WIDTH)
+    assert patients.bags is not None
+    double = patients.with_views({"one": patients.bags, "two": streamed})
+    both = [patients, patients.with_views({"": streamed}), double]
+    seen = []
+    for one in both:
+        inputs = Inputs(one, trains)
+        (batch,) = inputs.batches(torch.tensor([30, 2]), 2)
+        instances = inputs.instances(config, batch, [0, 1])
+        assert instances is not None
+        seen.append(instances.standardised())
+    torch.testing.assert_close(seen[1], seen[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(seen[2], torch.cat([seen[0], seen[0]], -1), rtol=1e-3, atol=1e-3)
+    heads = [refit(one, config, 2, 2, [0]) for one in both[:2]]
+    logits = [head.apply(one).logits for head, one in zip(heads, both, strict=False)]
+    np.testing.assert_allclose(logits[0], logits[1], atol=1e-3)
 
 
 def test_a_fitted_head_scales_new_patients_by_their_own_groups(patients: Patients) -> None:

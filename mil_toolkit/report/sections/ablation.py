@@ -13,6 +13,7 @@ from mil_toolkit.study.ablation_scores import table_metrics
 from mil_toolkit.study.records import AblationScores, VariantScores
 
 _EQUAL_BAGS = "equal-bags"  # the full model on the same number of images of each patient
+_GROUPED = "standardise-group"
 _CAPTION = (
     "Differences are variant minus full model, paired on the same patients. p: of a single comparison. Holm:"
     " the same p-value, adjusted for the number of variants (Holm 1979)."
@@ -73,6 +74,11 @@ def _row(name: str, variant: VariantScores, metrics: Sequence[str]) -> Row:
 
 
 def _notes(ablation: AblationScores) -> Iterator[str]:
+    if _GROUPED in ablation.variants:
+        yield (
+            f"{_GROUPED} standardises embeddings within each group by the group's own moments, those of"
+            " held-out groups included, without labels (a transductive step)."
+        )
     for name, gain in ablation.gains.items():
         images = "all images"
         if name == _EQUAL_BAGS and ablation.images_of_equal_bags:
