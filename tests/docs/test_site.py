@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from reference_texts import GENERATED, escaped
-from site_pages import with_definitions, with_local_links
+from site_pages import with_definitions, with_local_links, with_schemes
 from support.browser import browser_of
 from support.parsers import actions, parser_of
 from support.paths import COMMANDS, ROOT, installed
@@ -193,6 +193,17 @@ def test_links_of_a_file_outside_the_folder_are_relative_to_that_file() -> None:
     page, pages = DOCS / "project" / "benchmarks.md", {"benchmarks/defaults.md": "project/defaults"}
     expected = "[a](/howto/slurm.md) [b](path:../../benchmarks/defaults.py) [c](/project/defaults.md)"
     assert with_local_links(text, ROOT / "benchmarks", page, pages) == expected
+
+
+def test_a_picture_that_comes_in_light_and_dark_follows_the_scheme(tmp_path: Path) -> None:
+    for name in ("both-light.png", "both-dark.png", "alone-light.png"):
+        (tmp_path / name).touch()
+    text = with_schemes("![A, b.](both-light.png)\n\n![C.](alone-light.png)\n", tmp_path)
+    assert re.findall(r"{image} (\S+)\n:alt: (.+)\n:class: (.+)\n", text) == [
+        ("both-light.png", "A, b.", "only-light"),
+        ("both-dark.png", "A, b.", "only-dark"),
+    ]
+    assert text.endswith("\n\n![C.](alone-light.png)\n")
 
 
 def test_lines_of_names_in_a_docstring_become_definitions() -> None:
