@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reference_texts import GENERATED, escaped
+from reference_texts import GENERATED, escaped, summary_of
 from site_pages import with_definitions, with_local_links, with_schemes
 from support.browser import browser_of
 from support.parsers import actions, parser_of
@@ -163,6 +163,23 @@ def test_a_text_with_the_characters_of_markdown_is_shown_unchanged() -> None:
             re.sub(r"</?p>", "", html).strip().replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
         )
         assert shown == f"begins {text}"
+
+
+def test_code_in_the_summary_of_a_docstring_is_shown_as_code() -> None:
+    class Documented:
+        """Values of `a_b*` and a_b, on
+        two lines.
+
+        More.
+        """
+
+    assert summary_of(Documented) == r"Values of `a_b*` and a\_b, on two lines."
+
+
+def test_no_argument_states_its_default_twice_or_as_an_object_of_python() -> None:
+    entries = GENERATED["commands"]().split("````{option}")
+    twice, of_python = r"\(default: [^)]*\) \(default", r"\(default: \w+\("
+    assert [entry for entry in entries if re.search(f"{twice}|{of_python}", entry)] == []
 
 
 @pytest.mark.parametrize("name", GENERATED)
