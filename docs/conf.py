@@ -39,4 +39,3 @@ html_theme = "furo"
 html_title = f"mil_toolkit {__version__}"
 html_copy_source = False
 html_show_sphinx = False
-html_theme_options: dict[str, list[str]] = {"footer_icons": []}

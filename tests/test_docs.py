@@ -128,6 +128,7 @@ def _sandbox(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(source, folder / "demo")
     shutil.copytree(tiny.study, folder / "demo" / "studies" / "demo")
     (folder / "demo" / "cache").symlink_to(tiny.features.parents[1])
+    shutil.copytree(tiny.bundle, folder / "received_model")
     table = pd.read_csv(source / "patients.csv", dtype=str, keep_default_na=False)
     labels = table["DIAGNOSIS"].map({"tumoral": "1", "reactive": "0", "": "-1"})
     table.assign(DIAGNOSIS=labels).rename(

@@ -50,7 +50,11 @@ _ROUTING = re.compile(r"set_\w+_request")  # methods that scikit-learn adds to e
 
 def escaped(text: str) -> str:
     """Return a text as Markdown that shows it unchanged, on one line."""
-    return re.sub(r"([\\`*_{}\[\]<>#|$~])", r"\\\1", " ".join(text.split()))
+    return _escaped_part(" ".join(text.split()))
+
+
+def _escaped_part(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>#|$~])", r"\\\1", text)
 
 
 def code(text: object) -> str:
@@ -71,8 +75,9 @@ def directive(name: str, argument: str, body: str = "", options: Mapping[str, st
 
 
 def summary_of(documented: object) -> str:
-    """Return the first paragraph of a docstring."""
-    return escaped((documented.__doc__ or "").split("\n\n")[0])
+    """Return the first paragraph of a docstring as Markdown; it has code between backticks."""
+    parts = " ".join((documented.__doc__ or "").split("\n\n")[0].split()).split("`")
+    return "".join(code(part) if place % 2 else _escaped_part(part) for place, part in enumerate(parts))
 
 
 # The commands.
@@ -186,7 +191,7 @@ def cohort_keys() -> str:
         for section, (keys, defaults) in sections.items()
         for key, types in keys.items()
     ]
-    return table(("section", "key", "type", "default", "only for"), rows)
+    return table(("section", "key", "type", "default", "only for the kinds"), rows)
 
 
 def _defaults(section: type) -> dict[str, str]:
@@ -212,12 +217,11 @@ def _kinds_with(section: str, key: str) -> str:
     """Return the kinds of outcome, or of metadata, that a key belongs to if it does not belong to all."""
     if section == "cohort":
         kinds = [name for name in OUTCOMES if key in keys_of_kind(name)]
-        return ", ".join(f"outcome {name}" for name in kinds)
-    if section == "metadata.NAME":
-        return ", ".join(
-            f"kind {name}" for name, kind in METADATA_KINDS.items() if key in (*kind.needs, *kind.takes)
-        )
-    return ""
+    elif section == "metadata.NAME":
+        kinds = [name for name, kind in METADATA_KINDS.items() if key in (*kind.needs, *kind.takes)]
+    else:
+        kinds = []
+    return " ".join(map(code, kinds))
 
 
 # Hyperparameters.
@@ -233,11 +237,13 @@ def hyperparameters() -> str:
 
 
 def _hyperparameter(name: str, tunable: Tunable, default: Value) -> str:
-    sentences = [f"{escaped(tunable.help)}."]
+    values_first = re.match(r"\w+:", tunable.help)  # the help text begins with a value
+    text = tunable.help if values_first else tunable.help[0].upper() + tunable.help[1:]
+    sentences = [f"{escaped(text)}."]
     if tunable.searched:
         sentences.append(f"Searched by default: {_searched(tunable)}.")
     if tunable.needs:
-        sentences.append(f"Only has an effect with {_conditions(tunable)}.")
+        sentences.append(f"It has an effect only if {_conditions(tunable)}.")
     options = {"type": _values(tunable, default), "default": code(_text(default)) or "none"}
     return directive("confval", name, " ".join(sentences), options)
 
@@ -258,7 +264,7 @@ def _searched(tunable: Tunable) -> str:
 
 def _conditions(tunable: Tunable) -> str:
     conditions = (
-        f"{code(name)} {' or '.join(code(_text(value)) for value in values)}"
+        f"{code(name)} is {' or '.join(code(_text(value)) for value in values)}"
         for name, values in tunable.needs.items()
     )
     return " and ".join(conditions)

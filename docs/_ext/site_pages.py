@@ -22,6 +22,7 @@ DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
 _GENERATED = re.compile(r"^```\{generated\} ([\w-]+)\n```$", re.MULTILINE)
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\((?![a-z]+:)([^)#\s]+)(#[^)\s]*)?\)")
+_PICTURE = re.compile(r"^!\[([^\]]*)\]\((\S+-light\.png)\)$", re.MULTILINE)
 _ENTRY = re.compile(r"(\w+(?:, \w+)*): +(?=\S)")
 
 
@@ -46,6 +47,25 @@ def with_local_links(text: str, folder: Path, page: Path, pages: Mapping[str, st
     return _LINK.sub(link, text)
 
 
+def with_schemes(text: str, folder: Path) -> str:
+    """Return Markdown in which pictures that come in light and dark follow the scheme of the reader.
+
+    folder: that the paths of pictures are relative to
+    """
+
+    def both(match: re.Match[str]) -> str:
+        shown, light = match[1], match[2]
+        if not (folder / light.replace("-light.", "-dark.")).is_file():
+            return match[0]
+        paths = {scheme: light.replace("-light.", f"-{scheme}.") for scheme in ("light", "dark")}
+        return "\n".join(
+            f"```{{image}} {path}\n:alt: {shown}\n:class: only-{scheme}\n```\n"
+            for scheme, path in paths.items()
+        )
+
+    return _PICTURE.sub(both, text)
+
+
 def _read_source(app: "Sphinx", docname: str, source: list[str]) -> None:
     """Replace the text of a page that stands for a file, the blocks of generated texts, and links."""
     repository_pages: dict[str, str] = app.config.repository_pages
@@ -55,6 +75,7 @@ def _read_source(app: "Sphinx", docname: str, source: list[str]) -> None:
     pages = {path: name for name, path in repository_pages.items()}
     text = source[0] if origin == page else origin.read_text(encoding="utf-8")
     text = with_local_links(text, origin.parent, page, pages)
+    text = with_schemes(text, page.parent)
     source[0] = _GENERATED.sub(lambda match: GENERATED[match[1]](), text)
 
 
@@ -85,9 +106,23 @@ def _process_docstring(
     lines[:] = with_definitions(list(lines))
 
 
+def _process_signature(
+    app: "Sphinx",
+    what: str,
+    name: str,
+    documented: object,
+    options: object,
+    signature: str | None,
+    returned: str | None,
+) -> tuple[str | None, str | None]:
+    """Show defaults that a factory makes, whose notation is not Python, as dots."""
+    return signature and signature.replace("<factory>", "..."), returned
+
+
 def setup(app: "Sphinx") -> "ExtensionMetadata":
     """Connect the extension."""
     app.add_config_value("repository_pages", {}, "env", dict)
     app.connect("source-read", _read_source)
     app.connect("autodoc-process-docstring", _process_docstring)
+    app.connect("autodoc-process-signature", _process_signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

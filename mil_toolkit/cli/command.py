@@ -59,11 +59,11 @@ def with_report(outcome: Outcome, study: Path, scores: "StudyScores | None" = No
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults except those that carry no information."""
+    """Shows defaults except those that carry no information or that the help text states itself."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         default = action.default
-        trivial = default is None or default is False or default == []
+        trivial = default is None or default is False or default == [] or "(default" in (action.help or "")
         return action.help if trivial else super()._get_help_string(action)
 
 

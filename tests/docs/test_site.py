@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reference_texts import GENERATED, escaped
-from site_pages import with_definitions, with_local_links
+from reference_texts import GENERATED, escaped, summary_of
+from site_pages import with_definitions, with_local_links, with_schemes
 from support.browsers import open_browser
 from support.parsers import actions, parser_of
 from support.paths import COMMANDS, ROOT, installed
@@ -166,6 +166,23 @@ def test_a_text_with_the_characters_of_markdown_is_shown_unchanged() -> None:
         assert shown == f"begins {text}"
 
 
+def test_code_in_the_summary_of_a_docstring_is_shown_as_code() -> None:
+    class Documented:
+        """Values of `a_b*` and a_b, on
+        two lines.
+
+        More.
+        """
+
+    assert summary_of(Documented) == r"Values of `a_b*` and a\_b, on two lines."
+
+
+def test_no_argument_states_its_default_twice_or_as_an_object_of_python() -> None:
+    entries = GENERATED["commands"]().split("````{option}")
+    twice, of_python = r"\(default: [^)]*\) \(default", r"\(default: \w+\("
+    assert [entry for entry in entries if re.search(f"{twice}|{of_python}", entry)] == []
+
+
 @pytest.mark.parametrize("name", GENERATED)
 def test_every_generated_text_is_used_by_a_page(name: str) -> None:
     assert sum(f"```{{generated}} {name}\n" in path.read_text() for path in DOCS.rglob("*.md")) == 1
@@ -194,6 +211,17 @@ def test_links_of_a_file_outside_the_folder_are_relative_to_that_file() -> None:
     page, pages = DOCS / "project" / "benchmarks.md", {"benchmarks/defaults.md": "project/defaults"}
     expected = "[a](/howto/slurm.md) [b](path:../../benchmarks/defaults.py) [c](/project/defaults.md)"
     assert with_local_links(text, ROOT / "benchmarks", page, pages) == expected
+
+
+def test_a_picture_that_comes_in_light_and_dark_follows_the_scheme(tmp_path: Path) -> None:
+    for name in ("both-light.png", "both-dark.png", "alone-light.png"):
+        (tmp_path / name).touch()
+    text = with_schemes("![A, b.](both-light.png)\n\n![C.](alone-light.png)\n", tmp_path)
+    assert re.findall(r"{image} (\S+)\n:alt: (.+)\n:class: (.+)\n", text) == [
+        ("both-light.png", "A, b.", "only-light"),
+        ("both-dark.png", "A, b.", "only-dark"),
+    ]
+    assert text.endswith("\n\n![C.](alone-light.png)\n")
 
 
 def test_lines_of_names_in_a_docstring_become_definitions() -> None:
