@@ -14,7 +14,7 @@ from mil_toolkit.study.abstention import CLASS_SCORES, NUMBER, Calibration, has_
 SET, SET_LOW, SET_HIGH = "set", "set_low", "set_high"
 SEPARATOR = " | "  # between the names of classes
 _LARGEST_RATE = 0.99
-_EITHER, _BINARY = "either", ("negative", "positive")
+EITHER, BINARY = "either", ("negative", "positive")
 
 
 def calibration_of(about: About, alpha: float) -> Calibration:
@@ -64,9 +64,9 @@ def sets_of(about: About, values: np.ndarray, alpha: float) -> list[str]:
     """
     calibration, outcome = calibration_of(about, alpha), about.predicted
     sets = class_sets(calibration.classes, CLASS_SCORES[outcome.kind](values), alpha)
-    binary = len(_BINARY) == sets.shape[1] and outcome.kind == "binary"
-    names = _BINARY if binary else tuple(map(printable, outcome.class_names))
-    return [_EITHER if binary and row.all() else _joined(names, row) for row in sets]
+    binary = len(BINARY) == sets.shape[1] and outcome.kind == "binary"
+    names = BINARY if binary else tuple(map(printable, outcome.class_names))
+    return [EITHER if binary and row.all() else _joined(names, row) for row in sets]
 
 
 def _joined(names: tuple[str, ...], row: np.ndarray) -> str:
@@ -89,7 +89,7 @@ def notes(about: About, alpha: float) -> Iterator[str]:
         f"Sets at an error rate of {alpha:g}, by the predictions on patients held out by the {folds}; the"
         " model itself was fitted on all patients."
     )
-    names = about.predicted.class_names if about.predicted.kind != "binary" else _BINARY
+    names = about.predicted.class_names if about.predicted.kind != "binary" else BINARY
     few = [known for known in calibration.classes if not known.suffices(alpha)]
     if few and about.predicted.kind == NUMBER:
         yield f"Every interval is infinite: {few[0].units} independent held-out patients are too few."

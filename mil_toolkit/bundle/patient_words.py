@@ -150,10 +150,12 @@ class PatientWords:
             )
 
     def _outside(self) -> Iterator[str]:
-        """Yield which numbers lie outside of what training patients had."""
+        """Yield which numbers lie outside of what training patients had, unless a reason says so."""
+        reasons = self.prediction.reasons or []
         for name, (low, high) in (self.bundle.about.ranges or {}).items():
             value = self.prediction.given.values.get(name)
-            if isinstance(value, float) and not low <= value <= high:
+            is_said = any(reason.startswith(f"{printable(name)} is ") for reason in reasons)
+            if isinstance(value, float) and not low <= value <= high and not is_said:
                 yield f"{printable(name)} is {value:.4g}, outside the training range {low:.4g} to {high:.4g}."
 
     def _filled(self, name: str) -> str:
@@ -207,7 +209,7 @@ class PatientWords:
         unit = f" {printable(column.unit)}" if column.unit else ""
         if column.kind != "birth-date":
             return f"{value:.6g}{unit}"
-        born = f", by the date of birth, on {self.reference}" if self._is_born(column.name) else ""
+        born = f" (from the date of birth, on {self.reference})" if self._is_born(column.name) else ""
         return f"{value:.4g} years{born}"
 
     def _is_born(self, name: str) -> bool:
@@ -216,7 +218,7 @@ class PatientWords:
     def lines(self) -> list[str]:
         """Return everything for a terminal."""
         images = f", {count_of(self.images, 'image')}" if self.images else ""
-        given = ", ".join(f"{name} {value}" for name, value in self.given())
+        given = "; ".join(f"{name} {value}" for name, value in self.given())
         lines = [f"Patient {self.patient}{images}" + (f": {given}." if given else ".")]
         lines += [f"  Warning: {warning}" for warning in self.warnings()]
         lines += [f"  {sentence}" for sentence in self.answer()]

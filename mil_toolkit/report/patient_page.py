@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from markupsafe import Markup
 
-from mil_toolkit.bundle.abstention import SET, SET_HIGH, SET_LOW
+from mil_toolkit.bundle.abstention import BINARY, EITHER, SEPARATOR, SET, SET_HIGH, SET_LOW
 from mil_toolkit.bundle.patient_words import PatientWords
 from mil_toolkit.bundle.saliency import Saliency
 from mil_toolkit.core.files import publish
@@ -134,16 +134,18 @@ def _details(words: PatientWords) -> Iterator[str]:
         if math.isfinite(low):
             yield f"In 95 of 100 patients, the true value is expected between {low:.4g} and {high:.4g}."
     if words.abstain is not None:
-        yield _set_words(row, words.abstain)
+        yield _set_words(row, words.abstain, words.bundle.about.class_names)
 
 
-def _set_words(row: pd.Series, alpha: float) -> str:
+def _set_words(row: pd.Series, alpha: float, names: tuple[str, ...]) -> str:
     most = f"if it may be wrong for at most {100 * alpha:.3g} in 100 patients"
     if SET not in row:
         return f"The range that the model states {most}: {row[SET_LOW]:.4g} to {row[SET_HIGH]:.4g}."
-    if row[SET] == "either" or "|" in str(row[SET]):
-        return f"The model does not decide {most}: {row[SET]}."
-    return f"The answer of the model {most}: {row[SET]}."
+    text = str(row[SET])
+    if text == EITHER or SEPARATOR in text:
+        return f"The model does not decide {most}: {text}."
+    name = names[BINARY.index(text)] if text in BINARY else text
+    return f"The answer of the model {most}: {printable(name)}."
 
 
 def _parts(words: PatientWords) -> Iterator[str]:
