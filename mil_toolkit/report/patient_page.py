@@ -117,8 +117,15 @@ def patient_page(words: PatientWords, written: date, saliency: Saliency | None =
         images=_shown(words, images[:SHOWN], saliency),
         equal=bool(words.images) and not images,
         model=list(_model(words, written)),
-        explanation="" if saliency is None else EXPLANATION,
+        explanation="" if saliency is None else _explanation(words),
     )
+
+
+def _explanation(words: PatientWords) -> str:
+    """Return what the second pictures show."""
+    if words.bundle.about.predicted.kind != "binary" or words.decided:
+        return EXPLANATION
+    return f"{EXPLANATION} What counts for {words.decision} may lie anywhere, also beside the cell."
 
 
 def _details(words: PatientWords) -> Iterator[str]:
