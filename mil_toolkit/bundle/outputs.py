@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
+
 from mil_toolkit.bundle.domain.columns import IN_DOMAIN, REASONS
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.core.cells import NUMBER
 from mil_toolkit.core.outputs import Output, starts_with
 from mil_toolkit.core.reading import MEBIBYTE, read_input
+from mil_toolkit.core.text import count_of
 from mil_toolkit.evaluation.scoring import BINARY, Scoring
 from mil_toolkit.outcomes.sets import SET, SET_HIGH, SET_LOW
+from mil_toolkit.study.tables import publish_table
 
 SUBMISSION_HEADER = ("ID", "LABEL")
 _ATTENTION = (
@@ -36,6 +40,20 @@ def attention_output(path: Path) -> Output:
 def submission_output(path: Path, cohort: Cohort, header: Sequence[str] = SUBMISSION_HEADER) -> Output:
     """Return the challenge file to write, which is known by its header, patients and predictions."""
     return Output(path, "a challenge file", partial(_is_submission, cohort=cohort, header=header))
+
+
+def write_tables(
+    output: Path | None, table: pd.DataFrame, attention_path: Path | None, attention: pd.DataFrame | None
+) -> list[str]:
+    """Write the tables whose paths are given, and return a line about each."""
+    lines = []
+    if output is not None:
+        publish_table(output, table)
+        lines.append(f"{output}: {count_of(len(table), 'patient')}.")
+    if attention_path is not None and attention is not None:
+        publish_table(attention_path, attention)
+        lines.append(f"{attention_path}: attention on {count_of(len(attention), 'image')}.")
+    return lines
 
 
 def _has_attention(path: Path) -> bool:

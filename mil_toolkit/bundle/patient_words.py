@@ -14,7 +14,7 @@ from mil_toolkit.bundle.one_patient import OnePrediction
 from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.words import number
-from mil_toolkit.outcomes.sets import SET, SET_HIGH, SET_LOW
+from mil_toolkit.outcomes.sets import EITHER, SET, SET_HIGH, SET_LOW
 from mil_toolkit.study.records import ColumnRecord
 
 
@@ -120,7 +120,7 @@ class PatientWords:
 
     def _set(self, alpha: float) -> Iterator[str]:
         if SET in self.row:
-            open_set = "; the model does not decide" if self.row[SET] == "either" else ""
+            open_set = "; the model does not decide" if self.row[SET] == EITHER else ""
             yield f"Set at an error rate of {alpha:g}: {self.row[SET]}{open_set}."
         else:
             low, high = self._float(SET_LOW), self._float(SET_HIGH)
@@ -151,10 +151,12 @@ class PatientWords:
             )
 
     def _outside(self) -> Iterator[str]:
-        """Yield which numbers lie outside of what training patients had."""
+        """Yield which numbers lie outside of what training patients had, unless a reason says so."""
+        reasons = self.prediction.reasons or []
         for name, (low, high) in (self.bundle.about.ranges or {}).items():
             value = self.prediction.given.values.get(name)
-            if isinstance(value, float) and not low <= value <= high:
+            is_said = any(reason.startswith(f"{printable(name)} is ") for reason in reasons)
+            if isinstance(value, float) and not low <= value <= high and not is_said:
                 yield f"{printable(name)} is {value:.4g}, outside the training range {low:.4g} to {high:.4g}."
 
     def _filled(self, name: str) -> str:
@@ -208,7 +210,7 @@ class PatientWords:
         unit = f" {printable(column.unit)}" if column.unit else ""
         if column.kind != "birth-date":
             return f"{value:.6g}{unit}"
-        born = f", by the date of birth, on {self.reference}" if self._is_born(column.name) else ""
+        born = f" (from the date of birth, on {self.reference})" if self._is_born(column.name) else ""
         return f"{value:.4g} years{born}"
 
     def _is_born(self, name: str) -> bool:
@@ -217,7 +219,7 @@ class PatientWords:
     def lines(self) -> list[str]:
         """Return everything for a terminal."""
         images = f", {count_of(self.images, 'image')}" if self.images else ""
-        given = ", ".join(f"{name} {value}" for name, value in self.given())
+        given = "; ".join(f"{name} {value}" for name, value in self.given())
         lines = [f"Patient {self.patient}{images}" + (f": {given}." if given else ".")]
         lines += [f"  Warning: {warning}" for warning in self.warnings()]
         lines += [f"  {sentence}" for sentence in self.answer()]

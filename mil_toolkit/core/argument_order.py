@@ -49,7 +49,9 @@ def give_back(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str
     as they are. Ends the command with a usage error where several options could have taken the arguments.
     """
     split = _split(parser, words)
-    expected = [action for action in parser._get_positional_actions() if not _is_replaced(action, words)]
+    expected = [
+        action for action in parser._get_positional_actions() if not _is_replaced(parser, action, words)
+    ]
     if split is None or any(not isinstance(one, Replaceable) and one.nargs is not None for one in expected):
         return list(words)
     missing = len(expected) - len(split.positional)
@@ -66,9 +68,12 @@ def give_back(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str
     ]
 
 
-def _is_replaced(action: argparse.Action, words: Sequence[str]) -> bool:
+def _is_replaced(parser: argparse.ArgumentParser, action: argparse.Action, words: Sequence[str]) -> bool:
     """Return whether the command line has an option that replaces a positional argument."""
-    return isinstance(action, Replaceable) and any(word.partition("=")[0] in action.options for word in words)
+    if not isinstance(action, Replaceable):
+        return False
+    given = (_option(parser, word.partition("=")[0]) for word in words if word.startswith("--"))
+    return any(option is not None and {*option.option_strings} & {*action.options} for option in given)
 
 
 def _split(parser: argparse.ArgumentParser, words: Sequence[str]) -> _Words | None:

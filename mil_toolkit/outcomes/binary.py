@@ -16,7 +16,7 @@ from mil_toolkit.evaluation.scoring import BINARY, Scoring
 from mil_toolkit.outcomes.binary_text import BinaryText
 from mil_toolkit.outcomes.labels import Labels
 from mil_toolkit.outcomes.outcome import UNLABELLED, Lack, OutcomeRow, Parsed
-from mil_toolkit.outcomes.sets import ClassSets
+from mil_toolkit.outcomes.sets import EITHER, SIGNS, ClassSets
 from mil_toolkit.outcomes.words import (
     Words,
     parse_words,
@@ -140,7 +140,7 @@ class Binary(Labels):
     @property
     def sets(self) -> ClassSets:
         """The sets "negative", "positive" and "either"."""
-        return ClassSets(("negative", "positive"), _nonconformity, everything="either")
+        return ClassSets(SIGNS, _nonconformity, everything=EITHER)
 
     @property
     def text(self) -> BinaryText:

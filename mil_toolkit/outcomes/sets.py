@@ -13,6 +13,7 @@ from mil_toolkit.evaluation.conformal import HeldOutScores, class_sets
 
 SET, SET_LOW, SET_HIGH = "set", "set_low", "set_high"
 SEPARATOR = " | "  # between the names of classes
+SIGNS, EITHER = ("negative", "positive"), "either"  # the sets of two classes
 
 
 class Covered(NamedTuple):

@@ -16,7 +16,7 @@ from mil_toolkit.core.outputs import Output
 from mil_toolkit.core.reading import open_input
 from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.words import metric_title, with_interval
-from mil_toolkit.outcomes.sets import SET, SET_HIGH, SET_LOW
+from mil_toolkit.outcomes.sets import EITHER, SEPARATOR, SET, SET_HIGH, SET_LOW, SIGNS
 from mil_toolkit.report.gallery import Naming, WeightedImage, ranked
 from mil_toolkit.report.markup import environment, read_template, source_of
 from mil_toolkit.report.page import pictures_of
@@ -117,8 +117,15 @@ def patient_page(words: PatientWords, written: date, saliency: Saliency | None =
         images=_shown(words, images[:SHOWN], saliency),
         equal=bool(words.images) and not images,
         model=list(_model(words, written)),
-        explanation="" if saliency is None else EXPLANATION,
+        explanation="" if saliency is None else _explanation(words),
     )
+
+
+def _explanation(words: PatientWords) -> str:
+    """Return what the second pictures show."""
+    if words.bundle.about.predicted.kind != "binary" or words.decided:
+        return EXPLANATION
+    return f"{EXPLANATION} What counts for {words.decision} may lie anywhere, also beside the cell."
 
 
 def _details(words: PatientWords) -> Iterator[str]:
@@ -134,16 +141,18 @@ def _details(words: PatientWords) -> Iterator[str]:
         if math.isfinite(low):
             yield f"In 95 of 100 patients, the true value is expected between {low:.4g} and {high:.4g}."
     if words.abstain is not None:
-        yield _set_words(row, words.abstain)
+        yield _set_words(row, words.abstain, words.bundle.about.class_names)
 
 
-def _set_words(row: pd.Series, alpha: float) -> str:
+def _set_words(row: pd.Series, alpha: float, names: tuple[str, ...]) -> str:
     most = f"if it may be wrong for at most {100 * alpha:.3g} in 100 patients"
     if SET not in row:
         return f"The range that the model states {most}: {row[SET_LOW]:.4g} to {row[SET_HIGH]:.4g}."
-    if row[SET] == "either" or "|" in str(row[SET]):
-        return f"The model does not decide {most}: {row[SET]}."
-    return f"The answer of the model {most}: {row[SET]}."
+    text = str(row[SET])
+    if text == EITHER or SEPARATOR in text:
+        return f"The model does not decide {most}: {text}."
+    name = names[SIGNS.index(text)] if text in SIGNS else text
+    return f"The answer of the model {most}: {printable(name)}."
 
 
 def _parts(words: PatientWords) -> Iterator[str]:

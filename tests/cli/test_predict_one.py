@@ -86,7 +86,7 @@ def test_the_answer_is_in_words(tiny: Tiny, predict: Predict) -> None:
     relation = "at or above" if positive else "below"
     assert f"the probability is {relation} the threshold of {threshold:.3f}" in done.out
     assert f"Set at an error rate of 0.2: {data['set']}" in done.out
-    assert f"Patient {PATIENT}, " in done.out and "by the date of birth, on 2020-12-31" in done.out
+    assert f"Patient {PATIENT}, " in done.out and "(from the date of birth, on 2020-12-31)" in done.out
     assert data["fitted_on"] is True and "may have been, fitted on this patient" in done.out
 
 

@@ -47,6 +47,13 @@ def test_one_of_two_positional_arguments_may_come_first() -> None:
     assert parsed("predict", ["--features", "A", "bundle", "--device", "auto", "cohort.toml"]) == expected
 
 
+def test_options_that_replace_an_argument_leave_the_values_of_others_alone() -> None:
+    for images in (["--images", "F"], ["--images=F"], ["--imag", "F"], ["--set", "age=67"]):
+        given = parsed("predict", ["bundle", *images, "--weights", "A", "B"])
+        assert given.cohort is None and list(map(str, given.weights)) == ["A", "B"]
+    assert parsed("predict", ["bundle", "--json"]).cohort is None  # which the command reports
+
+
 def test_several_options_that_could_have_taken_it_are_an_error(command: Command) -> None:
     done = command("tune", "--features", "A", "c.toml", "--views", "A", "B", "--study", "s")
     assert done.code == 2 and done.out == ""

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = sorted(
     path.stem
     for path in (ROOT / "mil_toolkit" / "cli").glob("[!_]*.py")
-    if path.stem not in ("command", "mil")
+    if path.stem not in ("command", "mil", "one_patient")
 )
 
 
