@@ -107,7 +107,9 @@ def predict(
     _check_results(patients, predicted.values, spread)
     known = patients.outcome.known(patients.labels)
     table = _table(bundle, patients, predicted, spread, known)
-    table = table.assign(**domain_columns(bundle.about, bundle.head, cohort, patients))
+    table = table.assign(
+        **domain_columns(bundle.about, bundle.head, bundle.domain_projection, cohort, patients)
+    )
     if abstain is not None:
         table = table.assign(**set_columns(bundle.about, predicted.values, abstain))
     class_names = bundle.about.predicted.class_names

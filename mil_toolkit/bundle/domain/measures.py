@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from mil_toolkit.bundle.domain.images import (
-    Locator,
     BagMoments,
+    Locator,
     fit_space,
     image_distances,
     standardised,
