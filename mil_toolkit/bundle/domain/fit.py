@@ -2,11 +2,10 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from mil_toolkit.bundle.domain.images import Locator
 from mil_toolkit.bundle.domain.measures import (
@@ -28,9 +27,8 @@ from mil_toolkit.bundle.domain.records import (
 )
 from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.training.fitted import FittedHead
-from mil_toolkit.training.inputs import ViewInputs
 from mil_toolkit.training.patients import Patients
-from mil_toolkit.training.projection import CPU, Projection
+from mil_toolkit.training.projection import Projection, fit_projection, fold_moments
 
 ALARMS = 0.05  # expected share of patients of the training cohort's kind that are called outside
 _FOLDS = 10
@@ -38,8 +36,10 @@ _GAPS = None  # stands for the gaps of all columns beside the names of columns w
 _USUAL_SIZE = 1.0  # distance within which a number of images is usual, even where all training bags are equal
 _FOREIGN = 0.95  # quantile of single images' distances beyond which an image counts as foreign
 _COLUMNS = 256  # principal components in which embeddings are compared, at most
+_LEAST_DEVIATION = 0.1  # of a column, as a share of the mean: rare features differ most between patients
 _IMAGES_PER_COLUMN = 3  # at least: of fewer, the last components fit the training images by chance
 _NUMBERS = 0.2  # weight of a number beside images, which another stain changes less than a unit changes it
+_FOREIGN_SHARE = 0.4  # weight of the share of foreign images, beside the images as a whole
 _LEAST_EXCESS = 0.05  # of image measures: the logarithm of a distance, and a share
 
 
@@ -56,7 +56,8 @@ class _Rule:
         return Tail.of(measures, self.least, self.smallest, self.weight)
 
 
-_IMAGES = _Rule(smallest=_LEAST_EXCESS)
+_WHOLE = _Rule(smallest=_LEAST_EXCESS)
+_SHARE = _Rule(smallest=_LEAST_EXCESS, weight=_FOREIGN_SHARE)
 
 
 class HeldOut(NamedTuple):
@@ -127,9 +128,11 @@ def _projections(patients: Patients, config: HeadConfig, trains: Sequence[np.nda
     """Return the projection that is fitted on each of these sets of patients."""
     assert patients.bags is not None
     columns = min(_COLUMNS, max(1, int(patients.bags.sizes.sum()) // _IMAGES_PER_COLUMN))
-    config = replace(config, components=columns, standardise=True)
     bags = patients.chosen_views(config.features).values()
-    by_view = [ViewInputs(view, trains, CPU, torch.float32).projections(config) for view in bags]
+    by_view = [
+        [fit_projection(moments, True, columns, _LEAST_DEVIATION) for moments in fold_moments(view, trains)]
+        for view in bags
+    ]
     return [Projection.side_by_side(views) for views in zip(*by_view, strict=True)]
 
 
@@ -208,8 +211,8 @@ def _domain(pooled: _Pooled, reference: Reference) -> Domain:
     if pooled.images is not None and reference.space is not None:
         foreign = _foreign(pooled.images.single)
         whole, shares = pooled.images.whole, pooled.images.shares(foreign)
-        surprises += [pooled.surprises(whole, _IMAGES), pooled.surprises(shares, _IMAGES)]
-        images = KnownImages(reference.space, foreign, _IMAGES.tail(whole), _IMAGES.tail(shares), True)
+        surprises += [pooled.surprises(whole, _WHOLE), pooled.surprises(shares, _SHARE)]
+        images = KnownImages(reference.space, foreign, _WHOLE.tail(whole), _SHARE.tail(shares), True)
     new: dict[str | None, np.ndarray] = {name: flags for name, flags in pooled.words.items()}
     new[_GAPS] = pooled.gaps
     unreliable = _unreliable(new, count)
