@@ -2,25 +2,30 @@
 
     python benchmarks/domain.py drawn
     python benchmarks/domain.py cohort COHORT.toml CACHE_FOLDER [OTHER_NAME=OTHER_CACHE_FOLDER ...]
+    python benchmarks/domain.py cohort COHORT.toml CACHE_FOLDER --altered FOLDER [--most 24]
 
 `drawn` fits domains on cohorts of random embeddings and metadata, and counts alarms among new patients of the
 same distribution. `cohort` holds out each fold of a real cohort in turn, fits the domain on all others, and
 judges the held-out patients as they are (false alarms), with each number in another unit, and with the
-embeddings of other caches: of the same patients, whose images were altered (stain, magnification).
+embeddings of other caches: of the same patients, whose images were altered (stain, magnification). With
+`--altered`, it alters the images itself: it writes copies below the folder, embeds them as those of the cache
+were embedded, and takes at most so many images of each patient, altered or not.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from alterations import altered_caches, some_images  # type: ignore[import-not-found]  # beside this one
 
 from mil_toolkit.bundle.domain.fit import fit_domain
 from mil_toolkit.bundle.domain.judge import reasons_by_patient
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
+from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.evaluation.bounds import exact_interval
 from mil_toolkit.features.bags import Bags
@@ -37,7 +42,7 @@ def outside(train: Patients, *others: Patients) -> Iterator[np.ndarray]:
     head = refit(train, CONFIG, 1, 1, (0,))
     domain = fit_domain(train, head, seed=0)
     assert domain is not None
-    units = dict.fromkeys(domain.numbers)
+    units = dict.fromkeys(domain.domain.numbers)
     for patients in others:
         yield np.array([bool(found) for found in reasons_by_patient(domain, head, units, patients)])
 
@@ -95,22 +100,37 @@ def of_cohort(cohort: Cohort, cache: str) -> Patients:
     return Patients.of(cohort, FeatureCache.open(Path(cache)))
 
 
-def print_cohort(toml: str, cache: str, *others: str) -> None:
-    """Print the alarms among the held-out patients of a real cohort, as they are and altered."""
+def altered(toml: str, cache: str, folder: Path, most: int) -> dict[str, Patients]:
+    """Return the labelled patients with some of their images, as they are and altered."""
+    cohort = some_images(read_cohort(Path(toml)).labelled(), most)
+    spec = FeatureCache.open(Path(cache)).spec
+    config = ExtractionConfig(
+        spec["backbone"], spec["weights"], crop=spec["crop"], preprocess=spec["preprocess"]
+    )
+    caches = altered_caches(cohort, config, folder)
+    return {name: of_cohort(cohort, str(path)) for name, path in caches.items()}
+
+
+def unaltered(toml: str, cache: str, others: Sequence[str]) -> dict[str, Patients]:
+    """Return the labelled patients with the features of this cache, and of others by their name."""
     cohort = read_cohort(Path(toml), images=False).labelled()
-    patients = of_cohort(cohort, cache)
+    caches = {"as they are": cache} | dict(other.split("=", 1) for other in others)
+    return {name: of_cohort(cohort, path) for name, path in caches.items()}
+
+
+def print_cohort(kinds: dict[str, Patients]) -> None:
+    """Print the alarms among the held-out patients of a real cohort, as they are and altered."""
+    patients = kinds["as they are"]
     numbers = [str(name) for name, values in patients.metadata.items() if values.dtype.kind == "f"]
-    altered = {"as they are": patients}
     for name in numbers:
-        altered |= {f"{name} x {factor:g}": in_other_unit(patients, name, factor) for factor in FACTORS}
-    altered |= {name: of_cohort(cohort, path) for name, path in (other.split("=") for other in others)}
-    flags = {name: np.zeros(len(patients), dtype=bool) for name in altered}
+        kinds |= {f"{name} x {factor:g}": in_other_unit(patients, name, factor) for factor in FACTORS}
+    flags = {name: np.zeros(len(patients), dtype=bool) for name in kinds}
     fold = np.random.default_rng(0).permutation(len(patients)) % FOLDS
     for number in range(FOLDS):
         test = np.flatnonzero(fold == number)
-        held_out = [kind.take(test) for kind in altered.values()]
+        held_out = [kind.take(test) for kind in kinds.values()]
         results = outside(patients.take(np.flatnonzero(fold != number)), *held_out)
-        for name, result in zip(altered, results, strict=True):
+        for name, result in zip(kinds, results, strict=True):
             flags[name][test] = result
     for name, result in flags.items():
         print(f"{name}: {described(result)}")
@@ -127,11 +147,15 @@ def main() -> None:
     real.add_argument("toml", metavar="COHORT.toml")
     real.add_argument("cache", metavar="CACHE_FOLDER")
     real.add_argument("others", nargs="*", metavar="OTHER_NAME=OTHER_CACHE_FOLDER")
+    real.add_argument("--altered", type=Path, metavar="FOLDER")
+    real.add_argument("--most", type=int, default=24, metavar="IMAGES")
     arguments = parser.parse_args()
     if arguments.kind == "drawn":
         print_drawn()
+    elif arguments.altered is not None:
+        print_cohort(altered(arguments.toml, arguments.cache, arguments.altered, arguments.most))
     else:
-        print_cohort(arguments.toml, arguments.cache, *arguments.others)
+        print_cohort(unaltered(arguments.toml, arguments.cache, arguments.others))
 
 
 if __name__ == "__main__":

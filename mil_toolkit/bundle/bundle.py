@@ -28,7 +28,15 @@ from mil_toolkit.bundle.files import (
     read_contents,
 )
 from mil_toolkit.bundle.records import FINGERPRINTS, SCHEMA, About, BundleConfig
-from mil_toolkit.bundle.tensors import UnknownHead, build_head, head_record, head_tensors, parse_tensors
+from mil_toolkit.bundle.tensors import (
+    UnknownHead,
+    build_head,
+    domain_tensors,
+    head_record,
+    head_tensors,
+    parse_tensors,
+    take_domain_projection,
+)
 from mil_toolkit.cohort.kinds import MetadataColumn
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.files import digest, digest_json, publish, publish_json, readable_json
@@ -41,6 +49,7 @@ from mil_toolkit.outcomes.outcome import DecisionRule
 from mil_toolkit.study.records import ColumnRecord, FinetuningScores, StudyScores
 from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.patients import Patients
+from mil_toolkit.training.projection import Projection
 
 if TYPE_CHECKING:
     from mil_toolkit.backbones.backbones import Backbone
@@ -55,6 +64,8 @@ class ModelBundle:
     scores: of the study or, for a fine-tuned model, of the fine-tuning
     backbone: state dict of a fine-tuned backbone; None where the backbone of `about.features` is used
     finetuning: comparison with the frozen backbone; None where the backbone was not fine-tuned
+    domain_projection: in which `about.domain` compares embeddings; None where it does not, or where it does
+        so in the projection of the head
     """
 
     head: FittedHead
@@ -62,6 +73,7 @@ class ModelBundle:
     scores: StudyScores
     backbone: Mapping[str, Tensor] | None = None
     finetuning: FinetuningScores | None = None
+    domain_projection: Projection | None = None
 
     def apply(
         self, patients: Patients, attention: bool = True
@@ -131,10 +143,11 @@ class ModelBundle:
 
     def save(self, folder: Path) -> None:
         """Write the files into `folder`; config.json last, since it holds the digests of the others."""
-        contents = {TENSORS: save(head_tensors(self.head)), SCORES: readable_json(self._scores_json())}
+        tensors = head_tensors(self.head) | domain_tensors(self.domain_projection)
+        contents = {TENSORS: save(tensors), SCORES: readable_json(self._scores_json())}
         if self.backbone is not None:
-            tensors = {name: tensor.contiguous() for name, tensor in self.backbone.items()}
-            contents[BACKBONE] = save(tensors)
+            weights = {name: tensor.contiguous() for name, tensor in self.backbone.items()}
+            contents[BACKBONE] = save(weights)
         for name, content in contents.items():
             publish(folder / name, content)
         card = model_card(self.about, self.scores, self.head.member_count, self.head.by_group)
@@ -161,11 +174,15 @@ class ModelBundle:
         config = read_config(folder)
         contents = read_contents(folder, config.digests)
         scores = _parse_scores(contents[SCORES], folder / SCORES)
-        head = _build_head(config, parse_tensors(contents[TENSORS], folder / TENSORS), folder)
+        tensors = parse_tensors(contents[TENSORS], folder / TENSORS)
+        columns = config.about.domain.own_columns if config.about.domain is not None else 0
+        width = sum(view.spec["width"] for view in config.about.views)
+        projection = take_domain_projection(tensors, width, columns, folder / TENSORS)
+        head = _build_head(config, tensors, folder)
         backbone = parse_tensors(contents[BACKBONE], folder / BACKBONE) if BACKBONE in contents else None
         if backbone is not None and not backbone:
             raise DataError(f"{printable(folder / BACKBONE)} holds no tensors.")
-        return cls(head, config.about, scores[0], backbone, scores[1])
+        return cls(head, config.about, scores[0], backbone, scores[1], projection)
 
 
 class _FinetunedScores(TypedDict, total=False):

@@ -117,7 +117,9 @@ def _domain_problems(config: BundleConfig) -> Iterator[str]:
         yield f"about.domain.unreliable names {named}, which about.columns does not have."
     if (domain.bag_size is not None) != bool(width):
         yield "about.domain.bag_size must be there exactly if the model looks at images."
-    if domain.images is not None and len(domain.images.space.means) != width:
+    if domain.images is not None and not width:
+        yield "about.domain.images must be null: the model does not look at images."
+    elif domain.images is not None and not domain.own_columns and len(domain.images.space.means) != width:
         found = len(domain.images.space.means)
         yield f"about.domain.images has {found} columns; the projected embeddings have {width}."
     yield from _guess_problems(domain)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save
 
 from mil_toolkit.bundle.bundle import ModelBundle, declared
-from mil_toolkit.bundle.domain.fit import fit_domain
+from mil_toolkit.bundle.domain.fit import FittedDomain, fit_domain
 from mil_toolkit.bundle.domain.records import Domain
 from mil_toolkit.bundle.extrapolation import number_ranges
 from mil_toolkit.bundle.files import foreign_to_bundle
@@ -83,15 +83,16 @@ def fit(
     patients = Patients.of(cohort.labelled(), caches)
     head, used = _refit(study, best, patients, place), _used(caches, best)
     about = _about(cohort, used, study, best, scores, patients)
-    domain = _domain(study, patients, head)
-    about = replace(about, domain=domain)
+    fitted = _domain(study, patients, head)
+    about = replace(about, domain=fitted and fitted.domain)
     if not anonymous:
         about = replace(about, calibration=calibrate(study, bool(scores.outer)))
         about = _identified(about, study, head, patients, used)
-    bundle = ModelBundle(head, about, scores)
+    bundle = ModelBundle(head, about, scores, domain_projection=fitted and fitted.projection)
     if finetune is not None:
         tuned = finetune_study(cohort, caches[0], study, finetune, place, outer, weights)
-        bundle = _finetuned(bundle, tuned, _domain(study, patients, head, embeddings=False))
+        plain = _domain(study, patients, head, embeddings=False)
+        bundle = _finetuned(bundle, tuned, plain and plain.domain)
     with published_folder(output, "a bundle", foreign_to_bundle) as folder:
         bundle.save(folder)
     return bundle
@@ -202,7 +203,9 @@ def _identified(
 
 
 @stage("Describing the training patients")
-def _domain(study: Study, patients: Patients, head: FittedHead, embeddings: bool = True) -> Domain | None:
+def _domain(
+    study: Study, patients: Patients, head: FittedHead, embeddings: bool = True
+) -> FittedDomain | None:
     with fixed_threads(study.config.threads):
         return fit_domain(patients, head, study.config.seed, embeddings)
 

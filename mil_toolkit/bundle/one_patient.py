@@ -126,7 +126,7 @@ def predict_one(
     if embedded:
         patients = patients.with_views({name: one.bags for name, one in embedded.items()})
     predictions = predict_patients(bundle, cohort, patients, bundle.about.features is not None, abstain)
-    reasons = domain_reasons(bundle.about, bundle.head, cohort, patients)
+    reasons = domain_reasons(bundle.about, bundle.head, bundle.domain_projection, cohort, patients)
     return OnePrediction(
         cohort,
         patients,

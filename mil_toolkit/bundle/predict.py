@@ -135,7 +135,9 @@ def predict_patients(
     check_results(patients, predicted.values, spread)
     known = patients.outcome.known(patients.labels)
     table = _table(bundle, patients, predicted, spread, known)
-    table = table.assign(**domain_columns(bundle.about, bundle.head, cohort, patients))
+    table = table.assign(
+        **domain_columns(bundle.about, bundle.head, bundle.domain_projection, cohort, patients)
+    )
     if abstain is not None:
         table = table.assign(**set_columns(bundle.about, predicted.values, abstain))
     return Predictions(table, attention_table(patients, weights, bundle.about.predicted.class_names))

@@ -25,7 +25,7 @@ from mil_toolkit.training.fitted import FittedHead
 from mil_toolkit.training.projection import Projection
 
 Shapes = dict[str, tuple[int, ...]]
-_MODEL, _PROJECTION = "model.", "projection."  # prefixes of the tensors' names
+_MODEL, _PROJECTION, _DOMAIN = "model.", "projection.", "domain."  # prefixes of the tensors' names
 _SHIFT, _SCALE, _COMPONENTS = (f"{_PROJECTION}{field.name}" for field in fields(Projection))
 _SMALL = 512  # widths of layers, with which one member has at most some MiB
 _LARGEST = 2**31  # of a number in the configuration of a head
@@ -53,6 +53,31 @@ def head_tensors(head: FittedHead) -> dict[str, Tensor]:
         parts = asdict(head.projection)
         tensors |= {f"{_PROJECTION}{name}": tensor for name, tensor in parts.items() if tensor is not None}
     return {name: tensor.contiguous().detach().clone().cpu() for name, tensor in tensors.items()}
+
+
+def domain_tensors(projection: Projection | None) -> dict[str, Tensor]:
+    """Return the tensors of the projection in which embeddings are compared, by name."""
+    if projection is None:
+        return {}
+    parts = {"shift": projection.shift, "scale": projection.scale, "components": projection.components}
+    return {f"{_DOMAIN}{name}": tensor.contiguous() for name, tensor in parts.items() if tensor is not None}
+
+
+def take_domain_projection(
+    tensors: dict[str, Tensor], width: int, columns: int, path: Path
+) -> Projection | None:
+    """Remove the tensors of the domain's projection from those of the file `path`, and return it.
+
+    width: of the embeddings of all views; columns: of the projection, 0 if there is none
+
+    Raises DataError for tensors that are missing, unexpected or of other shapes or types.
+    """
+    own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_DOMAIN)}
+    shapes: Shapes = {"shift": (width,), "scale": (width,), "components": (width, columns)}
+    expected = {f"{_DOMAIN}{name}": shape for name, shape in shapes.items()} if columns else {}
+    if problems := list(_shape_problems(own, expected)):
+        raise DataError([f"{printable(path)}: {problem}" for problem in problems])
+    return Projection(**_with_prefix(own, _DOMAIN)) if own else None
 
 
 def parse_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
@@ -202,7 +227,7 @@ def _shape_problems(tensors: Mapping[str, Tensor], expected: Shapes) -> Iterator
         tensor, shape = tensors[name], expected[name]
         if tensor.dtype != torch.float32 or tuple(tensor.shape) != shape:
             yield f"{name} is {_type(tensor)} {tuple(tensor.shape)}, expected float32 {shape}."
-        elif name == _SCALE and not bool((tensor > 0).all()):
+        elif name in (_SCALE, f"{_DOMAIN}scale") and not bool((tensor > 0).all()):
             yield f"{name}: all values must be above 0, since they divide by standard deviations."
 
 

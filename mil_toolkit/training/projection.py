@@ -142,7 +142,9 @@ class Projection:
         return torch.cat([there(part.to(device)) for part in embeddings.split(_CHUNK)])
 
 
-def fit_projection(moments: Moments, standardise: bool, components: int) -> Projection:
+def fit_projection(
+    moments: Moments, standardise: bool, components: int, least_deviation: float = LEAST_DEVIATION
+) -> Projection:
     """Return the projection for training bags with these moments.
 
     standardise: scale each column to variance one before the components are computed; a constant column
@@ -150,13 +152,14 @@ def fit_projection(moments: Moments, standardise: bool, components: int) -> Proj
     components: maximum number of principal components, 0 for none. They are sorted by decreasing variance and
         scaled so that the mean variance of the first SCALED_BY is one: a head then sees the same scale for
         any backbone.
+    least_deviation: lower bound of a column's standard deviation, as a share of the mean over columns
 
     With neither, embeddings stay as they are: members then train on them without a shift, too.
     """
     covariance = moments.covariance
     mean = moments.mean if standardise or components else np.zeros_like(moments.mean)
     variance = np.clip(covariance.diagonal(), 0, None)
-    scale = column_scale(np.sqrt(variance)) if standardise else np.ones_like(variance)
+    scale = column_scale(np.sqrt(variance), least_deviation) if standardise else np.ones_like(variance)
     axes = _principal_axes(covariance * np.outer(scale, scale), components) if components else None
     return Projection(_tensor(mean), _tensor(scale), None if axes is None else _tensor(axes))
 
@@ -167,13 +170,13 @@ def _principal_axes(covariance: np.ndarray, components: int) -> np.ndarray:
     return axes.flip(1)[:, :components].numpy() / np.sqrt(leading or 1.0)
 
 
-def column_scale(deviation: np.ndarray) -> np.ndarray:
+def column_scale(deviation: np.ndarray, least: float = LEAST_DEVIATION) -> np.ndarray:
     """Return what columns of these standard deviations (D,) are multiplied by, so that these become one.
 
-    A deviation that is small beside the others is raised: a feature that is active on very few images would
-    outweigh all others on these images.
+    A deviation below `least`, as a share of the mean, is raised: a feature that is active on very few images
+    would outweigh all others on these images.
     """
-    floor = LEAST_DEVIATION * float(deviation.mean())
+    floor = least * float(deviation.mean())
     return 1 / np.maximum(deviation, floor) if floor else np.ones_like(deviation)
 
 

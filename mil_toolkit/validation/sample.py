@@ -132,7 +132,7 @@ def _others(ids: Sequence[str], kept: Sequence[str]) -> tuple[str, ...]:
 
 
 def _domain(bundle: ModelBundle, kept: Cohort, patients: Patients) -> pd.DataFrame:
-    columns = domain_columns(bundle.about, bundle.head, kept, patients)
+    columns = domain_columns(bundle.about, bundle.head, bundle.domain_projection, kept, patients)
     return pd.DataFrame({"patient_id": patients.ids, **columns})[["patient_id", IN_DOMAIN, REASONS]]
 
 

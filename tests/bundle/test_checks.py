@@ -52,6 +52,7 @@ def reverse(record: Any, name: str) -> None:
 
 DECISION, HEAD = ("about", "decision"), ("head", "config")
 AGE = ("about", "domain", "numbers", "age", "spread")
+SIZE = ("about", "domain", "bag_size", "spread")
 LOGARITHMS = {"low": 1.0, "middle": 2.0, "high": 3.0, "logarithms": True, "zeros": False, "smallest": 0.1}
 NOBODY = {"scores": [], "weights": [], "units": 0}
 SPEC, ENCODER = ("about", "features", "spec"), ("head", "encoder")
@@ -128,6 +129,10 @@ CHANGES: list[tuple[str, Callable[[Any], None]]] = [
     # The domain, and the scores of held-out patients.
     ("domain.numbers", at("about", "domain", "numbers", to={})),
     ("domain.unreliable", at("about", "domain", "unreliable", to=["other"])),
+    ("the guess has 2 weights", at(*AGE, "guess", to={"weights": [1.0, 2.0], "intercept": 0.0})),
+    ("must not have a guess", at(*SIZE, "guess", to={"weights": [], "intercept": 0.0})),
+    ("same number of columns", at("about", "domain", "images", "space", "within", to=[1.0])),
+    ("domain.", at("about", "domain", "images", "own_projection", to=False)),
     ("beyond 700", at(*AGE, to=LOGARITHMS | {"high": 701.0})),
     ("beyond 700", at(*AGE, to=LOGARITHMS | {"low": -701.0})),
     ("calibration.classes", lambda config: config["about"]["calibration"]["classes"].pop()),

@@ -16,6 +16,7 @@ from support.commands import Command
 from support.studies import Tiny
 
 from mil_toolkit.bundle.bundle import ModelBundle
+from mil_toolkit.bundle.domain.fit import fit_domain
 from mil_toolkit.bundle.tensors import head_record, head_tensors, model_shapes
 from mil_toolkit.config.head import POOLING_NAMES, HeadConfig
 from mil_toolkit.core.errors import DataError
@@ -86,6 +87,35 @@ def test_tensors_that_cannot_be_are_named(words: str, change: Any, folder: Path)
     with pytest.raises(DataError, match=words) as caught:
         ModelBundle.load(folder)
     assert all("model.safetensors" in problem for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("words", "change"),
+    [
+        ("domain.shift missing", lambda tensors: tensors.pop("domain.shift")),
+        ("domain.components missing", lambda tensors: tensors.pop("domain.components")),
+        ("domain.more unexpected", lambda tensors: tensors.update({"domain.more": torch.zeros(2)})),
+        (r"domain\.components is float32 \(6, 4\)", make("domain.components", lambda t: t[:, :4])),
+        ("domain.scale: all values must be above 0", put("domain.scale", 0.0)),
+        ("domain.scale.*finite", put("domain.scale", torch.nan)),
+    ],
+)
+def test_the_projection_of_the_domain_is_checked(
+    words: str, change: Any, make_patients: Callable[..., Patients], tmp_path: Path
+) -> None:
+    patients = make_patients(count=20)
+    head = refit(patients, HeadConfig(hidden=8, components=4), epoch=1, member_count=1, seed=(3,))
+    fitted = fit_domain(patients, head, 0)
+    assert fitted is not None and fitted.projection is not None
+    about = replace(ABOUT, domain=fitted.domain)
+    ModelBundle(head, about, SCORES, domain_projection=fitted.projection).save(tmp_path)
+    loaded = ModelBundle.load(tmp_path).domain_projection
+    assert loaded is not None and loaded.components is not None and fitted.projection.components is not None
+    assert torch.equal(loaded.components, fitted.projection.components)
+    assert torch.equal(loaded.shift, fitted.projection.shift)
+    change_tensors(tmp_path, change)
+    with pytest.raises(DataError, match=words):
+        ModelBundle.load(tmp_path)
 
 
 def test_many_unknown_tensors_take_one_line(folder: Path) -> None:

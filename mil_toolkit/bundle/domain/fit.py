@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from mil_toolkit.bundle.domain.images import Locator
 from mil_toolkit.bundle.domain.measures import (
@@ -28,18 +27,19 @@ from mil_toolkit.bundle.domain.records import (
 )
 from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.training.fitted import FittedHead
-from mil_toolkit.training.inputs import ViewInputs
 from mil_toolkit.training.patients import Patients
-from mil_toolkit.training.projection import CPU, Projection
+from mil_toolkit.training.projection import Projection, fit_projection, fold_moments
 
 ALARMS = 0.05  # expected share of patients of the training cohort's kind that are called outside
 _FOLDS = 10
 _GAPS = None  # stands for the gaps of all columns beside the names of columns with new words
 _USUAL_SIZE = 1.0  # distance within which a number of images is usual, even where all training bags are equal
 _FOREIGN = 0.95  # quantile of single images' distances beyond which an image counts as foreign
-_NUMBERS = (
-    0.2  # weight of each number beside images: another unit changes it far more than a stain changes these
-)
+_COLUMNS = 256  # principal components in which embeddings are compared, at most
+_LEAST_DEVIATION = 0.1  # of a column, as a share of the mean: rare features differ most between patients
+_IMAGES_PER_COLUMN = 3  # at least: of fewer, the last components fit the training images by chance
+_NUMBERS = 0.2  # weight of a number beside images, which another stain changes less than a unit changes it
+_FOREIGN_SHARE = 0.4  # weight of the share of foreign images, beside the images as a whole
 _LEAST_EXCESS = 0.05  # of image measures: the logarithm of a distance, and a share
 
 
@@ -56,7 +56,8 @@ class _Rule:
         return Tail.of(measures, self.least, self.smallest, self.weight)
 
 
-_IMAGES = _Rule(smallest=_LEAST_EXCESS)
+_WHOLE = _Rule(smallest=_LEAST_EXCESS)
+_SHARE = _Rule(smallest=_LEAST_EXCESS, weight=_FOREIGN_SHARE)
 
 
 class HeldOut(NamedTuple):
@@ -74,10 +75,20 @@ class HeldOut(NamedTuple):
     images: ImageMeasures | None
 
 
-def fit_domain(patients: Patients, head: FittedHead, seed: int, embeddings: bool = True) -> Domain | None:
+class FittedDomain(NamedTuple):
+    """What training patients are like, and the projection in which embeddings are compared, if they are."""
+
+    domain: Domain
+    projection: Projection | None
+
+
+def fit_domain(
+    patients: Patients, head: FittedHead, seed: int, embeddings: bool = True
+) -> FittedDomain | None:
     """Return what the training patients of a head are like; None for fewer than two independent patients.
 
-    seed: of the folds; embeddings: compare them, too, in the space of the head's projection
+    seed: of the folds; embeddings: compare them, too, in a projection of their own: to more columns than a
+        head needs, because another stain often differs in columns in which training images hardly do
 
     In each of ten folds (groups never straddle them) everything is fitted on the other patients, the
     projection too, and the held-out patients are measured. Their largest surprises give the limit that the
@@ -91,18 +102,17 @@ def fit_domain(patients: Patients, head: FittedHead, seed: int, embeddings: bool
         return None
     everyone = np.arange(len(patients))
     trains = [np.setdiff1d(everyone, test) for test in tests]
-    config = head.model.config
-    projections = _projections(patients, config, trains) if embeddings else [None] * len(tests)
+    config, locators = head.model.config, list[Locator | None]([None] * (len(tests) + 1))
+    if embeddings:
+        projections = _projections(patients, config, [*trains, everyone])
+        locators = [Locator(config, projection) for projection in projections]
     parts = [
-        _held_out(patients, train, test, _locator(config, projection), looks)
-        for train, test, projection in zip(trains, tests, projections, strict=True)
+        _held_out(patients, train, test, locator, looks)
+        for train, test, locator in zip(trains, tests, locators[:-1], strict=True)
     ]
-    locator = _locator(config, head.projection if embeddings else None)
-    return _domain(_Pooled.of(parts, len(patients)), Reference.of(patients, everyone, locator, looks))
-
-
-def _locator(config: HeadConfig, projection: Projection | None) -> Locator | None:
-    return None if projection is None else Locator(config, projection)
+    reference = Reference.of(patients, everyone, locators[-1], looks)
+    domain = _domain(_Pooled.of(parts, len(patients)), reference)
+    return FittedDomain(domain, None if locators[-1] is None else locators[-1].projection)
 
 
 def _folds(patients: Patients, seed: int) -> list[np.ndarray]:
@@ -115,9 +125,14 @@ def _folds(patients: Patients, seed: int) -> list[np.ndarray]:
 
 
 def _projections(patients: Patients, config: HeadConfig, trains: Sequence[np.ndarray]) -> list[Projection]:
-    """Return the projection that is fitted on the training patients of each fold."""
+    """Return the projection that is fitted on each of these sets of patients."""
+    assert patients.bags is not None
+    columns = min(_COLUMNS, max(1, int(patients.bags.sizes.sum()) // _IMAGES_PER_COLUMN))
     bags = patients.seen_views(config).values()
-    by_view = [ViewInputs(view, trains, CPU, torch.float32).projections(config) for view in bags]
+    by_view = [
+        [fit_projection(moments, True, columns, _LEAST_DEVIATION) for moments in fold_moments(view, trains)]
+        for view in bags
+    ]
     return [Projection.side_by_side(views) for views in zip(*by_view, strict=True)]
 
 
@@ -196,8 +211,8 @@ def _domain(pooled: _Pooled, reference: Reference) -> Domain:
     if pooled.images is not None and reference.space is not None:
         foreign = _foreign(pooled.images.single)
         whole, shares = pooled.images.whole, pooled.images.shares(foreign)
-        surprises += [pooled.surprises(whole, _IMAGES), pooled.surprises(shares, _IMAGES)]
-        images = KnownImages(reference.space, foreign, _IMAGES.tail(whole), _IMAGES.tail(shares))
+        surprises += [pooled.surprises(whole, _WHOLE), pooled.surprises(shares, _SHARE)]
+        images = KnownImages(reference.space, foreign, _WHOLE.tail(whole), _SHARE.tail(shares), True)
     new: dict[str | None, np.ndarray] = {name: flags for name, flags in pooled.words.items()}
     new[_GAPS] = pooled.gaps
     unreliable = _unreliable(new, count)

@@ -17,6 +17,8 @@ from mil_toolkit.training.seen import Seen
 
 MOST_IMAGES = 256  # of a patient that are looked at, evenly spaced: more would not change its distance
 _LEAST = 1e-12  # square of a distance whose logarithm is taken
+_SUREST = 100  # images whose mean is as sure as that of any number: other patients differ at least so much
+_LEAST_BETWEEN = 0.001  # of a variance between patients, as a share of the mean of all columns
 _SMALLEST = 0.1  # of a variance, as a share of the mean of all columns, or of a residual, of the whole
 
 
@@ -134,18 +136,19 @@ def fit_space(moments: BagMoments) -> ImageSpace:
     """
     means, within = moments.means, moments.within
     between = (means.var(0) - within * (1 / moments.sizes).mean()).clip(min=0)
+    between = np.maximum(_floored(between, _LEAST_BETWEEN), within / _SUREST)
     return ImageSpace(
         means.mean(0).tolist(),
-        np.sqrt(_floored(between)).tolist(),
+        np.sqrt(between).tolist(),
         _floored(moments.squares.mean(0) - np.square(means.mean(0))).tolist(),
         max(float(moments.residuals.mean()), _SMALLEST * float(moments.lengths.mean())),
         within.tolist(),
     )
 
 
-def _floored(values: np.ndarray) -> np.ndarray:
+def _floored(values: np.ndarray, least: float = _SMALLEST) -> np.ndarray:
     """Return positive values: those of columns that hardly vary are raised to a share of the mean."""
-    return np.maximum(values, max(_SMALLEST * float(values.mean()), 1e-12))
+    return np.maximum(values, max(least * float(values.mean()), 1e-12))
 
 
 def standardised(space: ImageSpace, means: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mil_toolkit.bundle.domain.fit import FittedDomain
 from mil_toolkit.bundle.domain.images import Locator
 from mil_toolkit.bundle.domain.measures import (
     ImageMeasures,
@@ -33,10 +34,11 @@ class Sign:
 
 
 def reasons_by_patient(
-    domain: Domain, head: FittedHead, units: Mapping[str, str | None], patients: Patients
+    fitted: FittedDomain, head: FittedHead, units: Mapping[str, str | None], patients: Patients
 ) -> list[list[str]]:
     """Return why each patient is outside the domain; no reason if it is inside.
 
+    fitted: its projection is that of the head in bundles of older versions
     units: of the number columns, by name
 
     Every measure has a surprise, and the largest one decides: a patient is outside if it exceeds the limit.
@@ -44,16 +46,19 @@ def reasons_by_patient(
     had such words in this column, or such gaps in any column, too often to tell anything.
     """
     reasons: list[list[str]] = [[] for _ in patients.ids]
-    for sign in _signs(domain, head, units, patients):
+    for sign in _signs(fitted, head, units, patients):
         for place in np.flatnonzero(sign.outside).tolist():
             reasons[place].append(sign.reason(place))
     return reasons
 
 
 def _signs(
-    domain: Domain, head: FittedHead, units: Mapping[str, str | None], patients: Patients
+    fitted: FittedDomain, head: FittedHead, units: Mapping[str, str | None], patients: Patients
 ) -> Iterator[Sign]:
-    measured = None if domain.images is None else _measured(domain.images, head, patients)
+    domain, measured = fitted.domain, None
+    if domain.images is not None and fitted.projection is not None:
+        locator = Locator(head.model.config, fitted.projection)
+        measured = measure_images(domain.images.space, locator, patients, np.arange(len(patients)))
     values, away = number_values(head.encoder, patients.metadata), None if measured is None else measured[1]
     for name, known in domain.numbers.items():
         unit = f" {printable(units[name] or '')}" if units.get(name) else ""
@@ -67,12 +72,6 @@ def _signs(
         yield _number_sign(domain, domain.bag_size, bag_sizes(patients), None, "number of images", "")
     if domain.images is not None and measured is not None:
         yield from _image_signs(domain, domain.images, measured[0])
-
-
-def _measured(known: KnownImages, head: FittedHead, patients: Patients) -> tuple[ImageMeasures, np.ndarray]:
-    assert head.projection is not None
-    locator = Locator(head.model.config, head.projection)
-    return measure_images(known.space, locator, patients, np.arange(len(patients)))
 
 
 def _number_sign(

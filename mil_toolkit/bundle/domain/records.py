@@ -189,12 +189,15 @@ class KnownImages:
 
     foreign: distance from which a single image counts as foreign; a few in a hundred held-out ones do
     whole, share: tails of a patient's `whole_distances`, and of the share of foreign images
+    own_projection: whether the columns are those of a projection of its own; False in bundles of older
+        versions, where they are those that the head sees
     """
 
     space: ImageSpace
     foreign: Positive
     whole: Tail
     share: Tail
+    own_projection: bool = False
 
 
 @dataclass(frozen=True)
@@ -216,3 +219,9 @@ class Domain:
     images: KnownImages | None
     limit: NotNegative
     gaps: bool = True
+
+    @property
+    def own_columns(self) -> int:
+        """Number of columns of the projection of its own, 0 without one."""
+        images = self.images
+        return len(images.space.means) if images is not None and images.own_projection else 0

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from mil_toolkit.bundle.domain import fit
-from mil_toolkit.bundle.domain.fit import fit_domain
+from mil_toolkit.bundle.domain.fit import FittedDomain, fit_domain
 from mil_toolkit.bundle.domain.judge import counts_line, reasons_by_patient
-from mil_toolkit.bundle.domain.records import Domain
 from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.training.fitted import FittedHead
@@ -22,7 +21,7 @@ Make = Callable[..., Patients]
 UNITS = {"age": "years"}
 
 
-def fitted(patients: Patients, images: bool = True) -> tuple[FittedHead, Domain]:
+def fitted(patients: Patients, images: bool = True) -> tuple[FittedHead, FittedDomain]:
     """Return a head that was fitted on these patients for an epoch, and its domain."""
     config = HeadConfig(image_branch=images, hidden=32, components=4)
     head = refit(patients, config, 1, 1, (0,))
@@ -42,7 +41,7 @@ def _many(make_patients: Make) -> Patients:
 
 
 @pytest.fixture(name="model", scope="module")
-def _model(many: Patients) -> tuple[FittedHead, Domain]:
+def _model(many: Patients) -> tuple[FittedHead, FittedDomain]:
     return fitted(many)
 
 
@@ -57,7 +56,7 @@ def test_few_new_patients_of_the_same_kind_are_outside(make_patients: Make) -> N
 
 @pytest.mark.parametrize("factor", [0.01, 100.0, 1000.0])
 def test_a_number_in_another_unit_is_outside(
-    make_patients: Make, model: tuple[FittedHead, Domain], factor: float
+    make_patients: Make, model: tuple[FittedHead, FittedDomain], factor: float
 ) -> None:
     head, domain = model
     new = make_patients(count=30, seed=5)
@@ -66,7 +65,7 @@ def test_a_number_in_another_unit_is_outside(
 
 
 def test_a_word_or_a_gap_that_training_never_had_is_outside(
-    make_patients: Make, model: tuple[FittedHead, Domain]
+    make_patients: Make, model: tuple[FittedHead, FittedDomain]
 ) -> None:
     head, domain = model
     new = make_patients(count=3, seed=5)
@@ -89,14 +88,14 @@ def test_free_text_is_not_counted_and_does_not_hide_other_reasons(
 ) -> None:
     notes = pd.Series([f"note {place}" for place in range(60)], many.metadata.index, dtype=object)
     head, domain = fitted(with_metadata(many, note=notes))
-    assert domain.unreliable == ["note"] and np.isfinite(domain.limit)
+    assert domain.domain.unreliable == ["note"] and np.isfinite(domain.domain.limit)
     new = with_metadata(make_patients(count=1, seed=5), note="another note", sex="X")
     (reasons,) = reasons_by_patient(domain, head, UNITS, new)
     assert len(reasons) == 1 and reasons[0].startswith("sex is ")
 
 
 def test_other_images_are_outside_whatever_the_metadata(
-    make_patients: Make, model: tuple[FittedHead, Domain]
+    make_patients: Make, model: tuple[FittedHead, FittedDomain]
 ) -> None:
     head, domain = model
     new = make_patients(count=20, seed=5)
@@ -107,7 +106,7 @@ def test_other_images_are_outside_whatever_the_metadata(
     assert all(any("100% of the images" in line for line in one) for one in reasons)
 
 
-def test_bags_of_another_size_are_outside(many: Patients, model: tuple[FittedHead, Domain]) -> None:
+def test_bags_of_another_size_are_outside(many: Patients, model: tuple[FittedHead, FittedDomain]) -> None:
     head, domain = model
     assert many.bags is not None
     rows = many.bags.instances.repeat(20, 1)
@@ -156,7 +155,7 @@ def test_new_gaps_hardly_cause_more_alarms_than_are_allowed() -> None:
         head, domain = fitted(patients, images=False)
         reasons = reasons_by_patient(domain, head, {}, with_gaps(100 + seed, 300, 1 / 72))
         outside += [bool(one) for one in reasons]
-        kept.append(domain.gaps)
+        kept.append(domain.domain.gaps)
     assert not any(kept) and 0.02 < np.mean(outside) < 0.08
 
 
@@ -164,7 +163,7 @@ def test_new_gaps_count_where_training_patients_seldom_had_them() -> None:
     patients = with_gaps(0, 72, 0)
     patients.metadata.iloc[5, 3] = np.nan
     head, domain = fitted(patients, images=False)
-    assert domain.gaps
+    assert domain.domain.gaps
     new = with_gaps(1, 2, 0)
     new.metadata.loc[:, ["c3", "c4"]] = np.nan
     for reasons in reasons_by_patient(domain, head, {}, new):
@@ -175,14 +174,14 @@ def test_new_gaps_count_where_training_patients_seldom_had_them() -> None:
 def test_a_model_without_images_knows_metadata_only(make_patients: Make) -> None:
     patients = make_patients(count=30, images=False)
     head, domain = fitted(patients, images=False)
-    assert domain.bag_size is None and domain.images is None
+    assert domain.domain.bag_size is None and domain.domain.images is None
     reasons = reasons_by_patient(domain, head, UNITS, with_metadata(patients, age=6000.0))
     assert all(reasons)
 
 
-def test_embeddings_can_be_left_out(many: Patients, model: tuple[FittedHead, Domain]) -> None:
+def test_embeddings_can_be_left_out(many: Patients, model: tuple[FittedHead, FittedDomain]) -> None:
     domain = fit_domain(many, model[0], 0, embeddings=False)
-    assert domain is not None and domain.images is None and domain.bag_size is not None
+    assert domain is not None and domain.domain.images is None and domain.domain.bag_size is not None
 
 
 def test_groups_are_held_out_together(many: Patients) -> None:
@@ -210,7 +209,7 @@ def test_the_limit_is_the_conformal_quantile() -> None:
 
 
 def test_the_order_of_patients_and_of_images_does_not_matter(
-    many: Patients, model: tuple[FittedHead, Domain]
+    many: Patients, model: tuple[FittedHead, FittedDomain]
 ) -> None:
     head, domain = model
     assert many.bags is not None

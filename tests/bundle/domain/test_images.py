@@ -49,7 +49,8 @@ def test_distances_are_those_of_plain_numpy(make_patients: Make, components: int
     sizes = np.array([len(bag) for bag in bags])
     within = np.mean([(bag @ axes).var(0, ddof=1) for bag in bags[:15] if len(bag) > 1], 0)
     between = (means[:15].var(0) - within * (1 / sizes[:15]).mean()).clip(0)
-    variances = np.maximum(between, 0.1 * between.mean()) + within / sizes[15:, None]
+    between = np.maximum(np.maximum(between, 0.001 * between.mean()), within / 100)
+    variances = between + within / sizes[15:, None]
     z = (means[15:] - means[:15].mean(0)) / np.sqrt(variances)
     located = list(locator.locate(patients, range(15, 20)))
     moments = BagMoments.of(located)
