@@ -76,7 +76,7 @@ def _validate(arguments: argparse.Namespace) -> Outcome:
     use_available_cores()
     bundle = ModelBundle.load(arguments.bundle)
     from_images = arguments.features is None and bundle.has_backbone
-    cohort = read_cohort(arguments.cohort, images=from_images)
+    cohort = read_cohort(arguments.cohort, images=from_images, complete=False)
     _check_outputs(arguments, cohort, from_images)
     usable = with_outcome(bundle, cohort)
     if from_images:
@@ -88,10 +88,12 @@ def _validate(arguments: argparse.Namespace) -> Outcome:
     chosen = "+".join(steps)
     if arguments.recalibrated is not None:
         _check_refitted(validated, chosen)
-    size = write_page(arguments.output, validated, chosen, arguments.recalibrated)
-    if arguments.recalibrated is not None:
         save_recalibrated(validated, chosen, arguments.recalibrated)
-    return Outcome("\n".join(_lines(arguments, validated, size)), _data(arguments, validated.record, chosen))
+    size = write_page(arguments.output, validated, chosen, arguments.recalibrated)
+    lines = _lines(arguments, validated, size)
+    if arguments.recalibrated is not None:
+        lines.append(f"{arguments.recalibrated}: the model with {' and '.join(steps)}, refitted here.")
+    return Outcome("\n".join(lines), _data(arguments, validated.record, chosen))
 
 
 def _check_refitted(validated: "Validated", chosen: str) -> None:
@@ -103,9 +105,9 @@ def _check_refitted(validated: "Validated", chosen: str) -> None:
 
 def _check_outputs(arguments: argparse.Namespace, cohort: "Cohort", from_images: bool) -> None:
     """Raise UsageError, before any work, for outputs that would replace other files."""
-    from mil_toolkit.bundle.files import FILES, foreign_to_bundle
+    from mil_toolkit.bundle.files import FILES
     from mil_toolkit.cohort.image_places import check_outside_images, image_folders
-    from mil_toolkit.core.outputs import check_outputs, check_replaceable
+    from mil_toolkit.core.outputs import check_outputs
     from mil_toolkit.core.own_folders import check_outside_own_folders
     from mil_toolkit.validation.page import page_output
 
@@ -117,13 +119,26 @@ def _check_outputs(arguments: argparse.Namespace, cohort: "Cohort", from_images:
         check_outside_own_folders(folder / cohort.name)
     if arguments.recalibrated is not None:
         folders["--recalibrated"] = arguments.recalibrated
-        if arguments.recalibrated.resolve() == arguments.bundle.resolve():
-            raise UsageError(
-                f"--recalibrated: {printable(arguments.recalibrated)} is the bundle that is validated. Name"
-                " another folder, so that the model before its recalibration stays."
-            )
-        check_replaceable(arguments.recalibrated, "a bundle", foreign_to_bundle)
+        _check_recalibrated(arguments.recalibrated, arguments.bundle, arguments.output)
     check_outside_images(image_folders(cohort.source), folders, {"--output": arguments.output})
+
+
+def _check_recalibrated(folder: Path, bundle: Path, output: Path) -> None:
+    """Raise UsageError where the new bundle would replace anything but a former one of its place."""
+    from mil_toolkit.bundle.files import foreign_to_bundle
+    from mil_toolkit.core.outputs import check_replaceable
+    from mil_toolkit.core.own_folders import check_outside_own_folders
+
+    there = folder.resolve()
+    if there == bundle.resolve():
+        raise UsageError(
+            f"--recalibrated: {printable(folder)} is the bundle that is validated. Name another folder, so"
+            " that the model before its recalibration stays."
+        )
+    if there == output.resolve() or there in output.resolve().parents:
+        raise UsageError(f"--output: {printable(output)} is inside {printable(folder)}, the new bundle.")
+    check_outside_own_folders(folder)
+    check_replaceable(folder, "a bundle", foreign_to_bundle)
 
 
 def _lines(arguments: argparse.Namespace, validated: "Validated", size: int) -> list[str]:
@@ -143,8 +158,6 @@ def _lines(arguments: argparse.Namespace, validated: "Validated", size: int) -> 
     if record.in_domain is not None:
         lines.append(f"In the domain of the model: {record.in_domain} of {flow.scored}.")
     lines += [_refit_line(record, refitted, primary) for refitted in record.refits.values()]
-    if arguments.recalibrated is not None:
-        lines.append(f"{arguments.recalibrated}: the model with {' and '.join(arguments.recalibration)}.")
     return lines
 
 

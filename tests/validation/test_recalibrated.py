@@ -39,7 +39,8 @@ def test_it_predicts_by_the_refitted_rule(validated: Validated, folder: Path, ot
 
 def test_records_and_card_name_both_cohorts_and_what_was_refitted(validated: Validated, folder: Path) -> None:
     loaded = ModelBundle.load(folder)
-    (step,) = loaded.about.recalibrations or ()
+    assert loaded.about.recalibrations is not None
+    (step,) = loaded.about.recalibrations
     assert (loaded.about.cohort, step.cohort, step.patients) == ("synthetic", "other", 20)
     assert step.refitted == ["intercept", "threshold"] and step.prevalence is None
     assert step.before == validated.bundle.decision and step.scores == validated.record.refits[NAME].scores
@@ -60,8 +61,8 @@ def test_its_patients_are_known_from_then_on(validated: Validated, folder: Path,
 def test_an_anonymous_bundle_stays_anonymous(validated: Validated) -> None:
     about = replace(validated.bundle.about, fitted_on=ANONYMOUS)
     anonymous = replace(validated, bundle=replace(validated.bundle, about=about))
-    (step,) = recalibrated(anonymous, NAME).about.recalibrations or ()
-    assert step.fitted_on == ANONYMOUS
+    steps = recalibrated(anonymous, NAME).about.recalibrations or ()
+    assert [step.fitted_on for step in steps] == [ANONYMOUS]
 
 
 def test_only_a_threshold_leaves_the_sets_as_they_are(validated: Validated) -> None:
