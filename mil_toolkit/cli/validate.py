@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     add("cohort", type=Path, metavar="COHORT.toml", help="the cohort; patients of the training are left out")
     add_model_inputs(parser)
     add("--output", type=Path, default=Path("validation.html"), help="page to write")
+    add("--anonymise", action="store_true", help="leave ids and values of single patients out of the page")
     add(
         "--recalibrated",
         type=Path,
@@ -89,7 +91,8 @@ def _validate(arguments: argparse.Namespace) -> Outcome:
     if arguments.recalibrated is not None:
         _check_refitted(validated, chosen)
         save_recalibrated(validated, chosen, arguments.recalibrated)
-    size = write_page(arguments.output, validated, chosen, arguments.recalibrated)
+    anonymise = arguments.anonymise
+    size = write_page(arguments.output, validated, chosen, arguments.recalibrated, anonymise)
     lines = _lines(arguments, validated, size)
     if arguments.recalibrated is not None:
         lines.append(f"{arguments.recalibrated}: the model with {' and '.join(steps)}, refitted here.")
@@ -178,9 +181,18 @@ def _metric_line(record: "Validation", name: str) -> str:
 
 
 def _data(arguments: argparse.Namespace, record: "Validation", chosen: str) -> dict[str, Json]:
-    data = to_json(record)
+    data = _finite(to_json(record))
     assert isinstance(data, dict)
     saved: Json = None
     if arguments.recalibrated is not None:
         saved = {"bundle": str(arguments.recalibrated), "refitted": [*chosen.split("+")]}
     return {"page": str(arguments.output), **data, "recalibrated": saved}
+
+
+def _finite(value: Json) -> Json:
+    """Return a value with null for numbers that are not finite, as of subgroups of very few patients."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
