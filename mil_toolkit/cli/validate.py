@@ -160,15 +160,15 @@ def _lines(arguments: argparse.Namespace, validated: "Validated", size: int) -> 
     lines += [_metric_line(record, name) for name in table_metrics(primary, record.scores)]
     if record.in_domain is not None:
         lines.append(f"In the domain of the model: {record.in_domain} of {flow.scored}.")
-    lines += [_refit_line(record, refitted, primary) for refitted in record.refits.values()]
+    lines += [_refit_line(record, refitted) for refitted in record.refits.values()]
     return lines
 
 
-def _refit_line(record: "Validation", refitted: "Refitted", primary: str) -> str:
-    """Return by how much a refit changes the loss, or a threshold alone the primary metric."""
+def _refit_line(record: "Validation", refitted: "Refitted") -> str:
+    """Return by how much a refit changes the loss, or a threshold alone the balanced accuracy."""
     from mil_toolkit.validation.by_outcome import SHOWN
 
-    metric = primary if refitted.steps == ["threshold"] else SHOWN[record.outcome].metrics[0]
+    metric = "balanced_accuracy" if refitted.steps == ["threshold"] else SHOWN[record.outcome].metrics[0]
     change, steps = with_interval(refitted.differences[metric], "+"), " and ".join(refitted.steps)
     return f"Refitted here ({steps}): {metric_words(metric)} {change} by cross-fitting."
 

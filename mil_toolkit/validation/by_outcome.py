@@ -125,7 +125,8 @@ def _target(validated: Validated) -> str:
 
 
 def _number_refitted(validated: Validated, name: str) -> list[Chart]:
-    scores, title = validated.record.refits[name].scores, f"{OBSERVED_TITLE} after the refit"
+    record, title = validated.record, f"{OBSERVED_TITLE} after the refit"
+    scores = record.scores | record.refits[name].scores  # the order of the predictions stays
     return [observed_chart(validated.tables[name], scores, _target(validated), "observed-refitted", title)]
 
 

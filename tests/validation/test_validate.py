@@ -22,7 +22,7 @@ from mil_toolkit.validation.by_outcome import SHOWN
 from mil_toolkit.validation.recalibrated import save_recalibrated
 from mil_toolkit.validation.records import Flow
 from mil_toolkit.validation.refits import REFITS
-from mil_toolkit.validation.validate import Validated, checked_steps, validate
+from mil_toolkit.validation.validate import RANKINGS, Validated, checked_steps, validate
 
 CaseOf = Callable[[str], tuple[ModelBundle, Cohort]]
 
@@ -64,6 +64,7 @@ def test_each_step_is_refitted_alone_and_those_asked_for_together(validated: Val
         assert brier is not None and standing is not None
         assert brier == pytest.approx(((table.probabilities[0] - table.labels) ** 2).mean())
         assert refitted.differences["brier"].value == pytest.approx(brier - standing)
+        assert refitted.scores.keys() == refitted.differences.keys() == record.scores.keys() - {*RANKINGS}
     assert np.array_equal(validated.tables["threshold"].probabilities, validated.sample.table.probabilities)
 
 
