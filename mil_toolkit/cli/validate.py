@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     add("cohort", type=Path, metavar="COHORT.toml", help="the cohort; patients of the training are left out")
     add_model_inputs(parser)
     add("--output", type=Path, default=Path("validation.html"), help="page to write")
+    add("--anonymise", action="store_true", help="leave ids and values of single patients out of the page")
     add(
         "--recalibrated",
         type=Path,
@@ -76,7 +78,7 @@ def _validate(arguments: argparse.Namespace) -> Outcome:
     use_available_cores()
     bundle = ModelBundle.load(arguments.bundle)
     from_images = arguments.features is None and bundle.has_backbone
-    cohort = read_cohort(arguments.cohort, images=from_images)
+    cohort = read_cohort(arguments.cohort, images=from_images, complete=False)
     _check_outputs(arguments, cohort, from_images)
     usable = with_outcome(bundle, cohort)
     if from_images:
@@ -88,10 +90,13 @@ def _validate(arguments: argparse.Namespace) -> Outcome:
     chosen = "+".join(steps)
     if arguments.recalibrated is not None:
         _check_refitted(validated, chosen)
-    size = write_page(arguments.output, validated, chosen, arguments.recalibrated)
-    if arguments.recalibrated is not None:
         save_recalibrated(validated, chosen, arguments.recalibrated)
-    return Outcome("\n".join(_lines(arguments, validated, size)), _data(arguments, validated.record, chosen))
+    anonymise = arguments.anonymise
+    size = write_page(arguments.output, validated, chosen, arguments.recalibrated, anonymise)
+    lines = _lines(arguments, validated, size)
+    if arguments.recalibrated is not None:
+        lines.append(f"{arguments.recalibrated}: the model with {' and '.join(steps)}, refitted here.")
+    return Outcome("\n".join(lines), _data(arguments, validated.record, chosen))
 
 
 def _check_refitted(validated: "Validated", chosen: str) -> None:
@@ -103,9 +108,9 @@ def _check_refitted(validated: "Validated", chosen: str) -> None:
 
 def _check_outputs(arguments: argparse.Namespace, cohort: "Cohort", from_images: bool) -> None:
     """Raise UsageError, before any work, for outputs that would replace other files."""
-    from mil_toolkit.bundle.files import FILES, foreign_to_bundle
+    from mil_toolkit.bundle.files import FILES
     from mil_toolkit.cohort.image_places import check_outside_images, image_folders
-    from mil_toolkit.core.outputs import check_outputs, check_replaceable
+    from mil_toolkit.core.outputs import check_outputs
     from mil_toolkit.core.own_folders import check_outside_own_folders
     from mil_toolkit.validation.page import page_output
 
@@ -117,13 +122,26 @@ def _check_outputs(arguments: argparse.Namespace, cohort: "Cohort", from_images:
         check_outside_own_folders(folder / cohort.name)
     if arguments.recalibrated is not None:
         folders["--recalibrated"] = arguments.recalibrated
-        if arguments.recalibrated.resolve() == arguments.bundle.resolve():
-            raise UsageError(
-                f"--recalibrated: {printable(arguments.recalibrated)} is the bundle that is validated. Name"
-                " another folder, so that the model before its recalibration stays."
-            )
-        check_replaceable(arguments.recalibrated, "a bundle", foreign_to_bundle)
+        _check_recalibrated(arguments.recalibrated, arguments.bundle, arguments.output)
     check_outside_images(image_folders(cohort.source), folders, {"--output": arguments.output})
+
+
+def _check_recalibrated(folder: Path, bundle: Path, output: Path) -> None:
+    """Raise UsageError where the new bundle would replace anything but a former one of its place."""
+    from mil_toolkit.bundle.files import foreign_to_bundle
+    from mil_toolkit.core.outputs import check_replaceable
+    from mil_toolkit.core.own_folders import check_outside_own_folders
+
+    there = folder.resolve()
+    if there == bundle.resolve():
+        raise UsageError(
+            f"--recalibrated: {printable(folder)} is the bundle that is validated. Name another folder, so"
+            " that the model before its recalibration stays."
+        )
+    if there == output.resolve() or there in output.resolve().parents:
+        raise UsageError(f"--output: {printable(output)} is inside {printable(folder)}, the new bundle.")
+    check_outside_own_folders(folder)
+    check_replaceable(folder, "a bundle", foreign_to_bundle)
 
 
 def _lines(arguments: argparse.Namespace, validated: "Validated", size: int) -> list[str]:
@@ -142,17 +160,15 @@ def _lines(arguments: argparse.Namespace, validated: "Validated", size: int) -> 
     lines += [_metric_line(record, name) for name in table_metrics(primary, record.scores)]
     if record.in_domain is not None:
         lines.append(f"In the domain of the model: {record.in_domain} of {flow.scored}.")
-    lines += [_refit_line(record, refitted, primary) for refitted in record.refits.values()]
-    if arguments.recalibrated is not None:
-        lines.append(f"{arguments.recalibrated}: the model with {' and '.join(arguments.recalibration)}.")
+    lines += [_refit_line(record, refitted) for refitted in record.refits.values()]
     return lines
 
 
-def _refit_line(record: "Validation", refitted: "Refitted", primary: str) -> str:
-    """Return by how much a refit changes the loss, or a threshold alone the primary metric."""
+def _refit_line(record: "Validation", refitted: "Refitted") -> str:
+    """Return by how much a refit changes the loss, or a threshold alone the balanced accuracy."""
     from mil_toolkit.validation.by_outcome import SHOWN
 
-    metric = primary if refitted.steps == ["threshold"] else SHOWN[record.outcome].metrics[0]
+    metric = "balanced_accuracy" if refitted.steps == ["threshold"] else SHOWN[record.outcome].metrics[0]
     change, steps = with_interval(refitted.differences[metric], "+"), " and ".join(refitted.steps)
     return f"Refitted here ({steps}): {metric_words(metric)} {change} by cross-fitting."
 
@@ -165,9 +181,18 @@ def _metric_line(record: "Validation", name: str) -> str:
 
 
 def _data(arguments: argparse.Namespace, record: "Validation", chosen: str) -> dict[str, Json]:
-    data = to_json(record)
+    data = _finite(to_json(record))
     assert isinstance(data, dict)
     saved: Json = None
     if arguments.recalibrated is not None:
         saved = {"bundle": str(arguments.recalibrated), "refitted": [*chosen.split("+")]}
     return {"page": str(arguments.output), **data, "recalibrated": saved}
+
+
+def _finite(value: Json) -> Json:
+    """Return a value with null for numbers that are not finite, as of subgroups of very few patients."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

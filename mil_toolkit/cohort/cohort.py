@@ -141,10 +141,11 @@ class Cohort:
 
 
 @stage("Reading the cohort")
-def read_cohort(path: Path | str, images: bool = True, log: bool = True) -> Cohort:
+def read_cohort(path: Path | str, images: bool = True, log: bool = True, complete: bool = True) -> Cohort:
     """Read a cohort.toml, its table and, if `images`, the names of its image files.
 
     log: whether to log which rows, files and folders are left out, and which values are implausible
+    complete: whether a patient without images is a problem, if `images`
 
     Raises DataError with every problem of the TOML, the table and the folders, one line each.
     """
@@ -164,7 +165,7 @@ def read_cohort(path: Path | str, images: bool = True, log: bool = True) -> Coho
     patients = _fold_patients(ids, declared.outcome.known(labels), groups)
     targets = labels if sound else None
     folds = read_folds(declared, patients, targets, selection.excluded, problems, log=log)
-    paths = find_images(declared, ids, selection.excluded, problems, log) if images else {}
+    paths = find_images(declared, ids, selection.excluded, problems, log, complete) if images else {}
     problems.raise_if_any()
     if log:
         selection.log()

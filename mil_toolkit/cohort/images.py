@@ -22,11 +22,13 @@ def find_images(
     excluded: Collection[str],
     problems: Problems,
     report_ignored: bool = True,
+    complete: bool = True,
 ) -> dict[str, dict[str, Path]]:
     """Return the image paths of each patient by image name, in the order of the names.
 
     excluded: ids of rows that are not patients of the cohort; their images are passed over
     report_ignored: whether to log warnings about files and folders that are passed over or may surprise
+    complete: whether a patient without images is a problem
     """
     if not patients:  # the id column is missing, so every folder would seem to have no row
         return {}
@@ -44,7 +46,8 @@ def find_images(
         return {}
     if images is None:
         return {}
-    _check_every_patient_has_images(declared, patients, images, source, problems)
+    if complete:
+        _check_every_patient_has_images(declared, patients, images, source, problems)
     return {patient: dict(sorted(paths.items())) for patient, paths in images.items()}
 
 

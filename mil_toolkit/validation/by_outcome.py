@@ -7,11 +7,13 @@ import numpy as np
 
 from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.class_scoring import table_of_class
+from mil_toolkit.evaluation.intervals import scores_with_intervals
+from mil_toolkit.evaluation.table import Table
 from mil_toolkit.outcomes.number import Number
 from mil_toolkit.outcomes.survival import Survival
 from mil_toolkit.report.drawing import Chart
 from mil_toolkit.report.figures.classes import rank_error_chart
-from mil_toolkit.report.figures.number import agreement_chart, observed_chart
+from mil_toolkit.report.figures.number import OBSERVED_TITLE, agreement_chart, observed_chart
 from mil_toolkit.report.figures.scores import class_roc_figure, reliability_chart, roc_chart
 from mil_toolkit.report.figures.survival import risk_calibration_chart, thirds_chart
 from mil_toolkit.report.figures.use import decision_chart, decision_thresholds
@@ -47,10 +49,6 @@ def _no_use(validated: Validated, name: str | None) -> list[Chart]:
     return []
 
 
-def _no_charts(validated: Validated, name: str) -> list[Chart]:
-    return []
-
-
 # Two classes.
 
 
@@ -77,13 +75,32 @@ def _positives(labels: np.ndarray) -> str:
 # Several classes.
 
 
-def _classes(validated: Validated) -> list[Chart]:
+def _by_class(validated: Validated, table: Table) -> list[tuple[Table, str]]:
+    """Return the predictions of each class against all others, with its name."""
     names = validated.bundle.about.predicted.class_names
-    tables = [table_of_class(validated.sample.table, place) for place in range(len(names))]
+    return [(table_of_class(table, place), printable(name)) for place, name in enumerate(names)]
+
+
+def _class_calibrations(validated: Validated, table: Table, start: str, end: str) -> list[Chart]:
+    """Draw the calibration of each class; start: of the figures' names; end: of their titles."""
     return [
-        class_roc_figure(table, printable(name), place)
-        for place, (table, name) in enumerate(zip(tables, names, strict=True))
+        reliability_chart(
+            part, scores_with_intervals(part), f"{start}-{place}", f"Calibration of {name}{end}"
+        )
+        for place, (part, name) in enumerate(_by_class(validated, table))
     ]
+
+
+def _classes(validated: Validated) -> list[Chart]:
+    table = validated.sample.table
+    curves = [
+        class_roc_figure(part, name, place) for place, (part, name) in enumerate(_by_class(validated, table))
+    ]
+    return [*curves, *_class_calibrations(validated, table, "reliability", "")]
+
+
+def _classes_refitted(validated: Validated, name: str) -> list[Chart]:
+    return _class_calibrations(validated, validated.tables[name], "reliability-refitted", " after the refit")
 
 
 def _ordered(validated: Validated) -> list[Chart]:
@@ -96,9 +113,21 @@ def _ordered(validated: Validated) -> list[Chart]:
 
 
 def _number(validated: Validated) -> list[Chart]:
-    outcome, table = validated.sample.patients.outcome, validated.sample.table
+    table = validated.sample.table
+    return [observed_chart(table, validated.record.scores, _target(validated)), agreement_chart(table)]
+
+
+def _target(validated: Validated) -> str:
+    """Return the target with its unit."""
+    outcome = validated.sample.patients.outcome
     assert isinstance(outcome, Number)
-    return [observed_chart(table, validated.record.scores, outcome.text.name), agreement_chart(table)]
+    return outcome.text.name
+
+
+def _number_refitted(validated: Validated, name: str) -> list[Chart]:
+    record, title = validated.record, f"{OBSERVED_TITLE} after the refit"
+    scores = record.scores | record.refits[name].scores  # the order of the predictions stays
+    return [observed_chart(validated.tables[name], scores, _target(validated), "observed-refitted", title)]
 
 
 # Survival.
@@ -139,18 +168,23 @@ SHOWN: dict[str, Shown] = {
         _positives,
     ),
     "classes": Shown(
-        _classes, _no_charts, _no_use, _OF_CLASSES, ("balanced_accuracy", "macro_f1", "macro_auc"), _nothing
+        _classes,
+        _classes_refitted,
+        _no_use,
+        _OF_CLASSES,
+        ("balanced_accuracy", "macro_f1", "macro_auc"),
+        _nothing,
     ),
     "ordered": Shown(
         _ordered,
-        _no_charts,
+        _classes_refitted,
         _no_use,
         (*_OF_CLASSES, "quadratic_kappa", "rank_error"),
         ("balanced_accuracy", "quadratic_kappa", "rank_error"),
         _nothing,
     ),
     "number": Shown(
-        _number, _no_charts, _no_use, ("mae", "rmse", "r2"), ("mae", "rmse", "spearman"), _nothing
+        _number, _number_refitted, _no_use, ("mae", "rmse", "r2"), ("mae", "rmse", "spearman"), _nothing
     ),
     "survival": Shown(
         _survival,

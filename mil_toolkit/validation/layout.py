@@ -19,9 +19,9 @@ from mil_toolkit.validation.records import Flow, Refitted, Validation
 from mil_toolkit.validation.validate import Validated, subgroups_of
 
 MOST_LISTED = 100  # patients outside the domain
-_DISCRIMINATION = (
-    " Refits of the calibration keep the order of the predictions, and with it the discrimination shown"
-    " above."
+_ON_CALIBRATION = (
+    " The intercept of perfect calibration is 0, its slope 1. Refits of the calibration keep the order of the"
+    " predictions, and with it the discrimination shown above."
 )
 
 
@@ -42,6 +42,8 @@ class Page:
     class_names, matrix: of the decisions; empty if nothing is decided
     standing, refitted, use: figures; refits: tables; refit_notes: what was not refitted, and why
     saved: what a new bundle holds, None if there is none
+    outside: the listed patients outside the domain; more_outside: how many more there are
+    withheld: whether they are not listed because the page is anonymous
     """
 
     title: str
@@ -70,12 +72,14 @@ class Page:
     domain: str
     outside: list[Outside]
     more_outside: int
+    withheld: bool
 
 
-def lay_out(validated: Validated, chosen: str, saved: str | None = None) -> Page:
+def lay_out(validated: Validated, chosen: str, saved: str | None = None, anonymise: bool = False) -> Page:
     """Draw all figures of a validation, and return its page.
 
     chosen: name of the refit that is drawn, if it could be fitted; saved: folder of the new bundle
+    anonymise: list no patients
     """
     record, shown = validated.record, SHOWN[validated.record.outcome]
     drawn = next((name for name in (chosen, "intercept") if name in record.refits), None)
@@ -109,8 +113,9 @@ def lay_out(validated: Validated, chosen: str, saved: str | None = None) -> Page
             use=shown.use(validated, drawn),
             subgroups=_subgroup_table(validated, shown),
             domain=_domain_words(record),
-            outside=outside[:MOST_LISTED],
-            more_outside=max(0, len(outside) - MOST_LISTED),
+            outside=[] if anonymise else outside[:MOST_LISTED],
+            more_outside=0 if anonymise else max(0, len(outside) - MOST_LISTED),
+            withheld=anonymise and bool(outside),
         )
 
 
@@ -194,8 +199,8 @@ def _refit_scores(record: Validation, metrics: Sequence[str]) -> ScoreTable:
     heads = ["", *(["Calibration intercept", "Calibration slope"] if calibrated else [])]
     caption = (
         "Each patient is predicted by what was refitted on the other patients, in ten folds that keep groups"
-        " together. 95 % intervals over patients, which take the refits as given. The intercept of perfect"
-        f" calibration is 0, its slope 1.{_DISCRIMINATION if calibrated else ''}"
+        " together. 95 % intervals over patients, which take the refits as given."
+        f"{_ON_CALIBRATION if calibrated else ''}"
     )
     standing = Row("As it stands", _calibration_cells(record) + _cells(record.scores, metrics), own=True)
     rows = [

@@ -30,9 +30,11 @@ def _is_page(path: Path) -> bool:
         return _GENERATOR in file.read(_HEAD_BYTES)
 
 
-def write_page(path: Path, validated: Validated, chosen: str, saved: Path | None = None) -> int:
+def write_page(
+    path: Path, validated: Validated, chosen: str, saved: Path | None = None, anonymise: bool = False
+) -> int:
     """Write the page, and return its size in bytes; see `lay_out`."""
-    page = lay_out(validated, chosen, None if saved is None else str(saved))
+    page = lay_out(validated, chosen, None if saved is None else str(saved), anonymise)
     content = render_page("validation.html", page=page, sections=SECTIONS.items())
     publish(path, content)
     return len(content)

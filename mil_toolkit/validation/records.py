@@ -27,7 +27,7 @@ class Flow:
 
 @dataclass(frozen=True)
 class Refitted:
-    """The model after a refit on this cohort; scores are by cross-fitting.
+    """The model after a refit on this cohort; scores are by cross-fitting, without metrics of rankings.
 
     steps: what was refitted, in this order; rule: as refitted on all patients
     differences: of the refitted model minus the model as it stands, paired

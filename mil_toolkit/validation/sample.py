@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mil_toolkit.bundle.bundle import ModelBundle
+from mil_toolkit.bundle.column_checks import column_problems
 from mil_toolkit.bundle.domain.columns import IN_DOMAIN, REASONS, domain_columns
 from mil_toolkit.bundle.outcome_checks import outcome_problems
 from mil_toolkit.bundle.predict import check_results, checked_patients, one_model_table, recognised
@@ -48,8 +49,8 @@ class Sample:
 def with_outcome(bundle: ModelBundle, cohort: Cohort) -> Cohort:
     """Return the patients whose outcome is known.
 
-    Raises DataError where the cohort declares no outcome or another one than the model's, and where no
-    outcome is known.
+    Raises DataError where the cohort declares no outcome, another one than the model's or other metadata,
+    and where no outcome is known.
     """
     source = printable(cohort.source)
     if not cohort.outcome.table_columns:
@@ -57,7 +58,7 @@ def with_outcome(bundle: ModelBundle, cohort: Cohort) -> Cohort:
             f"{source} declares no outcome, and validation needs one. Declare that of the model"
             f" ({bundle.about.predicted.kind}) under [cohort]; mil-predict does without."
         )
-    if problems := outcome_problems(bundle, cohort):
+    if problems := [*outcome_problems(bundle, cohort), *column_problems(bundle, cohort)]:
         raise DataError(problems)
     labelled = cohort.labelled()
     if not len(labelled):
@@ -67,11 +68,12 @@ def with_outcome(bundle: ModelBundle, cohort: Cohort) -> Cohort:
 
 def with_images(labelled: Cohort) -> Cohort:
     """Return the patients who have images; raises DataError if nobody has."""
-    return _present(labelled, labelled.images)
+    return _present(labelled, [patient for patient, paths in labelled.images.items() if paths])
 
 
 def _present(labelled: Cohort, present: Collection[str]) -> Cohort:
-    kept = [patient for patient in labelled.patient_ids if patient in present]
+    inside = set(present)
+    kept = [patient for patient in labelled.patient_ids if patient in inside]
     if not kept:
         raise DataError(
             f"{printable(labelled.source)}: none of the {count_of(len(labelled), 'patient')} with a known"

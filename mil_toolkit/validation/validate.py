@@ -1,7 +1,7 @@
 """`validate`: scores of a model on another cohort as it stands, and after refits of its calibration there."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,6 +25,10 @@ from mil_toolkit.validation.refits import REFITS, Labelled, Setting
 from mil_toolkit.validation.sample import Sample, read_sample, table_of
 
 FEWEST_OF_SUBGROUP = 5  # patients of a subgroup that is scored
+RANKINGS = (
+    *("auc", "auc_pooled", "macro_auc", "spearman"),
+    *("concordance", "concordance_harrell", "concordance_uno"),
+)
 FEW = 20  # of the smallest class (patients of a number, events): fewer make intervals approximate
 
 
@@ -104,8 +108,15 @@ def calibration_of(table: Table) -> Calibration | None:
 
 
 def _refitted(fit: CrossFit, steps: Sequence[Step], table: Table, standing: Table) -> Refitted:
-    scores, change = scores_with_intervals(table), differences(table, standing)
+    moved, before = _without_rankings(table), _without_rankings(standing)
+    scores, change = scores_with_intervals(moved), differences(moved, before)
     return Refitted([*steps], scores, change, calibration_of(table), fit.refitted(steps))
+
+
+def _without_rankings(table: Table) -> Table:
+    """Return a table without metrics that rank patients, since those of two folds have different refits."""
+    metrics = {name: metric for name, metric in table.scoring.metrics.items() if name not in RANKINGS}
+    return replace(table, scoring=replace(table.scoring, metrics=metrics))
 
 
 def _record(

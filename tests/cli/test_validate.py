@@ -56,7 +56,7 @@ def test_a_recalibrated_bundle_is_applied_and_says_so_and_is_not_validated_on_it
     for _ in range(2):  # the second run replaces its bundle
         done = command(*asked, *recalibrate)
         assert done.code == 0, done.err
-    assert f"{new}: the model with intercept and threshold." in done.out
+    assert f"{new}: the model with intercept and threshold, refitted here." in done.out
     predict = ("predict", new, tiny.cohort_toml, "--features", tiny.features, "--output", tmp_path / "p.csv")
     said = command(*predict)
     assert said.code == 0
@@ -158,6 +158,11 @@ def test_other_files_are_not_replaced(
     assert done.code == 2 and "thesis.txt" in done.err and not page.exists()
     done = command(*asked, "--recalibrated", tiny.bundle, "--recalibration", "intercept")
     assert done.code == 2 and "is the bundle that is validated" in done.err
+    inside = ("--recalibrated", tmp_path / "new", "--recalibration", "intercept")
+    done = command(*asked[:5], "--output", tmp_path / "new" / "validation.html", *inside)
+    assert done.code == 2 and "the new bundle" in done.err
+    done = command(*asked, "--recalibrated", tiny.study / "new", "--recalibration", "intercept")
+    assert done.code == 2 and "is inside a study" in done.err
     done = command(*asked[:5], "--output", other.cohort_toml)
     assert done.code == 2 and "is read by this command" in done.err
 

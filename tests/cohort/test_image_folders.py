@@ -134,6 +134,13 @@ def test_a_name_that_is_not_utf_8_is_shown_escaped(tmp_path: Path) -> None:
     assert only_problem(path) == r"images/\udcff\udcfe has no row in table.csv."
 
 
+def test_a_patient_without_images_may_be_left_to_the_caller(tmp_path: Path) -> None:
+    path = write(tmp_path, patients="P1 P2")
+    assert only_problem(path) == "table.csv: patient P3 has no images in images."
+    cohort = read_cohort(path, complete=False)
+    assert "P3" in cohort.patient_ids and {*cohort.images} == {*cohort.image_names} == {"P1", "P2"}
+
+
 def test_a_patients_folder_that_is_a_loop_of_links_has_no_images(tmp_path: Path) -> None:
     path = write(tmp_path, patients="P1 P2")
     (tmp_path / "images/P3").symlink_to("P3x")

@@ -14,6 +14,7 @@ from mil_toolkit.evaluation.calibration import (
     balanced,
     fit_calibration,
     fit_decision,
+    fit_intercept,
     sensitive,
     share,
 )
@@ -34,6 +35,13 @@ def test_calibration_agrees_with_scikit_learn() -> None:
     a, b = _sigmoid_calibration(logits, labels)
     slope, intercept = fit_calibration(logits, labels)
     assert (slope, intercept) == pytest.approx((-a, -b), abs=1e-3)
+
+
+def test_an_intercept_alone_is_that_of_a_calibration_of_slope_one() -> None:
+    logits, labels = sample(60)
+    few = np.flatnonzero(labels == 1)[:15]  # too few for a slope
+    kept = np.sort(np.concatenate([few, np.flatnonzero(labels == 0)]))
+    assert fit_calibration(logits[kept], labels[kept]) == (1.0, fit_intercept(logits[kept], labels[kept]))
 
 
 @pytest.mark.parametrize(("slope", "intercept"), [(0.5, 1.0), (2.0, -1.0)])

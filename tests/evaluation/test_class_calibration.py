@@ -10,6 +10,7 @@ from scipy.special import expit, softmax
 from mil_toolkit.evaluation.calibration import SMALLEST_SLOPE, fit_calibration
 from mil_toolkit.evaluation.class_calibration import (
     ClassDecision,
+    fit_biases,
     fit_class_calibration,
     fit_class_decision,
     last_largest,
@@ -25,6 +26,13 @@ def drawn(count: int, slope: float, seed: int = 0) -> tuple[np.ndarray, np.ndarr
     chances = softmax(slope * logits + np.array([1, 0, -1]), axis=1)
     labels = (random.random((count, 1)) > chances.cumsum(1)).sum(1)
     return logits, np.minimum(labels, 2)
+
+
+def test_biases_alone_are_those_of_a_calibration_of_slope_one() -> None:
+    logits, labels = drawn(45, 1.0)
+    slope, biases = fit_class_calibration(logits, labels)
+    assert slope == 1  # a class has fewer than 20 patients
+    assert np.array_equal(fit_biases(logits, labels), biases)
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(30, 50), (15, 40)])

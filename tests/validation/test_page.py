@@ -100,6 +100,18 @@ def test_hostile_names_stay_text(hostile: Path) -> None:
     assert "\u202e" not in html
 
 
+def test_an_anonymous_page_lists_no_patients(validated: Validated, tmp_path: Path) -> None:
+    domain = validated.sample.domain.assign(in_domain=False, reasons="age is 93")
+    outside = replace(validated, sample=replace(validated.sample, domain=domain))
+    write_page(tmp_path / "named.html", outside, CHOSEN)
+    write_page(tmp_path / "anonymous.html", outside, CHOSEN, anonymise=True)
+    named, anonymous = ((tmp_path / name).read_text() for name in ("named.html", "anonymous.html"))
+    for patient in validated.sample.patients.ids:
+        assert f"<bdi>{patient}</bdi>" in named and patient not in anonymous
+    assert "age is 93" in named and "age is 93" not in anonymous
+    assert "not listed, because this page is anonymous" in anonymous
+
+
 # In a browser.
 
 

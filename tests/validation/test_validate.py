@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +19,10 @@ from mil_toolkit.evaluation.independent import independent_difference
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.outcomes.kinds import KINDS
 from mil_toolkit.validation.by_outcome import SHOWN
+from mil_toolkit.validation.recalibrated import save_recalibrated
 from mil_toolkit.validation.records import Flow
 from mil_toolkit.validation.refits import REFITS
-from mil_toolkit.validation.validate import Validated, checked_steps, validate
+from mil_toolkit.validation.validate import RANKINGS, Validated, checked_steps, validate
 
 CaseOf = Callable[[str], tuple[ModelBundle, Cohort]]
 
@@ -58,25 +60,28 @@ def test_each_step_is_refitted_alone_and_those_asked_for_together(validated: Val
     for name, refitted in record.refits.items():
         table = validated.tables[name]
         assert table.patient_ids == validated.sample.table.patient_ids
-        assert refitted.scores["brier"].value == pytest.approx(
-            ((table.probabilities[0] - table.labels) ** 2).mean()
-        )
-        change = refitted.differences["brier"].value
-        before, after = record.scores["brier"].value, refitted.scores["brier"].value
-        assert before is not None and after is not None and change == pytest.approx(after - before)
+        brier, standing = refitted.scores["brier"].value, record.scores["brier"].value
+        assert brier is not None and standing is not None
+        assert brier == pytest.approx(((table.probabilities[0] - table.labels) ** 2).mean())
+        assert refitted.differences["brier"].value == pytest.approx(brier - standing)
+        assert refitted.scores.keys() == refitted.differences.keys() == record.scores.keys() - {*RANKINGS}
     assert np.array_equal(validated.tables["threshold"].probabilities, validated.sample.table.probabilities)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_every_kind_of_outcome_is_validated_and_its_calibration_refitted(
-    kind: str, case_of: CaseOf, other: Other
+    kind: str, case_of: CaseOf, other: Other, tmp_path: Path
 ) -> None:
     bundle, cohort = case_of(kind)
     validated = validate(bundle, cohort, FeatureCache.open(other.features), ("intercept",))
     record = validated.record
     assert record.scores.keys() == bundle.scoring.metrics.keys() == record.differences.keys()
     assert record.flow.scored == 20 and record.flow.in_training == KNOWN
-    assert "intercept" in record.refits or "are needed" in record.not_refitted["intercept"]
+    assert "are needed" in record.not_refitted["slope"] or kind == "number"
+    save_recalibrated(validated, "intercept", tmp_path / "model")
+    loaded = ModelBundle.load(tmp_path / "model")
+    assert loaded.decision == record.refits["intercept"].rule != bundle.decision
+    assert loaded.about.recalibrations and loaded.about.recalibrations[0].before == bundle.decision
     others = {"prevalence", "threshold"} - REFITS[kind].steps.keys()
     assert all("does not apply" in record.not_refitted[step] for step in others)
     assert (record.calibration is None) == (kind != "binary")

@@ -13,6 +13,7 @@ from mil_toolkit.outcomes.number import Number
 from mil_toolkit.report.contents import Contents
 from mil_toolkit.report.drawing import ACCENT, BAND, INK, MUTED, Chart, canvas, to_svg
 
+OBSERVED_TITLE = "Predicted and observed"
 _DASHED = (0, (2, 2))
 
 
@@ -26,8 +27,13 @@ def observed_figure(contents: Contents) -> Chart:
     return observed_chart(contents.table, contents.own_scores, target_name(contents))
 
 
-def observed_chart(table: Table, scores: Scores, target: str) -> Chart:
-    """Draw the predicted against the observed number of each patient; target: its name with the unit."""
+def observed_chart(
+    table: Table, scores: Scores, target: str, name: str = "observed", title: str = OBSERVED_TITLE
+) -> Chart:
+    """Draw the predicted against the observed number of each patient.
+
+    target: its name with the unit; name: of the figure, unique in the page
+    """
     targets, values = table.labels, table.probabilities.mean(0)
     figure, axes = canvas(height=3.1, left=0.74)
     ends = float(min(targets.min(), values.min())), float(max(targets.max(), values.max()))
@@ -39,8 +45,8 @@ def observed_chart(table: Table, scores: Scores, target: str) -> Chart:
         f"MAE {with_interval(scores['mae'])}, R2 {with_interval(scores['r2'])}, Spearman correlation"
         f"{'' if table.one_model else ' within folds'} {with_interval(scores['spearman'])}."
     )
-    svg = to_svg(figure, "observed", f"Predicted against observed {target}. {words}")
-    return Chart(svg, "Predicted and observed", f"{words} Dashed line: perfect predictions.")
+    svg = to_svg(figure, name, f"Predicted against observed {target}. {words}")
+    return Chart(svg, title, f"{words} Dashed line: perfect predictions.")
 
 
 def agreement_figure(contents: Contents) -> Chart:
