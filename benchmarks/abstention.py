@@ -111,9 +111,10 @@ def print_drawn(cohorts: int) -> None:
 def print_study(folder: Path) -> None:
     """Print the coverage on the outer folds of a study."""
     study = Study.open(folder)
-    table = study.table(read_predictions(study.final.predictions))
+    table, sets = study.table(read_predictions(study.final.predictions)), study.outcome.sets
+    assert sets is not None  # it has classes or a number
     for alpha in ALPHAS:
-        one = coverage(study, table, alpha)
+        one = coverage(sets, table, alpha)
         words = ", then each class: ".join(
             [with_interval(one.covered), ", ".join(with_interval(share) for share in one.classes)]
         )

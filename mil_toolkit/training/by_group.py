@@ -1,7 +1,7 @@
 """`GroupBags`: embeddings that are standardised within groups of patients, such as those of a hospital."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mil_toolkit.features.bags import PART, Bags
-from mil_toolkit.features.stored_orientations import StoredOrientations
+from mil_toolkit.features.stored_orientations import Orientations
 from mil_toolkit.training.projection import bag_rows, column_scale
 
 
@@ -81,7 +81,7 @@ class GroupBags(Bags):
         if stored is None:
             return None
         group = self.group[self.source.bag_of_instance]
-        return GroupOrientations(stored.stored, stored.bag, stored.row, self.scaler, group)
+        return GroupOrientations(stored, self.scaler, group)
 
     @property
     def instances(self) -> Tensor:
@@ -123,20 +123,25 @@ class GroupBags(Bags):
 
 
 @dataclass(frozen=True)
-class GroupOrientations(StoredOrientations):
+class GroupOrientations(Orientations):
     """Embeddings of N images in all their orientations, standardised within their group.
 
-    group: (N,) the number of each image's group
+    source: the embeddings as they are; group: (N,) the number of each image's group
     """
 
+    source: Orientations
     scaler: GroupScaler
     group: Tensor
 
+    @property
+    def count(self) -> int:
+        """Number of orientations of each image, 1 + A with the image as it is."""
+        return self.source.count
+
     def take(self, rows: Tensor) -> "GroupOrientations":
         """Return the orientations of the images in these rows (n,)."""
-        taken = super().take(rows)
-        return GroupOrientations(taken.stored, taken.bag, taken.row, self.scaler, self.group[rows])
+        return replace(self, source=self.source.take(rows), group=self.group[rows])
 
     def read(self, rows: Tensor) -> Tensor:
         """Read the embeddings of the images in rows (n,), (n, 1 + A, D) float32; raises as `Shard.read`."""
-        return self.scaler(super().read(rows), self.group[rows])
+        return self.scaler(self.source.read(rows), self.group[rows])
