@@ -16,6 +16,7 @@ from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.words import number
 from mil_toolkit.outcomes.sets import EITHER, SET, SET_HIGH, SET_LOW
 from mil_toolkit.study.records import ColumnRecord
+from mil_toolkit.training.encoder import NumberEncoder
 
 
 @dataclass(frozen=True)
@@ -72,17 +73,8 @@ class PatientWords:
 
     def value_words(self, values: list[float]) -> str:
         """Return predicted values in words: a probability, those of all classes, a number or a risk."""
-        outcome, names = self.bundle.about.predicted, self.bundle.about.class_names
-        if outcome.kind == "binary":
-            return f"probability of {printable(names[1])} {number(values[0])}"
-        if names:
-            pairs = zip(map(printable, names), values, strict=True)
-            return f"probabilities {', '.join(f'{name} {number(value)}' for name, value in pairs)}"
-        if outcome.kind == "number":
-            unit = getattr(outcome, "unit", None)
-            name = printable(getattr(outcome, "target", None) or "target")
-            return f"{name} {values[0]:.4g}" + (f" {printable(unit)}" if unit else "")
-        return f"risk of the event up to the time {getattr(outcome, 'by', 1):g} {number(values[0])}"
+        names = [printable(name) for name in self.bundle.about.class_names]
+        return self.bundle.about.predicted.text.prediction(names, values)
 
     def answer(self) -> Iterator[str]:
         """Yield the prediction, the decision and how it was made, and the set, a sentence each."""
@@ -92,10 +84,9 @@ class PatientWords:
             low, high = map(self._float, intervals)
             interval = f"95 % prediction interval: {low:.4g} to {high:.4g}."
             yield interval if math.isfinite(low) else "No prediction interval: too few training patients."
-        if self.bundle.about.predicted.kind == "survival":
-            names = self.bundle.scoring.values[1:]
-            survival = ", ".join(f"{name.partition(':')[2]}: {number(self._float(name))}" for name in names)
-            yield f"Probability of no event up to each time: {survival}."
+        others = {name: self._float(name) for name in self.bundle.scoring.values[1:]}
+        if further := self.bundle.about.predicted.text.further(others):
+            yield further
         if self.decision is not None:
             yield f"Decision: {self.decision}{self._rule()}"
         if self.abstain is not None:
@@ -160,8 +151,8 @@ class PatientWords:
                 yield f"{printable(name)} is {value:.4g}, outside the training range {low:.4g} to {high:.4g}."
 
     def _filled(self, name: str) -> str:
-        kinds = {encoder.name: encoder.kind for encoder in self.bundle.head.encoder.encoders}
-        filled = "the training median" if kinds[name] == "number" else "the average patient"
+        encoders = {encoder.name: encoder for encoder in self.bundle.head.encoder.encoders}
+        filled = "the training median" if isinstance(encoders[name], NumberEncoder) else "the average patient"
         return f"{filled}, and as missing"
 
     def contributions(self) -> Iterator[str]:
@@ -183,12 +174,12 @@ class PatientWords:
                 "The model joins images and metadata before it decides (early fusion), so that its output is"
                 " not a sum of the two. Each can only be replaced:"
             )
-        if given.fusion != LATE or given.parts is None or self.bundle.about.predicted.kind == "survival":
+        if given.fusion != LATE or given.parts is None:
             return
         images, metadata = given.parts.images, given.parts.metadata
         names = self.bundle.about.class_names if len(images) > 1 else ()
         labels = [f" of {printable(name)}" for name in names]
-        if len(labels) != len(images):  # a single output, or those of ordered classes, which are no logits
+        if len(labels) != len(images):  # a single output, or several that are not logits of classes
             labels = [""] if len(images) == 1 else []
         what = "output" if not self.bundle.about.class_names else "logit"
         for label, image, clinical in zip(labels, images, metadata, strict=False):

@@ -90,7 +90,7 @@ def decision_weights(bundle: ModelBundle, decided: int | None) -> list[float]:
     outputs = bundle.head.model.outputs
     if bundle.about.predicted.has_class_logits and decided is not None:
         return [float(place == decided) for place in range(outputs)]
-    negative = bundle.about.predicted.kind == "binary" and decided == 0
+    negative = bundle.about.predicted.fixed_classes and decided == 0
     return [-1.0 if negative else 1.0] * outputs
 
 

@@ -27,6 +27,10 @@ class BinaryText(OutcomeText):
         """Return the patients of both classes."""
         return f"{counts[1]} positive, {counts[0]} negative"
 
+    def prediction(self, names: Sequence[str], values: Sequence[float]) -> str:
+        """Return the probability of the positive class."""
+        return f"probability of {names[1]} {number(values[0])}"
+
     def columns(self, names: Sequence[str], constants: Mapping[str, float]) -> str:
         """Return the columns of probability, prediction and spread."""
         return (

@@ -27,6 +27,10 @@ class ClassesText(OutcomeText):
         """Return the patients of each class."""
         return f"patients of each class, in the declared order: {', '.join(map(str, counts))}"
 
+    def prediction(self, names: Sequence[str], values: Sequence[float]) -> str:
+        """Return the probability of each class."""
+        return f"probabilities {by_name(names, [number(value) for value in values])}"
+
     def columns(self, names: Sequence[str], constants: Mapping[str, float]) -> str:
         """Return the columns of probabilities, prediction and spread."""
         shares = by_name(names, [number(share) for share in constants.values()])

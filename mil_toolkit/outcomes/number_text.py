@@ -40,6 +40,10 @@ class NumberText(OutcomeText):
         """Return that all have a target."""
         return f"all with a known {self.name}"
 
+    def prediction(self, names: Sequence[str], values: Sequence[float]) -> str:
+        """Return the number with its unit."""
+        return f"{printable(self.target)} {values[0]:.4g}" + (f" {printable(self.unit)}" if self.unit else "")
+
     def columns(self, names: Sequence[str], constants: Mapping[str, float]) -> str:
         """Return the columns of the number, its interval and the spread."""
         return (

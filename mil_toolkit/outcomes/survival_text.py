@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mil_toolkit.config.study import ThresholdRule
 from mil_toolkit.core.text import count_of
+from mil_toolkit.evaluation.words import number
 from mil_toolkit.outcomes.text import OutcomeText
 
 _STRATA = {
@@ -41,6 +42,15 @@ class SurvivalText(OutcomeText):
     def stratum(self, name: str) -> str:
         """Return the patients with or without an early event."""
         return _STRATA.get(name, name)
+
+    def prediction(self, names: Sequence[str], values: Sequence[float]) -> str:
+        """Return the risk at the horizon."""
+        return f"risk of the event up to the time {self.horizon:g} {number(values[0])}"
+
+    def further(self, columns: Mapping[str, float]) -> str:
+        """Return the probability of no event up to each time."""
+        curve = ", ".join(f"{name.partition(':')[2]}: {number(value)}" for name, value in columns.items())
+        return f"Probability of no event up to each time: {curve}."
 
     def columns(self, names: Sequence[str], constants: Mapping[str, float]) -> str:
         """Return the columns of risk, survival and spread."""

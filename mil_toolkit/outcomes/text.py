@@ -33,6 +33,17 @@ class OutcomeText(Protocol):
         """Return the patients of a stratum in words, given its name in `Scoring.rank_strata`."""
         return name
 
+    def prediction(self, names: Sequence[str], values: Sequence[float]) -> str:
+        """Return the predicted values of a patient; values: those of `Scoring.values`, in their order."""
+        ...
+
+    def further(self, columns: Mapping[str, float]) -> str:
+        """Return what is predicted beyond `prediction`, a sentence; empty if there is nothing.
+
+        columns: the predicted values after the first one, by the names of their columns
+        """
+        return ""
+
     def columns(self, names: Sequence[str], constants: Mapping[str, float]) -> str:
         """Return what predictions.csv holds for each patient; constants: of the decision rule."""
         ...

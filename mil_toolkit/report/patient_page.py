@@ -123,7 +123,7 @@ def patient_page(words: PatientWords, written: date, saliency: Saliency | None =
 
 def _explanation(words: PatientWords) -> str:
     """Return what the second pictures show."""
-    if words.bundle.about.predicted.kind != "binary" or words.decided:
+    if not words.bundle.about.predicted.fixed_classes or words.decided:
         return EXPLANATION
     return f"{EXPLANATION} What counts for {words.decision} may lie anywhere, also beside the cell."
 

@@ -119,9 +119,7 @@ def _number(validated: Validated) -> list[Chart]:
 
 def _target(validated: Validated) -> str:
     """Return the target with its unit."""
-    outcome = validated.sample.patients.outcome
-    assert isinstance(outcome, Number)
-    return outcome.text.name
+    return Number.of(validated.sample.patients.outcome).text.name
 
 
 def _number_refitted(validated: Validated, name: str) -> list[Chart]:
@@ -134,9 +132,7 @@ def _number_refitted(validated: Validated, name: str) -> list[Chart]:
 
 
 def _outcome(validated: Validated) -> Survival:
-    outcome = validated.sample.patients.outcome
-    assert isinstance(outcome, Survival)
-    return outcome
+    return Survival.of(validated.sample.patients.outcome)
 
 
 def _survival(validated: Validated) -> list[Chart]:

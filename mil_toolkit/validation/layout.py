@@ -103,7 +103,7 @@ def lay_out(validated: Validated, chosen: str, saved: str | None = None, anonymi
             scores=_beside("Scores as the model stands", record, main),
             others=_beside("All other metrics", record, others) if others else None,
             class_names=_names(validated),
-            two=record.outcome == "binary",
+            two=validated.bundle.about.predicted.fixed_classes,
             matrix=_matrix(validated),
             standing=shown.standing(validated),
             refits=_refit_tables(validated, shown),
@@ -148,7 +148,7 @@ def _names(validated: Validated) -> tuple[str, ...]:
     """Return the words of the classes in this cohort, lowest number first; empty if there are none."""
     here = validated.sample.record.class_names
     names = here or validated.bundle.about.class_names
-    if validated.record.outcome != "binary":
+    if not validated.bundle.about.predicted.fixed_classes:
         return tuple(map(printable, names))
     kinds = ("negative", "positive")
     return tuple(f"{kind} ({printable(name)})" for kind, name in zip(kinds, names, strict=True))
@@ -156,7 +156,9 @@ def _names(validated: Validated) -> tuple[str, ...]:
 
 def _matrix(validated: Validated) -> list[list[Count]]:
     names = _names(validated)
-    return confusion_matrix(validated.sample.table, len(names), validated.record.outcome != "binary")
+    return confusion_matrix(
+        validated.sample.table, len(names), not validated.bundle.about.predicted.fixed_classes
+    )
 
 
 def _beside(name: str, record: Validation, metrics: Sequence[str]) -> ScoreTable:
