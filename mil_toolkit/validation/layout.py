@@ -8,7 +8,7 @@ from mil_toolkit.bundle.records import STEP_WORDS
 from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.core.version import __version__
 from mil_toolkit.evaluation.records import Scores
-from mil_toolkit.evaluation.words import in_use, metric_words, number, table_metrics, with_interval
+from mil_toolkit.evaluation.words import in_use, metric_title, number, table_metrics, with_interval
 from mil_toolkit.outcomes.outcome import DecisionRule
 from mil_toolkit.report.drawing import Chart, style
 from mil_toolkit.report.names import metric_name
@@ -120,16 +120,15 @@ def lay_out(validated: Validated, chosen: str, saved: str | None = None, anonymi
 
 
 def _verdict(record: Validation, primary: str) -> str:
-    here = with_interval(record.scores[primary])
     words = (
-        f"On {count_of(record.flow.scored, 'patient')} of another cohort, the {metric_words(primary)} of the"
-        f" model as it stands is {here}."
+        f"{metric_title(primary)} of the model as it stands, on {count_of(record.flow.scored, 'patient')} of"
+        f" another cohort: {with_interval(record.scores[primary])}."
     )
     if record.outer is None or primary not in record.outer:
         return words
     return (
-        f"{words} On held-out patients of its study it was {with_interval(record.outer[primary])}: a"
-        f" difference of {with_interval(record.differences[primary], '+')}."
+        f"{words} On held-out patients of its study: {with_interval(record.outer[primary])}, a difference of"
+        f" {with_interval(record.differences[primary], '+')}."
     )
 
 
