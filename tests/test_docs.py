@@ -25,10 +25,13 @@ from support.paths import COMMANDS, ROOT, configuration, needed
 from support.studies import Tiny
 
 from mil_toolkit.backbones.backbones import BACKBONES, build_backbone
+from mil_toolkit.cli.command import INTERRUPTED
+from mil_toolkit.cli.predict import UNLIKE
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.cohort.declaration import COHORT_KEYS, METADATA_KEYS, SECTIONS, SPLIT_KEYS, STUDY_KEYS
 from mil_toolkit.cohort.kinds import KINDS
 from mil_toolkit.config.metrics import METRIC_NAMES
+from mil_toolkit.core.errors import MilError
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.features.export import export_cache
 from mil_toolkit.model.poolings import POOLINGS
@@ -395,6 +398,19 @@ def test_every_file_of_a_study_is_explained(tiny: Tiny) -> None:
     text = (ROOT / "docs" / "reference" / "files.md").read_text()
     for path in tiny.study.iterdir():
         assert f"`{path.name}" in text or path.name.startswith("."), path.name
+
+
+def test_every_exit_code_is_explained() -> None:
+    text = (ROOT / "docs" / "reference" / "files.md").read_text()
+    rows = text.split("| exit code | meaning |")[1].split("\n\n")[0]
+    codes = {error.exit_code for error in (MilError, *subclasses(MilError))} | {0, INTERRUPTED, UNLIKE}
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", rows, re.MULTILINE)} == codes
+
+
+def subclasses(error: type[MilError]) -> Iterator[type[MilError]]:
+    for subclass in error.__subclasses__():
+        yield subclass
+        yield from subclasses(subclass)
 
 
 # Paths and links.
