@@ -13,6 +13,7 @@ from mil_toolkit.evaluation.calibration import Decision
 from mil_toolkit.evaluation.class_calibration import ClassDecision
 from mil_toolkit.outcomes.kinds import KINDS
 from mil_toolkit.outcomes.number import NumberRule
+from mil_toolkit.outcomes.ordered import OrderedDecision
 from mil_toolkit.outcomes.outcome import DecisionRule
 from mil_toolkit.outcomes.survival import SurvivalRule
 from mil_toolkit.validation.refits import REFITS, Labelled, Setting
@@ -104,7 +105,8 @@ def test_a_threshold_reaches_the_sensitivity_of_the_study() -> None:
 def test_refitted_classes_are_softmax_of_the_log_probabilities_as_they_stand(kind: str) -> None:
     random = np.random.default_rng(1)
     outputs = random.normal(0, 1, (3000, 2 if kind == "ordered" else 3))
-    rule = ClassDecision(1.3, (0.4, -0.1, -0.3), (0.5, 0.3, 0.2), ("a", "b", "c"), kind)  # type: ignore[arg-type]
+    made = OrderedDecision if kind == "ordered" else ClassDecision
+    rule = made(1.3, (0.4, -0.1, -0.3), (0.5, 0.3, 0.2), ("a", "b", "c"))
     biases = np.array([0.8, -0.2, -0.6])
     right = softmax(0.6 * np.log(rule.probabilities(outputs)) + biases, axis=1)
     targets = (right.cumsum(1) > random.random((len(right), 1))).argmax(1)
