@@ -90,7 +90,7 @@ def test_the_next_commands_repeat_the_options_of_the_study(options: str, study: 
 
 
 def test_the_options_to_copy_give_the_chosen_configuration(study: Path, html: str) -> None:
-    (line,) = re.findall(r"<code>((?:--set [^<]*))</code>", html)
+    (line,) = re.findall(r"<code>((?:--set [^<]*))</code>", re.sub("</?span>", "", html))
     settings = parse_settings([each for each in line.split() if each != "--set"])
     best = json.loads((study / "best.json").read_text())["parameters"]
     assert {name: values[0] for name, values in settings.items()} == best
