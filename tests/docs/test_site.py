@@ -15,7 +15,7 @@ from reference_texts import GENERATED, escaped, summary_of
 from site_pages import with_definitions, with_local_links, with_schemes
 from support.browsers import open_browser
 from support.parsers import actions, parser_of
-from support.paths import COMMANDS, ROOT, installed
+from support.paths import COMMANDS, ROOT, configuration, installed
 
 import mil_toolkit
 from mil_toolkit.backbones.backbones import BACKBONES
@@ -40,8 +40,10 @@ def _site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for module in ("sphinx", "myst_parser", "furo"):
         installed(module)
     folder = tmp_path_factory.mktemp("site")
-    flags = ["-W", "--keep-going", "-n", "-q", "-b", "html", "-d", str(folder / "doctrees")]
-    argv = [sys.executable, "-m", "sphinx", *flags, str(DOCS), str(folder / "html")]
+    command = configuration("tox.ini")["testenv:docs"]["commands"]
+    program, *flags = command.replace("{env_tmp_dir}", str(folder)).split()[:-1]
+    assert program == "sphinx-build" and {"-W", "-n"} <= {*flags} and flags[-1] == "docs"
+    argv = [sys.executable, "-m", "sphinx", "-q", *flags[:-1], str(DOCS), str(folder / "html")]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stderr == "", done.stderr
