@@ -10,7 +10,7 @@ for the last one. Other load of the machine lengthens processor time too, by up 
 import argparse
 import os
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Generator, Mapping
 from pathlib import PurePath
 
@@ -23,7 +23,7 @@ class Recorder:
     """Plugin of pytest that adds up processor seconds by the path of the test file."""
 
     def __init__(self) -> None:
-        self.seconds = Counter[str]()
+        self.seconds = defaultdict[str, float](float)
 
     def pytest_collection_finish(self) -> None:
         """Record what came before the first test."""
@@ -43,9 +43,9 @@ def spent() -> float:
     return sum(os.times()[:4])
 
 
-def by_folder(seconds: Mapping[str, float]) -> Counter[str]:
+def by_folder(seconds: Mapping[str, float]) -> dict[str, float]:
     """Add up the seconds of files by the first two folders of their paths."""
-    folders = Counter[str]()
+    folders = defaultdict[str, float](float)
     for path, value in seconds.items():
         folders["/".join(PurePath(path).parent.parts[:2]) or path] += value
     return folders
@@ -67,9 +67,9 @@ def main() -> int:
         ("file", recorder.seconds, arguments.most),
     ):
         print(f"\nprocessor seconds  {title}")
-        for path, value in seconds.most_common(most):
+        for path, value in sorted(seconds.items(), key=lambda item: -item[1])[:most]:
             print(f"{value:17.1f}  {path}")
-    print(f"{recorder.seconds.total():17.1f}  in all")
+    print(f"{sum(recorder.seconds.values()):17.1f}  in all")
     return int(code)
 
 
