@@ -15,7 +15,7 @@ from mil_toolkit.evaluation.intervals import scores_with_intervals
 from mil_toolkit.evaluation.methods import METHODS
 from mil_toolkit.evaluation.metrics import METRICS
 from mil_toolkit.evaluation.records import Difference
-from mil_toolkit.evaluation.table import Table
+from mil_toolkit.evaluation.table import DRAWS, Table
 
 
 def as_one_model(table: Table) -> Table:
@@ -155,8 +155,8 @@ def test_swaps_drawn_in_parts_are_those_drawn_one_permutation_at_a_time(count: i
     zeros = np.zeros((1, count))
     table = Table(tuple(map(str, range(count))), zeros[0], zeros, zeros, zeros)
     random = np.random.default_rng(1)
-    expected = np.stack([random.random(count) < 0.5 for _ in range(comparisons.DRAWS)])
+    expected = np.stack([random.random(count) < 0.5 for _ in range(DRAWS)])
     assert np.array_equal(comparisons._draw_swaps(table), expected)
     grouped = replace(table, groups=np.array([str(place // 2) for place in range(count)]))
     swaps = comparisons._draw_swaps(grouped)
-    assert swaps.shape == (comparisons.DRAWS, count) and np.array_equal(swaps[:, 0], swaps[:, 1])
+    assert swaps.shape == (DRAWS, count) and np.array_equal(swaps[:, 0], swaps[:, 1])
