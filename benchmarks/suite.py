@@ -43,7 +43,7 @@ def spent() -> float:
     return sum(os.times()[:4])
 
 
-def by_folder(seconds: Mapping[str, float]) -> defaultdict[str, float]:
+def by_folder(seconds: Mapping[str, float]) -> dict[str, float]:
     """Add up the seconds of files by the first two folders of their paths."""
     folders = defaultdict[str, float](float)
     for path, value in seconds.items():
@@ -67,8 +67,7 @@ def main() -> int:
         ("file", recorder.seconds, arguments.most),
     ):
         print(f"\nprocessor seconds  {title}")
-        longest_first = sorted(seconds.items(), key=lambda item: -item[1])
-        for path, value in longest_first[:most]:
+        for path, value in sorted(seconds.items(), key=lambda item: -item[1])[:most]:
             print(f"{value:17.1f}  {path}")
     print(f"{sum(recorder.seconds.values()):17.1f}  in all")
     return int(code)

@@ -113,4 +113,4 @@ def image_digests(cache: FeatureCache | None, patient_ids: Sequence[str]) -> Ite
     if cache is None:
         return repeat(frozenset(), len(patient_ids))
     bags = cache.winners(patient_ids)
-    return (frozenset(image.digest for image in bag.read_images()) for bag in bags)
+    return (frozenset(row.tobytes() for row in bag.read_digests()) for bag in bags)

@@ -149,13 +149,13 @@ def _identify(
         status = path.stat()
         if status.st_size > MAX_BYTES:
             return None
-        image = StoredImage(name, b"", status.st_size, known_mtime(status.st_mtime_ns))
+        mtime = known_mtime(status.st_mtime_ns)
         known = by_stat.get(key := (name, status.st_size, status.st_mtime_ns))
         known = known or (None if rehash else rehashes.get(patient, *key))
         if known is None:
             known = bytes.fromhex(digest_file(path))
-            if image.mtime_ns != UNKNOWN_MTIME:
+            if mtime != UNKNOWN_MTIME:
                 rehashes.remember(patient, *key, known)
     except (OSError, ValueError, MilError):
         return None
-    return image._replace(digest=known)
+    return StoredImage(name, known, status.st_size, mtime)
