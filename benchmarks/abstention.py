@@ -78,7 +78,7 @@ def held_out(patients: Drawn, classes: int, random: np.random.Generator) -> list
 
 
 def covered(count: int, classes: int, size: int, alpha: float, seed: int) -> tuple[np.ndarray, float]:
-    """Return the shares of new patients whose answer has their outcome, by class, and of the undecided."""
+    """Return the shares of new patients whose answer is right, by class or all, and the undecided."""
     random = np.random.default_rng(seed)
     patients, new = draw(count, classes, size, random), draw(NEW, classes, size, random)
     calibration = held_out(patients, classes, random)

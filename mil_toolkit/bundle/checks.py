@@ -130,7 +130,7 @@ def _guess_problems(domain: Domain) -> Iterator[str]:
     columns = 0 if domain.images is None else len(domain.images.space.means)
     for name, known in domain.numbers.items():
         guess = known.spread.guess
-        if guess is not None and len(guess.weights) != columns:
+        if guess is not None and not 0 < len(guess.weights) <= columns:
             yield (
                 f"about.domain.numbers: of {printable(name)}, the guess has {len(guess.weights)} weights;"
                 f" about.domain.images has {columns} columns."

@@ -129,7 +129,7 @@ CHANGES: list[tuple[str, Callable[[Any], None]]] = [
     # The domain, and the scores of held-out patients.
     ("domain.numbers", at("about", "domain", "numbers", to={})),
     ("domain.unreliable", at("about", "domain", "unreliable", to=["other"])),
-    ("the guess has 2 weights", at(*AGE, "guess", to={"weights": [1.0, 2.0], "intercept": 0.0})),
+    ("the guess has 300 weights", at(*AGE, "guess", to={"weights": [1.0] * 300, "intercept": 0.0})),
     ("must not have a guess", at(*SIZE, "guess", to={"weights": [], "intercept": 0.0})),
     ("same number of columns", at("about", "domain", "images", "space", "within", to=[1.0])),
     ("domain.", at("about", "domain", "images", "own_projection", to=False)),

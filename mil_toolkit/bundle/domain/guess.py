@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _FEWEST = 10  # patients with a known value, of whom a regression is fitted
+_LEADING = 16  # principal components, which vary most, that are counted: others are mostly noise
 _FARTHEST = 1.5  # root mean square of standardised columns beyond which a mean embedding tells no more
 _PENALTIES = np.logspace(-2, 3, 16)  # of the mean squared error; the largest leaves the mean alone
 
@@ -13,7 +14,7 @@ _PENALTIES = np.logspace(-2, 3, 16)  # of the mean squared error; the largest le
 class Guess:
     """Linear regression of a number on the standardised mean embedding of a patient's images, (C,).
 
-    weights: of the C columns
+    weights: of the leading columns
     """
 
     weights: list[float]
@@ -21,7 +22,8 @@ class Guess:
 
     def expect(self, away: np.ndarray) -> np.ndarray:
         """Return the expected values (B,) of patients with these `standardised` mean embeddings (B, C)."""
-        return np.asarray(_limited(away) @ np.array(self.weights) + self.intercept)
+        leading = _limited(away[:, : len(self.weights)])
+        return np.asarray(leading @ np.array(self.weights) + self.intercept)
 
 
 def fit_guess(values: np.ndarray, away: np.ndarray) -> tuple[Guess, np.ndarray] | None:
@@ -35,7 +37,7 @@ def fit_guess(values: np.ndarray, away: np.ndarray) -> tuple[Guess, np.ndarray] 
     """
     if len(values) < _FEWEST or values.std() <= 1e-9 * np.abs(values).max():
         return None
-    images = _limited(away)
+    images = _limited(away[:, :_LEADING])
     left, lengths, right = np.linalg.svd(images - images.mean(0), full_matrices=False)
     kept = [lengths**2 / (lengths**2 + len(values) * penalty) for penalty in _PENALTIES]
     errors = [_left_out(values, left, shares) for shares in kept]

@@ -15,7 +15,7 @@ def drawn(count: int, columns: int, noise: float, seed: int = 0) -> tuple[np.nda
 
 
 def test_errors_are_those_of_regressions_without_the_patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    values, away = drawn(30, 40, 0.5)
+    values, away = drawn(30, 12, 0.5)
     away *= 0.5  # nearer than the distance beyond which embeddings are shortened
     monkeypatch.setattr(guess, "_PENALTIES", np.array([0.2]))
     fitted = fit_guess(values, away)
@@ -25,13 +25,13 @@ def test_errors_are_those_of_regressions_without_the_patient(monkeypatch: pytest
         x, y = away[others], values[others]
         # The penalty stays that of all 30 patients, and the intercept is not penalised.
         design = np.c_[np.ones(29), x]
-        penalty = np.diag([0.0, *([30 * 0.2] * 40)])
+        penalty = np.diag([0.0, *([30 * 0.2] * 12)])
         solution = np.linalg.solve(design.T @ design + penalty, design.T @ y)
         expected = values[left_out] - np.r_[1, away[left_out]] @ solution
         assert fitted[1][left_out] == pytest.approx(expected, rel=1e-6)
     # With a centred design, the same system gives the weights of all patients.
     design = np.c_[np.ones(30), away]
-    penalty = np.diag([0.0, *([30 * 0.2] * 40)])
+    penalty = np.diag([0.0, *([30 * 0.2] * 12)])
     solution = np.linalg.solve(design.T @ design + penalty, design.T @ values)
     np.testing.assert_allclose([fitted[0].intercept, *fitted[0].weights], solution, rtol=1e-6, atol=1e-9)
 
@@ -66,3 +66,11 @@ def test_images_that_do_not_differ_tell_nothing() -> None:
     fitted = fit_guess(np.arange(20.0), np.zeros((20, 3)))
     assert fitted is not None
     np.testing.assert_allclose(fitted[0].expect(np.ones((2, 3))), 9.5)
+
+
+def test_only_leading_columns_are_counted() -> None:
+    values, away = drawn(80, 60, 0.3)
+    fitted = fit_guess(values, away)
+    assert fitted is not None and len(fitted[0].weights) == 16
+    changed = np.concatenate([away[:, :16], np.zeros((80, 44))], 1)
+    np.testing.assert_array_equal(fitted[0].expect(away), fitted[0].expect(changed))
