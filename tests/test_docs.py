@@ -26,7 +26,7 @@ from support.studies import Tiny
 
 from mil_toolkit.backbones.backbones import BACKBONES, build_backbone
 from mil_toolkit.cli.command import INTERRUPTED
-from mil_toolkit.cli.predict import UNLIKE
+from mil_toolkit.cli.one_patient import UNLIKE
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.cohort.declaration import COHORT_KEYS, METADATA_KEYS, SECTIONS, SPLIT_KEYS, STUDY_KEYS
 from mil_toolkit.cohort.kinds import KINDS
@@ -403,7 +403,8 @@ def test_every_file_of_a_study_is_explained(tiny: Tiny) -> None:
 def test_every_exit_code_is_explained() -> None:
     text = (ROOT / "docs" / "reference" / "files.md").read_text()
     rows = text.split("| exit code | meaning |")[1].split("\n\n")[0]
-    codes = {error.exit_code for error in (MilError, *subclasses(MilError))} | {0, INTERRUPTED, UNLIKE}
+    errors: list[type[MilError]] = [MilError, *subclasses(MilError)]
+    codes = {error.exit_code for error in errors} | {0, INTERRUPTED, UNLIKE}
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", rows, re.MULTILINE)} == codes
 
 
