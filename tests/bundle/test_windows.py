@@ -6,7 +6,7 @@ from support.stored_bags import SPEC
 from mil_toolkit.backbones.encoders import ENCODERS
 from mil_toolkit.backbones.requests import check_available, identity_of
 from mil_toolkit.bundle.checks import _spec_problems as _checks
-from mil_toolkit.bundle.predict import extraction_config, _spec_problems
+from mil_toolkit.bundle.predict import _spec_problems, extraction_config
 from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.features.spec import Spec, cell_rule, make_spec
