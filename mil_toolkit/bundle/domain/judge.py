@@ -78,11 +78,12 @@ def _number_sign(
     domain: Domain, known: KnownNumber, values: np.ndarray, away: np.ndarray | None, name: str, unit: str
 ) -> Sign:
     ranges = np.broadcast_to(known.spread.usual(away), (len(values), 2))
-    who = "training patients" if known.spread.guess is None else "training patients with such images"
+    images = "" if known.spread.guess is None else " with such images"
 
     def reason(place: int) -> str:
         low, high = ranges[place]
-        return f"{name} is {values[place]:.4g}{unit}; nine in ten {who} have {low:.4g} to {high:.4g}{unit}"
+        usual = f"nine in ten training patients have {low:.4g} to {high:.4g}{unit}{images}"
+        return f"{name} is {values[place]:.4g}{unit}; {usual}"
 
     surprises = known.tail.surprise(known.spread.distances(values, away))
     return Sign(surprises > domain.limit, reason)
