@@ -73,7 +73,8 @@ def test_nothing_is_written_where_no_command_runs(tmp_path: Path) -> None:
 
 def test_a_message_of_several_lines_is_indented_and_harmless(log: RunLog, tmp_path: Path) -> None:
     log_into(tmp_path)
-    logger.warning("one\ntwo \x1b[31m\udcff")
+    text = "one\ntwo \x1b[31m\udcff"  # not through a logger: workers of pytest could not report it
+    log.handle(logging.makeLogRecord({"msg": text, "levelno": logging.WARNING, "levelname": "WARNING"}))
     assert lines(tmp_path)[1:] == ["WARNING: one", r"    two \x1b[31m\udcff"]
 
 
