@@ -129,12 +129,13 @@ def _restore_process() -> Iterator[None]:
     """Restore what a command changes in its process: logging, signal handlers and the number of threads."""
     logger = logging.getLogger("mil_toolkit")
     logger.handlers, logger.propagate = [], True  # fixtures that live longer may have run commands
-    level = logger.level
+    logger.setLevel(logging.NOTSET)
     handle_signals_as_in_a_terminal()
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-    logger.handlers, logger.level, logger.propagate = [], level, True
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
     handle_signals_as_in_a_terminal()
 
 

@@ -30,12 +30,13 @@ from mil_toolkit.bundle.files import (
 from mil_toolkit.bundle.records import FINGERPRINTS, SCHEMA, About, BundleConfig
 from mil_toolkit.bundle.tensors import (
     UnknownHead,
+    build_domain_projection,
     build_head,
     domain_tensors,
     head_record,
     head_tensors,
     parse_tensors,
-    take_domain_projection,
+    take_domain_tensors,
 )
 from mil_toolkit.cohort.kinds import MetadataColumn
 from mil_toolkit.core.errors import DataError, UsageError
@@ -175,10 +176,11 @@ class ModelBundle:
         contents = read_contents(folder, config.digests)
         scores = _parse_scores(contents[SCORES], folder / SCORES)
         tensors = parse_tensors(contents[TENSORS], folder / TENSORS)
+        of_domain = take_domain_tensors(tensors)
+        head = _build_head(config, tensors, folder)
         columns = config.about.domain.own_columns if config.about.domain is not None else 0
         width = sum(view.spec["width"] for view in config.about.views)
-        projection = take_domain_projection(tensors, width, columns, folder / TENSORS)
-        head = _build_head(config, tensors, folder)
+        projection = build_domain_projection(of_domain, width, columns, folder / TENSORS)
         backbone = parse_tensors(contents[BACKBONE], folder / BACKBONE) if BACKBONE in contents else None
         if backbone is not None and not backbone:
             raise DataError(f"{printable(folder / BACKBONE)} holds no tensors.")

@@ -63,16 +63,20 @@ def domain_tensors(projection: Projection | None) -> dict[str, Tensor]:
     return {f"{_DOMAIN}{name}": tensor.contiguous() for name, tensor in parts.items() if tensor is not None}
 
 
-def take_domain_projection(
-    tensors: dict[str, Tensor], width: int, columns: int, path: Path
+def take_domain_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the tensors of the domain's projection from those of a file, and return them."""
+    return {name: tensors.pop(name) for name in list(tensors) if name.startswith(_DOMAIN)}
+
+
+def build_domain_projection(
+    own: dict[str, Tensor], width: int, columns: int, path: Path
 ) -> Projection | None:
-    """Remove the tensors of the domain's projection from those of the file `path`, and return it.
+    """Return the domain's projection from its tensors in the file `path`.
 
     width: of the embeddings of all views; columns: of the projection, 0 if there is none
 
     Raises DataError for tensors that are missing, unexpected or of other shapes or types.
     """
-    own = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_DOMAIN)}
     shapes: Shapes = {"shift": (width,), "scale": (width,), "components": (width, columns)}
     expected = {f"{_DOMAIN}{name}": shape for name, shape in shapes.items()} if columns else {}
     if problems := list(_shape_problems(own, expected)):

@@ -144,7 +144,12 @@ def _draw_into(
     rows = (patient.row for patient in drawn)
     publish(folder / "patients.csv", _csv(("ID", *kind.columns, "SEX", "BIRTH", "LYMPHOCYTES"), rows))
     truth = (
-        (patient.name, _image_name(image), str(int(signal)), *(_places(nuclei[place][image], uniform)))
+        (
+            patient.name,
+            _image_name(image),
+            str(int(signal)),
+            *(_places(nuclei[place][image]) if uniform else ()),
+        )
         for place, patient in enumerate(drawn)
         for image, signal in enumerate(patient.signals)
     )
@@ -154,9 +159,9 @@ def _draw_into(
     publish(folder / "cohort.toml", cohort_toml(outcome).encode())
 
 
-def _places(nucleus: Nucleus, uniform: bool) -> list[str]:
+def _places(nucleus: Nucleus) -> list[str]:
     """Return the cells of truth.csv about the place of a nucleus."""
-    return [f"{value:.1f}" for value in nucleus] if uniform else []
+    return [f"{value:.1f}" for value in nucleus]
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> bytes:

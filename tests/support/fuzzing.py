@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 import mil_toolkit
 from mil_toolkit.backbones.backbones import build_backbone
 from mil_toolkit.core.files import digest
+from mil_toolkit.core.run_log import LOG
 
 Files = Mapping[str, bytes]
 Changes = Mapping[str, bytes | None]  # the new content of files by their paths in the tree; None removes one
@@ -191,7 +192,8 @@ def _problem_of(result: Result) -> str | None:
 def _problem_of_files(tree: Tree, before: Mapping[str, str], command: Command) -> str | None:
     after = {name: digest(content) for name, content in contents(tree.folder).items()}
     touched = [name for name in before if before[name] != after.get(name)]
-    damaged = [name for name in touched if not any(fnmatch(name, pattern) for pattern in command.writes)]
+    writes = (*command.writes, f"*{LOG}")
+    damaged = [name for name in touched if not any(fnmatch(name, pattern) for pattern in writes)]
     return f"changed {', '.join(damaged)}" if damaged else None
 
 
