@@ -274,10 +274,10 @@ def _subgroup_table(validated: Validated, shown: Shown) -> ScoreTable | None:
     groups = subgroups_of(validated.sample)
     rows = []
     for group, result in zip(groups, validated.record.subgroups, strict=True):
-        targets = validated.sample.table.select(group.patient_ids).labels
-        scores = result.scores
+        part, scores = validated.sample.table.select(group.patient_ids), result.scores
         cells = [None if scores is None else cell(scores[name]) for name in shown.subgroup_metrics]
-        counts = Cell(f"{result.patients}", shown.describe(targets))
+        words = [shown.describe(part.labels), "one group, no intervals" * part.one_unit]
+        counts = Cell(f"{result.patients}", ", ".join(filter(None, words)))
         rows.append(Row(f"{printable(group.variable)}: {printable(group.level)}", [counts, *cells]))
     if not rows:
         return None

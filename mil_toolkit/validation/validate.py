@@ -196,7 +196,12 @@ def _notes(bundle: ModelBundle, sample: Sample) -> Iterator[str]:
         )
     if sample.patients.groups is not None:
         count = len(np.unique(sample.patients.groups))
-        yield f"The patients belong to {count_of(count, 'group')}, which are the units of all intervals."
+        yield (
+            "All patients belong to one group. How much groups differ is not known, so that there are no"
+            " intervals."
+            if sample.table.one_unit
+            else f"The patients belong to {count_of(count, 'group')}, which are the units of all intervals."
+        )
     if sample.domain[IN_DOMAIN].isna().all():
         yield "The bundle does not know which patients are like those of training; mil-fit fits it again."
     if bundle.scores.outer is None:

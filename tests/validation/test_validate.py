@@ -19,6 +19,7 @@ from mil_toolkit.evaluation.independent import independent_difference
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.outcomes.kinds import KINDS
 from mil_toolkit.validation.by_outcome import SHOWN
+from mil_toolkit.validation.page import write_page
 from mil_toolkit.validation.recalibrated import save_recalibrated
 from mil_toolkit.validation.records import Flow
 from mil_toolkit.validation.refits import REFITS
@@ -109,6 +110,42 @@ def test_groups_are_the_units_of_folds_and_intervals(tiny: Tiny, other: Other) -
         for patient, shift in zip(table.patient_ids, moved[0], strict=True):
             shifts.setdefault(rows[patient], set()).add(round(float(shift), 9))
     assert all(len(of_group) == 1 for of_group in shifts.values())
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_one_group_has_no_intervals_and_the_page_says_so(
+    kind: str, case_of: CaseOf, other: Other, tmp_path: Path
+) -> None:
+    bundle, cohort = case_of(kind)
+    one = replace(cohort, groups=np.array(["ward"] * len(cohort)))
+    validated = validate(bundle, one, FeatureCache.open(other.features), prevalence=0.3)
+    record = validated.record
+    calibrations = [] if record.calibration is None else [record.calibration.intercept]
+    refits = [score for refitted in record.refits.values() for score in refitted.differences.values()]
+    for estimate in (*record.scores.values(), *record.differences.values(), *calibrations, *refits):
+        assert (estimate.low, estimate.high) == (None, None)
+    assert all(score.value is not None for score in record.scores.values())
+    assert any("All patients belong to one group" in note for note in record.notes)
+    write_page(tmp_path / "validation.html", validated, "intercept")
+    assert "there are no intervals" in (tmp_path / "validation.html").read_text()
+
+
+def test_subgroups_of_one_group_have_no_intervals_but_those_of_several_have(
+    tiny: Tiny, other: Other, tmp_path: Path
+) -> None:
+    cohort, cache = read_cohort(other.cohort_toml, images=False), FeatureCache.open(other.features)
+    grouped = replace(cohort, groups=np.array([f"G{place % 2}" for place in range(len(cohort))]))
+    validated = validate(ModelBundle.load(tiny.bundle), grouped, cache, ("intercept",))
+    parts = [part for part in validated.record.subgroups if part.variable == "group" and part.scores]
+    assert parts
+    for part in parts:
+        assert part.scores is not None
+        assert {(score.low, score.high) for score in part.scores.values()} == {(None, None)}
+    for score in validated.record.scores.values():
+        assert score.low is None or (score.high is not None and score.low < score.high)
+    write_page(tmp_path / "validation.html", validated, "intercept")
+    assert "one group, no intervals" in (tmp_path / "validation.html").read_text()
 
 
 def test_a_bundle_that_does_not_know_its_patients_is_validated_with_a_warning(
