@@ -93,6 +93,8 @@ def test_other_folders_are_not_replaced(validated: Validated, tmp_path: Path) ->
         ("refitted", ["tea"], "tea"),
         ("patients", 3, "instead of 3"),
         ("prevalence", 2, "prevalence"),
+        ("prevalence", 0.3, "exactly if refitted names prevalence"),
+        ("refitted", ["prevalence"], "exactly if refitted names prevalence"),
     ],
 )
 def test_a_damaged_record_is_refused(
@@ -102,5 +104,18 @@ def test_a_damaged_record_is_refused(
     change_config(
         tmp_path / "model", lambda config: config["about"]["recalibrations"][0].update({key: value})
     )
+    with pytest.raises(DataError, match=words):
+        ModelBundle.load(tmp_path / "model")
+
+
+def test_a_cost_of_its_keys_that_is_not_a_power_of_two_is_refused(
+    validated: Validated, tmp_path: Path
+) -> None:
+    save_recalibrated(validated, NAME, tmp_path / "model")
+    change_config(
+        tmp_path / "model",
+        lambda config: config["about"]["recalibrations"][0]["fitted_on"]["scrypt"].update({"n": 1000}),
+    )
+    words = r"recalibrations\[0\]\.fitted_on\.scrypt\.n must be a power of two, not 1000"
     with pytest.raises(DataError, match=words):
         ModelBundle.load(tmp_path / "model")
