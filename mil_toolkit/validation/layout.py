@@ -37,6 +37,7 @@ class Outside:
 class Page:
     """The page of a validation.
 
+    recalibrated: on which patients, and what was refitted, of each recalibration before this validation
     flow: numbers of patients, by what became of them; notes: sentences on the validation as a whole
     metric, score: the study's primary metric here; verdict: sentences beside that of the study
     class_names, matrix: of the decisions; empty if nothing is decided
@@ -50,6 +51,7 @@ class Page:
     study: str
     cohort: str
     trained_on: str
+    recalibrated: list[str]
     version: str
     verdict: str
     metric: str
@@ -93,8 +95,11 @@ def lay_out(validated: Validated, chosen: str, saved: str | None = None, anonymi
             study=printable(record.study),
             cohort=printable(record.cohort),
             trained_on=printable(record.trained_on),
+            recalibrated=[
+                f"{step.where}: {step.words}" for step in validated.bundle.about.recalibrations or ()
+            ],
             version=__version__,
-            verdict=_verdict(record, primary),
+            verdict=_verdict(validated, primary),
             metric=metric_name(primary),
             score=cell(record.scores[primary]),
             flow=_flow(record.flow),
@@ -119,16 +124,19 @@ def lay_out(validated: Validated, chosen: str, saved: str | None = None, anonymi
         )
 
 
-def _verdict(record: Validation, primary: str) -> str:
+def _verdict(validated: Validated, primary: str) -> str:
+    record = validated.record
     words = (
         f"{metric_title(primary)} of the model as it stands, on {count_of(record.flow.scored, 'patient')} of"
         f" another cohort: {with_interval(record.scores[primary])}."
     )
     if record.outer is None or primary not in record.outer:
         return words
+    before = " before it was recalibrated" if validated.bundle.about.recalibrations else ""
+    words += f" On held-out patients of its study{before}: {with_interval(record.outer[primary])}"
+    difference = record.differences.get(primary)
     return (
-        f"{words} On held-out patients of its study: {with_interval(record.outer[primary])}, a difference of"
-        f" {with_interval(record.differences[primary], '+')}."
+        f"{words}." if difference is None else f"{words}, a difference of {with_interval(difference, '+')}."
     )
 
 
