@@ -19,6 +19,10 @@ from mil_toolkit.validation.records import Flow, Refitted, Validation
 from mil_toolkit.validation.validate import Validated, subgroups_of
 
 MOST_LISTED = 100  # patients outside the domain
+_ON_BALANCED = (
+    " The balanced log loss gives every class the same weight. A refit fits the shares of the classes here, so"
+    " that it may get worse while the calibration improves: judge a refit by the Brier score."
+)
 _ON_CALIBRATION = (
     " The intercept of perfect calibration is 0, its slope 1. Refits of the calibration keep the order of the"
     " predictions, and with it the discrimination shown above."
@@ -209,7 +213,7 @@ def _refit_scores(record: Validation, metrics: Sequence[str]) -> ScoreTable:
     caption = (
         "Each patient is predicted by what was refitted on the other patients, in ten folds that keep groups"
         " together. 95 % intervals over patients, which take the refits as given."
-        f"{_ON_CALIBRATION if calibrated else ''}"
+        f"{_ON_CALIBRATION if calibrated else ''}{_ON_BALANCED if 'balanced_log_loss' in metrics else ''}"
     )
     standing = Row("As it stands", _calibration_cells(record) + _cells(record.scores, metrics), own=True)
     rows = [

@@ -139,6 +139,8 @@ def test_the_page_of_every_outcome_is_accessible_and_fits(
     bundle, cohort = case_of(kind)
     validated = validate(bundle, cohort, FeatureCache.open(other.features), ("intercept",))
     write_page(tmp_path / "validation.html", validated, "intercept")
+    balanced = "judge a refit by the Brier score" in text_of((tmp_path / "validation.html").read_text())
+    assert balanced == (kind in ("classes", "ordered"))
     show(browser, tmp_path / "validation.html", NARROW, "dark")
     assert not violations(browser)
     assert browser.execute_script(WIDTH) <= NARROW[0] and browser.execute_script(CUT) == []

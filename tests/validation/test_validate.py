@@ -16,6 +16,7 @@ from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.records import to_json
 from mil_toolkit.evaluation.independent import independent_difference
+from mil_toolkit.evaluation.words import LOWER_IS_BETTER
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.outcomes.kinds import KINDS
 from mil_toolkit.validation.by_outcome import SHOWN
@@ -88,6 +89,7 @@ def test_every_kind_of_outcome_is_validated_and_its_calibration_refitted(
     assert (record.calibration is None) == (kind != "binary")
     shown = SHOWN[kind]
     assert {*shown.metrics, *shown.subgroup_metrics} <= record.scores.keys()
+    assert shown.metrics[0] in LOWER_IS_BETTER and not shown.metrics[0].startswith("balanced")
     assert isinstance(to_json(record), dict)
 
 
