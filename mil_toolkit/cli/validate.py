@@ -94,6 +94,8 @@ def _validate(arguments: argparse.Namespace) -> Outcome:
     anonymise = arguments.anonymise
     size = write_page(arguments.output, validated, chosen, arguments.recalibrated, anonymise)
     lines = _lines(arguments, validated, size)
+    if reason := validated.record.not_refitted.get(chosen):
+        lines.append(f"Not refitted here. {reason}")
     if arguments.recalibrated is not None:
         lines.append(f"{arguments.recalibrated}: the model with {' and '.join(steps)}, refitted here.")
     return Outcome("\n".join(lines), _data(arguments, validated.record, chosen))

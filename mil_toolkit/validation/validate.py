@@ -53,7 +53,7 @@ def validate(
     """Validate a model on the patients of a cohort whom it was not fitted on.
 
     features, any_scale: see `read_sample`, as for the errors that are raised
-    steps: further steps to refit together, beside each of them alone; prevalence: stated for a prior shift
+    steps: further steps to refit together, beside each one that applies to the outcome; prevalence: stated for a prior shift
 
     Raises UsageError for steps that exclude each other and for a prevalence outside 0 to 1.
     """
@@ -63,7 +63,8 @@ def validate(
     refits: dict[str, Refitted] = {}
     tables: dict[str, Table] = {}
     missing: dict[str, str] = {}
-    for parts in dict.fromkeys([*((step,) for step in STEPS), together]):
+    known = REFITS[bundle.about.predicted.kind].steps
+    for parts in dict.fromkeys([*((step,) for step in STEPS if step in known), together]):
         name = "+".join(parts)
         if obstacle := fit.obstacle(parts):
             missing[name] = obstacle

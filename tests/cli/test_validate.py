@@ -31,6 +31,8 @@ def test_it_prints_flow_scores_and_refits_and_replaces_its_page(
     (row,) = (line for line in lines if line.startswith("  balanced_accuracy "))
     assert row.count(" to ") == 3
     assert any(line.startswith("Refitted here (intercept): log loss") for line in lines)
+    (missing,) = (line for line in lines if line.startswith("Not refitted here. Intercept and slope: "))
+    assert "20 are needed" in missing
     assert "There are only" in done.err
     assert page.read_bytes().startswith(b"<!doctype html>")
     assert "There are only" not in command(*asked, "--quiet").err

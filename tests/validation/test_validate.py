@@ -85,12 +85,19 @@ def test_every_kind_of_outcome_is_validated_and_its_calibration_refitted(
     assert loaded.decision == record.refits["intercept"].rule != bundle.decision
     assert loaded.about.recalibrations and loaded.about.recalibrations[0].before == bundle.decision
     others = {"prevalence", "threshold"} - REFITS[kind].steps.keys()
-    assert all("does not apply" in record.not_refitted[step] for step in others)
+    assert others.isdisjoint(record.not_refitted)
     assert (record.calibration is None) == (kind != "binary")
     shown = SHOWN[kind]
     assert {*shown.metrics, *shown.subgroup_metrics} <= record.scores.keys()
     assert shown.metrics[0] in LOWER_IS_BETTER and not shown.metrics[0].startswith("balanced")
     assert isinstance(to_json(record), dict)
+
+
+def test_a_step_that_does_not_apply_is_reported_where_it_was_asked_for(case_of: CaseOf, other: Other) -> None:
+    bundle, cohort = case_of("number")
+    record = validate(bundle, cohort, FeatureCache.open(other.features), ("threshold",)).record
+    assert "does not apply to the outcome number" in record.not_refitted["threshold"]
+    assert "prevalence" not in record.not_refitted
 
 
 def test_groups_are_the_units_of_folds_and_intervals(tiny: Tiny, other: Other) -> None:
