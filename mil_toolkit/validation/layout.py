@@ -1,7 +1,7 @@
 """`Page`: all that the page of a validation shows."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from mil_toolkit.bundle.domain.columns import IN_DOMAIN, REASONS
 from mil_toolkit.bundle.records import STEP_WORDS
@@ -84,11 +84,11 @@ class Page:
 def lay_out(validated: Validated, chosen: str, saved: str | None = None, anonymise: bool = False) -> Page:
     """Draw all figures of a validation, and return its page.
 
-    chosen: name of the refit that is drawn, if it could be fitted; saved: folder of the new bundle
+    chosen: name of the refit that is drawn, if it could be fitted, else the intercept; saved: folder of the new bundle
     anonymise: list no patients
     """
     record, shown = validated.record, SHOWN[validated.record.outcome]
-    drawn = next((name for name in (chosen, "intercept") if name in record.refits), None)
+    drawn = _drawn(record, chosen)
     primary = validated.bundle.about.procedure.primary_metric
     main = table_metrics(primary, record.scores)
     others = [name for name in record.scores if name not in main]
@@ -117,15 +117,29 @@ def lay_out(validated: Validated, chosen: str, saved: str | None = None, anonymi
             standing=shown.standing(validated),
             refits=_refit_tables(validated, shown),
             refit_notes=[*record.not_refitted.values()],
-            refitted=[] if drawn is None else shown.refitted(validated, drawn),
+            refitted=[] if drawn is None else _of_refit(shown.refitted(validated, drawn), record, drawn),
             saved=_saved(record, chosen, saved),
-            use=shown.use(validated, drawn),
+            use=_of_refit(shown.use(validated, drawn), record, drawn),
             subgroups=_subgroup_table(validated, shown),
             domain=_domain_words(record),
             outside=[] if anonymise else outside[:MOST_LISTED],
             more_outside=0 if anonymise else max(0, len(outside) - MOST_LISTED),
             withheld=anonymise and bool(outside),
         )
+
+
+def _drawn(record: Validation, chosen: str) -> str | None:
+    """Return the name of the refit that is drawn; None for a threshold, which moves no prediction."""
+    name = next((name for name in (chosen, "intercept") if name in record.refits), None)
+    return None if name == "threshold" else name
+
+
+def _of_refit(charts: list[Chart], record: Validation, name: str | None) -> list[Chart]:
+    """Return the figures, whose captions say which refit they show."""
+    if name is None:
+        return charts
+    words = refit_name(record.refits[name], record.stated)
+    return [replace(chart, caption=f"{chart.caption} The refit shown: {words}.") for chart in charts]
 
 
 def _verdict(validated: Validated, primary: str) -> str:

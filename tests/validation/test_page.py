@@ -21,6 +21,7 @@ from mil_toolkit.evaluation.words import with_interval
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.report.page import write_report
 from mil_toolkit.study.subgroups import subgroups
+from mil_toolkit.validation.layout import lay_out
 from mil_toolkit.validation.page import page_output, write_page
 from mil_toolkit.validation.validate import Validated, validate
 
@@ -98,6 +99,18 @@ def test_hostile_names_stay_text(hostile: Path) -> None:
     assert html.count("<script") == 1 and "<img src=x" not in html and "onerror=alert" in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;0" in html and "{{ 7 * 7 }}{% raw %}" in html
     assert "\u202e" not in html
+
+
+def test_figures_say_which_refit_they_show_and_a_threshold_has_none(validated: Validated) -> None:
+    for chosen, words in (
+        (CHOSEN, "The refit shown: Intercept, then threshold."),
+        ("slope", "The refit shown: Intercept."),
+        ("prevalence", "The refit shown: Shift to a stated prevalence of 0.3."),
+    ):
+        page = lay_out(validated, chosen)
+        assert page.refitted and all(words in chart.caption for chart in (*page.refitted, *page.use))
+    page = lay_out(validated, "threshold")
+    assert page.refitted == [] and page.use and "refit" not in page.use[0].caption
 
 
 def test_an_anonymous_page_lists_no_patients(validated: Validated, tmp_path: Path) -> None:
