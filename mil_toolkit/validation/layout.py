@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
+
 from mil_toolkit.bundle.domain.columns import IN_DOMAIN, REASONS
 from mil_toolkit.bundle.records import STEP_WORDS
 from mil_toolkit.core.text import count_of, printable
@@ -15,8 +17,9 @@ from mil_toolkit.report.names import metric_name
 from mil_toolkit.report.sections.scores import Count, confusion_matrix
 from mil_toolkit.report.sections.tables import Cell, Row, ScoreTable, cell
 from mil_toolkit.validation.by_outcome import SHOWN, Shown
+from mil_toolkit.validation.crossfit import folds_of
 from mil_toolkit.validation.records import Flow, Refitted, Validation
-from mil_toolkit.validation.validate import Validated, subgroups_of
+from mil_toolkit.validation.validate import Validated, names_of_units, subgroups_of
 
 MOST_LISTED = 100  # patients outside the domain
 _ON_BALANCED = (
@@ -214,19 +217,20 @@ def _refit_tables(validated: Validated, shown: Shown) -> list[ScoreTable]:
     record = validated.record
     if not record.refits:
         return []
+    folds = len(np.unique(folds_of(names_of_units(validated.sample))))
     return [
-        _refit_scores(record, shown.metrics),
+        _refit_scores(record, shown.metrics, folds),
         _refit_differences(record, shown.metrics),
         _rules(validated),
     ]
 
 
-def _refit_scores(record: Validation, metrics: Sequence[str]) -> ScoreTable:
+def _refit_scores(record: Validation, metrics: Sequence[str], folds: int) -> ScoreTable:
     calibrated = record.calibration is not None
     heads = ["", *(["Calibration intercept", "Calibration slope"] if calibrated else [])]
     caption = (
-        "Each patient is predicted by what was refitted on the other patients, in ten folds that keep groups"
-        " together. 95 % intervals over patients, which take the refits as given."
+        f"Each patient is predicted by what was refitted on the other folds, of {count_of(folds, 'fold')} that"
+        " keep groups together. 95 % intervals over patients, which take the refits as given."
         f"{_ON_CALIBRATION if calibrated else ''}{_ON_BALANCED if 'balanced_log_loss' in metrics else ''}"
     )
     standing = Row("As it stands", _calibration_cells(record) + _cells(record.scores, metrics), own=True)

@@ -97,9 +97,14 @@ def cross_fit(bundle: ModelBundle, sample: Sample, prevalence: float | None) -> 
     two = len(about.class_counts) == 2 and not moved(bundle)
     trained = about.class_counts[1] / sum(about.class_counts) if two else None
     data = Labelled(sample.outputs, patients.labels, patients.groups)
-    names = patients.ids if patients.groups is None else patients.groups.tolist()
     setting = Setting(prevalence, trained, about.procedure.threshold_rule)
-    return CrossFit(about.predicted.kind, bundle.decision, data, setting, folds_of(names))
+    return CrossFit(about.predicted.kind, bundle.decision, data, setting, folds_of(names_of_units(sample)))
+
+
+def names_of_units(sample: Sample) -> Sequence[str]:
+    """Return the names of the patients' groups, or the ids of the patients where there are no groups."""
+    groups = sample.patients.groups
+    return sample.patients.ids if groups is None else groups.tolist()
 
 
 def moved(bundle: ModelBundle) -> bool:

@@ -20,6 +20,7 @@ from mil_toolkit.evaluation.words import LOWER_IS_BETTER
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.outcomes.kinds import KINDS
 from mil_toolkit.validation.by_outcome import SHOWN
+from mil_toolkit.validation.layout import lay_out
 from mil_toolkit.validation.page import write_page
 from mil_toolkit.validation.recalibrated import save_recalibrated
 from mil_toolkit.validation.records import Flow
@@ -109,6 +110,11 @@ def test_groups_are_the_units_of_folds_and_intervals(tiny: Tiny, other: Other) -
     assert grouped.record.scores["auc"].value == plain.record.scores["auc"].value
     assert grouped.record.scores["auc"] != plain.record.scores["auc"]
     assert any("which are the units of all intervals" in note for note in grouped.record.notes)
+    count = len({*grouped.sample.patients.groups.tolist()})  # type: ignore[union-attr]
+    assert (
+        f"of {min(10, count)} folds that keep groups together"
+        in lay_out(grouped, "intercept").refits[0].caption
+    )
     patients = grouped.sample.patients
     names = patients.groups.tolist() if patients.groups is not None else []
     rows = dict(zip(patients.ids, names, strict=True))
