@@ -23,8 +23,8 @@ from mil_toolkit.validation.validate import Validated, names_of_units, subgroups
 
 MOST_LISTED = 100  # patients outside the domain
 _ON_BALANCED = (
-    " The balanced log loss gives every class the same weight. A refit fits the shares of the classes here, so"
-    " that it may get worse while the calibration improves: judge a refit by the Brier score."
+    " The balanced log loss gives every class the same weight. A refit fits the shares of the classes here,"
+    " so that this loss may get worse while the calibration improves: judge a refit by the Brier score."
 )
 _ON_CALIBRATION = (
     " The intercept of perfect calibration is 0, its slope 1. Refits of the calibration keep the order of the"
@@ -87,7 +87,8 @@ class Page:
 def lay_out(validated: Validated, chosen: str, saved: str | None = None, anonymise: bool = False) -> Page:
     """Draw all figures of a validation, and return its page.
 
-    chosen: name of the refit that is drawn, if it could be fitted, else the intercept; saved: folder of the new bundle
+    chosen: name of the refit that is drawn, if it could be fitted, else the intercept is
+    saved: folder of the new bundle
     anonymise: list no patients
     """
     record, shown = validated.record, SHOWN[validated.record.outcome]
@@ -229,8 +230,8 @@ def _refit_scores(record: Validation, metrics: Sequence[str], folds: int) -> Sco
     calibrated = record.calibration is not None
     heads = ["", *(["Calibration intercept", "Calibration slope"] if calibrated else [])]
     caption = (
-        f"Each patient is predicted by what was refitted on the other folds, of {count_of(folds, 'fold')} that"
-        " keep groups together. 95 % intervals over patients, which take the refits as given."
+        "Each patient is predicted by what was refitted on the other folds, of"
+        f" {count_of(folds, 'fold')} that keep groups together. 95 % intervals over patients, which take the refits as given."
         f"{_ON_CALIBRATION if calibrated else ''}{_ON_BALANCED if 'balanced_log_loss' in metrics else ''}"
     )
     standing = Row("As it stands", _calibration_cells(record) + _cells(record.scores, metrics), own=True)

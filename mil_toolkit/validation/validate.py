@@ -53,7 +53,8 @@ def validate(
     """Validate a model on the patients of a cohort whom it was not fitted on.
 
     features, any_scale: see `read_sample`, as for the errors that are raised
-    steps: further steps to refit together, beside each one that applies to the outcome; prevalence: stated for a prior shift
+    steps: further steps to refit together, beside each one that applies to the outcome
+    prevalence: stated for a prior shift
 
     Raises UsageError for steps that exclude each other and for a prevalence outside 0 to 1.
     """
