@@ -122,7 +122,7 @@ def lay_out(validated: Validated, chosen: str, saved: str | None = None, anonymi
             refits=_refit_tables(validated, shown),
             refit_notes=[*record.not_refitted.values()],
             refitted=[] if drawn is None else _of_refit(shown.refitted(validated, drawn), record, drawn),
-            saved=_saved(record, chosen, saved),
+            saved=_saved(validated, chosen, saved),
             use=_of_refit(shown.use(validated, drawn), record, drawn),
             subgroups=_subgroup_table(validated, shown),
             domain=_domain_words(record),
@@ -231,7 +231,8 @@ def _refit_scores(record: Validation, metrics: Sequence[str], folds: int) -> Sco
     heads = ["", *(["Calibration intercept", "Calibration slope"] if calibrated else [])]
     caption = (
         "Each patient is predicted by what was refitted on the other folds, of"
-        f" {count_of(folds, 'fold')} that keep groups together. 95 % intervals over patients, which take the refits as given."
+        f" {count_of(folds, 'fold')} that keep groups together."
+        " 95 % intervals over patients, which take the refits as given."
         f"{_ON_CALIBRATION if calibrated else ''}{_ON_BALANCED if 'balanced_log_loss' in metrics else ''}"
     )
     standing = Row("As it stands", _calibration_cells(record) + _cells(record.scores, metrics), own=True)
@@ -291,14 +292,15 @@ def _numbers(rule: DecisionRule) -> Iterator[tuple[str, str]]:
             yield field.name, ", ".join(number(part, "+") for part in value) if several else number(value)
 
 
-def _saved(record: Validation, chosen: str, folder: str | None) -> str | None:
+def _saved(validated: Validated, chosen: str, folder: str | None) -> str | None:
     if folder is None:
         return None
-    refit = refit_name(record.refits[chosen], record.stated)
-    return (
-        f"{printable(folder)} holds the model with this refit: {refit}. These patients now count as known to"
-        " it: validate it on others."
-    )
+    refit = refit_name(validated.record.refits[chosen], validated.record.stated)
+    known = "These patients now count as known to it: validate it on others."
+    if validated.bundle.about.marks is None:
+        known = "It does not recognise these patients, since it does not say whom it was fitted on: make sure"
+        known += " that you validate it on others."
+    return f"{printable(folder)} holds the model with this refit: {refit}. {known}"
 
 
 def _subgroup_table(validated: Validated, shown: Shown) -> ScoreTable | None:

@@ -14,6 +14,7 @@ from support.reports import text_of
 from support.studies import HOSTILE
 
 from mil_toolkit.bundle.bundle import ModelBundle
+from mil_toolkit.bundle.membership import ANONYMOUS
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.outputs import check_outputs
@@ -111,6 +112,14 @@ def test_figures_say_which_refit_they_show_and_a_threshold_has_none(validated: V
         assert page.refitted and all(words in chart.caption for chart in (*page.refitted, *page.use))
     page = lay_out(validated, "threshold")
     assert page.refitted == [] and page.use and "refit" not in page.use[0].caption
+
+
+def test_a_new_bundle_that_recognises_nobody_is_not_said_to_know_the_patients(validated: Validated) -> None:
+    about = replace(validated.bundle.about, fitted_on=ANONYMOUS)
+    anonymous = replace(validated, bundle=replace(validated.bundle, about=about))
+    named, unknown = (lay_out(each, CHOSEN, "new").saved or "" for each in (validated, anonymous))
+    assert "now count as known to it" in named and "does not recognise" not in named
+    assert "now count as known to it" not in unknown and "does not recognise these patients" in unknown
 
 
 def test_an_anonymous_page_lists_no_patients(validated: Validated, tmp_path: Path) -> None:
