@@ -16,6 +16,7 @@ from mil_toolkit.report.drawing import Chart, style
 from mil_toolkit.report.names import metric_name
 from mil_toolkit.report.sections.scores import Count, confusion_matrix
 from mil_toolkit.report.sections.tables import Cell, Row, ScoreTable, cell
+from mil_toolkit.study.subgroups import Subgroup
 from mil_toolkit.validation.by_outcome import SHOWN, Shown
 from mil_toolkit.validation.crossfit import folds_of
 from mil_toolkit.validation.records import Flow, Refitted, Validation
@@ -89,7 +90,7 @@ def lay_out(validated: Validated, chosen: str, saved: str | None = None, anonymi
 
     chosen: name of the refit that is drawn, if it could be fitted, else the intercept is
     saved: folder of the new bundle
-    anonymise: list no patients
+    anonymise: list no patients, and number groups instead of naming them
     """
     record, shown = validated.record, SHOWN[validated.record.outcome]
     drawn = _drawn(record, chosen)
@@ -124,7 +125,7 @@ def lay_out(validated: Validated, chosen: str, saved: str | None = None, anonymi
             refitted=[] if drawn is None else _of_refit(shown.refitted(validated, drawn), record, drawn),
             saved=_saved(validated, chosen, saved),
             use=_of_refit(shown.use(validated, drawn), record, drawn),
-            subgroups=_subgroup_table(validated, shown),
+            subgroups=_subgroup_table(validated, shown, anonymise),
             domain=_domain_words(record),
             outside=[] if anonymise else outside[:MOST_LISTED],
             more_outside=0 if anonymise else max(0, len(outside) - MOST_LISTED),
@@ -303,15 +304,26 @@ def _saved(validated: Validated, chosen: str, folder: str | None) -> str | None:
     return f"{printable(folder)} holds the model with this refit: {refit}. {known}"
 
 
-def _subgroup_table(validated: Validated, shown: Shown) -> ScoreTable | None:
+def _subgroup_names(groups: Sequence[Subgroup], anonymise: bool) -> list[str]:
+    """Return the names of subgroups; anonymise: numbers instead of the names of groups."""
+    places = {group: place for place, group in enumerate((g for g in groups if g.variable == "group"), 1)}
+    return [
+        f"group {places[group]}"
+        if anonymise and group in places
+        else f"{printable(group.variable)}: {printable(group.level)}"
+        for group in groups
+    ]
+
+
+def _subgroup_table(validated: Validated, shown: Shown, anonymise: bool) -> ScoreTable | None:
     groups = subgroups_of(validated.sample)
-    rows = []
-    for group, result in zip(groups, validated.record.subgroups, strict=True):
+    rows, names = [], _subgroup_names(groups, anonymise)
+    for name, group, result in zip(names, groups, validated.record.subgroups, strict=True):
         part, scores = validated.sample.table.select(group.patient_ids), result.scores
         cells = [None if scores is None else cell(scores[name]) for name in shown.subgroup_metrics]
         words = [shown.describe(part.labels), "one group, no intervals" * part.one_unit]
         counts = Cell(f"{result.patients}", ", ".join(filter(None, words)))
-        rows.append(Row(f"{printable(group.variable)}: {printable(group.level)}", [counts, *cells]))
+        rows.append(Row(name, [counts, *cells]))
     if not rows:
         return None
     caption = (

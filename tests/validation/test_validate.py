@@ -161,6 +161,12 @@ def test_subgroups_of_one_group_have_no_intervals_but_those_of_several_have(
         assert score.low is None or (score.high is not None and score.low < score.high)
     write_page(tmp_path / "validation.html", validated, "intercept")
     assert "one group, no intervals" in (tmp_path / "validation.html").read_text()
+    named, anonymous = (
+        lay_out(validated, "intercept", anonymise=hidden).subgroups for hidden in (False, True)
+    )
+    assert named is not None and anonymous is not None
+    assert [row.name for row in named.rows if "group" in row.name] == ["group: G0", "group: G1"]
+    assert [row.name for row in anonymous.rows if "group" in row.name] == ["group 1", "group 2"]
 
 
 def test_a_bundle_that_does_not_know_its_patients_is_validated_with_a_warning(
