@@ -47,6 +47,8 @@ def test_json_holds_the_record(asked: tuple[object, ...], tmp_path: Path, comman
     assert [*data["refits"]] == ["intercept", "prevalence", "threshold"] and [*data["not_refitted"]] == [
         "slope"
     ]
+    guide = Path(__file__).parents[2] / "docs" / "howto" / "validation.md"
+    assert all(f"`{name}`" in guide.read_text() for name in data)
     assert data["refits"]["intercept"]["rule"].keys() == {"slope", "intercept", "threshold"}
 
 
