@@ -95,7 +95,8 @@ class PatientWords:
     def _no_interval(self) -> str:
         """Return why there is no prediction interval: too few patients gave the last calibration."""
         if moving := [step for step in self.bundle.about.recalibrations or () if step.moved]:
-            return f"No prediction interval: the model was recalibrated on too few patients ({moving[-1].where})."
+            where = moving[-1].where
+            return f"No prediction interval: the model was recalibrated on too few patients ({where})."
         return "No prediction interval: too few training patients."
 
     def _spread(self, members: int) -> str:
