@@ -25,6 +25,7 @@ from mil_toolkit.validation.page import write_page
 from mil_toolkit.validation.recalibrated import save_recalibrated
 from mil_toolkit.validation.records import Flow
 from mil_toolkit.validation.refits import REFITS
+from mil_toolkit.validation.sample import read_sample
 from mil_toolkit.validation.validate import RANKINGS, Validated, checked_steps, validate
 
 CaseOf = Callable[[str], tuple[ModelBundle, Cohort]]
@@ -167,6 +168,20 @@ def test_subgroups_of_one_group_have_no_intervals_but_those_of_several_have(
     assert named is not None and anonymous is not None
     assert [row.name for row in named.rows if "group" in row.name] == ["group: G0", "group: G1"]
     assert [row.name for row in anonymous.rows if "group" in row.name] == ["group 1", "group 2"]
+
+
+@pytest.mark.parametrize("emptied", [True, False])
+def test_patients_whose_images_are_gone_are_not_scored_by_former_embeddings(
+    emptied: bool, validated: Validated, other: Other
+) -> None:
+    cohort, cache = read_cohort(other.cohort_toml, complete=False), FeatureCache.open(other.features)
+    gone = validated.sample.patients.ids[0]
+    others = {patient: paths for patient, paths in cohort.images.items() if patient != gone}
+    left = replace(cohort, images=others | ({gone: ()} if emptied else {}))
+    sample = read_sample(validated.bundle, left, cache)
+    assert gone in sample.without_images and gone not in sample.patients.ids
+    assert (sample.flow.without_images, sample.flow.scored) == (3, 19)
+    assert read_sample(validated.bundle, cohort, cache).flow == validated.record.flow
 
 
 def test_a_bundle_that_does_not_know_its_patients_is_validated_with_a_warning(
