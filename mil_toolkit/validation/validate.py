@@ -105,7 +105,7 @@ def cross_fit(bundle: ModelBundle, sample: Sample, prevalence: float | None) -> 
 def names_of_units(sample: Sample) -> Sequence[str]:
     """Return the names of the patients' groups, or the ids of the patients where there are no groups."""
     groups = sample.patients.groups
-    return sample.patients.ids if groups is None else groups.tolist()
+    return sample.patients.ids if groups is None else [*map(str, groups)]
 
 
 def moved(bundle: ModelBundle) -> bool:
