@@ -86,15 +86,12 @@ def test_a_missing_prediction_interval_is_explained_by_the_patients_who_gave_it(
     about = replace(model.about, decision=replace(model.decision, margin=None))  # type: ignore[type-var]
     model = replace(model, about=about)
     one = patient_of(tiny, tmp_path)
-    assert "No prediction interval: too few training patients." in [
-        *PatientWords(model, predict_one(model, one), TODAY).lines()
-    ]
+    text = "\n".join(PatientWords(model, predict_one(model, one), TODAY).lines())
+    assert "No prediction interval: too few training patients." in text
     step = Recalibration("other", 5, ["intercept"], None, about.decision, {}, "anonymous")
     later = replace(model, about=replace(about, recalibrations=[step]))
-    assert (
-        "No prediction interval: the model was recalibrated on too few patients (5 patients of cohort other)."
-        in [*PatientWords(later, predict_one(later, one), TODAY).lines()]
-    )
+    text = "\n".join(PatientWords(later, predict_one(later, one), TODAY).lines())
+    assert "the model was recalibrated on too few patients (5 patients of cohort other)." in text
 
 
 def test_an_unknown_column_and_a_gap_are_reported_together(
