@@ -68,8 +68,12 @@ def _membership_problems(about: About, schema: int) -> Iterator[str]:
 def _mark_problems(marks: TrainingMarks, about: About) -> Iterator[str]:
     if bool(marks.images) != bool(about.views) or len(marks.images) > about.images:
         yield f"about.fitted_on names {len(marks.images)} images, for about.images, {about.images}."
+    yield from _scrypt_problems(marks, "about.fitted_on")
+
+
+def _scrypt_problems(marks: TrainingMarks, where: str) -> Iterator[str]:
     if marks.scrypt.n & (marks.scrypt.n - 1):
-        yield f"about.fitted_on.scrypt.n must be a power of two, not {marks.scrypt.n}."
+        yield f"{where}.scrypt.n must be a power of two, not {marks.scrypt.n}."
 
 
 def _recalibration_problems(about: About) -> Iterator[str]:
@@ -77,8 +81,12 @@ def _recalibration_problems(about: About) -> Iterator[str]:
         where, marks = f"about.recalibrations[{place}]", step.fitted_on
         if not step.refitted or len(set(step.refitted)) < len(step.refitted):
             yield f"{where}.refitted must name one or more different steps."
-        if isinstance(marks, TrainingMarks) and len(marks.ids) != step.patients:
-            yield f"{where}.fitted_on names {len(marks.ids)} patients instead of {step.patients}."
+        if (step.prevalence is not None) != ("prevalence" in step.refitted):
+            yield f"{where}.prevalence must be a number exactly if refitted names prevalence, else null."
+        if isinstance(marks, TrainingMarks):
+            if len(marks.ids) != step.patients:
+                yield f"{where}.fitted_on names {len(marks.ids)} patients instead of {step.patients}."
+            yield from _scrypt_problems(marks, f"{where}.fitted_on")
         for problem in step.before.problems():
             yield f"{where}.before: {problem}."
 

@@ -83,7 +83,7 @@ class PatientWords:
         if intervals := self.bundle.scoring.intervals:
             low, high = map(self._float, intervals)
             interval = f"95 % prediction interval: {low:.4g} to {high:.4g}."
-            yield interval if math.isfinite(low) else "No prediction interval: too few training patients."
+            yield interval if math.isfinite(low) else self._no_interval()
         others = {name: self._float(name) for name in self.bundle.scoring.values[1:]}
         if further := self.bundle.about.predicted.text.further(others):
             yield further
@@ -91,6 +91,13 @@ class PatientWords:
             yield f"Decision: {self.decision}{self._rule()}"
         if self.abstain is not None:
             yield from self._set(self.abstain)
+
+    def _no_interval(self) -> str:
+        """Return why there is no prediction interval: too few patients gave the last calibration."""
+        if moving := [step for step in self.bundle.about.recalibrations or () if step.moved]:
+            where = moving[-1].where
+            return f"No prediction interval: the model was recalibrated on too few patients ({where})."
+        return "No prediction interval: too few training patients."
 
     def _spread(self, members: int) -> str:
         spreads = self.bundle.scoring.spread_names

@@ -11,6 +11,7 @@ from mil_toolkit.bundle.membership import Fingerprint, TrainingMarks
 from mil_toolkit.config.finetune import FinetuneConfig
 from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.records import Json, to_json
+from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.features.spec import Spec
 from mil_toolkit.outcomes.kinds import OutcomeRecord, outcome_of
@@ -102,6 +103,16 @@ class Recalibration:
     def words(self) -> str:
         """What was refitted, such as "intercept and slope, then threshold"."""
         return ", then ".join(STEP_WORDS[step] for step in self.refitted)
+
+    @property
+    def moved(self) -> bool:
+        """Whether predictions changed, and not only the threshold."""
+        return self.refitted != ["threshold"]
+
+    @property
+    def where(self) -> str:
+        """The patients, such as "20 patients of cohort other"."""
+        return f"{count_of(self.patients, 'patient')} of cohort {printable(self.cohort)}"
 
 
 @dataclass(frozen=True)

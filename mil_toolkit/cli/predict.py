@@ -231,8 +231,7 @@ def _write(
 
 
 def _recalibration_words(step: "Recalibration") -> str:
-    patients = count_of(step.patients, "patient")
-    return f"The model was recalibrated on {patients} of cohort {printable(step.cohort)}: {step.words}."
+    return f"The model was recalibrated on {step.where}: {step.words}."
 
 
 def _data(

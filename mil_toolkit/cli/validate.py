@@ -39,7 +39,12 @@ def _parser() -> argparse.ArgumentParser:
     add("cohort", type=Path, metavar="COHORT.toml", help="the cohort; patients of the training are left out")
     add_model_inputs(parser)
     add("--output", type=Path, default=Path("validation.html"), help="page to write")
-    add("--anonymise", action="store_true", help="leave ids and values of single patients out of the page")
+    add(
+        "--anonymise",
+        action="store_true",
+        help="list no patients on the page, and number groups instead of naming them; figures of a number"
+        " still have a mark for each patient, and --json still lists ids",
+    )
     add(
         "--recalibrated",
         type=Path,
@@ -94,6 +99,8 @@ def _validate(arguments: argparse.Namespace) -> Outcome:
     anonymise = arguments.anonymise
     size = write_page(arguments.output, validated, chosen, arguments.recalibrated, anonymise)
     lines = _lines(arguments, validated, size)
+    if reason := validated.record.not_refitted.get(chosen):
+        lines.append(f"Not refitted here. {reason}")
     if arguments.recalibrated is not None:
         lines.append(f"{arguments.recalibrated}: the model with {' and '.join(steps)}, refitted here.")
     return Outcome("\n".join(lines), _data(arguments, validated.record, chosen))

@@ -121,9 +121,12 @@ class Sample:
 
 
 def linear(sample: Sample, name: str, value: float) -> Linear | None:
-    """Return interval and influences of the metric called `name`; None if it has no interval or is NaN."""
+    """Return interval and influences of the metric called `name`; None if it has no interval or is NaN.
+
+    No metric has an interval where all patients are in one group: nothing shows how much groups differ.
+    """
     metric = sample.table.scoring.metrics[name]
-    if not metric.resampled or not np.isfinite(value):
+    if not metric.resampled or not np.isfinite(value) or sample.table.one_unit:
         return None
     if metric.measure is not None:
         return _measured(sample, metric.measure)

@@ -45,6 +45,8 @@ def _net_benefit(table: Table, referred: np.ndarray, thresholds: np.ndarray) -> 
     values = weights @ worth
     influences = weights[:, None] * (worth - _stratum_means(worth, strata))
     errors = np.sqrt((_sums(influences, table.units) ** 2).sum(0))
+    if table.one_unit:  # nothing shows how much groups differ
+        errors = np.full_like(errors, np.nan)
     return NetBenefit(values, values - _Z * errors, values + _Z * errors)
 
 

@@ -2,7 +2,9 @@
 
 All three are logistic regressions of the outcome on the logit of the predicted probability (Cox 1958; Van
 Calster et al. 2019, "Calibration: the Achilles heel of predictive analytics"). A patient's repeats are one
-cluster, and so is a group of patients: the variances are those of Liang and Zeger (1986, eq. 5).
+cluster, and so is a group of patients: the variances are those of Liang and Zeger (1986, eq. 5). As groups
+may be few, their intervals use Student's distribution, as those of the other scores do; a single group shows
+no variance and gets no interval.
 """
 
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import norm
 
+from mil_toolkit.evaluation.bounds import quantile
 from mil_toolkit.evaluation.intervals import LEVEL, Table
 from mil_toolkit.evaluation.records import Estimate
 
@@ -62,14 +65,15 @@ def calibration(table: Table) -> Calibration:
     ones = np.ones((len(logits), 1))
     in_the_large = _fit(ones, labels, clusters, offset=logits)
     line = _fit(np.column_stack([ones, logits]), labels, clusters)
-    return Calibration(_estimate(in_the_large, 0), _estimate(line, 1))
+    z = _quantile(table)
+    return Calibration(_estimate(in_the_large, 0, z), _estimate(line, 1, z))
 
 
 def smooth_curve(table: Table) -> SmoothCurve | None:
     """Return a smooth calibration curve by a restricted cubic spline; None where it cannot be fitted.
 
     The curve covers the range of the predictions. If these are too few for a spline, it is a straight line on
-    the logit scale.
+    the logit scale. Its band is NaN where all patients are in one group.
     """
     logits, labels, clusters = _stacked(table)
     knots = np.unique(np.quantile(logits, KNOTS)) if len(np.unique(logits)) > len(KNOTS) else logits[:0]
@@ -79,8 +83,15 @@ def smooth_curve(table: Table) -> SmoothCurve | None:
     grid = np.linspace(logits.min(), logits.max(), POINTS)
     design = _spline(grid, knots)
     middle = design @ fit.coefficients
-    margin = _Z * np.sqrt(np.einsum("gi,ij,gj->g", design, fit.covariance, design))
+    margin = _quantile(table) * np.sqrt(np.einsum("gi,ij,gj->g", design, fit.covariance, design))
     return SmoothCurve(expit(grid), expit(middle), expit(middle - margin), expit(middle + margin))
+
+
+def _quantile(table: Table) -> float:
+    """Return the quantile of the intervals, by groups - 1 degrees of freedom; NaN for a single group."""
+    if table.groups is None:
+        return _Z
+    return float("nan") if table.one_unit else quantile(int(table.units.max()))
 
 
 def _stacked(table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -132,11 +143,13 @@ def _sandwich(information: np.ndarray, residuals: np.ndarray, clusters: np.ndarr
     sums = np.zeros((count, residuals.shape[1]))
     np.add.at(sums, clusters, residuals)
     bread = np.linalg.inv(information)
-    return bread @ (sums.T @ sums) @ bread * count / (count - 1)
+    return bread @ (sums.T @ sums) @ bread * count / max(1, count - 1)
 
 
-def _estimate(fit: _Fit | None, place: int) -> Estimate:
+def _estimate(fit: _Fit | None, place: int, z: float) -> Estimate:
     if fit is None:
         return Estimate(None, None, None)
     value, error = float(fit.coefficients[place]), float(np.sqrt(fit.covariance[place, place]))
-    return Estimate(value, value - _Z * error, value + _Z * error)
+    if np.isnan(z):
+        return Estimate(value, None, None)
+    return Estimate(value, value - z * error, value + z * error)

@@ -98,6 +98,11 @@ class Table:
             return np.arange(len(self.labels))
         return np.unique(self.groups, return_inverse=True)[1]
 
+    @property
+    def one_unit(self) -> bool:
+        """Whether all patients are in one group, so that no variance over groups can be estimated."""
+        return self.groups is not None and len(np.unique(self.groups)) < 2
+
     def repeats(self) -> Iterator[Predicted]:
         """Yield the predictions of each repeat."""
         for row in zip(self.probabilities, self.decisions, self.folds, strict=True):

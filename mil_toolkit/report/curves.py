@@ -34,7 +34,11 @@ def precision_recall(table: Table) -> Curve:
 
 
 def _curve(table: Table, rates: Rates) -> Curve:
-    equal, weights = np.ones((1, len(table.labels))), draw_patients(table.labels, groups=table.groups)
+    equal = np.ones((1, len(table.labels)))
+    if table.one_unit:  # nothing shows how much groups differ
+        unknown = np.full(len(GRID), np.nan)
+        return Curve(_mean_over_repeats(table, rates, equal)[0], unknown, unknown)
+    weights = draw_patients(table.labels, groups=table.groups)
     parts = np.array_split(weights, max(1, weights.size // _AT_ONCE))
     drawn = np.concatenate([_mean_over_repeats(table, rates, part) for part in parts])
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)

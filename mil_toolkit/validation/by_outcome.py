@@ -29,7 +29,8 @@ class Shown:
 
     standing: draws the model as it stands; use: what it is worth, also after the refit of a name, if any
     refitted: draws the model after the refit of a name
-    metrics: of the refits, which a change of calibration or threshold moves; a loss first
+    metrics: of the refits, which a change of calibration or threshold moves; first a loss that weights
+        patients equally, since a refit fits the shares of the classes here, which a balanced loss ignores
     subgroup_metrics, describe: of subgroups: what stands below their number of patients, from their targets
     """
 
@@ -153,7 +154,7 @@ def _events(targets: np.ndarray) -> str:
     return count_of(int((targets[:, 1] == 1).sum()), "event")
 
 
-_OF_CLASSES = ("balanced_log_loss", "brier", "balanced_accuracy", "macro_f1")
+_OF_CLASSES = ("brier", "balanced_log_loss", "balanced_accuracy", "macro_f1")
 SHOWN: dict[str, Shown] = {
     "binary": Shown(
         _binary,

@@ -1,28 +1,23 @@
 """`Page`: all that the page of a validation shows."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from mil_toolkit.bundle.domain.columns import IN_DOMAIN, REASONS
-from mil_toolkit.bundle.records import STEP_WORDS
 from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.core.version import __version__
-from mil_toolkit.evaluation.records import Scores
-from mil_toolkit.evaluation.words import in_use, metric_title, number, table_metrics, with_interval
-from mil_toolkit.outcomes.outcome import DecisionRule
+from mil_toolkit.evaluation.words import in_use, metric_title, table_metrics, with_interval
 from mil_toolkit.report.drawing import Chart, style
 from mil_toolkit.report.names import metric_name
 from mil_toolkit.report.sections.scores import Count, confusion_matrix
 from mil_toolkit.report.sections.tables import Cell, Row, ScoreTable, cell
+from mil_toolkit.study.subgroups import Subgroup
 from mil_toolkit.validation.by_outcome import SHOWN, Shown
-from mil_toolkit.validation.records import Flow, Refitted, Validation
+from mil_toolkit.validation.records import Flow, Validation
+from mil_toolkit.validation.refit_tables import refit_name, refit_tables
 from mil_toolkit.validation.validate import Validated, subgroups_of
 
 MOST_LISTED = 100  # patients outside the domain
-_ON_CALIBRATION = (
-    " The intercept of perfect calibration is 0, its slope 1. Refits of the calibration keep the order of the"
-    " predictions, and with it the discrimination shown above."
-)
 
 
 @dataclass(frozen=True)
@@ -37,6 +32,7 @@ class Outside:
 class Page:
     """The page of a validation.
 
+    recalibrated: on which patients, and what was refitted, of each recalibration before this validation
     flow: numbers of patients, by what became of them; notes: sentences on the validation as a whole
     metric, score: the study's primary metric here; verdict: sentences beside that of the study
     class_names, matrix: of the decisions; empty if nothing is decided
@@ -50,6 +46,7 @@ class Page:
     study: str
     cohort: str
     trained_on: str
+    recalibrated: list[str]
     version: str
     verdict: str
     metric: str
@@ -78,11 +75,12 @@ class Page:
 def lay_out(validated: Validated, chosen: str, saved: str | None = None, anonymise: bool = False) -> Page:
     """Draw all figures of a validation, and return its page.
 
-    chosen: name of the refit that is drawn, if it could be fitted; saved: folder of the new bundle
-    anonymise: list no patients
+    chosen: name of the refit that is drawn, if it could be fitted, else the intercept is
+    saved: folder of the new bundle
+    anonymise: list no patients, and number groups instead of naming them
     """
     record, shown = validated.record, SHOWN[validated.record.outcome]
-    drawn = next((name for name in (chosen, "intercept") if name in record.refits), None)
+    drawn = _drawn(record, chosen)
     primary = validated.bundle.about.procedure.primary_metric
     main = table_metrics(primary, record.scores)
     others = [name for name in record.scores if name not in main]
@@ -93,8 +91,11 @@ def lay_out(validated: Validated, chosen: str, saved: str | None = None, anonymi
             study=printable(record.study),
             cohort=printable(record.cohort),
             trained_on=printable(record.trained_on),
+            recalibrated=[
+                f"{step.where}: {step.words}" for step in validated.bundle.about.recalibrations or ()
+            ],
             version=__version__,
-            verdict=_verdict(record, primary),
+            verdict=_verdict(validated, primary),
             metric=metric_name(primary),
             score=cell(record.scores[primary]),
             flow=_flow(record.flow),
@@ -106,12 +107,12 @@ def lay_out(validated: Validated, chosen: str, saved: str | None = None, anonymi
             two=validated.bundle.about.predicted.fixed_classes,
             matrix=_matrix(validated),
             standing=shown.standing(validated),
-            refits=_refit_tables(validated, shown),
+            refits=refit_tables(validated, shown),
             refit_notes=[*record.not_refitted.values()],
-            refitted=[] if drawn is None else shown.refitted(validated, drawn),
-            saved=_saved(record, chosen, saved),
-            use=shown.use(validated, drawn),
-            subgroups=_subgroup_table(validated, shown),
+            refitted=[] if drawn is None else _of_refit(shown.refitted(validated, drawn), record, drawn),
+            saved=_saved(validated, chosen, saved),
+            use=_of_refit(shown.use(validated, drawn), record, drawn),
+            subgroups=_subgroup_table(validated, shown, anonymise),
             domain=_domain_words(record),
             outside=[] if anonymise else outside[:MOST_LISTED],
             more_outside=0 if anonymise else max(0, len(outside) - MOST_LISTED),
@@ -119,16 +120,33 @@ def lay_out(validated: Validated, chosen: str, saved: str | None = None, anonymi
         )
 
 
-def _verdict(record: Validation, primary: str) -> str:
+def _drawn(record: Validation, chosen: str) -> str | None:
+    """Return the name of the refit that is drawn; None for a threshold, which moves no prediction."""
+    name = next((name for name in (chosen, "intercept") if name in record.refits), None)
+    return None if name == "threshold" else name
+
+
+def _of_refit(charts: list[Chart], record: Validation, name: str | None) -> list[Chart]:
+    """Return the figures, whose captions say which refit they show."""
+    if name is None:
+        return charts
+    words = refit_name(record.refits[name], record.stated)
+    return [replace(chart, caption=f"{chart.caption} The refit shown: {words}.") for chart in charts]
+
+
+def _verdict(validated: Validated, primary: str) -> str:
+    record = validated.record
     words = (
         f"{metric_title(primary)} of the model as it stands, on {count_of(record.flow.scored, 'patient')} of"
         f" another cohort: {with_interval(record.scores[primary])}."
     )
     if record.outer is None or primary not in record.outer:
         return words
+    before = " before it was recalibrated" if validated.bundle.about.recalibrations else ""
+    words += f" On held-out patients of its study{before}: {with_interval(record.outer[primary])}"
+    difference = record.differences.get(primary)
     return (
-        f"{words} On held-out patients of its study: {with_interval(record.outer[primary])}, a difference of"
-        f" {with_interval(record.differences[primary], '+')}."
+        f"{words}." if difference is None else f"{words}, a difference of {with_interval(difference, '+')}."
     )
 
 
@@ -176,109 +194,37 @@ def _beside(name: str, record: Validation, metrics: Sequence[str]) -> ScoreTable
     return ScoreTable(name, caption, ["", "This cohort", "Study (held-out patients)", "Difference"], rows)
 
 
-def refit_name(refitted: Refitted, stated: float | None) -> str:
-    """Return what was refitted, with a capital; stated: the prevalence of a shift."""
-    words = ", then ".join(STEP_WORDS[step] for step in refitted.steps)
-    if "prevalence" in refitted.steps and stated is not None:
-        words = words.replace("a stated prevalence", f"a stated prevalence of {stated:g}")
-    return words[0].upper() + words[1:]
-
-
-def _refit_tables(validated: Validated, shown: Shown) -> list[ScoreTable]:
-    record = validated.record
-    if not record.refits:
-        return []
-    return [
-        _refit_scores(record, shown.metrics),
-        _refit_differences(record, shown.metrics),
-        _rules(validated),
-    ]
-
-
-def _refit_scores(record: Validation, metrics: Sequence[str]) -> ScoreTable:
-    calibrated = record.calibration is not None
-    heads = ["", *(["Calibration intercept", "Calibration slope"] if calibrated else [])]
-    caption = (
-        "Each patient is predicted by what was refitted on the other patients, in ten folds that keep groups"
-        " together. 95 % intervals over patients, which take the refits as given."
-        f"{_ON_CALIBRATION if calibrated else ''}"
-    )
-    standing = Row("As it stands", _calibration_cells(record) + _cells(record.scores, metrics), own=True)
-    rows = [
-        Row(
-            refit_name(refitted, record.stated),
-            _calibration_cells(refitted) + _cells(refitted.scores, metrics),
-        )
-        for refitted in record.refits.values()
-    ]
-    return ScoreTable(
-        "Scores after each refit", caption, [*heads, *map(metric_name, metrics)], [standing, *rows]
-    )
-
-
-def _calibration_cells(result: Validation | Refitted) -> list[Cell | None]:
-    if result.calibration is None:
-        return []
-    return [cell(result.calibration.intercept), cell(result.calibration.slope)]
-
-
-def _cells(scores: Scores, metrics: Sequence[str]) -> list[Cell | None]:
-    return [cell(scores[name]) for name in metrics]
-
-
-def _refit_differences(record: Validation, metrics: Sequence[str]) -> ScoreTable:
-    rows = [
-        Row(refit_name(refitted, record.stated), [cell(refitted.differences[name], "+") for name in metrics])
-        for refitted in record.refits.values()
-    ]
-    caption = "The model after each refit minus the model as it stands, paired on the same patients."
-    return ScoreTable(
-        "Differences from the model as it stands", caption, ["", *map(metric_name, metrics)], rows
-    )
-
-
-def _rules(validated: Validated) -> ScoreTable:
-    """Return the fitted numbers, on all patients: what a new bundle would hold."""
-    rules = {"As it stands": validated.bundle.decision}
-    record = validated.record
-    rules |= {refit_name(refitted, record.stated): refitted.rule for refitted in record.refits.values()}
-    names = [name for name, _ in _numbers(validated.bundle.decision)]
-    rows = [Row(name, [Cell(text) for _, text in _numbers(rule)]) for name, rule in rules.items()]
-    caption = "Fitted on all scored patients; the scores above are of the same refits by cross-fitting."
-    return ScoreTable("What was fitted", caption, ["", *map(metric_name, names)], rows)
-
-
-_SHOWN_FIELDS = ("slope", "intercept", "biases", "threshold", "margin")
-
-
-def _numbers(rule: DecisionRule) -> Iterator[tuple[str, str]]:
-    """Yield name and text of each number of a decision rule."""
-    for field in fields(rule):  # type: ignore[arg-type]
-        if field.name in _SHOWN_FIELDS:
-            value = getattr(rule, field.name)
-            several = isinstance(value, tuple)
-            yield field.name, ", ".join(number(part, "+") for part in value) if several else number(value)
-
-
-def _saved(record: Validation, chosen: str, folder: str | None) -> str | None:
+def _saved(validated: Validated, chosen: str, folder: str | None) -> str | None:
     if folder is None:
         return None
-    refit = refit_name(record.refits[chosen], record.stated)
-    return (
-        f"{printable(folder)} holds the model with this refit: {refit}. These patients now count as known to"
-        " it: validate it on others."
-    )
+    refit = refit_name(validated.record.refits[chosen], validated.record.stated)
+    known = "These patients now count as known to it: validate it on others."
+    if validated.bundle.about.marks is None:
+        known = "It does not recognise these patients, since it does not say whom it was fitted on: make sure"
+        known += " that you validate it on others."
+    return f"{printable(folder)} holds the model with this refit: {refit}. {known}"
 
 
-def _subgroup_table(validated: Validated, shown: Shown) -> ScoreTable | None:
+def _subgroup_names(groups: Sequence[Subgroup], anonymise: bool) -> list[str]:
+    """Return the names of subgroups; anonymise: numbers instead of the names of groups."""
+    places = {group: place for place, group in enumerate((g for g in groups if g.variable == "group"), 1)}
+    return [
+        f"group {places[group]}"
+        if anonymise and group in places
+        else f"{printable(group.variable)}: {printable(group.level)}"
+        for group in groups
+    ]
+
+
+def _subgroup_table(validated: Validated, shown: Shown, anonymise: bool) -> ScoreTable | None:
     groups = subgroups_of(validated.sample)
-    rows = []
-    for group, result in zip(groups, validated.record.subgroups, strict=True):
-        targets = validated.sample.table.select(group.patient_ids).labels
-        scores = result.scores
+    rows, names = [], _subgroup_names(groups, anonymise)
+    for name, group, result in zip(names, groups, validated.record.subgroups, strict=True):
+        part, scores = validated.sample.table.select(group.patient_ids), result.scores
         cells = [None if scores is None else cell(scores[name]) for name in shown.subgroup_metrics]
-        counts = Cell(f"{result.patients}", shown.describe(targets))
-        rows.append(Row(f"{printable(group.variable)}: {printable(group.level)}", [counts, *cells]))
+        words = [shown.describe(part.labels), "one group, no intervals" * part.one_unit]
+        counts = Cell(f"{result.patients}", ", ".join(filter(None, words)))
+        rows.append(Row(name, [counts, *cells]))
     if not rows:
         return None
     caption = (

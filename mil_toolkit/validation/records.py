@@ -62,7 +62,8 @@ class Validation:
     stated: prevalence that was stated for a shift, None without one
     scores, calibration: of the model as it stands; calibration of two classes only
     outer: scores of the study on held-out patients; None without outer folds
-    differences: `scores` minus `outer`, as two independent samples
+    differences: `scores` minus `outer`, as two independent samples; empty where a recalibration changed the
+        predictions after `outer` had been measured
     refits: what was refitted here, by name; not_refitted: why not, a sentence each
     in_domain: how many patients are like those of training; None if the bundle does not know
     notes: what a reader has to know, a sentence each

@@ -71,6 +71,16 @@ def with_images(labelled: Cohort) -> Cohort:
     return _present(labelled, [patient for patient, paths in labelled.images.items() if paths])
 
 
+def _imageless(labelled: Cohort) -> set[str]:
+    """Return who has no images any more, although a cache may still hold embeddings of former ones.
+
+    Nobody is known to lack images in a cohort that was read without them.
+    """
+    if not labelled.images:
+        return set()
+    return {patient for patient in labelled.patient_ids if not labelled.images.get(patient)}
+
+
 def _present(labelled: Cohort, present: Collection[str]) -> Cohort:
     inside = set(present)
     kept = [patient for patient in labelled.patient_ids if patient in inside]
@@ -85,6 +95,7 @@ def _present(labelled: Cohort, present: Collection[str]) -> Cohort:
 def read_sample(bundle: ModelBundle, cohort: Cohort, features: Features, any_scale: bool = False) -> Sample:
     """Apply a model to the patients of a cohort who can validate it.
 
+    cohort: read without images, or else patients without any are left out even if a cache has them
     features: the caches of the model's views, which may lack patients; None for a model on metadata only
     any_scale: see `predict`, as for the errors that are raised
 
@@ -95,7 +106,7 @@ def read_sample(bundle: ModelBundle, cohort: Cohort, features: Features, any_sca
     present = labelled
     if bundle.about.views and caches:
         stored = set.intersection(*(set(cache.patient_ids) for cache in caches))
-        present = _present(labelled, stored)
+        present = _present(labelled, stored - _imageless(labelled))
     patients, cache = checked_patients(bundle, present, features, any_scale)
     fitted = recognised(bundle.about, present.patient_ids, cache)
     new = np.ones(len(patients), dtype=bool) if fitted is None else ~fitted

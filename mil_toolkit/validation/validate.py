@@ -53,7 +53,8 @@ def validate(
     """Validate a model on the patients of a cohort whom it was not fitted on.
 
     features, any_scale: see `read_sample`, as for the errors that are raised
-    steps: further steps to refit together, beside each of them alone; prevalence: stated for a prior shift
+    steps: further steps to refit together, beside each one that applies to the outcome
+    prevalence: stated for a prior shift
 
     Raises UsageError for steps that exclude each other and for a prevalence outside 0 to 1.
     """
@@ -63,7 +64,8 @@ def validate(
     refits: dict[str, Refitted] = {}
     tables: dict[str, Table] = {}
     missing: dict[str, str] = {}
-    for parts in dict.fromkeys([*((step,) for step in STEPS), together]):
+    known = REFITS[bundle.about.predicted.kind].steps
+    for parts in dict.fromkeys([*((step,) for step in STEPS if step in known), together]):
         name = "+".join(parts)
         if obstacle := fit.obstacle(parts):
             missing[name] = obstacle
@@ -93,13 +95,22 @@ def checked_steps(steps: Sequence[Step], prevalence: float | None) -> tuple[Step
 def cross_fit(bundle: ModelBundle, sample: Sample, prevalence: float | None) -> CrossFit:
     """Return the refits of a model on these patients; groups are the units where there are any."""
     about, patients = bundle.about, sample.patients
-    moved = any({*step.refitted} - {"threshold"} for step in about.recalibrations or ())
-    two = len(about.class_counts) == 2 and not moved
+    two = len(about.class_counts) == 2 and not moved(bundle)
     trained = about.class_counts[1] / sum(about.class_counts) if two else None
     data = Labelled(sample.outputs, patients.labels, patients.groups)
-    names = patients.ids if patients.groups is None else patients.groups.tolist()
     setting = Setting(prevalence, trained, about.procedure.threshold_rule)
-    return CrossFit(about.predicted.kind, bundle.decision, data, setting, folds_of(names))
+    return CrossFit(about.predicted.kind, bundle.decision, data, setting, folds_of(names_of_units(sample)))
+
+
+def names_of_units(sample: Sample) -> Sequence[str]:
+    """Return the names of the patients' groups, or the ids of the patients where there are no groups."""
+    groups = sample.patients.groups
+    return sample.patients.ids if groups is None else [*map(str, groups)]
+
+
+def moved(bundle: ModelBundle) -> bool:
+    """Return whether a recalibration changed the predictions since the study scored the model."""
+    return any(step.moved for step in bundle.about.recalibrations or ())
 
 
 def calibration_of(table: Table) -> Calibration | None:
@@ -143,7 +154,7 @@ def _record(
         scores=scores,
         calibration=calibration_of(sample.table),
         outer=outer,
-        differences=_beside(scores, outer),
+        differences={} if moved(bundle) else _beside(scores, outer),
         refits=refits,
         not_refitted=missing,
         subgroups=[_subgroup_scores(sample.table, group) for group in subgroups_of(sample)],
@@ -196,8 +207,24 @@ def _notes(bundle: ModelBundle, sample: Sample) -> Iterator[str]:
         )
     if sample.patients.groups is not None:
         count = len(np.unique(sample.patients.groups))
-        yield f"The patients belong to {count_of(count, 'group')}, which are the units of all intervals."
+        yield (
+            "All patients belong to one group. How much groups differ is not known, so that there are no"
+            " intervals."
+            if sample.table.one_unit
+            else f"The patients belong to {count_of(count, 'group')}, which are the units of all intervals."
+        )
     if sample.domain[IN_DOMAIN].isna().all():
         yield "The bundle does not know which patients are like those of training; mil-fit fits it again."
+    yield from _recalibrations(bundle)
     if bundle.scores.outer is None:
         yield "The study has no scores on held-out patients (outer folds) to compare with."
+
+
+def _recalibrations(bundle: ModelBundle) -> Iterator[str]:
+    """Say that the model was recalibrated, and that the scores of its study were measured before that."""
+    steps = bundle.about.recalibrations or ()
+    for step in steps:
+        yield f"The model was recalibrated on {step.where}: {step.words}."
+    if steps and bundle.scores.outer is not None:
+        compared = " and are not compared with those here" if moved(bundle) else ""
+        yield f"The scores of the study were measured before the model was recalibrated{compared}."

@@ -13,6 +13,7 @@ from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.contributions import EARLY, LATE
 from mil_toolkit.bundle.one_patient import OnePrediction, predict_one
 from mil_toolkit.bundle.patient_words import PatientWords
+from mil_toolkit.bundle.records import Recalibration
 from mil_toolkit.core.errors import DataError, UsageError
 
 
@@ -76,6 +77,21 @@ def test_each_kind_of_outcome_answers_in_its_own_words(
     if kind == "classes":
         assert data["decision"] in NAMES and text.count("before calibration is") == 3
     assert "With average images of the training patients instead: " in text
+
+
+def test_a_missing_prediction_interval_is_explained_by_the_patients_who_gave_it(
+    bundle: ModelBundle, tiny: Tiny, tmp_path: Path
+) -> None:
+    model = with_outcome(bundle, "number", LATE)
+    about = replace(model.about, decision=replace(model.decision, margin=None))  # type: ignore[type-var]
+    model = replace(model, about=about)
+    one = patient_of(tiny, tmp_path)
+    text = "\n".join(PatientWords(model, predict_one(model, one), TODAY).lines())
+    assert "No prediction interval: too few training patients." in text
+    step = Recalibration("other", 5, ["intercept"], None, about.decision, {}, "anonymous")
+    later = replace(model, about=replace(about, recalibrations=[step]))
+    text = "\n".join(PatientWords(later, predict_one(later, one), TODAY).lines())
+    assert "the model was recalibrated on too few patients (5 patients of cohort other)." in text
 
 
 def test_an_unknown_column_and_a_gap_are_reported_together(

@@ -31,6 +31,8 @@ def test_it_prints_flow_scores_and_refits_and_replaces_its_page(
     (row,) = (line for line in lines if line.startswith("  balanced_accuracy "))
     assert row.count(" to ") == 3
     assert any(line.startswith("Refitted here (intercept): log loss") for line in lines)
+    (missing,) = (line for line in lines if line.startswith("Not refitted here. Intercept and slope: "))
+    assert "20 are needed" in missing
     assert "There are only" in done.err
     assert page.read_bytes().startswith(b"<!doctype html>")
     assert "There are only" not in command(*asked, "--quiet").err
@@ -45,6 +47,8 @@ def test_json_holds_the_record(asked: tuple[object, ...], tmp_path: Path, comman
     assert [*data["refits"]] == ["intercept", "prevalence", "threshold"] and [*data["not_refitted"]] == [
         "slope"
     ]
+    guide = Path(__file__).parents[2] / "docs" / "howto" / "validation.md"
+    assert all(f"`{name}`" in guide.read_text() for name in data)
     assert data["refits"]["intercept"]["rule"].keys() == {"slope", "intercept", "threshold"}
 
 

@@ -1,5 +1,7 @@
 """Decision curves against the formula on counts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -65,3 +67,11 @@ def test_patients_of_a_group_count_as_one(prevalence: float | None) -> None:
     one, two = net_benefit(once, thresholds), net_benefit(twice, thresholds)
     np.testing.assert_allclose(two.values, one.values)
     np.testing.assert_allclose(two.low, one.low)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_single_group_has_no_band() -> None:
+    thresholds = np.array([0.25, 0.5])
+    single = net_benefit(replace(made(), groups=np.array(["G"] * 8)), thresholds)
+    assert np.array_equal(single.values, net_benefit(made(), thresholds).values)
+    assert np.isnan(single.low).all() and np.isnan(single.high).all()

@@ -1,8 +1,11 @@
 """Calibration intercept, slope and smooth curve, against scikit-learn, identities and simulation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import expit, logit
+from scipy.stats import norm, t
 from sklearn.linear_model import LogisticRegression
 
 from mil_toolkit.evaluation.intervals import Table
@@ -97,4 +100,32 @@ def test_patients_of_a_group_count_as_one() -> None:
     groups = np.tile([f"G{number}" for number in range(80)], 2)
     table = Table(ids, np.tile(once.labels, 2), np.zeros((1, 160)), twice, twice > 0.5, groups=groups)
     one, two = calibration(once).slope, calibration(table).slope
-    np.testing.assert_allclose([two.value, two.low, two.high], [one.value, one.low, one.high], rtol=1e-6)
+    assert two.value == pytest.approx(one.value)
+    assert one.low is not None and one.high is not None and two.low is not None and two.high is not None
+    few = t.ppf(0.975, 79) / norm.ppf(0.975)
+    np.testing.assert_allclose([two.high - two.low], [few * (one.high - one.low)], rtol=1e-6)
+    np.testing.assert_allclose([two.high + two.low], [one.high + one.low], rtol=1e-6)
+
+
+def test_few_groups_have_intervals_by_students_distribution() -> None:
+    table = drawn(60)
+    alone = replace(table, groups=np.array([f"G{place:02d}" for place in range(60)]))
+    plain, grouped = calibration(table).slope, calibration(alone).slope
+    assert plain.low is not None and plain.high is not None and grouped.low is not None
+    assert grouped.value == plain.value and grouped.high is not None
+    widening = (grouped.high - grouped.low) / (plain.high - plain.low)
+    assert widening == pytest.approx(t.ppf(0.975, 59) / norm.ppf(0.975))
+    three = calibration(replace(table, groups=np.arange(60) % 3)).slope
+    assert three.value is not None and three.high is not None
+    sandwich = (three.high - three.value) / t.ppf(0.975, 2)
+    assert 0 < sandwich < three.high - three.value
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_group_has_neither_interval_nor_band() -> None:
+    table = replace(drawn(60), groups=np.array(["G"] * 60))
+    result, curve = calibration(table), smooth_curve(table)
+    for estimate in (result.intercept, result.slope):
+        assert estimate.value is not None and estimate.low is None and estimate.high is None
+    assert curve is not None and np.isfinite(curve.shares).all()
+    assert np.isnan(curve.low).all() and np.isnan(curve.high).all()

@@ -1,6 +1,7 @@
 """ROC and precision-recall curves against scikit-learn."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from mil_toolkit.evaluation.intervals import Table, draw_patients, percentile_interval
-from mil_toolkit.report.curves import GRID, precision_recall, roc
+from mil_toolkit.report.curves import GRID, Curve, precision_recall, roc
 
 
 @pytest.fixture(name="table")
@@ -46,3 +47,11 @@ def test_curves_and_bands_equal_those_of_scikit_learn_on_the_resamples(
     drawn = [np.mean([oracle(table.labels, p, w) for p in table.probabilities], axis=0) for w in draws]
     band = [percentile_interval(np.array(drawn)[:, place]) for place in range(len(GRID))]
     np.testing.assert_allclose(np.stack([result.low, result.high], 1), band)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("curve", [roc, precision_recall])
+def test_a_single_group_has_a_curve_without_a_band(curve: Callable[[Table], Curve], table: Table) -> None:
+    single = curve(replace(table, groups=np.array(["G"] * 60)))
+    assert np.array_equal(single.values, curve(table).values)
+    assert np.isnan(single.low).all() and np.isnan(single.high).all()

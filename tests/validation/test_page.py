@@ -14,6 +14,7 @@ from support.reports import text_of
 from support.studies import HOSTILE
 
 from mil_toolkit.bundle.bundle import ModelBundle
+from mil_toolkit.bundle.membership import ANONYMOUS
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.outputs import check_outputs
@@ -21,6 +22,7 @@ from mil_toolkit.evaluation.words import with_interval
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.report.page import write_report
 from mil_toolkit.study.subgroups import subgroups
+from mil_toolkit.validation.layout import lay_out
 from mil_toolkit.validation.page import page_output, write_page
 from mil_toolkit.validation.validate import Validated, validate
 
@@ -100,6 +102,26 @@ def test_hostile_names_stay_text(hostile: Path) -> None:
     assert "\u202e" not in html
 
 
+def test_figures_say_which_refit_they_show_and_a_threshold_has_none(validated: Validated) -> None:
+    for chosen, words in (
+        (CHOSEN, "The refit shown: Intercept, then threshold."),
+        ("slope", "The refit shown: Intercept."),
+        ("prevalence", "The refit shown: Shift to a stated prevalence of 0.3."),
+    ):
+        page = lay_out(validated, chosen)
+        assert page.refitted and all(words in chart.caption for chart in (*page.refitted, *page.use))
+    page = lay_out(validated, "threshold")
+    assert page.refitted == [] and page.use and "refit" not in page.use[0].caption
+
+
+def test_a_new_bundle_that_recognises_nobody_is_not_said_to_know_the_patients(validated: Validated) -> None:
+    about = replace(validated.bundle.about, fitted_on=ANONYMOUS)
+    anonymous = replace(validated, bundle=replace(validated.bundle, about=about))
+    named, unknown = (lay_out(each, CHOSEN, "new").saved or "" for each in (validated, anonymous))
+    assert "now count as known to it" in named and "does not recognise" not in named
+    assert "now count as known to it" not in unknown and "does not recognise these patients" in unknown
+
+
 def test_an_anonymous_page_lists_no_patients(validated: Validated, tmp_path: Path) -> None:
     domain = validated.sample.domain.assign(in_domain=False, reasons="age is 93")
     groups = [group for group in validated.record.subgroups if group.variable != "domain"]
@@ -139,6 +161,8 @@ def test_the_page_of_every_outcome_is_accessible_and_fits(
     bundle, cohort = case_of(kind)
     validated = validate(bundle, cohort, FeatureCache.open(other.features), ("intercept",))
     write_page(tmp_path / "validation.html", validated, "intercept")
+    balanced = "judge a refit by the Brier score" in text_of((tmp_path / "validation.html").read_text())
+    assert balanced == (kind in ("classes", "ordered"))
     show(browser, tmp_path / "validation.html", NARROW, "dark")
     assert not violations(browser)
     assert browser.execute_script(WIDTH) <= NARROW[0] and browser.execute_script(CUT) == []

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from support.bundles import change_config
 from support.other_cohorts import Other
+from support.reports import text_of
 
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.membership import ANONYMOUS
@@ -14,6 +15,7 @@ from mil_toolkit.bundle.predict import predict
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.features.cache import FeatureCache
+from mil_toolkit.validation.page import write_page
 from mil_toolkit.validation.recalibrated import recalibrated, save_recalibrated
 from mil_toolkit.validation.validate import Validated, validate
 
@@ -78,6 +80,27 @@ def test_a_second_recalibration_is_added(validated: Validated) -> None:
     assert len(twice.about.all_marks) == 3
 
 
+@pytest.mark.parametrize(("name", "compared"), [("threshold", True), ("intercept", False)])
+def test_the_validation_of_a_recalibrated_model_says_so(
+    name: str, compared: bool, validated: Validated, other: Other, tmp_path: Path
+) -> None:
+    bundle = recalibrated(validated, name)
+    steps = [replace(step, fitted_on=ANONYMOUS) for step in bundle.about.recalibrations or ()]
+    forgetful = replace(bundle, about=replace(bundle.about, recalibrations=steps))
+    cohort, cache = read_cohort(other.cohort_toml, images=False), FeatureCache.open(other.features)
+    again = validate(forgetful, cohort, cache, ("intercept",))
+    record = again.record
+    assert f"The model was recalibrated on 20 patients of cohort other: {name}." in record.notes
+    said = "The scores of the study were measured before the model was recalibrated"
+    assert any(note.startswith(said) and ("not compared" in note) != compared for note in record.notes)
+    assert record.outer is not None and bool(record.differences) == compared
+    write_page(tmp_path / "validation.html", again, "intercept")
+    text = text_of((tmp_path / "validation.html").read_text())
+    assert f"Recalibrated on 20 patients of cohort other: {name}" in text
+    assert "On held-out patients of its study before it was recalibrated:" in text
+    assert ("a difference of" in text) == compared
+
+
 def test_other_folders_are_not_replaced(validated: Validated, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match=r"thesis\.txt"):
@@ -93,6 +116,8 @@ def test_other_folders_are_not_replaced(validated: Validated, tmp_path: Path) ->
         ("refitted", ["tea"], "tea"),
         ("patients", 3, "instead of 3"),
         ("prevalence", 2, "prevalence"),
+        ("prevalence", 0.3, "exactly if refitted names prevalence"),
+        ("refitted", ["prevalence"], "exactly if refitted names prevalence"),
     ],
 )
 def test_a_damaged_record_is_refused(
@@ -102,5 +127,18 @@ def test_a_damaged_record_is_refused(
     change_config(
         tmp_path / "model", lambda config: config["about"]["recalibrations"][0].update({key: value})
     )
+    with pytest.raises(DataError, match=words):
+        ModelBundle.load(tmp_path / "model")
+
+
+def test_a_cost_of_its_keys_that_is_not_a_power_of_two_is_refused(
+    validated: Validated, tmp_path: Path
+) -> None:
+    save_recalibrated(validated, NAME, tmp_path / "model")
+    change_config(
+        tmp_path / "model",
+        lambda config: config["about"]["recalibrations"][0]["fitted_on"]["scrypt"].update({"n": 1000}),
+    )
+    words = r"recalibrations\[0\]\.fitted_on\.scrypt\.n must be a power of two, not 1000"
     with pytest.raises(DataError, match=words):
         ModelBundle.load(tmp_path / "model")

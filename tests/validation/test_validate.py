@@ -16,12 +16,16 @@ from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.core.errors import DataError, UsageError
 from mil_toolkit.core.records import to_json
 from mil_toolkit.evaluation.independent import independent_difference
+from mil_toolkit.evaluation.words import LOWER_IS_BETTER
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.outcomes.kinds import KINDS
 from mil_toolkit.validation.by_outcome import SHOWN
+from mil_toolkit.validation.layout import lay_out
+from mil_toolkit.validation.page import write_page
 from mil_toolkit.validation.recalibrated import save_recalibrated
 from mil_toolkit.validation.records import Flow
 from mil_toolkit.validation.refits import REFITS
+from mil_toolkit.validation.sample import read_sample
 from mil_toolkit.validation.validate import RANKINGS, Validated, checked_steps, validate
 
 CaseOf = Callable[[str], tuple[ModelBundle, Cohort]]
@@ -83,11 +87,19 @@ def test_every_kind_of_outcome_is_validated_and_its_calibration_refitted(
     assert loaded.decision == record.refits["intercept"].rule != bundle.decision
     assert loaded.about.recalibrations and loaded.about.recalibrations[0].before == bundle.decision
     others = {"prevalence", "threshold"} - REFITS[kind].steps.keys()
-    assert all("does not apply" in record.not_refitted[step] for step in others)
+    assert others.isdisjoint(record.not_refitted)
     assert (record.calibration is None) == (kind != "binary")
     shown = SHOWN[kind]
     assert {*shown.metrics, *shown.subgroup_metrics} <= record.scores.keys()
+    assert shown.metrics[0] in LOWER_IS_BETTER and not shown.metrics[0].startswith("balanced")
     assert isinstance(to_json(record), dict)
+
+
+def test_a_step_that_does_not_apply_is_reported_where_it_was_asked_for(case_of: CaseOf, other: Other) -> None:
+    bundle, cohort = case_of("number")
+    record = validate(bundle, cohort, FeatureCache.open(other.features), ("threshold",)).record
+    assert "does not apply to the outcome number" in record.not_refitted["threshold"]
+    assert "prevalence" not in record.not_refitted
 
 
 def test_groups_are_the_units_of_folds_and_intervals(tiny: Tiny, other: Other) -> None:
@@ -99,6 +111,11 @@ def test_groups_are_the_units_of_folds_and_intervals(tiny: Tiny, other: Other) -
     assert grouped.record.scores["auc"].value == plain.record.scores["auc"].value
     assert grouped.record.scores["auc"] != plain.record.scores["auc"]
     assert any("which are the units of all intervals" in note for note in grouped.record.notes)
+    count = len({*grouped.sample.patients.groups.tolist()})  # type: ignore[union-attr]
+    assert (
+        f"of {min(10, count)} folds that keep groups together"
+        in lay_out(grouped, "intercept").refits[0].caption
+    )
     patients = grouped.sample.patients
     names = patients.groups.tolist() if patients.groups is not None else []
     rows = dict(zip(patients.ids, names, strict=True))
@@ -109,6 +126,62 @@ def test_groups_are_the_units_of_folds_and_intervals(tiny: Tiny, other: Other) -
         for patient, shift in zip(table.patient_ids, moved[0], strict=True):
             shifts.setdefault(rows[patient], set()).add(round(float(shift), 9))
     assert all(len(of_group) == 1 for of_group in shifts.values())
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_one_group_has_no_intervals_and_the_page_says_so(
+    kind: str, case_of: CaseOf, other: Other, tmp_path: Path
+) -> None:
+    bundle, cohort = case_of(kind)
+    one = replace(cohort, groups=np.array(["ward"] * len(cohort)))
+    validated = validate(bundle, one, FeatureCache.open(other.features), prevalence=0.3)
+    record = validated.record
+    calibrations = [] if record.calibration is None else [record.calibration.intercept]
+    refits = [score for refitted in record.refits.values() for score in refitted.differences.values()]
+    for estimate in (*record.scores.values(), *record.differences.values(), *calibrations, *refits):
+        assert (estimate.low, estimate.high) == (None, None)
+    assert all(score.value is not None for score in record.scores.values())
+    assert any("All patients belong to one group" in note for note in record.notes)
+    write_page(tmp_path / "validation.html", validated, "intercept")
+    assert "there are no intervals" in (tmp_path / "validation.html").read_text()
+
+
+def test_subgroups_of_one_group_have_no_intervals_but_those_of_several_have(
+    tiny: Tiny, other: Other, tmp_path: Path
+) -> None:
+    cohort, cache = read_cohort(other.cohort_toml, images=False), FeatureCache.open(other.features)
+    grouped = replace(cohort, groups=np.array([f"G{place % 2}" for place in range(len(cohort))]))
+    validated = validate(ModelBundle.load(tiny.bundle), grouped, cache, ("intercept",))
+    parts = [part for part in validated.record.subgroups if part.variable == "group" and part.scores]
+    assert parts
+    for part in parts:
+        assert part.scores is not None
+        assert {(score.low, score.high) for score in part.scores.values()} == {(None, None)}
+    for score in validated.record.scores.values():
+        assert score.low is None or (score.high is not None and score.low < score.high)
+    write_page(tmp_path / "validation.html", validated, "intercept")
+    assert "one group, no intervals" in (tmp_path / "validation.html").read_text()
+    named, anonymous = (
+        lay_out(validated, "intercept", anonymise=hidden).subgroups for hidden in (False, True)
+    )
+    assert named is not None and anonymous is not None
+    assert [row.name for row in named.rows if "group" in row.name] == ["group: G0", "group: G1"]
+    assert [row.name for row in anonymous.rows if "group" in row.name] == ["group 1", "group 2"]
+
+
+@pytest.mark.parametrize("emptied", [True, False])
+def test_patients_whose_images_are_gone_are_not_scored_by_former_embeddings(
+    emptied: bool, validated: Validated, other: Other
+) -> None:
+    cohort, cache = read_cohort(other.cohort_toml, complete=False), FeatureCache.open(other.features)
+    gone = validated.sample.patients.ids[0]
+    others = {patient: paths for patient, paths in cohort.images.items() if patient != gone}
+    left = replace(cohort, images=others | ({gone: ()} if emptied else {}))
+    sample = read_sample(validated.bundle, left, cache)
+    assert gone in sample.without_images and gone not in sample.patients.ids
+    assert (sample.flow.without_images, sample.flow.scored) == (3, 19)
+    assert read_sample(validated.bundle, cohort, cache).flow == validated.record.flow
 
 
 def test_a_bundle_that_does_not_know_its_patients_is_validated_with_a_warning(
