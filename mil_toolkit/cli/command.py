@@ -145,10 +145,10 @@ def run(
 
 
 def _report(name: str, error: BaseException, log: RunLog) -> int:
-    """Print what ended a command, and return the exit code."""
+    """Log what ended a command, print as much of it as fits on a screen, and return the exit code."""
     explained = _explained(error)
     if explained is not None:
-        lines, code = [f"{name}: {one_screen(str(explained))}"], explained.exit_code
+        lines, code = [f"{name}: {explained}"], explained.exit_code
     elif _is_interrupt(error):
         lines, code = [f"{name}: interrupted"], INTERRUPTED
     else:
@@ -157,7 +157,7 @@ def _report(name: str, error: BaseException, log: RunLog) -> int:
         code = MilError.exit_code
     for line in lines:
         log.note(line, logging.ERROR)
-        _say(line)
+        _say(line if explained is None else one_screen(line))
     return code
 
 

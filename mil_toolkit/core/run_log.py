@@ -51,15 +51,15 @@ class RunLog(logging.Handler):
         except MilError as error:
             self._give_up(f"{one_screen(str(error))} This command runs without a log.")
             return
-        while self._waiting:
+        while self._waiting and not self._ended:  # the disk may be full
             self._write(self._waiting.popleft())
         self.note(machine_words())
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the lines of a message."""
+        """Return the lines of a message at full length."""
         when = datetime.fromtimestamp(record.created).astimezone().isoformat(" ", "seconds")
         kind = f"{record.levelname}: " if record.levelno > logging.INFO else ""
-        text = visible(one_screen(f"{kind}{super().format(record)}")).replace("\n", _INDENT)
+        text = visible(f"{kind}{super().format(record)}").replace("\n", _INDENT)
         return f"{when} [{record.process}] {text}\n"
 
     def emit(self, record: logging.LogRecord) -> None:
