@@ -139,7 +139,7 @@ def run(
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost handler
         code = _report(parser.prog, error, log)
     else:
-        code = _print(parser.prog, outcome, arguments.json)
+        code = print_outcome(parser.prog, outcome, arguments.json)
     log.end(code)
     return code
 
@@ -197,7 +197,7 @@ def _strings(values: Iterable[object]) -> Iterator[str]:
             yield from _strings(value)
 
 
-def _print(name: str, outcome: Outcome, as_json: bool) -> int:
+def print_outcome(name: str, outcome: Outcome, as_json: bool) -> int:
     """Print the outcome of a command, and return the exit code."""
     try:
         print(json.dumps(outcome.data, allow_nan=False) if as_json else visible(outcome.text), flush=True)
