@@ -19,7 +19,7 @@ from mil_toolkit.core.errors import MilError, UsageError
 from mil_toolkit.core.processes import raise_on_stop_signals
 from mil_toolkit.core.reading import unreadable
 from mil_toolkit.core.records import Json
-from mil_toolkit.core.run_log import RunLog, python_warnings_logged
+from mil_toolkit.core.run_log import RunLog, python_warnings_passed_on
 from mil_toolkit.core.text import one_screen, printable, visible
 from mil_toolkit.core.verbosity import LOGGER, TERMINAL, heading, level
 from mil_toolkit.core.version import __version__
@@ -134,7 +134,7 @@ def run(
     logger.debug("%s", heading(parser.prog, sys.argv[1:] if argv is None else argv))
     try:
         _check_paths(arguments)
-        with python_warnings_logged(log), raise_on_stop_signals():
+        with python_warnings_passed_on(log.note_warning), raise_on_stop_signals():
             outcome = command(arguments)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost handler
         code = _report(parser.prog, error, log)

@@ -9,6 +9,7 @@ from mil_toolkit.core.version import __version__
 
 LOGGER = "mil_toolkit"  # above the loggers of all modules
 TERMINAL = "terminal"  # name of the handler that shows messages
+PARENT = "parent"  # name of the handler by which a worker process leaves messages to its parent
 _HIDDEN = "***"
 
 
@@ -20,11 +21,14 @@ def level(quiet: bool, verbose: bool) -> int:
 
 
 def bars_disabled() -> bool | None:
-    """Return whether progress bars are hidden: with `--quiet`; None leaves it to tqdm.
+    """Return whether progress bars are hidden: with `--quiet` and in workers; None leaves it to tqdm.
 
+    A worker does not know the options of the command, and its bars would overwrite those of the command.
     By None, tqdm hides them where stderr is not a terminal.
     """
     root = logging.getLogger(LOGGER)
+    if any(handler.name == PARENT for handler in root.handlers):
+        return True
     levels = [root.level, *(handler.level for handler in root.handlers if handler.name == TERMINAL)]
     return True if max(levels) > logging.INFO else None
 
