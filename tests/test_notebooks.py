@@ -98,6 +98,73 @@ def test_the_notebook_of_the_challenge_ends_with_a_submission(
     assert sorted(mounted.rglob("*")) == before
 
 
+def code_cell(words: str) -> str:
+    """Return the only code cell of the challenge's notebook that contains these words."""
+    (source,) = (text for cell in cells("lymphocytosis.ipynb") if words in (text := "".join(cell["source"])))
+    return source
+
+
+def execute(source: str, names: dict[str, Any]) -> None:
+    """Run the source of a code cell, which assigns variables to `names`."""
+    exec(source, names)  # noqa: S102 - a file of this repository
+
+
+def test_without_the_data_of_the_competition_the_notebook_says_what_to_add(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INPUT", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"not below .*: add the data of the competition"):
+        exec(code_cell('clinical_annotation.csv")'), {"os": os, "Path": Path})
+
+
+@pytest.mark.parametrize("with_outer", [True, False])
+def test_the_notebook_shows_scores_with_and_without_outer_folds(
+    with_outer: bool, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = json.loads((tiny.study / "scores.json").read_text())
+    assert scores["outer"]
+    study = tmp_path / "studies" / "challenge"
+    study.mkdir(parents=True)
+    (study / "scores.json").write_text(json.dumps(scores if with_outer else {**scores, "outer": None}))
+    monkeypatch.chdir(tmp_path)
+    body, _, last = code_cell("scores.json").rpartition("\n")
+    names: dict[str, Any] = {"Path": Path}
+    execute(body, names)
+    shown = eval(last, names)
+    assert ("outer value" in shown) == with_outer and shown["inner value"].notna().any()
+
+
+@pytest.mark.parametrize("place", ["wheel", "repository", "neither"])
+def test_the_notebook_installs_a_wheel_or_the_repository_that_contains_it(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pip` and `mil` are scripts that print their last argument."""
+    uploaded, working, programs = (
+        tmp_path / "input" / "mine",
+        tmp_path / "project" / "examples",
+        tmp_path / "bin",
+    )
+    for folder in (uploaded, working, programs):
+        folder.mkdir(parents=True)
+    for program in ("pip", "mil"):
+        (programs / program).write_text('#!/bin/sh\nfor last; do :; done; echo "$last"\n')
+        (programs / program).chmod(0o755)
+    wheel, project = uploaded / "mil_toolkit-1.0-py3-none-any.whl", working.parent / "pyproject.toml"
+    if place != "neither":
+        (wheel if place == "wheel" else project).touch()
+    monkeypatch.chdir(working)
+    monkeypatch.setattr(os, "environ", {"INPUT": str(tmp_path / "input")})
+    execute(code_cell("setdefault"), {})
+    variables = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.defpath}"}
+    script = code_cell("pip install").removeprefix("%%bash\n")
+    done = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True, check=False)
+    if place == "neither":
+        assert done.returncode == 2 and "No wheel of mil_toolkit is below" in done.stderr
+    else:
+        installed_from = wheel if place == "wheel" else working.parent
+        assert (done.returncode, done.stdout) == (0, f"{installed_from}\n--version\n")
+
+
 def test_the_notebook_describes_the_challenge_as_the_example_does() -> None:
     (written,) = (
         "".join(cell["source"])

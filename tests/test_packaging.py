@@ -4,6 +4,7 @@ import ast
 import importlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -135,6 +136,19 @@ def test_tox_checks_style_spelling_types_and_tests() -> None:
     assert ruff["line-length"] == 110
     assert {"B", "D101", "D103", "E501", "I", "RUF", "SIM", "UP"} <= set(ruff["lint"]["extend-select"])
     assert ruff["lint"]["per-file-ignores"] == {"tests/**": ["D101", "D103"]}
+
+
+def test_contributors_install_what_tox_installs() -> None:
+    tox, text = configuration("tox.ini"), (ROOT / ".github" / "CONTRIBUTING.md").read_text()
+    (extras,) = re.findall(r"^pip install -e '\.\[(.+)\]'$", text, re.MULTILINE)
+    assert extras.split(",") == lines(tox["testenv"]["extras"])
+    packages = {
+        package
+        for line in re.findall(r"^pip install (?!-e)(.+)$", text, re.MULTILINE)
+        for package in shlex.split(line)
+    }
+    expected = {*lines(tox["testenv"]["deps"]), *lines(tox["testenv:lint"]["deps"]), "pre-commit"}
+    assert packages == expected
 
 
 @pytest.mark.skipif("TOX_ENV_NAME" not in os.environ, reason="does not run in tox")

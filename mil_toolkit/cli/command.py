@@ -19,7 +19,7 @@ from mil_toolkit.core.errors import MilError, UsageError
 from mil_toolkit.core.processes import raise_on_stop_signals
 from mil_toolkit.core.reading import unreadable
 from mil_toolkit.core.records import Json
-from mil_toolkit.core.run_log import RunLog, python_warnings_logged
+from mil_toolkit.core.run_log import RunLog, python_warnings_passed_on
 from mil_toolkit.core.text import one_screen, printable, visible
 from mil_toolkit.core.verbosity import LOGGER, TERMINAL, heading, level
 from mil_toolkit.core.version import __version__
@@ -134,21 +134,21 @@ def run(
     logger.debug("%s", heading(parser.prog, sys.argv[1:] if argv is None else argv))
     try:
         _check_paths(arguments)
-        with python_warnings_logged(log), raise_on_stop_signals():
+        with python_warnings_passed_on(log.note_warning), raise_on_stop_signals():
             outcome = command(arguments)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost handler
         code = _report(parser.prog, error, log)
     else:
-        code = _print(parser.prog, outcome, arguments.json)
+        code = print_outcome(parser.prog, outcome, arguments.json)
     log.end(code)
     return code
 
 
 def _report(name: str, error: BaseException, log: RunLog) -> int:
-    """Print what ended a command, and return the exit code."""
+    """Log what ended a command, print as much of it as fits on a screen, and return the exit code."""
     explained = _explained(error)
     if explained is not None:
-        lines, code = [f"{name}: {one_screen(str(explained))}"], explained.exit_code
+        lines, code = [f"{name}: {explained}"], explained.exit_code
     elif _is_interrupt(error):
         lines, code = [f"{name}: interrupted"], INTERRUPTED
     else:
@@ -157,7 +157,7 @@ def _report(name: str, error: BaseException, log: RunLog) -> int:
         code = MilError.exit_code
     for line in lines:
         log.note(line, logging.ERROR)
-        _say(line)
+        _say(line if explained is None else one_screen(line))
     return code
 
 
@@ -197,7 +197,7 @@ def _strings(values: Iterable[object]) -> Iterator[str]:
             yield from _strings(value)
 
 
-def _print(name: str, outcome: Outcome, as_json: bool) -> int:
+def print_outcome(name: str, outcome: Outcome, as_json: bool) -> int:
     """Print the outcome of a command, and return the exit code."""
     try:
         print(json.dumps(outcome.data, allow_nan=False) if as_json else visible(outcome.text), flush=True)

@@ -5,7 +5,13 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from mil_toolkit.cli.command import EscapingParser, escape_what_cannot_be_encoded, parse
+from mil_toolkit.cli.command import (
+    EscapingParser,
+    Outcome,
+    escape_what_cannot_be_encoded,
+    parse,
+    print_outcome,
+)
 from mil_toolkit.core.completion import SHELLS, complete, completion_script, pass_on_completion
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.version import __version__
@@ -34,10 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     complete(parser)
     escape_what_cannot_be_encoded()
-    shell = parse(parser, words).completion  # or shows the help or the version, or names the unknown word
-    if shell is None:
+    arguments = parse(parser, words)  # or shows the help or the version, or names the unknown word
+    if arguments.completion is None:
         parser.error("the name of a command is missing.")
-    return _print_completion(parser, shell)
+    if arguments.command is not None:
+        parser.error(f"argument --completion: not allowed with the command {arguments.command}")
+    return _print_completion(parser, arguments.completion)
 
 
 def _print_completion(parser: argparse.ArgumentParser, shell: str) -> int:
@@ -46,8 +54,7 @@ def _print_completion(parser: argparse.ArgumentParser, shell: str) -> int:
         script = completion_script(shell, ["mil", *(f"mil-{name}" for name in COMMANDS)])
     except UsageError as error:
         parser.error(str(error))
-    print(script)
-    return 0
+    return print_outcome(parser.prog, Outcome(script, {}), as_json=False)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -82,17 +82,17 @@ def open_for_appending(path: Path) -> int:
         if not NO_FOLLOW and path.is_symlink():
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         descriptor = os.open(path, flags, 0o666)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-            raise UsageError(f"{path} is not a file of its own and cannot be a log. Remove it.")
-        if status.st_size:
-            os.lseek(descriptor, -1, os.SEEK_END)
-            if os.read(descriptor, 1) != b"\n":
-                os.write(descriptor, b"\n")
-    except BaseException:
-        os.close(descriptor)
-        raise
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+                raise UsageError(f"{path} is not a file of its own and cannot be a log. Remove it.")
+            if status.st_size:
+                os.lseek(descriptor, -1, os.SEEK_END)
+                if os.read(descriptor, 1) != b"\n":
+                    os.write(descriptor, b"\n")
+        except BaseException:
+            os.close(descriptor)
+            raise
     return descriptor
 
 

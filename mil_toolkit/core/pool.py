@@ -15,7 +15,8 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from mil_toolkit.core.errors import MilError
 from mil_toolkit.core.processes import defer_stop_signals, stop_worker
-from mil_toolkit.core.verbosity import LOGGER
+from mil_toolkit.core.run_log import python_warnings_passed_on
+from mil_toolkit.core.verbosity import LOGGER, PARENT
 
 POLL = 1.0  # seconds between two calls of `look`
 
@@ -62,6 +63,7 @@ class _Sender(QueueHandler):
 
     def __init__(self, connection: Connection):
         super().__init__(None)  # type: ignore[arg-type]  # `enqueue` needs no queue
+        self.set_name(PARENT)
         self._connection, self._sending = connection, threading.Lock()
 
     def send(self, message: "_Message") -> None:
@@ -82,13 +84,14 @@ _Message = _Progress[Any] | _Ended[Any] | _Failed | _Logged
 
 @contextlib.contextmanager
 def _logs_sent(sender: _Sender) -> Iterator[None]:
-    """Leave everything that is logged within the block to the process that started this worker."""
+    """Leave messages and Python's warnings within the block to the process that started this worker."""
     root = logging.getLogger(LOGGER)
     before = root.handlers, root.level, root.propagate
     root.handlers, root.propagate = [sender], False
     root.setLevel(logging.DEBUG)
     try:
-        yield
+        with python_warnings_passed_on(logger.warning, shown=False):
+            yield
     finally:
         root.handlers, level, root.propagate = before
         root.setLevel(level)

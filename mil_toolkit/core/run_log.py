@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -51,15 +51,15 @@ class RunLog(logging.Handler):
         except MilError as error:
             self._give_up(f"{one_screen(str(error))} This command runs without a log.")
             return
-        while self._waiting:
+        while self._waiting and not self._ended:  # the disk may be full
             self._write(self._waiting.popleft())
         self.note(machine_words())
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the lines of a message."""
+        """Return the lines of a message at full length."""
         when = datetime.fromtimestamp(record.created).astimezone().isoformat(" ", "seconds")
         kind = f"{record.levelname}: " if record.levelno > logging.INFO else ""
-        text = visible(one_screen(f"{kind}{super().format(record)}")).replace("\n", _INDENT)
+        text = visible(f"{kind}{super().format(record)}").replace("\n", _INDENT)
         return f"{when} [{record.process}] {text}\n"
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -79,6 +79,10 @@ class RunLog(logging.Handler):
     def note(self, message: str, level: int = logging.INFO) -> None:
         """Write a message that only the log has."""
         self.handle(logging.LogRecord(LOGGER, level, "", 0, message, None, None))
+
+    def note_warning(self, message: str) -> None:
+        """Write a warning that only the log has."""
+        self.note(message, logging.WARNING)
 
     def end(self, exit_code: int) -> None:
         """Write how the command ended, and close the file."""
@@ -139,9 +143,9 @@ def _version(name: str) -> str:
 
 
 @contextlib.contextmanager
-def python_warnings_logged(log: RunLog) -> Iterator[None]:
-    """Log warnings of Python's `warnings` within the block, too; they are shown as before."""
-    shown = warnings.showwarning
+def python_warnings_passed_on(log: Callable[[str], None], shown: bool = True) -> Iterator[None]:
+    """Pass warnings of Python's `warnings` on to `log` within the block; shown: also show them as before."""
+    before = warnings.showwarning
 
     def show(
         message: Warning | str,
@@ -151,11 +155,12 @@ def python_warnings_logged(log: RunLog) -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        log.note(f"{category.__name__}: {printable(str(message))}", logging.WARNING)
-        shown(message, category, filename, lineno, file, line)
+        log(f"{category.__name__}: {printable(str(message))}")
+        if shown:
+            before(message, category, filename, lineno, file, line)
 
     warnings.showwarning = show
     try:
         yield
     finally:
-        warnings.showwarning = shown
+        warnings.showwarning = before

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from mil_toolkit.core.progress import ProgressBar
 from mil_toolkit.core.records import publish_record
 from mil_toolkit.core.run_log import log_into, stage
 from mil_toolkit.core.seeds import derive_seed, shuffled_labels_path
-from mil_toolkit.core.text import duration_words, printable
+from mil_toolkit.core.text import printable
 from mil_toolkit.core.threads import fixed_threads
 from mil_toolkit.evaluation.shuffles import draw_shuffles
 from mil_toolkit.evaluation.table import Table
@@ -87,8 +86,8 @@ def run_canary(
             jobs = [_shuffled_run(study, labelled, device, number) for number in range(runs)]
             count = min(runs, _processes(study, patients, device, how, runs))
             with ProgressBar(runs, "run", "canary") as bar:
-                progress = _CanaryProgress(runs, count, bar)
-                scores = do_jobs(jobs, patients, Processes(count, config.threads, lock), progress)
+                processes = Processes(count, config.threads, lock)
+                scores = do_jobs(jobs, patients, processes, lambda _: bar.update())
             metric = cohort.outcome.scoring.discrimination
             canary = Canary.of(scores, None if metric == "auc" else metric)
             publish_record(study.canary, canary)
@@ -126,12 +125,11 @@ class _ShuffledRun:
 
     def do(self, patients: Patients, progress: Progress) -> float:
         """Return the outer score of a small study on shuffled labels, in a temporary folder."""
-        begun = time.monotonic()
         shuffled = replace(patients, labels=self.cohort.labels.astype(patients.labels.dtype))
         with temporary_folder(self.study.folder) as temporary:
             run = Study(temporary, self.config, replace(self.study.description, study=self.config))
             auc = _outer_auc(run, self.cohort, shuffled, self.device)
-        progress(SearchNote(f"run {self.number}", os.getpid(), seconds=time.monotonic() - begun, ended=True))
+        progress(SearchNote(f"run {self.number}", os.getpid(), ended=True))
         return auc
 
 
@@ -141,23 +139,6 @@ def _shuffled_run(study: Study, labelled: Cohort, device: str, number: int) -> _
     config = replace(small(study.config), seed=seed)
     cohort = _shuffled(labelled, config, np.random.default_rng(seed))
     return _ShuffledRun(study, config, cohort, device, number)
-
-
-class _CanaryProgress:
-    """Logs how long the canary takes, once every process has ended its first run, which takes longer."""
-
-    def __init__(self, runs: int, processes: int, bar: ProgressBar):
-        self.runs, self.processes, self._bar = runs, processes, bar
-        self._seconds: list[float] = []
-
-    def __call__(self, note: SearchNote) -> None:
-        """Take note of a run that has ended."""
-        self._bar.update()
-        self._seconds.append(note.seconds or 0.0)
-        if len(self._seconds) == 2 * self.processes and self.runs > 2 * self.processes:
-            left = (self.runs - len(self._seconds)) * float(np.mean(self._seconds[self.processes :]))
-            message = "Canary: %d of %d runs have ended; about %s left."
-            logger.info(message, len(self._seconds), self.runs, duration_words(left / self.processes))
 
 
 def _processes(study: Study, patients: Patients, device: str, how: RunConfig, runs: int) -> int:

@@ -113,7 +113,19 @@ def test_no_password_is_shown(option: list[str], rest: str) -> None:
     url = [*option, f"postgresql://{rest}"] if option else [f"--storage=postgresql://{rest}"]
     text = heading("mil-tune", ["c.toml", *url, "--study", "s"])
     assert "s3" not in text and "cret" not in text
-    assert re.search(r": mil-tune c\.toml '?--storage[ =]'?postgresql://\*\*\*'? --study s$", text)
+    assert re.search(r": mil-tune c\.toml '?--storage[ =]'?\*\*\*'? --study s$", text)
+
+
+@pytest.mark.parametrize("option", ["--storage", "--stor"])
+@pytest.mark.parametrize("value", ["postgresql:/mil:s3cret@host/db", "mil:s3cret@host/db", "s3cret"])
+def test_no_password_is_shown_of_a_mistyped_storage(option: str, value: str) -> None:
+    for words in ([option, value], [f"{option}={value}"]):
+        text = heading("mil-tune", [*words, "c.toml", "--study", "--storage-like"])
+        assert "s3" not in text and "cret" not in text and text.endswith(" c.toml --study --storage-like")
+
+
+def test_what_follows_the_scheme_of_other_urls_is_hidden() -> None:
+    assert heading("mil-x", ["http://me:pw@host", "a=b"]).endswith(": mil-x 'http://***' a=b")
 
 
 def test_quiet_and_verbose_exclude_each_other(command: Command) -> None:

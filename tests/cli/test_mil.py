@@ -1,10 +1,16 @@
 """`mil`: every command under one name."""
 
+import errno
+import os
+import subprocess
+import sys
+
 import pytest
-from support.paths import COMMANDS
+from support.paths import COMMANDS, installed
 
 import mil_toolkit
 from mil_toolkit.cli import mil
+from mil_toolkit.core.completion import completion_script
 
 
 def ended(*words: str) -> int:
@@ -55,3 +61,32 @@ def test_an_unknown_name_is_shown_without_what_a_terminal_may_act_on(
 def test_anything_else_is_a_usage_error(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(*words) == 2
     assert capsys.readouterr().err.startswith("usage: mil COMMAND")
+
+
+def test_completion_and_a_command_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended("--completion", "bash", "extract") == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "argument --completion: not allowed with the command extract" in err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_the_completion_script_is_printed_as_it_is(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    installed("argcomplete")
+    assert mil.main(["--completion", shell]) == 0
+    script = completion_script(shell, ["mil", *(f"mil-{name}" for name in mil.COMMANDS)])
+    assert capsys.readouterr().out == f"{script}\n"
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["closed", "full"])
+def test_a_completion_script_that_cannot_be_written_shows_no_traceback(full: bool) -> None:
+    installed("argcomplete")
+    script = "import sys; from mil_toolkit.cli.mil import main; sys.exit(main(['--completion', 'bash']))"
+    if full:
+        target = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, target = os.pipe()
+        os.close(reader)
+    done = subprocess.run([sys.executable, "-c", script], stdout=target, stderr=-1, text=True, check=False)
+    os.close(target)
+    reason = f"mil: done, but stdout cannot be written: {os.strerror(errno.ENOSPC)}.\n"
+    assert (done.returncode, done.stderr) == ((2, reason) if full else (0, ""))

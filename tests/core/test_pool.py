@@ -58,6 +58,22 @@ def test_what_workers_log_is_logged(pool: MakePool, caplog: pytest.LogCaptureFix
     assert os.getpid() not in {record.process for record in caplog.records}
 
 
+def test_python_warnings_of_workers_are_logged_and_shown_once(
+    pool: MakePool, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pool(1, [("warns", 1)]).run()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and record.process != os.getpid()
+    assert record.getMessage() == r"UserWarning: 100 % sure\nthat this is odd"
+    assert "that this is odd" not in capfd.readouterr().err
+
+
+def test_workers_show_no_bars(pool: MakePool, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "mil_toolkit"):
+        pool(1, [("bars", 1)]).run()
+    assert caplog.messages == ["hidden: True"]
+
+
 def test_more_workers_than_jobs(pool: MakePool) -> None:
     running = pool(3, [("job", 7)])
     running.run()

@@ -1,5 +1,6 @@
 """The log of a command: whole lines in a file beside what the command writes."""
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -124,6 +125,46 @@ def test_a_read_only_folder_is_reported(
     assert f"{tmp_path / LOG} cannot be written: " in err and "This command runs without a log." in err
 
 
+@pytest.mark.parametrize("step", ["fstat", "lseek", "read", "write"])
+def test_a_log_that_cannot_be_opened_for_appending_is_reported(
+    step: str,
+    log: RunLog,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logging.getLogger(LOGGER).addHandler(logging.StreamHandler(sys.stderr))
+    (tmp_path / LOG).write_text("a line that was cut o")
+    before = os.listdir("/proc/self/fd")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, full)
+        log_into(tmp_path)
+    err = capsys.readouterr().err
+    assert f"{tmp_path / LOG} cannot be written: {os.strerror(errno.ENOSPC)}" in err
+    assert err.count("This command runs without a log.") == 1
+    assert os.listdir("/proc/self/fd") == before
+
+
+def full(*_: object) -> int:
+    """Fail as on a full disk."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_disk_that_is_full_when_the_log_begins_is_reported_once(
+    log: RunLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for message in ("first", "second"):
+        logger.info(message)
+    logging.getLogger(LOGGER).addHandler(logging.StreamHandler(sys.stderr))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        log_into(tmp_path)
+    logger.info("the command goes on")
+    reason = f"The log cannot be continued: {os.strerror(errno.ENOSPC)}."
+    assert capsys.readouterr().err.splitlines() == [reason, "the command goes on"]
+    assert (tmp_path / LOG).read_bytes() == b""
+
+
 def write_many(folder: Path, name: str) -> None:
     """Log many lines in a process of its own."""
     descriptor_log, root = RunLog(), logging.getLogger(LOGGER)
@@ -207,3 +248,26 @@ def test_the_error_that_ended_a_command_is_logged(error: Exception, words: str, 
     written = lines(tmp_path)
     assert any(line.removeprefix("ERROR: ") == words for line in written)
     assert written[-1] == f"Ended with exit code {code} after 0 s."
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_log_has_the_whole_of_an_error_that_fills_more_than_a_screen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problems = [f"row {number}: {'bad ' * 300}." for number in range(100)]
+    run_command(tmp_path, error=DataError(problems))
+    written = lines(tmp_path)
+    assert written[-101:-1] == [f"ERROR: mil-x: {problems[0]}", *(f"    {line}" for line in problems[1:])]
+    shown = capsys.readouterr().err.splitlines()
+    assert "... and 61 more problems ..." in shown and max(map(len, shown)) < 700
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_log_has_the_whole_of_a_traceback(tmp_path: Path) -> None:
+    cause: Exception | None = None
+    for number in range(50):
+        error = ValueError(f"error {number} " + "x" * 1000)
+        error.__cause__, cause = cause, error
+    run_command(tmp_path, error=cause)
+    text = (tmp_path / LOG).read_text()
+    assert all(f"error {number} " + "x" * 1000 in text for number in range(50))

@@ -18,6 +18,7 @@ from mil_toolkit.cohort.official_folds import OfficialFolds
 from mil_toolkit.config.metrics import OUTCOME_METRICS
 from mil_toolkit.config.study import GROUPS, OFFICIAL, StudyConfig
 from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.progress import LineTimes
 from mil_toolkit.evaluation.table import Table
 from mil_toolkit.evaluation.words import metric_words
 from mil_toolkit.features.cache import FeatureCache
@@ -222,12 +223,18 @@ def test_official_folds_that_no_shuffle_can_be_scored_on_are_reported(
 
 
 def test_noise_passes_and_the_study_is_unchanged(
-    data: tuple[Cohort, FeatureCache], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    data: tuple[Cohort, FeatureCache],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(LineTimes, "is_due", lambda _: True)
     with caplog.at_level(logging.INFO, "mil_toolkit"):
         canary = run_canary(*data, tmp_path / "with", CONFIG, "cpu", runs=6)
     assert canary.passed and len(set(canary.aucs)) > 1
-    assert "Canary: 2 of 6 runs have ended; about " in caplog.text and "Canary passed" in caplog.text
+    estimates = [message.split(" after ")[0] for message in caplog.messages if message.endswith(" left.")]
+    assert estimates == [f"canary: {done} of 6 runs" for done in range(1, 6)]
+    assert "Canary passed" in caplog.text
     assert sorted(path.name for path in (tmp_path / "with").iterdir()) == [
         ".claim",
         ".lock",

@@ -20,6 +20,7 @@ import pytest
 
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.core.pool import serve
+from mil_toolkit.core.verbosity import bars_disabled
 from support.paths import ROOT
 
 
@@ -127,8 +128,8 @@ def serve_squares(folder: Path, connection: Connection) -> None:
 def square(folder: Path, job: tuple[str, int], report: Callable[[int], None]) -> int:
     """Return the square of a job's number, and report the id of this process.
 
-    The jobs "dies once" and "dies" kill the process, "fails" raises an error, "waits" never ends, and "logs"
-    logs messages of several levels.
+    The jobs "dies once" and "dies" kill the process, "fails" raises an error, "waits" never ends, "logs" logs
+    messages of several levels, "warns" issues a warning, and "bars" logs whether progress bars are hidden.
     """
     kind, number = job
     report(os.getpid())
@@ -140,6 +141,10 @@ def square(folder: Path, job: tuple[str, int], report: Callable[[int], None]) ->
     if kind == "logs":
         for level in (logging.DEBUG, logging.INFO, logging.WARNING):
             logging.getLogger("mil_toolkit.study.run").log(level, "job %d at level %d", number, level)
+    if kind == "warns":
+        warnings.warn("100 % sure\nthat this is odd", UserWarning, stacklevel=1)
+    if kind == "bars":
+        logging.getLogger("mil_toolkit.study.run").info("hidden: %s", bars_disabled())
     if kind == "fails":
         raise DataError("the parent reports this")
     if kind == "waits":
