@@ -16,7 +16,7 @@ from mil_toolkit.report.patient_page import patient_page, render
 
 WORDS = {
     "binary": ("The model answers tumoral from a probability of",),
-    "classes": ("compared with how frequent it was", "Probabilities AML 0."),
+    "classes": ("compared with how frequent it was", "Probabilities AML: 0."),
     "number": ("BLASTS", "In 95 of 100 patients, the true value is expected between"),
     "survival": ("risk of the event up to the time 5 0.",),
 }
