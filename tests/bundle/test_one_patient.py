@@ -1,5 +1,6 @@
 """One patient: contributions and words for every kind of outcome, and models that cannot predict alone."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from support.studies import Tiny
 
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.contributions import EARLY, LATE
+from mil_toolkit.bundle.membership import TrainingMarks
 from mil_toolkit.bundle.one_patient import OnePrediction, predict_one
 from mil_toolkit.bundle.patient_words import PatientWords
+from mil_toolkit.bundle.records import Recalibration
 from mil_toolkit.core.errors import DataError, UsageError
 
 
@@ -113,3 +116,28 @@ def test_an_embedding_that_is_the_projections_mean_is_not_needed_without_a_proje
     model = replace(model, about=replace(model.about, domain=None))
     given = predict_one(model, patient_of(tiny, tmp_path)).contributions
     assert given.without_images is None and given.without_metadata is not None
+
+
+@pytest.mark.parametrize("by_image", [True, False])
+def test_a_patient_of_a_recalibration_is_not_new(
+    by_image: bool, bundle: ModelBundle, tiny: Tiny, tmp_path: Path
+) -> None:
+    patient = patient_of(tiny, tmp_path)
+    assert patient.images is not None and isinstance(bundle.about.fitted_on, TrainingMarks)
+    marks = bundle.about.fitted_on
+    if by_image:
+        ids, others = ["Z"], replace(marks, images=[])
+        images = [file.read_bytes() for file in patient.images.iterdir()]
+        seen = TrainingMarks.of(ids, [{hashlib.sha256(image).digest() for image in images}], marks.salt)
+    else:
+        others = TrainingMarks.of(["Z"], [set()], marks.salt)
+        seen = TrainingMarks.of([patient.patient_id], [set()], marks.salt)
+    about = replace(bundle.about, fitted_on=others)
+    assert predict_one(replace(bundle, about=about), patient).fitted_on is False
+    step = recalibration(bundle, seen)
+    about = replace(about, recalibrations=[step])
+    assert predict_one(replace(bundle, about=about), patient).fitted_on is True
+
+
+def recalibration(bundle: ModelBundle, marks: TrainingMarks) -> Recalibration:
+    return Recalibration("other", 9, ["intercept"], None, bundle.decision, {}, marks)
