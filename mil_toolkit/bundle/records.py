@@ -11,6 +11,7 @@ from mil_toolkit.bundle.membership import Fingerprint, TrainingMarks
 from mil_toolkit.config.finetune import FinetuneConfig
 from mil_toolkit.config.study import StudyConfig
 from mil_toolkit.core.records import Json, to_json
+from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.records import Scores
 from mil_toolkit.features.spec import Spec
 from mil_toolkit.outcomes.kinds import OutcomeRecord, outcome_of
@@ -102,6 +103,17 @@ class Recalibration:
     def words(self) -> str:
         """What was refitted, such as "intercept and slope, then threshold"."""
         return ", then ".join(STEP_WORDS[step] for step in self.refitted)
+
+    @property
+    def sentence(self) -> str:
+        """On whom the model was recalibrated, and what was refitted."""
+        patients = count_of(self.patients, "patient")
+        return f"The model was recalibrated on {patients} of cohort {printable(self.cohort)}: {self.words}."
+
+    @property
+    def summary(self) -> dict[str, Json]:
+        """The cohort and what was refitted, for the JSON of mil-predict."""
+        return {"cohort": self.cohort, "refitted": [*self.refitted]}
 
 
 @dataclass(frozen=True)

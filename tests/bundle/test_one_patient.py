@@ -11,7 +11,7 @@ from support.one_patient import KINDS, NAMES, TODAY, patient_of, with_outcome
 from support.studies import Tiny
 
 from mil_toolkit.bundle.bundle import ModelBundle
-from mil_toolkit.bundle.contributions import EARLY, LATE
+from mil_toolkit.bundle.contributions import EARLY, LATE, contributions_of
 from mil_toolkit.bundle.membership import TrainingMarks
 from mil_toolkit.bundle.one_patient import OnePrediction, predict_one
 from mil_toolkit.bundle.patient_words import PatientWords
@@ -59,6 +59,7 @@ def test_contributions_are_parts_of_the_output_or_replacements(
 WORDS = {
     "binary": ("Probability of tumoral 0.", "Decision: "),
     "classes": ("Probabilities AML 0.", "largest multiple of its share"),
+    "ordered": ("Probabilities AML ", "largest multiple of its share"),
     "number": ("BLASTS ", " %", "95 % prediction interval: "),
     "survival": ("Risk of the event up to the time 5 0.", "Probability of no event up to each time: 0.5: "),
 }
@@ -79,6 +80,28 @@ def test_each_kind_of_outcome_answers_in_its_own_words(
     if kind == "classes":
         assert data["decision"] in NAMES and text.count("before calibration is") == 3
     assert "With average images of the training patients instead: " in text
+
+
+@pytest.mark.parametrize("own_projection", [True, False])
+def test_the_average_image_is_the_training_mean_in_the_projection_of_the_head(
+    own_projection: bool, bundle: ModelBundle, tiny: Tiny, tmp_path: Path
+) -> None:
+    head, domain = bundle.head, bundle.about.domain
+    assert head.projection is not None and domain is not None and domain.images is not None
+    plain = replace(head.projection, shift=torch.zeros(512), scale=torch.ones(512), components=None)
+    model = with_outcome(replace(bundle, head=replace(head, projection=plain)), "binary", LATE)
+    one = patient_of(tiny, tmp_path)
+    bags = predict_one(model, one).patients.bags
+    assert bags is not None
+    mean = bags.instances[0].float()  # the only image: with the mean of its own, nothing changes
+    if own_projection:  # rotated, and of as many columns as the head sees
+        own = replace(plain, shift=mean, components=torch.eye(512).flip(0))
+        model = replace(model, domain_projection=own)
+    space = replace(domain.images.space, means=[0.0] * 512 if own_projection else mean.tolist())
+    images = replace(domain.images, space=space)
+    about = replace(model.about, domain=replace(domain, images=images))
+    prediction = contributions_of(replace(model, about=about), predict_one(model, one).patients)
+    np.testing.assert_allclose(prediction.without_images, values(predict_one(model, one), model), rtol=1e-5)
 
 
 def test_an_unknown_column_and_a_gap_are_reported_together(
@@ -136,7 +159,12 @@ def test_a_patient_of_a_recalibration_is_not_new(
     assert predict_one(replace(bundle, about=about), patient).fitted_on is False
     step = recalibration(bundle, seen)
     about = replace(about, recalibrations=[step])
-    assert predict_one(replace(bundle, about=about), patient).fitted_on is True
+    model = replace(bundle, about=about)
+    prediction = predict_one(model, patient)
+    assert prediction.fitted_on is True
+    words = PatientWords(model, prediction, TODAY)
+    assert words.lines()[-1] == f"  {step.sentence}" and "on 9 patients of cohort other" in step.sentence
+    assert words.to_json()["recalibrated"] == [{"cohort": "other", "refitted": ["intercept"]}]
 
 
 def recalibration(bundle: ModelBundle, marks: TrainingMarks) -> Recalibration:
