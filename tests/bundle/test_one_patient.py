@@ -58,8 +58,8 @@ def test_contributions_are_parts_of_the_output_or_replacements(
 
 WORDS = {
     "binary": ("Probability of tumoral 0.", "Decision: "),
-    "classes": ("Probabilities AML 0.", "largest multiple of its share"),
-    "ordered": ("Probabilities AML ", "largest multiple of its share"),
+    "classes": ("Probabilities AML: 0.", "largest multiple of its share"),
+    "ordered": ("Probabilities AML: ", "largest multiple of its share"),
     "number": ("BLASTS ", " %", "95 % prediction interval: "),
     "survival": ("Risk of the event up to the time 5 0.", "Probability of no event up to each time: 0.5: "),
 }

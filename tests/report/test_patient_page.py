@@ -23,8 +23,8 @@ from mil_toolkit.study.abstention import Calibration
 
 WORDS = {
     "binary": ("The model answers tumoral from a probability of",),
-    "classes": ("compared with how frequent it was", "Probabilities AML 0."),
-    "ordered": ("compared with how frequent it was", "Probabilities AML "),
+    "classes": ("compared with how frequent it was", "Probabilities AML: 0."),
+    "ordered": ("compared with how frequent it was", "Probabilities AML: "),
     "number": ("BLASTS", "In 95 of 100 patients, the true value is expected between"),
     "survival": ("risk of the event up to the time 5 0.",),
 }
