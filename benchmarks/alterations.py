@@ -9,6 +9,7 @@ from PIL import Image
 
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config.extraction import ExtractionConfig
+from mil_toolkit.features.colour import Colour
 from mil_toolkit.features.extract import extract
 
 Alteration = Callable[[Image.Image], Image.Image]
@@ -71,21 +72,26 @@ def some_images(cohort: Cohort, most: int) -> Cohort:
     return replace(cohort, images=images, image_names=names)
 
 
-def altered_caches(cohort: Cohort, config: ExtractionConfig, folder: Path) -> dict[str, Path]:
-    """Return the caches of the images as they are and of altered copies; all are written below `folder`."""
-    caches = {"as they are": _embedded(cohort, config, folder)}
+def altered_caches(
+    cohort: Cohort, config: ExtractionConfig, folder: Path, colour: Colour | None
+) -> dict[str, Path]:
+    """Return the caches of the images as they are and of altered copies; all are written below `folder`.
+
+    colour: to which the images are brought, as altered ones would be; None for no such step
+    """
+    caches = {"as they are": _embedded(cohort, config, folder, colour)}
     for number, (name, alter) in enumerate(ALTERATIONS.items()):
         copies = {
             patient: _copies(paths, alter, folder / f"images-{number}" / patient)
             for patient, paths in cohort.images.items()
         }
         altered = replace(cohort, name=f"altered-{number}", images=copies)
-        caches[name] = _embedded(altered, config, folder)
+        caches[name] = _embedded(altered, config, folder, colour)
     return caches
 
 
-def _embedded(cohort: Cohort, config: ExtractionConfig, folder: Path) -> Path:
-    return extract(cohort, config, folder / "cache", device="cpu").folder
+def _embedded(cohort: Cohort, config: ExtractionConfig, folder: Path, colour: Colour | None) -> Path:
+    return extract(cohort, config, folder / "cache", device="cpu", colour=colour).folder
 
 
 def _copies(paths: Sequence[Path], alter: Alteration, folder: Path) -> tuple[Path, ...]:

@@ -24,8 +24,8 @@ from alterations import altered_caches, some_images  # type: ignore[import-not-f
 
 from mil_toolkit.bundle.domain.fit import fit_domain
 from mil_toolkit.bundle.domain.judge import reasons_by_patient
+from mil_toolkit.bundle.predict import extraction_config
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
-from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.evaluation.bounds import exact_interval
 from mil_toolkit.features.bags import Bags
@@ -104,10 +104,7 @@ def altered(toml: str, cache: str, folder: Path, most: int) -> dict[str, Patient
     """Return the labelled patients with some of their images, as they are and altered."""
     cohort = some_images(read_cohort(Path(toml)).labelled(), most)
     spec = FeatureCache.open(Path(cache)).spec
-    config = ExtractionConfig(
-        spec["backbone"], spec["weights"], crop=spec["crop"], preprocess=spec["preprocess"]
-    )
-    caches = altered_caches(cohort, config, folder)
+    caches = altered_caches(cohort, extraction_config(spec, None), folder, spec.get("colour"))
     return {name: of_cohort(cohort, str(path)) for name, path in caches.items()}
 
 

@@ -15,6 +15,7 @@ from support.paths import ROOT, needed
 from support.programs import installed_programs
 from support.studies import Tiny
 
+from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.study import choice
 
 HELPERS = ("alterations", "array_cohorts")  # which benchmarks import
@@ -204,3 +205,21 @@ def test_the_script_of_the_pictures_explains_itself() -> None:
     script = ROOT / "docs" / "pictures.py"
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "python docs/pictures.py" in done.stderr
+
+
+def test_altered_images_are_embedded_as_those_of_the_cache(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    altered = runpy.run_path(str(ROOT / "benchmarks" / "domain.py"), run_name="domain")["altered"]
+    asked: list[tuple[object, ...]] = []
+
+    def note(*arguments: object) -> dict[str, Path]:
+        asked.append(arguments)
+        return {}
+
+    monkeypatch.setitem(altered.__globals__, "altered_caches", note)
+    assert altered(str(tiny.cohort_toml), str(tiny.features), tmp_path, 2) == {}
+    ((_, config, _, colour),) = asked
+    assert isinstance(config, ExtractionConfig)
+    assert (config.image_size, config.weights, colour) == (32, "random", None)

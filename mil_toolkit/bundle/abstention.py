@@ -53,6 +53,15 @@ def set_columns(about: About, values: np.ndarray, alpha: float) -> dict[str, lis
     return sets.columns(calibration.classes, values, alpha)
 
 
+def set_members(about: About, values: np.ndarray, alpha: float) -> np.ndarray | None:
+    """Return which classes the set of each patient contains, (n, C) bool; None if sets are intervals.
+
+    values, errors: see `set_columns`
+    """
+    sets, calibration = _abstention(about, alpha)
+    return sets.members(calibration.classes, values, alpha)
+
+
 def notes(about: About, alpha: float) -> Iterator[str]:
     """Yield what a reader of the sets has to know, a sentence each."""
     sets, calibration = _abstention(about, alpha)

@@ -58,7 +58,8 @@ def contributions_of(bundle: ModelBundle, patients: Patients) -> Contributions:
 
     The mean of the training patients is zero in the columns that the head sees, since the metadata are
     centred, and the embeddings too unless the projection leaves them as they are. Of such embeddings the mean
-    is taken from the bundle's domain; without it, `without_images` is None.
+    is taken from the bundle's domain, which compares them in a projection around their mean or, in bundles of
+    older versions, in that of the head; without a domain, `without_images` is None.
     """
     model = bundle.head.model
     bags, metadata = bundle.head.inputs(patients)
@@ -82,7 +83,11 @@ def _average_image(bundle: ModelBundle) -> Tensor | None:
     projection, domain = bundle.head.projection, bundle.about.domain
     if projection is None or projection.components is not None or bool(projection.shift.any()):
         return None if projection is None else torch.zeros(projection.width)
-    means = [] if domain is None or domain.images is None else domain.images.space.means
+    if domain is None or domain.images is None:
+        return None
+    if bundle.domain_projection is not None:  # the means below are in this projection
+        return projection(bundle.domain_projection.shift[None])[0]
+    means = domain.images.space.means
     return torch.tensor(means) if len(means) == projection.width else None
 
 

@@ -9,7 +9,7 @@ from mil_toolkit.bundle.records import About
 from mil_toolkit.cohort.kinds import KINDS, OLDEST, MetadataColumn
 from mil_toolkit.cohort.toml import suggestion
 from mil_toolkit.core.cells import normal_form
-from mil_toolkit.core.numbers import Unreadable, is_number
+from mil_toolkit.core.numbers import Unreadable, is_limit, is_number, may_group
 from mil_toolkit.core.text import printable, some
 from mil_toolkit.study.records import ColumnRecord
 from mil_toolkit.training.encoder import CategoryEncoder, MetadataEncoder, NumberEncoder
@@ -110,15 +110,25 @@ class _Reader:
         return word
 
     def _number(self, text: str) -> Value:
-        if not is_number(text, ".") and is_number(text, ","):
-            raise Unreadable("has a decimal comma. Write a decimal point.")
         try:
             return KINDS["number"].parse(text, self._declared(), ".")
-        except Unreadable:
-            first, *rest = text.split()
-            if self.column.unit and rest and is_number(first, "."):
-                raise Unreadable("is not a number in the unit of the model.") from None
-            raise
+        except Unreadable as error:
+            raise Unreadable(self._why_unreadable(text, error.reason)) from None
+
+    def _why_unreadable(self, text: str, reason: str) -> str:
+        """Return why a text is not a number of the column; reason: that of a table's cell."""
+        if is_number(text, "."):  # one that has no logarithm
+            return reason
+        if is_limit(text):
+            return "is a limit, not a number. Give the value to use in its place."
+        if is_number(text, ","):
+            if may_group(text):
+                return f"{reason} Write a decimal point, or no comma."
+            return "has a decimal comma. Write a decimal point."
+        first, *rest = text.split()
+        if self.column.unit and rest and is_number(first, "."):
+            return "is not a number in the unit of the model."
+        return reason
 
     def _age(self, text: str, given: Given) -> Value:
         if not _ISO_DATE.fullmatch(text):
@@ -142,9 +152,19 @@ class _Reader:
         return years
 
     def _without_unit(self, text: str) -> str:
-        """Return the text without the declared unit at its end."""
+        """Return the text without the declared unit at its end.
+
+        Raises Unreadable where the first characters of the unit may belong to the number: "1210^9/L" is 12 or
+        1210.
+        """
         unit = self.column.unit
-        return text.removesuffix(unit).rstrip() if unit and text != unit else text
+        if not unit or text == unit or not text.endswith(unit):
+            return text
+        number = text.removesuffix(unit)
+        ends = range(len(number) + 1, len(text))
+        if number == number.rstrip() and any(is_number(text[:end], ".") for end in ends):
+            raise Unreadable("has no space between the number and the unit.")
+        return number.rstrip()
 
     def _declared(self) -> MetadataColumn:
         column = self.column

@@ -18,6 +18,7 @@ from mil_toolkit.bundle.predict import (
     Predictions,
     extraction_config,
     predict_patients,
+    recognised_by_images,
     warn_of_other_embeddings,
 )
 from mil_toolkit.bundle.records import BundleFeatures
@@ -238,9 +239,8 @@ def _embedded(
 
 
 def _fitted_on(bundle: ModelBundle, cohort: Cohort, embedded: Mapping[str, Embedded]) -> bool | None:
-    marks = bundle.about.marks
-    if marks is None:
+    if not cohort.images:  # a patient without a folder has no id
         return None
     digests = next((one.digests for one in embedded.values()), (frozenset(),))
-    ids = cohort.patient_ids if cohort.images else ()  # a patient without a folder has no id
-    return bool(marks.recognise(ids, digests).any()) if ids else None
+    recognised = recognised_by_images(bundle.about, cohort.patient_ids, lambda: digests)
+    return None if recognised is None else bool(recognised.any())

@@ -5,16 +5,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 
+import numpy as np
 import pandas as pd
 
-from mil_toolkit.bundle.abstention import training_note
+from mil_toolkit.bundle.abstention import set_members, training_note
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.contributions import EARLY, LATE
 from mil_toolkit.bundle.one_patient import OnePrediction
 from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.words import number
-from mil_toolkit.outcomes.sets import EITHER, SET, SET_HIGH, SET_LOW
+from mil_toolkit.outcomes.sets import SET, SET_HIGH, SET_LOW
 from mil_toolkit.study.records import ColumnRecord
 from mil_toolkit.training.encoder import NumberEncoder
 
@@ -46,6 +47,11 @@ class PatientWords:
     def images(self) -> int:
         """The number of images."""
         return sum(map(len, self.prediction.cohort.images.values()))
+
+    @property
+    def looks_at_images(self) -> bool:
+        """Whether the images count in the prediction; a model on metadata may keep its features."""
+        return self.bundle.head.model.pooling is not None
 
     def _float(self, name: str) -> float:
         return float(self.row[name])
@@ -116,9 +122,15 @@ class PatientWords:
             f" {number(constants['threshold'])}."
         )
 
+    def members(self, alpha: float) -> list[int]:
+        """Return the numbers of the classes in the set at an error rate; empty if it is an interval."""
+        values = np.array(self.values)
+        members = set_members(self.bundle.about, values if len(values) == 1 else values[None], alpha)
+        return [] if members is None else np.flatnonzero(members[0]).tolist()
+
     def _set(self, alpha: float) -> Iterator[str]:
         if SET in self.row:
-            open_set = "; the model does not decide" if self.row[SET] == EITHER else ""
+            open_set = "; the model does not decide" if len(self.members(alpha)) > 1 else ""
             yield f"Set at an error rate of {alpha:g}: {self.row[SET]}{open_set}."
         else:
             low, high = self._float(SET_LOW), self._float(SET_HIGH)
@@ -166,7 +178,7 @@ class PatientWords:
         """Yield what the images and the metadata contribute, a sentence each."""
         given = self.prediction.contributions
         if given.fusion is None:
-            only = "images" if self.bundle.head.model.pooling is not None else "metadata"
+            only = "images" if self.looks_at_images else "metadata"
             yield f"The model decides by {only} only."
             return
         yield from self._fusion()
@@ -223,7 +235,8 @@ class PatientWords:
         lines += [f"  {sentence}" for sentence in self.answer()]
         if self.prediction.reasons == []:
             lines.append("  In the domain: the patient is like those that the model was fitted on.")
-        return lines + [f"  {sentence}" for sentence in self.contributions()]
+        lines += [f"  {sentence}" for sentence in self.contributions()]
+        return lines + [f"  {step.sentence}" for step in self.bundle.about.recalibrations or ()]
 
     def to_json(self) -> dict[str, Json]:
         """Return everything as a JSON object; ends of intervals that are infinite are null."""
@@ -243,6 +256,7 @@ class PatientWords:
             "reasons": None if prediction.reasons is None else [*prediction.reasons],
             "contributions": prediction.contributions.to_json(),
             "fitted_on": prediction.fitted_on,
+            "recalibrated": [step.summary for step in self.bundle.about.recalibrations or ()],
         }
 
     def _set_json(self, row: pd.Series) -> Json:

@@ -3,7 +3,8 @@
 import csv
 import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -223,9 +224,16 @@ def recognised(about: About, ids: Sequence[str], cache: FeatureCache | None) -> 
 
     None if the bundle does not say whom it was fitted on.
     """
+    return recognised_by_images(about, ids, lambda: image_digests(cache, ids))
+
+
+def recognised_by_images(
+    about: About, ids: Sequence[str], digests: Callable[[], Iterable[AbstractSet[bytes]]]
+) -> np.ndarray | None:
+    """Return the same as `recognised`; digests: returns those of each patient's images."""
     if about.marks is None:
         return None
-    return np.any([marks.recognise(ids, image_digests(cache, ids)) for marks in about.all_marks], axis=0)
+    return np.any([marks.recognise(ids, digests()) for marks in about.all_marks], axis=0)
 
 
 def _scores(bundle: ModelBundle, predictions: pd.DataFrame) -> Scores | None:

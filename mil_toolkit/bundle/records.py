@@ -114,6 +114,16 @@ class Recalibration:
         """The patients, such as "20 patients of cohort other"."""
         return f"{count_of(self.patients, 'patient')} of cohort {printable(self.cohort)}"
 
+    @property
+    def sentence(self) -> str:
+        """On whom the model was recalibrated, and what was refitted."""
+        return f"The model was recalibrated on {self.where}: {self.words}."
+
+    @property
+    def summary(self) -> dict[str, Json]:
+        """The cohort and what was refitted, for the JSON of mil-predict."""
+        return {"cohort": self.cohort, "refitted": [*self.refitted]}
+
 
 @dataclass(frozen=True)
 class About:

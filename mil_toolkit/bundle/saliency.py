@@ -1,7 +1,7 @@
 """`Saliency`: which parts of an image a bundle's prediction for a patient depends on."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +18,13 @@ from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.predict import extraction_config
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config.head import view_names
+from mil_toolkit.core.errors import UsageError
 from mil_toolkit.features.read_prepared import PreparedFile, read_prepared
 from mil_toolkit.features.resolution import in_pixels
 from mil_toolkit.features.spec import for_backbone
 from mil_toolkit.model.instances import Instances
 from mil_toolkit.training.fitted import FittedHead
+from mil_toolkit.training.losses import LOSSES
 from mil_toolkit.training.patients import Patients
 from mil_toolkit.training.seen import Seen
 
@@ -35,13 +37,15 @@ class BagOutput:
     """The output of a head for one patient as a function of the embeddings of the patient's images.
 
     embeddings: (n, D) float32 of all views that the head sees, side by side; metadata: (K, 1, M), encoded
-    weights: (C,) of the outputs in the number that is explained; mean over the members
+    weights: of the scores in the number that is explained; mean over the members
+    scores: returns these scores from the outputs (C,)
     """
 
     head: FittedHead
     embeddings: Tensor
     metadata: Tensor
     weights: Tensor
+    scores: Callable[[Tensor], Tensor] = torch.atleast_1d
 
     @classmethod
     def of(cls, head: FittedHead, patients: Patients, weights: Sequence[float]) -> "BagOutput":
@@ -59,7 +63,7 @@ class BagOutput:
         projected = self.head.projection(embeddings)[None]
         bags = Instances.of(projected, torch.tensor([len(embeddings)]), self.head.member_count)
         total = self.head.model(bags, self.metadata).total.mean(0)[0]
-        return (torch.atleast_1d(total) * self.weights).sum()
+        return (self.scores(total) * self.weights).sum()
 
     def gradient(self) -> Tensor:
         """Return the gradient with respect to the embeddings, (n, D): through pooling and attention."""
@@ -79,19 +83,45 @@ class BagOutput:
         return np.array(numbers)
 
 
+def check_salient(bundle: ModelBundle) -> None:
+    """Raise UsageError for a model whose predictions depend on no image."""
+    if bundle.head.model.pooling is None:
+        raise UsageError("--saliency: this model does not look at images. Leave --saliency out.")
+
+
 def decision_weights(bundle: ModelBundle, decided: int | None) -> list[float]:
-    """Return the weights of the outputs in the number that speaks for a prediction.
+    """Return the weights of the scores in the number that speaks for a prediction, see `decision_scores`.
 
     decided: the class that is predicted, None where nothing is decided
 
     Of two classes it is the logit, with the other sign for class 0. Of several it is the logit of the class,
-    and of all other outcomes (ordered classes, hazards, a number) the sum of the outputs.
+    of ordered classes its log-probability, and of other outcomes (hazards, a number) the sum of the outputs.
     """
     outputs = bundle.head.model.outputs
+    if _label_without_logit(bundle, decided) is not None:
+        return [1.0]
     if bundle.about.predicted.has_class_logits and decided is not None:
         return [float(place == decided) for place in range(outputs)]
     negative = bundle.about.predicted.fixed_classes and decided == 0
     return [-1.0 if negative else 1.0] * outputs
+
+
+def decision_scores(bundle: ModelBundle, decided: int | None) -> Callable[[Tensor], Tensor]:
+    """Return the function from the outputs (C,) to the scores that `decision_weights` belong to.
+
+    These are the outputs themselves; the log-probability of the class, (1,), if no output is its logit.
+    """
+    label = _label_without_logit(bundle, decided)
+    if label is None:
+        return torch.atleast_1d
+    loss, labels = LOSSES[bundle.about.predicted.kind], torch.tensor([label])
+    return lambda outputs: -loss(outputs[None, None], labels)[0]
+
+
+def _label_without_logit(bundle: ModelBundle, decided: int | None) -> int | None:
+    """Return the class that is predicted if no output is its logit, as of ordered classes; else None."""
+    predicted = bundle.about.predicted
+    return None if predicted.fixed_classes or predicted.has_class_logits else decided
 
 
 class SalientImage(NamedTuple):
@@ -122,7 +152,10 @@ class Saliency:
         """Return the maps of a bundle; raises as `ModelBundle.build_backbone`.
 
         weights: checkpoint of each view's backbone, see `checkpoints_of`
+
+        Raises UsageError for a model that does not look at images, even if it keeps its features.
         """
+        check_salient(bundle)
         names = [view.name for view in bundle.about.views]
         chosen = view_names(bundle.head.model.config.features)
         view = names.index(chosen[0]) if chosen else 0
@@ -136,6 +169,7 @@ class Saliency:
         decided: see `decision_weights`; images that cannot be read are left out
         """
         output = BagOutput.of(self.bundle.head, patients, decision_weights(self.bundle, decided))
+        output = replace(output, scores=decision_scores(self.bundle, decided))
         gradient, found = output.gradient(), {}
         assert patients.bags is not None
         places = {name: place for place, name in enumerate(patients.bags.image_names)}

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 # Options, by their names in the namespace, that only a cohort has, and that only one patient has.
 OF_COHORT = ("features", "submission")
 OF_ONE_PATIENT = ("reference", "microns_per_pixel", "page", "saliency")
+# Options that only a cohort has, with their defaults.
+UNUSED = {"cache": Path("cache"), "submission_header": "ID,LABEL"}
+# Options about images, which a model that looks at none does not need.
+OF_IMAGES = ("images", "attention", "saliency", "microns_per_pixel", "weights", "batch_size")
 UNLIKE = 4  # exit code of --strict, also for patients of whom it is not known
 
 logger = logging.getLogger(__name__)
@@ -56,10 +60,16 @@ def add_one_patient(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def check_options(arguments: argparse.Namespace, one_patient: bool) -> None:
     """Raise UsageError that names every option of the other way to call the command."""
     refused = OF_COHORT if one_patient else OF_ONE_PATIENT
-    given = [f"--{name.replace('_', '-')}" for name in refused if getattr(arguments, name)]
+    given = [_option(name) for name in refused if getattr(arguments, name)]
+    if one_patient:
+        given += [_option(name) for name, usual in UNUSED.items() if getattr(arguments, name) != usual]
     problems = []
     if one_patient and arguments.cohort is not None:
         own = "--images" if arguments.images is not None else "--set"
@@ -126,7 +136,7 @@ def predict_patient(arguments: argparse.Namespace) -> Outcome:
     pick_device(arguments.device)  # before the data are read
     use_available_cores()
     bundle = ModelBundle.load(arguments.bundle)
-    _check_images(arguments, bundle)
+    _check_inputs(arguments, bundle)
     _check_outputs_of_one(arguments, bundle)
     for note in () if arguments.abstain is None else notes(bundle.about, arguments.abstain):
         logger.info("%s", note)
@@ -161,22 +171,38 @@ def _write_page(arguments: argparse.Namespace, words: "PatientWords") -> str:
     return f"{arguments.page}: {size / 1e6:.1f} MB."
 
 
-def _check_images(arguments: argparse.Namespace, bundle: "ModelBundle") -> None:
-    """Raise UsageError for images that the model does not look at, and where it needs some."""
+def _check_inputs(arguments: argparse.Namespace, bundle: "ModelBundle") -> None:
+    """Raise UsageError for options that the model has no use for, and where it needs images."""
+    from mil_toolkit.bundle.given_values import BIRTH_DATE
+    from mil_toolkit.bundle.saliency import check_salient
+
+    problems = []
     if bundle.about.views and arguments.images is None:
-        raise UsageError(
+        problems.append(
             "--set without --images: the model looks at images. Name the folder with the patient's images."
         )
-    if not bundle.about.views and arguments.images is not None:
-        raise UsageError("--images: this model does not look at images. Leave it out, and give --set only.")
-    if not bundle.about.views and arguments.attention is not None:
-        raise UsageError("--attention: this model does not look at images.")
+    given = {name: getattr(arguments, name) for name in OF_IMAGES}
+    unused = [
+        _option(name) for name, value in given.items() if not (value is None or value is False or value == [])
+    ]
+    if not bundle.about.views and unused:
+        problems.append(
+            f"{', '.join(unused)}: this model does not look at images. Leave out what belongs to images, and"
+            " give --set only."
+        )
+    if arguments.reference and all(column.kind != BIRTH_DATE for column in bundle.about.columns):
+        problems.append("--reference: the model takes no date of birth. Leave it out.")
+    if problems:
+        raise UsageError("\n".join(problems))
+    if arguments.saliency:
+        check_salient(bundle)
 
 
 def _check_outputs_of_one(arguments: argparse.Namespace, bundle: "ModelBundle") -> None:
     """Raise UsageError, before any work, for outputs that would replace other files."""
     from mil_toolkit.bundle.files import FILES
     from mil_toolkit.bundle.outputs import attention_output, prediction_output
+    from mil_toolkit.cohort.image_places import check_outside_images
     from mil_toolkit.core.outputs import check_outputs
     from mil_toolkit.report.patient_page import page_output
 
@@ -188,3 +214,5 @@ def _check_outputs_of_one(arguments: argparse.Namespace, bundle: "ModelBundle") 
     if arguments.page:
         outputs["--page"] = page_output(arguments.page)
     check_outputs(outputs, [*(arguments.bundle / name for name in FILES), *arguments.weights])
+    if arguments.images is not None:
+        check_outside_images([arguments.images], {option: output.path for option, output in outputs.items()})

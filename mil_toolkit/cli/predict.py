@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from mil_toolkit.bundle.bundle import ModelBundle
     from mil_toolkit.bundle.predict import Predictions
-    from mil_toolkit.bundle.records import Recalibration
     from mil_toolkit.cohort.cohort import Cohort
     from mil_toolkit.training.patients import Features
 
@@ -140,7 +139,7 @@ def _predict_cohort(arguments: argparse.Namespace) -> Outcome:
     attention, any_scale = arguments.attention is not None, arguments.any_scale
     predictions = predict(bundle, cohort, features, attention, any_scale, arguments.abstain)
     lines = _write(arguments, predictions, cohort, header)
-    lines += [_recalibration_words(step) for step in bundle.about.recalibrations or ()]
+    lines += [step.sentence for step in bundle.about.recalibrations or ()]
     lines += _score_lines(predictions, bundle)
     if arguments.abstain is not None and (line := training_note(len(predictions.fitted_on or ()))):
         logger.info("%s", line)
@@ -230,10 +229,6 @@ def _write(
     return lines
 
 
-def _recalibration_words(step: "Recalibration") -> str:
-    return f"The model was recalibrated on {step.where}: {step.words}."
-
-
 def _data(
     arguments: argparse.Namespace,
     bundle: "ModelBundle",
@@ -250,7 +245,7 @@ def _data(
         "training": _scores_json(predictions.training),
         "unknown": _scores_json(predictions.unknown),
         "fitted_on": None if predictions.fitted_on is None else list(predictions.fitted_on),
-        "recalibrated": [{"cohort": step.cohort, "refitted": [*step.refitted]} for step in steps],
+        "recalibrated": [step.summary for step in steps],
     }
 
 

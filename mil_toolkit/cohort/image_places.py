@@ -30,7 +30,7 @@ def check_outside_images(
     places = {option: path for option, path in folders.items() if _is_inside(path, roots)}
     places |= {option: path for option, path in (files or {}).items() if _is_among_images(path, roots)}
     if places:
-        advice = "The cohort could not be read any more: name another place."
+        advice = "The images could not be read any more: name another place."
         lines = (f"{option}: {printable(path)} is inside an image folder." for option, path in places.items())
         raise UsageError("\n".join([*lines, advice]))
 

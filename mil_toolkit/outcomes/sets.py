@@ -57,6 +57,12 @@ class PredictionSets(Protocol):
         """Return the columns of a table of predictions that hold the set of each patient."""
         ...
 
+    def members(
+        self, calibration: Sequence[HeldOutScores], values: np.ndarray, alpha: float
+    ) -> np.ndarray | None:
+        """Return which classes the set of each patient contains, (n, C) bool; None if sets are intervals."""
+        ...
+
     def shortages(self, calibration: Sequence[HeldOutScores], alpha: float) -> Iterator[str]:
         """Yield which held-out patients are too few for this rate, a sentence each."""
         ...
@@ -102,7 +108,11 @@ class ClassSets(PredictionSets):
         self, calibration: Sequence[HeldOutScores], values: np.ndarray, alpha: float
     ) -> dict[str, list[str] | np.ndarray]:
         """Return the names of the classes, in the column `set`."""
-        return {SET: [self._name(row) for row in class_sets(calibration, self.scores(values), alpha)]}
+        return {SET: [self._name(row) for row in self.members(calibration, values, alpha)]}
+
+    def members(self, calibration: Sequence[HeldOutScores], values: np.ndarray, alpha: float) -> np.ndarray:
+        """Return which classes the set of each patient contains, (n, C) bool."""
+        return class_sets(calibration, self.scores(values), alpha)
 
     def _name(self, row: np.ndarray) -> str:
         if self.everything is not None and row.all():
@@ -160,6 +170,9 @@ class Intervals(PredictionSets):
             return {SET_LOW: values - margin, SET_HIGH: values + margin}
         with np.errstate(over="ignore"):
             return {SET_LOW: values * np.exp(-margin), SET_HIGH: values * np.exp(margin)}
+
+    def members(self, calibration: Sequence[HeldOutScores], values: np.ndarray, alpha: float) -> None:
+        """Return None: intervals contain no classes."""
 
     def shortages(self, calibration: Sequence[HeldOutScores], alpha: float) -> Iterator[str]:
         """Yield that all intervals are infinite, where they are."""

@@ -1,7 +1,7 @@
 """`cases`: an entry for each patient that is shown."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -194,11 +194,17 @@ def _attention(rows: pd.DataFrame, classes: tuple[ClassImages, ...], naming: Nam
 
 def ranked(rows: pd.DataFrame, column: str, naming: Naming) -> tuple[WeightedImage, ...]:
     """Return all images by falling attention, ties in the order of the bag; none where it is equal on all."""
-    names, attention = rows["image"].tolist(), rows[column].to_numpy()
+    images, attention = in_order(rows, column, naming), rows[column].to_numpy()
     order = np.argsort(-attention, kind="stable").tolist()
     if attention[order[0]] - attention[order[-1]] < EQUAL:
         return ()
+    return tuple(replace(images[place], rank=rank) for rank, place in enumerate(order, 1))
+
+
+def in_order(rows: pd.DataFrame, column: str, naming: Naming) -> tuple[WeightedImage, ...]:
+    """Return all images in the order of the bag, whose rank is their place."""
+    pairs = zip(rows["image"].tolist(), rows[column].tolist(), strict=True)
     return tuple(
-        WeightedImage(names[place], naming.image(names[place], place + 1), float(attention[place]), rank)
-        for rank, place in enumerate(order, 1)
+        WeightedImage(name, naming.image(name, place), float(attention), place)
+        for place, (name, attention) in enumerate(pairs, 1)
     )

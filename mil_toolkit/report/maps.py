@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mil_toolkit.backbones.saliency import Map
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.checkpoints import Checkpoints, checkpoints_of
-from mil_toolkit.bundle.saliency import Saliency
+from mil_toolkit.bundle.saliency import Saliency, SalientImage
 from mil_toolkit.cohort.cohort import Cohort, read_cohort
 from mil_toolkit.core.errors import UsageError
 from mil_toolkit.core.text import printable
@@ -24,8 +23,8 @@ NOTE = (
 )
 
 
-def maps_of(contents: Contents, cases: Sequence[Case], weights: Checkpoints) -> dict[Key, Map]:
-    """Return the maps of the images of highest attention.
+def maps_of(contents: Contents, cases: Sequence[Case], weights: Checkpoints) -> dict[Key, SalientImage]:
+    """Return the images of highest attention as the network of the mapped view sees them, with their maps.
 
     weights: checkpoints of the backbones, see `checkpoints_of`
 
@@ -34,7 +33,7 @@ def maps_of(contents: Contents, cases: Sequence[Case], weights: Checkpoints) -> 
     """
     bundle, cohort, caches = _opened(contents)
     saliency = Saliency.of(bundle, cohort, checkpoints_of(weights, bundle.about.views))
-    names, maps = [view.name for view in bundle.about.views], dict[Key, Map]()
+    names, maps = [view.name for view in bundle.about.views], dict[Key, SalientImage]()
     for case in cases:
         images = _images(case)
         if images and case.stored in cohort.images:
@@ -42,7 +41,7 @@ def maps_of(contents: Contents, cases: Sequence[Case], weights: Checkpoints) -> 
             decided = np.asarray(bundle.apply(patients, attention=False)[0].decisions)[0]
             decision = None if bundle.scoring.decision is None else int(decided)
             for name, image in saliency.images(patients, decision, images).items():
-                maps[case.stored, name] = image.map
+                maps[case.stored, name] = image
     return maps
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-import pandas as pd
 from markupsafe import Markup
 
 from mil_toolkit.bundle.patient_words import PatientWords
@@ -16,12 +15,12 @@ from mil_toolkit.core.outputs import Output
 from mil_toolkit.core.reading import open_input
 from mil_toolkit.core.text import count_of, printable
 from mil_toolkit.evaluation.words import metric_title, with_interval
-from mil_toolkit.outcomes.sets import EITHER, SEPARATOR, SET, SET_HIGH, SET_LOW, SIGNS
-from mil_toolkit.report.gallery import Naming, WeightedImage, ranked
+from mil_toolkit.outcomes.sets import SET, SET_HIGH, SET_LOW
+from mil_toolkit.report.gallery import Naming, WeightedImage, in_order, ranked
 from mil_toolkit.report.markup import environment, read_template, source_of
 from mil_toolkit.report.page import pictures_of
-from mil_toolkit.report.pictures import Pictures, data_uri
-from mil_toolkit.report.spotlight import EXPLANATION, spotlight
+from mil_toolkit.report.pictures import Pictures, data_uri, marked_thumbnail
+from mil_toolkit.report.spotlight import EXPLANATION
 from mil_toolkit.study.tables import class_column
 
 SHOWN, SIDE = 10, 208  # images of highest attention, and their side in pixels
@@ -103,6 +102,7 @@ def patient_page(words: PatientWords, written: date, saliency: Saliency | None =
     """Return what the page shows; see `write_patient_page`."""
     about = words.bundle.about
     images = _ranked_images(words)
+    shown = _shown(words, (images or _in_order(words))[:SHOWN], saliency)
     value = words.value_words(words.values)
     return PatientPage(
         patient=words.patient,
@@ -114,10 +114,10 @@ def patient_page(words: PatientWords, written: date, saliency: Saliency | None =
         warnings=list(words.warnings()),
         facts=words.given() + ([("images", str(words.images))] if words.images else []),
         parts=list(_parts(words)),
-        images=_shown(words, images[:SHOWN], saliency),
-        equal=bool(words.images) and not images,
+        images=shown,
+        equal=words.looks_at_images and not images,
         model=list(_model(words, written)),
-        explanation="" if saliency is None else _explanation(words),
+        explanation=_explanation(words) if any(image.marked for image in shown) else "",
     )
 
 
@@ -141,24 +141,24 @@ def _details(words: PatientWords) -> Iterator[str]:
         if math.isfinite(low):
             yield f"In 95 of 100 patients, the true value is expected between {low:.4g} and {high:.4g}."
     if words.abstain is not None:
-        yield _set_words(row, words.abstain, words.bundle.about.class_names)
+        yield _set_words(words, words.abstain)
 
 
-def _set_words(row: pd.Series, alpha: float, names: tuple[str, ...]) -> str:
+def _set_words(words: PatientWords, alpha: float) -> str:
+    row, members = words.row, words.members(alpha)
     most = f"if it may be wrong for at most {100 * alpha:.3g} in 100 patients"
     if SET not in row:
         return f"The range that the model states {most}: {row[SET_LOW]:.4g} to {row[SET_HIGH]:.4g}."
-    text = str(row[SET])
-    if text == EITHER or SEPARATOR in text:
-        return f"The model does not decide {most}: {text}."
-    name = names[SIGNS.index(text)] if text in SIGNS else text
+    if len(members) > 1:
+        return f"The model does not decide {most}: {row[SET]}."
+    name = words.bundle.about.class_names[members[0]]
     return f"The answer of the model {most}: {printable(name)}."
 
 
 def _parts(words: PatientWords) -> Iterator[str]:
     given = words.prediction.contributions
     if given.fusion is None:
-        only = "images" if words.images else "values"
+        only = "images" if words.looks_at_images else "values"
         yield f"The model looks at the {only} only."
     for what, values in (("images", given.without_images), ("values", given.without_metadata)):
         if values is not None:
@@ -171,6 +171,9 @@ def _model(words: PatientWords, written: date) -> Iterator[tuple[str, str]]:
     yield "What it does", f"It {about.predicted.text.task(names)}."
     cohort = f"{count_of(about.patients, 'patient')} of {printable(about.cohort)}"
     yield "Made from", cohort + about.predicted.text.data(names, about.class_counts)
+    for step in about.recalibrations or ():
+        patients = count_of(step.patients, "patient")
+        yield "Recalibrated", f"on {patients} of {printable(step.cohort)}: {step.words}"
     yield "Date", f"{written} (of the model's files)"
     metric = about.procedure.primary_metric
     tested = (
@@ -192,6 +195,12 @@ def _ranked_images(words: PatientWords) -> tuple[WeightedImage, ...]:
     return ranked(table, column, Naming(anonymise=False))
 
 
+def _in_order(words: PatientWords) -> tuple[WeightedImage, ...]:
+    """Return the images in the order of their names, for a patient whose images all counted the same."""
+    table = words.prediction.predictions.attention
+    return () if table is None else in_order(table, "attention", Naming(anonymise=False))
+
+
 def _shown(
     words: PatientWords, images: tuple[WeightedImage, ...], saliency: Saliency | None
 ) -> list[ShownImage]:
@@ -205,7 +214,7 @@ def _shown(
         if pixels is not None:
             picture = data_uri(pixels)
             if image.stored in maps:
-                marked = data_uri(spotlight(pixels, maps[image.stored].map))
+                marked = data_uri(marked_thumbnail(maps[image.stored], SIDE))
         shown.append(ShownImage(image.name, share, picture, marked))
     return shown
 

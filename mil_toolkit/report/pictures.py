@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mil_toolkit.backbones.saliency import Map
+from mil_toolkit.bundle.saliency import SalientImage
 from mil_toolkit.config.extraction import CELL_NAMES, Sampling
 from mil_toolkit.core.errors import DataError, MilError
 from mil_toolkit.core.files import digest
@@ -171,12 +171,12 @@ def thumbnails_of(
     pictures: Pictures,
     cases: Iterable[Case],
     room: int,
-    maps: Mapping[Key, Map] | None = None,
+    maps: Mapping[Key, SalientImage] | None = None,
     ended: Callable[[], object] = lambda: None,
 ) -> Thumbnails:
     """Return thumbnails of the patients' images, in the order of the cases until `room` bytes are full.
 
-    maps: how much each place of some images counts; ended: called after each case
+    maps: of some images, which belong to what the network of one view sees; ended: called after each case
     """
     uris: dict[Key, str] = {}
     marked: dict[Key, str] = {}
@@ -187,7 +187,7 @@ def thumbnails_of(
         ended()
         own = {key: data_uri(image) for key, image in pixels.items()}
         with_maps = {
-            key: data_uri(spotlight(image, maps[key]))
+            key: data_uri(marked_thumbnail(maps[key], len(image)))
             for key, image in pixels.items()
             if maps and key in maps
         }
@@ -200,6 +200,11 @@ def thumbnails_of(
             left_out += bool(keys)
             room = 0  # no picture of a later case, even of one that would fit
     return Thumbnails(uris, left_out, marked)
+
+
+def marked_thumbnail(image: SalientImage, side: int) -> Pixels:
+    """Return what the network sees of an image, (side, side, 3), with the places that count."""
+    return spotlight(resize(image.pixels, side), image.map)
 
 
 def _thumbnails(pictures: Pictures, keys: Iterable[Key]) -> dict[Key, Pixels]:

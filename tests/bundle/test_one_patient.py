@@ -1,5 +1,6 @@
 """One patient: contributions and words for every kind of outcome, and models that cannot predict alone."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from support.one_patient import KINDS, NAMES, TODAY, patient_of, with_outcome
 from support.studies import Tiny
 
 from mil_toolkit.bundle.bundle import ModelBundle
-from mil_toolkit.bundle.contributions import EARLY, LATE
+from mil_toolkit.bundle.contributions import EARLY, LATE, contributions_of
+from mil_toolkit.bundle.membership import TrainingMarks
 from mil_toolkit.bundle.one_patient import OnePrediction, predict_one
 from mil_toolkit.bundle.patient_words import PatientWords
 from mil_toolkit.bundle.records import Recalibration
@@ -57,6 +59,7 @@ def test_contributions_are_parts_of_the_output_or_replacements(
 WORDS = {
     "binary": ("Probability of tumoral 0.", "Decision: "),
     "classes": ("Probabilities AML: 0.", "largest multiple of its share"),
+    "ordered": ("Probabilities AML: ", "largest multiple of its share"),
     "number": ("BLASTS ", " %", "95 % prediction interval: "),
     "survival": ("Risk of the event up to the time 5 0.", "Probability of no event up to each time: 0.5: "),
 }
@@ -94,6 +97,28 @@ def test_a_missing_prediction_interval_is_explained_by_the_patients_who_gave_it(
     assert "the model was recalibrated on too few patients (5 patients of cohort other)." in text
 
 
+@pytest.mark.parametrize("own_projection", [True, False])
+def test_the_average_image_is_the_training_mean_in_the_projection_of_the_head(
+    own_projection: bool, bundle: ModelBundle, tiny: Tiny, tmp_path: Path
+) -> None:
+    head, domain = bundle.head, bundle.about.domain
+    assert head.projection is not None and domain is not None and domain.images is not None
+    plain = replace(head.projection, shift=torch.zeros(512), scale=torch.ones(512), components=None)
+    model = with_outcome(replace(bundle, head=replace(head, projection=plain)), "binary", LATE)
+    one = patient_of(tiny, tmp_path)
+    bags = predict_one(model, one).patients.bags
+    assert bags is not None
+    mean = bags.instances[0].float()  # the only image: with the mean of its own, nothing changes
+    if own_projection:  # rotated, and of as many columns as the head sees
+        own = replace(plain, shift=mean, components=torch.eye(512).flip(0))
+        model = replace(model, domain_projection=own)
+    space = replace(domain.images.space, means=[0.0] * 512 if own_projection else mean.tolist())
+    images = replace(domain.images, space=space)
+    about = replace(model.about, domain=replace(domain, images=images))
+    prediction = contributions_of(replace(model, about=about), predict_one(model, one).patients)
+    np.testing.assert_allclose(prediction.without_images, values(predict_one(model, one), model), rtol=1e-5)
+
+
 def test_an_unknown_column_and_a_gap_are_reported_together(
     bundle: ModelBundle, tiny: Tiny, tmp_path: Path
 ) -> None:
@@ -129,3 +154,33 @@ def test_an_embedding_that_is_the_projections_mean_is_not_needed_without_a_proje
     model = replace(model, about=replace(model.about, domain=None))
     given = predict_one(model, patient_of(tiny, tmp_path)).contributions
     assert given.without_images is None and given.without_metadata is not None
+
+
+@pytest.mark.parametrize("by_image", [True, False])
+def test_a_patient_of_a_recalibration_is_not_new(
+    by_image: bool, bundle: ModelBundle, tiny: Tiny, tmp_path: Path
+) -> None:
+    patient = patient_of(tiny, tmp_path)
+    assert patient.images is not None and isinstance(bundle.about.fitted_on, TrainingMarks)
+    marks = bundle.about.fitted_on
+    if by_image:
+        ids, others = ["Z"], replace(marks, images=[])
+        images = [file.read_bytes() for file in patient.images.iterdir()]
+        seen = TrainingMarks.of(ids, [{hashlib.sha256(image).digest() for image in images}], marks.salt)
+    else:
+        others = TrainingMarks.of(["Z"], [set()], marks.salt)
+        seen = TrainingMarks.of([patient.patient_id], [set()], marks.salt)
+    about = replace(bundle.about, fitted_on=others)
+    assert predict_one(replace(bundle, about=about), patient).fitted_on is False
+    step = recalibration(bundle, seen)
+    about = replace(about, recalibrations=[step])
+    model = replace(bundle, about=about)
+    prediction = predict_one(model, patient)
+    assert prediction.fitted_on is True
+    words = PatientWords(model, prediction, TODAY)
+    assert words.lines()[-1] == f"  {step.sentence}" and "on 9 patients of cohort other" in step.sentence
+    assert words.to_json()["recalibrated"] == [{"cohort": "other", "refitted": ["intercept"]}]
+
+
+def recalibration(bundle: ModelBundle, marks: TrainingMarks) -> Recalibration:
+    return Recalibration("other", 9, ["intercept"], None, bundle.decision, {}, marks)

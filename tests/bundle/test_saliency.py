@@ -5,11 +5,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support.one_patient import with_outcome
 from support.studies import Tiny
 
 from mil_toolkit.bundle.bundle import ModelBundle
-from mil_toolkit.bundle.saliency import GRADIENT, OCCLUSION, BagOutput, Saliency, decision_weights
+from mil_toolkit.bundle.saliency import (
+    GRADIENT,
+    OCCLUSION,
+    BagOutput,
+    Saliency,
+    decision_scores,
+    decision_weights,
+)
+from mil_toolkit.core.errors import UsageError
+from mil_toolkit.evaluation.ordered_classes import ordered_log_probabilities
 from mil_toolkit.features.bags import Bags
+from mil_toolkit.model.head import MILModel
 from mil_toolkit.training.patients import Patients
 
 
@@ -63,6 +74,27 @@ def test_a_replaced_image_gives_the_output_of_the_changed_bag(
 
 def test_the_explained_number_speaks_for_the_prediction(bundle: ModelBundle) -> None:
     assert decision_weights(bundle, 1) == [1.0] and decision_weights(bundle, 0) == [-1.0]
+
+
+def test_the_explained_number_of_ordered_classes_is_a_log_probability(
+    bundle: ModelBundle, patients: Patients
+) -> None:
+    ordered = with_outcome(bundle, "ordered", "late")
+    logits = ordered.head.apply(patients).logits.mean(0)[0]
+    for label, expected in enumerate(ordered_log_probabilities(logits)):
+        output = BagOutput.of(ordered.head, patients, decision_weights(ordered, label))
+        output = replace(output, scores=decision_scores(ordered, label))
+        assert float(output(output.embeddings)) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_model_that_does_not_look_at_images_has_no_maps(tiny: Tiny, bundle: ModelBundle) -> None:
+    head = bundle.head
+    model = MILModel(
+        replace(head.model.config, image_branch=False), 0, len(head.encoder.columns), [torch.Generator()]
+    )
+    blind = replace(bundle, head=replace(head, model=model, projection=None))
+    with pytest.raises(UsageError, match="this model does not look at images"):
+        Saliency.of(blind, tiny.cohort, [None])
 
 
 def test_both_methods_return_maps_of_the_images_as_the_network_sees_them(

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -119,6 +120,10 @@ def test_all_wrong_values_and_images_are_reported_together(predict: Predict, ima
         ("lymphocyte_count=0", "is not above 0"),
         ("lymphocyte_count=12 g/L", "is not a number in the unit of the model"),
         ("lymphocyte_count=nan!", "is not a finite number"),
+        ("lymphocyte_count=1210^9/L", "has no space between the number and the unit. Expected: a number in"),
+        ("lymphocyte_count=12,300", "contains a comma, so it is 12.300 or 12300. Write a decimal point, or"),
+        ("lymphocyte_count=-5 000", "is not above 0, so it has no logarithm. Expected"),
+        ("lymphocyte_count=<5", "is a limit, not a number. Give the value to use in its place. Expected"),
     ],
 )
 def test_a_wrong_value_says_what_is_expected(value: str, reason: str, tiny: Tiny, predict: Predict) -> None:
@@ -187,7 +192,42 @@ def test_usage_errors_are_reported_together(tiny: Tiny, images: Path, command: C
     assert page.code == 2 and "--page: can only be used" in page.err
 
 
+def test_options_without_an_effect_are_refused_together(
+    tiny: Tiny, predict: Predict, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = predict("--cache", "elsewhere", "--submission-header", "A,B")
+    assert done.code == 2 and "--cache, --submission-header: cannot be used for one patient" in done.err
+    options = ("--microns-per-pixel", 0.25, "--weights", "none.pth", "--batch-size", 4)
+    page = ("--page", "none.html", "--saliency")
+    bundle = ModelBundle.load(tiny.bundle)
+    model = replace(bundle, about=replace(bundle.about, features=None))
+    monkeypatch.setattr(ModelBundle, "load", lambda folder: model)
+    blind = command("predict", tiny.bundle, *texts_of(tiny, PATIENT), *options, *page)
+    assert blind.code == 2 and not Path("none.html").exists()
+    assert "--saliency, --microns-per-pixel, --weights, --batch-size: this model does not look" in blind.err
+
+
+def test_outputs_in_the_folder_of_images_are_refused_together(predict: Predict, images: Path) -> None:
+    before = sorted(images.iterdir())
+    done = predict("--page", images / "page.html", "--output", images / "deep" / "table.csv")
+    assert done.code == 2 and sorted(images.iterdir()) == before
+    assert "--page: " in done.err and "--output: " in done.err and "is inside an image folder" in done.err
+
+
 # The page.
+
+
+def test_the_first_images_are_shown_where_all_counted_the_same(
+    predict: Predict, images: Path, tmp_path: Path
+) -> None:
+    _, *others = sorted(images.iterdir())
+    for image in others:
+        image.unlink()
+    page = tmp_path / "page.html"
+    assert predict("--page", page, "--saliency").code == 0
+    html = page.read_text()
+    assert "All images of this patient counted the same" in html and html.count("data:image/jpeg") == 2
+    assert "In the second picture" in html
 
 
 def test_the_page_is_one_file_with_warnings_answer_and_images(

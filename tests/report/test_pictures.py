@@ -1,15 +1,20 @@
 """Pictures: only pixels, only unchanged files, and only as many as fit."""
 
+import base64
 import io
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from support.reports import rewrite, text_of, thumbnails, written
 from support.studies import Tiny
 
+from mil_toolkit.bundle.saliency import GRADIENT, SalientImage
+from mil_toolkit.report.gallery import Attention, Case, WeightedImage
 from mil_toolkit.report.page import write_report
+from mil_toolkit.report.pictures import Pictures, thumbnails_of
 
 
 def test_thumbnails_hold_only_pixels_of_the_files(tiny: Tiny, tmp_path: Path, copied: Path) -> None:
@@ -59,3 +64,20 @@ def test_pictures_that_do_not_fit_are_left_out_starting_with_the_least_interesti
     assert have == sorted(have, reverse=True) and 0 < sum(have) < 24
     left = int(re.findall(r"\d+", report.notes[0])[0])
     assert left == 24 - sum(have)
+
+
+def test_marked_places_are_those_of_the_image_that_the_network_sees(tmp_path: Path) -> None:
+    """Another view may show another part of the image, to which the map does not belong."""
+    Image.new("RGB", (40, 40), (200, 0, 0)).save(tmp_path / "i.png")
+    image = WeightedImage("i.png", "i.png", 1.0, 1)
+    attention = Attention(1, (image,), (), None)
+    case = Case("P", "P", 1, 0.9, 0.0, 1, {}, attention)
+    seen = np.full((32, 32, 3), (0, 0, 200), dtype=np.uint8)
+    salient = SalientImage(seen, np.ones((2, 2), dtype=np.float32), GRADIENT)
+    key = ("P", "i.png")
+    shown = thumbnails_of(Pictures({key: tmp_path / "i.png"}, {}, 0, 32), [case], 10**6, {key: salient})
+    for uri, colour in ((shown.uris[key], (200, 0, 0)), (shown.marked[key], (0, 0, 200))):
+        with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as picture:
+            assert picture.size == (104, 104)
+            centre = np.asarray(picture)[40:60, 40:60].astype(int)
+            assert np.abs(centre - colour).max() < 20

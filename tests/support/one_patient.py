@@ -13,6 +13,7 @@ from mil_toolkit.evaluation.class_calibration import ClassDecision
 from mil_toolkit.model.head import MILModel
 from mil_toolkit.outcomes.kinds import OutcomeRecord
 from mil_toolkit.outcomes.number import NumberRule
+from mil_toolkit.outcomes.ordered import OrderedDecision
 from mil_toolkit.outcomes.outcome import DecisionRule
 from mil_toolkit.outcomes.survival import SurvivalRule
 from support.studies import Tiny
@@ -26,6 +27,11 @@ KINDS: dict[str, tuple[int, dict[str, object], DecisionRule | None]] = {
         3,
         {"label": "T", "classes": NAMES},
         ClassDecision(1.2, (0.1, -0.1, 0.0), SHARES, NAMES),
+    ),
+    "ordered": (
+        2,
+        {"label": "T", "classes": NAMES, "ordered": True},
+        OrderedDecision(1.2, (0.1, -0.1, 0.0), SHARES, NAMES),
     ),
     "number": (1, {"target": "BLASTS", "unit": "%"}, NumberRule(3.0, 10.0, 4.0)),
     "survival": (
@@ -47,7 +53,7 @@ def with_outcome(bundle: ModelBundle, kind: str, fusion: str) -> ModelBundle:
     head = replace(old, model=model.eval().requires_grad_(False))
     if kind == "binary":
         return replace(bundle, head=head)
-    names = NAMES if kind == "classes" else ()
+    names = NAMES if kind in ("classes", "ordered") else ()
     about = replace(
         bundle.about,
         outcome=OutcomeRecord(kind, declared),
