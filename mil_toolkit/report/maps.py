@@ -14,13 +14,7 @@ from mil_toolkit.core.text import printable
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.report.contents import Contents, Key
 from mil_toolkit.report.gallery import Case
-from mil_toolkit.report.spotlight import EXPLANATION
 from mil_toolkit.training.patients import Patients
-
-NOTE = (
-    f"{EXPLANATION} This is for the final model, which was fitted on these patients too; the attention is"
-    " that of models that did not see them."
-)
 
 
 def maps_of(contents: Contents, cases: Sequence[Case], weights: Checkpoints) -> dict[Key, SalientImage]:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mil_toolkit.backbones.spec import sampling_of
 from mil_toolkit.bundle.checkpoints import Checkpoints
@@ -27,12 +28,16 @@ from mil_toolkit.report.contents import (
 )
 from mil_toolkit.report.doubtful import BYTES, doubtful_of
 from mil_toolkit.report.layout import Page, lay_out
-from mil_toolkit.report.maps import NOTE, maps_of
 from mil_toolkit.report.markup import to_html
 from mil_toolkit.report.pictures import Pictures, Thumbnails, ViewSamples, samples_of, thumbnails_of
 from mil_toolkit.report.seal import GENERATOR, MOST_BYTES, Report, inputs_digest, with_seal
 from mil_toolkit.report.sections.attention import best_words
+from mil_toolkit.report.spotlight import NOTE
 from mil_toolkit.study.records import StudyScores
+
+if TYPE_CHECKING:
+    from mil_toolkit.bundle.saliency import SalientImage  # imports torch
+    from mil_toolkit.report.gallery import Case
 
 __all__ = ["MOST_BYTES", "Report", "render", "write_report"]
 
@@ -122,7 +127,7 @@ def render(
     views = _view_samples(contents, pictures, page)
     samples = [] if views else samples_of(pictures, cases, page.class_names)
     room = most_bytes - len(to_html(page, samples, cell_note=_window_note(pictures), views=views))
-    maps = maps_of(contents, cases, weights) if saliency else None
+    maps = _maps(contents, cases, weights) if saliency else None
     with ProgressBar(len(cases), "patient", "drawing images", delay=_SOON) as bar:
         left = room - BYTES if pictures.shows_cells else room
         thumbnails = thumbnails_of(pictures, cases, left, maps, bar.update)
@@ -193,6 +198,12 @@ def pictures_of(
     colour, preprocess = spec.get("colour"), spec.get("preprocess", "none")
     sampling, scale = sampling_of(spec), scale_of(spec)
     return Pictures(paths, digests, crop, size, colour, preprocess, scale, scales, sampling)
+
+
+def _maps(contents: Contents, cases: "Sequence[Case]", weights: Sequence[Path]) -> "dict[Key, SalientImage]":
+    from mil_toolkit.report.maps import maps_of  # imports torch
+
+    return maps_of(contents, cases, weights)
 
 
 def _notes(

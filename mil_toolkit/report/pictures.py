@@ -5,10 +5,10 @@ import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from mil_toolkit.bundle.saliency import SalientImage
 from mil_toolkit.config.extraction import CELL_NAMES, Sampling
 from mil_toolkit.core.errors import DataError, MilError
 from mil_toolkit.core.files import digest
@@ -22,6 +22,9 @@ from mil_toolkit.features.stain import Pixels
 from mil_toolkit.report.contents import Key
 from mil_toolkit.report.gallery import Case
 from mil_toolkit.report.spotlight import spotlight
+
+if TYPE_CHECKING:
+    from mil_toolkit.bundle.saliency import SalientImage  # imports torch
 
 THUMBNAIL, SAMPLE = 104, 160  # pixels
 QUALITY = 78  # of the JPEGs
@@ -171,7 +174,7 @@ def thumbnails_of(
     pictures: Pictures,
     cases: Iterable[Case],
     room: int,
-    maps: Mapping[Key, SalientImage] | None = None,
+    maps: "Mapping[Key, SalientImage] | None" = None,
     ended: Callable[[], object] = lambda: None,
 ) -> Thumbnails:
     """Return thumbnails of the patients' images, in the order of the cases until `room` bytes are full.
@@ -202,7 +205,7 @@ def thumbnails_of(
     return Thumbnails(uris, left_out, marked)
 
 
-def marked_thumbnail(image: SalientImage, side: int) -> Pixels:
+def marked_thumbnail(image: "SalientImage", side: int) -> Pixels:
     """Return what the network sees of an image, (side, side, 3), with the places that count."""
     return spotlight(resize(image.pixels, side), image.map)
 
