@@ -191,6 +191,16 @@ def _sites(tmp_path_factory: pytest.TempPathFactory) -> Sites:
     return sites_study(tmp_path_factory.mktemp("sites"))
 
 
+@pytest.fixture(scope="session", name="sites_model")
+def _sites_model(sites: Sites, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the study `sites`; tests only read it."""
+    from mil_toolkit.bundle.fit import fit
+
+    folder = tmp_path_factory.mktemp("bundle") / "model"
+    fit(sites.cohort, sites.cache, sites.study, folder, "cpu")
+    return folder
+
+
 @pytest.fixture(scope="session", name="study_of")
 def _study_of(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return a function from the kind of an outcome to a study; tests only read it."""

@@ -36,6 +36,7 @@ from mil_toolkit.features.read_prepared import UnreadableFile, read_prepared
 from mil_toolkit.features.spec import scale_of
 from mil_toolkit.outcomes.outcome import UNLABELLED
 from mil_toolkit.study.records import ColumnRecord
+from mil_toolkit.training.group_checks import LEAST_PATIENTS
 from mil_toolkit.training.patients import Patients
 
 logger = logging.getLogger(__name__)
@@ -144,6 +145,12 @@ def check_alone(bundle: ModelBundle) -> None:
 
     Whatever makes a model depend on other patients of its site belongs here.
     """
+    if bundle.head.by_group:
+        raise UsageError(
+            "The model standardises embeddings within groups of patients (standardise=group), by the moments"
+            f" of at least {LEAST_PATIENTS} patients of the group, so that one patient alone is not enough."
+            " Name a COHORT.toml with all patients of the group instead of --images."
+        )
     if bundle.about.views and not all(view.has_backbone for view in bundle.about.views):
         raise UsageError(
             "The features of this model were computed by another tool, so that it cannot embed a folder of"

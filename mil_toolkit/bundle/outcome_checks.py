@@ -14,8 +14,8 @@ def outcome_problems(bundle: ModelBundle, cohort: Cohort) -> list[str]:
     """Return how the declared outcome of a cohort differs from that of a model; the words may differ.
 
     A cohort that declares no outcome fits every model. Positive and negative may have any words, as long as
-    these are not exchanged. One common
-    word is not enough for that: a table with 1 and 2 may well have the classes of one with 0 and 1.
+    these are not exchanged. One common word is not enough for that: a table with 1 and 2 may well have the
+    classes of one with 0 and 1.
     """
     model, here = bundle.about.predicted, cohort.outcome
     if not here.table_columns:

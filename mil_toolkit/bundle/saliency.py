@@ -49,9 +49,9 @@ class BagOutput:
 
     @classmethod
     def of(cls, head: FittedHead, patients: Patients, weights: Sequence[float]) -> "BagOutput":
-        """Return the output for the only patient of `patients`."""
+        """Return the output for the only patient of `patients`; raises as `Patients.seen_views`."""
         config = head.model.config
-        views = [Seen.by(config, bags) for bags in patients.chosen_views(config.features).values()]
+        views = [Seen.by(config, bags) for bags in patients.seen_views(config).values()]
         rows = torch.arange(int(views[0].bags.sizes[0]))
         embeddings = torch.cat([view.read_for_prediction(rows).float() for view in views], -1)
         _, metadata = head.inputs(patients)

@@ -75,7 +75,7 @@ def _validate(arguments: argparse.Namespace) -> Outcome:
     from mil_toolkit.core.devices import pick_device, use_available_cores
     from mil_toolkit.validation.page import write_page
     from mil_toolkit.validation.recalibrated import save_recalibrated
-    from mil_toolkit.validation.sample import with_images, with_outcome
+    from mil_toolkit.validation.sample import seen_patients, with_images
     from mil_toolkit.validation.validate import checked_steps, validate
 
     steps = checked_steps(arguments.recalibration, arguments.prevalence)
@@ -85,10 +85,10 @@ def _validate(arguments: argparse.Namespace) -> Outcome:
     from_images = arguments.features is None and bundle.has_backbone
     cohort = read_cohort(arguments.cohort, images=from_images, complete=False)
     _check_outputs(arguments, cohort, from_images)
-    usable = with_outcome(bundle, cohort)
+    seen = seen_patients(bundle, cohort)
     if from_images:
-        usable = with_images(usable)
-    features = model_features(arguments, bundle, usable, from_images)
+        seen = with_images(seen)
+    features = model_features(arguments, bundle, seen, from_images)
     validated = validate(bundle, cohort, features, steps, arguments.prevalence, arguments.any_scale)
     for note in validated.record.notes:
         (logger.info if validated.record.checked else logger.warning)("%s", note)

@@ -43,7 +43,7 @@ def setting_words(beginning: str) -> list[str]:
         return []
     before = beginning.removesuffix(values.rpartition(",")[2])
     is_bool = isinstance(getattr(HeadConfig(), name), bool)
-    listed = (True, False) if is_bool else known[name].choices or known[name].search
+    listed = known[name].choices or ((True, False) if is_bool else known[name].search)
     return [before + _setting_text(value) for value in listed]
 
 

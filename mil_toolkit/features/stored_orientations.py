@@ -26,7 +26,7 @@ class Orientations(Protocol):
         ...
 
     def read(self, rows: Tensor) -> Tensor:
-        """Return the embeddings of the images in rows (n,), (n, 1 + A, D) float16."""
+        """Return the embeddings of the images in rows (n,), (n, 1 + A, D)."""
         ...
 
 

@@ -22,8 +22,9 @@ def maps_of(contents: Contents, cases: Sequence[Case], weights: Checkpoints) -> 
 
     weights: checkpoints of the backbones, see `checkpoints_of`
 
-    Raises UsageError for a study without a model, whose model was fine-tuned or does not look at images, or
-    whose images or weights are not at hand; DataError for a model or features that cannot be read.
+    Raises UsageError for a study without a model, whose model was fine-tuned, standardises embeddings within
+    groups or does not look at images, or whose images or weights are not at hand; DataError for a model or
+    features that cannot be read.
     """
     bundle, cohort, caches = _opened(contents)
     saliency = Saliency.of(bundle, cohort, checkpoints_of(weights, bundle.about.views))
@@ -56,6 +57,11 @@ def _opened(contents: Contents) -> tuple[ModelBundle, Cohort, list[FeatureCache]
     bundle = ModelBundle.load(contents.study.model)
     if not bundle.has_backbone:
         raise UsageError("--saliency: the model has no network that sees images.")
+    if bundle.head.by_group:
+        raise UsageError(
+            "--saliency: the model standardises embeddings within groups of patients (standardise=group), and"
+            " maps are computed for one patient at a time, without the group."
+        )
     if bundle.backbone is not None:
         raise UsageError(
             "--saliency: the network of the model was fine-tuned, so that the study's features are not those"

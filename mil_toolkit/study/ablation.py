@@ -51,6 +51,7 @@ from mil_toolkit.study.tune import tune
 from mil_toolkit.study.variants import (
     EQUAL_BAGS,
     FULL,
+    GROUPED,
     Variant,
     thin,
     uses_nothing,
@@ -166,7 +167,7 @@ def ablate(
         names, turned = data.features, data.sources[0].patients.has_orientations
         by_group = study.config.outer_folds == GROUPS
         planned = variants_of(study.config.settings, names[:count], names[count:], turned, by_group)
-        variants, left_out = _usable(data, planned)
+        variants, left_out = _usable(data, planned, trials)
         if trials is None:
             results, diverged = _change_all(data, variants, how, lock)
             left_out |= diverged
@@ -202,10 +203,13 @@ def _check(study: Study, cohort: Cohort, features: Features) -> None:
     verify(study, cohort)
 
 
-def _usable(data: Data, variants: Sequence[Variant]) -> tuple[list[Variant], Reasons]:
+def _usable(
+    data: Data, variants: Sequence[Variant], trials: int | None = None
+) -> tuple[list[Variant], Reasons]:
     """Return the variants that suit the outcome and use images or metadata in every fold.
 
-    Also returns why the others are left out.
+    Those of GROUPED must also differ from the full model, so that they do not raise the adjusted p-values of
+    all variants for nothing. Also returns why the others are left out. trials: see `ablate`
     """
     reasons: Reasons = {}
     two_classes = OUTCOME_METRICS[data.study.outcome.kind].two_classes
@@ -214,12 +218,25 @@ def _usable(data: Data, variants: Sequence[Variant]) -> tuple[list[Variant], Rea
             reasons[variant.name] = "it would leave neither images nor metadata"
         elif variant.change.get("pooling") in SUPERVISED_POOLINGS and not two_classes:
             reasons[variant.name] = "this pooling needs an outcome of two classes"
-        elif variant.change.get("standardise") == BY_GROUP:
-            problems = list(group_problems(data.sources[0].patients.groups))
-            reasons |= (
-                {variant.name: "; ".join(problem.rstrip(".") for problem in problems)} if problems else {}
-            )
+        elif problems := _problems_of_groups(data, variant):
+            reasons[variant.name] = "; ".join(problem.rstrip(".") for problem in problems)
+        elif variant.name in GROUPED and _is_full(data, variant, trials):
+            reasons[variant.name] = "it is the full model in every outer fold"
     return [variant for variant in variants if variant.name not in reasons], reasons
+
+
+def _problems_of_groups(data: Data, variant: Variant) -> list[str]:
+    by_group = variant.change.get("standardise") == BY_GROUP
+    return list(group_problems(data.sources[0].patients.groups)) if by_group else []
+
+
+def _is_full(data: Data, variant: Variant, trials: int | None) -> bool:
+    """Return whether a variant of GROUPED has the configurations, and with trials the searches, of FULL."""
+    searched = len(data.study.config.settings.get("standardise", ())) > 1
+    if trials is not None and searched:
+        return False
+    full = Variant(FULL)
+    return all(data.configure(fold, variant) == data.configure(fold, full) for fold in data.folds)
 
 
 # Each fold's best configuration with one thing changed.

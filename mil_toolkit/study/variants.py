@@ -31,7 +31,7 @@ GROUPED: dict[str, Change] = {
     "standardise-cohort": {"standardise": True},
     "standardise-group": {"standardise": BY_GROUP},
 }
-"""Variants of a study with images whose outer folds are groups."""
+"""Variants of a study with images whose outer folds are groups, if they differ from the full model."""
 EQUAL_BAGS = "equal-bags"  # the full model, scored on the same number of images of each patient
 VARIANTS: dict[str, Change] = {
     FULL: {},

@@ -1,6 +1,6 @@
 """`GroupBags`: embeddings that are standardised within groups of patients, such as those of a hospital."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -115,11 +115,6 @@ class GroupBags(Bags):
     def parts(self) -> Iterator[Tensor]:
         """Yield the positions of all bags, in order, in parts whose embeddings fit in memory together."""
         return self.source.parts()
-
-    def select(self, patient_ids: Sequence[str]) -> "Bags":
-        """Return the bags of these patients, in this order, scaled as they are here."""
-        places = torch.tensor(self._places(patient_ids), dtype=torch.int64)
-        return self._repacked(self.rows(places), self.sizes[places], patient_ids)
 
 
 @dataclass(frozen=True)

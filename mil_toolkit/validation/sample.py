@@ -66,30 +66,39 @@ def with_outcome(bundle: ModelBundle, cohort: Cohort) -> Cohort:
     return labelled
 
 
-def with_images(labelled: Cohort) -> Cohort:
-    """Return the patients who have images; raises DataError if nobody has."""
-    return _present(labelled, [patient for patient, paths in labelled.images.items() if paths])
+def seen_patients(bundle: ModelBundle, cohort: Cohort) -> Cohort:
+    """Return the patients that the model has to see: those whose outcome is known.
+
+    A model that standardises embeddings within groups sees all patients, since the moments of a group are
+    those of all its patients, as in `predict`. Raises as `with_outcome`.
+    """
+    labelled = with_outcome(bundle, cohort)
+    return cohort if bundle.head.by_group else labelled
 
 
-def _imageless(labelled: Cohort) -> set[str]:
+def with_images(seen: Cohort) -> Cohort:
+    """Return the patients who have images; raises DataError if nobody with a known outcome has."""
+    return _present(seen, [patient for patient, paths in seen.images.items() if paths])
+
+
+def _imageless(cohort: Cohort) -> set[str]:
     """Return who has no images any more, although a cache may still hold embeddings of former ones.
 
     Nobody is known to lack images in a cohort that was read without them.
     """
-    if not labelled.images:
+    if not cohort.images:
         return set()
-    return {patient for patient in labelled.patient_ids if not labelled.images.get(patient)}
+    return {patient for patient in cohort.patient_ids if not cohort.images.get(patient)}
 
 
-def _present(labelled: Cohort, present: Collection[str]) -> Cohort:
-    inside = set(present)
-    kept = [patient for patient in labelled.patient_ids if patient in inside]
-    if not kept:
+def _present(seen: Cohort, present: Collection[str]) -> Cohort:
+    inside, labelled = set(present), seen.labelled()
+    if inside.isdisjoint(labelled.patient_ids):
         raise DataError(
-            f"{printable(labelled.source)}: none of the {count_of(len(labelled), 'patient')} with a known"
+            f"{printable(seen.source)}: none of the {count_of(len(labelled), 'patient')} with a known"
             " outcome has images, and the model needs them."
         )
-    return labelled.select(kept)
+    return seen.select([patient for patient in seen.patient_ids if patient in inside])
 
 
 def read_sample(bundle: ModelBundle, cohort: Cohort, features: Features, any_scale: bool = False) -> Sample:
@@ -101,52 +110,61 @@ def read_sample(bundle: ModelBundle, cohort: Cohort, features: Features, any_sca
 
     Raises DataError also where no patient is left, and where those who are left cannot be scored.
     """
-    labelled = with_outcome(bundle, cohort)
+    seen = seen_patients(bundle, cohort)
     caches = caches_of(features)
-    present = labelled
     if bundle.about.views and caches:
         stored = set.intersection(*(set(cache.patient_ids) for cache in caches))
-        present = _present(labelled, stored - _imageless(labelled))
-    patients, cache = checked_patients(bundle, present, features, any_scale)
+        seen = _present(seen, stored - _imageless(seen))
+    patients, cache = checked_patients(bundle, seen, features, any_scale)
+    present, places = seen.labelled(), np.flatnonzero(patients.outcome.known(patients.labels))
     fitted = recognised(bundle.about, present.patient_ids, cache)
-    new = np.ones(len(patients), dtype=bool) if fitted is None else ~fitted
-    _check_left(cohort, patients, new)
-    kept = present.select([present.patient_ids[place] for place in np.flatnonzero(new)])
-    patients = patients.take(np.flatnonzero(new))
-    outputs = bundle.head.apply(patients, attention=False).logits.mean(0)
+    new = np.ones(len(places), dtype=bool) if fitted is None else ~fitted
+    _check_left(cohort, patients.take(places), new)
+    outputs, domain = _applied(bundle, seen, patients, places[new])
+    patients = patients.take(places[new])
     predicted = bundle.decision.predict(outputs)
     check_results(patients, predicted.values, np.zeros_like(predicted.values))
+    labelled = cohort.labelled()
+    return Sample(
+        _flow(cohort, labelled, present, new),
+        _others(present.patient_ids, patients.ids),
+        _others(labelled.patient_ids, present.patient_ids),
+        fitted is not None,
+        patients,
+        patients_of(present.select(patients.ids), features),
+        cache,
+        outputs,
+        table_of(bundle, patients, predicted),
+        domain,
+    )
+
+
+def _flow(cohort: Cohort, labelled: Cohort, present: Cohort, new: np.ndarray) -> Flow:
+    """Count the patients; present: labelled ones with images; new: which of these are not in training."""
     excluded = sum(cohort.excluded.values())
-    flow = Flow(
+    return Flow(
         table=len(cohort) + excluded,
         excluded=excluded,
         without_outcome=len(cohort) - len(labelled),
         without_images=len(labelled) - len(present),
         in_training=int((~new).sum()),
-        scored=len(patients),
+        scored=int(new.sum()),
     )
-    return Sample(
-        flow,
-        _others(present.patient_ids, kept.patient_ids),
-        _others(labelled.patient_ids, present.patient_ids),
-        fitted is not None,
-        patients,
-        patients_of(kept, features),
-        cache,
-        outputs,
-        table_of(bundle, patients, predicted),
-        _domain(bundle, kept, patients),
-    )
+
+
+def _applied(
+    bundle: ModelBundle, seen: Cohort, patients: Patients, places: np.ndarray
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Apply the head and the domain to all patients; return the rows at these places (n,) of both."""
+    outputs = bundle.head.apply(patients, attention=False).logits.mean(0)
+    columns = domain_columns(bundle.about, bundle.head, bundle.domain_projection, seen, patients)
+    domain = pd.DataFrame({"patient_id": patients.ids, **columns})[["patient_id", IN_DOMAIN, REASONS]]
+    return outputs[places], domain.iloc[places].reset_index(drop=True)
 
 
 def _others(ids: Sequence[str], kept: Sequence[str]) -> tuple[str, ...]:
     inside = set(kept)
     return tuple(patient for patient in ids if patient not in inside)
-
-
-def _domain(bundle: ModelBundle, kept: Cohort, patients: Patients) -> pd.DataFrame:
-    columns = domain_columns(bundle.about, bundle.head, bundle.domain_projection, kept, patients)
-    return pd.DataFrame({"patient_id": patients.ids, **columns})[["patient_id", IN_DOMAIN, REASONS]]
 
 
 def _check_left(cohort: Cohort, patients: Patients, new: np.ndarray) -> None:

@@ -1,7 +1,10 @@
 """Bundles of models that standardise embeddings within groups of patients."""
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +16,23 @@ from support.studies import Tiny
 
 from mil_toolkit.bundle.bundle import ModelBundle
 from mil_toolkit.bundle.fit import fit
+from mil_toolkit.bundle.one_patient import OnePatient, predict_one
 from mil_toolkit.bundle.onnx import publish_onnx
 from mil_toolkit.bundle.predict import extract_as_trained, predict
+from mil_toolkit.bundle.saliency import BagOutput
 from mil_toolkit.config.finetune import FinetuneConfig
 from mil_toolkit.core.errors import DataError, UsageError
+from mil_toolkit.outcomes.binary import Binary
+from mil_toolkit.report.contents import read_contents
+from mil_toolkit.report.maps import maps_of
 from mil_toolkit.training.patients import Patients
+from mil_toolkit.validation.validate import validate
 
 
 @pytest.fixture(scope="module", name="bundle")
-def _bundle(sites: Sites, tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+def _bundle(sites_model: Path) -> ModelBundle:
     """The model of the study, as a bundle holds it."""
-    folder = tmp_path_factory.mktemp("bundle") / "model"
-    fit(sites.cohort, sites.cache, sites.study, folder, "cpu")
-    return ModelBundle.load(folder)
+    return ModelBundle.load(sites_model)
 
 
 def test_a_new_site_is_standardised_by_its_own_patients(
@@ -53,6 +60,45 @@ def test_a_cohort_without_groups_is_refused(bundle: ModelBundle, sites: Sites) -
         extract_as_trained(bundle, replace(alone, images=dict.fromkeys(alone.patient_ids, ())))
     with pytest.raises(DataError, match="one patient alone is not enough"):
         bundle.apply(replace(Patients.of(sites.cohort, sites.cache).take(np.array([3])), groups=None))
+
+
+def validate_without_groups(bundle: ModelBundle, sites: Sites, folder: Path) -> None:
+    validate(bundle, replace(sites.cohort, groups=None, outcome=Binary("LABEL")), sites.cache)
+
+
+def predict_one_patient(bundle: ModelBundle, sites: Sites, folder: Path) -> None:
+    predict_one(bundle, OnePatient({}, folder / "nowhere", date(2020, 1, 1)))  # before any image is read
+
+
+def draw_maps_of_a_report(bundle: ModelBundle, sites: Sites, folder: Path) -> None:
+    study = Path(shutil.copytree(sites.study, folder / "study"))
+    bundle.save(study / "model")
+    maps_of(read_contents(study), [], None)
+
+
+def compute_saliency(bundle: ModelBundle, sites: Sites, folder: Path) -> None:
+    BagOutput.of(bundle.head, Patients.of(sites.cohort, sites.cache).take(np.array([3])), [1.0])
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "problem"),
+    [
+        (validate_without_groups, DataError, "one patient alone is not enough"),
+        (predict_one_patient, UsageError, "one patient alone is not enough. Name a COHORT.toml"),
+        (draw_maps_of_a_report, UsageError, "--saliency: the model standardises embeddings within groups"),
+        (compute_saliency, DataError, "group S0 has 1 patient"),
+    ],
+)
+def test_patients_without_their_group_are_refused(
+    command: Callable[[ModelBundle, Sites, Path], None],
+    error: type[Exception],
+    problem: str,
+    bundle: ModelBundle,
+    sites: Sites,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(error, match=problem):
+        command(bundle, sites, tmp_path)
 
 
 def test_a_small_group_is_refused_with_all_other_problems(bundle: ModelBundle, sites: Sites) -> None:
@@ -122,3 +168,9 @@ def test_the_commands_work_on_a_cohort_with_groups(
     )
     assert refused.code == 3 and "These patients have no groups" in refused.err
     assert not (tmp_path / "other.csv").exists()
+    images = tiny.cohort_toml.parent / "images" / "P003"
+    refused = command("predict", study / "model", "--images", images, "--output", tmp_path / "other.csv")
+    assert refused.code == 2 and "one patient alone is not enough" in refused.err
+    refused = command("report", study, "--saliency", "--output", tmp_path / "other.html")
+    assert refused.code == 2 and "--saliency: the model standardises" in refused.err
+    assert not {tmp_path / "other.csv", tmp_path / "other.html"} & set(tmp_path.iterdir())

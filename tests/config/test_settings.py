@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mil_toolkit.config.head import HeadConfig, is_active
 from mil_toolkit.config.presets import PRESETS
-from mil_toolkit.config.settings import head_config, parse_settings, set_options
+from mil_toolkit.config.settings import head_config, parse_settings, set_options, setting_words
 from mil_toolkit.config.tunable import tunables
 from mil_toolkit.core.errors import UsageError
 
@@ -24,6 +24,15 @@ def text(value: object) -> str:
 def test_the_default_can_be_set(name: str) -> None:
     default = getattr(HeadConfig(), name)
     assert parse_settings([f"{name}={text(default)}"]) == {name: (default,)}
+
+
+@every_field
+def test_every_choice_is_completed(name: str) -> None:
+    words = setting_words(f"{name}=")
+    assert {text(choice) for choice in FIELDS[name].choices} <= {word.partition("=")[2] for word in words}
+    assert all(parse_settings([word]) for word in words)
+    if isinstance(getattr(HeadConfig(), name), bool):
+        assert {f"{name}=true", f"{name}=false"} <= set(words)
 
 
 @every_field

@@ -20,7 +20,7 @@ NEUTRAL = Smear(np.zeros(3), 0.0, 1.0)
 
 def smear(seed: int, size: int = 96) -> Pixels:
     random = np.random.default_rng(seed)
-    return np.asarray(draw_image(ACTIVATED, draw_smear(random), random, size))
+    return np.asarray(draw_image(ACTIVATED, draw_smear(random), random, size).image)
 
 
 def stained(pixels: Pixels, strength: tuple[float, float, float], light: float) -> Pixels:
@@ -32,7 +32,7 @@ def stained(pixels: Pixels, strength: tuple[float, float, float], light: float) 
 def test_the_target_is_the_mean_of_drawn_smears() -> None:
     random = np.random.default_rng(0)
     colours = [
-        to_lab(np.asarray(draw_image(cell, NEUTRAL, random, 224)))
+        to_lab(np.asarray(draw_image(cell, NEUTRAL, random, 224).image))
         for _ in range(6)
         for cell in (SMALL, ACTIVATED)
     ]

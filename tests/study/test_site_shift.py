@@ -12,6 +12,7 @@ from support.sites import Sites
 from mil_toolkit.cohort.cohort import Cohort
 from mil_toolkit.config.head import HeadConfig
 from mil_toolkit.config.study import StudyConfig
+from mil_toolkit.config.tunable import Value
 from mil_toolkit.core.errors import DataError
 from mil_toolkit.report.sections.ablation import ablation_section
 from mil_toolkit.study import ablation, variants
@@ -39,10 +40,10 @@ def _compared(sites: Sites, tmp_path_factory: pytest.TempPathFactory) -> Ablatio
 
 def test_standardising_within_sites_mends_their_shift(compared: Ablation) -> None:
     scores = {name: variant.scores["auc"].value for name, variant in compared.scores.variants.items()}
-    assert set(scores) == {"full", "equal-bags", *GROUPED}
-    assert scores["standardise-group"] == scores["full"]
+    assert set(scores) == {"full", "equal-bags", "standardise-cohort"}
+    assert compared.scores.left_out == {"standardise-group": "it is the full model in every outer fold"}
     assert "without labels (a transductive step)" in ablation_section(compared.scores).notes[0]
-    mended, shifted = scores["standardise-group"], scores["standardise-cohort"]
+    mended, shifted = scores["full"], scores["standardise-cohort"]
     assert mended is not None and shifted is not None and mended > 0.85 > shifted + 0.1
 
 
@@ -93,6 +94,28 @@ def test_mil_tune_asks_for_groups(tiny_options: list[object], tmp_path: Path, co
     done = command("tune", *tiny_options, "--set", "standardise=group", "--study", tmp_path / "study")
     assert done.code == 3 and 'group = "..." under [cohort]' in done.err and "Traceback" not in done.err
     assert done.err.count("standardise=group") == 1 and not (tmp_path / "study").exists()
+
+
+def test_only_variants_that_differ_from_the_full_model_are_scored(sites: Sites) -> None:
+    data = Data.load(Study.open(sites.study), sites.cohort, [sites.cache], "cpu")
+    grouped = [Variant(name, change) for name, change in GROUPED.items()]
+
+    def used(standardise: object, allowed: tuple[Value, ...], trials: int | None) -> list[str]:
+        best = [replace(fold.best.config, standardise=standardise) for fold in data.folds]  # type: ignore[arg-type]
+        folds = [
+            replace(fold, best=replace(fold.best, config=config))
+            for fold, config in zip(data.folds, best, strict=True)
+        ]
+        settings = {**data.study.config.settings, "standardise": allowed}
+        study = replace(data.study, config=replace(data.study.config, settings=settings))
+        sources = [replace(source, study=study) for source in data.sources]
+        changed = replace(data, folds=folds, sources=sources)
+        return [variant.name for variant in ablation._usable(changed, grouped, trials)[0]]
+
+    assert used(True, (True,), None) == used(True, (True,), 2) == ["standardise-group"]
+    assert used("group", ("group",), None) == used("group", ("group",), 2) == ["standardise-cohort"]
+    assert used(True, (True, "group"), None) == ["standardise-group"]
+    assert used(True, (True, "group"), 2) == used(False, (False,), None) == list(GROUPED)
 
 
 def test_the_ablation_leaves_out_groups_that_are_too_small(

@@ -25,12 +25,12 @@ def sites_cohort(positives: Sequence[int]) -> Cohort:
     return make_cohort(labels, {"noise": noise}, groups)
 
 
-def sites_cache(folder: Path, cohort: Cohort, shift: float) -> FeatureCache:
+def sites_cache(folder: Path, cohort: Cohort, shift: float, seed: int = 1) -> FeatureCache:
     """Return embeddings whose first column tells positive patients.
 
     shift: standard deviation between sites of the columns, and of the logarithm of their factors
     """
-    random = np.random.default_rng(1)
+    random = np.random.default_rng(seed)
     assert cohort.groups is not None
     names = np.unique(cohort.groups)
     moves = dict(zip(names, shift * random.normal(size=(len(names), WIDTH)), strict=True))
