@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from mil_toolkit.core.records import Json
 from mil_toolkit.evaluation.calibration import Decision
-from mil_toolkit.evaluation.class_calibration import ClassDecision
+from mil_toolkit.evaluation.class_calibration import SoftmaxDecision
 from mil_toolkit.evaluation.discrete_time import survival_at
 from mil_toolkit.evaluation.survival_metrics import grid_of
 from mil_toolkit.outcomes.number import LARGEST_EXPONENT, LOG, NumberRule
@@ -67,7 +67,7 @@ class TwoClasses(TorchRule):
 class SeveralClasses(TorchRule):
     """Calibration and priors of classes."""
 
-    def __init__(self, rule: ClassDecision):
+    def __init__(self, rule: SoftmaxDecision):
         self.rule = rule
         self.biases, self.priors = torch.tensor(rule.biases), torch.tensor(rule.priors)
 

@@ -56,7 +56,7 @@ class MILClassifier(ClassifierMixin, MILEstimator):  # type: ignore[misc]
     - `feature_names_in_`: the columns of X, if X is a table
     - `n_epochs_`: the chosen number of epochs
     - `decision_`: calibration and threshold (`Decision`); of several classes, calibration and the share of
-      each class (`ClassDecision`)
+      each class (`ClassDecision`, of ordered ones `OrderedDecision`)
     - `head_`: the fitted members (`FittedHead`)
 
     A fitted estimator can be pickled like any other of scikit-learn. Loading a pickle can run arbitrary code,

@@ -23,8 +23,10 @@ def constant_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class ClassDecision:
-    """The mapping from C logits to calibrated probabilities and a predicted class.
+class SoftmaxDecision:
+    """The mapping from outputs of a head to calibrated probabilities of C classes and a predicted class.
+
+    Each kind of outcome of several classes has its own, which names the kind and says what the outputs are.
 
     The probabilities are softmax(slope * logits + biases). The predicted class is the one whose probability
     is the largest multiple of its prior, which maximises balanced accuracy if the probabilities are
@@ -33,18 +35,12 @@ class ClassDecision:
 
     slope: inverse of the temperature; biases: C, which add up to 0; priors: C, the classes' shares
     names: of the classes
-    kind: of the outcome that has this decision
-
-    >>> decision = ClassDecision(1.0, (0.0, 0.0), (0.8, 0.2), ("ALL", "AML"))
-    >>> decision.predict(np.log(np.array([[0.7, 0.3], [0.9, 0.1]]))).decisions.tolist()
-    [1, 0]
     """
 
     slope: Annotated[float, Meta(gt=0)]
     biases: tuple[float, ...]
     priors: tuple[Annotated[float, Meta(gt=0, le=1)], ...]
     names: tuple[str, ...]
-    kind: Literal["classes", "ordered"] = "classes"
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Return the calibrated probabilities (..., C) of outputs of a head."""
@@ -81,6 +77,18 @@ class ClassDecision:
             yield "slope or biases are not finite"
         if abs(sum(self.priors) - 1) > ROUNDING:
             yield "the priors do not add up to 1"
+
+
+@dataclass(frozen=True)
+class ClassDecision(SoftmaxDecision):
+    """A `SoftmaxDecision` of classes without an order, whose logits are the outputs.
+
+    >>> decision = ClassDecision(1.0, (0.0, 0.0), (0.8, 0.2), ("ALL", "AML"))
+    >>> decision.predict(np.log(np.array([[0.7, 0.3], [0.9, 0.1]]))).decisions.tolist()
+    [1, 0]
+    """
+
+    kind: Literal["classes"] = "classes"
 
 
 def last_largest(values: np.ndarray) -> np.ndarray:

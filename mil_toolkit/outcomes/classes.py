@@ -12,7 +12,12 @@ from mil_toolkit.config.study import ThresholdRule
 from mil_toolkit.core.cells import canonical_word
 from mil_toolkit.core.records import Json
 from mil_toolkit.core.text import printable
-from mil_toolkit.evaluation.class_calibration import ClassDecision, fit_class_decision, last_largest
+from mil_toolkit.evaluation.class_calibration import (
+    ClassDecision,
+    SoftmaxDecision,
+    fit_class_decision,
+    last_largest,
+)
 from mil_toolkit.evaluation.class_scoring import class_scoring
 from mil_toolkit.evaluation.metrics import Predicted
 from mil_toolkit.evaluation.scoring import Scoring
@@ -142,7 +147,7 @@ class Classes(Labels):
 
     def decide(
         self, outputs: np.ndarray, targets: np.ndarray, rule: ThresholdRule, groups: np.ndarray | None
-    ) -> ClassDecision:
+    ) -> SoftmaxDecision:
         """Fit calibration and priors to out-of-fold logits (n, C)."""
         return fit_class_decision(outputs, targets, self.class_names)
 
@@ -157,7 +162,7 @@ class Classes(Labels):
         return ClassesText()
 
     @classmethod
-    def parse_decision(cls, value: Json) -> ClassDecision:
+    def parse_decision(cls, value: Json) -> SoftmaxDecision:
         """Return calibration and priors from JSON."""
         return msgspec.convert(value, ClassDecision)
 

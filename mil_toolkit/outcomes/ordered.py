@@ -9,7 +9,7 @@ import numpy as np
 
 from mil_toolkit.config.study import ThresholdRule
 from mil_toolkit.core.records import Json
-from mil_toolkit.evaluation.class_calibration import ClassDecision, fit_class_decision, last_largest
+from mil_toolkit.evaluation.class_calibration import SoftmaxDecision, fit_class_decision, last_largest
 from mil_toolkit.evaluation.class_metrics import ORDERED_METRICS
 from mil_toolkit.evaluation.class_scoring import class_scoring
 from mil_toolkit.evaluation.metrics import Predicted
@@ -22,10 +22,10 @@ SMALLEST_STEP = 1e-3  # between two cumulative logits
 
 
 @dataclass(frozen=True)
-class OrderedDecision(ClassDecision):
-    """A `ClassDecision` of ordered classes, whose logits are log-probabilities of a cumulative link model."""
+class OrderedDecision(SoftmaxDecision):
+    """A `SoftmaxDecision` of ordered classes; its logits are log-probabilities of a cumulative link model."""
 
-    kind: Literal["classes", "ordered"] = "ordered"
+    kind: Literal["ordered"] = "ordered"
 
     def logits(self, outputs: np.ndarray) -> np.ndarray:
         """Return the log-probabilities of the classes (..., C) from outputs (..., C - 1)."""

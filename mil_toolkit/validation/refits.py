@@ -22,7 +22,7 @@ from mil_toolkit.evaluation.calibration import (
     fit_intercept,
     sensitive,
 )
-from mil_toolkit.evaluation.class_calibration import ClassDecision, fit_biases, fit_class_calibration
+from mil_toolkit.evaluation.class_calibration import SoftmaxDecision, fit_biases, fit_class_calibration
 from mil_toolkit.evaluation.decisions import sensitivity_to_reach
 from mil_toolkit.evaluation.discrete_time import hazard_rows, to_intervals
 from mil_toolkit.evaluation.number_calibration import (
@@ -127,28 +127,28 @@ def _smaller_class(targets: np.ndarray, rule: DecisionRule) -> int:
 # Several classes, in order or not.
 
 
-def _log_probabilities(rule: ClassDecision, outputs: np.ndarray) -> np.ndarray:
+def _log_probabilities(rule: SoftmaxDecision, outputs: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(rule.probabilities(outputs), _LEAST))
 
 
-def _composed(rule: ClassDecision, slope: float, biases: np.ndarray) -> ClassDecision:
+def _composed(rule: SoftmaxDecision, slope: float, biases: np.ndarray) -> SoftmaxDecision:
     """Return softmax(slope * log p + biases) of the probabilities p of a rule."""
     moved = slope * np.array(rule.biases) + biases
     return replace(rule, slope=slope * rule.slope, biases=tuple((moved - moved.mean()).tolist()))
 
 
-def _class_biases(rule: DecisionRule, data: Labelled, setting: Setting) -> ClassDecision:
-    assert isinstance(rule, ClassDecision)
+def _class_biases(rule: DecisionRule, data: Labelled, setting: Setting) -> SoftmaxDecision:
+    assert isinstance(rule, SoftmaxDecision)
     return _composed(rule, 1.0, fit_biases(_log_probabilities(rule, data.outputs), data.targets))
 
 
-def _class_slope(rule: DecisionRule, data: Labelled, setting: Setting) -> ClassDecision:
-    assert isinstance(rule, ClassDecision)
+def _class_slope(rule: DecisionRule, data: Labelled, setting: Setting) -> SoftmaxDecision:
+    assert isinstance(rule, SoftmaxDecision)
     return _composed(rule, *fit_class_calibration(_log_probabilities(rule, data.outputs), data.targets))
 
 
 def _smallest_class(targets: np.ndarray, rule: DecisionRule) -> int:
-    assert isinstance(rule, ClassDecision)
+    assert isinstance(rule, SoftmaxDecision)
     return int(np.bincount(targets, minlength=len(rule.names)).min())
 
 

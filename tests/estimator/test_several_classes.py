@@ -13,6 +13,7 @@ from support.estimators import QUICK, signal
 from mil_toolkit import MILClassifier
 from mil_toolkit.estimator import BagError
 from mil_toolkit.evaluation.class_calibration import ClassDecision
+from mil_toolkit.outcomes.ordered import OrderedDecision
 
 GRADES = ("high", "low", "mid")  # sorted, as in classes_
 ORDER = ["low", "mid", "high"]
@@ -70,7 +71,7 @@ def test_the_decision_is_the_largest_multiple_of_the_share(X: pd.DataFrame, y: n
 def test_an_order_gives_another_model_with_the_same_columns(
     ordered: MILClassifier, model: MILClassifier, X: pd.DataFrame, y: np.ndarray
 ) -> None:
-    assert isinstance(ordered.decision_, ClassDecision) and ordered.decision_.names == tuple(ORDER)
+    assert isinstance(ordered.decision_, OrderedDecision) and ordered.decision_.names == tuple(ORDER)
     assert tuple(ordered.classes_) == GRADES
     probabilities = ordered.predict_proba(X)
     assert np.allclose(probabilities.sum(1), 1)

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,9 +13,12 @@ from sklearn.linear_model import LogisticRegression
 from support.commands import Command
 from support.studies import Tiny
 
+from mil_toolkit.core.records import to_json
+from mil_toolkit.evaluation.class_calibration import ClassDecision
 from mil_toolkit.evaluation.ordered_classes import ordered_log_probabilities, ordered_outputs
 from mil_toolkit.outcomes.binary import Binary
-from mil_toolkit.outcomes.ordered import Ordered, cumulative_regression
+from mil_toolkit.outcomes.classes import Classes
+from mil_toolkit.outcomes.ordered import Ordered, OrderedDecision, cumulative_regression
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.rivals import ordered_multinomial
 
@@ -104,3 +108,15 @@ def test_probabilities_before_a_decision_add_up_to_one(outputs: list[list[float]
     labels = np.zeros(len(outputs), dtype=int)
     predicted = Ordered("DX", (1, 2, 3)).predicted(np.array(outputs), labels, labels)
     assert_allclose(predicted.probabilities.sum(-1), 1)
+
+
+def test_a_decision_has_the_kind_of_its_class_in_json() -> None:
+    numbers = (0.7, (0.4, -0.1, -0.3), (0.5, 0.3, 0.2), ("a", "b", "c"))
+    for made, outcome in ((ClassDecision, Classes), (OrderedDecision, Ordered)):
+        value = to_json(made(*numbers))
+        assert isinstance(value, dict) and value["kind"] == outcome.kind
+        parsed = outcome.parse_decision(value)
+        assert type(parsed) is made and parsed == made(*numbers)
+        other = "classes" if outcome is Ordered else "ordered"
+        with pytest.raises(msgspec.ValidationError, match="kind"):
+            outcome.parse_decision({**value, "kind": other})

@@ -111,10 +111,10 @@ def test_refitted_classes_are_softmax_of_the_log_probabilities_as_they_stand(kin
     right = softmax(0.6 * np.log(rule.probabilities(outputs)) + biases, axis=1)
     targets = (right.cumsum(1) > random.random((len(right), 1))).argmax(1)
     data = Labelled(outputs, targets, None)
-    both = cast(ClassDecision, refit(kind, "slope", rule, data))
+    both = cast(ClassDecision | OrderedDecision, refit(kind, "slope", rule, data))
     assert both.slope == pytest.approx(0.6 * rule.slope, abs=0.07)
     np.testing.assert_allclose(both.probabilities(outputs), right, atol=0.05)
-    alone = cast(ClassDecision, refit(kind, "intercept", rule, data))
+    alone = cast(ClassDecision | OrderedDecision, refit(kind, "intercept", rule, data))
     assert alone.slope == rule.slope and alone.priors == rule.priors and alone.kind == kind
     shares = np.bincount(targets) / len(targets)
     np.testing.assert_allclose(alone.probabilities(outputs).mean(0), shares, atol=2e-3)
