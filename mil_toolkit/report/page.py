@@ -200,7 +200,7 @@ def pictures_of(
     return Pictures(paths, digests, crop, size, colour, preprocess, scale, scales, sampling)
 
 
-def _maps(contents: Contents, cases: "Sequence[Case]", weights: Sequence[Path]) -> "dict[Key, SalientImage]":
+def _maps(contents: Contents, cases: "Sequence[Case]", weights: Checkpoints) -> "dict[Key, SalientImage]":
     from mil_toolkit.report.maps import maps_of  # imports torch
 
     return maps_of(contents, cases, weights)

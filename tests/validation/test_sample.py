@@ -60,7 +60,7 @@ def test_images_of_unlabelled_patients_are_needed_only_within_groups(
     plain = replace(by_group, head=replace(by_group.head, model=model))
     assert seen_patients(by_group, cohort).patient_ids == cohort.patient_ids
     assert seen_patients(plain, cohort).patient_ids == cohort.labelled().patient_ids
-    images = {patient: (Path("image.png"),) for patient in cohort.patient_ids[1:]}
+    images: dict[str, tuple[Path, ...]] = {name: (Path("image.png"),) for name in cohort.patient_ids[1:]}
     assert with_images(replace(cohort, images=images)).patient_ids == cohort.patient_ids[1:]
     unlabelled = {patient: images[patient] for patient in cohort.unlabelled().patient_ids}
     with pytest.raises(DataError, match="none of the 25 patients with a known outcome has images"):
