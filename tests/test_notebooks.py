@@ -114,7 +114,7 @@ def test_without_the_data_of_the_competition_the_notebook_says_what_to_add(
 ) -> None:
     monkeypatch.setenv("INPUT", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"not below .*: add the data of the competition"):
-        exec(code_cell('clinical_annotation.csv")'), {"os": os, "Path": Path})  # noqa: S102
+        execute(code_cell('clinical_annotation.csv")'), {"os": os, "Path": Path})
 
 
 @pytest.mark.parametrize("with_outer", [True, False])

@@ -165,7 +165,7 @@ def _argument(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
         values = "" if action.nargs == 0 else f" {formatter._format_args(action, action.dest.upper())}"
         names = [f"{option}{values}" for option in action.option_strings]
     else:
-        names = [formatter._format_args(action, action.dest)]
+        names = [str(action.metavar or action.dest)]  # the usage says which of them may be left out
     return directive("option", ", ".join(names), escaped(formatter._expand_help(action)))
 
 

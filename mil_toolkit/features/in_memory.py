@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from mil_toolkit.backbones.backbones import Backbone
 from mil_toolkit.cohort.cohort import Cohort
@@ -13,7 +12,7 @@ from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core.device_memory import explain_out_of_memory
 from mil_toolkit.core.devices import architecture, pick_extraction_device, pick_precision
 from mil_toolkit.core.launchers import own_cores
-from mil_toolkit.core.verbosity import bars_disabled
+from mil_toolkit.core.progress import ProgressBar
 from mil_toolkit.features.bags import Bags
 from mil_toolkit.features.batch_sizes import default_batch_size
 from mil_toolkit.features.colour import Colour
@@ -80,7 +79,7 @@ def _finished(pipeline: Pipeline, plans: Sequence[Plan]) -> dict[str, EmbeddedBa
     images = sum(len(plan.missing) for plan in plans)
     with (
         explain_out_of_memory(f"Use a --batch-size below {pipeline.embed.batch_size}."),
-        tqdm(total=images, unit="image", disable=bars_disabled()) as bar,
+        ProgressBar(images, "image", "embedding") as bar,
     ):
         bags = (builder.bag() for builder in pipeline.finish_bags(plans, bar.update))
         return {bag.patient_id: bag for bag in bags if bag is not None}

@@ -105,18 +105,16 @@ def test_the_average_image_is_the_training_mean_in_the_projection_of_the_head(
     assert head.projection is not None and domain is not None and domain.images is not None
     plain = replace(head.projection, shift=torch.zeros(512), scale=torch.ones(512), components=None)
     model = with_outcome(replace(bundle, head=replace(head, projection=plain)), "binary", LATE)
-    one = patient_of(tiny, tmp_path)
-    bags = predict_one(model, one).patients.bags
-    assert bags is not None
-    mean = bags.instances[0].float()  # the only image: with the mean of its own, nothing changes
-    if own_projection:  # rotated, and of as many columns as the head sees
-        own = replace(plain, shift=mean, components=torch.eye(512).flip(0))
-        model = replace(model, domain_projection=own)
-    space = replace(domain.images.space, means=[0.0] * 512 if own_projection else mean.tolist())
-    images = replace(domain.images, space=space)
-    about = replace(model.about, domain=replace(domain, images=images))
-    prediction = contributions_of(replace(model, about=about), predict_one(model, one).patients)
-    np.testing.assert_allclose(prediction.without_images, values(predict_one(model, one), model), rtol=1e-5)
+    predicted = predict_one(model, patient_of(tiny, tmp_path))
+    assert predicted.patients.bags is not None
+    mean = predicted.patients.bags.instances[0].float()  # of the only image: nothing changes
+    # Rotated, and of as many columns as the head sees
+    own = replace(plain, shift=mean, components=torch.eye(512).flip(0)) if own_projection else None
+    ones, means = [1.0] * 512, [0.0] * 512 if own_projection else mean.tolist()
+    space = replace(domain.images.space, means=means, deviations=ones, variances=ones, within=ones)
+    about = replace(model.about, domain=replace(domain, images=replace(domain.images, space=space)))
+    changed = contributions_of(replace(model, about=about, domain_projection=own), predicted.patients)
+    np.testing.assert_allclose(changed.without_images, values(predicted, model), rtol=1e-5)
 
 
 def test_an_unknown_column_and_a_gap_are_reported_together(

@@ -12,6 +12,7 @@ from mil_toolkit.backbones.backbones import build_backbone
 from mil_toolkit.cohort.cohort import read_cohort
 from mil_toolkit.config.extraction import ExtractionConfig
 from mil_toolkit.core.errors import DataError
+from mil_toolkit.core.progress import LineTimes
 from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.features.extract import extract
 from mil_toolkit.features.in_memory import embed_in_memory
@@ -44,6 +45,19 @@ def test_embeddings_in_memory_are_those_of_a_cache(augment: int, tiny: Tiny, tmp
         size = int(found.bags.sizes[0])
         expected = stored.orientations.read(torch.tensor([size]))
         assert torch.equal(first.orientations.read(torch.tensor([0])), expected)
+
+
+def test_embedding_in_memory_logs_its_progress(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(LineTimes, "is_due", lambda _: True)
+    cohort = tiny.cohort.select(tiny.cohort.patient_ids[:1])
+    config = ExtractionConfig("resnet18", "random", image_size=32)
+    with caplog.at_level("INFO", "mil_toolkit"):
+        embed_in_memory(cohort, config, build_backbone("resnet18", "random", 32), None, "cpu", batch_size=1)
+    total = sum(map(len, cohort.images.values()))
+    lines = [message for message in caplog.messages if message.startswith("embedding: 1 of ")]
+    assert len(lines) == 1 and f" of {total} images after " in lines[0]
 
 
 def test_every_image_that_cannot_be_read_is_named(edit_cohort: EditCohort) -> None:
