@@ -95,7 +95,13 @@ NOT_RUN = {
 }
 MOST_BYTES = 150_000  # per picture
 LAUNCHERS = re.compile(r"^(srun|torchrun .*--no-python) ")  # only the command behind them is run
-FOREIGN = {"--no-python", "--nproc-per-node", "--array", "--index-url"}  # options of other programs
+FOREIGN = {
+    "--no-python",
+    "--nproc-per-node",
+    "--array",
+    "--index-url",
+    "--no-deps",
+}  # options of other programs
 
 
 @dataclass(frozen=True)

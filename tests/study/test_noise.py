@@ -14,7 +14,9 @@ from mil_toolkit.outcomes.kinds import KINDS
 def _benchmark() -> dict[str, Callable[..., object]]:
     """Return what benchmarks/outcomes.py defines."""
     installed("sksurv")
-    return runpy.run_path(str(ROOT / "benchmarks" / "outcomes.py"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")  # where its helpers are
+        return runpy.run_path(str(ROOT / "benchmarks" / "outcomes.py"))
 
 
 def test_every_kind_has_a_score_by_chance(benchmark: dict[str, dict[str, object]]) -> None:

@@ -9,7 +9,7 @@ from mil_toolkit.config.study import GROUPS, SAMPLER_NAMES, StudyConfig
 from mil_toolkit.outcomes.binary import Binary
 from mil_toolkit.study.folder import Study
 from mil_toolkit.study.methods import REFERENCES, SAMPLERS, methods_paragraph
-from mil_toolkit.study.records import PatientsRecord, Statements
+from mil_toolkit.study.records import PatientsRecord, Statements, as_list
 from mil_toolkit.study.tripod import NOT_STATED, flow, tripod_items
 
 
@@ -99,6 +99,9 @@ def test_every_sampler_has_words() -> None:
 
 
 def test_every_citation_has_a_reference(study: Study) -> None:
-    text = methods_paragraph(StudyConfig(), study.description.features, Binary())
+    (features,) = as_list(study.description.features)
+    normalised = replace(features, spec={**features.spec, "preprocess": "reinhard"})
+    texts = [methods_paragraph(StudyConfig(), of, Binary()) for of in (features, normalised)]
+    text = " ".join(texts)
     cited = [key for key in REFERENCES if key in text]
     assert set(REFERENCES) - set(cited) == {"Collins 2024"}
