@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=STEPS,
         default=["slope"],
         help="what the new bundle refits: the intercept, intercept and slope (slope), a shift to the stated"
-        " prevalence, and the threshold; one of the first three, or threshold, or both",
+        " prevalence, and the threshold; one of the first three, or threshold, or both (default: slope)",
     )
     add(
         "--prevalence",
