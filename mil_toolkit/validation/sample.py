@@ -175,7 +175,7 @@ def _check_left(cohort: Cohort, patients: Patients, new: np.ndarray) -> None:
         raise DataError(
             f"{source}: all {count_of(len(patients), 'patient')} that could be scored ({named}) have ids or"
             " images that the model was, or may have been, fitted or recalibrated on. External validation"
-            " needs other patients. If these are others who have the same ids, such as P1, give them new ones."
+            " needs other patients. If these are others with the same ids, such as P1, give them new ones."
         )
     lack = patients.outcome.lack(patients.labels[new])
     if lack is not None:
