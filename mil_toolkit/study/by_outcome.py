@@ -9,6 +9,7 @@ from mil_toolkit.features.cache import FeatureCache
 from mil_toolkit.study.number_shortcuts import check_number
 from mil_toolkit.study.records import Finding
 from mil_toolkit.study.rivals import (
+    Regression,
     Rival,
     bag_size,
     bag_statistics,
@@ -39,52 +40,24 @@ _METADATA, _METADATA_C1 = "Metadata only", "Metadata only, C = 1"
 _SIZE, _MEAN, _STATISTICS = "Number of images only", "Mean embedding", "Mean, max and min"
 _AT_1 = (1.0,)  # a search of the strength can make a baseline worse
 
+
+def _of_classes(regression: Regression, name: str) -> dict[str, Rival]:
+    """Return the baselines of classes by a kind of regression, such as `logistic`."""
+    searched, at_1 = f"{name} regressions, C searched", f"{name} regressions, C = 1"
+    return {
+        f"metadata_{name}": Rival(metadata_columns, regression, title=_METADATA, version=searched),
+        f"metadata_{name}_c1": Rival(metadata_columns, regression, _AT_1, _METADATA_C1, at_1),
+        "bag_size": Rival(bag_size, regression, title=_SIZE),
+        f"mean_{name}": Rival(mean_embeddings, regression, title=_MEAN),
+        f"mean_max_min_{name}": Rival(bag_statistics, regression, title=_STATISTICS),
+    }
+
+
+_check_classes = partial(check_several_classes, baseline="metadata_multinomial")
 OUTCOME_STUDIES = {
-    "binary": OutcomeStudy(
-        {
-            "metadata_logistic": Rival(
-                metadata_columns, logistic, title=_METADATA, version="logistic regressions, C searched"
-            ),
-            "metadata_logistic_c1": Rival(
-                metadata_columns, logistic, _AT_1, _METADATA_C1, "logistic regressions, C = 1"
-            ),
-            "bag_size": Rival(bag_size, logistic, title=_SIZE),
-            "mean_logistic": Rival(mean_embeddings, logistic, title=_MEAN),
-            "mean_max_min_logistic": Rival(bag_statistics, logistic, title=_STATISTICS),
-        },
-        check_two_classes,
-    ),
-    "ordered": OutcomeStudy(
-        {
-            "metadata_multinomial": Rival(
-                metadata_columns,
-                ordered_multinomial,
-                title=_METADATA,
-                version="multinomial regressions, C searched",
-            ),
-            "metadata_multinomial_c1": Rival(
-                metadata_columns, ordered_multinomial, _AT_1, _METADATA_C1, "multinomial regressions, C = 1"
-            ),
-            "bag_size": Rival(bag_size, ordered_multinomial, title=_SIZE),
-            "mean_multinomial": Rival(mean_embeddings, ordered_multinomial, title=_MEAN),
-            "mean_max_min_multinomial": Rival(bag_statistics, ordered_multinomial, title=_STATISTICS),
-        },
-        partial(check_several_classes, baseline="metadata_multinomial"),
-    ),
-    "classes": OutcomeStudy(
-        {
-            "metadata_multinomial": Rival(
-                metadata_columns, multinomial, title=_METADATA, version="multinomial regressions, C searched"
-            ),
-            "metadata_multinomial_c1": Rival(
-                metadata_columns, multinomial, _AT_1, _METADATA_C1, "multinomial regressions, C = 1"
-            ),
-            "bag_size": Rival(bag_size, multinomial, title=_SIZE),
-            "mean_multinomial": Rival(mean_embeddings, multinomial, title=_MEAN),
-            "mean_max_min_multinomial": Rival(bag_statistics, multinomial, title=_STATISTICS),
-        },
-        partial(check_several_classes, baseline="metadata_multinomial"),
-    ),
+    "binary": OutcomeStudy(_of_classes(logistic, "logistic"), check_two_classes),
+    "ordered": OutcomeStudy(_of_classes(ordered_multinomial, "multinomial"), _check_classes),
+    "classes": OutcomeStudy(_of_classes(multinomial, "multinomial"), _check_classes),
     "number": OutcomeStudy(
         {
             "metadata_ridge": Rival(metadata_columns, ridge, title=_METADATA),
