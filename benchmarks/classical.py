@@ -126,7 +126,7 @@ Method = Callable[[BagData, np.ndarray, np.ndarray, int], Scored]  # training ba
 
 @dataclass(frozen=True)
 class Chosen:
-    """What the training bags decided: a configuration, its number of epochs, and the rule of decisions.
+    """A configuration chosen on the training bags, its number of epochs, and its decision rule.
 
     out_of_fold: (B,) calibrated probabilities of the training bags from inner folds; empty if not kept
     """

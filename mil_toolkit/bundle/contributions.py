@@ -24,7 +24,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Contributions:
-    """What a prediction owes to the images and to the metadata.
+    """The contributions of the images and of the metadata to a prediction.
 
     fusion: how the head joins them, `late` or `early`; None if it sees only one of them
     parts: the summands; None where the outputs are not a sum, as after early fusion

@@ -172,7 +172,7 @@ class _Reader:
 
     @property
     def expected(self) -> str:
-        """What a value of the column looks like, and which ones training patients had, as a sentence."""
+        """The expected form of a value and the values of the training patients, as a sentence."""
         if isinstance(self.encoder, CategoryEncoder):
             return f"Expected: {some([repr(word) for word in self.encoder.categories])}."
         unit = f" in {printable(self.column.unit)}" if self.column.unit else ""

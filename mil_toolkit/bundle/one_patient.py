@@ -45,7 +45,7 @@ NO_FOLDER = "patient"  # the id of a patient without images
 
 @dataclass(frozen=True)
 class OnePatient:
-    """What is known of a patient.
+    """The description of a patient.
 
     texts: metadata by column, see `read_given`
     images: folder of the images; None for a model on metadata only

@@ -82,7 +82,7 @@ class Scales:
 
 @dataclass(frozen=True)
 class Recalibration:
-    """What mil-validate refitted on another cohort, after the model had been fitted.
+    """A recalibration of the model by mil-validate on another cohort.
 
     cohort: its name; patients: their number
     refitted: what was refitted, of STEPS; prevalence: the stated one, None if none was stated
@@ -101,7 +101,7 @@ class Recalibration:
 
     @property
     def words(self) -> str:
-        """What was refitted, such as "intercept and slope, then threshold"."""
+        """The refitted parts, such as "intercept and slope, then threshold"."""
         return ", then ".join(STEP_WORDS[step] for step in self.refitted)
 
     @property

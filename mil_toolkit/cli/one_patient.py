@@ -1,4 +1,4 @@
-"""What mil-predict does for one patient: its options, what is wrong with them, and the prediction."""
+"""mil-predict for one patient: the options, their checks, and the prediction."""
 
 import argparse
 import logging

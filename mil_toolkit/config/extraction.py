@@ -16,7 +16,7 @@ INTERPOLATION_NAMES = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamm
 PREPROCESS_NAMES = ("none", "saturation-mask", "reinhard", *CELL_NAMES)
 
 STAIN_TARGETS = {"reinhard": "drawn-smears-1"}
-"""What the stain of images is brought to, by preprocessing; another target needs another name."""
+"""The target of the stain normalisation, by preprocessing. Another target needs another name."""
 
 PRECISION_NAMES = ("auto", "float32", "bfloat16", "float16")
 

@@ -25,7 +25,7 @@ _REFITTED = "Calibration after the refit"
 
 @dataclass(frozen=True)
 class Shown:
-    """What is shown of a kind of outcome.
+    """The figures and metrics that are shown for a kind of outcome.
 
     standing: draws the model as it stands; use: what it is worth, also after the refit of a name, if any
     refitted: draws the model after the refit of a name
@@ -192,4 +192,4 @@ SHOWN: dict[str, Shown] = {
         _events,
     ),
 }
-"""What is shown, by the kind of the outcome."""
+"""The figures and metrics that are shown, by the kind of the outcome."""

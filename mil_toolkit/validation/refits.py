@@ -59,7 +59,7 @@ class Labelled(NamedTuple):
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known before any refit.
+    """The facts that are known before any refit.
 
     stated: the prevalence at the new place, None if it was not stated
     trained: the share of positives among the patients that the model was fitted on; None without two classes
@@ -76,7 +76,7 @@ Refit = Callable[[DecisionRule, Labelled, Setting], DecisionRule]
 
 @dataclass(frozen=True)
 class Refits:
-    """What can be refitted for a kind of outcome.
+    """The refits of a kind of outcome.
 
     steps: by name; smallest: counts what the steps need enough of; what: its name in messages
     """
@@ -240,4 +240,4 @@ REFITS: dict[str, Refits] = {
         {"intercept": _baseline, "slope": _survival_slope}, _events, "events up to the horizon"
     ),
 }
-"""What can be refitted, by the kind of the outcome."""
+"""The refits, by the kind of the outcome."""

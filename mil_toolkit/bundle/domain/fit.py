@@ -76,7 +76,7 @@ class HeldOut(NamedTuple):
 
 
 class FittedDomain(NamedTuple):
-    """What training patients are like, and the projection in which embeddings are compared, if they are."""
+    """The domain of the training patients, and the projection in which embeddings are compared, if any."""
 
     domain: Domain
     projection: Projection | None

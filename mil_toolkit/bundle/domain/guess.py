@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_FEWEST = 10  # patients with a known value, of whom a regression is fitted
+_FEWEST = 10  # patients with a known value that a regression is fitted on
 _LEADING = 16  # principal components, which vary most, that are counted: others are mostly noise
 _FARTHEST = 1.5  # root mean square of standardised columns beyond which a mean embedding tells no more
 _PENALTIES = np.logspace(-2, 3, 16)  # of the mean squared error; the largest leaves the mean alone

@@ -26,7 +26,7 @@ class Piece(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What was observed and predicted of a patient; gauge: a probability that is drawn too."""
+    """The observed and the predicted outcome of a patient; gauge: a probability that is drawn too."""
 
     pieces: tuple[Piece, ...]
     gauge: float | None = None
@@ -38,7 +38,7 @@ def _group(case: Case) -> object:
 
 @dataclass(frozen=True)
 class PatientWords:
-    """What the gallery says.
+    """The words of the gallery.
 
     call: returns the observed and the predicted outcome of a patient
     group: returns the value of the filter that selects a patient
